@@ -1,0 +1,100 @@
+"""What a fine-tuning job is: one frozen, validated description that REST, CLI, device and cloud share.
+
+`JobSpec` holds no private data: no text, no label names, no paths of the device. The cloud stores it as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Task = Literal["classification", "causal-lm"]
+Labels = Literal["private", "shared"]
+Codec = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+DEVICE_SCHEME = "device://"
+DataHandle = Annotated[str, StringConstraints(pattern=r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class TuningSpec(_Frozen):
+    """How the top is trained."""
+
+    method: Literal["lora", "full"] = Field("lora", description="LoRA adapters through peft, or every weight of the top.")
+    rank: int = Field(8, ge=1, le=512, description="LoRA rank.")
+    alpha: float = Field(16.0, gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the LoRA branch.")
+    targets: tuple[str, ...] = Field(
+        (), description="Names of the linear layers that get LoRA; empty: every linear layer of each block."
+    )
+
+
+class OptimSpec(_Frozen):
+    """AdamW and its schedule. The same settings drive the top (cloud) and the head (device)."""
+
+    learning_rate: float = Field(5e-4, gt=0, le=1)
+    head_learning_rate: float | None = Field(None, gt=0, le=1, description="For the head; None: learning_rate.")
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = Field(0.06, ge=0, le=1, description="Share of all steps spent warming up.")
+    max_grad_norm: float = Field(
+        1.0, ge=0, description="Gradient norm at which each side clips its own parameters; 0 turns clipping off."
+    )
+
+
+class TrainSpec(_Frozen):
+    """Length and shape of the training."""
+
+    epochs: int = Field(3, ge=1, le=1000)
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; None: all epochs.")
+    batch_size: int = Field(16, ge=1, le=4096, description="Records in a micro-batch.")
+    accumulation: int = Field(1, ge=1, le=1024, description="Micro-batches in one optimiser step.")
+    max_length: int = Field(128, ge=2, le=32768, description="Tokens a record; longer ones are cut and counted.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Data order, dropout and initial adapter; never the noise.")
+    precision: Precision = Field("auto", description="auto: bf16 where the cloud's hardware has it, else fp32.")
+    in_flight: int = Field(2, ge=1, le=16, description="Micro-batches that may be under way at once.")
+    checkpoint_every: int = Field(50, ge=1, description="Optimiser steps between checkpoints.")
+
+
+class MechanismSpec(_Frozen):
+    """Name and parameters of the noise mechanism; the device's registry validates the parameters."""
+
+    name: str = Field("dchi", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
+    params: dict[str, float | int | str | bool] = Field(default_factory=dict)
+
+
+class JobSpec(_Frozen):
+    """One fine-tuning job."""
+
+    model: str = Field(min_length=1, max_length=512, description="A model that the cloud offers (`GET /v1/models`).")
+    training_file: DataHandle = Field(description="`device://NAME`: a data set registered on the owner's device.")
+    validation_file: DataHandle | None = None
+    task: Task = "classification"
+    cut: int = Field(1, ge=0, le=1024, description="Blocks that run on the device, after the embedding.")
+    labels: Labels = Field("private", description="shared: labels go to the cloud (classification only).")
+    num_labels: int | None = Field(None, ge=2, le=100_000, description="Only for shared labels; else the device's.")
+    suffix: str | None = Field(None, max_length=64)
+    codec: Codec = Field("bf16", description="How vectors are encoded on the wire, after the noise.")
+    mechanism: MechanismSpec = Field(default_factory=MechanismSpec)
+    tuning: TuningSpec = Field(default_factory=TuningSpec)
+    optim: OptimSpec = Field(default_factory=OptimSpec)
+    train: TrainSpec = Field(default_factory=TrainSpec)
+
+    @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> JobSpec:
+        if self.labels == "shared":
+            if self.task == "causal-lm":
+                raise ValueError("labels: shared is refused for causal-lm: there the labels are the text itself")
+            if self.num_labels is None:
+                raise ValueError("labels: shared needs num_labels")
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the canonical JSON: both sides compare it at the handshake."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
