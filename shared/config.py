@@ -26,7 +26,7 @@ class _Frozen(BaseModel):
 class TuningSpec(_Frozen):
     """How the top is trained."""
 
-    method: Literal["lora", "full"] = Field("lora", description="LoRA adapters through peft, or every weight of the top.")
+    method: Literal["lora", "full"] = Field("lora", description="LoRA through peft, or every weight of the top.")
     rank: int = Field(8, ge=1, le=512, description="LoRA rank.")
     alpha: float = Field(16.0, gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the LoRA branch.")
