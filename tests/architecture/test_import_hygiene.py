@@ -1,0 +1,103 @@
+"""Each side imports with its own extra alone: everything that only other extras bring is blocked in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+SIDES = ("device", "cloud")
+NOT_OURS = ("tests", "scripts")
+
+# Runs in the fresh process: argv[1] is the side, argv[2] a JSON list of the top-level modules that are "not installed".
+# `find_spec` answers None for those, as on a machine without them, so that libraries which only ask go on working.
+PROBE = """
+import importlib, json, pkgutil, sys
+
+side, blocked = sys.argv[1], set(json.loads(sys.argv[2]))
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in blocked else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+names = [module.name for module in pkgutil.walk_packages(importlib.import_module(side).__path__, side + ".")]
+for name in names:
+    if not name.endswith("__main__") and ".migrations." not in name:  # those run only inside alembic
+        importlib.import_module(name)
+print(json.dumps({"imported": names, "leaked": sorted(blocked & {name.partition(".")[0] for name in sys.modules})}))
+"""
+
+
+def extras() -> dict[str, list[str]]:
+    """Read the extras of pyproject.toml, with `all` left out: it only names others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {name: needs for name, needs in project["optional-dependencies"].items() if name != "all"} | {
+        "": project["dependencies"]
+    }
+
+
+def closure(requirements: list[str]) -> set[str]:
+    """Canonical names of the distributions that pip installs for `requirements`, as far as they are installed here."""
+    found: set[str] = set()
+    todo = [(Requirement(line), "") for line in requirements]
+    while todo:
+        requirement, extra = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        key = f"{name}[{','.join(sorted(requirement.extras))}]"
+        if key in found:
+            continue
+        found |= {key, name}
+        try:
+            needs = requires(name) or []
+        except ModuleNotFoundError:
+            continue
+        todo += [(Requirement(line), wanted) for line in needs for wanted in ("", *requirement.extras)]
+    return {name for name in found if "[" not in name}
+
+
+def blocked_modules(side: str) -> list[str]:
+    """Top-level modules that `pip install privtune[side]` would not bring, and the other side's own package."""
+    table = extras()
+    allowed = closure(table[""] + table[side])
+    owners = {top: {canonicalize_name(name) for name in names} for top, names in packages_distributions().items()}
+    ours = {"device", "cloud", "shared", "privtune", *NOT_OURS}
+    foreign = {top for top, names in owners.items() if not names & allowed and top not in ours}
+    keep = {"pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel"}
+    return sorted({top for top in foreign - keep if re.fullmatch(r"[A-Za-z_]\w*", top)} | ({*SIDES} - {side}))
+
+
+# What must be among the blocked for the test to mean anything.
+ABSENT = {
+    "device": {"cloud", "fastapi", "sqlalchemy", "alembic", "peft", "uvicorn", "sse_starlette", "cryptography", "gguf"},
+    "cloud": {"device", "pyarrow", "datasets", "gguf"},
+}
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_side_imports_with_its_own_extra_alone(side):
+    blocked = blocked_modules(side)
+    missing = ABSENT[side] - set(blocked)
+    assert not missing, f"the test no longer blocks {missing} for {side}: has an extra of pyproject.toml grown?"
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, side, json.dumps(blocked)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert f"{side}.cli" in seen["imported"]
+    assert seen["leaked"] == []
