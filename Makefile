@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml
 		|| { echo "PrivTune needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
 	$(PIP) install --quiet -e '.[all,dev]'
-	$(PIP) install --quiet --no-deps $$($(PY) scripts/extra.py demo)
+	$(PIP) install --quiet --no-deps $$($(PY) scripts/requirements.py demo)
 	@touch $@
 
 test: $(STAMP)  ## unit, integration, e2e and wire tests; no real model over a minute, no containers
