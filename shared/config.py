@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 Task = Literal["classification", "causal-lm"]
 Labels = Literal["private", "shared"]
 Codec = Literal["fp32", "bf16"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 DEVICE_SCHEME = "device://"
 DataHandle = Annotated[str, StringConstraints(pattern=r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]

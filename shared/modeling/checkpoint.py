@@ -58,6 +58,13 @@ def checkpoint_steps(root: Path) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("step-")) for path in root.glob(f"step-*/{_MANIFEST}"))
 
 
+def drop_after(root: Path, step: int) -> None:
+    """Forget checkpoints newer than `step`: the run goes on from there and will write them again."""
+    for newer in checkpoint_steps(root):
+        if newer > step:
+            shutil.rmtree(root / f"step-{newer:08d}", ignore_errors=True)
+
+
 def load_parameters(root: Path, step: int) -> dict[str, torch.Tensor]:
     """The parameters of a checkpoint, without the optimiser: enough for prediction."""
     return _tensors(root, step, "param.")

@@ -1,0 +1,180 @@
+"""The top of one job while it trains: forward, backward, optimiser step. Pure torch; one caller at a time.
+
+Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the undisturbed run exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cloud.host import Host
+from shared.config import JobSpec
+from shared.errors import FrameCorrupt, NonFinite, StorageFull
+from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
+from shared.modeling.lora import (
+    adapter_state,
+    attach_lora,
+    load_adapter_state,
+    save_adapter,
+    train_fully,
+    trainable_parameters,
+)
+from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
+
+
+class TopSession:
+    """One job's top, adapter and optimiser. `step` counts the optimiser steps applied so far."""
+
+    def __init__(self, host: Host, spec: JobSpec, total_steps: int, folder: Path) -> None:
+        self.spec, self.folder, self.step = spec, folder, 0
+        self.total_steps = total_steps
+        self.device = host.device
+        self._autocast = host.autocast_dtype(spec.train.precision)
+        self._top = host.top(spec)
+        if spec.tuning.method == "lora":
+            attach_lora(self._top, spec.tuning, spec.train.seed)
+        else:
+            train_fully(self._top)
+        self._head = host.head(spec) if spec.labels == "shared" else None
+        self._initial = {name: value.clone() for name, value in self._state().items()}
+        self._start_over()
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of parameters that the cloud trains."""
+        return sum(parameter.numel() for parameter in trainable_parameters(self._top))
+
+    def forward(
+        self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool
+    ) -> Tensor:
+        """Run the top in training mode, keep its graph, and return out_ND (float32, CPU)."""
+        h_BTD = h_BTD.to(self.device).requires_grad_(want_cut_gradient)
+        self._seed(micro_batch)
+        self._top.train()
+        with self._mixed():
+            out_ND = self._top(h_BTD, mask_BT.to(self.device), readout_N.to(self.device)).float()
+        self._graphs[micro_batch] = (h_BTD, out_ND)
+        return out_ND.detach().cpu()
+
+    def forward_loss(
+        self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, labels_N: Tensor, weight: float
+    ) -> None:
+        """`labels: shared`: loss and backward pass in the cloud; `weight` is the micro-batch's share of the step."""
+        if self._head is None:
+            raise FrameCorrupt("labels came for a job whose labels are private; nothing was done with them")
+        self._seed(micro_batch)
+        self._top.train()
+        self._head.train()
+        with self._mixed():
+            out_ND = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
+            logits_NC = self._head(out_ND.float()).float()
+        loss = torch.nn.functional.cross_entropy(logits_NC, labels_N.to(self.device)) * weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.shared_loss += float(loss.detach())
+
+    def backward(self, micro_batch: int, dout_ND: Tensor) -> Tensor | None:
+        """Accumulate gradients; return d loss / d h_BTD when the forward pass was asked to keep it."""
+        if micro_batch not in self._graphs:
+            raise FrameCorrupt(f"a gradient came for micro-batch {micro_batch}, which has no forward pass")
+        h_BTD, out_ND = self._graphs.pop(micro_batch)
+        if dout_ND.shape != out_ND.shape:
+            raise FrameCorrupt(f"a gradient of shape {tuple(dout_ND.shape)} came for {tuple(out_ND.shape)}")
+        out_ND.backward(dout_ND.to(self.device))  # type: ignore[no-untyped-call]
+        return h_BTD.grad.cpu() if h_BTD.grad is not None else None
+
+    @torch.no_grad()
+    def evaluate(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
+        """Run the top without dropout and without a graph; with shared labels the result is logits_NC."""
+        self._top.eval()
+        with self._mixed():
+            out_ND = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device)).float()
+            if self._head is not None:
+                out_ND = self._head.eval()(out_ND)
+        return out_ND.float().cpu()
+
+    def apply(self) -> float:
+        """One optimiser step; returns the gradient norm before clipping. Refuses a step with an open micro-batch."""
+        if self._graphs:
+            raise FrameCorrupt(f"the step ended while micro-batch {min(self._graphs)} had no gradient")
+        norm = clip_gradients(trainable_parameters(self._top), self.spec.optim.max_grad_norm)
+        if not torch.isfinite(torch.tensor(norm)):
+            raise NonFinite("the cloud's gradient is NaN or infinite; lower --learning-rate or use --precision fp32")
+        if self._head is not None:
+            clip_gradients(list(self._head.parameters()), self.spec.optim.max_grad_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return norm
+
+    def begin_step(self) -> None:
+        """Forget what an interrupted step left behind."""
+        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.shared_loss = 0.0
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def save(self) -> None:
+        """Checkpoint the steps applied so far."""
+        save_checkpoint(self.folder, self.step, self._state(), self._optimizer, self._schedule)
+
+    def rewind(self, step: int) -> None:
+        """Go to the state after `step` steps: a checkpoint, or the beginning for 0."""
+        self._start_over()
+        if step > 0:
+            self._load(load_checkpoint(self.folder, step, self._optimizer, self._schedule))
+        drop_after(self.folder, step)
+        self.step = step
+        self.begin_step()
+
+    def load_newest(self) -> None:
+        """Take the parameters of the newest checkpoint, for prediction."""
+        steps = checkpoint_steps(self.folder)
+        if not steps:
+            raise FrameCorrupt("the job has no checkpoint to predict with yet")
+        self._load(load_parameters(self.folder, steps[-1]))
+        self.step = steps[-1]
+
+    def export(self, folder: Path) -> None:
+        """Write the PEFT folder of the adapter."""
+        try:
+            save_adapter(self._top, folder)
+        except OSError as error:
+            raise StorageFull(f"the adapter can't be written: {error.strerror}; free room and resume") from error
+
+    def _start_over(self) -> None:
+        self._load(self._initial)
+        self.step = 0
+        optim = self.spec.optim
+        groups = [{"params": trainable_parameters(self._top), "lr": optim.learning_rate}]
+        if self._head is not None:
+            groups.append(
+                {"params": list(self._head.parameters()), "lr": optim.head_learning_rate or optim.learning_rate}
+            )
+        self._optimizer = build_optimizer(groups, optim)
+        self._schedule = build_schedule(self._optimizer, optim, self.total_steps)
+        self.begin_step()
+
+    def _state(self) -> dict[str, Tensor]:
+        state = dict(adapter_state(self._top))
+        if self._head is not None:
+            state |= {f"head.{name}": value for name, value in self._head.state_dict().items()}
+        return state
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        load_adapter_state(self._top, {k: v for k, v in state.items() if not k.startswith("head.")})
+        if self._head is not None:
+            self._head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+
+    def _seed(self, micro_batch: int) -> None:
+        key = f"{self.spec.train.seed}/{self.step}/{micro_batch}".encode()
+        torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "little"))
+
+    def _mixed(self) -> contextlib.AbstractContextManager[object]:
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast)

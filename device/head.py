@@ -1,0 +1,106 @@
+"""Head and loss on the device: labels and losses never leave it (with `labels: private`).
+
+A classification head is trained here by its own optimiser; a language model's head is the tied embedding, frozen.
+Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the undisturbed run exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shared.config import OptimSpec
+from shared.errors import NonFinite
+from shared.modeling.checkpoint import load_checkpoint, load_parameters, save_checkpoint
+from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
+from shared.modeling.partition import Head
+
+# Rows of logits at a time: at a vocabulary of 50k, 256 rows are 50 MB instead of gigabytes.
+CHUNK_ROWS = 256
+
+
+class HeadTrainer:
+    """Owns the head, its optimiser and the loss."""
+
+    def __init__(self, head: Head, optim: OptimSpec, *, seed: int, total_steps: int) -> None:
+        self.head, self._optim, self._seed, self._total_steps = head, optim, seed, total_steps
+        self._initial = {name: value.clone() for name, value in head.state_dict().items() if self._trained}
+        self._start_over()
+
+    @property
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.head.parameters() if parameter.requires_grad]
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of parameters trained on the device."""
+        return sum(parameter.numel() for parameter in self._trained)
+
+    def loss(
+        self, out_ND: Tensor, targets_N: Tensor, *, step: int, micro_batch: int, items: int
+    ) -> tuple[float, Tensor]:
+        """Sum of cross-entropies over N, divided by the step's `items`, and d loss / d out_ND.
+
+        Accumulates the head's gradients. Raises `NonFinite` when the loss is NaN or infinite.
+        """
+        self.head.train()
+        out_ND = out_ND.requires_grad_(True)
+        total = 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_dropout_seed(self._seed, step, micro_batch))
+            for out_CD, targets_C in zip(out_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
+                loss = torch.nn.functional.cross_entropy(self.head(out_CD).float(), targets_C, reduction="sum") / items
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+        gradient_ND = out_ND.grad
+        if gradient_ND is None or not total < float("inf"):
+            raise NonFinite(f"the loss of step {step} is not finite; lower --learning-rate or use --precision fp32")
+        return total, gradient_ND
+
+    @torch.no_grad()
+    def logits(self, out_ND: Tensor) -> Tensor:
+        """logits_NC without dropout."""
+        return self.head.eval()(out_ND).float()
+
+    def step(self) -> None:
+        """One optimiser step on the head; nothing for a frozen head."""
+        if self._trained:
+            clip_gradients(self._trained, self._optim.max_grad_norm)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+
+    def save(self, root: Path, step: int) -> None:
+        """Checkpoint the state after `step` steps."""
+        state = self.head.state_dict() if self._trained else {}
+        save_checkpoint(root, step, state, self._optimizer, self._schedule)
+
+    def rewind(self, root: Path, step: int) -> None:
+        """Go to the state after `step` steps: a checkpoint under `root`, or the beginning for 0."""
+        self._start_over()
+        if step > 0:
+            self._load(load_checkpoint(root, step, self._optimizer, self._schedule))
+
+    def load(self, root: Path, step: int) -> None:
+        """Take only the parameters of a checkpoint, for prediction."""
+        self._load(load_parameters(root, step))
+
+    def _start_over(self) -> None:
+        self._load(self._initial)
+        # A frozen head has nothing to train; a placeholder keeps schedule and checkpoints in one form.
+        parameters = self._trained or [torch.nn.Parameter(torch.zeros(1))]
+        lr = self._optim.head_learning_rate or self._optim.learning_rate
+        self._optimizer = build_optimizer([{"params": parameters, "lr": lr}], self._optim)
+        self._schedule = build_schedule(self._optimizer, self._optim, self._total_steps)
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        if state:
+            self.head.load_state_dict(state)
+
+
+def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    digest = hashlib.sha256(f"head/{seed}/{step}/{micro_batch}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")

@@ -1,0 +1,152 @@
+"""Bottom, noise, codec, store: from token ids to the bytes that may leave, drawn once a record.
+
+The clean vectors live only inside `Perturber._draw`; nothing else of the device ever sees them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from privtune.split.v1 import split_pb2 as pb
+from torch import Tensor
+
+from device.batches import IndexArray
+from device.data.encode import EncodedDataset, IntArray
+from device.noise.base import Mechanism
+from device.noise.randomness import NoiseSource
+from device.releases import EncodedRelease, RecordKey, ReleaseStore, content_fingerprint
+from shared.codec import encode
+from shared.modeling.partition import Bottom
+from shared.wire import FORWARD, Message, pack_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """The releases of one micro-batch. `handles`: the record handles that the cloud sees."""
+
+    handles: IndexArray
+    releases: list[EncodedRelease]
+
+    @property
+    def lengths_B(self) -> IndexArray:
+        """Released rows of each record."""
+        return np.array([release.rows for release in self.releases], dtype=np.int64)
+
+    def rows(self) -> int:
+        """Released rows of the whole micro-batch."""
+        return int(self.lengths_B.sum())
+
+
+class Perturber:
+    """Gives the one release of each record of a data set, drawing it at the first request."""
+
+    def __init__(
+        self, bottom: Bottom, mechanism: Mechanism, source: NoiseSource, store: ReleaseStore, codec: str
+    ) -> None:
+        self._bottom, self._mechanism, self._source = bottom, mechanism, source
+        self._store, self._codec = store, codec
+        self._key_lists: dict[int, list[RecordKey]] = {}
+
+    def release(self, data: EncodedDataset, indices: IndexArray, first_handle: int = 0) -> Released:
+        """Releases of the records at `indices`; what is drawn now is on disk before this returns."""
+        keys = [self._keys(data)[index] for index in indices.tolist()]
+        known = self._store.get_many(keys)
+        missing = {key: index for key, index in zip(keys, indices.tolist(), strict=True) if key not in known}
+        if missing:
+            drawn = self._draw([data.ids[index] for index in missing.values()])
+            known |= self._store.put_many(dict(zip(missing, drawn, strict=True)))
+        return Released(handles=indices + first_handle, releases=[known[key] for key in keys])
+
+    def _keys(self, data: EncodedDataset) -> list[RecordKey]:
+        """A store key for each record: its content, and how many equal records came before it in the data set.
+
+        Not its place: an owner who shuffles or samples a file again gets the same releases, not fresh ones to average.
+        """
+        if id(data) not in self._key_lists:
+            seen: Counter[bytes] = Counter()
+            keys = []
+            for ids_T in data.ids:
+                content = content_fingerprint(ids_T.tolist())
+                keys.append(RecordKey(seen[content], content))
+                seen[content] += 1
+            self._key_lists[id(data)] = keys
+        return self._key_lists[id(data)]
+
+    @torch.no_grad()
+    def _draw(self, records: Sequence[IntArray]) -> list[EncodedRelease]:
+        ids_BT, mask_BT = pad(records)
+        if self._mechanism.injection == "embedding":
+            h0_BTD = self._bottom.embed(ids_BT, mask_BT)
+            out = self._mechanism.release(ids_BT, h0_BTD, mask_BT, generator=self._source)
+            h_BTD = self._bottom.blocks(out.h_BTD, out.mask_BT.long())
+        else:
+            h_BTD = self._bottom(ids_BT, mask_BT)
+            out = self._mechanism.release(ids_BT, h_BTD, mask_BT, generator=self._source)
+            h_BTD = out.h_BTD
+        encoded = []
+        for h_TD, mask_T in zip(h_BTD, out.mask_BT.bool(), strict=True):
+            rows_TD = h_TD[mask_T].float().numpy()
+            encoded.append(EncodedRelease(rows=len(rows_TD), data=encode(rows_TD, self._codec)))
+        return encoded
+
+
+def pad(records: Sequence[IntArray]) -> tuple[Tensor, Tensor]:
+    """Right-padded ids_BT (int64, zero where padded) and mask_BT (1 = real)."""
+    lengths_B = np.array([len(ids_T) for ids_T in records])
+    mask_BT = np.arange(lengths_B.max())[None, :] < lengths_B[:, None]
+    ids_BT = np.zeros(mask_BT.shape, dtype=np.int64)
+    ids_BT[mask_BT] = np.concatenate(records)
+    return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT.astype(np.int64))
+
+
+class Uploader:
+    """Builds FORWARD messages and remembers which records the cloud already holds in this session."""
+
+    def __init__(self, width: int, codec: str) -> None:
+        self._width, self._codec = width, codec
+        self._uploaded: set[int] = set()
+
+    def forward(
+        self,
+        released: Released,
+        readout_N: IndexArray,
+        *,
+        step: int,
+        micro_batch: int,
+        last: bool = False,
+        forward_only: bool = False,
+        inline_all: bool = False,
+        shared_labels: Sequence[int] = (),
+        weight: float = 0.0,
+        want_cut_gradient: bool = False,
+    ) -> Message:
+        """The message of a micro-batch: bytes for records that the cloud does not hold, handles for the others."""
+        handles = released.handles.tolist()
+        inlined = [inline_all or handle not in self._uploaded for handle in handles]
+        self._uploaded.update(handles)
+        payload = b"".join(r.data for r, now in zip(released.releases, inlined, strict=True) if now)
+        header = pb.ForwardHeader(
+            record_ids=handles,
+            lengths=released.lengths_B.tolist(),
+            inlined=inlined,
+            readout=pack_positions(readout_N),
+            shared_labels=shared_labels,
+            want_cut_gradient=want_cut_gradient,
+            forward_only=forward_only,
+            weight=weight,
+        )
+        return Message(
+            kind=FORWARD,
+            step=step,
+            micro_batch=micro_batch,
+            payload=payload,
+            rows=sum(r.rows for r, now in zip(released.releases, inlined, strict=True) if now),
+            width=self._width,
+            codec=self._codec,
+            forward=header,
+            last_micro_batch=last,
+        )
