@@ -20,7 +20,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 STAMP := $(VENV)/.made
 
-.PHONY: help env test test-slow test-containers lint format protos demo bench wheel clean
+.PHONY: help env test test-slow test-containers lint format protos demo compose-sample bench wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ protos: $(STAMP)  ## regenerate the committed protobuf stubs
 
 demo: $(STAMP)  ## fine-tune a real model on real sentences through a cloud on loopback; writes demo-out/
 	$(PY) scripts/demo.py --out demo-out $(DEMO_ARGS)
+
+compose-sample: $(STAMP)  ## a real model, real sentences and a key where docker-compose.yml looks for them
+	$(PY) scripts/compose_sample.py
 
 bench: $(STAMP)  ## speed of the split against an ordinary training loop
 	$(PY) -m tests.benchmarks $(BENCH_ARGS)
