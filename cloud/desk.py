@@ -122,9 +122,7 @@ class Desk:
             del self._inference[next(iter(self._inference))]
         return self._enter(self._inference, job, top, self._new_cache(job.spec, request))
 
-    def _enter(
-        self, sessions: dict[str, JobSession], job: Job, top: TopSession, releases: ReleaseCache
-    ) -> JobSession:
+    def _enter(self, sessions: dict[str, JobSession], job: Job, top: TopSession, releases: ReleaseCache) -> JobSession:
         infer = sessions is self._inference
         with self._lock:
             session = JobSession(

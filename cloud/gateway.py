@@ -265,9 +265,7 @@ def _this_task() -> asyncio.Task[Any]:
     return task
 
 
-def build_server(
-    settings: Settings, jobs: Jobs, keys: ApiKeys, catalog: Catalog
-) -> tuple[grpc.aio.Server, Gateway]:
+def build_server(settings: Settings, jobs: Jobs, keys: ApiKeys, catalog: Catalog) -> tuple[grpc.aio.Server, Gateway]:
     """The gRPC server (no port bound yet) and its servicer."""
     limit = DEFAULT_CHUNK_BYTES + HEADER_BYTES
     server = grpc.aio.server(

@@ -10,12 +10,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
-from cloud.host import Host
-from shared.config import JobSpec
-from shared.errors import FrameCorrupt, NonFinite, StorageFull
-from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
+from safetensors.torch import save_file
 from shared.modeling.lora import (
     adapter_state,
     attach_lora,
@@ -24,7 +19,16 @@ from shared.modeling.lora import (
     train_fully,
     trainable_parameters,
 )
+from torch import Tensor
+
+from cloud.host import Host
+from shared.config import JobSpec
+from shared.errors import FrameCorrupt, NonFinite, StorageFull
+from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
 from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
+
+# With shared labels the head is trained in the cloud; the owner's export takes it from here.
+HEAD_WEIGHTS = "head.safetensors"
 
 
 class TopSession:
@@ -143,6 +147,8 @@ class TopSession:
         """Write the PEFT folder of the adapter."""
         try:
             save_adapter(self._top, folder)
+            if self._head is not None:
+                save_file({k: v.cpu().contiguous() for k, v in self._head.state_dict().items()}, folder / HEAD_WEIGHTS)
         except OSError as error:
             raise StorageFull(f"the adapter can't be written: {error.strerror}; free room and resume") from error
 

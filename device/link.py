@@ -96,7 +96,9 @@ class Link:
                 return by_reason(str(value), details)
         code = error.code()
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return MessageTooLarge("a message was larger than the other side accepts; lower --batch-size", detail=details)
+            return MessageTooLarge(
+                "a message was larger than the other side accepts; lower --batch-size", detail=details
+            )
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return VersionMismatch(f"{self._address} does not speak this version of PrivTune's protocol")
         return CloudUnreachable(

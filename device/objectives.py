@@ -20,7 +20,9 @@ from shared.errors import InvalidInput
 Readout = Literal["first", "last"]
 
 
-def targets(data: EncodedDataset, indices: IndexArray, released: Released, readout: Readout) -> tuple[IndexArray, Tensor]:
+def targets(
+    data: EncodedDataset, indices: IndexArray, released: Released, readout: Readout
+) -> tuple[IndexArray, Tensor]:
     """(readout_N, targets_N): the class of each record, or each token that the loss counts."""
     lengths_B = released.lengths_B
     width = int(lengths_B.max())

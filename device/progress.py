@@ -10,7 +10,7 @@ from shared.privacy import Statement
 
 @dataclass(frozen=True, kw_only=True)
 class StartInfo:
-    """Known before the first step. `seconds`-free facts of the run."""
+    """Known before the first step."""
 
     job_id: str
     statement: Statement
@@ -26,12 +26,16 @@ class StartInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class StepInfo:
-    """After each optimiser step. Bytes and tokens are sums over the run; `loss` is the step's mean."""
+    """After each optimiser step. Bytes and tokens are sums over the run; `loss` is the step's mean.
+
+    grad_norm: of the cloud's parameters, before clipping.
+    """
 
     step: int
     total_steps: int
     epoch: int
     loss: float
+    grad_norm: float
     tokens: int
     tokens_per_second: float
     bytes_up: int

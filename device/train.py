@@ -30,6 +30,9 @@ from shared.config import JobSpec
 from shared.errors import JobCancelled, JobPaused
 from shared.wire import GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
 
+# Evaluation micro-batches are numbered from here, so that their answers never meet those of training.
+EVALUATION_BASE = 1 << 20
+
 
 @dataclass(kw_only=True)
 class Totals:
@@ -113,7 +116,8 @@ class Trainer:
             report = self._stream.expect(step, 0, STEP).report or pb.StepReport()
             if report.checkpointed:
                 self._head.save(self._checkpoints, step + 1)
-            self._account(step, began, tokens, report.shared_loss if self._spec.labels == "shared" else loss)
+            loss = report.shared_loss if self._spec.labels == "shared" else loss
+            self._account(step, began, tokens, loss, report.grad_norm)
             self._obey(report.outcome, step + 1)
             if self._validation is not None and self._evaluates_after(step):
                 self.metrics = self.evaluate(self._validation, step + 1)
@@ -121,16 +125,15 @@ class Trainer:
     def evaluate(self, data: EncodedDataset, step: int) -> dict[str, float]:
         """Score a held-out data set through the same noise, with the adapter as it is now."""
         score = Score(data.label_names)
-        batches = deque(enumerate(evaluation_batches(data.lengths, self._spec.train.batch_size)))
+        numbered = enumerate(evaluation_batches(data.lengths, self._spec.train.batch_size), EVALUATION_BASE)
+        batches = deque(numbered)
         waiting: deque[tuple[int, IndexArray, Released, IndexArray, Tensor]] = deque()
         while batches or waiting:
             while batches and len(waiting) < self._spec.train.in_flight:
                 number, indices = batches.popleft()
                 released = self._perturber.release(data, indices, first_handle=len(self._data))
                 readout_N, targets_N = targets(data, indices, released, self._readout)
-                message = self._uploader.forward(
-                    released, readout_N, step=step, micro_batch=number, forward_only=True
-                )
+                message = self._uploader.forward(released, readout_N, step=step, micro_batch=number, forward_only=True)
                 self._stream.send(message)
                 waiting.append((number, indices, released, readout_N, targets_N))
             number, indices, released, readout_N, targets_N = waiting.popleft()
@@ -212,7 +215,7 @@ class Trainer:
             return False
         return (step + 1) % self.plan.steps_per_epoch == 0 or step + 1 == self.plan.total_steps
 
-    def _account(self, step: int, began: float, tokens: int, loss: float) -> None:
+    def _account(self, step: int, began: float, tokens: int, loss: float, grad_norm: float) -> None:
         totals = self.totals
         totals.steps += 1
         totals.tokens += tokens
@@ -225,6 +228,7 @@ class Trainer:
                 total_steps=self.plan.total_steps,
                 epoch=step // self.plan.steps_per_epoch + 1,
                 loss=loss,
+                grad_norm=grad_norm,
                 tokens=totals.tokens,
                 tokens_per_second=speed,
                 bytes_up=totals.bytes_up + self._stream.bytes_up,

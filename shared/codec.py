@@ -49,10 +49,10 @@ def decode(payload: bytes | bytearray | memoryview, rows: int, width: int, codec
 
 
 def probe() -> FloatArray:
-    """The fixed test vector of the handshake: exact binary fractions, both signs, nine orders of magnitude."""
+    """The fixed test vector of the handshake: both signs, nine orders of magnitude, bf16 ties too."""
     count = _PROBE_ROWS * _PROBE_WIDTH
     exponents = (np.arange(count) % 31 - 15).astype(np.float32)
-    mantissas = 1.0 + np.arange(count, dtype=np.float32) / 64.0
+    mantissas = 1.0 + (np.arange(count) * 97 % 1024).astype(np.float32) / 1024.0
     signs = np.where(np.arange(count) % 2 == 0, 1.0, -1.0).astype(np.float32)
     return (signs * mantissas * np.exp2(exponents)).reshape(_PROBE_ROWS, _PROBE_WIDTH).astype(np.float32)
 

@@ -53,5 +53,7 @@ def verify(folder: Path) -> dict[str, Any]:
     for entry in manifest["files"]:
         path = folder / entry["name"]
         if not path.is_file() or sha256_file(path) != entry["sha256"]:
-            raise ArtifactCorrupt(f"{folder.name}/{entry['name']} is missing or does not match its hash; fetch it again")
+            raise ArtifactCorrupt(
+                f"{folder.name}/{entry['name']} is missing or does not match its hash; fetch it again"
+            )
     return manifest

@@ -1,0 +1,89 @@
+"""The device's part of a model: bottom, head and tokenizer, from the owner's own copy or the cloud's package."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import privtune.split.v1.split_pb2 as pb
+from shared.modeling.package import BottomPackage, bottom_from_model, load_bottom_package
+
+from device.fetch import fetch_folder
+from device.link import Link
+from device.noise.base import Mechanism
+from device.noise.context import NoiseContext
+from device.noise.randomness import noise_source
+from device.noise.registry import build
+from device.perturb import Perturber
+from device.releases import ReleaseStore, release_fingerprint
+from shared import __version__
+from shared.codec import encode, probe
+from shared.config import JobSpec
+from shared.wire import PROTOCOL_VERSION, codec_number
+
+RELEASE_STORE_BYTES = 64 << 30
+
+
+def load_parts(
+    link: Link,
+    job_id: str,
+    spec: JobSpec,
+    *,
+    home: Path,
+    local_model: str | None,
+    num_labels: int,
+    say: Callable[[str], None],
+) -> BottomPackage:
+    """Bottom, head and tokenizer. The cloud's package is fetched once and checked against its hashes.
+
+    The package comes from the adversary: prefer `local_model` where you have a copy that you trust.
+    """
+    if local_model is not None:
+        return bottom_from_model(local_model, spec.task, spec.cut, num_labels=num_labels, seed=spec.train.seed)
+    manifest = b"".join(link.fetch(pb.ARTIFACT_KIND_BOTTOM, job_id, ""))
+    folder = home / "bottoms" / hashlib.sha256(manifest).hexdigest()[:24]
+    fetch_folder(link, pb.ARTIFACT_KIND_BOTTOM, job_id, folder, say)
+    return load_bottom_package(folder, num_labels=num_labels, seed=spec.train.seed)
+
+
+def build_perturber(parts: BottomPackage, spec: JobSpec, home: Path) -> tuple[Perturber, Mechanism, ReleaseStore]:
+    """The job's mechanism and the store of its releases. The noise is seeded by the operating system."""
+    context = NoiseContext.for_model(
+        parts.bottom,
+        parts.tokenizer,
+        hidden_size=parts.hidden_size,
+        cut=spec.cut,
+        model_fingerprint=parts.fingerprint,
+    )
+    mechanism = build(spec.mechanism, context)
+    fingerprint = release_fingerprint(
+        mechanism=mechanism.fingerprint(), model=parts.fingerprint, cut=spec.cut, codec=spec.codec
+    )
+    store = ReleaseStore(home / "releases.sqlite", fingerprint, RELEASE_STORE_BYTES)
+    return Perturber(parts.bottom, mechanism, noise_source(), store, spec.codec), mechanism, store
+
+
+def open_request(
+    parts: BottomPackage,
+    job_id: str,
+    spec: JobSpec,
+    *,
+    total_steps: int = 0,
+    checkpoint_steps: list[int] | None = None,
+    infer: bool = False,
+) -> pb.OpenRequest:
+    """The handshake of a session."""
+    return pb.OpenRequest(
+        protocol_version=PROTOCOL_VERSION,
+        client_version=__version__,
+        job_id=job_id,
+        spec_fingerprint=spec.fingerprint(),
+        hidden_size=parts.hidden_size,
+        model_fingerprint=parts.fingerprint,
+        codec=codec_number(spec.codec),  # type: ignore[arg-type]
+        codec_probe=encode(probe(), spec.codec),
+        checkpoint_steps=checkpoint_steps or [],
+        total_steps=total_steps,
+        infer=infer,
+    )

@@ -1,0 +1,276 @@
+"""Runs one job on this device from its data to the finished adapter, through lost connections and restarts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from privtune.split.v1 import split_pb2 as pb
+from shared.modeling.package import BottomPackage
+
+from device.batches import BatchPlan
+from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
+from device.data.records import Records
+from device.data.source import DataSource, training_labels
+from device.head import HeadTrainer
+from device.jobfolder import JobFolder
+from device.link import Endpoint, Link
+from device.noise.base import Mechanism
+from device.parts import build_perturber, load_parts, open_request
+from device.perturb import Perturber
+from device.progress import Progress, StartInfo
+from device.train import Totals, Trainer
+from shared.config import JobSpec
+from shared.errors import CloudUnreachable, FrameCorrupt, InvalidInput, JobPaused, NonFinite, PrivTuneError
+from shared.modeling.checkpoint import checkpoint_steps
+from shared.privacy import Statement
+
+T = TypeVar("T")
+
+# Waits between attempts to reach the cloud again: doubling up to the last.
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How this device reaches the cloud and where it keeps its own things.
+
+    local_model: the owner's own copy of the model; None: the bottom package is fetched from the cloud.
+    no_progress_timeout: seconds without any progress after which a run gives up (the job stays resumable).
+    """
+
+    grpc_address: str
+    api_key: str
+    ca_cert: Path | None = None
+    home: Path
+    local_model: str | None = None
+    no_progress_timeout: float = 600.0
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Address and key of the gateway."""
+        return Endpoint(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished job, as seen from the device. Bytes, tokens and seconds are this process's."""
+
+    job_id: str
+    folder: Path
+    steps: int
+    tokens: int
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    metrics: dict[str, float]
+    statement: Statement
+    label_names: tuple[str, ...]
+    adapter_sha256: str
+
+
+def run_job(
+    job_id: str,
+    spec: JobSpec,
+    train: DataSource,
+    validation: DataSource | None,
+    settings: RunSettings,
+    progress: Progress,
+    stop: threading.Event,
+) -> RunResult:
+    """Train the job to its end, resuming where both sides left off.
+
+    Raises JobPaused after `stop` was set (checkpointed on both sides), CloudUnreachable when the cloud stayed away
+    longer than the patience, and any other error of the table; an error that can't be mended by trying again is
+    also told to the cloud, so that the job says why it failed.
+    """
+    with Link(settings.endpoint) as link:
+        try:
+            return _Run(job_id, spec, link, settings, progress, stop).go(train, validation)
+        except (InvalidInput, NonFinite) as error:
+            link.refuse(job_id, error)
+            raise
+
+
+def refuse_job(job_id: str, error: PrivTuneError, settings: RunSettings) -> None:
+    """Tell the cloud that this device will not run the job, and why."""
+    with Link(settings.endpoint) as link:
+        link.refuse(job_id, error)
+
+
+class _Run:
+    """The state of `run_job`, shared by its sessions."""
+
+    def __init__(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        link: Link,
+        settings: RunSettings,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        self.job_id, self.spec, self.link, self.settings = job_id, spec, link, settings
+        self.progress, self.stop = progress, stop
+        self.folder = JobFolder(settings.home, job_id)
+        self.totals = Totals()
+        self.metrics: dict[str, float] = {}
+
+    def go(self, train: DataSource, validation: DataSource | None) -> RunResult:
+        records = train.load(self.spec.task)
+        held_out = validation.load(self.spec.task) if validation is not None else None
+        names = training_labels(records) if self.spec.task == "classification" else ()
+        if self.spec.num_labels not in (None, len(names)):
+            raise InvalidInput(f"the job says num_labels {self.spec.num_labels}, but the data has {len(names)} labels")
+        parts = self._patiently(lambda: self._load_parts(len(names)))
+        data = self._encode(records, parts, names)
+        state = self.folder.begin(self.spec, names, data.fingerprint, self.settings.local_model)
+        order = state.order(len(data))
+        data = data.pick(order)
+        validation_data = self._encode(held_out, parts, names) if held_out is not None else None
+        perturber, mechanism, store = build_perturber(parts, self.spec, self.settings.home)
+        try:
+            if mechanism.shortens and self.spec.task == "causal-lm":
+                raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
+            commit = self._train(parts, data, validation_data, perturber, mechanism)
+        finally:
+            store.close()
+        steps = BatchPlan(data.lengths, self.spec.train).total_steps
+        self.folder.save(replace(state, final_step=steps))
+        result = RunResult(
+            job_id=self.job_id,
+            folder=self.folder.path,
+            steps=steps,
+            tokens=self.totals.tokens,
+            seconds=self.totals.seconds,
+            bytes_up=self.totals.bytes_up,
+            bytes_down=self.totals.bytes_down,
+            metrics=self.metrics,
+            statement=mechanism.statement(),
+            label_names=names,
+            adapter_sha256=commit.adapter_sha256,
+        )
+        self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
+        return result
+
+    def _load_parts(self, num_labels: int) -> BottomPackage:
+        return load_parts(
+            self.link,
+            self.job_id,
+            self.spec,
+            home=self.settings.home,
+            local_model=self.settings.local_model,
+            num_labels=max(num_labels, 2),
+            say=self.progress.message,
+        )
+
+    def _encode(self, records: Records, parts: BottomPackage, names: tuple[str, ...]) -> EncodedDataset:
+        limit = self.spec.train.max_length
+        if parts.max_positions is not None and limit > parts.max_positions:
+            raise InvalidInput(f"max_length {limit} is over the {parts.max_positions} positions of this model")
+        if self.spec.task == "classification":
+            return encode_classification(records, parts.tokenizer, limit, names)
+        return encode_causal_lm(records, parts.tokenizer, limit)
+
+    def _train(
+        self,
+        parts: BottomPackage,
+        data: EncodedDataset,
+        validation: EncodedDataset | None,
+        perturber: Perturber,
+        mechanism: Mechanism,
+    ) -> pb.CommitResponse:
+        """Sessions until the last step is done; each goes on from the newest checkpoint that both sides hold."""
+        plan = BatchPlan(data.lengths, self.spec.train)
+        head = HeadTrainer(parts.head, self.spec.optim, seed=self.spec.train.seed, total_steps=plan.total_steps)
+
+        def session() -> pb.CommitResponse:
+            opened = self.link.open(
+                open_request(
+                    parts,
+                    self.job_id,
+                    self.spec,
+                    total_steps=plan.total_steps,
+                    checkpoint_steps=checkpoint_steps(self.folder.checkpoints),
+                )
+            )
+            head.rewind(self.folder.checkpoints, opened.resume_step)
+            self._announce(opened, head, data, validation, mechanism.statement(), plan.total_steps)
+            stream = self.link.stream(opened, self.job_id, infer=False, patience=self.settings.no_progress_timeout)
+            trainer = Trainer(
+                spec=self.spec,
+                stream=stream,
+                perturber=perturber,
+                head=head,
+                train=data,
+                validation=validation,
+                readout=parts.readout,
+                width=parts.hidden_size,
+                checkpoints=self.folder.checkpoints,
+                progress=self.progress,
+                stop=self.stop,
+                totals=self.totals,
+            )
+            try:
+                trainer.run(opened.resume_step)
+                self.metrics = trainer.metrics or self.metrics
+                return self._commit(opened.session_epoch, plan.total_steps)
+            finally:
+                stream.close()
+                self.totals.bytes_up += stream.bytes_up
+                self.totals.bytes_down += stream.bytes_down
+
+        return self._patiently(session)
+
+    def _announce(
+        self,
+        opened: pb.OpenResponse,
+        head: HeadTrainer,
+        data: EncodedDataset,
+        validation: EncodedDataset | None,
+        statement: Statement,
+        total_steps: int,
+    ) -> None:
+        self.progress.started(
+            StartInfo(
+                job_id=self.job_id,
+                statement=statement,
+                total_steps=total_steps,
+                start_step=opened.resume_step,
+                records=len(data),
+                validation_records=len(validation) if validation is not None else 0,
+                truncated=data.truncated,
+                dropped=data.dropped,
+                device_parameters=head.trainable_parameters if self.spec.labels == "private" else 0,
+                cloud_parameters=opened.top_parameters * 1000,
+            )
+        )
+
+    def _commit(self, epoch: int, steps: int) -> pb.CommitResponse:
+        return self.link.commit(
+            pb.CommitRequest(job_id=self.job_id, session_epoch=epoch, final_step=steps, tokens=self.totals.tokens)
+        )
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Try again after a lost connection or a damaged frame, as long as progress is made within the patience."""
+        failures, steps, since = 0, self.totals.steps, time.monotonic()
+        while True:
+            try:
+                return attempt()
+            except (CloudUnreachable, FrameCorrupt) as error:
+                if self.totals.steps > steps:
+                    failures, steps, since = 0, self.totals.steps, time.monotonic()
+                waited = time.monotonic() - since
+                if waited > self.settings.no_progress_timeout or (failures == 0 and self.totals.steps == 0):
+                    raise
+                pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+                failures += 1
+                self.progress.message(f"{error.message}; trying again in {pause:.0f} s")
+                if self.stop.wait(pause):
+                    raise JobPaused(
+                        "stopped while the cloud was away; the job goes on from its last checkpoint"
+                    ) from None
