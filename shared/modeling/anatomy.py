@@ -1,0 +1,191 @@
+"""Where a Hugging Face task model keeps its parts, found by structure and not listed per architecture.
+
+Every supported task model is `task(base(embedding stage -> blocks -> final norm?) -> pooler? -> head)`:
+
+    embedding stage   direct children of the base registered before the blocks
+    blocks            the one ModuleList of `config.num_hidden_layers` modules
+    final norm        direct children of the base after the blocks whose class is a norm
+    pooler            the base's child of that name
+    head              the pooler and every child of the task model but the base
+
+Shapes: B batch, T tokens, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from shared.errors import ModelUnsupported
+
+ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra")
+DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
+SUPPORTED = ENCODERS + DECODERS
+
+
+class Skip(nn.Module):
+    """A block that is not here: hands its input on, as a tensor or as the tuple that its neighbours return."""
+
+    def __init__(self, as_tuple: bool) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor]:
+        """(B, T, D) -> the same, whatever else the model passes to a block."""
+        return (hidden_states,) if self.as_tuple else hidden_states
+
+
+class PassEmbeddings(nn.Module):
+    """Stands in for an encoder's `embeddings`: the hidden states come in ready, as `inputs_embeds`."""
+
+    def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **_: object) -> Tensor:
+        """(B, T, D) -> the same. DistilBERT passes (ids, inputs_embeds, positions) by position, the others by name."""
+        found = inputs_embeds if inputs_embeds is not None else args[1]
+        if not isinstance(found, Tensor):
+            raise TypeError("this slice has no embedding: call it with inputs_embeds")
+        return found
+
+
+class NoPositions(nn.Module):
+    """Stands in for a learned position table whose rows are in the hidden states already: adds zero."""
+
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """Any ids -> a scalar zero, which keeps the dtype of what it is added to."""
+        return torch.zeros((), device=position_ids.device)
+
+
+class Absent(nn.Module):
+    """Stands in for a part that a slice must not hold and never calls (the token table of a top)."""
+
+    def forward(self, *_: object, **__: object) -> Tensor:
+        """Never reached while the slice is called with `inputs_embeds`."""
+        raise RuntimeError("this slice does not hold that part of the model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """The parts of one task model, by reference."""
+
+    task: Any
+    base: Any
+    blocks: nn.ModuleList
+    embedding: tuple[nn.Module, ...]
+    norm: nn.Module | None
+    pooler: nn.Module | None
+    input_embedding: nn.Module
+    readout: Literal["first", "last"]
+    blocks_return_tuple: bool
+
+    def embedding_substitutes(self) -> dict[nn.Module, nn.Module]:
+        """What the embedding stage becomes in a slice that starts from hidden states."""
+        return {module: self._substitute(module) for module in self.embedding}
+
+    def _substitute(self, module: nn.Module) -> nn.Module:
+        if module is self.input_embedding:
+            return Absent()
+        if any(child is self.input_embedding for child in module.modules()):
+            return PassEmbeddings()
+        return NoPositions() if isinstance(module, nn.Embedding) else nn.Identity()
+
+    def within(self, task: Any) -> Anatomy:
+        """The same parts, by name, in a clone of the task model that has kept them."""
+        names = {id(module): name for name, module in self.task.named_modules()}
+
+        def there(module: nn.Module) -> Any:
+            return task.get_submodule(names[id(module)])
+
+        blocks = there(self.blocks)
+        stage = tuple(there(module) for module in self.embedding)
+        table = there(self.input_embedding)
+        return replace(self, task=task, base=there(self.base), blocks=blocks, embedding=stage, input_embedding=table)
+
+    def name_of(self, module: nn.Module) -> str:
+        """The module's name in the full task model."""
+        return next(str(name) for name, found in self.task.named_modules() if found is module)
+
+    def head_modules(self) -> tuple[nn.Module, ...]:
+        """The task model's direct children that are not the base."""
+        return tuple(child for child in self.task.children() if child is not self.base)
+
+
+def dissect(task: Any) -> Anatomy:
+    """Find the parts of a sequence-classification or causal-LM model. Raises `ModelUnsupported`."""
+    kind = getattr(task.config, "model_type", "unknown")
+    if kind not in SUPPORTED:
+        raise ModelUnsupported(f"Models of type '{kind}' can't be split. Supported: {', '.join(SUPPORTED)}.")
+    base = task.base_model
+    if base is task:
+        raise ModelUnsupported("A bare model has no head to split off: load it for classification or causal LM.")
+    blocks = _find_blocks(base, task.config.num_hidden_layers)
+    children = list(base.children())
+    index = next(i for i, child in enumerate(children) if any(m is blocks for m in child.modules()))
+    norms = [child for child in children[index + 1 :] if "Norm" in type(child).__name__]
+    partial = {
+        "task": task,
+        "base": base,
+        "blocks": blocks,
+        "embedding": tuple(children[:index]),
+        "norm": norms[0] if norms else None,
+        "pooler": getattr(base, "pooler", None),
+        "input_embedding": base.get_input_embeddings(),
+        "readout": "first" if kind in ENCODERS else "last",
+    }
+    anatomy = Anatomy(**partial, blocks_return_tuple=False)
+    return replace(anatomy, blocks_return_tuple=_returns_tuple(anatomy))
+
+
+def _find_blocks(base: nn.Module, count: int) -> nn.ModuleList:
+    for module in base.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelUnsupported(f"No list of {count} blocks was found in this model; it can't be split.")
+
+
+def clone_structure(
+    root: nn.Module, swaps: Mapping[nn.Module, nn.Module], own: tuple[nn.Module, ...] = ()
+) -> nn.Module:
+    """A new module tree over the SAME tensors, with the modules of `swaps` exchanged.
+
+    Many jobs can so hold one frozen base in memory, each with a tree of its own for peft to change.
+    The tensors of the modules in `own` are copied instead.
+    """
+    copied = {id(t) for module in own for t in _tensors(module)}
+    memo: dict[int, Any] = {id(t): t for t in _tensors(root) if id(t) not in copied}
+    memo.update({id(old): new for old, new in swaps.items()})
+    return copy.deepcopy(root, memo)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+class _FirstBlockDone(Exception):
+    """Ends the probe after the first block."""
+
+
+def _returns_tuple(anatomy: Anatomy) -> bool:
+    """Whether blocks return a tuple: run the first one on the meta device, where it costs nothing."""
+    shadows = {id(t): torch.empty_like(t, device="meta") for t in anatomy.base.buffers()}
+    for parameter in anatomy.base.parameters():
+        shadows[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    memo: dict[int, Any] = {**shadows, **{id(k): v for k, v in anatomy.embedding_substitutes().items()}}
+    memo.update({id(block): nn.Identity() for block in list(anatomy.blocks)[1:]})
+    seen: list[bool] = []
+
+    def stop(_: nn.Module, __: Any, output: Any) -> None:
+        seen.append(isinstance(output, tuple))
+        raise _FirstBlockDone
+
+    base = copy.deepcopy(anatomy.base, memo)
+    _find_blocks(base, len(anatomy.blocks))[0].register_forward_hook(stop)
+    h_BTD = torch.zeros(1, 2, anatomy.task.config.hidden_size, device="meta")
+    try:
+        base(inputs_embeds=h_BTD)
+    except _FirstBlockDone:
+        return seen[0]
+    raise ModelUnsupported("This model does not run its blocks in order; it can't be split.")
