@@ -59,6 +59,7 @@ def load_task_model(ref: str, task: Task, *, num_labels: int = 2, seed: int = 0)
     lost = sorted(name for name in missing & inside if "pooler" not in name)
     if lost:
         raise ModelUnsupported(f"The files of '{ref}' lack weights of the base model ({lost[0]}, ...); not usable.")
+    model.config._name_or_path = ref  # what an adapter will name as its base, and not the cache's path
     model.fresh_parameters = frozenset(missing) | fresh_by_design(model, task)
     draw_fresh(model, model.fresh_parameters, seed)
     return model.eval()
