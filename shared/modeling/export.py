@@ -26,24 +26,30 @@ LABELS = "labels.json"
 PEFT_PREFIX = "base_model.model."
 
 
-def add_head_to_adapter(folder: Path, head: Head, *, task: Task, label_names: Sequence[str] = ()) -> None:
+def add_head_to_adapter(
+    folder: Path, head: Head, *, task: Task, label_names: Sequence[str] = (), base_model: str | None = None
+) -> None:
     """Rewrite the folder of `save_adapter`, each file atomically, with the head's weights in it.
 
     Classification: the pooler and classifier become peft's `modules_to_save`, and labels.json names the classes
     (`num_labels=len(label_names)` when the base is loaded). Causal LM: the head is the base's own; only the task
-    type is set. Raises `ArtifactCorrupt` when the folder is not an adapter's, OSError when it can't be written.
+    type is set. `base_model` replaces the name of the base, which may be a path of the cloud's. Raises `ArtifactCorrupt` when the folder is not an adapter's, OSError when it can't be written.
     """
     classification = task == "classification"
     state = {n: p.detach().cpu().contiguous() for n, p in head.named_parameters()} if classification else {}
-    if (folder / FULL_FACTS).exists():
+    full = (folder / FULL_FACTS).exists()
+    facts = folder / (FULL_FACTS if full else ADAPTER_CONFIG)
+    config = _read_config(facts)
+    if base_model is not None:
+        config["base_model_name_or_path"] = base_model
+    if full:
         _rewrite(folder / FULL_WEIGHTS, state)
     else:
         _rewrite(folder / ADAPTER_WEIGHTS, {PEFT_PREFIX + name: value for name, value in state.items()})
-        config = _read_config(folder / ADAPTER_CONFIG)
         config["task_type"] = "SEQ_CLS" if classification else "CAUSAL_LM"
         config["inference_mode"] = True
         config["modules_to_save"] = _modules_to_save(head) if classification else None
-        _write_json(folder / ADAPTER_CONFIG, config)
+    _write_json(facts, config)
     if classification and label_names:
         _write_json(folder / LABELS, {"id2label": dict(enumerate(label_names)), "num_labels": len(label_names)})
 

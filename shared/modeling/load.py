@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,9 +208,10 @@ def _one_line(ref: str) -> Iterator[None]:
 def _parameters_on_meta() -> Iterator[None]:
     """Put each parameter on the meta device as it is made; buffers, being computed and not stored, stay real."""
     original = nn.Module.register_parameter
+    thread = threading.get_ident()  # modules that other threads make meanwhile are none of our business
 
     def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and param.device.type != "meta":
+        if param is not None and not param.is_meta and threading.get_ident() == thread:
             param = nn.Parameter(param.to("meta"), requires_grad=False)
         original(self, name, param)
 

@@ -81,7 +81,7 @@ def test_exported_lm_is_the_same_in_plain_peft(kind, tmp_path):
     attach_lora(top, SPEC, seed=1)
     disturb(trainable_parameters(top))
     save_adapter(top, tmp_path / "adapter")
-    add_head_to_adapter(tmp_path / "adapter", partition.head(), task="causal-lm")
+    add_head_to_adapter(tmp_path / "adapter", partition.head(), task="causal-lm", base_model="org/base")
     ids_BT, mask_BT = tiny_batch()
     readout_N = mask_BT.flatten().nonzero().flatten()
     split_NV = partition.head()(top.eval()(partition.bottom(1)(ids_BT, mask_BT), mask_BT, readout_N))
@@ -91,7 +91,8 @@ def test_exported_lm_is_the_same_in_plain_peft(kind, tmp_path):
         tuned = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
     whole_NV = tuned(input_ids=ids_BT, attention_mask=mask_BT).logits.flatten(0, 1)[readout_N]
     torch.testing.assert_close(split_NV, whole_NV, atol=1e-5, rtol=1e-5)
-    assert tuned.peft_config["default"].task_type == "CAUSAL_LM"
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["task_type"], config["base_model_name_or_path"]) == ("CAUSAL_LM", "org/base")
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "llama", "gpt2"])
