@@ -33,7 +33,8 @@ def add_head_to_adapter(
 
     Classification: the pooler and classifier become peft's `modules_to_save`, and labels.json names the classes
     (`num_labels=len(label_names)` when the base is loaded). Causal LM: the head is the base's own; only the task
-    type is set. `base_model` replaces the name of the base, which may be a path of the cloud's. Raises `ArtifactCorrupt` when the folder is not an adapter's, OSError when it can't be written.
+    type is set. `base_model` replaces the name of the base, which may be a path of the cloud's. Raises
+    `ArtifactCorrupt` when the folder is not an adapter's, OSError when it can't be written.
     """
     classification = task == "classification"
     state = {n: p.detach().cpu().contiguous() for n, p in head.named_parameters()} if classification else {}
