@@ -1,0 +1,44 @@
+"""Structured log lines on stderr: one event a line, key=value, with the detail that no client is shown."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+
+
+class KeyValueFormatter(logging.Formatter):
+    """`time=… level=… logger=… msg="…"` and whatever came in `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or several when there is a traceback."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        parts = [
+            f"time={stamp}.{int(record.msecs):03d}Z",
+            f"level={record.levelname.lower()}",
+            f"logger={record.name}",
+            f"msg={_quoted(record.getMessage())}",
+        ]
+        parts += [f"{name}={_quoted(value)}" for name, value in record.__dict__.items() if name not in _STANDARD]
+        line = " ".join(parts)
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure_logging(level: str) -> None:
+    """Send every log line of this process to stderr at `level`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(KeyValueFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for noisy in ("alembic", "sse_starlette", "asyncio", "httpx", "urllib3"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    if text and not any(character in text for character in ' "=\n\r\t'):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{escaped}"'

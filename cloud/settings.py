@@ -1,0 +1,48 @@
+"""How one cloud process runs. Frozen; made once by the command line, handed to whoever needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseModel):
+    """Settings of `privtune-cloud serve`. Sizes in bytes, ports 0 to let the system choose."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    data_folder: Path = Field(description="Database, keys of TLS, checkpoints, adapters, bottom packages.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address of both servers; REST and gRPC.")
+    http_port: int = Field(8080, ge=0, le=65535)
+    grpc_port: int = Field(8081, ge=0, le=65535)
+    database_url: str | None = Field(None, description="None: SQLite in the data folder.")
+    tls_cert: Path | None = Field(None, description="PEM: the server's certificate, then its chain.")
+    tls_key: Path | None = Field(None, description="PEM: the private key.")
+    max_request_bytes: int = Field(MIB, ge=1024, description="Largest body of a REST request.")
+    max_tensor_bytes: int = Field(256 * MIB, ge=MIB, description="Largest tensor that a device may send.")
+    max_release_bytes: int = Field(
+        2048 * MIB, ge=0, description="Memory in which a job's released vectors are kept for later epochs."
+    )
+    max_jobs_per_owner: int = Field(100, ge=1, description="Unfinished jobs that one owner may have.")
+    max_event_streams: int = Field(256, ge=1, description="Listeners of event streams at once.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _certificate_and_key_go_together(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together: give both or neither")
+        return self
+
+    @property
+    def tls(self) -> bool:
+        """Whether both servers speak TLS."""
+        return self.tls_cert is not None
+
+    @property
+    def tls_folder(self) -> Path:
+        """Where `--tls-auto` and `certs create` keep what they make."""
+        return self.data_folder / "tls"
