@@ -1,0 +1,116 @@
+"""The one interface of every mechanism: clean vectors of a micro-batch in, what may leave the device out.
+
+B records, T tokens, D hidden width, V vocabulary. All maths in float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from device.noise.randomness import NoiseSource
+from shared.errors import InvalidInput, NonFinite
+from shared.privacy import Statement
+
+Injection = Literal["embedding", "cut"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What may leave: h_BTD float32 with zero padding rows, mask_BT bool. T is shorter if the mechanism shortens."""
+
+    h_BTD: Tensor
+    mask_BT: Tensor
+
+
+class Mechanism(ABC):
+    """A noise mechanism, configured and ready.
+
+    injection: "embedding": call it on the input of block 0 and run the frozen blocks on the result (post-processing);
+    "cut": call it on the bottom's output. shortens: it may return fewer rows a record than it was given (the
+    caller must take lengths and read-out from the returned mask, and must not use it where labels are a position
+    each). uses_importance: it needs `importance_BT` (0 unimportant .. 1 important); others ignore it.
+    """
+
+    name: ClassVar[str]
+    shortens: bool = False
+    uses_importance: bool = False
+    injection: Injection = "cut"
+
+    def __init__(self) -> None:
+        self._saw_unsafe_seed = False
+
+    @torch.no_grad()
+    def release(
+        self,
+        ids_BT: Tensor,
+        h_BTD: Tensor,
+        mask_BT: Tensor,
+        importance_BT: Tensor | None = None,
+        *,
+        generator: NoiseSource,
+    ) -> Release:
+        """Draw the release of a micro-batch. Call it ONCE a record and keep the result (`device.releases`).
+
+        ids_BT int64 token ids; h_BTD clean vectors at the injection point, any float dtype (upcast to float32: noise
+        sampled in float16 has holes and repeats); mask_BT 1 for real tokens; generator: `noise_source()`.
+        Raises InvalidInput for shapes that do not fit, NonFinite for NaN or infinity in a real position.
+        """
+        mask_BT = mask_BT.to(torch.bool)
+        self._check(ids_BT, h_BTD, mask_BT, importance_BT)
+        clean_BTD = h_BTD.to(torch.float32).masked_fill(~mask_BT.unsqueeze(-1), 0.0)
+        if not torch.isfinite(clean_BTD).all():
+            raise NonFinite("the bottom's output has NaN or infinity, so nothing was sent; check the model's weights")
+        self._saw_unsafe_seed |= generator.unsafe
+        out = self._release(ids_BT, clean_BTD, mask_BT, importance_BT, generator)
+        return Release(h_BTD=out.h_BTD.masked_fill(~out.mask_BT.unsqueeze(-1), 0.0), mask_BT=out.mask_BT)
+
+    def statement(self, generator: NoiseSource | None = None) -> Statement:
+        """What may be claimed for this configuration. Withdrawn if a fixed seed is used, or has been."""
+        unsafe = self._saw_unsafe_seed or (generator is not None and generator.unsafe)
+        return self._statement().marked_unsafe() if unsafe else self._statement()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of name, injection point, resolved parameters and tables: equal means the same law of noise."""
+        facts = {"name": self.name, "injection": self.injection, "v": 1, **self._facts()}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @abstractmethod
+    def _release(
+        self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
+    ) -> Release:
+        """`release` after the checks: h_BTD is finite float32, zero at padding."""
+
+    @abstractmethod
+    def _statement(self) -> Statement:
+        """The statement, on the assumption of real randomness."""
+
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """Everything that shapes the law of the noise, JSON-ready: parameters and fingerprints of tables."""
+
+    def _check(self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None) -> None:
+        if h_BTD.ndim != 3 or ids_BT.shape != h_BTD.shape[:2] or mask_BT.shape != h_BTD.shape[:2]:
+            raise InvalidInput(
+                f"ids {tuple(ids_BT.shape)}, mask {tuple(mask_BT.shape)} and vectors {tuple(h_BTD.shape)} do not match"
+            )
+        if self.uses_importance and importance_BT is None:
+            raise InvalidInput(f"mechanism {self.name} needs the importance of each token")
+        if importance_BT is not None and importance_BT.shape != ids_BT.shape:
+            raise InvalidInput(f"importance {tuple(importance_BT.shape)} does not match ids {tuple(ids_BT.shape)}")
+
+
+def clip_rows(h_BTD: Tensor, radius: float) -> Tensor:
+    """Shorten every vector (last dimension) to L2 norm at most `radius`; shorter ones stay as they are.
+
+    A projection on a ball: it never enlarges a distance. The radius is undercut by 1e-6 against rounding.
+    """
+    norm_BT1 = h_BTD.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    clipped_BTD: Tensor = h_BTD * (radius * (1 - 1e-6) / norm_BT1).clamp(max=1.0)
+    return clipped_BTD

@@ -1,0 +1,131 @@
+"""Every mechanism by name. Listing is light; torch comes with `build`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from device.noise import params as p
+from shared.config import MechanismSpec
+from shared.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from device.noise.base import Mechanism
+    from device.noise.context import NoiseContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One row: where the class is, its settings, its source and which statement it can give."""
+
+    name: str
+    target: str  # "module:Class"
+    params: type[p.Params]
+    paper: str
+    summary: str
+    statement: str
+
+    def load(self) -> type[Mechanism]:
+        """The class; imports torch."""
+        module, _, name = self.target.partition(":")
+        kind: type[Mechanism] = getattr(import_module(module), name)
+        return kind
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready, with each parameter's default, range and meaning."""
+        return {
+            "name": self.name,
+            "paper": self.paper,
+            "summary": self.summary,
+            "statement": self.statement,
+            "params": {key: _parameter(value) for key, value in self.params.model_json_schema()["properties"].items()}
+            if self.params.model_fields
+            else {},
+        }
+
+
+def _parameter(schema: dict[str, Any]) -> dict[str, Any]:
+    """One flat row from a JSON schema property; optional ones are a union with null."""
+    merged = dict(schema)
+    for part in schema.get("anyOf", ()):
+        merged |= {key: value for key, value in part.items() if part.get("type") != "null"}
+    names = {
+        "type": "type",
+        "default": "default",
+        "enum": "choices",
+        "minimum": "min",
+        "exclusiveMinimum": "above",
+        "maximum": "max",
+        "exclusiveMaximum": "below",
+        "description": "description",
+    }
+    return {names[key]: merged[key] for key in names if key in merged}
+
+
+_ENTRIES = (
+    Entry(
+        name="none",
+        target="device.noise.none:NoMechanism",
+        params=p.NoneParams,
+        paper="-",
+        summary="Clean vectors leave. For comparison only; needs --no-noise.",
+        statement="none: nothing is claimed",
+    ),
+    Entry(
+        name="dchi",
+        target="device.noise.dchi:DChi",
+        params=p.DChiParams,
+        paper="Feyisetan et al. 2020, arXiv 1910.08902",
+        summary="Isotropic noise with a Gamma-distributed length, the same law for every token.",
+        statement="embedding: metric privacy, eta * distance; cut: 2*eta*R a position when clipped, else none",
+    ),
+    Entry(
+        name="gaussian",
+        target="device.noise.gaussian:Gaussian",
+        params=p.GaussianParams,
+        paper="Balle & Wang 2018, arXiv 1805.06530",
+        summary="Gaussian noise on clipped vectors, calibrated exactly to (epsilon, delta) a position.",
+        statement="(epsilon, delta) a position, sqrt(n) * mu a record",
+    ),
+)
+REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def entry(name: str) -> Entry:
+    """The row of a name; InvalidInput that lists the names there are."""
+    if name not in REGISTRY:
+        raise InvalidInput(f"there is no mechanism '{name}'; there are: {', '.join(REGISTRY)}", param="mechanism")
+    return REGISTRY[name]
+
+
+def validate(spec: MechanismSpec) -> p.Params:
+    """The settings of a job's mechanism, checked without torch or model; InvalidInput names what is wrong."""
+    row = entry(spec.name)
+    try:
+        return row.params.model_validate(spec.params)
+    except ValidationError as error:
+        raise InvalidInput(_explain(row, error), param="mechanism") from error
+
+
+def _explain(row: Entry, error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    known = ", ".join(row.params.model_fields) or "none"
+    if first["type"] == "extra_forbidden":
+        return f"mechanism {row.name} has no parameter '{name}'; it has: {known}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"mechanism {row.name}: {name + ': ' if name else ''}{message} (parameters: {known})"
+
+
+def build(spec: MechanismSpec, context: NoiseContext) -> Mechanism:
+    """The mechanism of a job, ready to release. Raises InvalidInput for an unknown name, parameter or value."""
+    settings = validate(spec)
+    return entry(spec.name).load()(settings, context)  # type: ignore[call-arg]
+
+
+def listing() -> list[dict[str, Any]]:
+    """Every mechanism, JSON-ready, in order."""
+    return [row.describe() for row in REGISTRY.values()]

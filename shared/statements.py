@@ -1,0 +1,202 @@
+"""Section by section, what may be said of a mechanism: one function a row of the table, none stronger than proved.
+
+Each returns a `shared.privacy.Statement` in plain language. Free of torch. The maths is in `shared.privacy`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from shared.privacy import (
+    ALWAYS,
+    PairReport,
+    Row,
+    Statement,
+    dchi_loss,
+    distinguishing,
+    gaussian_mu,
+    krr_keep_probability,
+    position_bound,
+    randomised_loss,
+    typical_mu,
+)
+
+_ATTENTION = (
+    "Through attention one token reaches every vector of its record, so changing ONE token is bounded by the record's "
+    "figure, not by the position's, when the noise is injected at the cut."
+)
+
+
+def none_statement(name: str = "none") -> Statement:
+    """Row "none": vectors leave as they are."""
+    return Statement(
+        mechanism=name,
+        row="none",
+        guarantee="none",
+        injection="cut",
+        text="No noise: the cloud receives the clean representations and can recover nearly every word from them.",
+        caveats=ALWAYS[:2],
+    )
+
+
+def metric_statement(
+    *,
+    name: str,
+    injection: str,
+    eta: float,
+    dim: int,
+    diameter: float | None,
+    pairs: PairReport | None,
+    shifted: bool = False,
+) -> Statement:
+    """Row "metric": equal d_chi noise on a public, context-free map g of the token (mean shift included).
+
+    diameter: a PROVEN upper bound on ||g(t) - g(t')|| over all tokens and positions (2R after clipping to R); None if
+    there is no such bound: then the guarantee is eta * distance and no worst case is named.
+    """
+    numbers = {"eta": eta, "expected_noise_norm": dim / eta}
+    text = (
+        "Metric privacy for each position: swapping one token for another shifts the odds of any release by at most "
+        f"eta times the distance of their public vectors (eta = {eta:.4g})"
+    )
+    if diameter is None:
+        text += "; no limit is stated for the farthest pair, because the vectors are not clipped."
+    else:
+        numbers |= {"worst_bound": dchi_loss(eta, diameter), "worst_mu": typical_mu(eta, diameter, dim)}
+        text += f", never more than {numbers['worst_bound']:.4g} nats."
+    if pairs is not None:
+        numbers |= {f"neighbour_loss_{key}": value for key, value in pairs.quantiles.items()}
+        numbers |= {"neighbour_loss_worst": pairs.worst, "neighbour_mu": pairs.mu, "told_apart": pairs.told_apart}
+        text += (
+            f" For a middling pair of neighbouring tokens the bound is {pairs.quantiles['p50']:.4g} nats and the "
+            f"typical loss mu = {pairs.mu:.3g}: the best test tells the two apart {100 * pairs.told_apart:.0f} times "
+            "in 100 (50 would be a coin)."
+        )
+    caveats = [*ALWAYS, "A worst-case bound above about 10 nats protects little by itself: look at the audit."]
+    if shifted:
+        caveats.append("The mean shift comes from public tables; an attacker who has them is not misled by it.")
+    return Statement(
+        mechanism=name,
+        row="metric",
+        guarantee="metric" if diameter is None else "pure",
+        injection=injection,
+        text=text,
+        numbers=numbers,
+        caveats=tuple(caveats),
+        position_epsilon=None if diameter is None else numbers["worst_bound"],
+        position_mu=numbers.get("worst_mu"),
+    )
+
+
+def clipped_statement(
+    *, name: str, injection: str, eta: float, dim: int, clip: float, extra: Sequence[str] = ()
+) -> Statement:
+    """Row "clipped": every vector clipped to `clip` before equal d_chi noise; holds at any injection point."""
+    bound = position_bound(eta, clip)
+    mu = typical_mu(eta, 2 * clip, dim)
+    return Statement(
+        mechanism=name,
+        row="clipped",
+        guarantee="pure",
+        injection=injection,
+        text=(
+            f"Every vector is clipped to length {clip:.4g} before noise of expected length {dim / eta:.4g}: "
+            f"replacing a position shifts the odds of any release by at most 2*eta*R = {bound:.4g} nats, a record of n "
+            f"positions by n times that. Typical loss at the farthest two vectors: mu = {mu:.3g}, told apart "
+            f"{100 * distinguishing(mu):.0f} times in 100 (50 would be a coin)."
+        ),
+        numbers={
+            "eta": eta,
+            "clip": clip,
+            "expected_noise_norm": dim / eta,
+            "position_bound": bound,
+            "position_mu": mu,
+            "told_apart": distinguishing(mu),
+        },
+        caveats=(
+            *ALWAYS,
+            _ATTENTION,
+            *extra,
+        ),
+        position_epsilon=bound,
+        position_mu=mu,
+    )
+
+
+def no_bound_statement(*, name: str, row: Row, injection: str, numbers: dict[str, float], why: str) -> Statement:
+    """Rows without a worst-case bound ("unclipped", "scale", "fitted", "cluster"): say so and point to the audit."""
+    return Statement(
+        mechanism=name,
+        row=row,
+        guarantee="none",
+        injection=injection,
+        text=f"No worst-case bound is claimed: {why} Only measured attack results (`privtune audit`) describe it.",
+        numbers=numbers,
+        caveats=ALWAYS[:2],
+    )
+
+
+def gaussian_statement(
+    *, name: str, injection: str, epsilon: float, delta: float, clip: float, sigma: float, dim: int
+) -> Statement:
+    """Row "gaussian": N(0, sigma^2 I) on a vector clipped to `clip` before the noise; sensitivity 2 * clip."""
+    mu = gaussian_mu(2 * clip, sigma)
+    return Statement(
+        mechanism=name,
+        row="gaussian",
+        guarantee="approximate",
+        injection=injection,
+        text=(
+            f"Every vector is clipped to length {clip:.4g} before Gaussian noise of {sigma:.4g} a coordinate: "
+            f"replacing one position is ({epsilon:.4g}, {delta:.2g})-private (mu = {mu:.3g}, told apart "
+            f"{100 * distinguishing(mu):.0f} times in 100). A record of n positions has mu * sqrt(n)."
+        ),
+        numbers={
+            "epsilon": epsilon,
+            "delta": delta,
+            "clip": clip,
+            "sigma": sigma,
+            "expected_noise_norm": sigma * math.sqrt(dim),
+            "position_mu": mu,
+            "told_apart": distinguishing(mu),
+        },
+        caveats=(
+            *ALWAYS,
+            _ATTENTION,
+        ),
+        position_epsilon=epsilon,
+        position_mu=mu,
+        delta=delta,
+    )
+
+
+def randomised_statement(
+    *,
+    name: str,
+    injection: str,
+    epsilon: float,
+    clusters: int,
+    eta: float | None = None,
+    within: float = 0.0,
+    dim: int = 1,
+) -> Statement:
+    """Row "randomised": k-ary randomised response over public clusters, then a target of the reported cluster."""
+    bound = randomised_loss(epsilon, eta, within)
+    keep = krr_keep_probability(epsilon, clusters)
+    numbers = {"epsilon_cluster": epsilon, "clusters": float(clusters), "keep_probability": keep}
+    if eta is not None:
+        numbers |= {"eta": eta, "expected_noise_norm": dim / eta}
+    return Statement(
+        mechanism=name,
+        row="randomised",
+        guarantee="pure",
+        injection=injection,
+        text=(
+            f"Each position's cluster (of {clusters}) is reported by randomised response, true with chance {keep:.3g}: "
+            f"replacing any token shifts the odds of its release by at most {bound:.4g} nats."
+        ),
+        numbers=numbers,
+        caveats=ALWAYS,
+        position_epsilon=bound,
+    )

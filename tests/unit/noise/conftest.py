@@ -1,0 +1,52 @@
+"""A tiny real bottom (BERT, random weights) and what the mechanisms may know of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from device.noise.context import NoiseContext
+from device.noise.randomness import UNSAFE_SEED_ENV, NoiseSource, noise_source
+from shared.modeling.partition import Bottom, Partition
+
+VOCABULARY = 120
+HIDDEN = 32
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[unused0]", *(f"word{i}" for i in range(VOCABULARY - 5))]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bottom() -> Bottom:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    return Partition(BertForSequenceClassification(config).eval()).bottom(1)
+
+
+@pytest.fixture(scope="session")
+def context(bottom: Bottom) -> NoiseContext:
+    return NoiseContext(
+        bottom=bottom,
+        hidden_size=HIDDEN,
+        cut=1,
+        model_fingerprint="tiny",
+        tokens=WORDS,
+        special_ids=frozenset(range(4)),
+    )
+
+
+@pytest.fixture
+def seeded(monkeypatch: pytest.MonkeyPatch) -> NoiseSource:
+    monkeypatch.setenv(UNSAFE_SEED_ENV, "1")
+    return noise_source(unsafe_seed=7)
