@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 import torch
-from shared.modeling.load import load_task_model, load_tokenizer
-from shared.modeling.package import write_bottom_package
 
 from cloud.catalog import Catalog
 from shared.config import JobSpec, Precision, Task
+from shared.modeling.load import load_task_model, load_tokenizer
+from shared.modeling.package import write_bottom_package
 from shared.modeling.partition import Head, Partition, Top
 
 log = logging.getLogger(__name__)

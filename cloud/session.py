@@ -6,11 +6,16 @@ Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
+
+from cloud.host import Host
+from shared.config import JobSpec
+from shared.errors import FrameCorrupt, NonFinite, StorageFull
+from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
 from shared.modeling.lora import (
     adapter_state,
     attach_lora,
@@ -19,13 +24,8 @@ from shared.modeling.lora import (
     train_fully,
     trainable_parameters,
 )
-from torch import Tensor
-
-from cloud.host import Host
-from shared.config import JobSpec
-from shared.errors import FrameCorrupt, NonFinite, StorageFull
-from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
 from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
+from shared.modeling.randomness import seeded
 
 # With shared labels the head is trained in the cloud; the owner's export takes it from here.
 HEAD_WEIGHTS = "head.safetensors"
@@ -58,9 +58,8 @@ class TopSession:
     ) -> Tensor:
         """Run the top in training mode, keep its graph, and return out_ND (float32, CPU)."""
         h_BTD = h_BTD.to(self.device).requires_grad_(want_cut_gradient)
-        self._seed(micro_batch)
         self._top.train()
-        with self._mixed():
+        with self._seeded(micro_batch), self._mixed():
             out_ND = self._top(h_BTD, mask_BT.to(self.device), readout_N.to(self.device)).float()
         self._graphs[micro_batch] = (h_BTD, out_ND)
         return out_ND.detach().cpu()
@@ -71,10 +70,9 @@ class TopSession:
         """`labels: shared`: loss and backward pass in the cloud; `weight` is the micro-batch's share of the step."""
         if self._head is None:
             raise FrameCorrupt("labels came for a job whose labels are private; nothing was done with them")
-        self._seed(micro_batch)
         self._top.train()
         self._head.train()
-        with self._mixed():
+        with self._seeded(micro_batch), self._mixed():
             out_ND = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
             logits_NC = self._head(out_ND.float()).float()
         loss = torch.nn.functional.cross_entropy(logits_NC, labels_N.to(self.device)) * weight
@@ -176,9 +174,8 @@ class TopSession:
         if self._head is not None:
             self._head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
 
-    def _seed(self, micro_batch: int) -> None:
-        key = f"{self.spec.train.seed}/{self.step}/{micro_batch}".encode()
-        torch.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7], "little"))
+    def _seeded(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
+        return seeded("top", self.spec.train.seed, self.step, micro_batch)
 
     def _mixed(self) -> contextlib.AbstractContextManager[object]:
         if self._autocast is None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from privtune.split.v1 import split_pb2 as pb
 from safetensors.torch import load_file
-from shared.modeling.export import add_head_to_adapter
 
 from device.fetch import fetch_folder
 from device.head import HeadTrainer
@@ -17,6 +16,7 @@ from device.parts import load_parts
 from device.run import RunSettings
 from shared.errors import InvalidInput, JobConflict, StorageFull
 from shared.manifest import MANIFEST
+from shared.modeling.export import add_head_to_adapter
 
 HEAD_WEIGHTS = "head.safetensors"  # what the cloud calls the head of a job with shared labels
 
@@ -54,7 +54,13 @@ def export_adapter(job_id: str, target: Path, settings: RunSettings) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(adapter, scratch, ignore=shutil.ignore_patterns(MANIFEST, HEAD_WEIGHTS))
-        add_head_to_adapter(scratch, parts.head, task=state.spec.task, label_names=state.label_names)
+        add_head_to_adapter(
+            scratch,
+            parts.head,
+            task=state.spec.task,
+            label_names=state.label_names,
+            base_model=settings.local_model or state.local_model or state.spec.model,
+        )
         parts.tokenizer.save_pretrained(scratch)
         if target.exists():
             target.rmdir()

@@ -6,7 +6,6 @@ Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from shared.errors import NonFinite
 from shared.modeling.checkpoint import load_checkpoint, load_parameters, save_checkpoint
 from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
 from shared.modeling.partition import Head
+from shared.modeling.randomness import seeded
 
 # Rows of logits at a time: at a vocabulary of 50k, 256 rows are 50 MB instead of gigabytes.
 CHUNK_ROWS = 256
@@ -49,8 +49,7 @@ class HeadTrainer:
         self.head.train()
         out_ND = out_ND.requires_grad_(True)
         total = 0.0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_dropout_seed(self._seed, step, micro_batch))
+        with seeded("head", self._seed, step, micro_batch):
             for out_CD, targets_C in zip(out_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
                 loss = torch.nn.functional.cross_entropy(self.head(out_CD).float(), targets_C, reduction="sum") / items
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -69,8 +68,8 @@ class HeadTrainer:
         """One optimiser step on the head; nothing for a frozen head."""
         if self._trained:
             clip_gradients(self._trained, self._optim.max_grad_norm)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
 
     def save(self, root: Path, step: int) -> None:
@@ -99,8 +98,3 @@ class HeadTrainer:
     def _load(self, state: dict[str, Tensor]) -> None:
         if state:
             self.head.load_state_dict(state)
-
-
-def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
-    digest = hashlib.sha256(f"head/{seed}/{step}/{micro_batch}".encode()).digest()
-    return int.from_bytes(digest[:7], "little")

@@ -19,7 +19,7 @@ import numpy as np
 
 from device.batches import IndexArray
 from shared.config import JobSpec
-from shared.errors import DataInvalid, JobNotFound, StorageFull
+from shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,12 @@ class JobFolder:
             return state
         state = self.load()
         if state.data_fingerprint != fingerprint:
-            raise DataInvalid(
+            raise JobConflict(
                 f"the data differs from what job {self.job_id} started with, so it can't go on; "
                 "restore the file or start a new job (--new)"
             )
         if state.spec != spec:
-            raise DataInvalid(f"job {self.job_id} has another description now than when it started; start a new job")
+            raise JobConflict(f"job {self.job_id} has another description now than when it started; start a new job")
         return state
 
     def save(self, state: JobState) -> None:

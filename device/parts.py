@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import privtune.split.v1.split_pb2 as pb
-from shared.modeling.package import BottomPackage, bottom_from_model, load_bottom_package
 
 from device.fetch import fetch_folder
 from device.link import Link
@@ -20,6 +19,7 @@ from device.releases import ReleaseStore, release_fingerprint
 from shared import __version__
 from shared.codec import encode, probe
 from shared.config import JobSpec
+from shared.modeling.package import BottomPackage, bottom_from_model, load_bottom_package
 from shared.wire import PROTOCOL_VERSION, codec_number
 
 RELEASE_STORE_BYTES = 64 << 30

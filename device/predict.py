@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from shared.modeling.package import BottomPackage
 
 from device.batches import evaluation_batches
 from device.data.encode import EncodedDataset, encode_texts
@@ -21,6 +20,7 @@ from device.perturb import Perturber, Released, Uploader
 from device.run import RunSettings
 from shared.errors import InvalidInput, JobConflict
 from shared.modeling.checkpoint import checkpoint_steps
+from shared.modeling.package import BottomPackage
 from shared.wire import OUTPUT
 
 Text = str | tuple[str, str]

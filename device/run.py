@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from privtune.split.v1 import split_pb2 as pb
-from shared.modeling.package import BottomPackage
 
 from device.batches import BatchPlan
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
@@ -25,8 +25,19 @@ from device.perturb import Perturber
 from device.progress import Progress, StartInfo
 from device.train import Totals, Trainer
 from shared.config import JobSpec
-from shared.errors import CloudUnreachable, FrameCorrupt, InvalidInput, JobPaused, NonFinite, PrivTuneError
+from shared.errors import (
+    CloudUnreachable,
+    CutOutOfRange,
+    DataInvalid,
+    FrameCorrupt,
+    InvalidInput,
+    JobPaused,
+    ModelUnsupported,
+    NonFinite,
+    PrivTuneError,
+)
 from shared.modeling.checkpoint import checkpoint_steps
+from shared.modeling.package import BottomPackage
 from shared.privacy import Statement
 
 T = TypeVar("T")
@@ -91,9 +102,18 @@ def run_job(
     with Link(settings.endpoint) as link:
         try:
             return _Run(job_id, spec, link, settings, progress, stop).go(train, validation)
-        except (InvalidInput, NonFinite) as error:
-            link.refuse(job_id, error)
+        except (InvalidInput, DataInvalid, NonFinite, ModelUnsupported, CutOutOfRange) as error:
+            # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
+            with contextlib.suppress(PrivTuneError):
+                link.refuse(job_id, _public(error))
             raise
+
+
+def _public(error: PrivTuneError) -> PrivTuneError:
+    """What the cloud may know of an error: a data error names files, lines and columns, which stay at home."""
+    if isinstance(error, DataInvalid):
+        return DataInvalid("the device can't use its data set; the owner's terminal or agent log says why")
+    return error
 
 
 def refuse_job(job_id: str, error: PrivTuneError, settings: RunSettings) -> None:

@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from tests.integration.world import InProcessCloud, ProcessCloud, build_world
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=[InProcessCloud, ProcessCloud], ids=["in-process", "processes"])
+def world(request, tmp_path):
+    """The same test body against a cloud in this process and against a real one."""
+    built = build_world(tmp_path, request.param)
+    yield built
+    built.cloud.stop()
+
+
+@pytest.fixture
+def local_world(tmp_path):
+    """A cloud in this process only."""
+    built = build_world(tmp_path)
+    yield built
+    built.cloud.stop()
