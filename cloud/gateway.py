@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from privtune.split.v1 import split_pb2 as pb
@@ -45,7 +45,7 @@ from shared.wire import (
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 JOB_METADATA = "privtune-job"
 REASON_METADATA = "privtune-reason"
@@ -91,7 +91,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 max_tensor_bytes=self._settings.max_tensor_bytes,
                 top_parameters=session.top.trainable_parameters // 1000,
             )
-        return await abort.now(context)
+        await abort.now(context)
 
     async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
         """One training stream; ends when the device closes it, an error, or a newer session."""
@@ -130,7 +130,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             session = self._desk.current(request.job_id, request.session_epoch)
             digest = await self._on_compute(self._desk.commit, session, request.final_step, request.tokens)
             return pb.CommitResponse(adapter_sha256=digest)
-        return await abort.now(context)
+        await abort.now(context)
 
     async def Refuse(self, request: pb.RefuseRequest, context: Context) -> pb.RefuseResponse:
         """The device will not do this job."""
@@ -139,7 +139,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             await asyncio.to_thread(self._jobs.fail, job.id, request.reason[:64], request.message[:500])
             return pb.RefuseResponse()
-        return await abort.now(context)
+        await abort.now(context)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
@@ -244,13 +244,15 @@ class _Abort:
         self._error = error
         return True
 
-    async def now(self, context: Context) -> Any:
+    async def now(self, context: Context) -> NoReturn:
+        """End the call with the error's status."""
         error = self._error or InternalError("the cloud ended the call without an answer")
         await context.abort(
             getattr(grpc.StatusCode, error.grpc_status),
             error.message,
             trailing_metadata=((REASON_METADATA, error.reason),),
         )
+        raise error  # unreachable: abort raises
 
 
 def _metadata(context: Context) -> dict[str, str]:
@@ -281,5 +283,5 @@ def build_server(settings: Settings, jobs: Jobs, keys: ApiKeys, catalog: Catalog
         ]
     )
     gateway = Gateway(settings, jobs, keys, catalog)
-    split_pb2_grpc.add_SplitServiceServicer_to_server(gateway, server)
+    split_pb2_grpc.add_SplitServiceServicer_to_server(gateway, server)  # type: ignore[no-untyped-call]
     return server, gateway

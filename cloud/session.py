@@ -60,7 +60,7 @@ class TopSession:
         h_BTD = h_BTD.to(self.device).requires_grad_(want_cut_gradient)
         self._top.train()
         with self._seeded(micro_batch), self._mixed():
-            out_ND = self._top(h_BTD, mask_BT.to(self.device), readout_N.to(self.device)).float()
+            out_ND: Tensor = self._top(h_BTD, mask_BT.to(self.device), readout_N.to(self.device)).float()
         self._graphs[micro_batch] = (h_BTD, out_ND)
         return out_ND.detach().cpu()
 
@@ -94,7 +94,8 @@ class TopSession:
         """Run the top without dropout and without a graph; with shared labels the result is logits_NC."""
         self._top.eval()
         with self._mixed():
-            out_ND = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device)).float()
+            out_ND: Tensor = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
+            out_ND = out_ND.float()
             if self._head is not None:
                 out_ND = self._head.eval()(out_ND)
         return out_ND.float().cpu()

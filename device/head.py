@@ -50,7 +50,9 @@ class HeadTrainer:
         out_ND = out_ND.requires_grad_(True)
         total = 0.0
         with seeded("head", self._seed, step, micro_batch):
-            for out_CD, targets_C in zip(out_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
+            for out_CD, targets_C in zip(
+                torch.split(out_ND, CHUNK_ROWS), torch.split(targets_N, CHUNK_ROWS), strict=True
+            ):
                 loss = torch.nn.functional.cross_entropy(self.head(out_CD).float(), targets_C, reduction="sum") / items
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
@@ -62,7 +64,8 @@ class HeadTrainer:
     @torch.no_grad()
     def logits(self, out_ND: Tensor) -> Tensor:
         """logits_NC without dropout."""
-        return self.head.eval()(out_ND).float()
+        logits_NC: Tensor = self.head.eval()(out_ND)
+        return logits_NC.float()
 
     def step(self) -> None:
         """One optimiser step on the head; nothing for a frozen head."""

@@ -56,11 +56,13 @@ class Link:
 
     def open(self, request: pb.OpenRequest) -> pb.OpenResponse:
         """Claim the job; see the proto."""
-        return self._call(self._stub.Open, request, OPEN_TIMEOUT_S)
+        response: pb.OpenResponse = self._call(self._stub.Open, request, OPEN_TIMEOUT_S)
+        return response
 
     def commit(self, request: pb.CommitRequest) -> pb.CommitResponse:
         """End the job."""
-        return self._call(self._stub.Commit, request, CALL_TIMEOUT_S)
+        response: pb.CommitResponse = self._call(self._stub.Commit, request, CALL_TIMEOUT_S)
+        return response
 
     def refuse(self, job_id: str, error: PrivTuneError) -> None:
         """Tell the cloud that this device will not do the job."""
