@@ -16,12 +16,13 @@ from importlib.resources import files
 from pathlib import Path
 
 AGENT_YAML = """\
-# The data sets that jobs may name as device://NAME. The paths are those inside the container.
+# The data sets that jobs may name as device://NAME. Relative paths count from this file.
 datasets:
   reviews:
-    path: /data/reviews.jsonl
+    path: reviews.jsonl
     text: text
     label: label
+    holdout: 0.1
 """
 MODEL_FILES = (
     "config.json",

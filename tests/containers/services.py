@@ -91,7 +91,8 @@ class Composed:
         deadline, before = time.monotonic() + timeout, ""
         while time.monotonic() < deadline:
             answer = self.rest("GET", f"/v1/fine_tuning/jobs/{job}")
-            now = f"{answer['status']} {answer.get('phase', '')} step {answer.get('step', '?')}"
+            facts = answer["privtune"]
+            now = f"{answer['status']}, {facts['phase']}, {json.dumps(facts['progress'])}"
             if now != before:
                 self.podman.log.write(f"job {job}: {now}")
                 before = now
