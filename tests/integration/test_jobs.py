@@ -21,7 +21,7 @@ from shared.errors import (
     Unauthenticated,
     VersionMismatch,
 )
-from tests.integration.world import Watcher, write_sentences
+from tests.integration.world import ProcessCloud, Watcher, build_world, write_sentences
 from tests.proxy import Proxy
 
 
@@ -132,6 +132,29 @@ def test_a_corrupted_frame_is_noticed_and_repaired(local_world):
         watcher = Watcher(at_step=once({6}, proxy.corrupt_next.set))
         run(world, spec, settings=world.device(grpc_address=proxy.address), watcher=watcher, job_id=job_id)
     assert adapter_hash(world, job_id) == adapter_hash(world, calm_id)
+
+
+def test_a_killed_cloud_comes_back_and_the_job_ends_with_the_undisturbed_adapter(tmp_path):
+    """Invariant 5 for the cloud: kill -9 in the middle, restart on the same ports, same final hash."""
+    world = build_world(tmp_path, ProcessCloud)
+    spec = world.spec(tuning={"dropout": 0.1}, train={"checkpoint_every": 4})
+    calm_id, _ = run(world, spec)
+    job_id = world.cloud.create_job(spec)
+    same_order(world, calm_id, job_id)
+    http_port, grpc_port = (int(a.rpartition(":")[2]) for a in (world.cloud.http_url, world.cloud.grpc_address))
+
+    def kill_and_restart():
+        world.cloud.kill()
+        world.cloud = ProcessCloud(world.folder / "cloud", world.models, http_port=http_port, grpc_port=grpc_port)
+
+    try:
+        watcher = Watcher(at_step=once({10}, kill_and_restart))
+        run(world, spec, watcher=watcher, job_id=job_id)
+        assert [info.start_step for info in watcher.starts] == [0, 8]
+        assert world.cloud.status(job_id)[0] == "succeeded"
+        assert adapter_hash(world, job_id) == adapter_hash(world, calm_id)
+    finally:
+        world.cloud.stop()
 
 
 def test_ctrl_c_pauses_and_the_same_job_goes_on(world):
