@@ -9,16 +9,15 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from device.noise.context import Injection, NoiseContext
 from device.noise.randomness import NoiseSource
 from shared.errors import InvalidInput, NonFinite
 from shared.privacy import Statement
-
-Injection = Literal["embedding", "cut"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,9 @@ class Mechanism(ABC):
     uses_importance: bool = False
     injection: Injection = "cut"
 
-    def __init__(self) -> None:
+    def __init__(self, context: NoiseContext) -> None:
+        self.context = context
+        self.dim = context.hidden_size
         self._saw_unsafe_seed = False
 
     @torch.no_grad()
@@ -77,8 +78,14 @@ class Mechanism(ABC):
         return self._statement().marked_unsafe() if unsafe else self._statement()
 
     def fingerprint(self) -> str:
-        """SHA-256 of name, injection point, resolved parameters and tables: equal means the same law of noise."""
-        facts = {"name": self.name, "injection": self.injection, "v": 1, **self._facts()}
+        """SHA-256 of name, bottom's weights, injection point, resolved parameters and tables: the same law of noise."""
+        facts = {
+            "name": self.name,
+            "injection": self.injection,
+            "bottom": self.context.weights,
+            "v": 1,
+            **self._facts(),
+        }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @abstractmethod

@@ -5,19 +5,22 @@ Nothing here sees private text. B records, T tokens, D hidden width, V vocabular
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from device.noise.base import Injection
 from shared.errors import InvalidInput, NonFinite
+
+Injection = Literal["embedding", "cut"]
 
 _NOT_A_WORD = re.compile(r"^(\[unused\d+\]|<unused\d+>|<0x[0-9A-Fa-f]{2}>|<\|.*\|>|<[/a-z_]+>|\[[A-Z]+\])?$")
 _ROW = 16
@@ -41,7 +44,10 @@ class BottomLike(Protocol):
 @dataclass
 class NoiseContext:
     """hidden_size: D; cut, model_fingerprint: name the injection point in fingerprints; tokens: text of each id;
-    special_ids: never replaced, never a neighbour; public_rows: token ids of PUBLIC texts, if the owner named any.
+    special_ids: never replaced, never a neighbour, their places are public; prefix, suffix: special ids around a text;
+    public_rows: token ids of PUBLIC texts, if the owner named any; consistency: a function (N, D) -> (N, K) of single
+    vectors that the pre-trained top reads, where the device has it; cache: folder for tables; progress: told what is
+    being worked out and the share done.
     """
 
     bottom: BottomLike
@@ -50,7 +56,12 @@ class NoiseContext:
     model_fingerprint: str
     tokens: Sequence[str]
     special_ids: frozenset[int]
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
     public_rows: Sequence[Sequence[int]] = field(default_factory=tuple)
+    consistency: Callable[[Tensor], Tensor] | None = None
+    cache: Path | None = None
+    progress: Callable[[str, float], None] = field(default=lambda what, share: None)
 
     @classmethod
     def for_model(
@@ -62,6 +73,9 @@ class NoiseContext:
         cut: int,
         model_fingerprint: str,
         public_texts: Sequence[str] = (),
+        consistency: Callable[[Tensor], Tensor] | None = None,
+        cache: Path | None = None,
+        progress: Callable[[str, float], None] = lambda what, share: None,
     ) -> NoiseContext:
         """From a bottom and its Hugging Face tokenizer."""
         size = int(bottom.embedding_VD.shape[0])
@@ -69,13 +83,23 @@ class NoiseContext:
         for token, index in tokenizer.get_vocab().items():
             if index < size:
                 tokens[index] = token
+        # An unknown word is content, not structure, unless the tokenizer uses one id for both (GPT-2).
+        structural = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        structural |= {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id}
+        special = set(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - structural)
+        prefix, suffix = _wrapping(tokenizer)
         return cls(
             bottom=bottom,
             hidden_size=hidden_size,
             cut=cut,
             model_fingerprint=model_fingerprint,
             tokens=tokens,
-            special_ids=frozenset(tokenizer.all_special_ids),
+            special_ids=frozenset(special),
+            prefix=prefix,
+            suffix=suffix,
+            consistency=consistency,
+            cache=cache,
+            progress=progress,
             public_rows=[tokenizer(text, truncation=True, max_length=128)["input_ids"] for text in public_texts],
         )
 
@@ -88,6 +112,26 @@ class NoiseContext:
         if not keep:
             raise InvalidInput("the tokenizer has no ordinary tokens, so the noise can't be scaled to the model")
         return torch.tensor(keep, dtype=torch.int64)
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of the bottom's weights: two models of one shape must not share releases or tables."""
+        digest = hashlib.sha256()
+        state = self.bottom.state_dict() if isinstance(self.bottom, nn.Module) else {"e": self.bottom.embedding_VD}
+        for name in sorted(state):
+            flat = state[name].detach().flatten()
+            digest.update(name.encode())
+            digest.update(flat[:: max(1, flat.numel() >> 16)].to("cpu", torch.float32).numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of everything public that tables are made of: weights, cut, vocabulary and public rows."""
+        digest = hashlib.sha256(f"{self.weights} {self.cut} {sorted(self.special_ids)}".encode())
+        digest.update("\0".join(self.tokens).encode())
+        for row in self.public_rows:
+            digest.update(np.asarray(row, dtype=np.int64).tobytes() + b";")
+        return digest.hexdigest()
 
     @torch.no_grad()
     def states(self, ids_BT: Tensor, injection: Injection) -> Tensor:
@@ -117,12 +161,38 @@ class NoiseContext:
         order = (torch.arange(len(picks)) * 389) % len(picks)
         return [usable[picks[order]].view(_SAMPLE_ROWS, _ROW)]
 
+    def isolated_states(self, injection: Injection) -> Tensor:
+        """State of every usable id alone between the usual special tokens; float32, (U, D)."""
+        ids = self.usable_ids
+        place = len(self.prefix)
+        before, after = torch.tensor([self.prefix], dtype=torch.int64), torch.tensor([self.suffix], dtype=torch.int64)
+        out = torch.empty(len(ids), self.hidden_size)
+        for start in range(0, len(ids), 1024):
+            part_B1 = ids[start : start + 1024].unsqueeze(1)
+            rows = [before.expand(len(part_B1), -1), part_B1, after.expand(len(part_B1), -1)]
+            out[start : start + 1024] = self.states(torch.cat(rows, dim=1), injection)[:, place]
+            self.progress("prototypes", (start + len(part_B1)) / len(ids))
+        return out
+
+    def position_offsets(self, injection: Injection, length: int) -> Tensor:
+        """Mean state at each position minus the mean over positions, over random rows of public ids; (length, D)."""
+        generator = torch.Generator().manual_seed(0)  # a public table, not noise
+        usable = self.usable_ids
+        total_TD = torch.zeros(length, self.hidden_size)
+        for _ in range(4):
+            picks = torch.randint(len(usable), (8, length), generator=generator)
+            picks[:, : len(self.prefix)] = 0
+            rows = usable[picks]
+            rows[:, : len(self.prefix)] = torch.tensor(self.prefix, dtype=torch.int64)[:length]
+            total_TD += self.states(rows, injection).mean(dim=0)
+        return total_TD / 4 - (total_TD / 4).mean(dim=0)
+
     def neighbour_distances(self, count: int = 512, neighbours: int = 10) -> NDArray[np.float64]:
         """L2 distances of `count` spread-out usable ids to their nearest (centred cosine) ids, at the embedding.
 
         Measured with every id at the same reference position; shape (count, neighbours).
         """
-        table_UD = self.embedding_states()
+        table_UD = self.isolated_states("embedding")
         centred_UD = torch.nn.functional.normalize(table_UD - table_UD.mean(dim=0), dim=-1)
         total = len(table_UD)
         if total < 2:
@@ -133,12 +203,6 @@ class NoiseContext:
         near = similar.topk(min(neighbours, total - 1), dim=-1).indices
         distances: NDArray[np.float64] = (table_UD[picks].unsqueeze(1) - table_UD[near]).norm(dim=-1).double().numpy()
         return distances
-
-    def embedding_states(self) -> Tensor:
-        """Input of block 0 for every usable id, each at position 1 of a two-token row; float32, (U, D)."""
-        ids = self.usable_ids
-        parts = [self.states(torch.stack([part, part], dim=1), "embedding")[:, 1] for part in torch.split(ids, 4096)]
-        return torch.cat(parts)
 
 
 class _Lazy(dict[Injection, float]):
@@ -153,5 +217,17 @@ class _Lazy(dict[Injection, float]):
             raise NonFinite(
                 "the model's bottom gives NaN, infinity or only zeros on ordinary tokens; check its weights"
             )
-        self[injection] = norm
-        return norm
+        # Three digits, so that the last bits of another machine's arithmetic don't make other settings of it.
+        self[injection] = float(f"{norm:.3g}")
+        return self[injection]
+
+
+def _wrapping(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Special ids that the tokenizer puts before and after a text; a lone text start where it puts none."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    prefix, suffix = tuple(full[:start]), tuple(full[start + len(bare) :])
+    # A first position is special to many decoders (its vector is far longer): keep the token away from it.
+    first = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
+    return (prefix or ((first,) if first is not None else ()), suffix)

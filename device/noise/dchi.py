@@ -31,10 +31,8 @@ class DChi(Mechanism):
     name: ClassVar[str] = "dchi"
 
     def __init__(self, params: DChiParams, context: NoiseContext) -> None:
-        super().__init__()
+        super().__init__(context)
         self.injection = params.injection
-        self._context = context
-        self.dim = context.hidden_size
         self.clip = clip_radius(params, context)
         if params.eta is not None:
             self.eta = params.eta
@@ -56,7 +54,7 @@ class DChi(Mechanism):
                 eta=self.eta,
                 dim=self.dim,
                 diameter=None if self.clip is None else 2 * self.clip,
-                pairs=pair_report(self._context.neighbour_distances(), self.eta, self.dim),
+                pairs=pair_report(self.context.neighbour_distances(), self.eta, self.dim),
             )
         if self.clip is None:
             return no_bound_statement(

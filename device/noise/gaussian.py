@@ -25,12 +25,11 @@ class Gaussian(Mechanism):
     name: ClassVar[str] = "gaussian"
 
     def __init__(self, params: GaussianParams, context: NoiseContext) -> None:
-        super().__init__()
+        super().__init__(context)
         radius = clip_radius(params, context)
         if radius is None:
             raise InvalidInput("gaussian noise needs clipping", param="clip_ratio")
         self.injection = params.injection
-        self.dim = context.hidden_size
         self.clip = radius
         self.epsilon, self.delta = params.epsilon, params.delta
         self.sigma = gaussian_sigma(params.epsilon, params.delta, 2 * radius)

@@ -20,7 +20,7 @@ class NoMechanism(Mechanism):
     name: ClassVar[str] = "none"
 
     def __init__(self, params: NoneParams, context: NoiseContext) -> None:
-        super().__init__()
+        super().__init__(context)
 
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource

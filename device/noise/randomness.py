@@ -1,14 +1,16 @@
-"""Where the noise comes from: the operating system's cryptographic generator, never a plain PRNG.
+"""Where the noise comes from: a cryptographic generator that the OS seeds, never a plain PRNG.
 
 torch's own CPU generator is a Mersenne Twister that keeps 32 bits of its seed: a cloud that knows one clean vector
 ([CLS] at cut 0, say) could try them all, or solve for its state, and subtract the noise of a whole job. Here every
-bit comes from the OS; normals are made of 32-bit uniforms by Box-Muller, so tails end at 6.6 sigma.
+bit comes from OpenSSL's generator (AES-CTR DRBG, seeded and reseeded by the OS, safe over forks; about 15 times faster
+than asking the OS for each byte); normals are made of 32-bit uniforms by Box-Muller, so tails end at 6.6 sigma.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import ssl
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -94,13 +96,13 @@ class NoiseSource(ABC):
 
 
 class OsNoise(NoiseSource):
-    """The only source for real runs. Stateless between calls, so forks and threads can't repeat each other."""
+    """The only source for real runs. Forks and threads never repeat each other."""
 
     unsafe = False
 
     def random_bytes(self, count: int) -> bytes:
-        """Straight from the OS."""
-        return os.urandom(count)
+        """From OpenSSL's generator."""
+        return ssl.RAND_bytes(count)
 
 
 class SeededNoise(NoiseSource):
