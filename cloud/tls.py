@@ -76,6 +76,15 @@ def ensure_certificates(folder: Path, names: list[str]) -> Certificates:
     return create_certificates(folder, names)
 
 
+def publish_ca(certificates: Certificates, target: Path) -> None:
+    """Copy the authority's certificate to where devices find it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write(target, certificates.ca.read_bytes())
+    except OSError as error:
+        raise StorageFull(f"Can't write the authority's certificate to {target}: {error.strerror}.") from error
+
+
 def _authority(cert_path: Path, key_path: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     if cert_path.exists() and key_path.exists():
         key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)

@@ -1,0 +1,1 @@
+"""The control plane over HTTP: OpenAI-style fine-tuning routes. The only room that knows FastAPI."""
