@@ -1,0 +1,66 @@
+"""The owner's command line, `privtune`. Importing it is light: commands import what they need when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from device.cli import jobs
+from device.cli.agent import agent
+from device.cli.failures import report
+from device.cli.finetune import EPILOG, finetune
+from device.cli.info import mechanisms, version
+from device.cli.use import export, predict
+from shared.errors import PrivTuneError
+
+DEBUG = "--debug"
+
+app = typer.Typer(
+    name="privtune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=EPILOG)(finetune)
+app.command(epilog=EPILOG)(agent)
+app.add_typer(jobs.app, name="jobs")
+app.command()(predict)
+app.command()(export)
+app.command()(mechanisms)
+app.command()(version)
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere in the command.")] = False,
+) -> None:
+    """Fine-tune a provider's model on your text. The text, its tokens and its labels stay on this machine.
+
+    \b
+    Set once where the cloud is, and the key that its operator gave you:
+      export PRIVTUNE_CLOUD=https://cloud.example:8080
+      export PRIVTUNE_API_KEY=...
+
+    \b
+    Then submit and train, look, use the model privately, take it with you:
+      privtune finetune --model minilm --data reviews.csv --holdout 0.1
+      privtune jobs list
+      privtune predict JOB --text "a fine film"
+      privtune export JOB ./adapter
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit. Failures end in one line on stderr and an exit code of docs/exit-codes.md."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in given or bool(os.environ.get("PRIVTUNE_DEBUG"))
+    try:
+        app([argument for argument in given if argument != DEBUG], prog_name="privtune")
+    except PrivTuneError as error:
+        sys.exit(report(error, debug=debug))

@@ -1,0 +1,321 @@
+"""`privtune finetune`: submit a job and train it here, in one command; the same command again resumes it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from device.cli.failures import guarded
+from device.cli.interrupt import pausing
+from device.cli.options import (
+    DATA,
+    ApiKey,
+    AsJson,
+    CaCert,
+    Cloud,
+    GrpcAddress,
+    Home,
+    LocalModel,
+    Patience,
+    Text2Column,
+    TextColumn,
+    control_plane,
+    home_folder,
+    run_settings,
+)
+
+if TYPE_CHECKING:
+    from device.control import ControlPlane
+    from device.data.source import DataSource
+    from device.home import RunRequest
+    from device.screen import Screen
+    from shared.config import JobSpec
+
+NOISE = "Noise"
+TRAINING = "Training"
+EPILOG = "Exit codes: docs/exit-codes.md. Ctrl-C pauses: exit code 130; run the command again to go on."
+
+
+def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False, **more)
+
+
+@guarded
+def finetune(
+    model: Annotated[str | None, typer.Option(help="A model that the cloud offers.", show_default=False)] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your data: .jsonl, .csv, .tsv, .parquet, or a hub data set OWNER/NAME. It never leaves this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    job: Annotated[str | None, typer.Option(help="Resume this job; needs no other option.", show_default=False)] = None,
+    new: Annotated[bool, typer.Option("--new", help="Start anew even if the same job is unfinished.")] = False,
+    task: Annotated[
+        Literal["classification", "causal-lm"] | None,
+        typer.Option(help="Default: classification.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    text_column: TextColumn = None,
+    text2_column: Text2Column = None,
+    label_column: Annotated[str | None, _option("Column of the label. Default: by the header.", DATA)] = None,
+    prompt_column: Annotated[str | None, _option("Column of the prompt (causal-lm).", DATA)] = None,
+    completion_column: Annotated[str | None, _option("Column of the completion (causal-lm).", DATA)] = None,
+    validation: Annotated[str | None, _option("File of held-out records to evaluate on.", DATA)] = None,
+    holdout: Annotated[float | None, _option("Share of --data held out instead, like 0.1.", DATA)] = None,
+    limit: Annotated[int | None, _option("At most this many records, drawn at random.", DATA)] = None,
+    name: Annotated[str | None, _option("Name of the data set, as the cloud sees it. Default: random.", DATA)] = None,
+    max_length: Annotated[int | None, _option("Tokens a record; longer ones are cut. Default: 128.", DATA)] = None,
+    mechanism: Annotated[str | None, _option("See `privtune mechanisms`. Default: dchi.", NOISE)] = None,
+    param: Annotated[list[str] | None, _option("NAME=VALUE of the mechanism; may be repeated.", NOISE)] = None,
+    no_noise: Annotated[
+        bool, _option("Send clean vectors: nearly every word can be recovered.", NOISE, "--no-noise")
+    ] = (False),
+    cut: Annotated[int | None, _option("Blocks of the model that run here. Default: 1.", NOISE)] = None,
+    labels: Annotated[
+        Literal["private", "shared"] | None, _option("shared: labels go to the cloud. Default: private.", NOISE)
+    ] = None,
+    codec: Annotated[Literal["fp32", "bf16"] | None, _option("Of vectors on the wire. Default: bf16.", NOISE)] = None,
+    epochs: Annotated[int | None, _option("Passes over the data. Default: 3.", TRAINING)] = None,
+    max_steps: Annotated[int | None, _option("Stop after so many optimiser steps.", TRAINING)] = None,
+    batch_size: Annotated[int | None, _option("Records in a micro-batch. Default: 16.", TRAINING)] = None,
+    accumulation: Annotated[int | None, _option("Micro-batches in a step. Default: 1.", TRAINING)] = None,
+    learning_rate: Annotated[float | None, _option("Default: 0.0005.", TRAINING)] = None,
+    head_learning_rate: Annotated[float | None, _option("Default: that of the rest.", TRAINING)] = None,
+    weight_decay: Annotated[float | None, _option("Default: 0.", TRAINING)] = None,
+    schedule: Annotated[
+        Literal["linear", "cosine", "constant"] | None, _option("Of the learning rate. Default: linear.", TRAINING)
+    ] = None,
+    warmup_ratio: Annotated[float | None, _option("Share of steps that warm up. Default: 0.06.", TRAINING)] = None,
+    max_grad_norm: Annotated[float | None, _option("Clip gradients; 0: off. Default: 1.", TRAINING)] = None,
+    tuning: Annotated[Literal["lora", "full"] | None, _option("Of the cloud's part. Default: lora.", TRAINING)] = None,
+    lora_rank: Annotated[int | None, _option("Default: 8.", TRAINING)] = None,
+    lora_alpha: Annotated[float | None, _option("Default: 16.", TRAINING)] = None,
+    lora_dropout: Annotated[float | None, _option("Default: 0.05.", TRAINING)] = None,
+    lora_targets: Annotated[
+        list[str] | None, _option("Layers with LoRA; repeat. Default: all linear.", TRAINING)
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"] | None, _option("Of the cloud's compute. Default: auto.", TRAINING)
+    ] = None,
+    in_flight: Annotated[int | None, _option("Micro-batches under way at once. Default: 2.", TRAINING)] = None,
+    checkpoint_every: Annotated[int | None, _option("Steps between checkpoints. Default: 50.", TRAINING)] = None,
+    seed: Annotated[int | None, _option("Of order, dropout and adapter; never of the noise. Default: 0.", TRAINING)] = (
+        None
+    ),
+    suffix: Annotated[str | None, _option("Becomes part of the tuned model's name.", TRAINING)] = None,
+    cloud: Cloud = None,
+    api_key: ApiKey = None,
+    ca_cert: CaCert = None,
+    grpc_address: GrpcAddress = None,
+    local_model: LocalModel = None,
+    patience: Patience = 600.0,
+    home: Home = None,
+) -> None:
+    """Fine-tune a model in the cloud on text that stays here.
+
+    Reads and checks your data, submits a job, and trains: this machine runs the first blocks of the model, adds noise,
+    and sends vectors; labels, head and loss stay here. Run the same command again to resume.
+
+    \b
+    Examples:
+      privtune finetune --model minilm --data reviews.csv --holdout 0.1
+      privtune finetune --model minilm --data train.tsv --validation dev.tsv \\
+          --text-column sentence --mechanism dchi --param noise_ratio=8
+      privtune finetune --model smollm2 --task causal-lm --data chats.jsonl \\
+          --prompt-column question --completion-column answer
+      privtune finetune --job ftjob-abc123
+    """
+    options = dict(locals())
+    from device.screen import make_screen
+
+    folder = home_folder(home)
+    with make_screen(as_json=as_json) as screen:
+        prepared = _prepare(options, screen) if job is None else None
+        with control_plane(cloud, api_key, ca_cert) as control:
+            settings = run_settings(
+                control,
+                api_key=api_key,
+                ca_cert=ca_cert,
+                home=folder,
+                grpc_address=grpc_address,
+                patience=patience,
+            )
+            if prepared is not None:
+                job_id, request = _submit(prepared, folder, control, screen, new=new)
+            else:
+                job_id, request = _request_of(job or "", options, folder, control, screen)
+            _train(job_id, request, settings, screen)
+
+
+def _prepare(options: dict[str, Any], screen: Screen) -> RunRequest:
+    """Check the options and the data; nothing has been sent yet."""
+    from device.cli.jobspec import PATHS, build_spec, mechanism_of
+    from device.home import RunRequest
+    from shared.errors import InvalidInput
+
+    for needed in ("model", "data"):
+        if not options[needed]:
+            raise InvalidInput(f"--{needed} is missing. `privtune finetune --help` has examples.", param=needed)
+    mechanism = mechanism_of(options["mechanism"], options["param"] or (), no_noise=options["no_noise"])
+    given = {option: options.get(option) for option in PATHS if option != "num_labels"}
+    given["lora_targets"] = tuple(options["lora_targets"] or ())
+    train, held_out = _sources(options)
+    # The options are checked before a large file is read; the number of labels follows from it.
+    guess = {"num_labels": 2} if options["labels"] == "shared" else {}
+    build_spec(given | guess, mechanism, name=options["name"], validated=held_out is not None)
+    classes = _check_data(train, held_out, options["task"] or "classification", screen)
+    counted = {"num_labels": classes} if options["labels"] == "shared" else {}
+    return RunRequest(
+        cloud=options["cloud"] or "",
+        spec=build_spec(given | counted, mechanism, name=options["name"], validated=held_out is not None),
+        train=train,
+        validation=held_out,
+        local_model=_absolute(options["local_model"]),
+    )
+
+
+def _sources(options: dict[str, Any]) -> tuple[DataSource, DataSource | None]:
+    from dataclasses import replace
+
+    from device.data.records import Columns
+    from device.data.source import DataSource
+    from shared.errors import InvalidInput
+
+    if options["validation"] and options["holdout"]:
+        raise InvalidInput("Give --validation or --holdout, not both.", param="holdout")
+    columns = Columns(
+        text=options["text_column"],
+        text2=options["text2_column"],
+        label=options["label_column"],
+        prompt=options["prompt_column"],
+        completion=options["completion_column"],
+    )
+    path = _absolute(options["data"]) or ""
+    train = DataSource(path=path, columns=columns, limit=options["limit"], seed=options["seed"] or 0)
+    if options["holdout"]:
+        return train.with_holdout(options["holdout"])
+    held_out = _absolute(options["validation"])
+    return train, replace(train, path=held_out, limit=None) if held_out else None
+
+
+def _absolute(path: str | None) -> str | None:
+    """An existing path made absolute, so that a resumed job finds it from anywhere; a hub id stays as it is."""
+    if path is None or not Path(path).expanduser().exists():
+        return path
+    return str(Path(path).expanduser().absolute())
+
+
+def _check_data(train: DataSource, held_out: DataSource | None, task: str, screen: Screen) -> int:
+    """Read everything once, so that mistakes show before a job exists. Returns the number of labels."""
+    from typing import cast
+
+    from device.data.source import class_numbers, training_labels
+    from shared.config import Task
+
+    records = train.load(cast(Task, task))
+    screen.message(f"{records.source}: {len(records):,} records; columns: {records.columns}")
+    names = training_labels(records) if task == "classification" else ()
+    if held_out is not None:
+        others = held_out.load(cast(Task, task))
+        screen.message(f"held out: {len(others):,} records of {others.source}; columns: {others.columns}")
+        if names:
+            class_numbers(others, names)
+    return len(names)
+
+
+def _submit(
+    request: RunRequest, folder: Path, control: ControlPlane, screen: Screen, *, new: bool
+) -> tuple[str, RunRequest]:
+    """The id of the job to work on: an unfinished one that asks for the same, or a new one."""
+    from dataclasses import replace
+
+    from device.control import job_spec
+    from device.home import RunRequest, unfinished
+    from shared.errors import JobNotFound, VersionMismatch
+
+    request = replace(request, cloud=control.url)
+    for job_id in () if new else unfinished(folder, request):
+        try:
+            job = control.get_job(job_id)
+        except JobNotFound:
+            continue
+        before = RunRequest.load(folder, job_id)
+        if before is not None and job["status"] in ("queued", "running", "paused"):
+            screen.message(f"resuming the unfinished job {job_id} of the same data and settings (--new starts anew)")
+            _release_hold(job, control)
+            return job_id, before
+    job = control.create_job(request.spec)
+    if job_spec(job) != request.spec:
+        raise VersionMismatch(f"The cloud changed the description of job {job['id']}; nothing was sent. Upgrade it.")
+    request.save(folder, job["id"])
+    screen.message(f"submitted job {job['id']}")
+    return job["id"], request
+
+
+def _release_hold(job: dict[str, Any], control: ControlPlane) -> None:
+    """A job that was paused over REST goes on now: its owner asked for it here."""
+    from device.agent import HELD
+    from device.control import phase_of
+
+    if phase_of(job) == HELD:
+        control.resume(job["id"])
+
+
+def _request_of(
+    job_id: str, options: dict[str, Any], folder: Path, control: ControlPlane, screen: Screen
+) -> RunRequest:
+    """What to run for `--job`: as it was asked for here; else the cloud's description with --data."""
+    from device.home import RunRequest
+    from shared.errors import InvalidInput
+
+    job = control.get_job(job_id)
+    request = RunRequest.load(folder, job_id)
+    if request is None:
+        if not options["data"]:
+            raise InvalidInput(f"Job {job_id} was not started by `finetune` here: give its data with --data.")
+        train, held_out = _sources(options)
+        spec = _admitted(job, options)
+        _check_data(train, held_out, spec.task, screen)
+        request = RunRequest(
+            cloud=control.url,
+            spec=spec,
+            train=train,
+            validation=held_out,
+            local_model=_absolute(options["local_model"]),
+        )
+        request.save(folder, job_id)
+    _release_hold(job, control)
+    return request
+
+
+def _admitted(job: dict[str, Any], options: dict[str, Any]) -> JobSpec:
+    """A description that came from elsewhere passes the agent's default policy, but for what is allowed here."""
+    from device.control import job_spec
+    from device.policy import Policy
+
+    spec = job_spec(job)
+    Policy(allow_no_noise=options["no_noise"], allow_shared_labels=options["labels"] == "shared").check(spec)
+    return spec
+
+
+def _train(job_id: str, request: RunRequest, settings: Any, screen: Screen) -> None:
+    from dataclasses import replace
+
+    from device.home import job_lock
+    from device.run import run_job
+    from shared.errors import CloudUnreachable, JobPaused
+
+    stop = threading.Event()
+    settings = replace(settings, local_model=request.local_model)
+    again = f"To go on: privtune finetune --job {job_id}"
+    with pausing(stop, screen.message), job_lock(settings.home, job_id):
+        try:
+            result = run_job(job_id, request.spec, request.train, request.validation, settings, screen, stop)
+        except (JobPaused, CloudUnreachable) as error:
+            raise type(error)(f"{error.message.rstrip('.')}. {again}", detail=error.detail) from None
+    screen.finished(result)

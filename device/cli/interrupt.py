@@ -1,0 +1,34 @@
+"""Ctrl-C: the first press pauses at the next step boundary, the second ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PAUSED = 130
+
+
+@contextmanager
+def pausing(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `stop`; SIGINT again ends the process with exit code 130."""
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            sys.stderr.write("\nEnded at once; the job goes on from its last checkpoint.\n")
+            sys.stderr.flush()
+            os._exit(PAUSED)  # threads of gRPC would otherwise hold the process
+        if not stop.is_set():
+            stop.set()
+            say("Pausing after this step; press Ctrl-C again to end at once.")
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

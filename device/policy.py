@@ -1,0 +1,114 @@
+"""What the owner's agent will do for jobs that others submit. Checked before anything is sent; the device decides.
+
+The defaults are the safe side: noise always on and never weaker than each mechanism's own default, labels private.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shared.config import JobSpec
+from shared.errors import InvalidInput, PolicyRefused
+
+NO_NOISE = "none"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Bound(_Strict):
+    """The range in which a mechanism's parameter may lie; with `allowed: false` it may not be set at all."""
+
+    min: float | None = None
+    max: float | None = None
+    allowed: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Bound:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+def _default_bounds() -> dict[str, dict[str, Bound]]:
+    """No less noise than the mechanisms' own defaults; other ways to say how much are closed."""
+    from device.noise.params import DChiParams, GaussianParams
+
+    dchi, gaussian = DChiParams(), GaussianParams()
+    return {
+        "dchi": {"noise_ratio": Bound(min=dchi.noise_ratio), "eta": Bound(allowed=False)},
+        "gaussian": {"epsilon": Bound(max=gaussian.epsilon), "delta": Bound(max=gaussian.delta)},
+    }
+
+
+class Policy(_Strict):
+    """The `policy` section of agent.yaml. A section that is given replaces that default as a whole."""
+
+    mechanisms: tuple[str, ...] = Field(
+        ("dchi", "gaussian"), description="Noise mechanisms that jobs may use (`none` is ruled by allow_no_noise)."
+    )
+    bounds: dict[str, dict[str, Bound]] = Field(
+        default_factory=_default_bounds,
+        description="Per mechanism and parameter: min, max, allowed. Not listed: any value.",
+    )
+    allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
+    allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
+    models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
+    max_epochs: int = Field(50, ge=1, description="Passes over the data that a job may ask for.")
+
+    @model_validator(mode="after")
+    def _known_mechanisms(self) -> Policy:
+        from device.noise.registry import entry
+
+        for name in (*self.mechanisms, *self.bounds):
+            try:
+                row = entry(name)
+            except InvalidInput as error:
+                raise ValueError(error.message) from None
+            for parameter in self.bounds.get(name, ()):
+                if parameter not in row.params.model_fields:
+                    known = ", ".join(row.params.model_fields) or "none"
+                    raise ValueError(f"bounds: {name} has no parameter '{parameter}'; it has: {known}")
+        return self
+
+    def check(self, spec: JobSpec) -> None:
+        """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings make no sense."""
+        if not any(fnmatchcase(spec.model, pattern) for pattern in self.models):
+            raise PolicyRefused(f"The device's policy does not allow the model {spec.model}.")
+        if spec.labels == "shared" and not self.allow_shared_labels:
+            raise PolicyRefused("The device's policy keeps labels at home: labels 'shared' is not allowed.")
+        if spec.train.epochs > self.max_epochs:
+            raise PolicyRefused(f"The job asks for {spec.train.epochs} epochs; the device allows {self.max_epochs}.")
+        self._check_mechanism(spec)
+
+    def _check_mechanism(self, spec: JobSpec) -> None:
+        from device.noise.registry import validate
+
+        name = spec.mechanism.name
+        settings = validate(spec.mechanism)
+        if name == NO_NOISE:
+            if not self.allow_no_noise:
+                raise PolicyRefused("The device's policy does not let clean vectors leave: mechanism 'none'.")
+            return
+        if name not in self.mechanisms:
+            raise PolicyRefused(
+                f"The device's policy does not allow the mechanism {name}; allowed: {', '.join(self.mechanisms)}."
+            )
+        for parameter, bound in self.bounds.get(name, {}).items():
+            _check_bound(name, parameter, getattr(settings, parameter), bound)
+
+
+def _check_bound(mechanism: str, parameter: str, value: object, bound: Bound) -> None:
+    if value is None:
+        return
+    if not bound.allowed:
+        raise PolicyRefused(f"The device's policy does not allow {mechanism} with {parameter} set.")
+    if not isinstance(value, int | float):
+        return
+    if bound.min is not None and value < bound.min:
+        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device demands.")
+    if bound.max is not None and value > bound.max:
+        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is above the {bound.max:g} that the device allows.")
