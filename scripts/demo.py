@@ -100,7 +100,7 @@ class Cloud:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"the cloud did not start; see {out / 'cloud.log'}")
             time.sleep(0.1)
-        self.url: str = json.loads(ready.read_text())["http_url"]
+        self.url: str = json.loads(ready.read_text())["url"]
         self.rest = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
     def submit(self, request: dict[str, Any]) -> str:

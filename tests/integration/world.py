@@ -149,8 +149,8 @@ class ProcessCloud:
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         addresses = self._wait(ready)
-        self.grpc_address = addresses["grpc_address"]
-        self.http_url = addresses["http_url"]
+        self.grpc_address = addresses["grpc"]
+        self.http_url = addresses["url"]
         self.control = ControlPlane(self.http_url, self.api_key)
 
     def _wait(self, ready: Path) -> dict[str, str]:
