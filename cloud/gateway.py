@@ -245,7 +245,7 @@ class _Abort:
         return True
 
     async def now(self, context: Context) -> NoReturn:
-        """End the call with the error's status."""
+        """End the call with the error's status; never returns."""
         error = self._error or InternalError("the cloud ended the call without an answer")
         await context.abort(
             getattr(grpc.StatusCode, error.grpc_status),

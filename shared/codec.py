@@ -22,7 +22,7 @@ def encode(h_ND: FloatArray, codec: str) -> bytes:
     bf16 rounds to nearest, ties to even. Raises `NonFinite` for NaN or infinity: they would poison the other side.
     """
     if not np.isfinite(h_ND).all():
-        raise NonFinite("a tensor about to be sent holds NaN or infinity; lower --learning-rate or use --precision fp32")
+        raise NonFinite("a tensor to be sent holds NaN or infinity; lower --learning-rate or use --precision fp32")
     contiguous = np.ascontiguousarray(h_ND, dtype="<f4")
     if codec == "fp32":
         return contiguous.tobytes()
