@@ -136,9 +136,17 @@ class InProcessCloud:
 class ProcessCloud:
     """`privtune-cloud serve` as a process of its own, driven over REST."""
 
-    def __init__(self, data_folder: Path, models: dict[str, Path], *, http_port: int = 0, grpc_port: int = 0) -> None:
-        self._folder = data_folder
-        environment = os.environ | {"PRIVTUNE_CLOUD_BOOTSTRAP_KEY": "pt-" + "k" * 40, "OMP_NUM_THREADS": "1"}
+    def __init__(
+        self,
+        data_folder: Path,
+        models: dict[str, Path],
+        *,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        threads: int | None = 1,
+    ) -> None:
+        environment = os.environ | {"PRIVTUNE_CLOUD_BOOTSTRAP_KEY": "pt-" + "k" * 40}
+        environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         self.api_key = environment["PRIVTUNE_CLOUD_BOOTSTRAP_KEY"]
         ready = data_folder.with_name(data_folder.name + ".ready")
         ready.unlink(missing_ok=True)
