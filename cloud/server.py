@@ -110,8 +110,8 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then end gracefully. Raises PortInUse and InvalidInput before anything listens."""
     check_exposure(settings)
-    build = build_gateway or _real_gateway()
     with _listening(settings.host, settings.http_port) as http_socket:
+        build = build_gateway or _real_gateway()
         grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.catalog)
         addresses = Addresses(
             host=settings.host,

@@ -19,10 +19,13 @@ from device.releases import ReleaseStore, release_fingerprint
 from shared import __version__
 from shared.codec import encode, probe
 from shared.config import JobSpec
+from shared.errors import InvalidInput
 from shared.modeling.package import BottomPackage, bottom_from_model, load_bottom_package
 from shared.wire import PROTOCOL_VERSION, codec_number
 
 RELEASE_STORE_BYTES = 64 << 30
+# Positions for which public tables are made where the model sets no bound itself.
+DEFAULT_POSITIONS = 512
 
 
 def load_parts(
@@ -55,8 +58,14 @@ def build_perturber(parts: BottomPackage, spec: JobSpec, home: Path) -> tuple[Pe
         hidden_size=parts.hidden_size,
         cut=spec.cut,
         model_fingerprint=parts.fingerprint,
+        longest=parts.max_positions or DEFAULT_POSITIONS,
     )
     mechanism = build(spec.mechanism, context)
+    if mechanism.uses_importance:
+        raise InvalidInput(
+            f"mechanism {mechanism.name} with these settings needs the importance of each token, which jobs do not "
+            "work out yet; choose another (privtune mechanisms)"
+        )
     fingerprint = release_fingerprint(
         mechanism=mechanism.fingerprint(), model=parts.fingerprint, cut=spec.cut, codec=spec.codec
     )

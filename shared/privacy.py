@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from shared.errors import InvalidInput
 
-Row = Literal["none", "metric", "clipped", "unclipped", "scale", "gain", "cluster", "randomised", "fitted", "gaussian"]
+Row = Literal[
+    "none", "metric", "clipped", "unclipped", "scale", "gain", "cluster", "randomised", "fitted", "gaussian", "laplace"
+]
 Guarantee = Literal["none", "metric", "pure", "approximate"]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

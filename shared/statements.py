@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from shared.privacy import (
     ALWAYS,
     PairReport,
     Row,
     Statement,
+    cluster_loss,
     dchi_loss,
     distinguishing,
     gaussian_mu,
@@ -26,6 +28,7 @@ _ATTENTION = (
     "Through attention one token reaches every vector of its record, so changing ONE token is bounded by the record's "
     "figure, not by the position's, when the noise is injected at the cut."
 )
+SPECIALS = "Where the special tokens (start, separator, end) stand is public."
 
 
 def none_statement(name: str = "none") -> Statement:
@@ -171,6 +174,94 @@ def gaussian_statement(
     )
 
 
+def gain_statement(*, name: str, injection: str, eta: float, dim: int, clip: float, least: float) -> Statement:
+    """Row "gain": the clipped signal is scaled by a PUBLIC importance in [least, 1] under equal noise."""
+    base = clipped_statement(
+        name=name,
+        injection=injection,
+        eta=eta,
+        dim=dim,
+        clip=clip,
+        extra=(
+            f"Signals are scaled by {least:.3g} to 1 by an importance fitted on public text: the loss between two "
+            "tokens is eta * ||a g - a' g'||, never more than the figure above.",
+        ),
+    )
+    return replace(base, row="gain")
+
+
+def laplace_statement(*, name: str, injection: str, scale: float, dim: int, clip: float) -> Statement:
+    """Row "laplace": independent Laplace noise of this scale a coordinate on vectors clipped to L2 norm `clip`.
+
+    Loss: L1 distance / scale, and an L2 ball of radius R has L1 diameter 2 R sqrt(D).
+    """
+    bound = 2 * clip * math.sqrt(dim) / scale
+    return Statement(
+        mechanism=name,
+        row="laplace",
+        guarantee="pure",
+        injection=injection,
+        text=(
+            f"Every vector is clipped to length {clip:.4g} before Laplace noise of scale {scale:.4g} a coordinate: "
+            f"replacing a position shifts the odds of any release by at most {bound:.4g} nats, a record of n positions "
+            "by n times that."
+        ),
+        numbers={
+            "scale": scale,
+            "clip": clip,
+            "expected_noise_norm": scale * math.sqrt(2 * dim),
+            "position_bound": bound,
+        },
+        caveats=(*ALWAYS, _ATTENTION),
+        position_epsilon=bound,
+    )
+
+
+def cluster_statement(
+    *,
+    name: str,
+    injection: str,
+    clusters: int,
+    least: int,
+    guessed: float,
+    eta: float | None = None,
+    dim: int = 1,
+    diameter: float = math.inf,
+) -> Statement:
+    """Row "cluster": one target (law) for all tokens of a public cluster; with d_chi noise a bound across too.
+
+    guessed: share of running words that an attacker names who sees each cluster and knows word frequencies only.
+    diameter: a proven upper bound on W_inf between any two targets.
+    """
+    across = cluster_loss(False, eta, diameter) if math.isfinite(diameter) else math.inf
+    numbers = {"clusters": float(clusters), "least_cluster_size": float(least), "guessed_by_frequency": guessed}
+    text = (
+        f"Tokens of one public cluster ({clusters} clusters, at least {least} tokens each) get the same release: "
+        "nothing of it tells them apart (loss 0). "
+    )
+    if eta is not None:
+        numbers |= {"eta": eta, "expected_noise_norm": dim / eta}
+    if math.isfinite(across):
+        numbers["across_bound"] = across
+        text += f"Between clusters the odds shift by at most {across:.4g} nats a position."
+    else:
+        text += "WHICH cluster it was is shown without limit."
+    text += (
+        f" Whoever sees every cluster and knows how frequent words are names {100 * guessed:.0f} in 100 running words; "
+        "context can add to that (see the audit)."
+    )
+    return Statement(
+        mechanism=name,
+        row="cluster",
+        guarantee="pure" if math.isfinite(across) else "none",
+        injection=injection,
+        text=text,
+        numbers=numbers,
+        caveats=(*ALWAYS, SPECIALS),
+        position_epsilon=across if math.isfinite(across) else None,
+    )
+
+
 def randomised_statement(
     *,
     name: str,
@@ -197,6 +288,6 @@ def randomised_statement(
             f"replacing any token shifts the odds of its release by at most {bound:.4g} nats."
         ),
         numbers=numbers,
-        caveats=ALWAYS,
+        caveats=(*ALWAYS, SPECIALS),
         position_epsilon=bound,
     )

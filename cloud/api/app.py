@@ -51,6 +51,7 @@ _MEANINGS = {
     400: "A field is unknown, missing, contradictory or out of range.",
     401: "No valid API key.",
     413: "The request is too large.",
+    422: "The model can't be split or loaded safely.",
     500: "A defect of the cloud.",
 }
 _bearer_scheme = HTTPBearer(

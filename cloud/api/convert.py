@@ -37,7 +37,7 @@ def to_spec(request: CreateJobRequest) -> JobSpec:
         return JobSpec.model_validate(fields | {name: getattr(request, name) for name in _TOP_LEVEL})
     except ValidationError as error:
         first = error.errors()[0]
-        inside = first["loc"] and first["loc"][0] not in _TOP_LEVEL
+        inside = not first["loc"] or first["loc"][0] not in _TOP_LEVEL
         message, param = explain([first | {"loc": ("privtune", *first["loc"]) if inside else first["loc"]}])
         raise InvalidInput(message, param=param) from error
 

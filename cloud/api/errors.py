@@ -63,7 +63,8 @@ def as_error(error: Exception) -> PrivTuneError:
 def explain(errors: Sequence[Any]) -> tuple[str, str | None]:
     """One sentence about the first of pydantic's errors, and the field that it is about."""
     first = errors[0]
-    param = ".".join(str(part) for part in first["loc"] if not _NOT_A_FIELD.search(str(part))) or None
+    where = first["loc"][:2] if first["loc"][:1] in (("query",), ("header",)) else first["loc"]
+    param = ".".join(str(part) for part in where if not _NOT_A_FIELD.search(str(part))) or None
     kind, text = first["type"], str(first["msg"]).removeprefix("Value error, ")
     if kind == "json_invalid":
         return f"The body is not valid JSON: {first.get('ctx', {}).get('error', text)}.", None

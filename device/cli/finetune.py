@@ -148,7 +148,8 @@ def finetune(
             if prepared is not None:
                 job_id, request = _submit(prepared, folder, control, screen, new=new)
             else:
-                job_id, request = _request_of(job or "", options, folder, control, screen)
+                job_id = job or ""
+                request = _request_of(job_id, options, folder, control, screen)
             _train(job_id, request, settings, screen)
 
 

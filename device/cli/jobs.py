@@ -36,16 +36,11 @@ def list_jobs(
     if not jobs:
         typer.echo("No jobs.")
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("JOB", "STATUS", "MODEL", "DATA", "STEP", "CREATED", "REASON"):
-        table.add_column(heading, no_wrap=heading == "JOB", overflow="fold")
-    for job in jobs:
-        table.add_row(*(Text(cell) for cell in _row(job)))
-    Console(highlight=False).print(table)
+    headings = ["JOB", "STATUS", "STEP", "CREATED", "MODEL", "DATA", "REASON"]
+    rows = [headings, *(_row(job) for job in jobs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()
@@ -140,8 +135,8 @@ def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
 
 def _row(job: dict[str, Any]) -> list[str]:
     reason = (job.get("privtune") or {}).get("reason")
-    cells = (job["id"], job["status"], job.get("model"), job.get("training_file"), _steps(job))
-    return [_clean(cell) for cell in (*cells, _moment(job.get("created_at")), reason)]
+    cells = (job["id"], job["status"], _steps(job), _moment(job.get("created_at")))
+    return [_clean(cell) for cell in (*cells, job.get("model"), job.get("training_file"), reason)]
 
 
 def _steps(job: dict[str, Any]) -> str | None:

@@ -44,7 +44,8 @@ class BottomLike(Protocol):
 @dataclass
 class NoiseContext:
     """hidden_size: D; cut, model_fingerprint: name the injection point in fingerprints; tokens: text of each id;
-    special_ids: never replaced, never a neighbour, their places are public; prefix, suffix: special ids around a text;
+    special_ids: never replaced, never a neighbour, their places are public; longest: positions that the model has;
+    prefix, suffix: special ids around a text;
     public_rows: token ids of PUBLIC texts, if the owner named any; consistency: a function (N, D) -> (N, K) of single
     vectors that the pre-trained top reads, where the device has it; cache: folder for tables; progress: told what is
     being worked out and the share done.
@@ -56,6 +57,7 @@ class NoiseContext:
     model_fingerprint: str
     tokens: Sequence[str]
     special_ids: frozenset[int]
+    longest: int = 512
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     public_rows: Sequence[Sequence[int]] = field(default_factory=tuple)
@@ -72,6 +74,7 @@ class NoiseContext:
         hidden_size: int,
         cut: int,
         model_fingerprint: str,
+        longest: int = 512,
         public_texts: Sequence[str] = (),
         consistency: Callable[[Tensor], Tensor] | None = None,
         cache: Path | None = None,
@@ -95,6 +98,7 @@ class NoiseContext:
             model_fingerprint=model_fingerprint,
             tokens=tokens,
             special_ids=frozenset(special),
+            longest=longest,
             prefix=prefix,
             suffix=suffix,
             consistency=consistency,

@@ -42,9 +42,12 @@ class DChi(Mechanism):
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
-        signal_BTD = h_BTD if self.clip is None else clip_rows(h_BTD, self.clip)
+        signal_BTD = self._clipped(h_BTD)
         noise_BTD = generator.dchi(self.eta, *signal_BTD.shape).to(signal_BTD.device)
         return Release(h_BTD=noise_BTD.add_(signal_BTD), mask_BT=mask_BT)
+
+    def _clipped(self, h_BTD: Tensor) -> Tensor:
+        return h_BTD if self.clip is None else clip_rows(h_BTD, self.clip)
 
     def _statement(self) -> Statement:
         if self.injection == "embedding":

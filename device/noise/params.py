@@ -73,3 +73,103 @@ class GaussianParams(ClipParams):
         if self.clip is None and self.clip_ratio == 0:
             raise ValueError("gaussian noise is calibrated to a clipping length: clip_ratio can't be 0")
         return self
+
+
+class GraphParams(Params):
+    """The token graph."""
+
+    neighbours: int = Field(10, ge=1, le=256, description="Nearest neighbours of a token in the graph.")
+
+
+class PrivTuneParams(DChiParams, GraphParams):
+    """PrivTune: d_chi noise whose mean is moved to an optimal direction of each token."""
+
+    shift: float = Field(1.0, ge=0, le=4, description="Share of the optimal shift that is applied; 0: plain d_chi.")
+    hops: int = Field(2, ge=1, le=4, description="The anchor is this many edges away in the token graph.")
+    rivals: int = Field(24, ge=1, le=256, description="Nearer tokens that the shifted vector must be farther from.")
+    steps: int = Field(40, ge=1, le=1000, description="Steps of projected gradient descent.")
+    w_inversion: float = Field(1.0, ge=0, le=100, description="Weight of the inversion goal; 0: off.")
+    w_attribute: float = Field(0.3, ge=0, le=100, description="Weight of leaving the own cluster; 0: off.")
+    w_consistency: float = Field(0.3, ge=0, le=100, description="Weight of prediction consistency; 0: off.")
+    tau: float = Field(0.4, ge=0, lt=1, description="Least cosine of shifted and own vector (centred); 0: off.")
+    rho: float = Field(0.25, ge=0, lt=1, description="Largest relative change of mean and deviation; 0: off.")
+    importance: Literal["off", "scale", "gain"] = Field(
+        "off",
+        description="scale: important tokens get less noise (the paper's; no bound is left); gain: unimportant tokens "
+        "get a weaker signal under equal noise (keeps a bound).",
+    )
+    importance_from: Literal["private", "public"] = Field(
+        "private", description="What the importance is fitted on; private records leave no claim."
+    )
+    least: float = Field(
+        0.5, gt=0, le=1, description="Noise of the most important tokens (scale), signal of the least important (gain)."
+    )
+
+
+class ClusterParams(Params):
+    """Public clusters of the vocabulary."""
+
+    target: Literal["centre", "mixture"] = Field(
+        "centre",
+        description="What stands for a token: its cluster's centre at a typical length, or a word drawn from its "
+        "cluster, read by the model in its new company.",
+    )
+    cluster_size: int = Field(96, ge=1, le=100_000, description="Least tokens in a cluster.")
+    max_share: float = Field(
+        0.25, gt=0, le=1, description="Largest share that one word may have of its cluster's public frequency."
+    )
+    frequency_weight: float = Field(
+        0.3, ge=0, le=100, description="How alike in frequency a cluster's words should be, next to their meaning."
+    )
+    lexicon: Literal["none", "sentiment"] = Field(
+        "none", description="sentiment: positive, negative and other words (vaderSentiment) never share a cluster."
+    )
+    polar_size: int = Field(32, ge=1, le=100_000, description="Least tokens in a cluster of the lexicon's words.")
+    epsilon_cluster: float = Field(
+        0.0, ge=0, le=100, description="Randomised response between clusters with this budget a token; 0: off."
+    )
+
+
+class SharedParams(ClusterParams):
+    """One target for a whole public cluster, optionally with d_chi noise and randomised response."""
+
+    injection: InjectionPoint = Field("cut", description=INJECTION)
+    noise_ratio: float = Field(0.0, ge=0, le=10_000, description="Extra d_chi noise over the typical length; 0: none.")
+
+
+class PoolParams(ClusterParams, ClipParams):
+    """Sums of neighbouring vectors, on top of clusters or of the clipped vectors themselves."""
+
+    size: int = Field(4, ge=2, le=64, description="Neighbouring vectors in one sum.")
+    clusters: bool = Field(True, description="Sum cluster targets; false: the clipped vectors themselves.")
+    noise_ratio: float = Field(0.0, ge=0, le=10_000, description="d_chi noise over the typical length; 0: none.")
+
+
+class SndParams(Params):
+    """Split-N-Denoise's noise: d_chi on clipped token embeddings."""
+
+    noise_ratio: float = Field(6.0, gt=0, le=10_000, description="Expected noise over the typical embedding's length.")
+    clip_ratio: float = Field(1.25, gt=0, le=100, description="Clipping length over the typical embedding's length.")
+
+
+class SapParams(DChiParams):
+    """Split-and-Privatize: d_chi noise, less of it on the tokens that contribute most."""
+
+    contributing: float = Field(0.2, ge=0, le=1, description="Share of a record's tokens that count as contributing.")
+    kept_noise: float = Field(0.3, gt=0, le=1, description="Their noise, as a share of the others'.")
+
+
+class TextObfuscatorParams(ClipParams, GraphParams):
+    """TextObfuscator's noise: pulled towards the cluster's prototype, then Laplace noise a coordinate."""
+
+    cluster_size: int = Field(64, ge=1, le=100_000, description="Least tokens in a cluster.")
+    pull: float = Field(0.5, ge=0, le=1, description="How far a vector is moved to its cluster's prototype.")
+    noise_ratio: float = Field(3.0, gt=0, le=10_000, description="Expected noise over the typical vector's length.")
+
+
+class CusTextParams(Params):
+    """CusText: the exponential mechanism over a token's own output set."""
+
+    injection: InjectionPoint = Field("cut", description=INJECTION)
+    epsilon: float = Field(3.0, gt=0, le=1000, description="Budget of one token inside its output set.")
+    set_size: int = Field(20, ge=2, le=1000, description="Words in an output set.")

@@ -37,9 +37,10 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
 @pytest.fixture(scope="session")
 def composed(podman: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     """Both images built and both services up and healthy, on a sample of real sentences."""
-    # The build context is what git knows: a working copy has environments and data beside the code.
+    # What git knows or would add: a working copy has environments and data beside the code.
     folder = tmp_path_factory.mktemp("compose")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    list_files = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = subprocess.run(list_files, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

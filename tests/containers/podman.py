@@ -19,9 +19,9 @@ from urllib.parse import urlparse
 BASE_IMAGE = "docker.io/library/python:3.11-slim-bookworm"
 DEBIAN = "http://deb.debian.org/debian"
 DEBIAN_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
-# netavark calls iptables, which apt only recommends.
-APT = ("podman", "buildah", "runc", "netavark", "aardvark-dns", "iptables", "debootstrap")
-COMMANDS = ("podman", "buildah", "runc", "iptables", "debootstrap")
+# netavark calls iptables, and `init: true` catatonit; apt only recommends them.
+APT = ("podman", "buildah", "runc", "netavark", "aardvark-dns", "iptables", "debootstrap", "catatonit")
+COMMANDS = ("podman", "buildah", "runc", "catatonit", "iptables", "debootstrap")
 CONTAINERS_CONF = '[containers]\ndefault_ulimits = []\n[engine]\nruntime = "runc"\n'
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 PROJECT = "privtunetest"
@@ -42,7 +42,7 @@ def why_not() -> str | None:
 def shown(command: tuple[str, ...]) -> str:
     """A command as the log shows it: without what only this machine needs, and long arguments cut."""
     words = [f"{word[:160]}…" if len(word) > 160 else word for word in command]
-    return " ".join("MOUNTS" if "--volume" in word else word for word in words)
+    return " ".join("MOUNTS" if " --volume " in word else word for word in words)
 
 
 class Log:

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from cloud.auth import ApiKeys
+from cloud.jobs import Jobs
+from cloud.store import Store, sqlite_url
+from shared.config import JobSpec
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(sqlite_url(tmp_path / "cloud.sqlite"))
+    opened.upgrade()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def jobs(store):
+    return Jobs(store)
+
+
+@pytest.fixture
+def keys(store):
+    return ApiKeys(store)
+
+
+@pytest.fixture
+def spec():
+    return JobSpec(model="tiny", training_file="device://reviews")
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    """What the catalog reads of a model: a BERT of 4 blocks."""
+    folder = tmp_path / "tiny-bert"
+    folder.mkdir()
+    config = {"model_type": "bert", "num_hidden_layers": 4, "hidden_size": 32, "vocab_size": 99}
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 128}))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
