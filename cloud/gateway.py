@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -24,6 +25,7 @@ from cloud.jobs import Jobs
 from cloud.settings import Settings
 from shared import __version__
 from shared.errors import (
+    ArtifactCorrupt,
     CloudUnreachable,
     FrameCorrupt,
     InternalError,
@@ -31,6 +33,7 @@ from shared.errors import (
     NonFinite,
     PrivTuneError,
     SessionSuperseded,
+    StorageFull,
     Unauthenticated,
     VersionMismatch,
 )
@@ -74,13 +77,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Handshake; see the proto."""
         with _Abort() as abort:
             owner = await self._owner(context)
-            if request.protocol_version != PROTOCOL_VERSION:
-                raise VersionMismatch(
-                    f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
-                    f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
-                )
-            await self._fence(request.job_id)
-            session = await self._on_compute(self._desk.open, owner, request)
+            async with self._noted(request.job_id, owner):
+                if request.protocol_version != PROTOCOL_VERSION:
+                    raise VersionMismatch(
+                        f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
+                        f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
+                    )
+                await self._fence(request.job_id)
+                session = await self._on_compute(self._desk.open, owner, request)
             log.info("open job=%s epoch=%d step=%d", request.job_id, session.epoch, session.top.step)
             return pb.OpenResponse(
                 session_epoch=session.epoch,
@@ -107,6 +111,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             except NonFinite as error:
                 await asyncio.to_thread(self._jobs.fail, session.job_id, error.reason, error.message)
                 raise
+            except PrivTuneError as error:
+                why = f"{error.message.rstrip('.')}; the job goes on when the device tries again"
+                raise
             finally:
                 if self._streams.get(session.job_id) is _this_task():
                     del self._streams[session.job_id]
@@ -126,9 +133,11 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
         """The device has done its last step: write the adapter, mark the job as succeeded."""
         with _Abort() as abort:
-            await self._owner(context)
+            owner = await self._owner(context)
+            await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             session = self._desk.current(request.job_id, request.session_epoch)
-            digest = await self._on_compute(self._desk.commit, session, request.final_step, request.tokens)
+            async with self._noted(request.job_id, owner):
+                digest = await self._on_compute(self._desk.commit, session, request.final_step, request.tokens)
             return pb.CommitResponse(adapter_sha256=digest)
         await abort.now(context)
 
@@ -179,12 +188,24 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             reader.cancel()
 
     async def _session(self, context: Context, *, infer: bool) -> JobSession:
-        await self._owner(context)
+        owner = await self._owner(context)
         metadata = _metadata(context)
         job_id, epoch = metadata.get(JOB_METADATA, ""), metadata.get(EPOCH_METADATA, "")
         if not job_id or not epoch.isdigit():
             raise JobConflict("open the job before streaming")
+        await asyncio.to_thread(self._jobs.get, job_id, owner)
         return self._desk.current(job_id, int(epoch), infer=infer)
+
+    @asynccontextmanager
+    async def _noted(self, job_id: str, owner: str) -> AsyncIterator[None]:
+        """What keeps a job from going on until a person acts is also told in its events; its state stays."""
+        try:
+            yield
+        except (VersionMismatch, StorageFull, ArtifactCorrupt) as error:
+            with suppress(PrivTuneError):
+                job = await asyncio.to_thread(self._jobs.get, job_id, owner)
+                await asyncio.to_thread(self._jobs.add_event, job.id, "error", error.message)
+            raise
 
     async def _fence(self, job_id: str) -> None:
         """End an older stream of the job before a new session touches its state."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from cloud.host import Host
 from shared.config import JobSpec
 from shared.errors import FrameCorrupt, NonFinite, StorageFull
+from shared.files import native_os_errors
 from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
 from shared.modeling.lora import (
     adapter_state,
@@ -145,9 +146,11 @@ class TopSession:
     def export(self, folder: Path) -> None:
         """Write the PEFT folder of the adapter."""
         try:
-            save_adapter(self._top, folder)
-            if self._head is not None:
-                save_file({k: v.cpu().contiguous() for k, v in self._head.state_dict().items()}, folder / HEAD_WEIGHTS)
+            with native_os_errors():
+                save_adapter(self._top, folder)
+                if self._head is not None:
+                    head = {name: value.cpu().contiguous() for name, value in self._head.state_dict().items()}
+                    save_file(head, folder / HEAD_WEIGHTS)
         except OSError as error:
             raise StorageFull(f"the adapter can't be written: {error.strerror}; free room and resume") from error
 

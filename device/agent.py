@@ -16,21 +16,16 @@ from device.control import ControlPlane, Json, job_spec, phase_of
 from device.data.source import DataSource
 from device.home import holds_job, job_lock
 from device.progress import Progress
-from device.run import RunResult, RunSettings, refuse_job, run_job
+from device.run import RunResult, RunSettings, ends_job, refuse_job, run_job
 from shared.config import JobSpec
 from shared.errors import (
     CloudUnreachable,
-    CutOutOfRange,
-    DataInvalid,
     InternalError,
     InvalidInput,
     JobCancelled,
     JobConflict,
     JobFailed,
     JobPaused,
-    MessageTooLarge,
-    ModelUnsupported,
-    NonFinite,
     PermissionDenied,
     PolicyRefused,
     PrivTuneError,
@@ -41,11 +36,6 @@ from shared.errors import (
 HELD = "held"  # the phase of a job that a person paused
 WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
-
-# Trying again would end the same way, so the job fails and says why.
-_HOPELESS = (DataInvalid, PolicyRefused, ModelUnsupported, CutOutOfRange, MessageTooLarge, InvalidInput, NonFinite)
-# `run_job` has told the cloud itself.
-_TOLD = (InvalidInput, NonFinite)
 
 
 class Watcher(Progress, Protocol):
@@ -78,7 +68,7 @@ class Agent:
         """Until `stop` is set, or one job is done with `once`.
 
         Raises:
-            Unauthenticated, PermissionDenied, VersionMismatch: the cloud does not want this device.
+            Unauthenticated, PermissionDenied: the cloud does not want this device.
             JobPaused: stopped while a job was under way; with `once` also any other error of that job.
         """
         names = ", ".join(f"device://{name}" for name in self.config.datasets)
@@ -132,7 +122,7 @@ class Agent:
         except PrivTuneError as error:
             self.screen.message(f"job {job['id']}: {error.message} [{error.reason}]")
             self._set_aside.add(job["id"])
-            self._refuse(job["id"], error)
+            self._tell(job["id"], error)
             if self.once:
                 raise
         return True
@@ -152,26 +142,19 @@ class Agent:
             self.config.policy.check(spec)
             return self.config.sources(spec)
         except InvalidInput as error:
-            raise PolicyRefused(error.message) from None  # not told by run_job, so it is told as a refusal
+            raise PolicyRefused(error.message) from None
 
     def _reachable(self, spec: JobSpec) -> RunSettings:
         address = self.settings.grpc_address or self.control.grpc_address()
         return replace(self.settings, grpc_address=address, local_model=self.config.local_models.get(spec.model))
 
-    def _refuse(self, job_id: str, error: PrivTuneError) -> None:
-        """Let the job say why it failed, in words that tell nothing of the data or of this machine."""
-        # A file that changed under a job that had begun can be put back, so that job only waits.
-        mendable = isinstance(error, DataInvalid) and holds_job(self.settings.home, job_id)
-        if mendable or not isinstance(error, _HOPELESS):
+    def _tell(self, job_id: str, error: PrivTuneError) -> None:
+        """A refusal of ours fails the job and says why; `run_job` tells its own; any other job waits."""
+        if isinstance(error, PolicyRefused):
+            settings = replace(self.settings, grpc_address=self.settings.grpc_address or self.control.grpc_address())
+            quiet(lambda: refuse_job(job_id, error, settings), self.screen.message)
+        elif not ends_job(error, job_id, self.settings.home):
             self.screen.message(f"job {job_id} is set aside; start the agent again to try it once more")
-            return
-        if isinstance(error, _TOLD):
-            return
-        public = error
-        if isinstance(error, DataInvalid):
-            public = DataInvalid("The device can't use its data set for this job; its owner sees why on the device.")
-        settings = replace(self.settings, grpc_address=self.settings.grpc_address or self.control.grpc_address())
-        quiet(lambda: refuse_job(job_id, public, settings), self.screen.message)
 
 
 def quiet(action: Callable[[], None], say: Callable[[str], None]) -> None:

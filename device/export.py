@@ -15,6 +15,7 @@ from device.link import Link
 from device.parts import load_parts
 from device.run import RunSettings
 from shared.errors import InvalidInput, JobConflict, StorageFull
+from shared.files import native_os_errors
 from shared.manifest import MANIFEST
 from shared.modeling.export import add_head_to_adapter
 
@@ -54,14 +55,15 @@ def export_adapter(job_id: str, target: Path, settings: RunSettings) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(adapter, scratch, ignore=shutil.ignore_patterns(MANIFEST, HEAD_WEIGHTS))
-        add_head_to_adapter(
-            scratch,
-            parts.head,
-            task=state.spec.task,
-            label_names=state.label_names,
-            base_model=settings.local_model or state.local_model or state.spec.model,
-        )
-        parts.tokenizer.save_pretrained(scratch)
+        with native_os_errors():
+            add_head_to_adapter(
+                scratch,
+                parts.head,
+                task=state.spec.task,
+                label_names=state.label_names,
+                base_model=settings.local_model or state.local_model or state.spec.model,
+            )
+            parts.tokenizer.save_pretrained(scratch)
         if target.exists():
             target.rmdir()
         scratch.rename(target)

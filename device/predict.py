@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +35,17 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-def predict(job_id: str, texts: Sequence[Text], settings: RunSettings, *, batch_size: int = 32) -> list[Prediction]:
+def predict(
+    job_id: str,
+    texts: Sequence[Text],
+    settings: RunSettings,
+    *,
+    batch_size: int = 32,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Prediction]:
     """Classify texts (or pairs) with the newest state of a job that this device trained, in the order given.
+
+    `say` is told when texts were longer than the job's limit and lost their end.
 
     A text is released once: asking again sends the identical bytes. Raises JobNotFound when this device does not hold
     the job, JobConflict when the job has no checkpoint, InvalidInput for a job that is not a classifier.
@@ -64,6 +73,9 @@ def predict(job_id: str, texts: Sequence[Text], settings: RunSettings, *, batch_
         if state.spec.labels == "private":
             head.load(folder.checkpoints, steps[-1])
         data = _encode(texts, parts, state)
+        if data.truncated:
+            limit = state.spec.train.max_length
+            say(f"{data.truncated:,} of {len(data):,} texts were longer than the job's {limit} tokens and were cut")
         perturber, _, store = build_perturber(parts, state.spec, settings.home)
         stream = link.stream(
             link.open(open_request(parts, job_id, state.spec, infer=True)),

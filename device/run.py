@@ -17,6 +17,7 @@ from device.data.encode import EncodedDataset, encode_causal_lm, encode_classifi
 from device.data.records import Records
 from device.data.source import DataSource, training_labels
 from device.head import HeadTrainer
+from device.home import holds_job
 from device.jobfolder import JobFolder
 from device.link import Endpoint, Link
 from device.noise.base import Mechanism
@@ -32,6 +33,7 @@ from shared.errors import (
     FrameCorrupt,
     InvalidInput,
     JobPaused,
+    MessageTooLarge,
     ModelUnsupported,
     NonFinite,
     PrivTuneError,
@@ -44,6 +46,8 @@ T = TypeVar("T")
 
 # Waits between attempts to reach the cloud again: doubling up to the last.
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# Trying again would end the same way.
+_HOPELESS = (InvalidInput, DataInvalid, NonFinite, ModelUnsupported, CutOutOfRange, MessageTooLarge)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +106,19 @@ def run_job(
     with Link(settings.endpoint) as link:
         try:
             return _Run(job_id, spec, link, settings, progress, stop).go(train, validation)
-        except (InvalidInput, DataInvalid, NonFinite, ModelUnsupported, CutOutOfRange) as error:
-            # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
-            with contextlib.suppress(PrivTuneError):
-                link.refuse(job_id, _public(error))
+        except _HOPELESS as error:
+            if ends_job(error, job_id, settings.home):
+                # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
+                with contextlib.suppress(PrivTuneError):
+                    link.refuse(job_id, _public(error))
             raise
+
+
+def ends_job(error: PrivTuneError, job_id: str, home: Path) -> bool:
+    """Whether `run_job` has failed the job because of this error; if not, the job waits and can be tried again."""
+    # A file that changed under a job that had begun can be put back.
+    mendable = isinstance(error, DataInvalid) and holds_job(home, job_id)
+    return isinstance(error, _HOPELESS) and not mendable
 
 
 def _public(error: PrivTuneError) -> PrivTuneError:

@@ -195,7 +195,7 @@ class FrameReader:
     def _too_large(self, size: int) -> str:
         return (
             f"a tensor of {size} bytes is over the agreed {self.max_tensor_bytes}; "
-            "lower --batch-size or --max-length, or raise the cloud's --max-tensor-mb"
+            "lower --batch-size or --max-length, or raise the cloud's --max-tensor-mib"
         )
 
     def _finish(self) -> Message:

@@ -71,7 +71,7 @@ def predict(
             local_model=local_model,
             patience=patience,
         )
-    found = classify(job, texts, settings, batch_size=batch_size)
+    found = classify(job, texts, settings, batch_size=batch_size, say=lambda line: typer.echo(line, err=True))
     if out is None:
         for number, prediction in enumerate(found):
             typer.echo(_json_line(number, prediction) if as_json else _plain_line(prediction, texts[number]))

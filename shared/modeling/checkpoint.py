@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared.errors import ArtifactCorrupt, StorageFull
+from shared.files import native_os_errors
 
 _MANIFEST = "manifest.json"
 _TENSORS = "state.safetensors"
@@ -42,7 +43,8 @@ def save_checkpoint(
         root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        _write(scratch, step, parameters, optimizer, scheduler)
+        with native_os_errors():
+            _write(scratch, step, parameters, optimizer, scheduler)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
     except OSError as error:

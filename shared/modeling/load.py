@@ -29,6 +29,7 @@ from transformers.utils import logging as hf_logging
 
 from shared.config import Task
 from shared.errors import ModelNotFound, ModelUnsupported, StorageFull
+from shared.files import native_os_errors
 from shared.modeling.anatomy import ENCODERS, SUPPORTED
 
 log = logging.getLogger(__name__)
@@ -238,7 +239,12 @@ def _converted_gguf(ref: str) -> Path:
         try:
             root.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(dir=root, prefix=".part-"))
-            _convert_gguf(where, file, ref, scratch)
+            try:
+                with native_os_errors():
+                    _convert_gguf(where, file, ref, scratch)
+            except Exception:
+                shutil.rmtree(scratch, ignore_errors=True)
+                raise
             shutil.rmtree(target, ignore_errors=True)
             scratch.rename(target)
         except OSError as error:

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from shared.config import Task
 from shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported, StorageFull
+from shared.files import native_os_errors
 from shared.manifest import verify, write_manifest
 from shared.modeling.load import (
     build_task_model,
@@ -75,9 +76,10 @@ def write_bottom_package(
     config._name_or_path = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
-        config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with native_os_errors():
+            save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+            config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
         return write_manifest(
             folder,
             format=FORMAT,

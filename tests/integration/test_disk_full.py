@@ -1,0 +1,120 @@
+"""A disk that fills up: one clear line, exit code 13, what was there stays, and all goes on when there is room."""
+
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shared.errors import StorageFull
+from shared.files import native_os_errors
+from shared.modeling.checkpoint import checkpoint_steps, save_checkpoint
+from tests.integration.owner import Owner, job_id_of
+from tests.integration.test_jobs import run
+from tests.integration.world import ProcessCloud, build_world
+from tests.unit.modeling.tiny import tiny_tokenizer
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@contextmanager
+def room_for(file_bytes):
+    """No file of this process may grow beyond so many bytes: the real system call fails in the middle of a write."""
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    built = build_world(tmp_path_factory.mktemp("full"), ProcessCloud)
+    yield built
+    built.cloud.stop()
+
+
+@pytest.fixture
+def owner(world, capsys):
+    return Owner(world=world, capsys=capsys)
+
+
+@pytest.fixture
+def trained(owner):
+    done = owner.finetune("--new")
+    assert done.code == 0, done.err
+    return job_id_of(done)
+
+
+@pytest.mark.parametrize("stage", ["fetch", "head"])
+def test_export_leaves_nothing_half_written(owner, trained, stage, tmp_path):
+    weights = owner.world.folder / "cloud" / "jobs" / trained / "adapter" / "adapter_model.safetensors"
+    limit = 2000 if stage == "fetch" else weights.stat().st_size + 100  # the head makes the file larger than that
+    target = tmp_path / "adapter"
+    with room_for(limit):
+        done = owner("export", trained, str(target))
+    assert done.code == 13, done.err
+    assert "can't be written: File too large; free room and" in done.line
+    assert list(tmp_path.iterdir()) == []
+    again = owner("export", trained, str(target))
+    assert again.code == 0, again.err
+    assert (target / "adapter_model.safetensors").stat().st_size > weights.stat().st_size
+
+
+def test_a_device_without_room_sends_nothing_and_goes_on_later(owner):
+    with room_for(6000):
+        done = owner.finetune("--new", "--seed", "5")
+    assert done.code == 13, done.err
+    assert "nothing was sent that is not stored" in done.line
+    again = owner("finetune", "--job", job_id_of(done))
+    assert again.code == 0, again.err
+
+
+def test_predictions_that_can_not_be_written(owner, trained):
+    done = owner("predict", trained, "--text", "w1", "--out", "/dev/full")
+    assert done.code == 13
+    assert done.line == "/dev/full can't be written: No space left on device."
+
+
+@pytest.mark.parametrize("blocked", ["checkpoints", ".adapter.part"])
+def test_a_cloud_that_can_not_write_keeps_the_job_and_says_why(local_world, blocked):
+    world = local_world
+    spec = world.spec(train={"max_steps": 4, "checkpoint_every": 2})
+    job_id = world.cloud.create_job(spec)
+    in_the_way = world.folder / "cloud" / "jobs" / job_id / blocked
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where a folder must be")
+    with pytest.raises(StorageFull, match="can't be written"):
+        run(world, spec, job_id=job_id)
+    told = [event.message for event in world.cloud.jobs.events(job_id, limit=50).items]
+    assert any("can't be written" in message for message in told), told
+    assert world.cloud.status(job_id)[0] in ("running", "paused")
+    in_the_way.unlink()
+    run(world, spec, job_id=job_id)
+    assert world.cloud.status(job_id)[0] == "succeeded"
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
+    weight = torch.nn.Parameter(torch.zeros(5000))
+    optimizer = torch.optim.AdamW([weight])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    save_checkpoint(tmp_path, 1, {"weight": weight}, optimizer, schedule)
+    with room_for(6000), pytest.raises(StorageFull, match="File too large"):
+        save_checkpoint(tmp_path, 2, {"weight": weight}, optimizer, schedule)
+    assert checkpoint_steps(tmp_path) == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda folder: save_file({"a": torch.zeros(5000)}, folder / "a"), lambda f: tiny_tokenizer().save_pretrained(f)],
+    ids=["safetensors", "tokenizers"],
+)
+def test_libraries_with_errors_of_their_own_are_told_as_os_errors(tmp_path, write):
+    with room_for(1000), pytest.raises(OSError, match="File too large") as caught, native_os_errors():
+        write(tmp_path)
+    assert caught.value.errno == 27
+    with pytest.raises(ValueError, match="not about files"), native_os_errors():
+        raise ValueError("not about files")
