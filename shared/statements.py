@@ -185,6 +185,8 @@ def gain_statement(*, name: str, injection: str, eta: float, dim: int, clip: flo
         extra=(
             f"Signals are scaled by {least:.3g} to 1 by an importance fitted on public text: the loss between two "
             "tokens is eta * ||a g - a' g'||, never more than the figure above.",
+            "The importance counts a token's repeats in its record, so one changed token may change the vectors of its "
+            "repeats too.",
         ),
     )
     return replace(base, row="gain")

@@ -72,6 +72,10 @@ class Mechanism(ABC):
         out = self._release(ids_BT, clean_BTD, mask_BT, importance_BT, generator)
         return Release(h_BTD=out.h_BTD.masked_fill(~out.mask_BT.unsqueeze(-1), 0.0), mask_BT=out.mask_BT)
 
+    def prepare(self) -> dict[str, float]:
+        """Work out (or read) every public table now, not at first use; figures of how that went, if there are any."""
+        return {}
+
     def statement(self, generator: NoiseSource | None = None) -> Statement:
         """What may be claimed for this configuration. Withdrawn if a fixed seed is used, or has been."""
         unsafe = self._saw_unsafe_seed or (generator is not None and generator.unsafe)

@@ -25,6 +25,8 @@ Injection = Literal["embedding", "cut"]
 _NOT_A_WORD = re.compile(r"^(\[unused\d+\]|<unused\d+>|<0x[0-9A-Fa-f]{2}>|<\|.*\|>|<[/a-z_]+>|\[[A-Z]+\])?$")
 _ROW = 16
 _SAMPLE_ROWS = 64
+_POSITIONS = 512
+_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # first rows of the table are for padding
 
 
 class BottomLike(Protocol):
@@ -44,11 +46,11 @@ class BottomLike(Protocol):
 @dataclass
 class NoiseContext:
     """hidden_size: D; cut, model_fingerprint: name the injection point in fingerprints; tokens: text of each id;
-    special_ids: never replaced, never a neighbour, their places are public; longest: positions that the model has;
-    prefix, suffix: special ids around a text;
-    public_rows: token ids of PUBLIC texts, if the owner named any; consistency: a function (N, D) -> (N, K) of single
-    vectors that the pre-trained top reads, where the device has it; cache: folder for tables; progress: told what is
-    being worked out and the share done.
+    special_ids: never replaced, never a neighbour, their places are public; longest: positions that the model has
+    (None: 512, or as few as the bottom's configuration says); prefix, suffix: special ids around a text;
+    public_rows: token ids of PUBLIC texts, if the owner named any; public_labels: a public label for each of them, or
+    none at all; consistency: a function (N, D) -> (N, K) of single vectors that the pre-trained top reads, where the
+    device has it; cache: folder for tables; progress: told what is being worked out and the share done.
     """
 
     bottom: BottomLike
@@ -57,10 +59,11 @@ class NoiseContext:
     model_fingerprint: str
     tokens: Sequence[str]
     special_ids: frozenset[int]
-    longest: int = 512
+    longest: int | None = None
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     public_rows: Sequence[Sequence[int]] = field(default_factory=tuple)
+    public_labels: Sequence[int] = ()
     consistency: Callable[[Tensor], Tensor] | None = None
     cache: Path | None = None
     progress: Callable[[str, float], None] = field(default=lambda what, share: None)
@@ -74,8 +77,9 @@ class NoiseContext:
         hidden_size: int,
         cut: int,
         model_fingerprint: str,
-        longest: int = 512,
+        longest: int | None = None,
         public_texts: Sequence[str] = (),
+        public_labels: Sequence[int] = (),
         consistency: Callable[[Tensor], Tensor] | None = None,
         cache: Path | None = None,
         progress: Callable[[str, float], None] = lambda what, share: None,
@@ -105,7 +109,19 @@ class NoiseContext:
             cache=cache,
             progress=progress,
             public_rows=[tokenizer(text, truncation=True, max_length=128)["input_ids"] for text in public_texts],
+            public_labels=public_labels,
         )
+
+    @cached_property
+    def positions(self) -> int:
+        """Longest row that the bottom takes, as far as public tables need it."""
+        if self.longest is not None:
+            return self.longest
+        config = getattr(self.bottom, "config", None)
+        limit = getattr(config, "max_position_embeddings", None) or _POSITIONS
+        if getattr(config, "model_type", "") in _PADDED_POSITIONS:
+            limit -= (config.pad_token_id or 0) + 1  # type: ignore[union-attr]
+        return int(min(limit, _POSITIONS))
 
     @cached_property
     def usable_ids(self) -> Tensor:
@@ -129,10 +145,14 @@ class NoiseContext:
         return digest.hexdigest()
 
     @cached_property
+    def vocabulary(self) -> str:
+        """Fingerprint of what each id stands for."""
+        return hashlib.sha256("\0".join([*self.tokens, str(sorted(self.special_ids))]).encode()).hexdigest()
+
+    @cached_property
     def identity(self) -> str:
         """Fingerprint of everything public that tables are made of: weights, cut, vocabulary and public rows."""
-        digest = hashlib.sha256(f"{self.weights} {self.cut} {sorted(self.special_ids)}".encode())
-        digest.update("\0".join(self.tokens).encode())
+        digest = hashlib.sha256(f"{self.weights} {self.cut} {self.vocabulary} {list(self.public_labels)}".encode())
         for row in self.public_rows:
             digest.update(np.asarray(row, dtype=np.int64).tobytes() + b";")
         return digest.hexdigest()

@@ -73,3 +73,43 @@ class GaussianParams(ClipParams):
         if self.clip is None and self.clip_ratio == 0:
             raise ValueError("gaussian noise is calibrated to a clipping length: clip_ratio can't be 0")
         return self
+
+
+TABLE = (
+    "Hash (12 digits or more) of a table file on this device (`privtune tables add`) to use instead of making one; "
+    "empty: make one."
+)
+
+
+class GraphParams(Params):
+    """The token graph."""
+
+    neighbours: int = Field(10, ge=1, le=256, description="Nearest neighbours of a token in the graph.")
+
+
+class PrivTuneParams(DChiParams, GraphParams):
+    """PrivTune: d_chi noise whose mean is moved to an optimal direction of each token."""
+
+    shift: float = Field(1.0, ge=0, le=4, description="Share of the optimal shift that is applied; 0: plain d_chi.")
+    hops: int = Field(2, ge=1, le=4, description="The anchor is this many edges away in the token graph.")
+    rivals: int = Field(24, ge=1, le=256, description="Nearer tokens that the shifted vector must be farther from.")
+    steps: int = Field(40, ge=1, le=1000, description="Steps of projected gradient descent.")
+    w_inversion: float = Field(1.0, ge=0, le=100, description="Weight of the inversion goal; 0: off.")
+    w_attribute: float = Field(0.3, ge=0, le=100, description="Weight of leaving the own cluster; 0: off.")
+    w_consistency: float = Field(0.3, ge=0, le=100, description="Weight of prediction consistency; 0: off.")
+    tau: float = Field(0.4, ge=0, lt=1, description="Least cosine of shifted and own vector (centred); 0: off.")
+    rho: float = Field(
+        0.25, ge=0, lt=1, description="Largest change of mean and deviation over coordinates, in deviations; 0: off."
+    )
+    table: str = Field("", pattern=r"^[0-9a-f]*$", max_length=64, description=TABLE)
+    importance: Literal["off", "scale", "gain"] = Field(
+        "off",
+        description="scale: important tokens get less noise (the paper's; no bound is left); gain: unimportant tokens "
+        "get a weaker signal under equal noise (keeps a bound).",
+    )
+    importance_from: Literal["private", "public"] = Field(
+        "private", description="What the importance is fitted on; private records leave no claim."
+    )
+    least: float = Field(
+        0.5, gt=0, le=1, description="Noise of the most important tokens (scale), signal of the least important (gain)."
+    )

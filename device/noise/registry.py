@@ -60,6 +60,7 @@ def _parameter(schema: dict[str, Any]) -> dict[str, Any]:
         "exclusiveMinimum": "above",
         "maximum": "max",
         "exclusiveMaximum": "below",
+        "pattern": "pattern",
         "description": "description",
     }
     return {names[key]: merged[key] for key in names if key in merged}
@@ -89,6 +90,14 @@ _ENTRIES = (
         paper="Balle & Wang 2018, arXiv 1805.06530",
         summary="Gaussian noise on clipped vectors, calibrated exactly to (epsilon, delta) a position.",
         statement="(epsilon, delta) a position, sqrt(n) * mu a record",
+    ),
+    Entry(
+        name="privtune",
+        target="device.noise.privtune:PrivTune",
+        params=p.PrivTuneParams,
+        paper="PrivTune 2025, arXiv 2512.08809 (our reading)",
+        summary="d_chi noise whose mean is moved, token by token, towards an n-hop neighbour by a public optimisation.",
+        statement="as dchi; gain importance from public text: 2*eta*R a position; scale or private importance: none",
     ),
 )
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

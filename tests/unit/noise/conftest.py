@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -36,14 +38,22 @@ def bottom() -> Bottom:
 
 @pytest.fixture(scope="session")
 def context(bottom: Bottom) -> NoiseContext:
-    return NoiseContext(
-        bottom=bottom,
-        hidden_size=HIDDEN,
-        cut=1,
-        model_fingerprint="tiny",
-        tokens=WORDS,
-        special_ids=frozenset(range(4)),
-    )
+    return tiny_context(bottom)
+
+
+def tiny_context(bottom: Bottom, **changes: Any) -> NoiseContext:
+    """What mechanisms may know of the tiny bottom; `changes` replace its fields."""
+    facts: dict[str, Any] = {
+        "bottom": bottom,
+        "hidden_size": HIDDEN,
+        "cut": 1,
+        "model_fingerprint": "tiny",
+        "tokens": WORDS,
+        "special_ids": frozenset({0, 2, 3}),
+        "prefix": (2,),
+        "suffix": (3,),
+    }
+    return NoiseContext(**{**facts, **changes})
 
 
 @pytest.fixture
