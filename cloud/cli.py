@@ -118,6 +118,16 @@ def serve(
     max_jobs: Annotated[
         int, typer.Option(envvar=_ENV + "MAX_JOBS", min=1, help="Unfinished jobs that one owner may have.")
     ] = 100,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            envvar=_ENV + "THREADS",
+            min=1,
+            help="CPU threads for the models. Default: torch's choice, about one a core. Share the cores out when a "
+            "device runs on the same machine.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(envvar=_ENV + "LOG_LEVEL", help="debug, info, warning or error; to stderr.")
     ] = "info",
@@ -154,6 +164,10 @@ def serve(
     catalog = _catalog(model, allow_hub)
     catalog.cards()  # a model that can't be served is told now, not at the first job
 
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     with open_plane(settings, catalog) as plane:
         bootstrap = os.environ.get(_ENV + "BOOTSTRAP_KEY")
         if bootstrap:

@@ -18,8 +18,10 @@ from device.cli.options import (
     GrpcAddress,
     Home,
     Patience,
+    Threads,
     control_plane,
     home_folder,
+    limit_threads,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def agent(
     grpc_address: GrpcAddress = None,
     patience: Patience = 600.0,
     home: Home = None,
+    threads: Threads = None,
 ) -> None:
     """Wait for jobs that name this device's data sets, and train them one after another.
 
@@ -84,6 +87,7 @@ def agent(
             no_progress_timeout=patience,
         )
         worker = Agent(control=control, config=settings, settings=run, screen=screen, stop=stop, once=once, poll_s=poll)
+        limit_threads(threads)
         with pausing(stop, screen.message):
             worker.run()
 

@@ -22,8 +22,10 @@ from device.cli.options import (
     Patience,
     Text2Column,
     TextColumn,
+    Threads,
     control_plane,
     home_folder,
+    limit_threads,
     run_settings,
 )
 
@@ -100,7 +102,7 @@ def finetune(
         list[str] | None, _option("Layers with LoRA; repeat. Default: all linear.", TRAINING)
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"] | None, _option("Of the cloud's compute. Default: auto.", TRAINING)
+        Literal["auto", "fp32", "bf16"] | None, _option("Of the cloud's compute. Default: auto.", TRAINING)
     ] = None,
     in_flight: Annotated[int | None, _option("Micro-batches under way at once. Default: 2.", TRAINING)] = None,
     checkpoint_every: Annotated[int | None, _option("Steps between checkpoints. Default: 50.", TRAINING)] = None,
@@ -115,6 +117,7 @@ def finetune(
     local_model: LocalModel = None,
     patience: Patience = 600.0,
     home: Home = None,
+    threads: Threads = None,
 ) -> None:
     """Fine-tune a model in the cloud on text that stays here.
 
@@ -150,6 +153,7 @@ def finetune(
             else:
                 job_id = job or ""
                 request = _request_of(job_id, options, folder, control, screen)
+            limit_threads(threads)
             _train(job_id, request, settings, screen)
 
 

@@ -75,6 +75,16 @@ Patience = Annotated[
         rich_help_panel=CONNECTION,
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        envvar="PRIVTUNE_THREADS",
+        min=1,
+        help="CPU threads for the model's part here. Default: torch's choice, about one a core. Share the cores out "
+        "when the cloud runs on the same machine.",
+        show_default=False,
+    ),
+]
 TextColumn = Annotated[
     str | None,
     typer.Option(help="Column of the text. Default: by the header.", rich_help_panel=DATA, show_default=False),
@@ -102,6 +112,14 @@ def control_plane(cloud: str | None, api_key: str | None, ca_cert: Path | None) 
     if not cloud:
         raise InvalidInput("Which cloud? Set PRIVTUNE_CLOUD or give --cloud https://host:port.", param="cloud")
     return ControlPlane(cloud, api_key or "", ca_cert)
+
+
+def limit_threads(threads: int | None) -> None:
+    """Let torch compute on this many CPU threads; None leaves its own choice."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def run_settings(

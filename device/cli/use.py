@@ -22,7 +22,9 @@ from device.cli.options import (
     Patience,
     Text2Column,
     TextColumn,
+    Threads,
     control_plane,
+    limit_threads,
     run_settings,
 )
 
@@ -49,6 +51,7 @@ def predict(
     local_model: LocalModel = None,
     patience: Patience = 600.0,
     home: Home = None,
+    threads: Threads = None,
 ) -> None:
     """Classify texts with a model tuned here; they take the same private path, with the same noise.
 
@@ -71,6 +74,7 @@ def predict(
             local_model=local_model,
             patience=patience,
         )
+    limit_threads(threads)
     found = classify(job, texts, settings, batch_size=batch_size, say=lambda line: typer.echo(line, err=True))
     if out is None:
         for number, prediction in enumerate(found):
