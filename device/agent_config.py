@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from device.data.records import Columns
 from device.data.source import DataSource
-from device.policy import Policy
+from device.policy import Budget, Policy
 from shared.config import DEVICE_SCHEME, JobSpec
 from shared.errors import DataInvalid, InvalidInput
 
@@ -29,7 +29,7 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
 def check_name(name: str) -> None:
     """Raises ValueError unless `device://NAME` can be a handle."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ValueError(f"'{name}' can't be a data set's name: letters, digits, '.', '_' and '-' only")
 
 
@@ -103,6 +103,24 @@ def load_agent_config(path: Path) -> AgentConfig:
         DataInvalid: it can't be read or is not YAML (names the line).
         InvalidInput: a key or value is wrong (names the key).
     """
+    raw = _mapping(path, "`datasets:`")
+    if "base" in raw:
+        raise InvalidInput(_unknown(path, ("base",)))
+    return _validated(path, raw)
+
+
+def home_policy(home: Path) -> Policy | None:
+    """The device's own policy, `policy.yaml` in its folder: the keys of agent.yaml's policy section. None: no file.
+
+    Raises as `load_agent_config`.
+    """
+    path = home / "policy.yaml"
+    if not path.exists():
+        return None
+    return _validated(path, {"policy": _mapping(path, "`mechanisms:`")}).policy
+
+
+def _mapping(path: Path, example: str) -> dict[str, Any]:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -115,12 +133,10 @@ def load_agent_config(path: Path) -> AgentConfig:
         problem = getattr(error, "problem", None) or "not readable"
         raise DataInvalid(f"{path}{where}: not valid YAML: {problem}.") from None
     if raw is None:
-        raise DataInvalid(f"{path} is empty; it needs at least `datasets:`.")
+        raise DataInvalid(f"{path} is empty; it needs at least {example}.")
     if not isinstance(raw, dict):
-        raise InvalidInput(f"{path}: keys like `datasets:` are expected, not a {type(raw).__name__}.")
-    if "base" in raw:
-        raise InvalidInput(_unknown(path, ("base",)))
-    return _validated(path, raw)
+        raise InvalidInput(f"{path}: keys like {example} are expected, not a {type(raw).__name__}.")
+    return raw
 
 
 def _validated(path: Path, raw: dict[str, Any]) -> AgentConfig:
@@ -142,6 +158,8 @@ def _unknown(path: Path, location: tuple[int | str, ...]) -> str:
         known = list(DataSetting.model_fields)
     elif location[0] == "policy" and len(location) == 2:
         known = list(Policy.model_fields)
+    elif location[:2] == ("policy", "budget"):
+        known = list(Budget.model_fields)
     elif location[0] == "policy":
         known = ["min", "max", "allowed"]
     else:

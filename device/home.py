@@ -33,7 +33,7 @@ def default_home() -> Path:
 
 def check_job_id(job_id: str) -> str:
     """The id itself; InvalidInput if it can't be one (it names folders here, and may come from the cloud)."""
-    if not _JOB_ID.match(job_id):
+    if not _JOB_ID.fullmatch(job_id):
         raise InvalidInput(f"{job_id[:80]!r} is not a job id; `privtune jobs list` shows yours.", param="job")
     return job_id
 

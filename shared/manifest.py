@@ -42,7 +42,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         names = [entry["name"] for entry in manifest["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactCorrupt(f"{folder.name}: no readable {MANIFEST}; fetch or make it again") from error
-    if not all(isinstance(name, str) and _NAME.match(name) for name in names):
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         raise ArtifactCorrupt(f"{folder.name}: the manifest names a file outside the folder; do not use it")
     return manifest
 

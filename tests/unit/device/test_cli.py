@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -88,12 +88,14 @@ def test_commands_without_a_model_do_without_torch():
 
 
 def test_help_answers_at_once():
-    times = []
+    """In seconds of CPU, which other work on the machine does not stretch."""
+    spent = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert privtune("--help").returncode == 0
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.5
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.5
 
 
 @pytest.mark.parametrize(
