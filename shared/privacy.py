@@ -130,6 +130,32 @@ def cluster_loss(same_cluster: bool, eta: float | None = None, w_inf: float = ma
     return math.inf if eta is None else dchi_loss(eta, w_inf)
 
 
+def pooled_bound(eta: float, clip: float, size: int) -> float:
+    """Pure bound of a released row: a sum of `size` vectors clipped to `clip`, over sqrt(size), under d_chi noise.
+
+    Every summand may change, so the row lies in a ball of radius sqrt(size) * clip: 2 * eta * sqrt(size) * clip. One
+    changed summand moves the row by 2 * clip / sqrt(size) only.
+    """
+    return position_bound(eta, clip * math.sqrt(_positive("size", size)))
+
+
+def counts_scale(epsilon: float, words: int) -> float:
+    """Scale of Laplace noise on per-class counts of ids that makes them epsilon-private for replacing one record.
+
+    A record counts at most `words` different ids, once each, under its class: replacing it changes the counts by at
+    most 2 * words in L1, so the scale is 2 * words / epsilon (Dwork et al. 2006).
+    """
+    return 2 * _positive("words", words) / _positive("epsilon", epsilon)
+
+
+def laplace_bound(scale: float, clip: float, dim: int) -> float:
+    """Pure bound of a position clipped to L2 norm `clip` before Laplace noise of this scale a coordinate.
+
+    L1 distance / scale (Dwork et al. 2006); an L2 ball of radius R has L1 diameter 2 * R * sqrt(D).
+    """
+    return 2 * _positive("clip", clip) * math.sqrt(_positive("dim", dim)) / _positive("scale", scale)
+
+
 # --- Gaussian --------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +297,12 @@ ALWAYS = (
 )
 
 
+FITTED = (
+    "Tables were fitted on the private records with noise of their own: replacing one record shifts the odds of the "
+    "tables by at most {:.4g} nats, once for this data set."
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Statement:
     """What may be claimed for a mechanism as it is configured: one row of the table, and nothing stronger.
@@ -280,6 +312,8 @@ class Statement:
     text: the claim in plain language. numbers: figures behind it; a figure that is infinite or unknown is absent.
     position_epsilon: worst-case loss of a position, None if there is none; position_mu: its mu (typical loss under
     d_chi, exact under Gaussian noise).
+    fitted_epsilon: what tables fitted on the private records (with noise of their own) cost each record, once a data
+    set: a line of its own, on top of the releases.
     unsafe_seed: the noise came from a fixed seed, so NOTHING is claimed.
     """
 
@@ -293,6 +327,7 @@ class Statement:
     position_epsilon: float | None = None
     position_mu: float | None = None
     delta: float = 0.0
+    fitted_epsilon: float = 0.0
     unsafe_seed: bool = False
 
     def __post_init__(self) -> None:
@@ -307,15 +342,16 @@ class Statement:
     def record_epsilon(self, positions: int, releases: int = 1) -> float | None:
         """Worst-case loss of a whole record of n positions, released so many times; None where nothing is claimed.
 
-        For the approximate guarantee it is at the statement's delta for the whole record, by mu composition.
+        For the approximate guarantee it is at the statement's delta for the whole record, by mu composition. What
+        fitted tables cost is added.
         """
         if self.unsafe_seed or self.position_epsilon is None:
             return None
         if self.guarantee == "pure":
-            return compose_pure(self.position_epsilon, positions * releases)
+            return self.fitted_epsilon + compose_pure(self.position_epsilon, positions * releases)
         if self.position_mu is None:
             return None
-        return gdp_epsilon(compose_mu(self.position_mu, positions * releases), self.delta)
+        return self.fitted_epsilon + gdp_epsilon(compose_mu(self.position_mu, positions * releases), self.delta)
 
     def marked_unsafe(self) -> Statement:
         """The same mechanism with a fixed seed: every claim is withdrawn."""
@@ -324,6 +360,7 @@ class Statement:
             guarantee="none",
             position_epsilon=None,
             position_mu=None,
+            fitted_epsilon=0.0,
             unsafe_seed=True,
             text=f"FIXED SEED, TESTS ONLY: whoever knows the seed removes the noise. Nothing is claimed. ({self.text})",
         )
@@ -333,5 +370,6 @@ class Statement:
         return {**asdict(self), "caveats": list(self.caveats)}
 
     def lines(self) -> list[str]:
-        """For a terminal: the claim, then each caveat."""
-        return [self.text, *(f"- {caveat}" for caveat in self.caveats)]
+        """For a terminal: the claim, what fitted tables cost, then each caveat."""
+        fitted = [FITTED.format(self.fitted_epsilon)] if self.fitted_epsilon else []
+        return [self.text, *fitted, *(f"- {caveat}" for caveat in self.caveats)]

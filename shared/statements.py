@@ -19,6 +19,8 @@ from shared.privacy import (
     distinguishing,
     gaussian_mu,
     krr_keep_probability,
+    laplace_bound,
+    pooled_bound,
     position_bound,
     randomised_loss,
     typical_mu,
@@ -195,9 +197,9 @@ def gain_statement(*, name: str, injection: str, eta: float, dim: int, clip: flo
 def laplace_statement(*, name: str, injection: str, scale: float, dim: int, clip: float) -> Statement:
     """Row "laplace": independent Laplace noise of this scale a coordinate on vectors clipped to L2 norm `clip`.
 
-    Loss: L1 distance / scale, and an L2 ball of radius R has L1 diameter 2 R sqrt(D).
+    See `shared.privacy.laplace_bound`.
     """
-    bound = 2 * clip * math.sqrt(dim) / scale
+    bound = laplace_bound(scale, clip, dim)
     return Statement(
         mechanism=name,
         row="laplace",
@@ -270,26 +272,78 @@ def randomised_statement(
     injection: str,
     epsilon: float,
     clusters: int,
+    summed: int = 1,
     eta: float | None = None,
     within: float = 0.0,
     dim: int = 1,
 ) -> Statement:
-    """Row "randomised": k-ary randomised response over public clusters, then a target of the reported cluster."""
-    bound = randomised_loss(epsilon, eta, within)
+    """Row "randomised": k-ary randomised response over public clusters, then a target of the reported cluster.
+
+    summed: tokens whose targets one released vector adds up; all of them may change, so its bound is that many times
+    a token's.
+    """
+    token = randomised_loss(epsilon, eta, within)
     keep = krr_keep_probability(epsilon, clusters)
-    numbers = {"epsilon_cluster": epsilon, "clusters": float(clusters), "keep_probability": keep}
+    numbers = {
+        "epsilon_cluster": epsilon,
+        "clusters": float(clusters),
+        "keep_probability": keep,
+        "token_bound": token,
+        "position_bound": summed * token,
+    }
     if eta is not None:
         numbers |= {"eta": eta, "expected_noise_norm": dim / eta}
+    text = (
+        f"Each token's cluster (of {clusters}) is reported by randomised response, true with chance {keep:.3g}: "
+        f"replacing any token shifts the odds of its record's release by at most {token:.4g} nats, a record of n "
+        "tokens by n times that."
+    )
+    if summed > 1:
+        text += f" A released vector holds up to {summed} tokens: at most {summed * token:.4g} nats a vector."
     return Statement(
         mechanism=name,
         row="randomised",
         guarantee="pure",
         injection=injection,
-        text=(
-            f"Each position's cluster (of {clusters}) is reported by randomised response, true with chance {keep:.3g}: "
-            f"replacing any token shifts the odds of its release by at most {bound:.4g} nats."
-        ),
+        text=text,
         numbers=numbers,
         caveats=(*ALWAYS, SPECIALS),
-        position_epsilon=bound,
+        position_epsilon=summed * token,
     )
+
+
+def pooled_statement(*, name: str, injection: str, eta: float, dim: int, clip: float, size: int) -> Statement:
+    """Row "clipped" for sums of `size` vectors clipped to `clip`, over sqrt(size), under equal d_chi noise."""
+    bound = pooled_bound(eta, clip, size)
+    mu = typical_mu(eta, 2 * clip * math.sqrt(size), dim)
+    one = dchi_loss(eta, 2 * clip / math.sqrt(size))
+    return Statement(
+        mechanism=name,
+        row="clipped",
+        guarantee="pure",
+        injection=injection,
+        text=(
+            f"Every vector is clipped to length {clip:.4g}, {size} neighbours are summed over the root of {size}, and "
+            f"noise of expected length {dim / eta:.4g} is added: replacing all {size} shifts the odds of the released "
+            f"vector by at most {bound:.4g} nats, replacing one of them by at most {one:.4g}; a record of n released "
+            "vectors by n times the first figure."
+        ),
+        numbers={
+            "eta": eta,
+            "clip": clip,
+            "summed": float(size),
+            "expected_noise_norm": dim / eta,
+            "position_bound": bound,
+            "one_vector_bound": one,
+            "position_mu": mu,
+            "told_apart": distinguishing(mu),
+        },
+        caveats=(*ALWAYS, _ATTENTION, SPECIALS),
+        position_epsilon=bound,
+        position_mu=mu,
+    )
+
+
+def fitted_statement(statement: Statement, epsilon: float) -> Statement:
+    """The same claim where a table it rests on was fitted on the private records with noise of `epsilon` a record."""
+    return replace(statement, fitted_epsilon=epsilon, numbers={**statement.numbers, "fitted_epsilon": epsilon})

@@ -43,14 +43,23 @@ class BottomLike(Protocol):
         """ids, mask -> input of block 0, positions included."""
 
 
+class NoisedCounts(Protocol):
+    """Counts of private records that may be used freely, because their noise is accounted on its own line."""
+
+    def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
+        """counts_CU of the usable ids with `epsilon` a record of `words` different ids, and the noise's variance."""
+
+
 @dataclass
 class NoiseContext:
     """hidden_size: D; cut, model_fingerprint: name the injection point in fingerprints; tokens: text of each id;
     special_ids: never replaced, never a neighbour, their places are public; longest: positions that the model has
     (None: 512, or as few as the bottom's configuration says); prefix, suffix: special ids around a text;
-    public_rows: token ids of PUBLIC texts, if the owner named any; public_labels: a public label for each of them, or
-    none at all; consistency: a function (N, D) -> (N, K) of single vectors that the pre-trained top reads, where the
-    device has it; cache: folder for tables; progress: told what is being worked out and the share done.
+    public_rows: token ids of PUBLIC texts, if the owner named any; labelled_rows, labels: token ids and classes of
+    public labelled texts or words; consistency: a function (N, D) -> (N, K) of single vectors that the pre-trained top
+    reads, where the device has it; private_counts: in how many private records of each class an id occurs, already
+    NOISED, where a job has them (`device.noise.counts`); cache: folder for tables; progress: told what is being worked
+    out and the share done.
     """
 
     bottom: BottomLike
@@ -63,8 +72,10 @@ class NoiseContext:
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
     public_rows: Sequence[Sequence[int]] = field(default_factory=tuple)
-    public_labels: Sequence[int] = ()
+    labelled_rows: Sequence[Sequence[int]] = field(default_factory=tuple)
+    labels: Sequence[int] = ()
     consistency: Callable[[Tensor], Tensor] | None = None
+    private_counts: NoisedCounts | None = None
     cache: Path | None = None
     progress: Callable[[str, float], None] = field(default=lambda what, share: None)
 
@@ -79,7 +90,7 @@ class NoiseContext:
         model_fingerprint: str,
         longest: int | None = None,
         public_texts: Sequence[str] = (),
-        public_labels: Sequence[int] = (),
+        labelled_texts: Sequence[tuple[str, int]] = (),
         consistency: Callable[[Tensor], Tensor] | None = None,
         cache: Path | None = None,
         progress: Callable[[str, float], None] = lambda what, share: None,
@@ -109,7 +120,11 @@ class NoiseContext:
             cache=cache,
             progress=progress,
             public_rows=[tokenizer(text, truncation=True, max_length=128)["input_ids"] for text in public_texts],
-            public_labels=public_labels,
+            # A leading blank, so that a lone word is the token that it is inside a sentence.
+            labelled_rows=[
+                tokenizer(" " + text, truncation=True, max_length=128)["input_ids"] for text, _ in labelled_texts
+            ],
+            labels=[label for _, label in labelled_texts],
         )
 
     @cached_property
@@ -152,8 +167,8 @@ class NoiseContext:
     @cached_property
     def identity(self) -> str:
         """Fingerprint of everything public that tables are made of: weights, cut, vocabulary and public rows."""
-        digest = hashlib.sha256(f"{self.weights} {self.cut} {self.vocabulary} {list(self.public_labels)}".encode())
-        for row in self.public_rows:
+        digest = hashlib.sha256(f"{self.weights} {self.cut} {self.vocabulary} {list(self.labels)}".encode())
+        for row in [*self.public_rows, *self.labelled_rows]:
             digest.update(np.asarray(row, dtype=np.int64).tobytes() + b";")
         return digest.hexdigest()
 

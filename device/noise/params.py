@@ -113,3 +113,54 @@ class PrivTuneParams(DChiParams, GraphParams):
     least: float = Field(
         0.5, gt=0, le=1, description="Noise of the most important tokens (scale), signal of the least important (gain)."
     )
+
+
+class ClusterParams(Params):
+    """Public clusters of the vocabulary."""
+
+    target: Literal["centre", "mixture"] = Field(
+        "centre",
+        description="What stands for a token: its cluster's centre at a typical length, or a word drawn from its "
+        "cluster, read by the model in its new company.",
+    )
+    cluster_size: int = Field(96, ge=1, le=100_000, description="Least tokens in a cluster.")
+    max_share: float = Field(
+        0.25, gt=0, le=1, description="Largest share that one word may have of its cluster's public frequency."
+    )
+    frequency_weight: float = Field(
+        0.3, ge=0, le=100, description="How alike in frequency a cluster's words should be, next to their meaning."
+    )
+    groups: Literal["none", "public", "private"] = Field(
+        "none",
+        description="Words that speak for different classes never share a cluster: told by public labelled texts or "
+        "words (public), or by the private records' own counts under noise (private).",
+    )
+    significance: float = Field(
+        2.0, ge=0, le=100, description="Standard deviations above chance at which a word speaks for a class."
+    )
+    group_size: int = Field(32, ge=1, le=100_000, description="Least tokens in a cluster of words that speak.")
+    epsilon_counts: float = Field(
+        1.0, gt=0, le=100, description="groups=private: what the counts cost each record, once a data set."
+    )
+    count_words: int = Field(
+        8, ge=1, le=1000, description="groups=private: different words that a record adds to the counts."
+    )
+    epsilon_cluster: float = Field(
+        0.0, ge=0, le=100, description="Randomised response between clusters with this budget a token; 0: off."
+    )
+    table: str = Field("", pattern=r"^[0-9a-f]*$", max_length=64, description=TABLE)
+
+
+class SharedParams(ClusterParams):
+    """One target for a whole public cluster, optionally with d_chi noise and randomised response."""
+
+    injection: InjectionPoint = Field("cut", description=INJECTION)
+    noise_ratio: float = Field(0.0, ge=0, le=10_000, description="Extra d_chi noise over the typical length; 0: none.")
+
+
+class PoolParams(ClusterParams, ClipParams):
+    """Sums of neighbouring vectors, on top of clusters or of the clipped vectors themselves."""
+
+    size: int = Field(4, ge=2, le=64, description="Neighbouring vectors in one sum.")
+    clusters: bool = Field(True, description="Sum cluster targets; false: the clipped vectors themselves.")
+    noise_ratio: float = Field(0.0, ge=0, le=10_000, description="d_chi noise over the typical length; 0: none.")

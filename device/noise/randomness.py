@@ -83,6 +83,11 @@ class NoiseSource(ABC):
         radius = self.gamma(shape[-1], *shape[:-1]) / eta
         return z.mul_((radius / z.norm(dim=-1).clamp_(min=1e-30)).to(torch.float32).unsqueeze(-1))
 
+    def laplace(self, scale: float, *shape: int) -> Tensor:
+        """Independent Laplace numbers of this scale, float64: a difference of two exponentials."""
+        exponential = self.uniform(2, *shape).clamp_(min=2.0**-54).log_().neg_()
+        return (exponential[0] - exponential[1]).mul_(scale)
+
     def choice(self, probabilities_NK: Tensor) -> Tensor:
         """One index a row, drawn by the row's probabilities (they are normalised here). Int64, shape N."""
         cumulative_NK = probabilities_NK.to(torch.float64).cumsum(dim=-1)

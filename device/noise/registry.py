@@ -99,6 +99,22 @@ _ENTRIES = (
         summary="d_chi noise whose mean is moved, token by token, towards an n-hop neighbour by a public optimisation.",
         statement="as dchi; gain importance from public text: 2*eta*R a position; scale or private importance: none",
     ),
+    Entry(
+        name="shared",
+        target="device.noise.cluster:Shared",
+        params=p.SharedParams,
+        paper="this project",
+        summary="Every token of a public cluster gets the same target: its centre, or a word drawn from the cluster.",
+        statement="0 inside a cluster; across: eta * distance with noise, epsilon with randomised response, else none",
+    ),
+    Entry(
+        name="pool",
+        target="device.noise.pool:Pool",
+        params=p.PoolParams,
+        paper="this project",
+        summary="Sums of k neighbouring vectors, on cluster targets or clipped vectors. Shortens records.",
+        statement="2*eta*sqrt(k)*R a released vector with noise; k * epsilon with randomised response; else none",
+    ),
 )
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 

@@ -183,10 +183,12 @@ class _Problem:
         return torch.stack([inversion_N + attribute_N + consistency_N, inversion_N, attribute_N, consistency_N])
 
     def _growth(self, x_ND: Tensor) -> Tensor:
-        return (x_ND - self._c_ND).norm(dim=-1) - self._home_N
+        growth_N: Tensor = (x_ND - self._c_ND).norm(dim=-1) - self._home_N
+        return growth_N
 
     def _change(self, x_ND: Tensor) -> Tensor:
-        return ((x_ND - self.e_ND) @ self._j_DK).square().sum(-1)
+        change_N: Tensor = ((x_ND - self.e_ND) @ self._j_DK).square().sum(-1)
+        return change_N
 
     def descend(self) -> tuple[Tensor, Tensor]:
         """x_ND with the least loss seen, and the mean of each term after every step, (steps + 1, 4)."""
@@ -239,7 +241,8 @@ class _Problem:
         # Onto the nearest ray of the cone's surface, never to its tip: there is no direction at the tip.
         on_axis_N1 = ((along_N1 + widest * across_N1) / (1 + widest**2)).clamp(min=1e-3)
         on_surface_ND = on_axis_N1 * (axis_ND + widest * across_ND / across_N1)
-        return torch.where(across_N1 <= widest * along_N1, x_ND, on_surface_ND)
+        kept_ND: Tensor = torch.where(across_N1 <= widest * along_N1, x_ND, on_surface_ND)
+        return kept_ND
 
     def report(self, x_ND: Tensor) -> dict[str, float]:
         """Sums over the chunk of what `Solution.report` names."""

@@ -84,7 +84,7 @@ def cached(
     if path.exists():
         return read_table(path).tensors
     rest = {key: value for key, value in settings.items() if key != "injection"}
-    table = table_for(context, kind, str(settings["injection"]), make(), settings=rest)
+    table = table_for(context, kind, str(settings["injection"]), make(), **rest)
     write_table(table, path)
     return table.tensors
 

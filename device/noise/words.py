@@ -66,10 +66,10 @@ def _wordfreq(tokens: Sequence[str]) -> FloatArray | None:
 
 
 def public_counts(context: NoiseContext, place_V: IntArray) -> FloatArray:
-    """counts_CU: in how many public texts of each class an id occurs. A lexicon is a list of one-word texts."""
-    classes = sorted(set(context.public_labels))
+    """counts_CU: in how many public labelled texts of each class an id occurs; a lexicon is a list of short texts."""
+    classes = sorted(set(context.labels))
     counts_CU = np.zeros((len(classes), len(context.usable_ids)))
-    for row, label in zip(context.public_rows, context.public_labels, strict=True):
+    for row, label in zip(context.labelled_rows, context.labels, strict=True):
         place = np.unique(place_V[np.asarray(row, dtype=np.int64)])
         counts_CU[classes.index(label), place[place >= 0]] += 1
     return counts_CU
