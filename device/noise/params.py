@@ -164,3 +164,36 @@ class PoolParams(ClusterParams, ClipParams):
     size: int = Field(4, ge=2, le=64, description="Neighbouring vectors in one sum.")
     clusters: bool = Field(True, description="Sum cluster targets; false: the clipped vectors themselves.")
     noise_ratio: float = Field(0.0, ge=0, le=10_000, description="d_chi noise over the typical length; 0: none.")
+
+
+class SndParams(Params):
+    """Split-N-Denoise's noise: d_chi on clipped token embeddings."""
+
+    noise_ratio: float = Field(6.0, gt=0, le=10_000, description="Expected noise over the typical embedding's length.")
+    clip_ratio: float = Field(1.25, gt=0, le=100, description="Clipping length over the typical embedding's length.")
+
+
+class SapParams(DChiParams):
+    """Split-and-Privatize: d_chi noise, less of it on the tokens that contribute most."""
+
+    contributing: float = Field(0.2, ge=0, le=1, description="Share of a record's tokens that count as contributing.")
+    kept_noise: float = Field(0.3, gt=0, le=1, description="Their noise, as a share of the others'.")
+    importance_from: Literal["private", "public"] = Field(
+        "private", description="What the importance is fitted on; no claim is left either way."
+    )
+
+
+class TextObfuscatorParams(ClipParams):
+    """TextObfuscator's noise: pulled towards the cluster's prototype, then Laplace noise a coordinate."""
+
+    cluster_size: int = Field(64, ge=1, le=100_000, description="Least tokens in a cluster.")
+    pull: float = Field(0.5, ge=0, le=1, description="How far a vector is moved to its cluster's prototype.")
+    noise_ratio: float = Field(3.0, gt=0, le=10_000, description="Expected noise over the typical vector's length.")
+
+
+class CusTextParams(Params):
+    """CusText: the exponential mechanism over a token's own output set."""
+
+    injection: InjectionPoint = Field("cut", description=INJECTION)
+    epsilon: float = Field(3.0, gt=0, le=1000, description="Budget of one token inside its output set.")
+    set_size: int = Field(20, ge=2, le=1000, description="Words in an output set.")

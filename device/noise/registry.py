@@ -115,6 +115,38 @@ _ENTRIES = (
         summary="Sums of k neighbouring vectors, on cluster targets or clipped vectors. Shortens records.",
         statement="2*eta*sqrt(k)*R a released vector with noise; k * epsilon with randomised response; else none",
     ),
+    Entry(
+        name="snd",
+        target="device.noise.baselines:SplitNDenoise",
+        params=p.SndParams,
+        paper="Mai et al. 2023, arXiv 2310.09130",
+        summary="Split-N-Denoise's noise: d_chi on clipped token embeddings. Its denoiser is not built.",
+        statement="metric privacy, eta * distance, at most 2*eta*R a position",
+    ),
+    Entry(
+        name="sap",
+        target="device.noise.baselines:SplitAndPrivatize",
+        params=p.SapParams,
+        paper="Shen et al. 2023, arXiv 2312.15603",
+        summary="Split-and-Privatize: d_chi noise, less of it on the contributing tokens (our importance score).",
+        statement="none: the scale depends on the secret token",
+    ),
+    Entry(
+        name="textobfuscator",
+        target="device.noise.baselines:TextObfuscator",
+        params=p.TextObfuscatorParams,
+        paper="Zhou et al. 2023, Findings of ACL (2023.findings-acl.337)",
+        summary="Pulled towards the cluster's prototype, clipped, then Laplace noise. No training of its encoder.",
+        statement="2*R*sqrt(D)/b a position when clipped, else none",
+    ),
+    Entry(
+        name="custext",
+        target="device.noise.custext:CusText",
+        params=p.CusTextParams,
+        paper="Chen et al. 2022, arXiv 2207.09490",
+        summary="Each token replaced from its own output set by the exponential mechanism, before the bottom.",
+        statement="epsilon inside an output set, none across",
+    ),
 )
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
