@@ -146,7 +146,8 @@ class Agent:
 
     def _reachable(self, spec: JobSpec) -> RunSettings:
         address = self.settings.grpc_address or self.control.grpc_address()
-        return replace(self.settings, grpc_address=address, local_model=self.config.local_models.get(spec.model))
+        model, policy = self.config.local_models.get(spec.model), self.config.policy
+        return replace(self.settings, grpc_address=address, local_model=model, policy=policy)
 
     def _tell(self, job_id: str, error: PrivTuneError) -> None:
         """A refusal of ours fails the job and says why; `run_job` tells its own; any other job waits."""

@@ -16,6 +16,7 @@ import grpc
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
 
+from device.transcript import Transcript
 from shared.addresses import is_loopback
 from shared.errors import CloudUnreachable, InvalidInput, MessageTooLarge, PrivTuneError, VersionMismatch, by_reason
 from shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, FrameReader, FrameWriter, Message
@@ -40,13 +41,14 @@ class Endpoint:
 
 
 class Link:
-    """A channel to one cloud. Use as a context manager."""
+    """A channel to one cloud. Use as a context manager. `transcript`: told of everything before it leaves."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, transcript: Transcript | None = None) -> None:
         self._channel = _channel(endpoint)
         self._stub = split_pb2_grpc.SplitServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._metadata: Metadata = (("authorization", f"Bearer {endpoint.api_key}"),)
         self._address = endpoint.address
+        self._transcript = transcript
 
     def __enter__(self) -> Link:
         return self
@@ -56,22 +58,23 @@ class Link:
 
     def open(self, request: pb.OpenRequest) -> pb.OpenResponse:
         """Claim the job; see the proto."""
-        response: pb.OpenResponse = self._call(self._stub.Open, request, OPEN_TIMEOUT_S)
+        response: pb.OpenResponse = self._call("Open", self._stub.Open, request, OPEN_TIMEOUT_S)
         return response
 
     def commit(self, request: pb.CommitRequest) -> pb.CommitResponse:
         """End the job."""
-        response: pb.CommitResponse = self._call(self._stub.Commit, request, CALL_TIMEOUT_S)
+        response: pb.CommitResponse = self._call("Commit", self._stub.Commit, request, CALL_TIMEOUT_S)
         return response
 
     def refuse(self, job_id: str, error: PrivTuneError) -> None:
         """Tell the cloud that this device will not do the job."""
         request = pb.RefuseRequest(job_id=job_id, reason=error.reason, message=error.message[:500])
-        self._call(self._stub.Refuse, request, CALL_TIMEOUT_S)
+        self._call("Refuse", self._stub.Refuse, request, CALL_TIMEOUT_S)
 
     def fetch(self, kind: int, job_id: str, file: str, offset: int = 0) -> Iterator[bytes]:
         """The bytes of an artifact's file from `offset`; the manifest for file ""."""
         request = pb.FetchRequest(kind=kind, job_id=job_id, file=file, offset=offset)  # type: ignore[arg-type]
+        self._note("Fetch", request)
         try:
             for response in self._stub.Fetch(request, metadata=self._metadata, timeout=OPEN_TIMEOUT_S):
                 yield response.data
@@ -82,9 +85,16 @@ class Link:
         """Start the bidirectional stream of an opened session; close it when done."""
         method = self._stub.Infer if infer else self._stub.Train
         metadata = (*self._metadata, (JOB_METADATA, job_id), (EPOCH_METADATA, str(opened.session_epoch)))
-        return Stream(lambda frames: method(frames, metadata=metadata), opened, self._translate, patience)
+        return Stream(
+            lambda frames: method(frames, metadata=metadata), opened, self._translate, patience, self._transcript
+        )
 
-    def _call(self, method: Callable[..., T], request: object, timeout: float) -> T:
+    def _note(self, name: str, request: Any) -> None:
+        if self._transcript is not None:
+            self._transcript.call(name, request.SerializeToString(deterministic=True))
+
+    def _call(self, name: str, method: Callable[..., T], request: object, timeout: float) -> T:
+        self._note(name, request)
         try:
             return method(request, metadata=self._metadata, timeout=timeout)
         except grpc.RpcError as error:
@@ -118,7 +128,9 @@ class Stream:
         opened: pb.OpenResponse,
         translate: Callable[[grpc.RpcError], PrivTuneError],
         patience: float,
+        transcript: Transcript | None = None,
     ) -> None:
+        self._transcript = transcript
         self._writer = FrameWriter(
             epoch=opened.session_epoch, chunk_bytes=min(opened.max_payload_bytes, DEFAULT_CHUNK_BYTES)
         )
@@ -128,7 +140,7 @@ class Stream:
         self._outbox: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[Message | PrivTuneError] = queue.SimpleQueue()
         self._stash: dict[tuple[int, int, int], Message] = {}
-        self._call = start(iter(self._outbox.get, None))
+        self._call = start(self._outgoing())
         self._thread = threading.Thread(target=self._receive, args=(translate,), name="link-receive", daemon=True)
         self._thread.start()
 
@@ -181,9 +193,22 @@ class Stream:
         self._call.cancel()
         self._thread.join(timeout=5)
 
+    def _outgoing(self) -> Iterator[pb.Frame]:
+        """The frames in order, each in the transcript before it leaves; gRPC's own thread runs this."""
+        for frame in iter(self._outbox.get, None):
+            if self._transcript is not None:
+                try:
+                    self._transcript.sent(frame)
+                except PrivTuneError as error:
+                    self._inbox.put(error)
+                    return
+            yield frame
+
     def _receive(self, translate: Callable[[grpc.RpcError], PrivTuneError]) -> None:
         try:
             for frame in self._call:
+                if self._transcript is not None:
+                    self._transcript.received(frame)
                 message = self._reader.feed(frame)
                 if message is not None:
                     self._inbox.put(message)

@@ -9,22 +9,23 @@ from pathlib import Path
 import privtune.split.v1.split_pb2 as pb
 
 from device.fetch import fetch_folder
+from device.fitted import OwnRecords, importance_for
 from device.link import Link
 from device.noise.base import Mechanism
 from device.noise.context import NoiseContext
-from device.noise.randomness import noise_source
+from device.noise.public import PublicTexts
+from device.noise.randomness import NoiseSource, noise_source
 from device.noise.registry import build
 from device.perturb import Perturber
 from device.releases import ReleaseStore, release_fingerprint
 from shared import __version__
 from shared.codec import encode, probe
 from shared.config import JobSpec
-from shared.errors import InvalidInput
 from shared.modeling.package import BottomPackage, bottom_from_model, load_bottom_package
 from shared.wire import PROTOCOL_VERSION, codec_number
 
 RELEASE_STORE_BYTES = 64 << 30
-# Positions for which public tables are made where the model sets no bound itself.
+# Most positions for which public tables are made.
 DEFAULT_POSITIONS = 512
 
 
@@ -50,27 +51,52 @@ def load_parts(
     return load_bottom_package(folder, num_labels=num_labels, seed=spec.train.seed)
 
 
-def build_perturber(parts: BottomPackage, spec: JobSpec, home: Path) -> tuple[Perturber, Mechanism, ReleaseStore]:
-    """The job's mechanism and the store of its releases. The noise is seeded by the operating system."""
+def noise_context(
+    parts: BottomPackage,
+    cut: int,
+    home: Path,
+    own: OwnRecords | None = None,
+    *,
+    source: NoiseSource | None = None,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> NoiseContext:
+    """What mechanisms may know: the bottom, what the owner declared public, and noised counts of the job's records."""
+    public = PublicTexts.load(home)
     context = NoiseContext.for_model(
         parts.bottom,
         parts.tokenizer,
         hidden_size=parts.hidden_size,
-        cut=spec.cut,
+        cut=cut,
         model_fingerprint=parts.fingerprint,
-        longest=parts.max_positions or DEFAULT_POSITIONS,
+        longest=parts.max_positions and min(parts.max_positions, DEFAULT_POSITIONS),
+        public_texts=public.texts,
+        labelled_texts=public.labelled,
+        cache=home / "tables",
+        progress=progress,
     )
+    if own is not None and source is not None:
+        context.private_counts = own.counts(source)
+    return context
+
+
+def build_perturber(
+    parts: BottomPackage, spec: JobSpec, home: Path, own: OwnRecords | None = None
+) -> tuple[Perturber, Mechanism, ReleaseStore]:
+    """The job's mechanism and the store of its releases. The noise is seeded by the operating system.
+
+    own: the job's records, for mechanisms that learn from them on this device.
+    """
+    source = noise_source()
+    context = noise_context(parts, spec.cut, home, own, source=source)
     mechanism = build(spec.mechanism, context)
-    if mechanism.uses_importance:
-        raise InvalidInput(
-            f"mechanism {mechanism.name} with these settings needs the importance of each token, which jobs do not "
-            "work out yet; choose another (privtune mechanisms)"
-        )
-    fingerprint = release_fingerprint(
-        mechanism=mechanism.fingerprint(), model=parts.fingerprint, cut=spec.cut, codec=spec.codec
-    )
+    importance = importance_for(mechanism.importance_from, context, own) if mechanism.uses_importance else None
+    # What a fixed seed drew is never taken for a real release later on.
+    law = mechanism.fingerprint() + ("-fixed-seed" if source.unsafe else "")
+    if importance is not None:
+        law += importance.fingerprint()
+    fingerprint = release_fingerprint(mechanism=law, model=parts.fingerprint, cut=spec.cut, codec=spec.codec)
     store = ReleaseStore(home / "releases.sqlite", fingerprint, RELEASE_STORE_BYTES)
-    return Perturber(parts.bottom, mechanism, noise_source(), store, spec.codec), mechanism, store
+    return Perturber(parts.bottom, mechanism, source, store, spec.codec, importance), mechanism, store
 
 
 def open_request(

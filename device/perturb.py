@@ -17,6 +17,7 @@ from torch import Tensor
 from device.batches import IndexArray
 from device.data.encode import EncodedDataset, IntArray
 from device.noise.base import Mechanism
+from device.noise.importance import TokenImportance
 from device.noise.randomness import NoiseSource
 from device.releases import EncodedRelease, RecordKey, ReleaseStore, content_fingerprint
 from shared.codec import encode
@@ -45,15 +46,22 @@ class Perturber:
     """Gives the one release of each record of a data set, drawing it at the first request."""
 
     def __init__(
-        self, bottom: Bottom, mechanism: Mechanism, source: NoiseSource, store: ReleaseStore, codec: str
+        self,
+        bottom: Bottom,
+        mechanism: Mechanism,
+        source: NoiseSource,
+        store: ReleaseStore,
+        codec: str,
+        importance: TokenImportance | None = None,
     ) -> None:
         self._bottom, self._mechanism, self._source = bottom, mechanism, source
-        self._store, self._codec = store, codec
-        self._key_lists: dict[int, list[RecordKey]] = {}
+        self._store, self._codec, self._importance = store, codec, importance
+        self._key_lists: list[tuple[EncodedDataset, list[RecordKey]]] = []
 
     def release(self, data: EncodedDataset, indices: IndexArray, first_handle: int = 0) -> Released:
         """Releases of the records at `indices`; what is drawn now is on disk before this returns."""
-        keys = [self._keys(data)[index] for index in indices.tolist()]
+        all_keys = self.keys(data)
+        keys = [all_keys[index] for index in indices.tolist()]
         known = self._store.get_many(keys)
         missing = {key: index for key, index in zip(keys, indices.tolist(), strict=True) if key not in known}
         if missing:
@@ -61,31 +69,40 @@ class Perturber:
             known |= self._store.put_many(dict(zip(missing, drawn, strict=True)))
         return Released(handles=indices + first_handle, releases=[known[key] for key in keys])
 
-    def _keys(self, data: EncodedDataset) -> list[RecordKey]:
+    @property
+    def source(self) -> NoiseSource:
+        """Where the noise comes from."""
+        return self._source
+
+    def keys(self, data: EncodedDataset) -> list[RecordKey]:
         """A store key for each record: its content, and how many equal records came before it in the data set.
 
         Not its place: an owner who shuffles or samples a file again gets the same releases, not fresh ones to average.
         """
-        if id(data) not in self._key_lists:
-            seen: Counter[bytes] = Counter()
-            keys = []
-            for ids_T in data.ids:
-                content = content_fingerprint(ids_T.tolist())
-                keys.append(RecordKey(seen[content], content))
-                seen[content] += 1
-            self._key_lists[id(data)] = keys
-        return self._key_lists[id(data)]
+        for known, keys in self._key_lists:
+            if known is data:
+                return keys
+        seen: Counter[bytes] = Counter()
+        keys = []
+        for ids_T in data.ids:
+            content = content_fingerprint(ids_T.tolist())
+            keys.append(RecordKey(seen[content], content))
+            seen[content] += 1
+        # The data set is kept with its keys: by its id() alone, a later one could be taken for it.
+        self._key_lists = [*self._key_lists[-1:], (data, keys)]
+        return keys
 
     @torch.no_grad()
     def _draw(self, records: Sequence[IntArray]) -> list[EncodedRelease]:
         ids_BT, mask_BT = pad(records)
+        importance_BT = None if self._importance is None else self._importance.of(ids_BT, mask_BT)
         if self._mechanism.injection == "embedding":
             h0_BTD = self._bottom.embed(ids_BT, mask_BT)
-            out = self._mechanism.release(ids_BT, h0_BTD, mask_BT, generator=self._source)
+            out = self._mechanism.release(ids_BT, h0_BTD, mask_BT, importance_BT, generator=self._source)
             h_BTD = self._bottom.blocks(out.h_BTD, out.mask_BT.long())
         else:
             h_BTD = self._bottom(ids_BT, mask_BT)
-            out = self._mechanism.release(ids_BT, h_BTD, mask_BT, generator=self._source)
+            out = self._mechanism.release(ids_BT, h_BTD, mask_BT, importance_BT, generator=self._source)
             h_BTD = out.h_BTD
         encoded = []
         for h_TD, mask_T in zip(h_BTD, out.mask_BT.bool(), strict=True):

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.config import JobSpec
+from shared.config import DEVICE_SCHEME, JobSpec
 from shared.errors import InvalidInput, PolicyRefused
 
 NO_NOISE = "none"
@@ -31,6 +31,16 @@ class Bound(_Strict):
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min:g} is above max {self.max:g}")
         return self
+
+
+class Budget(_Strict):
+    """What may be released of each data set, over all jobs; what is left out is not limited. See docs/ledger.md."""
+
+    nats_per_record: float | None = Field(
+        None, gt=0, description="Worst-case loss of a record; refuses noise that has no such bound."
+    )
+    releases: int | None = Field(None, ge=0, description="Records drawn; sending one again is no new release.")
+    jobs: int | None = Field(None, ge=0, description="Jobs that draw at least one release.")
 
 
 def _default_bounds() -> dict[str, dict[str, Bound]]:
@@ -57,6 +67,8 @@ class Policy(_Strict):
     allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
     allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
     models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
+    datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
+    budget: Budget = Field(default_factory=Budget, description="For each data set.")
     max_epochs: int = Field(50, ge=1, description="Passes over the data that a job may ask for.")
 
     @model_validator(mode="after")
@@ -78,6 +90,10 @@ class Policy(_Strict):
         """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings make no sense."""
         if not any(fnmatchcase(spec.model, pattern) for pattern in self.models):
             raise PolicyRefused(f"The device's policy does not allow the model {spec.model}.")
+        for handle in (spec.training_file, spec.validation_file or spec.training_file):
+            name = handle.removeprefix(DEVICE_SCHEME)
+            if not any(fnmatchcase(name, pattern) for pattern in self.datasets):
+                raise PolicyRefused(f"The device's policy does not allow the data set {name}.")
         if spec.labels == "shared" and not self.allow_shared_labels:
             raise PolicyRefused("The device's policy keeps labels at home: labels 'shared' is not allowed.")
         if spec.train.epochs > self.max_epochs:

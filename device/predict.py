@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from device.account import PREDICTIONS, Releasing
 from device.batches import evaluation_batches
 from device.data.encode import EncodedDataset, encode_texts
 from device.data.records import Columns, Record, Records
@@ -59,7 +61,7 @@ def predict(
     steps = checkpoint_steps(folder.checkpoints)
     if not steps:
         raise JobConflict("this job has no checkpoint on this device yet; train it first")
-    with Link(settings.endpoint) as link:
+    with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
         parts = load_parts(
             link,
             job_id,
@@ -76,18 +78,28 @@ def predict(
         if data.truncated:
             limit = state.spec.train.max_length
             say(f"{data.truncated:,} of {len(data):,} texts were longer than the job's {limit} tokens and were cut")
-        perturber, _, store = build_perturber(parts, state.spec, settings.home)
-        stream = link.stream(
-            link.open(open_request(parts, job_id, state.spec, infer=True)),
-            job_id,
-            infer=True,
-            patience=settings.no_progress_timeout,
+        perturber, mechanism, store = build_perturber(parts, state.spec, settings.home)
+        how = Releasing(
+            spec=state.spec,
+            store=store,
+            perturber=perturber,
+            statement=mechanism.statement(perturber.source),
+            width=parts.hidden_size,
         )
-        try:
+        with contextlib.closing(store), contextlib.ExitStack() as ending:
+            ending.callback(account.settle)
+            warning = account.admit(how, data, source=PREDICTIONS, name=PREDICTIONS, part="predict")
+            if warning is not None:
+                say(warning)
+            account.transcript.records(store.fingerprint, [key.packed() for key in perturber.keys(data)])
+            stream = link.stream(
+                link.open(open_request(parts, job_id, state.spec, infer=True)),
+                job_id,
+                infer=True,
+                patience=settings.no_progress_timeout,
+            )
+            ending.callback(stream.close)
             return _classify(data, parts, state, head, perturber, stream, batch_size)
-        finally:
-            stream.close()
-            store.close()
 
 
 def _encode(texts: Sequence[Text], parts: BottomPackage, state: JobState) -> EncodedDataset:

@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS releases (
     PRIMARY KEY (scope, record)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (only INTEGER PRIMARY KEY CHECK (only = 0), bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO totals VALUES (0, 0);
+CREATE TABLE IF NOT EXISTS identity (only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL);
+INSERT OR IGNORE INTO identity VALUES (0, lower(hex(randomblob(16))));
 """
 _BATCH = 500  # keys in one query; SQLite allows 32,766 variables
 
@@ -75,7 +77,7 @@ class ReleaseStore:
     def __init__(self, path: Path, fingerprint: str, max_bytes: int) -> None:
         if max_bytes < 1:
             raise InvalidInput("the release store's bound must be at least one byte", param="max_bytes")
-        self._path, self._max_bytes = path, max_bytes
+        self._path, self._max_bytes, self.fingerprint = path, max_bytes, fingerprint
         self._lock = threading.Lock()
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +111,29 @@ class ReleaseStore:
                     self._db.execute("ROLLBACK")
                 raise
             return self._read(list(items))
+
+    def held(self, keys: Sequence[RecordKey]) -> dict[RecordKey, tuple[int, int]]:
+        """Rows and bytes of the stored releases among `keys`, without reading the releases themselves."""
+        by_packed = {key.packed(): key for key in keys}
+        found: dict[RecordKey, tuple[int, int]] = {}
+        with self._lock, self._translated():
+            for packed in _batches(list(by_packed)):
+                marks = ",".join("?" * len(packed))
+                query = f"SELECT record, rows, length(data) FROM releases WHERE scope = ? AND record IN ({marks})"
+                for record, rows, size in self._db.execute(query, (self._scope, *packed)):
+                    found[by_packed[record]] = (rows, size)
+        return found
+
+    @property
+    def identity(self) -> str:
+        """A random name of this file's contents: a file that was deleted and made anew has another."""
+        with self._lock, self._translated():
+            return str(self._db.execute("SELECT id FROM identity").fetchone()[0])
+
+    def renew_identity(self) -> None:
+        """Say that releases were lost (an older copy was put back): what is drawn now may be a second draw."""
+        with self._lock, self._translated():
+            self._db.execute("UPDATE identity SET id = lower(hex(randomblob(16)))")
 
     @property
     def size(self) -> int:

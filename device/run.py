@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from privtune.split.v1 import split_pb2 as pb
 
+from device.account import Account, Releasing, source_of
 from device.batches import BatchPlan
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from device.data.records import Records
@@ -23,6 +24,7 @@ from device.link import Endpoint, Link
 from device.noise.base import Mechanism
 from device.parts import build_perturber, load_parts, open_request
 from device.perturb import Perturber
+from device.policy import Policy
 from device.progress import Progress, StartInfo
 from device.train import Totals, Trainer
 from shared.config import JobSpec
@@ -56,6 +58,8 @@ class RunSettings:
 
     local_model: the owner's own copy of the model; None: the bottom package is fetched from the cloud.
     no_progress_timeout: seconds without any progress after which a run gives up (the job stays resumable).
+    policy: what jobs may ask for and how much may be released; None: anything.
+    record_frames: keep the frames that leave, for the audit.
     """
 
     grpc_address: str
@@ -64,11 +68,23 @@ class RunSettings:
     home: Path
     local_model: str | None = None
     no_progress_timeout: float = 600.0
+    policy: Policy | None = None
+    record_frames: bool = False
 
     @property
     def endpoint(self) -> Endpoint:
         """Address and key of the gateway."""
         return Endpoint(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
+
+    def account(self, job_id: str) -> Account:
+        """The account of one run of a job."""
+        return Account(
+            self.home,
+            job_id,
+            cloud=self.grpc_address,
+            budget=self.policy.budget if self.policy is not None else None,
+            record_frames=self.record_frames,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +117,13 @@ def run_job(
 
     Raises JobPaused after `stop` was set (checkpointed on both sides), CloudUnreachable when the cloud stayed away
     longer than the patience, and any other error of the table; an error that can't be mended by trying again is
-    also told to the cloud, so that the job says why it failed.
+    also told to the cloud, so that the job says why it failed. PolicyRefused is for the caller to tell (`refuse_job`).
     """
-    with Link(settings.endpoint) as link:
+    with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
         try:
-            return _Run(job_id, spec, link, settings, progress, stop).go(train, validation)
+            if settings.policy is not None:
+                settings.policy.check(spec)
+            return _Run(job_id, spec, link, settings, progress, stop, account).go(train, validation)
         except _HOPELESS as error:
             if ends_job(error, job_id, settings.home):
                 # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
@@ -130,7 +148,7 @@ def _public(error: PrivTuneError) -> PrivTuneError:
 
 def refuse_job(job_id: str, error: PrivTuneError, settings: RunSettings) -> None:
     """Tell the cloud that this device will not run the job, and why."""
-    with Link(settings.endpoint) as link:
+    with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
         link.refuse(job_id, error)
 
 
@@ -145,7 +163,9 @@ class _Run:
         settings: RunSettings,
         progress: Progress,
         stop: threading.Event,
+        account: Account,
     ) -> None:
+        self.account = account
         self.job_id, self.spec, self.link, self.settings = job_id, spec, link, settings
         self.progress, self.stop = progress, stop
         self.folder = JobFolder(settings.home, job_id)
@@ -168,9 +188,18 @@ class _Run:
         try:
             if mechanism.shortens and self.spec.task == "causal-lm":
                 raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
+            how = Releasing(
+                spec=self.spec,
+                store=store,
+                perturber=perturber,
+                statement=mechanism.statement(perturber.source),
+                width=parts.hidden_size,
+            )
+            self._admit(how, [("train", train, data), ("validation", validation, validation_data)])
             commit = self._train(parts, data, validation_data, perturber, mechanism)
         finally:
-            store.close()
+            with contextlib.closing(store):
+                self.account.settle()
         steps = BatchPlan(data.lengths, self.spec.train).total_steps
         self.folder.save(replace(state, final_step=steps))
         result = RunResult(
@@ -188,6 +217,19 @@ class _Run:
         )
         self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
         return result
+
+    def _admit(self, how: Releasing, parts: list[tuple[str, DataSource | None, EncodedDataset | None]]) -> None:
+        """Enter in the ledger what may leave, before the session is opened; the budget may refuse it."""
+        keys: list[bytes] = []
+        for part, source, data in parts:
+            if source is None or data is None:
+                continue
+            name = (self.spec.validation_file if part == "validation" else None) or self.spec.training_file
+            warning = self.account.admit(how, data, source=source_of(source.path), name=name, part=part)
+            if warning is not None:
+                self.progress.message(warning)
+            keys += [key.packed() for key in how.perturber.keys(data)]
+        self.account.transcript.records(how.store.fingerprint, keys)
 
     def _load_parts(self, num_labels: int) -> BottomPackage:
         return load_parts(

@@ -71,8 +71,9 @@ def agent(
         bounds: {dchi: {noise_ratio: {min: 8}}}
         models: ["minilm*"]
         max_epochs: 10
+        budget: {releases: 50000, jobs: 5}
     """
-    settings = _configured(config, data or [], no_noise=no_noise)
+    settings = _configured(config, data or [], home_folder(home), no_noise=no_noise)
     from device.agent import Agent
     from device.run import RunSettings
     from device.screen import make_screen
@@ -92,8 +93,8 @@ def agent(
             worker.run()
 
 
-def _configured(file: Path | None, pairs: list[str], *, no_noise: bool) -> AgentConfig:
-    from device.agent_config import AgentConfig, DataSetting, check_name, load_agent_config
+def _configured(file: Path | None, pairs: list[str], home: Path, *, no_noise: bool) -> AgentConfig:
+    from device.agent_config import AgentConfig, DataSetting, check_name, home_policy, load_agent_config
     from shared.errors import InvalidInput
 
     config = load_agent_config(file) if file is not None else AgentConfig()
@@ -110,5 +111,8 @@ def _configured(file: Path | None, pairs: list[str], *, no_noise: bool) -> Agent
     datasets = {**config.datasets, **named}
     if not datasets:
         raise InvalidInput("No data sets: give --config agent.yaml or --data NAME=FILE.", param="data")
-    policy = config.policy.model_copy(update={"allow_no_noise": True}) if no_noise else config.policy
+    # agent.yaml's own policy, else the one in the device's folder, else the defaults.
+    policy = config.policy if "policy" in config.model_fields_set else home_policy(home) or config.policy
+    if no_noise:
+        policy = policy.model_copy(update={"allow_no_noise": True})
     return config.model_copy(update={"datasets": datasets, "policy": policy})

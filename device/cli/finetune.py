@@ -110,6 +110,9 @@ def finetune(
         None
     ),
     suffix: Annotated[str | None, _option("Becomes part of the tuned model's name.", TRAINING)] = None,
+    record_frames: Annotated[
+        bool, _option("Keep every frame that leaves, for the audit: as much disk as is sent.", NOISE, "--record-frames")
+    ] = False,
     cloud: Cloud = None,
     api_key: ApiKey = None,
     ca_cert: CaCert = None,
@@ -134,11 +137,13 @@ def finetune(
       privtune finetune --job ftjob-abc123
     """
     options = dict(locals())
+    from dataclasses import replace
+
     from device.screen import make_screen
 
     folder = home_folder(home)
     with make_screen(as_json=as_json) as screen:
-        prepared = _prepare(options, screen) if job is None else None
+        prepared = _prepare(options, folder, screen) if job is None else None
         with control_plane(cloud, api_key, ca_cert) as control:
             settings = run_settings(
                 control,
@@ -154,11 +159,12 @@ def finetune(
                 job_id = job or ""
                 request = _request_of(job_id, options, folder, control, screen)
             limit_threads(threads)
-            _train(job_id, request, settings, screen)
+            _train(job_id, request, replace(settings, record_frames=record_frames), screen)
 
 
-def _prepare(options: dict[str, Any], screen: Screen) -> RunRequest:
-    """Check the options and the data; nothing has been sent yet."""
+def _prepare(options: dict[str, Any], folder: Path, screen: Screen) -> RunRequest:
+    """Check the options, the device's policy and the data; nothing has been sent yet."""
+    from device.agent_config import home_policy
     from device.cli.jobspec import PATHS, build_spec, mechanism_of
     from device.home import RunRequest
     from shared.errors import InvalidInput
@@ -172,7 +178,10 @@ def _prepare(options: dict[str, Any], screen: Screen) -> RunRequest:
     train, held_out = _sources(options)
     # The options are checked before a large file is read; the number of labels follows from it.
     guess = {"num_labels": 2} if options["labels"] == "shared" else {}
-    build_spec(given | guess, mechanism, name=options["name"], validated=held_out is not None)
+    asked = build_spec(given | guess, mechanism, name=options["name"], validated=held_out is not None)
+    policy = home_policy(folder)
+    if policy is not None:
+        policy.check(asked)
     classes = _check_data(train, held_out, options["task"] or "classification", screen)
     counted = {"num_labels": classes} if options["labels"] == "shared" else {}
     return RunRequest(
@@ -284,7 +293,7 @@ def _request_of(
         if not options["data"]:
             raise InvalidInput(f"Job {job_id} was not started by `finetune` here: give its data with --data.")
         train, held_out = _sources(options)
-        spec = _admitted(job, options)
+        spec = _admitted(job, options, folder)
         _check_data(train, held_out, spec.task, screen)
         request = RunRequest(
             cloud=control.url,
@@ -298,22 +307,28 @@ def _request_of(
     return request
 
 
-def _admitted(job: dict[str, Any], options: dict[str, Any]) -> JobSpec:
-    """A description that came from elsewhere passes the agent's default policy, but for what is allowed here."""
+def _admitted(job: dict[str, Any], options: dict[str, Any], folder: Path) -> JobSpec:
+    """A description that came from elsewhere passes the agent's default policy, but for what is allowed here.
+
+    Where the device has a policy of its own, that one is asked instead, by `run_job`.
+    """
+    from device.agent_config import home_policy
     from device.control import job_spec
     from device.policy import Policy
 
     spec = job_spec(job)
-    Policy(allow_no_noise=options["no_noise"], allow_shared_labels=options["labels"] == "shared").check(spec)
+    if home_policy(folder) is None:
+        Policy(allow_no_noise=options["no_noise"], allow_shared_labels=options["labels"] == "shared").check(spec)
     return spec
 
 
 def _train(job_id: str, request: RunRequest, settings: Any, screen: Screen) -> None:
     from dataclasses import replace
 
+    from device.agent import quiet
     from device.home import job_lock
-    from device.run import run_job
-    from shared.errors import CloudUnreachable, JobPaused
+    from device.run import refuse_job, run_job
+    from shared.errors import CloudUnreachable, JobPaused, PolicyRefused
 
     stop = threading.Event()
     settings = replace(settings, local_model=request.local_model)
@@ -323,4 +338,8 @@ def _train(job_id: str, request: RunRequest, settings: Any, screen: Screen) -> N
             result = run_job(job_id, request.spec, request.train, request.validation, settings, screen, stop)
         except (JobPaused, CloudUnreachable) as error:
             raise type(error)(f"{error.message.rstrip('.')}. {again}", detail=error.detail) from None
+        except PolicyRefused as error:
+            refused = error
+            quiet(lambda: refuse_job(job_id, refused, settings), screen.message)
+            raise
     screen.finished(result)

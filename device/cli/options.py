@@ -133,6 +133,7 @@ def run_settings(
     patience: float = 600.0,
 ) -> RunSettings:
     """How to reach the gateway; asks the control plane for its address if need be."""
+    from device.agent_config import home_policy
     from device.run import RunSettings
 
     return RunSettings(
@@ -142,4 +143,5 @@ def run_settings(
         home=home_folder(home),
         local_model=local_model,
         no_progress_timeout=patience,
+        policy=home_policy(home_folder(home)),
     )
