@@ -54,14 +54,14 @@ def parse() -> argparse.Namespace:
     """Command line of the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="where everything is written")
-    parser.add_argument("--records", type=int, default=2400, help="training sentences")
+    parser.add_argument("--records", type=int, default=2000, help="training sentences")
     parser.add_argument("--held-out", type=int, default=800, help="sentences for evaluation")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--cut", type=int, default=1, help="blocks of the encoder that run on the device")
     parser.add_argument(
         "--mechanism",
         default='{"name": "dchi", "params": {"noise_ratio": 1.0}}',
-        help="the noise, as JSON; the default keeps the task learnable in 300 steps and protects little (see the "
+        help="the noise, as JSON; the default keeps the task learnable in 250 steps and protects little (see the "
         "statement that is printed)",
     )
     return parser.parse_args()
