@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shared import __version__
-from shared.errors import InvalidInput, PrivTuneError
+from shared.errors import InvalidInput, PrivTuneError, missing_package
 
 if TYPE_CHECKING:
     from cloud.catalog import Catalog
@@ -285,6 +285,11 @@ def main() -> None:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error, "cloud")
+        if missing is None:
+            raise
+        _fail(missing)
     except Exception as error:
         _usage_or_raise(error)
     else:

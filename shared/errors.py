@@ -228,3 +228,11 @@ def by_reason(reason: str, message: str) -> PrivTuneError:
         if kind.reason == reason:
             return kind(message)
     return InternalError(message)
+
+
+def missing_package(error: ModuleNotFoundError, extra: str) -> InvalidInput | None:
+    """What to say when a command was started without its side's packages; None when the module is one of ours."""
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "device", "cloud", "shared", "privtune"):
+        return None
+    return InvalidInput(f"This command needs the package {name}: pip install 'privtune[{extra}]'.")

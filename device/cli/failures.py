@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from shared.errors import InternalError, PrivTuneError, StorageFull
+from shared.errors import InternalError, PrivTuneError, StorageFull, missing_package
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +32,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise
         except BrokenPipeError:
             raise
+        except ModuleNotFoundError as error:
+            raise missing_package(error, "device") or _unexpected(error, kwargs.get("home")) from error
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise StorageFull(f"Can't write {error.filename or 'a file'}: {error.strerror}.") from error

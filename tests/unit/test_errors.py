@@ -1,9 +1,11 @@
 import pickle
+import subprocess
+import sys
 
 import grpc
 import pytest
 
-from shared.errors import InternalError, PrivTuneError, all_errors, by_reason
+from shared.errors import InternalError, InvalidInput, PrivTuneError, all_errors, by_reason, missing_package
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.reason)
@@ -31,3 +33,22 @@ def test_errors_survive_pickling_and_the_wire(kind):
 
 def test_an_unknown_reason_is_an_internal_error():
     assert isinstance(by_reason("FROM_THE_FUTURE", "x"), InternalError)
+
+
+@pytest.mark.parametrize("name", ["device.new", "cloud", "shared.x", "privtune.split", None])
+def test_a_missing_module_of_ours_is_a_defect_and_no_missing_package(name):
+    assert missing_package(ModuleNotFoundError(name=name), "device") is None
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "package"),
+    [("device.cli", ["jobs", "list", "--cloud", "x"], "httpx"), ("cloud.cli", ["keys", "list"], "sqlalchemy")],
+)
+def test_a_command_without_its_sides_packages_says_what_to_install(module, arguments, package, tmp_path):
+    code = f"import sys; sys.modules[{package!r}] = None; from {module} import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    extra = module.partition(".")[0]
+    assert done.returncode == InvalidInput.exit_code
+    assert done.stderr.count("\n") == 1
+    assert f"needs the package {package}: pip install 'privtune[{extra}]'" in done.stderr
