@@ -94,6 +94,8 @@ def build_perturber(
     law = mechanism.fingerprint() + ("-fixed-seed" if source.unsafe else "")
     if importance is not None:
         law += importance.fingerprint()
+    if own is not None:
+        own.pin(law)
     fingerprint = release_fingerprint(mechanism=law, model=parts.fingerprint, cut=spec.cut, codec=spec.codec)
     store = ReleaseStore(home / "releases.sqlite", fingerprint, RELEASE_STORE_BYTES)
     return Perturber(parts.bottom, mechanism, source, store, spec.codec, importance), mechanism, store

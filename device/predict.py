@@ -13,6 +13,7 @@ from device.account import PREDICTIONS, Releasing
 from device.batches import evaluation_batches
 from device.data.encode import EncodedDataset, encode_texts
 from device.data.records import Columns, Record, Records
+from device.fitted import OwnRecords
 from device.head import HeadTrainer
 from device.jobfolder import JobFolder, JobState
 from device.link import Link, Stream
@@ -78,7 +79,8 @@ def predict(
         if data.truncated:
             limit = state.spec.train.max_length
             say(f"{data.truncated:,} of {len(data):,} texts were longer than the job's {limit} tokens and were cut")
-        perturber, mechanism, store = build_perturber(parts, state.spec, settings.home)
+        own = OwnRecords(home=settings.home, fingerprint=state.data_fingerprint, job=folder.path)
+        perturber, mechanism, store = build_perturber(parts, state.spec, settings.home, own)
         how = Releasing(
             spec=state.spec,
             store=store,

@@ -17,6 +17,7 @@ from device.batches import BatchPlan
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from device.data.records import Records
 from device.data.source import DataSource, training_labels
+from device.fitted import OwnRecords
 from device.head import HeadTrainer
 from device.home import holds_job
 from device.jobfolder import JobFolder
@@ -184,7 +185,9 @@ class _Run:
         order = state.order(len(data))
         data = data.pick(order)
         validation_data = self._encode(held_out, parts, names) if held_out is not None else None
-        perturber, mechanism, store = build_perturber(parts, self.spec, self.settings.home)
+        home = self.settings.home
+        own = OwnRecords(home=home, fingerprint=state.data_fingerprint, job=self.folder.path, data=data)
+        perturber, mechanism, store = build_perturber(parts, self.spec, home, own)
         try:
             if mechanism.shortens and self.spec.task == "causal-lm":
                 raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")

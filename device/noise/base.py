@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,12 +34,14 @@ class Mechanism(ABC):
     injection: "embedding": call it on the input of block 0 and run the frozen blocks on the result (post-processing);
     "cut": call it on the bottom's output. shortens: it may return fewer rows a record than it was given (the
     caller must take lengths and read-out from the returned mask, and must not use it where labels are a position
-    each). uses_importance: it needs `importance_BT` (0 unimportant .. 1 important); others ignore it.
+    each). uses_importance: it needs `importance_BT` (0 unimportant .. 1 important), fitted on what
+    importance_from says; others ignore it.
     """
 
     name: ClassVar[str]
     shortens: bool = False
     uses_importance: bool = False
+    importance_from: Literal["private", "public"] = "private"
     injection: Injection = "cut"
 
     def __init__(self, context: NoiseContext) -> None:

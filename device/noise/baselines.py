@@ -54,6 +54,7 @@ class SplitAndPrivatize(DChi):
     def __init__(self, params: SapParams, context: NoiseContext) -> None:
         super().__init__(params, context)
         self.params = params
+        self.importance_from = params.importance_from
 
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource

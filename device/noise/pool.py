@@ -57,6 +57,10 @@ class Pool(Mechanism):
         noise_BTD = generator.dchi(self.eta, *pooled.h_BTD.shape).to(pooled.h_BTD.device)
         return Release(h_BTD=pooled.h_BTD + noise_BTD, mask_BT=pooled.mask_BT)
 
+    def groups(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """The released row that each token goes into, numbered in its record; public. int64, shape (B, T)."""
+        return group_rows(mask_BT, self._alone(ids_BT), self.params.size)
+
     def _alone(self, ids_BT: Tensor) -> Tensor:
         """Whether each record starts with a special token, whose row a classifier may read: bool, shape B."""
         return torch.isin(ids_BT[:, 0], torch.tensor(sorted(self.context.special_ids), dtype=torch.int64))
@@ -96,14 +100,19 @@ class Pool(Mechanism):
         return facts if self.targets is None else {**facts, **self.targets.facts()}
 
 
+def group_rows(mask_BT: Tensor, alone_B: Tensor, size: int) -> Tensor:
+    """The row that each place is summed into; where alone_B, the first place has row 0 to itself."""
+    place_T = torch.arange(mask_BT.shape[1])
+    first_B1 = alone_B.long().unsqueeze(1)
+    return torch.where(place_T < first_B1, 0, first_B1 + (place_T - first_B1) // size)
+
+
 def pool_rows(h_BTD: Tensor, mask_BT: Tensor, alone_B: Tensor, size: int) -> Release:
     """Sum `size` neighbouring rows over sqrt(size); where alone_B, the first row is its own group, as it is.
 
     The divisor is the same for a shorter last group, so that its sensitivity is no larger than the others'.
     """
-    place_T = torch.arange(mask_BT.shape[1])
-    first_B1 = alone_B.long().unsqueeze(1)
-    group_BT = torch.where(place_T < first_B1, 0, first_B1 + (place_T - first_B1) // size)
+    group_BT = group_rows(mask_BT, alone_B, size)
     length = int(group_BT[mask_BT].max()) + 1
     group_BT = group_BT.clamp(max=length - 1)
     kept_BTD = h_BTD * mask_BT.unsqueeze(-1)

@@ -54,6 +54,7 @@ class PrivTune(DChi):
         super().__init__(params, context)
         self.params = params
         self.uses_importance = params.importance != "off"
+        self.importance_from = params.importance_from
         self.tables = Tables(context, params.injection)
 
     @cached_property
