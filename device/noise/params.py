@@ -76,8 +76,8 @@ class GaussianParams(ClipParams):
 
 
 TABLE = (
-    "Hash (12 digits or more) of a table file on this device (`privtune tables add`) to use instead of making one; "
-    "empty: make one."
+    "sha256:HASH (12 digits or more) of a table file on this device (`privtune tables add`) to use instead of making "
+    "one; empty: make one."
 )
 
 
@@ -101,7 +101,7 @@ class PrivTuneParams(DChiParams, GraphParams):
     rho: float = Field(
         0.25, ge=0, lt=1, description="Largest change of mean and deviation over coordinates, in deviations; 0: off."
     )
-    table: str = Field("", pattern=r"^[0-9a-f]*$", max_length=64, description=TABLE)
+    table: str = Field("", pattern=r"^(sha256:)?[0-9a-f]*$", max_length=71, description=TABLE)
     importance: Literal["off", "scale", "gain"] = Field(
         "off",
         description="scale: important tokens get less noise (the paper's; no bound is left); gain: unimportant tokens "
@@ -148,7 +148,7 @@ class ClusterParams(Params):
     epsilon_cluster: float = Field(
         0.0, ge=0, le=100, description="Randomised response between clusters with this budget a token; 0: off."
     )
-    table: str = Field("", pattern=r"^[0-9a-f]*$", max_length=64, description=TABLE)
+    table: str = Field("", pattern=r"^(sha256:)?[0-9a-f]*$", max_length=71, description=TABLE)
 
 
 class SharedParams(ClusterParams):

@@ -136,10 +136,13 @@ def read_table(path: Path) -> Table:
 
 
 def find_table(context: NoiseContext, kind: str, injection: str, sha256: str) -> Table:
-    """The table in the cache folder whose hash starts with `sha256` (12 digits or more), checked to fit the model.
+    """The table in the cache folder whose hash starts with `sha256` (12 digits or more, with or without "sha256:").
+
+    It is checked to fit the model.
 
     Raises InvalidInput when there is none (or it is for something else), ArtifactCorrupt when it is damaged.
     """
+    sha256 = sha256.removeprefix("sha256:")
     if len(sha256) < _SHORTEST_PREFIX:
         raise InvalidInput(f"table needs at least {_SHORTEST_PREFIX} digits of the table's hash", param="table")
     folder = context.cache
