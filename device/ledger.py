@@ -88,6 +88,12 @@ class Ledger:
         with self._translated():
             return self._last()
 
+    def holds(self, head: str) -> bool:
+        """Whether a hash that was noted is one of this ledger's."""
+        with self._translated():
+            row = self._db.execute("SELECT 1 FROM entries WHERE chain = ?", (head,)).fetchone()
+            return row is not None or head == self._genesis
+
     def admit(self, facts: Json, budget: Budget) -> str:
         """Enter what a run may release anew of one data set; the entry's id.
 

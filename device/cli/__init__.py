@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from device.cli import jobs, tables
+from device.cli import jobs, ledger, tables, transcript
 from device.cli.agent import agent
 from device.cli.failures import report
 from device.cli.finetune import EPILOG, finetune
@@ -30,6 +30,8 @@ app = typer.Typer(
 app.command(epilog=EPILOG)(finetune)
 app.command(epilog=EPILOG)(agent)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
 app.command()(predict)
 app.command()(export)
