@@ -1,7 +1,5 @@
 """Fresh noise could be averaged away over epochs; a release that is drawn once can't. Real bottom, noise and store."""
 
-import gc
-
 import numpy as np
 import pytest
 import torch
@@ -95,5 +93,4 @@ def test_a_later_data_set_never_gets_the_keys_of_an_earlier_one(tmp_path, bottom
         assert one.release(data, np.array([0])).rows() == 1 + token % 7
         assert store.size == token - 4
         del data
-        gc.collect()
     store.close()
