@@ -67,12 +67,12 @@ class Mechanism(ABC):
         """
         mask_BT = mask_BT.to(torch.bool)
         self._check(ids_BT, h_BTD, mask_BT, importance_BT)
-        clean_BTD = h_BTD.to(torch.float32).masked_fill(~mask_BT.unsqueeze(-1), 0.0)
-        if not torch.isfinite(clean_BTD).all():
+        clean_BTD = zero_padding(h_BTD.to(torch.float32), mask_BT)
+        if not torch.isfinite(torch.stack(clean_BTD.aminmax())).all():  # NaN is both the least and the largest
             raise NonFinite("the bottom's output has NaN or infinity, so nothing was sent; check the model's weights")
         self._saw_unsafe_seed |= generator.unsafe
         out = self._release(ids_BT, clean_BTD, mask_BT, importance_BT, generator)
-        return Release(h_BTD=out.h_BTD.masked_fill(~out.mask_BT.unsqueeze(-1), 0.0), mask_BT=out.mask_BT)
+        return Release(h_BTD=zero_padding(out.h_BTD, out.mask_BT), mask_BT=out.mask_BT)
 
     def prepare(self) -> dict[str, float]:
         """Work out (or read) every public table now, not at first use; figures of how that went, if there are any."""
@@ -117,6 +117,11 @@ class Mechanism(ABC):
             raise InvalidInput(f"mechanism {self.name} needs the importance of each token")
         if importance_BT is not None and importance_BT.shape != ids_BT.shape:
             raise InvalidInput(f"importance {tuple(importance_BT.shape)} does not match ids {tuple(ids_BT.shape)}")
+
+
+def zero_padding(h_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """The vectors with padding rows set to zero; the same tensor where there is no padding."""
+    return h_BTD if bool(mask_BT.all()) else h_BTD.masked_fill(~mask_BT.unsqueeze(-1), 0.0)
 
 
 def clip_rows(h_BTD: Tensor, radius: float) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from device.noise.base import Release
 from device.noise.clusters import make_clusters
@@ -71,6 +72,10 @@ class PrivTune(DChi):
         delta_VD[self.context.usable_ids] = self._table["delta"].float()
         return delta_VD
 
+    @cached_property
+    def _moved_VD(self) -> Tensor:
+        return self.params.shift * self.delta_VD
+
     def prepare(self) -> dict[str, float]:
         """How well each goal is met (see `Solution.report`), and each term's mean at the first and last step."""
         history_S4 = self._table["history"]
@@ -117,10 +122,10 @@ class PrivTune(DChi):
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
-        signal_BTD = self._clipped(h_BTD + self.params.shift * self.delta_VD[ids_BT])
+        signal_BTD = self._clipped(embedding(ids_BT, self._moved_VD).add_(h_BTD))
         noise_BTD = generator.dchi(self.eta, *signal_BTD.shape).to(signal_BTD.device)
         if self.params.importance == "gain" and importance_BT is not None:
-            signal_BTD = signal_BTD * self._between(importance_BT).unsqueeze(-1)
+            signal_BTD *= self._between(importance_BT).unsqueeze(-1)
         if self.params.importance == "scale" and importance_BT is not None:
             noise_BTD *= self._between(1 - importance_BT).unsqueeze(-1)
         return Release(h_BTD=noise_BTD.add_(signal_BTD), mask_BT=mask_BT)
