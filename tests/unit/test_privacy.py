@@ -90,6 +90,72 @@ def test_cluster_loss() -> None:
     assert p.cluster_loss(False, 2.0, 1.5) == 3.0
 
 
+@given(eta=positive, clip=positive, size=st.integers(1, 8), z=vectors, data=st.data())
+def test_sums_of_clipped_vectors_never_exceed_the_pooled_bound(
+    eta: float, clip: float, size: int, z: np.ndarray, data: st.DataObject
+) -> None:
+    def pooled() -> list[np.ndarray]:
+        drawn = [data.draw(vectors) for _ in range(size)]
+        return [v * min(1.0, clip / max(np.linalg.norm(v), 1e-12)) for v in drawn]
+
+    one, other = pooled(), pooled()
+    a, b = (np.sum(vs, axis=0) / math.sqrt(size) for vs in (one, other))
+    ratio = eta * abs(np.linalg.norm(z - b) - np.linalg.norm(z - a))
+    assert ratio <= p.pooled_bound(eta, clip, size) * (1 + 1e-9) + 1e-9
+    # One changed summand is bounded by its own figure.
+    c = np.sum([other[0], *one[1:]], axis=0) / math.sqrt(size)
+    single = eta * abs(np.linalg.norm(z - c) - np.linalg.norm(z - a))
+    assert single <= p.dchi_loss(eta, 2 * clip / math.sqrt(size)) * (1 + 1e-9) + 1e-9
+
+
+@given(scale=positive, clip=positive, a=vectors, b=vectors, z=vectors)
+def test_laplace_on_clipped_vectors_keeps_its_bound(
+    scale: float, clip: float, a: np.ndarray, b: np.ndarray, z: np.ndarray
+) -> None:
+    a, b = (v * min(1.0, clip / max(np.linalg.norm(v), 1e-12)) for v in (a, b))
+    ratio = abs(np.abs(z - b).sum() - np.abs(z - a).sum()) / scale
+    assert ratio <= p.laplace_bound(scale, clip, 4) * (1 + 1e-9) + 1e-9
+
+
+def test_the_laplace_bound_is_reached_on_the_diagonal() -> None:
+    corner = np.full(16, 0.5) / 2  # length 1
+    loss = np.abs(2 * corner).sum() / 0.1
+    assert loss == pytest.approx(p.laplace_bound(0.1, 1.0, 16))
+
+
+@given(epsilon=st.floats(0.01, 50), words=st.integers(1, 100), data=st.data())
+def test_replacing_a_record_moves_noised_counts_by_at_most_epsilon(
+    epsilon: float, words: int, data: st.DataObject
+) -> None:
+    cells = st.sets(st.integers(0, 299), max_size=words)
+    one, other = data.draw(cells), data.draw(cells)
+    moved = len(one ^ other)
+    assert moved / p.counts_scale(epsilon, words) <= epsilon * (1 + 1e-9)
+
+
+def test_what_fitted_tables_cost_is_a_line_of_its_own_and_added() -> None:
+    base = s.randomised_statement(name="shared", injection="cut", epsilon=1.0, clusters=50)
+    fitted = s.fitted_statement(base, 2.5)
+    assert fitted.record_epsilon(4, releases=2) == pytest.approx(2.5 + 8)
+    assert fitted.numbers["fitted_epsilon"] == 2.5
+    assert any("2.5 nats, once" in line for line in fitted.lines())
+    assert fitted.text == base.text
+    unsafe = fitted.marked_unsafe()
+    assert unsafe.fitted_epsilon == 0
+    assert unsafe.record_epsilon(1) is None
+    assert not any("once for this" in line for line in unsafe.lines())
+
+
+def test_pooled_rows_count_every_token_in_them() -> None:
+    one = s.randomised_statement(name="pool", injection="cut", epsilon=0.5, clusters=9, summed=4)
+    assert one.position_epsilon == 2.0
+    assert one.record_epsilon(3) == 6.0
+    pooled = s.pooled_statement(name="pool", injection="cut", eta=2.0, dim=64, clip=1.5, size=4)
+    assert pooled.position_epsilon == pytest.approx(2 * 2.0 * 2 * 1.5)
+    assert pooled.numbers["one_vector_bound"] == pytest.approx(2.0 * 2 * 1.5 / 2)
+    assert pooled.position_mu == pytest.approx(12 / 8)
+
+
 @settings(deadline=None)
 @given(epsilon=st.floats(0.01, 200), log_delta=st.floats(-25, -0.2), sensitivity=st.floats(1e-2, 1e2))
 def test_gaussian_sigma_is_tight(epsilon: float, log_delta: float, sensitivity: float) -> None:
