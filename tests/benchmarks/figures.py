@@ -20,9 +20,9 @@ from transformers import get_scheduler
 from device.batches import BatchPlan
 from device.data.encode import EncodedDataset, encode_classification
 from device.data.source import DataSource
-from device.noise.context import NoiseContext
 from device.noise.randomness import noise_source
 from device.noise.registry import build
+from device.parts import noise_context
 from device.perturb import pad
 from device.run import RunSettings, run_job
 from scripts.demo import write_reviews
@@ -127,17 +127,21 @@ def plain_loop(data: EncodedDataset) -> float:
 
 
 def noise_against_bottom(repeats: int, scratch: Path) -> list[dict[str, Any]]:
-    """Time to draw a micro-batch's noise against the bottom's own forward, at one block."""
+    """Time to draw a micro-batch's noise against the bottom's own forward, at one block; time to make the tables."""
     parts = bottom_from_model(MODEL, "classification", 1)
-    context = NoiseContext.for_model(
-        parts.bottom, parts.tokenizer, hidden_size=384, cut=1, model_fingerprint=parts.fingerprint
-    )
+    context = noise_context(parts, 1, scratch)
     ids_BT = torch.randint(1000, 20_000, (16, 32))
     mask_BT = torch.ones_like(ids_BT)
     source = noise_source()
     rows = []
-    for name in ("dchi", "gaussian"):
+    for name in ("dchi", "gaussian", "privtune", "shared", "pool"):
         mechanism = build(MechanismSpec(name=name), context)
+        began = time.monotonic()
+        mechanism.prepare()
+        if name == "privtune":
+            seconds = time.monotonic() - began
+            vocabulary = f"{len(context.tokens):,} x {context.hidden_size}"
+            rows.append(row(f"tables: {name}, {vocabulary}", "3 minutes", [seconds / 180], "<= 1", f"{seconds:.0f} s"))
         with torch.no_grad():
             h_BTD = parts.bottom(ids_BT, mask_BT)
             ratios, noise_ms = [], 0.0
