@@ -219,3 +219,8 @@ def _law(residual_ND: Tensor) -> tuple[Tensor, Tensor]:
     cov_DD = (1 - part) * cov_DD + part * spread * torch.eye(len(cov_DD)) + 1e-6 * spread * torch.eye(len(cov_DD))
     inverse_DD = torch.linalg.inv(cov_DD.double())
     return mean_D, torch.linalg.cholesky(inverse_DD).float()
+
+
+def whitening(residual_ND: Tensor) -> Tensor:
+    """W with W W' = inverse covariance of the residuals."""
+    return _law(residual_ND)[1]

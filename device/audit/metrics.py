@@ -126,6 +126,51 @@ class InversionScore:
         return torch.cat([everywhere, (content * content_N1).expand(-1, len(TOPS))], dim=1)
 
 
+class AttributeScore:
+    """Accuracy (floor: the attacked records' majority class), macro-F1 and AUC, over one or more seeds."""
+
+    def __init__(self, labels_B: NDArray[np.int64]) -> None:
+        self._labels_B = labels_B
+        self._scores: list[NDArray[np.float64]] = []
+
+    def add(self, scores_BC: Tensor) -> None:
+        """Take in the class scores for one draw of the releases."""
+        self._scores.append(scores_BC.double().numpy())
+
+    def figures(self) -> dict[str, Figure]:
+        """accuracy, macro_f1, auc (one class against the rest, averaged); the last two without an interval."""
+        labels_B, classes = self._labels_B, np.unique(self._labels_B)
+        right = np.mean([scores.argmax(1) == labels_B for scores in self._scores], axis=0)
+        ((value, low, high),) = bootstrap(np.stack([right, np.ones(len(right))], axis=1), [(0, 1)])
+        counts = np.bincount(labels_B)
+        share = counts.max() / counts.sum()
+        f1 = float(np.mean([_macro_f1(scores.argmax(1), labels_B, classes) for scores in self._scores]))
+        area = float(np.mean([np.mean([_auc(s[:, c], labels_B == c) for c in classes]) for s in self._scores]))
+        return {
+            "accuracy": Figure(value=value, low=low, high=high, floor=float(share)),
+            "macro_f1": Figure(value=f1, low=f1, high=f1, floor=float(2 * share / (1 + share) / len(classes))),
+            "auc": Figure(value=area, low=area, high=area, floor=0.5),
+        }
+
+
+def _macro_f1(guess_B: NDArray[np.int64], labels_B: NDArray[np.int64], classes: NDArray[np.int64]) -> float:
+    scores = []
+    for c in classes:
+        both = int(((guess_B == c) & (labels_B == c)).sum())
+        scores.append(2 * both / max(int((guess_B == c).sum() + (labels_B == c).sum()), 1))
+    return float(np.mean(scores))
+
+
+def _auc(score_B: NDArray[np.float64], positive_B: NDArray[np.bool_]) -> float:
+    """Chance that a positive scores above a negative, ties by half (Mann & Whitney 1947)."""
+    positives, negatives = int(positive_B.sum()), int((~positive_B).sum())
+    if not positives or not negatives:
+        return 0.5
+    _, inverse, counts = np.unique(score_B, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return float((rank[positive_B].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
 def bootstrap(rows: NDArray[np.float64], ratios: list[tuple[int, int]]) -> list[tuple[float, float, float]]:
     """(value, low, high) of each ratio of column sums; 95% percentile interval over records (Efron 1979)."""
     rng = np.random.default_rng(0)

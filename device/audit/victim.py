@@ -7,7 +7,7 @@ out), D hidden width. A row usually stands for one token; a mechanism that pools
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from device.data.encode import IntArray
 from device.noise.base import Mechanism
+from device.noise.importance import TokenImportance
 from device.noise.randomness import NoiseSource, OsNoise, noise_source
 from device.perturb import pad
 from shared.errors import InvalidInput
@@ -25,7 +26,6 @@ from shared.modeling.partition import Bottom
 
 Knowledge = Literal["oblivious", "adaptive"]
 Mode = Literal["noisy", "quiet", "clean"]
-Importance = Callable[[Tensor, Tensor], Tensor]
 
 _BATCH = 64
 
@@ -115,7 +115,8 @@ class Victim:
         bottom: the frozen bottom.
         mechanism: the mechanism under attack.
         special_ids: ids whose places are public and that count as no secret.
-        importance: (ids_BT, mask_BT) -> importance_BT, for mechanisms that ask for one.
+        importance: for mechanisms that ask for one. The attacker is given it too: a table fitted on private records
+            can be told from the vectors in part (`channels`), so this is on the safe side.
     """
 
     def __init__(
@@ -123,12 +124,12 @@ class Victim:
         bottom: Bottom,
         mechanism: Mechanism,
         special_ids: frozenset[int],
-        importance: Importance | None = None,
+        importance: TokenImportance | None = None,
     ) -> None:
         if mechanism.uses_importance and importance is None:
             raise InvalidInput(f"mechanism {mechanism.name} needs the importance of each token for its audit")
         self.bottom, self.mechanism, self.special_ids = bottom, mechanism, special_ids
-        self._importance = importance
+        self.importance = importance
         # A copy, so that a simulation can't touch what the mechanism itself remembers and states.
         self._simulated = copy.copy(mechanism)
         self._sources: dict[Mode, NoiseSource] = {"noisy": noise_source(), "quiet": QuietNoise()}
@@ -168,7 +169,7 @@ class Victim:
         h_BTD = (self.bottom.embed if at_embedding else self.bottom)(ids_BT, mask_BT).float()
         rows_BT = mask_BT.bool()
         if mode != "clean":
-            importance_BT = None if self._importance is None else self._importance(ids_BT, mask_BT)
+            importance_BT = None if self.importance is None else self.importance.of(ids_BT, mask_BT)
             source = self._sources[mode]
             release = self._simulated.release(ids_BT, h_BTD, mask_BT, importance_BT, generator=source)
             h_BTD, rows_BT = release.h_BTD, release.mask_BT

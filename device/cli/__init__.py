@@ -11,6 +11,7 @@ import typer
 
 from device.cli import jobs, ledger, tables, transcript
 from device.cli.agent import agent
+from device.cli.audit import audit
 from device.cli.failures import report
 from device.cli.finetune import EPILOG, finetune
 from device.cli.info import mechanisms, version
@@ -33,6 +34,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
+app.command()(audit)
 app.command()(predict)
 app.command()(export)
 app.command()(mechanisms)

@@ -106,6 +106,11 @@ class Bottom(_Slice):
         h0_BTD: Tensor = self._embed(input_ids=ids_BT, attention_mask=mask_BT)[0]
         return h0_BTD
 
+    def embed_vectors(self, e_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        """`embed` for mixtures of `embedding_VD` rows in place of ids. Differentiable in e_BTE."""
+        h0_BTD: Tensor = self._embed(inputs_embeds=e_BTE, attention_mask=mask_BT)[0]
+        return h0_BTD
+
     def blocks(self, h0_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """Go on from `embed`: h_BTD at the cut. Differentiable in h0_BTD."""
         if self.cut == 0:

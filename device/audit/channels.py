@@ -1,0 +1,207 @@
+"""Side channels of training: what gradients, repetition, lengths of vectors and identical bytes give away.
+
+B records, N read-out rows, R released rows, D hidden width, C classes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from device.audit.base import Lab
+from device.audit.codebook import Codebook, CodebookSettings
+from device.audit.metrics import Figure, InversionScore, bootstrap
+from device.audit.victim import Observed, Seen, Victim
+from device.data.encode import EncodedDataset, IntArray
+from device.head import HeadTrainer
+from device.noise.importance import TokenImportance
+from device.noise.randomness import noise_source
+from device.perturb import Perturber
+from device.releases import ReleaseStore
+from shared.config import OptimSpec
+from shared.errors import InvalidInput
+from shared.modeling.partition import Head
+
+EPOCHS = 20  # draws that the averaging attack would have from as many epochs
+_KMEANS_ROUNDS = 20
+_STORE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One side channel: how well it works, its floor, and a sentence for people."""
+
+    name: str
+    figure: Figure
+    text: str
+
+
+def label_from_gradients(
+    victim: Victim, top: nn.Module, head: Head, data: EncodedDataset, readout: str, *, batch: int = 16
+) -> Finding:
+    """Labels by clustering the directions of the gradients that a first epoch of training sends back.
+
+    The gradient of a record at the head's input is W'(p - y): its direction tells the label. The real head trainer
+    runs; the clusters are named in the attacker's favour.
+    """
+    if data.labels is None:
+        raise InvalidInput("labels can't be looked for in gradients of records that have none")
+    labels_B = torch.from_numpy(data.labels)
+    trainer = HeadTrainer(head, OptimSpec(), seed=0, total_steps=-(-len(labels_B) // batch))
+    gradients = []
+    seen = victim.observe(data.ids).seen
+    for step, (part, labels) in enumerate(zip(seen.batches(batch), torch.split(labels_B, batch), strict=True)):
+        with torch.no_grad():
+            states_BD = _read_out(top, part, readout)
+        _, gradient_BD = trainer.loss(states_BD, labels, step=step, micro_batch=0, items=len(labels))
+        trainer.step()
+        gradients.append(gradient_BD)
+    directions_BD = nn.functional.normalize(torch.cat(gradients), dim=1)
+    right_B = _named(_spherical_kmeans(directions_BD, len(data.label_names)), labels_B)
+    majority = float(torch.bincount(labels_B).max() / len(labels_B))
+    return Finding(
+        name="labels from head gradients",
+        figure=_share(right_B.numpy(), majority),
+        text="Gradients that private labels send back fall into one direction a class. The cloud can group the records "
+        "by label (and name the groups if it knows one record of each).",
+    )
+
+
+def averaging(lab: Lab, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
+    """Top-1 of the nearest prototype after averaging 20 fresh draws, and after 20 epochs as they really are sent."""
+    attack = Codebook("adaptive", CodebookSettings(metric="euclidean"))
+    attack.fit(lab)
+    draws = [lab.victim.observe(records) for _ in range(EPOCHS)]
+    mean_RD = torch.stack([draw.seen.y_RD for draw in draws]).mean(0)
+    one, fresh = _top1(attack, lab, draws[0]), _top1(attack, lab, _with_rows(draws[0], mean_RD))
+    with tempfile.TemporaryDirectory() as folder:
+        sent = [_stored_rows(lab.victim, records, Path(folder)) for _ in range(2)]
+    stored = _top1(attack, lab, _with_rows(draws[0], torch.stack(sent).mean(0)))
+    drawn_once = bool(torch.equal(*sent))
+    floor = one.value
+    return (
+        Finding(
+            name=f"averaging {EPOCHS} fresh draws (not what happens)",
+            figure=Figure(value=fresh.value, low=fresh.low, high=fresh.high, floor=floor),
+            text=f"If each epoch drew fresh noise, {EPOCHS} epochs could be averaged.",
+        ),
+        Finding(
+            name=f"averaging {EPOCHS} epochs as sent",
+            figure=Figure(value=stored.value, low=stored.low, high=stored.high, floor=floor),
+            text="Each record is released once, with identical bytes in every epoch: averaging gains nothing."
+            if drawn_once
+            else "The release store drew a record twice: report this.",
+        ),
+    )
+
+
+def importance_from_radius(victim: Victim, importance: TokenImportance, records: Sequence[IntArray]) -> Finding:
+    """Rank correlation between the length of a released row's departure from the mean and its token's importance."""
+    observed = victim.observe(records)
+    seen = observed.seen
+    rows_ND = seen.y_RD[seen.row_N]
+    radius_N = (rows_ND - rows_ND.mean(0)).norm(dim=1).numpy()
+    weight_N = importance.of(observed.ids_N.unsqueeze(0), torch.ones(1, len(observed.ids_N)))[0].numpy()
+    value = abs(_spearman(radius_N, weight_N))
+    return Finding(
+        name="importance from the length of vectors",
+        figure=Figure(value=value, low=value, high=value, floor=0.0),
+        text="Noise that depends on a token's importance shows it in the vectors' lengths (rank correlation).",
+    )
+
+
+def linkage(victim: Victim, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
+    """Records of one job found again in another: by equal bytes (same settings), by nearest mean (fresh noise)."""
+    with tempfile.TemporaryDirectory() as folder:
+        one, other = (_stored_rows(victim, records, Path(folder)) for _ in range(2))
+    seen = victim.observe(records).seen
+    same_R = (one == other).all(1).float()
+    same_B = torch.zeros(len(seen)).index_add(0, seen.record_R, same_R) == seen.lengths_B
+    first, second = (_means(victim.observe(records).seen) for _ in range(2))
+    nearest_B = torch.cdist(first - first.mean(0), second - second.mean(0)).argmin(1)
+    chance = 1 / len(seen)
+    return (
+        Finding(
+            name="records linked by identical bytes",
+            figure=_share(same_B.numpy(), chance),
+            text="Two jobs with the same model, cut and mechanism send the same bytes for the same text (anew, the "
+            "draws could be averaged). The cloud sees that the text is the same, not what it is.",
+        ),
+        Finding(
+            name="records linked across different settings",
+            figure=_share((nearest_B == torch.arange(len(seen))).numpy(), chance),
+            text=f"With another draw of the noise, the nearest mean of {len(seen)} records is the same record.",
+        ),
+    )
+
+
+def _read_out(top: nn.Module, part: Seen, readout: str) -> Tensor:
+    y_BTD, mask_BT = part.padded()
+    starts_B = torch.arange(len(part)) * mask_BT.shape[1]
+    states_BD: Tensor = top(y_BTD, mask_BT, starts_B if readout == "first" else starts_B + part.lengths_B - 1)
+    return states_BD
+
+
+def _spherical_kmeans(unit_BD: Tensor, clusters: int) -> Tensor:
+    """Cluster of each direction; started from directions far from one another."""
+    picks = [0]
+    for _ in range(clusters - 1):
+        picks.append(int((unit_BD @ unit_BD[picks].T).max(1).values.argmin()))
+    centres_CD = unit_BD[picks]
+    for _ in range(_KMEANS_ROUNDS):
+        chosen_B = (unit_BD @ centres_CD.T).argmax(1)
+        sums_CD = torch.zeros_like(centres_CD).index_add(0, chosen_B, unit_BD)
+        centres_CD = nn.functional.normalize(sums_CD, dim=1)
+    return chosen_B
+
+
+def _named(cluster_B: Tensor, labels_B: Tensor) -> Tensor:
+    """Whether each record is right when every cluster is called by its most frequent label."""
+    size = int(max(cluster_B.max(), labels_B.max())) + 1
+    table_CC = torch.bincount(cluster_B * size + labels_B, minlength=size * size).view(size, size)
+    return table_CC.argmax(1)[cluster_B] == labels_B
+
+
+def _stored_rows(victim: Victim, records: Sequence[IntArray], folder: Path) -> Tensor:
+    """What a job really sends: through perturber, codec and the once-per-record store in `folder`. (R, D)."""
+    mechanism = victim.mechanism
+    store = ReleaseStore(folder / "releases.sqlite", mechanism.fingerprint(), _STORE_BYTES)
+    perturber = Perturber(victim.bottom, mechanism, noise_source(), store, "fp32", victim.importance)
+    released = perturber.release(EncodedDataset(ids=tuple(records)), np.arange(len(records)))
+    data = b"".join(release.data for release in released.releases)
+    return torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, mechanism.dim)
+
+
+def _with_rows(observed: Observed, rows_RD: Tensor) -> Observed:
+    seen = observed.seen
+    changed = Seen(y_RD=rows_RD, lengths_B=seen.lengths_B, row_N=seen.row_N, slot_N=seen.slot_N)
+    return Observed(seen=changed, ids_N=observed.ids_N)
+
+
+def _top1(attack: Codebook, lab: Lab, observed: Observed) -> Figure:
+    score = InversionScore(lab.public)
+    score.add(attack.attack(observed.seen), observed)
+    return score.figures()["top1"]
+
+
+def _means(seen: Seen) -> Tensor:
+    sums_BD = torch.zeros(len(seen), seen.y_RD.shape[1]).index_add(0, seen.record_R, seen.y_RD)
+    return sums_BD / seen.lengths_B.unsqueeze(1)
+
+
+def _share(right_B: NDArray[np.bool_], floor: float) -> Figure:
+    rows = np.stack([right_B.astype(np.float64), np.ones(len(right_B))], axis=1)
+    ((value, low, high),) = bootstrap(rows, [(0, 1)])
+    return Figure(value=value, low=low, high=high, floor=floor)
+
+
+def _spearman(one_N: NDArray[np.floating], other_N: NDArray[np.floating]) -> float:
+    ranks = [np.unique(x, return_inverse=True)[1].astype(np.float64) for x in (one_N, other_N)]
+    return 0.0 if min(rank.std() for rank in ranks) == 0 else float(np.corrcoef(ranks)[0, 1])

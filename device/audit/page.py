@@ -1,0 +1,230 @@
+"""The audit as one HTML file: no script, no outside resource, readable in light and dark, every text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from device.audit.report import Audit
+
+_COLOURS = {"most": "bad", "some": "warn", "little": "good"}
+_CSS = """
+:root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2430;--soft:#5c6878;--line:#e1e5ea;--bad:#c62f3b;
+--warn:#b06a00;--good:#1b7f4d;--bar:#4667c8;--bar2:#a9b8e8;--hit:#fbdcdf;--hitink:#8c1420}
+@media (prefers-color-scheme:dark){:root{--bg:#11151b;--card:#1a2029;--ink:#e6eaf0;--soft:#9aa7b8;--line:#2c3542;
+--bad:#ff7a83;--warn:#f2b04b;--good:#58d294;--bar:#7c9aff;--bar2:#3f4f86;--hit:#5a1f27;--hitink:#ffc9cd}}
+*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,
+"Segoe UI",Roboto,sans-serif}main{max-width:60rem;margin:0 auto;padding:2rem 1.25rem 4rem}h1{font-size:1.05rem;
+margin:0 0 1rem;color:var(--soft);font-weight:600;letter-spacing:.02em}h2{font-size:1.2rem;margin:0 0 .25rem}
+section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.25rem 1.4rem;margin:0 0 1rem}
+.verdict{border-left:6px solid var(--tone)}.verdict h2{font-size:1.7rem;line-height:1.25;color:var(--tone);
+margin-bottom:.5rem}.bad{--tone:var(--bad)}.warn{--tone:var(--warn)}.good{--tone:var(--good)}p{margin:.4rem 0}
+.soft{color:var(--soft);font-size:.92rem}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));
+gap:.8rem;margin-top:1rem}.tile{border:1px solid var(--line);border-radius:10px;padding:.7rem .9rem}.tile b{
+display:block;font-size:1.55rem;line-height:1.2;font-variant-numeric:tabular-nums}
+.tile span{color:var(--soft);font-size:.85rem}
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums;
+margin-top:.6rem}th,td{padding:.4rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left}td small{color:var(--soft)}
+td.text{white-space:normal;text-align:left;min-width:18rem}tr.top td{font-weight:650}.pair{border-top:1px solid
+var(--line);padding:.6rem 0}.pair:first-of-type{border:0}.pair p{margin:.15rem 0;overflow-wrap:anywhere}.who{display:
+inline-block;width:5.5rem;color:var(--soft);font-size:.85rem}mark{background:var(--hit);color:var(--hitink);border-radius:
+4px;padding:0 .15em}ul{margin:.4rem 0;padding-left:1.2rem}li{margin:.25rem 0}svg{width:100%;height:auto;display:block;
+margin-top:.6rem}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}dl{display:grid;
+grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:.5rem 0 0;font-size:.92rem}dt{color:var(--soft)}
+dd{margin:0;overflow-wrap:anywhere}
+"""
+
+
+def render(audit: Audit) -> str:
+    """The whole page."""
+    facts = audit.document
+    inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]
+    attribute = [row for row in facts["attacks"] if row["kind"] == "attribute"]
+    parts = [
+        _verdict(facts, inversion),
+        _section("Words read back", _CHART_NOTE, _chart(inversion), _inversion_table(inversion)),
+        _section("What the attacker makes of your sentences", _EXAMPLE_NOTE, _examples(audit.examples)),
+        _section("A private attribute", _ATTRIBUTE_NOTE, _attribute_table(attribute)) if attribute else "",
+        _section("What training itself gives away", "", _channels(facts["side_channels"])),
+        _section("Use for training", _UTILITY_NOTE, _utility(facts["utility"])) if facts["utility"] else "",
+        _section("Privacy statement", "", _statement(facts["statement"])),
+        _section("Not tested", "The audit says nothing about these.", _list(facts["not_tested"])),
+        _section("This audit", "", _facts(facts)),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
+        f"<title>PrivTune audit: {escape(facts['verdict']['headline'])}</title><style>{_CSS}</style></head>"
+        f"<body><main><h1>PrivTune audit</h1>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+_CHART_NOTE = (
+    "Share of words that the first guess names, with the 95% interval. Adaptive attackers know the mechanism and "
+    "simulate it; oblivious ones do not. The tick is what guessing the commonest word everywhere would score. "
+    "Content words are those outside the 100 commonest of the public text."
+)
+_EXAMPLE_NOTE = (
+    "Records of yours and the best guess of an attacker who knows the mechanism; words that it got right are marked. "
+    "This is your text: the page stays on this device."
+)
+_ATTRIBUTE_NOTE = (
+    "Can the label (or the attribute that you named) be told from what is sent, by someone who has labelled text of "
+    "the same kind? The floor is the commonest class. If it is the label of the task, training needs some of this."
+)
+_UTILITY_NOTE = (
+    "Accuracy of a small classifier on the frozen model's final states: an estimate of what the noise costs before any "
+    "fine-tuning. Fine-tuning usually does better on both."
+)
+
+
+def _section(title: str, note: str, *inner: str) -> str:
+    about = f'<p class="soft">{escape(note)}</p>' if note else ""
+    return f"<section><h2>{escape(title)}</h2>{about}{''.join(inner)}</section>"
+
+
+def _verdict(facts: dict[str, Any], inversion: Sequence[dict[str, Any]]) -> str:
+    verdict = facts["verdict"]
+    adaptive = [row for row in inversion if row["knowledge"] == "adaptive"]
+    oblivious = [row for row in inversion if row["knowledge"] == "oblivious"]
+    tiles = [
+        _tile(_best(adaptive, "top1"), "of all words, adaptive attacker"),
+        _tile(_best(adaptive, "content_top1"), "of content words, adaptive attacker"),
+        _tile(_best(oblivious, "top1"), "of all words, oblivious attacker"),
+    ]
+    if facts["utility"]:
+        lost = facts["utility"]["clean"]["value"] - facts["utility"]["released"]["value"]
+        tiles.append(f'<div class="tile"><b>{100 * lost:+.1f}</b><span>points of accuracy lost (estimate)</span></div>')
+    return (
+        f'<section class="verdict {_COLOURS[verdict["level"]]}"><h2>{escape(verdict["headline"])}</h2>'
+        f'<p>{escape(verdict["text"])}</p><div class="tiles">{"".join(tiles)}</div></section>'
+    )
+
+
+def _best(rows: Sequence[dict[str, Any]], figure: str) -> float:
+    return float(max((row["figures"][figure]["value"] for row in rows), default=0.0))
+
+
+def _tile(share: float, about: str) -> str:
+    return f'<div class="tile"><b>{100 * share:.1f}%</b><span>{escape(about)}</span></div>'
+
+
+def _chart(rows: Sequence[dict[str, Any]]) -> str:
+    """Horizontal bars, one an attack."""
+    left, width, step = 250, 480, 26
+    height = step * len(rows) + 34
+    out = [f'<svg viewBox="0 0 800 {height}" role="img" aria-label="Share of words recovered by each attack">']
+    for tick in range(0, 101, 25):
+        x = left + width * tick / 100
+        out.append(
+            f'<line x1="{x}" y1="0" x2="{x}" y2="{height - 26}" stroke="var(--line)"/>'
+            f'<text class="soft" x="{x}" y="{height - 8}" text-anchor="middle">{tick}%</text>'
+        )
+    for number, row in enumerate(rows):
+        figure, y = row["figures"]["top1"], number * step + 5
+        colour = "var(--bar)" if row["knowledge"] == "adaptive" else "var(--bar2)"
+        value, low, high, floor = (left + width * figure[key] for key in ("value", "low", "high", "floor"))
+        out.append(
+            f'<text x="{left - 10}" y="{y + 13}" text-anchor="end">{escape(_label(row))}</text>'
+            f'<rect x="{left}" y="{y}" width="{max(value - left, 1):.1f}" height="17" rx="3" fill="{colour}"/>'
+            f'<line x1="{low:.1f}" y1="{y + 8.5}" x2="{high:.1f}" y2="{y + 8.5}" stroke="var(--ink)" stroke-width="2"/>'
+            f'<line x1="{floor:.1f}" y1="{y - 2}" x2="{floor:.1f}" y2="{y + 19}" stroke="var(--bad)" stroke-width="2"/>'
+            f'<text class="soft" x="{max(value, high) + 8:.1f}" y="{y + 13}">{100 * figure["value"]:.1f}%</text>'
+        )
+    return "".join([*out, "</svg>"])
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['name']} {row['variant']}, {row['knowledge']}"
+
+
+def _inversion_table(rows: Sequence[dict[str, Any]]) -> str:
+    columns = (
+        ("top1", "all words"),
+        ("top5", "in 5 guesses"),
+        ("top10", "in 10"),
+        ("content_top1", "content words"),
+        ("rouge_l", "ROUGE-L"),
+        ("exact", "whole records"),
+    )
+    return _table(rows, columns, mark="top1")
+
+
+def _attribute_table(rows: Sequence[dict[str, Any]]) -> str:
+    return _table(rows, (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("auc", "AUC")), mark="accuracy")
+
+
+def _table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]], mark: str) -> str:
+    head = "".join(f"<th>{escape(title)}</th>" for _, title in columns)
+    most = max((row["figures"][mark]["value"] for row in rows if row["knowledge"] == "adaptive"), default=None)
+    body = []
+    for row in rows:
+        cells = "".join(f"<td>{_cell(row['figures'][key])}</td>" for key, _ in columns)
+        top = row["knowledge"] == "adaptive" and row["figures"][mark]["value"] == most
+        opening = '<tr class="top">' if top else "<tr>"
+        body.append(f"{opening}<td>{escape(_label(row))}</td>{cells}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr><th>attack</th>{head}</tr></thead><tbody>{"".join(body)}</tbody>'
+        '</table></div><p class="soft">Per cent; small: 95% interval and, after the bar, the floor.</p>'
+    )
+
+
+def _cell(figure: dict[str, float]) -> str:
+    value, low, high, floor = (100 * figure[key] for key in ("value", "low", "high", "floor"))
+    interval = f"{low:.0f}-{high:.0f} | " if high > low else ""
+    return f"{value:.1f} <small>{interval}{floor:.1f}</small>"
+
+
+def _channels(findings: Sequence[dict[str, Any]]) -> str:
+    body = "".join(
+        f"<tr><td>{escape(one['name'])}</td><td>{_cell(one['figure'])}</td>"
+        f'<td class="text">{escape(one["text"])}</td></tr>'
+        for one in findings
+    )
+    return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
+
+
+def _examples(examples: Sequence[tuple[list[str], list[str]]]) -> str:
+    out = []
+    for truth, guess in examples:
+        marked = " ".join(
+            f"<mark>{escape(g)}</mark>" if g == t else escape(g) for t, g in zip(truth, guess, strict=True)
+        )
+        out.append(
+            f'<div class="pair"><p><span class="who">yours</span>{escape(" ".join(truth))}</p>'
+            f'<p><span class="who">attacker</span>{marked}</p></div>'
+        )
+    return "".join(out)
+
+
+def _utility(utility: dict[str, dict[str, float]]) -> str:
+    rows = "".join(
+        f"<tr><td>{about}</td><td>{_cell(utility[name])}</td></tr>"
+        for name, about in (("clean", "on clean vectors"), ("released", "on what is sent"))
+    )
+    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+
+
+def _statement(statement: dict[str, Any]) -> str:
+    return f"<p>{escape(statement['text'])}</p>{_list(statement['caveats'])}"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    mechanism = facts["mechanism"]
+    settings = ", ".join(f"{key}={value}" for key, value in mechanism["params"].items()) or "default settings"
+    records = facts["records"]
+    rows = {
+        "model": f"{facts['model']}, cut {facts['cut']}, noise at the {facts['injection']}",
+        "mechanism": f"{mechanism['name']} ({settings})",
+        "attacked": f"{records['attacked']:,} of your records, each released afresh",
+        "attacker's text": f"{records['public']:,} public texts and {records['own_as_public']:,} other records of "
+        "yours, in place of text of the same kind",
+        "size": f"{facts['size']}, {facts['seconds']:,.0f} s, PrivTune {facts['privtune']}",
+    }
+    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in rows.items())}</dl>"

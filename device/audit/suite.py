@@ -1,0 +1,297 @@
+"""Which attacks run, how large, on what: one run of the suite against one mechanism. Used by the audit and the paper.
+
+The attacked records and the attacker's text are disjoint, by code. The attacked releases are drawn anew for each seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from device.audit import channels
+from device.audit.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
+from device.audit.base import Attack, Lab, Say, silent
+from device.audit.codebook import METRICS, Codebook, CodebookSettings
+from device.audit.learned import LearnedInversion, LearnedSettings, Tokenwise
+from device.audit.learned import Sequence as SequenceInversion
+from device.audit.metrics import AttributeScore, Figure, InversionScore
+from device.audit.optimise import Optimise, OptimiseSettings
+from device.audit.public import PublicText
+from device.audit.victim import Knowledge, Observed, Victim
+from device.data.encode import EncodedDataset
+from shared.modeling.partition import Head
+
+KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything. records: public records that the learned attacks train on (0: all of them)."""
+
+    name: Literal["quick", "full"]
+    public: int
+    attacked: int
+    seeds: int
+    metrics: tuple[str, ...]
+    tokenwise: LearnedSettings
+    sequence: LearnedSettings
+    optimise: OptimiseSettings
+    optimise_records: int
+    attribute: AttributeSettings
+    pooled: AttributeSettings
+
+
+QUICK = Size(
+    name="quick",
+    public=1200,
+    attacked=150,
+    seeds=1,
+    metrics=("euclidean", "bayes", "language"),
+    tokenwise=LearnedSettings(epochs=1, hidden=1024),
+    sequence=LearnedSettings(epochs=1, encoder_rate=2e-4),
+    optimise=OptimiseSettings(iterations=40),
+    optimise_records=24,
+    attribute=AttributeSettings(epochs=1, encoder_rate=2e-4),
+    pooled=AttributeSettings(epochs=30),
+)
+FULL = Size(
+    name="full",
+    public=20_000,
+    attacked=1000,
+    seeds=3,
+    metrics=METRICS,
+    tokenwise=LearnedSettings(epochs=10),
+    sequence=LearnedSettings(epochs=10),
+    optimise=OptimiseSettings(),
+    optimise_records=100,
+    attribute=AttributeSettings(epochs=10),
+    pooled=AttributeSettings(epochs=30),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRow:
+    """One attack's figures. variant: its metric or view; records: how many it was run on."""
+
+    name: str
+    variant: str
+    knowledge: Knowledge
+    kind: str
+    records: int
+    figures: dict[str, Figure]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """One attacked record and what the best adaptive attacker made of it: token ids."""
+
+    truth: list[int]
+    guess: list[int]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """Everything that a run of the suite found."""
+
+    rows: list[AttackRow] = field(default_factory=list)
+    findings: list[channels.Finding] = field(default_factory=list)
+    utility: dict[str, Figure] = field(default_factory=dict)
+    examples: list[Recovered] = field(default_factory=list)
+    untested: list[str] = field(default_factory=list)
+
+    def worst(self, knowledge: Knowledge, figure: str = "top1") -> AttackRow | None:
+        """The inversion attack of this kind of attacker that scores highest."""
+        rows = [row for row in self.rows if row.kind == "inversion" and row.knowledge == knowledge]
+        return max(rows, key=lambda row: row.figures[figure].value, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the examples: they are text of the owner's."""
+        return {
+            "attacks": [asdict(row) for row in self.rows],
+            "side_channels": [asdict(finding) for finding in self.findings],
+            "utility": {name: asdict(figure) for name, figure in self.utility.items()},
+            "untested": self.untested,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is attacked, and with what.
+
+    public: the attacker's text; labelled: those records of it that have the attribute, None without one; top: the
+    blocks above the cut; encoder: the same where the learned attacks may build on it (not for decoders, whose blocks
+    see only what comes before); head: for gradients.
+    """
+
+    victim: Victim
+    attacked: EncodedDataset
+    public: PublicText
+    labelled: PublicText | None
+    top: nn.Module
+    encoder: nn.Module | None
+    head: Head | None
+    readout: Literal["first", "last"]
+
+
+def run_suite(case: Case, size: Size, *, say: Say = silent, keep: Path | None = None) -> Outcome:
+    """Run every attack that applies. keep: a folder for the built attacks. Raises InvalidInput when texts overlap."""
+    case.public.check_disjoint(case.attacked.ids)
+    if case.labelled is not None:
+        case.labelled.check_disjoint(case.attacked.ids)
+    outcome = Outcome()
+    lab = Lab(case.public, case.victim, case.encoder)
+    draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
+    say("attacked releases", 1.0)
+    inverters = _inversions(case, lab, size, draws, outcome, say, keep)
+    if case.labelled is not None and case.attacked.labels is not None:
+        _attributes(case, size, draws, inverters, outcome, say, keep)
+    else:
+        outcome.untested.append("Attribute inference and utility: the records carry no label or attribute.")
+    _side_channels(case, lab, outcome, say)
+    return outcome
+
+
+def _inversions(
+    case: Case, lab: Lab, size: Size, draws: list[Observed], outcome: Outcome, say: Say, keep: Path | None
+) -> dict[Knowledge, LearnedInversion]:
+    best: tuple[float, Tensor | None] = (-1.0, None)
+    inverters: dict[Knowledge, LearnedInversion] = {}
+    for knowledge in KNOWLEDGE:
+        for variant, make in _inversion_attacks(knowledge, size):
+            built = [_built(make(), lab, seed, say, keep, variant) for seed in range(size.seeds)]
+            row, guesses = _scored(built, variant, case.public, draws)
+            outcome.rows.append(row)
+            if isinstance(built[0], SequenceInversion):
+                inverters[knowledge] = built[0]
+            if knowledge == "adaptive" and row.figures["content_top1"].value > best[0]:
+                best = row.figures["content_top1"].value, guesses
+        if case.victim.mechanism.shortens:
+            continue
+        # The slow one: a part of the records, warm-started by the sequence inverter.
+        few = [case.victim.observe(case.attacked.ids[: size.optimise_records]) for _ in draws]
+        optimise = _built(Optimise(knowledge, inverters[knowledge], size.optimise), lab, 0, say, keep, "")
+        outcome.rows.append(_scored([optimise] * len(few), "warm-started", case.public, few)[0])
+        say(f"EIA-3 ({knowledge})", 1.0)
+    if case.victim.mechanism.shortens:
+        outcome.untested.append("EIA-3 (optimisation): it needs a row a token, and this mechanism shortens records.")
+    if best[1] is not None:
+        outcome.examples.extend(_examples(best[1], draws[0]))
+    return inverters
+
+
+def _inversion_attacks(knowledge: Knowledge, size: Size) -> Iterator[tuple[str, Callable[[], Attack]]]:
+    for metric in size.metrics:
+        settings = CodebookSettings(metric=metric)  # type: ignore[arg-type]
+        yield metric, lambda settings=settings: Codebook(knowledge, settings)  # type: ignore[misc]
+    yield "token-wise MLP", lambda: Tokenwise(knowledge, size.tokenwise)
+    yield "sequence inverter", lambda: SequenceInversion(knowledge, size.sequence)
+
+
+def _attributes(
+    case: Case,
+    size: Size,
+    draws: list[Observed],
+    inverters: dict[Knowledge, LearnedInversion],
+    outcome: Outcome,
+    say: Say,
+    keep: Path | None,
+) -> None:
+    if case.labelled is None or case.attacked.labels is None:
+        return
+    lab = Lab(case.labelled, case.victim, case.encoder)
+    states = Lab(case.labelled, case.victim, case.top)
+    on_states = AttributeSettings(**{**asdict(size.pooled), "view": "states"})
+    for knowledge in KNOWLEDGE:
+        attacks: list[tuple[str, Lab, Callable[[], Attack]]] = [
+            ("mean of rows", lab, lambda k=knowledge: PooledAttribute(k, size.pooled)),  # type: ignore[misc]
+            ("mean of final states", states, lambda k=knowledge: PooledAttribute(k, on_states)),  # type: ignore[misc]
+            ("sequence of rows", lab, lambda k=knowledge: SequenceAttribute(k, size.attribute)),  # type: ignore[misc]
+            ("recovered text", lab, lambda k=knowledge: TextAttribute(k, inverters[k], size.pooled)),  # type: ignore[misc]
+        ]
+        for variant, where, make in attacks:
+            score = AttributeScore(case.attacked.labels)
+            for seed, draw in enumerate(draws):
+                attack = _built(make(), where, seed, say, keep, variant)
+                score.add(attack.attack(draw.seen))
+            outcome.rows.append(
+                AttackRow(
+                    name=attack.name,
+                    variant=variant,
+                    knowledge=knowledge,
+                    kind="attribute",
+                    records=len(case.attacked),
+                    figures=score.figures(),
+                )
+            )
+    _utility(case, states, on_states, draws[0], outcome, say)
+
+
+def _utility(case: Case, lab: Lab, settings: AttributeSettings, draw: Observed, outcome: Outcome, say: Say) -> None:
+    """A classifier on the frozen model's final states, on clean vectors and on releases: what the noise costs it."""
+    if case.attacked.labels is None:
+        return
+    for name, knowledge, seen in (
+        ("clean", "oblivious", case.victim.clean(case.attacked.ids).seen),
+        ("released", "adaptive", draw.seen),
+    ):
+        probe = PooledAttribute(knowledge, settings)  # type: ignore[arg-type]
+        probe.fit(lab)
+        score = AttributeScore(case.attacked.labels)
+        score.add(probe.attack(seen))
+        outcome.utility[name] = score.figures()["accuracy"]
+    say("utility", 1.0)
+
+
+def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
+    records = case.attacked.ids[:100]
+    outcome.findings.extend(channels.averaging(lab, records))
+    outcome.findings.extend(channels.linkage(case.victim, records))
+    if case.head is not None and case.attacked.labels is not None:
+        found = channels.label_from_gradients(case.victim, case.top, case.head, case.attacked, case.readout)
+        outcome.findings.append(found)
+    else:
+        outcome.untested.append("Labels from head gradients: a language model's labels are its text.")
+    if case.victim.importance is not None:
+        outcome.findings.append(channels.importance_from_radius(case.victim, case.victim.importance, records))
+    say("side channels", 1.0)
+
+
+def _built(attack: Attack, lab: Lab, seed: int, say: Say, keep: Path | None, variant: str) -> Attack:
+    attack.fit(lab, seed=seed, say=say)
+    if keep is not None:
+        name = "-".join([attack.name, *variant.split(), attack.knowledge, str(seed)]).lower()
+        attack.save(keep / name)
+    return attack
+
+
+def _scored(
+    built: Sequence[Attack], variant: str, public: PublicText, draws: Sequence[Observed]
+) -> tuple[AttackRow, Tensor]:
+    """One row over all seeds, and the guesses of the first."""
+    score = InversionScore(public)
+    guesses = []
+    for attack, draw in zip(built, draws, strict=True):
+        guesses.append(attack.attack(draw.seen))
+        score.add(guesses[-1], draw)
+    row = AttackRow(
+        name=built[0].name,
+        variant=variant,
+        knowledge=built[0].knowledge,
+        kind="inversion",
+        records=len(draws[0].seen),
+        figures=score.figures(),
+    )
+    return row, guesses[0]
+
+
+def _examples(ids_NK: Tensor, observed: Observed, count: int = 8) -> Iterator[Recovered]:
+    """Records spread over the attacked ones."""
+    total = len(observed.seen)
+    for record in np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist():
+        mine = observed.seen.record_N == record
+        yield Recovered(truth=observed.ids_N[mine].tolist(), guess=ids_NK[mine, 0].tolist())
