@@ -176,7 +176,6 @@ def _inversions(
         few = [case.victim.observe(case.attacked.ids[: size.optimise_records]) for _ in draws]
         optimise = _built(Optimise(knowledge, inverters[knowledge], size.optimise), lab, 0, say, keep, "")
         outcome.rows.append(_scored([optimise] * len(few), "warm-started", case.public, few)[0])
-        say(f"EIA-3 ({knowledge})", 1.0)
     if case.victim.mechanism.shortens:
         outcome.untested.append("EIA-3 (optimisation): it needs a row a token, and this mechanism shortens records.")
     if best[1] is not None:
