@@ -121,7 +121,9 @@ class Podman:
         self._base_image()
 
     def _base_image(self) -> None:
-        if self.run("podman", "images", "-q", BASE_IMAGE).strip():
+        # Not by what `podman images` prints: warnings would look like an image.
+        exists = subprocess.run(["podman", "image", "exists", BASE_IMAGE], env={**os.environ, **self.env}, check=False)
+        if exists.returncode == 0:
             return
         root = self.work / "rootfs"
         include = f"--include={DEBIAN_PACKAGES}"
