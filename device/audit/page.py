@@ -87,12 +87,11 @@ def _section(title: str, note: str, *inner: str) -> str:
 
 def _verdict(facts: dict[str, Any], inversion: Sequence[dict[str, Any]]) -> str:
     verdict = facts["verdict"]
-    adaptive = [row for row in inversion if row["knowledge"] == "adaptive"]
     oblivious = [row for row in inversion if row["knowledge"] == "oblivious"]
     tiles = [
-        _tile(_best(adaptive, "top1"), "of all words, adaptive attacker"),
-        _tile(_best(adaptive, "content_top1"), "of content words, adaptive attacker"),
-        _tile(_best(oblivious, "top1"), "of all words, oblivious attacker"),
+        _tile(_best(inversion, "top1"), "of all words, attacker who knows the mechanism"),
+        _tile(_best(inversion, "content_top1"), "of content words, the same"),
+        _tile(_best(oblivious, "top1"), "of all words, who does not know it"),
     ]
     if facts["utility"]:
         lost = facts["utility"]["clean"]["value"] - facts["utility"]["released"]["value"]
@@ -158,11 +157,11 @@ def _attribute_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]], mark: str) -> str:
     head = "".join(f"<th>{escape(title)}</th>" for _, title in columns)
-    most = max((row["figures"][mark]["value"] for row in rows if row["knowledge"] == "adaptive"), default=None)
+    most = max((row["figures"][mark]["value"] for row in rows), default=None)
     body = []
     for row in rows:
         cells = "".join(f"<td>{_cell(row['figures'][key])}</td>" for key, _ in columns)
-        top = row["knowledge"] == "adaptive" and row["figures"][mark]["value"] == most
+        top = row["figures"][mark]["value"] == most
         opening = '<tr class="top">' if top else "<tr>"
         body.append(f"{opening}<td>{escape(_label(row))}</td>{cells}</tr>")
     return (

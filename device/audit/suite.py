@@ -88,7 +88,7 @@ class AttackRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered:
-    """One attacked record and what the best adaptive attacker made of it: token ids."""
+    """One attacked record and what the best attack (in content words) made of it: token ids."""
 
     truth: list[int]
     guess: list[int]
@@ -105,8 +105,9 @@ class Outcome:
     untested: list[str] = field(default_factory=list)
 
     def worst(self, knowledge: Knowledge, figure: str = "top1") -> AttackRow | None:
-        """The inversion attack of this kind of attacker that scores highest."""
-        rows = [row for row in self.rows if row.kind == "inversion" and row.knowledge == knowledge]
+        """The inversion attack that serves this attacker best; who knows the mechanism may ignore it, too."""
+        known = ("oblivious", "adaptive") if knowledge == "adaptive" else ("oblivious",)
+        rows = [row for row in self.rows if row.kind == "inversion" and row.knowledge in known]
         return max(rows, key=lambda row: row.figures[figure].value, default=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _inversions(
             outcome.rows.append(row)
             if isinstance(built[0], SequenceInversion):
                 inverters[knowledge] = built[0]
-            if knowledge == "adaptive" and row.figures["content_top1"].value > best[0]:
+            if row.figures["content_top1"].value > best[0]:
                 best = row.figures["content_top1"].value, guesses
         if case.victim.mechanism.shortens:
             continue
