@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -178,9 +179,11 @@ def test_help_teaches_and_is_quick():
     for arguments in (["--help"], ["serve", "--help"], ["keys", "create", "--help"], ["certs", "create", "--help"]):
         times = []
         for _ in range(3):
-            began = time.perf_counter()
+            # Processor time, not the clock: a busy machine must not fail this.
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             done = cloud(*arguments)
-            times.append(time.perf_counter() - began)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0
         assert "privtune-cloud" in done.stdout
         assert min(times) < 0.5
