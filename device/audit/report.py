@@ -133,7 +133,7 @@ class Verdict:
 
 
 def judge(outcome: Outcome) -> Verdict:
-    """A plain-language verdict from the worst adaptive inversion, never better than the figures."""
+    """A plain-language verdict from the worst inversion of all, never better than the figures."""
     worst, content = outcome.worst("adaptive"), outcome.worst("adaptive", "content_top1")
     weaker = outcome.worst("oblivious")
     if worst is None or content is None or weaker is None:
