@@ -108,7 +108,10 @@ def add(
       privtune tables add clusters.safetensors
     """
     from device.noise.store import adopt, read_header
+    from shared.errors import InvalidInput
 
+    if not file.is_file():
+        raise InvalidInput(f"{file}: no such file; name a table that `privtune tables build` or a colleague made")
     row = read_header(adopt(file, home_folder(home) / "tables"))
     typer.echo(f"Kept. Use it with --param table=sha256:{row['sha256'][:16]}")
 

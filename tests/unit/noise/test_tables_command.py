@@ -121,3 +121,10 @@ def test_the_noise_free_mechanism_has_nothing_to_build(
     code, out = call(capsys, *building(model, tmp_path, "--mechanism", "fog"))
     assert code == 2
     assert "there is no mechanism 'fog'" in out
+
+
+def test_a_table_that_is_not_there_is_not_called_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = call(capsys, "add", str(tmp_path / "none.safetensors"), "--home", str(tmp_path / "home"))
+    assert code == 2
+    assert "no such file" in out
+    assert not (tmp_path / "home" / "tables").exists()
