@@ -141,19 +141,30 @@ class Case:
 
 def run_suite(case: Case, size: Size, *, say: Say = silent, keep: Path | None = None) -> Outcome:
     """Run every attack that applies. keep: a folder for the built attacks. Raises InvalidInput when texts overlap."""
+    lab = Lab(case.public, case.victim, case.encoder)
+    draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
+    say("attacked releases", 1.0)
+    outcome = attack_releases(case, lab, size, draws, say=say, keep=keep)
+    _side_channels(case, lab, outcome, say)
+    return outcome
+
+
+def attack_releases(
+    case: Case, lab: Lab, size: Size, draws: list[Observed], *, say: Say = silent, keep: Path | None = None
+) -> Outcome:
+    """Inversion and attribute attacks on releases of `case.attacked`: one draw a seed, simulated or really sent.
+
+    Raises InvalidInput when the attacker's text and the attacked one overlap.
+    """
     case.public.check_disjoint(case.attacked.ids)
     if case.labelled is not None:
         case.labelled.check_disjoint(case.attacked.ids)
     outcome = Outcome()
-    lab = Lab(case.public, case.victim, case.encoder)
-    draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
-    say("attacked releases", 1.0)
     inverters = _inversions(case, lab, size, draws, outcome, say, keep)
     if case.labelled is not None and case.attacked.labels is not None:
         _attributes(case, size, draws, inverters, outcome, say, keep)
     else:
         outcome.untested.append("Attribute inference and utility: the records carry no label or attribute.")
-    _side_channels(case, lab, outcome, say)
     return outcome
 
 
@@ -174,7 +185,7 @@ def _inversions(
         if case.victim.mechanism.shortens:
             continue
         # The slow one: a part of the records, warm-started by the sequence inverter.
-        few = [case.victim.observe(case.attacked.ids[: size.optimise_records]) for _ in draws]
+        few = [draw.first(size.optimise_records) for draw in draws]
         optimise = _built(Optimise(knowledge, inverters[knowledge], size.optimise), lab, 0, say, keep, "")
         outcome.rows.append(_scored([optimise] * len(few), "warm-started", case.public, few)[0])
     if case.victim.mechanism.shortens:

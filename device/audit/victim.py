@@ -97,6 +97,11 @@ class Observed:
     seen: Seen
     ids_N: Tensor
 
+    def first(self, records: int) -> Observed:
+        """The first `records` of them."""
+        seen = next(self.seen.batches(records))
+        return Observed(seen=seen, ids_N=self.ids_N[: len(seen.row_N)])
+
 
 class QuietNoise(OsNoise):
     """All normal noise is zero: shows the mean of additive mechanisms to whoever simulates. Never for releases."""
@@ -150,6 +155,23 @@ class Victim:
     def simulate(self, records: Sequence[IntArray], knowledge: Knowledge) -> Observed:
         """What an attacker of this knowledge builds on."""
         return self._run(records, "noisy" if knowledge == "adaptive" else "clean")
+
+    def received(self, records: Sequence[IntArray], rows: Sequence[Tensor]) -> Observed:
+        """Releases that were really sent, one (rows, D) float32 tensor a record, with their truth.
+
+        Raises InvalidInput where a record has another number of rows than this mechanism gives it.
+        """
+        parts = []
+        for ids_T, rows_RD in zip(records, rows, strict=True):
+            if not len(rows_RD) or (not self.mechanism.shortens and len(rows_RD) != len(ids_T)):
+                raise InvalidInput(
+                    f"a record of {len(ids_T)} tokens was sent as {len(rows_RD)} rows: that is not this mechanism"
+                )
+            ids_BT, mask_BT = pad([ids_T])
+            group_T = self._groups(ids_BT, mask_BT, torch.ones(1, len(rows_RD), dtype=torch.bool))[0]
+            secret_T = ~torch.isin(ids_BT[0], self._special)
+            parts.append((rows_RD, group_T[secret_T], ids_BT[0][secret_T]))
+        return _packed(parts)
 
     def _run(self, records: Sequence[IntArray], mode: Mode) -> Observed:
         order = np.argsort([len(ids_T) for ids_T in records], kind="stable")

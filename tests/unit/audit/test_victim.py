@@ -80,3 +80,20 @@ def test_bigrams_are_a_law_and_know_what_follows():
     # Witten-Bell: (count + kinds * P(single)) / (total + kinds), for 5 -> 6 seen 2 of 3 times with 2 kinds
     single = bigrams.log_prob(torch.tensor(8), torch.tensor(6)).exp()
     assert law[6] == pytest.approx(float((2 + 2 * single) / 5), abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "params"), [("dchi", {}), ("pool", {"size": 3})])
+def test_rows_that_were_really_sent_get_the_truth_of_a_simulation(make_lab, attacked, name, params):
+    victim = make_lab(name, params).victim
+    drawn = victim.observe(attacked)
+    rows = list(torch.split(drawn.seen.y_RD, drawn.seen.lengths_B.tolist()))
+    sent = victim.received(attacked, rows)
+    for field in ("y_RD", "lengths_B", "row_N", "slot_N"):
+        assert torch.equal(getattr(sent.seen, field), getattr(drawn.seen, field)), field
+    assert torch.equal(sent.ids_N, drawn.ids_N)
+    first = sent.first(7)
+    assert len(first.seen) == 7
+    assert torch.equal(first.ids_N, sent.ids_N[sent.seen.record_N < 7])
+    if name == "dchi":
+        with pytest.raises(InvalidInput, match="that is not this mechanism"):
+            victim.received(attacked[:1], [rows[0][:-1]])
