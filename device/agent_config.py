@@ -46,6 +46,8 @@ class DataSetting(_Strict):
     label: str | None = None
     prompt: str | None = None
     completion: str | None = None
+    messages: str | None = None
+    chat_template: str | None = Field(None, description="Your own chat template for `messages`, a Jinja file.")
     limit: int | None = Field(None, ge=1)
     holdout: float = Field(0.0, ge=0, lt=1, description="Held out where a job names no validation file.")
     seed: int = Field(0, ge=0)
@@ -53,12 +55,14 @@ class DataSetting(_Strict):
     def source(self, base: Path) -> DataSource:
         """The data set; a relative path counts from `base` if the file is there."""
         here = base / Path(self.path).expanduser()
-        names = ("text", "text2", "label", "prompt", "completion")
+        template = base / Path(self.chat_template).expanduser() if self.chat_template else None
+        names = ("text", "text2", "label", "prompt", "completion", "messages")
         return DataSource(
             path=str(here) if here.exists() else self.path,
             columns=Columns(**{name: getattr(self, name) for name in names}),
             limit=self.limit,
             seed=self.seed,
+            chat_template=str(template) if template else None,
         )
 
 

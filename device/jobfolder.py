@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from device.batches import IndexArray
+from device.data.prompts import PromptForm
 from shared.config import JobSpec
 from shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
 
@@ -27,6 +28,7 @@ class JobState:
     """`order_secret` shuffles the records once, so that handles tell nothing of a record's place in the file.
 
     (A file sorted by label would otherwise give its labels away: the cloud knows the seed of the data order.)
+    `prompt`: how a language model's records were written; None for a classifier.
     """
 
     spec: JobSpec
@@ -34,6 +36,7 @@ class JobState:
     data_fingerprint: str
     order_secret: int
     local_model: str | None
+    prompt: PromptForm | None = None
     final_step: int | None = None
 
     def order(self, records: int) -> IndexArray:
@@ -58,7 +61,9 @@ class JobFolder:
         try:
             raw = json.loads((self.path / "job.json").read_text(encoding="utf-8"))
             spec = JobSpec.model_validate(raw.pop("spec"))
-            return JobState(spec=spec, label_names=tuple(raw.pop("label_names")), **raw)
+            prompt = raw.pop("prompt", None)
+            form = None if prompt is None else PromptForm(**prompt)
+            return JobState(spec=spec, label_names=tuple(raw.pop("label_names")), prompt=form, **raw)
         except FileNotFoundError:
             raise JobNotFound(
                 f"this device holds nothing of job {self.job_id}; its head and noise live where it was trained"
@@ -66,7 +71,14 @@ class JobFolder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataInvalid(f"{self.path / 'job.json'} can't be read; restore it from a backup") from error
 
-    def begin(self, spec: JobSpec, label_names: tuple[str, ...], fingerprint: str, local_model: str | None) -> JobState:
+    def begin(
+        self,
+        spec: JobSpec,
+        label_names: tuple[str, ...],
+        fingerprint: str,
+        local_model: str | None,
+        prompt: PromptForm | None = None,
+    ) -> JobState:
         """The state of a new job, or of one that goes on; refuses to go on with other data or another description."""
         if not self.exists():
             state = JobState(
@@ -75,6 +87,7 @@ class JobFolder:
                 data_fingerprint=fingerprint,
                 order_secret=secrets.randbits(128),
                 local_model=local_model,
+                prompt=prompt,
             )
             self.save(state)
             return state

@@ -15,6 +15,7 @@ from privtune.split.v1 import split_pb2 as pb
 from device.account import Account, Releasing, source_of
 from device.batches import BatchPlan
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
+from device.data.prompts import PromptForm, form_of
 from device.data.records import Records
 from device.data.source import DataSource, training_labels
 from device.fitted import OwnRecords
@@ -60,7 +61,7 @@ class RunSettings:
     local_model: the owner's own copy of the model; None: the bottom package is fetched from the cloud.
     no_progress_timeout: seconds without any progress after which a run gives up (the job stays resumable).
     policy: what jobs may ask for and how much may be released; None: anything.
-    record_frames: keep the frames that leave, for the audit.
+    record_frames: keep the frames of both directions, for the audit.
     """
 
     grpc_address: str
@@ -180,11 +181,12 @@ class _Run:
         if self.spec.num_labels not in (None, len(names)):
             raise InvalidInput(f"the job says num_labels {self.spec.num_labels}, but the data has {len(names)} labels")
         parts = self._patiently(lambda: self._load_parts(len(names)))
-        data = self._encode(records, parts, names)
-        state = self.folder.begin(self.spec, names, data.fingerprint, self.settings.local_model)
+        form = self._form(records, parts, train.chat_template)
+        data = self._encode(records, parts, names, form)
+        state = self.folder.begin(self.spec, names, data.fingerprint, self.settings.local_model, form)
         order = state.order(len(data))
         data = data.pick(order)
-        validation_data = self._encode(held_out, parts, names) if held_out is not None else None
+        validation_data = self._encode(held_out, parts, names, form) if held_out is not None else None
         home = self.settings.home
         own = OwnRecords(home=home, fingerprint=state.data_fingerprint, job=self.folder.path, data=data)
         perturber, mechanism, store = build_perturber(parts, self.spec, home, own)
@@ -245,13 +247,22 @@ class _Run:
             say=self.progress.message,
         )
 
-    def _encode(self, records: Records, parts: BottomPackage, names: tuple[str, ...]) -> EncodedDataset:
+    def _form(self, records: Records, parts: BottomPackage, chat_template: str | None) -> PromptForm | None:
+        """The form of a language model's records: that with which the job began, whatever the package says today."""
+        if self.spec.task == "classification":
+            return None
+        known = self.folder.load().prompt if self.folder.exists() else None
+        return known or form_of(records, parts.tokenizer, chat_template)
+
+    def _encode(
+        self, records: Records, parts: BottomPackage, names: tuple[str, ...], form: PromptForm | None
+    ) -> EncodedDataset:
         limit = self.spec.train.max_length
         if parts.max_positions is not None and limit > parts.max_positions:
             raise InvalidInput(f"max_length {limit} is over the {parts.max_positions} positions of this model")
         if self.spec.task == "classification":
             return encode_classification(records, parts.tokenizer, limit, names)
-        return encode_causal_lm(records, parts.tokenizer, limit)
+        return encode_causal_lm(records, parts.tokenizer, limit, form)
 
     def _train(
         self,

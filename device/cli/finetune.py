@@ -67,6 +67,12 @@ def finetune(
     label_column: Annotated[str | None, _option("Column of the label. Default: by the header.", DATA)] = None,
     prompt_column: Annotated[str | None, _option("Column of the prompt (causal-lm).", DATA)] = None,
     completion_column: Annotated[str | None, _option("Column of the completion (causal-lm).", DATA)] = None,
+    messages_column: Annotated[
+        str | None, _option("Column of conversations: lists of role and content (causal-lm).", DATA)
+    ] = None,
+    chat_template: Annotated[
+        str | None, _option("Your own Jinja file for conversations. Default: the model's.", DATA)
+    ] = None,
     validation: Annotated[str | None, _option("File of held-out records to evaluate on.", DATA)] = None,
     holdout: Annotated[float | None, _option("Share of --data held out instead, like 0.1.", DATA)] = None,
     limit: Annotated[int | None, _option("At most this many records, drawn at random.", DATA)] = None,
@@ -111,7 +117,12 @@ def finetune(
     ),
     suffix: Annotated[str | None, _option("Becomes part of the tuned model's name.", TRAINING)] = None,
     record_frames: Annotated[
-        bool, _option("Keep every frame that leaves, for the audit: as much disk as is sent.", NOISE, "--record-frames")
+        bool,
+        _option(
+            "Keep all frames for `privtune audit --transcript`: as much disk as goes over the wire.",
+            NOISE,
+            "--record-frames",
+        ),
     ] = False,
     cloud: Cloud = None,
     api_key: ApiKey = None,
@@ -134,6 +145,7 @@ def finetune(
           --text-column sentence --mechanism dchi --param noise_ratio=8
       privtune finetune --model smollm2 --task causal-lm --data chats.jsonl \\
           --prompt-column question --completion-column answer
+      privtune finetune --model smollm2 --task causal-lm --data chats.jsonl --messages-column messages
       privtune finetune --job ftjob-abc123
     """
     options = dict(locals())
@@ -208,9 +220,16 @@ def _sources(options: dict[str, Any]) -> tuple[DataSource, DataSource | None]:
         label=options["label_column"],
         prompt=options["prompt_column"],
         completion=options["completion_column"],
+        messages=options["messages_column"],
     )
     path = _absolute(options["data"]) or ""
-    train = DataSource(path=path, columns=columns, limit=options["limit"], seed=options["seed"] or 0)
+    train = DataSource(
+        path=path,
+        columns=columns,
+        limit=options["limit"],
+        seed=options["seed"] or 0,
+        chat_template=_absolute(options["chat_template"]),
+    )
     if options["holdout"]:
         return train.with_holdout(options["holdout"])
     held_out = _absolute(options["validation"])

@@ -6,20 +6,22 @@ Legend: B records, T tokens, V vocabulary. Arrays here are per record: ids_T of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from device.data.prompts import PromptForm, chat_template, form_of, joint_of, opened
 from device.data.records import Records
 from device.data.source import class_numbers, training_labels
 from shared.errors import DataInvalid
 
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
+Tokens = tuple[IntArray, BoolArray]  # one record's ids_T, and which of them are predicted
 
 _CHUNK = 1000  # records in one call of the tokenizer: bounds memory
 
@@ -130,29 +132,39 @@ def _tokenize(
     return ids, sum(len(one) > max_length for one in whole)
 
 
-def encode_causal_lm(records: Records, tokenizer: Any, max_length: int) -> EncodedDataset:
-    """Token ids and loss masks for next-token prediction; the end-of-text token is appended.
+def encode_causal_lm(
+    records: Records, tokenizer: Any, max_length: int, form: PromptForm | None = None
+) -> EncodedDataset:
+    """Token ids and loss masks for next-token prediction.
 
-    A record with a prompt is prompt + completion: a line break is put between them when neither has white space
-    there, and only the completion is predicted. Otherwise every token but the first is. Texts longer than
-    `max_length` lose their end; records of which no predicted token is left are dropped and counted.
+    Text: every token but the first is predicted, and the end-of-text token, which is appended. Prompt and completion: a
+    line break is put between them when neither has white space there, and only the completion and the end-of-text token
+    are predicted. Conversations: the chat template's text, of which the learned answers and what ends them are
+    predicted. Texts longer than `max_length` lose their end; records of which no predicted token is left are dropped
+    and counted.
+
+    Args:
+        records: from `DataSource.load("causal-lm")`.
+        tokenizer: a fast Hugging Face tokenizer.
+        max_length: tokens a record at most.
+        form: the job's; None: that of these records.
 
     Raises:
-        DataInvalid: every record was dropped.
+        DataInvalid: every record was dropped, or the chat template refuses a conversation.
+        ModelUnsupported: conversations, but no usable chat template.
     """
+    form = form or form_of(records, tokenizer)
     all_ids: list[IntArray] = []
     masks: list[BoolArray] = []
     truncated = dropped = 0
+    encode = _chats(form, tokenizer) if form.kind == "chat" else partial(_passages, tokenizer)
     for chunk in _chunks(records):
-        prompts, texts = _prompts_and_texts(chunk, tokenizer)
-        for prompt, text in zip(prompts, texts, strict=True):
-            whole = np.array([*prompt, *text], dtype=np.int32)
-            mask_T = np.arange(len(whole)) >= max(len(prompt), 1)
-            truncated += len(whole) > max_length
+        for ids_T, mask_T in encode(chunk):
+            truncated += len(ids_T) > max_length
             if not mask_T[:max_length].any():
                 dropped += 1
                 continue
-            all_ids.append(whole[:max_length])
+            all_ids.append(ids_T[:max_length])
             masks.append(mask_T[:max_length])
     if not all_ids:
         raise DataInvalid(
@@ -161,26 +173,44 @@ def encode_causal_lm(records: Records, tokenizer: Any, max_length: int) -> Encod
     return EncodedDataset(ids=tuple(all_ids), loss_masks=tuple(masks), truncated=truncated, dropped=dropped)
 
 
-def _prompts_and_texts(chunk: Records, tokenizer: Any) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids of the prompts (with the tokenizer's opening tokens) and of the texts (with its closing one)."""
+def _passages(tokenizer: Any, chunk: Records) -> Iterator[Tokens]:
+    """Texts, or prompts (with the tokenizer's opening tokens) and completions (with its closing one)."""
     eos = tokenizer.eos_token_id
     options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     if chunk.columns.prompt is None:
+        prompts: list[list[int]] = [[] for _ in chunk]
         texts = tokenizer([record.text for record in chunk], **options)["input_ids"]
-        return [[] for _ in chunk], [_ended(ids, eos) for ids in texts]
-    joined = [_joint(record.prompt or "", record.text) for record in chunk]
-    prompts = tokenizer([(record.prompt or "") + joint for record, joint in zip(chunk, joined, strict=True)], **options)
-    texts = tokenizer([record.text for record in chunk], add_special_tokens=False, **options)["input_ids"]
-    opened = [ids[:-1] if ids and ids[-1] == eos else ids for ids in prompts["input_ids"]]
-    return opened, [_ended(ids, eos) for ids in texts]
+    else:
+        prompts = opened(tokenizer, [(record.prompt or "") + joint_of(record) for record in chunk])
+        texts = tokenizer([record.text for record in chunk], add_special_tokens=False, **options)["input_ids"]
+    for prompt, text in zip(prompts, texts, strict=True):
+        ended = text if eos is None or (text and text[-1] == eos) else [*text, eos]
+        ids_T = np.array([*prompt, *ended], dtype=np.int32)
+        yield ids_T, np.arange(len(ids_T)) >= max(len(prompt), 1)
 
 
-def _joint(prompt: str, completion: str) -> str:
-    return "" if prompt[-1:].isspace() or completion[:1].isspace() else "\n"
+def _chats(form: PromptForm, tokenizer: Any) -> Callable[[Records], Iterator[Tokens]]:
+    template = chat_template(form, tokenizer)
 
+    def encode(chunk: Records) -> Iterator[Tokens]:
+        rendered = []
+        for record in chunk:
+            try:
+                rendered.append(template.render(record.messages))
+            except DataInvalid as error:
+                raise DataInvalid(f"{chunk.where(record, 'messages')}: the chat template: {error.message}") from None
+        batch = tokenizer(
+            [text for text, _ in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        for (_, spans), ids, offsets in zip(rendered, batch["input_ids"], batch["offset_mapping"], strict=True):
+            starts_T, ends_T = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+            mask_T = np.zeros(len(ids), dtype=np.bool_)
+            for start, end in spans:
+                mask_T |= (ends_T > start) & (starts_T < end) & (ends_T > starts_T)
+            mask_T[:1] = False
+            yield np.array(ids, dtype=np.int32), mask_T
 
-def _ended(ids: list[int], eos: int | None) -> list[int]:
-    return ids if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
+    return encode
 
 
 def _chunks(records: Records) -> list[Records]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
+from device.data.messages import ChatMessage, parse_conversation
 from device.data.tables import Table, is_missing, place
 from shared.config import Task
 from shared.errors import DataInvalid
@@ -22,6 +24,7 @@ PAIR_NAMES = (
     ("question", "sentence"),
     ("question", "passage"),
 )
+MESSAGES_NAME = "messages"
 PROMPT_NAMES = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -44,6 +47,7 @@ class Columns:
     label: str | None = None
     prompt: str | None = None
     completion: str | None = None
+    messages: str | None = None
 
     def __str__(self) -> str:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -54,8 +58,8 @@ class Columns:
 class Record:
     """One example and where it stands in its file.
 
-    Classification: `text` (and `text2` of a pair) with `label`. Causal LM: `text` alone, or `prompt` and then `text`
-    as its completion.
+    Classification: `text` (and `text2` of a pair) with `label`. Causal LM: `text` alone; or `prompt` and then `text` as
+    its completion; or `messages`, a conversation up to its last learned answer, which stands in `text` too.
     """
 
     number: int
@@ -63,6 +67,7 @@ class Record:
     text2: str | None = None
     label: str | None = None
     prompt: str | None = None
+    messages: tuple[ChatMessage, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +110,8 @@ def resolve_columns(table: Table, wanted: Columns, task: Task, *, labelled: bool
             raise DataInvalid(f'{table.source}: no column "{name}" for {field.name}. {_there_are(table)}')
     if task == "causal-lm":
         return _causal_columns(table, wanted)
-    if wanted.prompt or wanted.completion:
-        raise DataInvalid(f"{table.source}: prompt and completion columns are for causal-lm; name text and label.")
+    if wanted.prompt or wanted.completion or wanted.messages:
+        raise DataInvalid(f"{table.source}: prompt, completion and messages are for causal-lm; name text and label.")
     label = wanted.label or (_find(table, LABEL_NAMES) if labelled else None)
     if labelled and label is None:
         raise DataInvalid(
@@ -126,11 +131,17 @@ def resolve_columns(table: Table, wanted: Columns, task: Task, *, labelled: bool
 
 def _causal_columns(table: Table, wanted: Columns) -> Columns:
     if wanted.text2 or wanted.label:
-        raise DataInvalid(f"{table.source}: a causal-lm job takes text, or prompt and completion; no label, no text2.")
+        raise DataInvalid(
+            f"{table.source}: a causal-lm job takes text, or prompt and completion, or messages; no label, no text2."
+        )
+    kinds = [wanted.text, wanted.prompt or wanted.completion, wanted.messages]
+    if sum(kind is not None for kind in kinds) > 1:
+        raise DataInvalid(f"{table.source}: name either text, or prompt and completion, or messages; not both.")
     if wanted.text:
-        if wanted.prompt or wanted.completion:
-            raise DataInvalid(f"{table.source}: name either text, or prompt and completion; not both.")
         return Columns(text=wanted.text)
+    messages = wanted.messages or (_find(table, [MESSAGES_NAME]) if not any(kinds) else None)
+    if messages is not None:
+        return Columns(messages=messages)
     if wanted.prompt or wanted.completion:
         prompt = wanted.prompt or _find(table, [pair[0] for pair in PROMPT_NAMES])
         completion = wanted.completion or _find(table, [pair[1] for pair in PROMPT_NAMES])
@@ -142,7 +153,7 @@ def _causal_columns(table: Table, wanted: Columns) -> Columns:
         return Columns(prompt=pair[0], completion=pair[1])
     text = _find(table, TEXT_NAMES)
     if text is None:
-        hint = "Name it with --text-column, or --prompt-column and --completion-column."
+        hint = "Name it with --text-column, or --prompt-column and --completion-column, or --messages-column."
         raise DataInvalid(f"{table.source}: which column is the text? {hint} {_there_are(table)}")
     return Columns(text=text)
 
@@ -176,15 +187,19 @@ def to_records(table: Table, columns: Columns) -> Records:
         "label": columns.label,
         "prompt": columns.prompt,
         "text": columns.text or columns.completion,
+        "messages": columns.messages,
     }
     taken = [(role, name, table.columns.index(name)) for role, name in roles.items() if name is not None]
     items = []
     for number, cells in table.rows:
-        values = {}
+        values: dict[str, Any] = {}
         for role, name, position in taken:
             cell = cells[position]
             if role == "label":
                 values[role] = _label(table, number, name, cell)
+            elif role == "messages":
+                values[role] = parse_conversation(cell, place(table.source, table.unit, number, name))
+                values["text"] = values[role][-1].content
             else:
                 values[role] = _text(table, number, name, cell)
         items.append(Record(number=number, **values))

@@ -26,6 +26,7 @@ class DataSource:
     limit: at most this many records, drawn at random with `seed`; applied before the held-out part is split off.
     holdout: share of records held out for validation (0 to below 1), stratified by label.
     part: `all`, `train` (without the held-out share) or `held-out`.
+    chat_template: a file with the owner's own template for conversations; None: the tokenizer's.
     """
 
     path: str
@@ -34,6 +35,7 @@ class DataSource:
     holdout: float = 0.0
     part: Literal["all", "train", "held-out"] = "all"
     seed: int = 0
+    chat_template: str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
