@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import privtune.split.v1.split_pb2 as pb
@@ -13,6 +14,7 @@ from device.fitted import OwnRecords, importance_for
 from device.link import Link
 from device.noise.base import Mechanism
 from device.noise.context import NoiseContext
+from device.noise.importance import TokenImportance
 from device.noise.public import PublicTexts
 from device.noise.randomness import NoiseSource, noise_source
 from device.noise.registry import build
@@ -20,7 +22,7 @@ from device.perturb import Perturber
 from device.releases import ReleaseStore, release_fingerprint
 from shared import __version__
 from shared.codec import encode, probe
-from shared.config import JobSpec
+from shared.config import JobSpec, MechanismSpec
 from shared.modeling.package import BottomPackage, bottom_from_model, load_bottom_package
 from shared.wire import PROTOCOL_VERSION, codec_number
 
@@ -79,6 +81,39 @@ def noise_context(
     return context
 
 
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """A mechanism ready to release, with all that rules what it draws."""
+
+    mechanism: Mechanism
+    importance: TokenImportance | None
+    source: NoiseSource
+
+    @property
+    def law(self) -> str:
+        """Names the law of noise: the same only where the same would be drawn from the same distribution."""
+        # What a fixed seed drew is never taken for a real release later on.
+        named = self.mechanism.fingerprint() + ("-fixed-seed" if self.source.unsafe else "")
+        return named if self.importance is None else named + self.importance.fingerprint()
+
+
+def build_noise(
+    parts: BottomPackage,
+    mechanism: MechanismSpec,
+    cut: int,
+    home: Path,
+    own: OwnRecords | None = None,
+    *,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> Noise:
+    """A mechanism on this bottom, seeded by the operating system. own: as in `build_perturber`."""
+    source = noise_source()
+    context = noise_context(parts, cut, home, own, source=source, progress=progress)
+    built = build(mechanism, context)
+    importance = importance_for(built.importance_from, context, own) if built.uses_importance else None
+    return Noise(mechanism=built, importance=importance, source=source)
+
+
 def build_perturber(
     parts: BottomPackage, spec: JobSpec, home: Path, own: OwnRecords | None = None
 ) -> tuple[Perturber, Mechanism, ReleaseStore]:
@@ -86,19 +121,17 @@ def build_perturber(
 
     own: the job's records, for mechanisms that learn from them on this device.
     """
-    source = noise_source()
-    context = noise_context(parts, spec.cut, home, own, source=source)
-    mechanism = build(spec.mechanism, context)
-    importance = importance_for(mechanism.importance_from, context, own) if mechanism.uses_importance else None
-    # What a fixed seed drew is never taken for a real release later on.
-    law = mechanism.fingerprint() + ("-fixed-seed" if source.unsafe else "")
-    if importance is not None:
-        law += importance.fingerprint()
+    noise = build_noise(parts, spec.mechanism, spec.cut, home, own)
     if own is not None:
-        own.pin(law)
-    fingerprint = release_fingerprint(mechanism=law, model=parts.fingerprint, cut=spec.cut, codec=spec.codec)
-    store = ReleaseStore(home / "releases.sqlite", fingerprint, RELEASE_STORE_BYTES)
-    return Perturber(parts.bottom, mechanism, source, store, spec.codec, importance), mechanism, store
+        own.pin(noise.law)
+    store = ReleaseStore(home / "releases.sqlite", release_scope(noise, parts, spec), RELEASE_STORE_BYTES)
+    perturber = Perturber(parts.bottom, noise.mechanism, noise.source, store, spec.codec, noise.importance)
+    return perturber, noise.mechanism, store
+
+
+def release_scope(noise: Noise, parts: BottomPackage, spec: JobSpec) -> str:
+    """Names what decides the bytes of a job's releases, next to the records: the store's and the transcript's scope."""
+    return release_fingerprint(mechanism=noise.law, model=parts.fingerprint, cut=spec.cut, codec=spec.codec)
 
 
 def open_request(

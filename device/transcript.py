@@ -1,7 +1,7 @@
 """What left this device and what came back, frame by frame: kind, shape and hash of each, written before it leaves.
 
 home/jobs/JOB/transcript/0001.jsonl    one line a frame or call, chained; a file for each run of the job
-home/jobs/JOB/transcript/0001.frames   with --record-frames: the outgoing frames themselves, one after another
+home/jobs/JOB/transcript/0001.frames   with --record-frames: the frames themselves, both directions, one after another
 home/jobs/JOB/transcript/HASH.keys     24 bytes a record handle: under which key the store keeps its release
 
 A line is handed to the operating system before its frame is handed to gRPC: a killed process has no frame out that is
@@ -31,8 +31,8 @@ FORMAT = 1
 class Transcript:
     """Writes the lines of one run of a job; safe from several threads. Nothing is created before the first line.
 
-    folder: the job's transcript folder. record_frames: keep outgoing frames too, at most `max_frame_bytes` over all
-    runs of the job; what is over is left out and a line says so.
+    folder: the job's transcript folder. record_frames: keep the frames too, at most `max_frame_bytes` over all runs
+    of the job; what is over is left out and a line says so.
     Raises StorageFull when a line can't be written: then the frame must not leave.
     """
 
@@ -51,17 +51,11 @@ class Transcript:
 
     def sent(self, frame: pb.Frame) -> None:
         """A frame is about to leave."""
-        with self._lock:
-            facts = describe(frame, "up")
-            self._open()
-            if self._recording:
-                self._keep(frame, facts)
-            self._write(facts)
+        self._frame(frame, "up")
 
     def received(self, frame: pb.Frame) -> None:
         """A frame came."""
-        with self._lock:
-            self._write(describe(frame, "down"))
+        self._frame(frame, "down")
 
     def call(self, name: str, request: bytes) -> None:
         """A unary call (Open, Commit, Refuse, Fetch) is about to leave, serialised as `request`."""
@@ -97,6 +91,14 @@ class Transcript:
                         os.close(descriptor)
                 self._file = self._frames = -1
             return {"run": self.run, "lines": self.lines, "chain": self.head}
+
+    def _frame(self, frame: pb.Frame, direction: str) -> None:
+        with self._lock:
+            facts = describe(frame, direction)
+            self._open()
+            if self._recording:
+                self._keep(frame, facts)
+            self._write(facts)
 
     def _write(self, facts: dict[str, Any]) -> None:
         self._open()

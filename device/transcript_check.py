@@ -19,6 +19,7 @@ from shared.errors import ArtifactCorrupt, JobNotFound
 Json = dict[str, Any]
 _CHAIN = ',"chain":"'
 _KEY_BYTES = 24
+_WENT = {"up": "left", "down": "came"}
 
 
 @dataclass(kw_only=True)
@@ -90,7 +91,7 @@ def check(job_id: str, folder: Path, ledger: Sequence[Json], releases: Path) -> 
 
 
 def recorded_frames(folder: Path, job_id: str) -> Iterator[tuple[Json, pb.Frame]]:
-    """Every kept outgoing frame with its line, oldest first. Raises ArtifactCorrupt where they do not agree."""
+    """Every kept frame with its line, oldest first. Raises ArtifactCorrupt where they do not agree."""
     for path in runs_of(folder):
         lines, _, broken = read_run(path, job_id)
         if broken is not None:
@@ -109,8 +110,10 @@ def kept_frame(path: Path, line: Json) -> pb.Frame:
             frame.ParseFromString(file.read(line["bytes"]))
     except Exception as error:  # protobuf's DecodeError has no public home
         raise ArtifactCorrupt(f"run {path.stem}: kept frame {line['seq']} can't be read") from error
-    if any(line.get(name) != value for name, value in describe(frame, "up").items()):
-        raise ArtifactCorrupt(f"run {path.stem}: kept frame {line['seq']} is not the one that left")
+    if any(line.get(name) != value for name, value in describe(frame, line["direction"]).items()):
+        raise ArtifactCorrupt(
+            f"run {path.stem}: kept frame {line['seq']} is not the one that {_WENT[line['direction']]}"
+        )
     return frame
 
 
@@ -161,6 +164,8 @@ class _Payloads:
                     self._records(line)
                 elif line["type"] == "frame" and line["direction"] == "up":
                     self._frame(line)
+                elif line["type"] == "frame":
+                    self._kept(line)
         finally:
             if self._store is not None:
                 self._store.close()

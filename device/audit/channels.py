@@ -30,6 +30,10 @@ from shared.errors import InvalidInput
 from shared.modeling.partition import Head
 
 EPOCHS = 20  # draws that the averaging attack would have from as many epochs
+LABELS = (
+    "Gradients that private labels send back fall into one direction a class. The cloud can group the records by label "
+    "(and name the groups if it knows one record of each)."
+)
 _KMEANS_ROUNDS = 20
 _STORE_BYTES = 1 << 30
 
@@ -63,15 +67,20 @@ def label_from_gradients(
         _, gradient_BD = trainer.loss(states_BD, labels, step=step, micro_batch=0, items=len(labels))
         trainer.step()
         gradients.append(gradient_BD)
-    directions_BD = nn.functional.normalize(torch.cat(gradients), dim=1)
-    right_B = _named(_spherical_kmeans(directions_BD, len(data.label_names)), labels_B)
-    majority = float(torch.bincount(labels_B).max() / len(labels_B))
-    return Finding(
-        name="labels from head gradients",
-        figure=_share(right_B.numpy(), majority),
-        text="Gradients that private labels send back fall into one direction a class. The cloud can group the records "
-        "by label (and name the groups if it knows one record of each).",
-    )
+    return labels_by_direction(torch.cat(gradients), labels_B, name="labels from head gradients", text=LABELS)
+
+
+def labels_by_direction(rows_BD: Tensor, labels_B: Tensor, *, name: str, text: str) -> Finding:
+    """Labels by clustering the directions of one row a record, simulated or recorded; the attack itself.
+
+    rows_BD: what depends on the record's label, for example its gradient at the head's input (or a sum of several).
+    The clusters, one a class, are named in the attacker's favour. The floor is the commonest class.
+    """
+    classes_B = torch.unique(labels_B, return_inverse=True)[1]
+    counts_C = torch.bincount(classes_B)
+    cluster_B = _spherical_kmeans(nn.functional.normalize(rows_BD, dim=1), len(counts_C))
+    floor = float(counts_C.max() / len(labels_B))
+    return Finding(name=name, figure=share_of(_named(cluster_B, classes_B).numpy(), floor), text=text)
 
 
 def averaging(lab: Lab, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
@@ -102,9 +111,8 @@ def averaging(lab: Lab, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
     )
 
 
-def importance_from_radius(victim: Victim, importance: TokenImportance, records: Sequence[IntArray]) -> Finding:
+def importance_from_radius(observed: Observed, importance: TokenImportance) -> Finding:
     """Rank correlation between the length of a released row's departure from the mean and its token's importance."""
-    observed = victim.observe(records)
     seen = observed.seen
     rows_ND = seen.y_RD[seen.row_N]
     radius_N = (rows_ND - rows_ND.mean(0)).norm(dim=1).numpy()
@@ -130,13 +138,13 @@ def linkage(victim: Victim, records: Sequence[IntArray]) -> tuple[Finding, Findi
     return (
         Finding(
             name="records linked by identical bytes",
-            figure=_share(same_B.numpy(), chance),
+            figure=share_of(same_B.numpy(), chance),
             text="Two jobs with the same model, cut and mechanism send the same bytes for the same text (anew, the "
             "draws could be averaged). The cloud sees that the text is the same, not what it is.",
         ),
         Finding(
             name="records linked across different settings",
-            figure=_share((nearest_B == torch.arange(len(seen))).numpy(), chance),
+            figure=share_of((nearest_B == torch.arange(len(seen))).numpy(), chance),
             text=f"With another draw of the noise, the nearest mean of {len(seen)} records is the same record.",
         ),
     )
@@ -196,7 +204,8 @@ def _means(seen: Seen) -> Tensor:
     return sums_BD / seen.lengths_B.unsqueeze(1)
 
 
-def _share(right_B: NDArray[np.bool_], floor: float) -> Figure:
+def share_of(right_B: NDArray[np.bool_], floor: float) -> Figure:
+    """The share of records that an attack got right, with its interval."""
     rows = np.stack([right_B.astype(np.float64), np.ones(len(right_B))], axis=1)
     ((value, low, high),) = bootstrap(rows, [(0, 1)])
     return Figure(value=value, low=low, high=high, floor=floor)

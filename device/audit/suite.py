@@ -268,7 +268,7 @@ def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
     else:
         outcome.untested.append("Labels from head gradients: a language model's labels are its text.")
     if case.victim.importance is not None:
-        outcome.findings.append(channels.importance_from_radius(case.victim, case.victim.importance, records))
+        outcome.findings.append(channels.importance_from_radius(case.victim.observe(records), case.victim.importance))
     say("side channels", 1.0)
 
 

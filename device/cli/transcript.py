@@ -101,7 +101,7 @@ def _tell(found: Check) -> None:
     typer.echo(f"left this device: {up.total():,} bytes in {found.runs} runs")
     typer.echo(f"carried: {found.records:,} records of training and validation, {found.vectors:,} vectors")
     typer.echo(f"labels: {found.labels:,}" if found.labels else "labels: none")
-    typer.echo(f"verified: {found.recomputed:,} payloads worked out again, {found.kept:,} kept frames as they left")
+    typer.echo(f"verified: {found.recomputed:,} payloads worked out again, {found.kept:,} kept frames unchanged")
     for kind, count in sorted(found.open.items()):
         typer.echo(f"not verified: {count:,} payloads of {kind}: only hashes are kept (--record-frames keeps all)")
     for line in (*found.notes, *found.problems):

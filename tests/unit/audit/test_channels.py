@@ -43,7 +43,7 @@ def test_equal_bytes_link_records_and_noise_unlinks_them(make_lab, attacked):
 def test_importance_shows_in_the_length_of_vectors(make_lab, attacked):
     weight_V = torch.linspace(0, 1, 64)
     importance = TokenImportance(weight_V, 1.0)
-    plain = channels.importance_from_radius(make_lab("dchi").victim, importance, attacked)
+    plain = channels.importance_from_radius(make_lab("dchi").victim.observe(attacked), importance)
     lab = make_lab("none")
     inner = lab.victim._simulated._release
 
@@ -52,5 +52,5 @@ def test_importance_shows_in_the_length_of_vectors(make_lab, attacked):
         return inner(ids_BT, h_BTD + noise_BTD, mask_BT, importance_BT, generator)
 
     lab.victim._simulated._release = scaled
-    shown = channels.importance_from_radius(lab.victim, importance, attacked)
+    shown = channels.importance_from_radius(lab.victim.observe(attacked), importance)
     assert shown.figure.value > 0.6 > plain.figure.value
