@@ -27,6 +27,7 @@ from shared.modeling.lora import (
 )
 from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
 from shared.modeling.randomness import seeded
+from shared.modeling.recompute import recompute_blocks
 
 # With shared labels the head is trained in the cloud; the owner's export takes it from here.
 HEAD_WEIGHTS = "head.safetensors"
@@ -45,6 +46,8 @@ class TopSession:
             attach_lora(self._top, spec.tuning, spec.train.seed)
         else:
             train_fully(self._top)
+        if spec.tuning.gradient_checkpointing:
+            recompute_blocks(self._top)
         self._head = host.head(spec) if spec.labels == "shared" else None
         self._initial = {name: value.clone() for name, value in self._state().items()}
         self._start_over()
@@ -77,7 +80,8 @@ class TopSession:
             out_ND = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
             logits_NC = self._head(out_ND.float()).float()
         loss = torch.nn.functional.cross_entropy(logits_NC, labels_N.to(self.device)) * weight
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self._recomputing(micro_batch):
+            loss.backward()  # type: ignore[no-untyped-call]
         self.shared_loss += float(loss.detach())
 
     def backward(self, micro_batch: int, dout_ND: Tensor) -> Tensor | None:
@@ -87,7 +91,8 @@ class TopSession:
         h_BTD, out_ND = self._graphs.pop(micro_batch)
         if dout_ND.shape != out_ND.shape:
             raise FrameCorrupt(f"a gradient of shape {tuple(dout_ND.shape)} came for {tuple(out_ND.shape)}")
-        out_ND.backward(dout_ND.to(self.device))  # type: ignore[no-untyped-call]
+        with self._recomputing(micro_batch):
+            out_ND.backward(dout_ND.to(self.device))  # type: ignore[no-untyped-call]
         return h_BTD.grad.cpu() if h_BTD.grad is not None else None
 
     @torch.no_grad()
@@ -180,6 +185,10 @@ class TopSession:
 
     def _seeded(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
         return seeded("top", self.spec.train.seed, self.step, micro_batch)
+
+    def _recomputing(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
+        """Blocks that are computed again draw their dropout again: nobody else may use torch's generator meanwhile."""
+        return self._seeded(micro_batch) if self.spec.tuning.gradient_checkpointing else contextlib.nullcontext()
 
     def _mixed(self) -> contextlib.AbstractContextManager[object]:
         if self._autocast is None:

@@ -33,6 +33,9 @@ class TuningSpec(_Frozen):
     targets: tuple[str, ...] = Field(
         (), description="Names of the linear layers that get LoRA; empty: every linear layer of each block."
     )
+    gradient_checkpointing: bool = Field(
+        False, description="The cloud computes each block twice and keeps only its input: less memory, a third slower."
+    )
 
 
 class OptimSpec(_Frozen):
@@ -57,7 +60,10 @@ class TrainSpec(_Frozen):
     accumulation: int = Field(1, ge=1, le=1024, description="Micro-batches in one optimiser step.")
     max_length: int = Field(128, ge=2, le=32768, description="Tokens a record; longer ones are cut and counted.")
     seed: int = Field(0, ge=0, lt=2**31, description="Data order, dropout and initial adapter; never the noise.")
-    precision: Precision = Field("auto", description="auto: bf16 where the cloud's hardware has it, else fp32.")
+    precision: Precision = Field(
+        "auto",
+        description="Of the cloud's compute; weights and optimiser stay fp32. auto: bf16 on a GPU that has it.",
+    )
     in_flight: int = Field(2, ge=1, le=16, description="Micro-batches that may be under way at once.")
     checkpoint_every: int = Field(50, ge=1, description="Optimiser steps between checkpoints.")
 

@@ -107,8 +107,13 @@ def finetune(
     lora_targets: Annotated[
         list[str] | None, _option("Layers with LoRA; repeat. Default: all linear.", TRAINING)
     ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        _option("The cloud computes twice and needs less memory.", TRAINING, "--gradient-checkpointing"),
+    ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"] | None, _option("Of the cloud's compute. Default: auto.", TRAINING)
+        Literal["auto", "fp32", "bf16"] | None,
+        _option("Of the cloud's compute. Default: auto, bf16 on a GPU that has it.", TRAINING),
     ] = None,
     in_flight: Annotated[int | None, _option("Micro-batches under way at once. Default: 2.", TRAINING)] = None,
     checkpoint_every: Annotated[int | None, _option("Steps between checkpoints. Default: 50.", TRAINING)] = None,

@@ -28,6 +28,7 @@ PATHS = {
     "lora_alpha": ("tuning", "alpha"),
     "lora_dropout": ("tuning", "dropout"),
     "lora_targets": ("tuning", "targets"),
+    "gradient_checkpointing": ("tuning", "gradient_checkpointing"),
     "learning_rate": ("optim", "learning_rate"),
     "head_learning_rate": ("optim", "head_learning_rate"),
     "weight_decay": ("optim", "weight_decay"),
