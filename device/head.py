@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from device.objectives import loss_N
 from shared.config import OptimSpec
 from shared.errors import NonFinite
 from shared.modeling.checkpoint import load_checkpoint, load_parameters, save_checkpoint
@@ -23,10 +24,13 @@ CHUNK_ROWS = 256
 
 
 class HeadTrainer:
-    """Owns the head, its optimiser and the loss."""
+    """Owns the head, its optimiser and the loss. label_epsilon: that of the labels, where they are randomised."""
 
-    def __init__(self, head: Head, optim: OptimSpec, *, seed: int, total_steps: int) -> None:
+    def __init__(
+        self, head: Head, optim: OptimSpec, *, seed: int, total_steps: int, label_epsilon: float | None = None
+    ) -> None:
         self.head, self._optim, self._seed, self._total_steps = head, optim, seed, total_steps
+        self._label_epsilon = label_epsilon
         self._initial = {name: value.clone() for name, value in head.state_dict().items() if self._trained}
         self._start_over()
 
@@ -42,7 +46,7 @@ class HeadTrainer:
     def loss(
         self, out_ND: Tensor, targets_N: Tensor, *, step: int, micro_batch: int, items: int
     ) -> tuple[float, Tensor]:
-        """Sum of cross-entropies over N, divided by the step's `items`, and d loss / d out_ND.
+        """Sum of the losses over N, divided by the step's `items`, and d loss / d out_ND.
 
         Accumulates the head's gradients. Raises `NonFinite` when the loss is NaN or infinite.
         """
@@ -53,7 +57,7 @@ class HeadTrainer:
             for out_CD, targets_C in zip(
                 torch.split(out_ND, CHUNK_ROWS), torch.split(targets_N, CHUNK_ROWS), strict=True
             ):
-                loss = torch.nn.functional.cross_entropy(self.head(out_CD).float(), targets_C, reduction="sum") / items
+                loss = loss_N(self.head(out_CD).float(), targets_C, self._label_epsilon).sum() / items
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.item()
         gradient_ND = out_ND.grad

@@ -5,6 +5,7 @@ N read-out positions of a micro-batch, as flat indices b * T + t into the releas
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from device.batches import IndexArray
 from device.data.encode import EncodedDataset
 from device.perturb import Released
 from shared.errors import InvalidInput
+from shared.privacy import label_truth
 
 Readout = Literal["first", "last"]
 
@@ -53,6 +55,21 @@ def count_targets(data: EncodedDataset, indices: IndexArray) -> int:
     if data.loss_masks is None:
         return len(indices)
     return int(sum(data.loss_masks[index][1:].sum() for index in indices.tolist()))
+
+
+def loss_N(logits_NC: Tensor, targets_N: Tensor, label_epsilon: float | None = None) -> Tensor:
+    """Cross-entropy of each target; of randomised labels, that of the draw rather than of the label.
+
+    The draw has the law t * p + (1 - t) / C, so its likelihood is the loss ("forward correction", Patrini et al. 2017):
+    consistent, and bounded where the unbiased "backward" correction is not.
+    """
+    if label_epsilon is None:
+        return torch.nn.functional.cross_entropy(logits_NC, targets_N, reduction="none")
+    classes = logits_NC.shape[-1]
+    truth = label_truth(label_epsilon, classes)
+    told_N = logits_NC.log_softmax(-1).gather(1, targets_N.unsqueeze(1)).squeeze(1)
+    rolled_N = torch.full_like(told_N, math.log((1 - truth) / classes))
+    return -torch.logaddexp(told_N + math.log(truth), rolled_N)
 
 
 class Score:

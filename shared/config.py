@@ -16,6 +16,8 @@ Codec = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 DEVICE_SCHEME = "device://"
+# Beyond this a label is told truly in all but one of millions of records.
+MAX_LABEL_EPSILON = 16.0
 DataHandle = Annotated[str, StringConstraints(pattern=r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
@@ -84,6 +86,12 @@ class JobSpec(_Frozen):
     task: Task = "classification"
     cut: int = Field(1, ge=0, le=1024, description="Blocks that run on the device, after the embedding.")
     labels: Labels = Field("private", description="shared: labels go to the cloud (classification only).")
+    label_epsilon: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_LABEL_EPSILON,
+        description="Private labels train as one randomised draw a record, epsilon-private; None: gradients tell them.",
+    )
     num_labels: int | None = Field(None, ge=2, le=100_000, description="Only for shared labels; else the device's.")
     suffix: str | None = Field(None, max_length=64)
     codec: Codec = Field("bf16", description="How vectors are encoded on the wire, after the noise.")
@@ -94,6 +102,10 @@ class JobSpec(_Frozen):
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> JobSpec:
+        if self.label_epsilon is not None and self.task == "causal-lm":
+            raise ValueError("label_epsilon is refused for causal-lm: its labels are the text, and can't be randomised")
+        if self.label_epsilon is not None and self.labels == "shared":
+            raise ValueError("label_epsilon is for private labels; with labels: shared the cloud gets them as they are")
         if self.labels == "shared":
             if self.task == "causal-lm":
                 raise ValueError("labels: shared is refused for causal-lm: there the labels are the text itself")

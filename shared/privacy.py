@@ -5,11 +5,13 @@ candidate inputs. Distances are Euclidean (L2) in the hidden space, at the injec
 the unit 1 / distance. A "position" is one released vector, a "record" one text of n positions.
 
 Everything here treats one position's neighbours as "any other token in its place". Nothing here covers: the number of
-released positions (it is visible), what the gradients that the device returns say about labels, what several records
-of one author say together, or anything that was learned from the private records and published.
+released positions (it is visible), what the gradients that the device returns say about labels (the section on labels
+does, where they are randomised), what several records of one author say together, or anything that was learned from the
+private records and published.
 
 Sources: Feyisetan et al. 2020 (arXiv 1910.08902) for d_chi; Balle & Wang 2018 (arXiv 1805.06530) for the analytic
-Gaussian; Dong, Roth & Su 2022 (arXiv 1905.02383) for mu; Kairouz et al. 2014 for k-ary randomised response.
+Gaussian; Dong, Roth & Su 2022 (arXiv 1905.02383) for mu; Kairouz et al. 2014 for k-ary randomised response;
+Koufogiannis, Han & Pappas 2015 (arXiv 1504.00429) for gradual release.
 """
 
 from __future__ import annotations
@@ -156,6 +158,41 @@ def laplace_bound(scale: float, clip: float, dim: int) -> float:
     return 2 * _positive("clip", clip) * math.sqrt(_positive("dim", dim)) / _positive("scale", scale)
 
 
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def label_truth(epsilon: float, classes: int) -> float:
+    """Chance t that randomised response tells the truth without rolling its die: t * identity + (1 - t) * uniform.
+
+    t = (e^eps - 1) / (e^eps - 1 + k). Two randomised responses in a row multiply their t.
+    """
+    if classes < 2:
+        raise InvalidInput("randomised response needs at least 2 classes", param="classes")
+    return 1.0 / (1.0 + classes / math.expm1(_positive("epsilon", epsilon)))
+
+
+def label_laws(
+    truth: float,
+    classes: int,
+    nearer_N: NDArray[np.int64],
+    nearer_truth_N: NDArray[np.float64],
+    farther_N: NDArray[np.int64],
+    farther_truth_N: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """law_NC of a randomised label between one that was drawn with more truth and one with less (gradual release).
+
+    nearer: the label itself (truth 1), or the draw of the next larger epsilon; farther: that of the next smaller one
+    (truth 0 where there is none). All draws of a record then form a chain label -> largest -> ... -> smallest epsilon,
+    each with the law of its own epsilon, so TOGETHER they cost the largest epsilon and not the sum, in whatever order
+    they were drawn.
+    """
+    one_hot = np.eye(classes)
+    up, down = (truth / nearer_truth_N)[:, None], (farther_truth_N / truth)[:, None]
+    joint = (up * one_hot[nearer_N] + (1 - up) / classes) * (down * one_hot[farther_N] + (1 - down) / classes)
+    law_NC: NDArray[np.float64] = joint / joint.sum(axis=1, keepdims=True)
+    return law_NC
+
+
 # --- Gaussian --------------------------------------------------------------------------------------------------------
 
 
@@ -291,7 +328,8 @@ def pair_report(distances: NDArray[Any], eta: float, dim: int) -> PairReport:
 
 ALWAYS = (
     "The cloud sees how many vectors each record has.",
-    "With private labels the gradient of the head's input is returned in clear: it can give labels away.",
+    "The gradients that private labels send back give them away (a language model's labels are its text), unless "
+    "label_epsilon bounds it.",
     "The bound is for one release of a record; it adds up if the record is released again under other settings.",
     "Computed in floating point: the ideal real-valued distributions are approximated.",
 )

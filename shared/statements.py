@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from shared.privacy import (
     ALWAYS,
@@ -347,3 +347,41 @@ def pooled_statement(*, name: str, injection: str, eta: float, dim: int, clip: f
 def fitted_statement(statement: Statement, epsilon: float) -> Statement:
     """The same claim where a table it rests on was fitted on the private records with noise of `epsilon` a record."""
     return replace(statement, fitted_epsilon=epsilon, numbers={**statement.numbers, "fitted_epsilon": epsilon})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelStatement:
+    """What may be claimed for labels that train as one randomised draw a record (label differential privacy).
+
+    Randomised response (Warner 1965; Kairouz et al. 2014) on the label; whatever the device computes of the draw is
+    post-processing, so epochs, retries and later jobs add nothing. Definition: Chaudhuri & Hsu 2011; Ghazi et al. 2021.
+    """
+
+    epsilon: float
+    classes: int
+    unsafe_seed: bool = False
+
+    @property
+    def keep(self) -> float:
+        """Chance that a record trains with its true label."""
+        return krr_keep_probability(self.epsilon, self.classes)
+
+    def lines(self) -> list[str]:
+        """The claim, then what it does not cover."""
+        if self.unsafe_seed:
+            return ["Labels: FIXED SEED, TESTS ONLY: whoever knows the seed undoes the draw. Nothing is claimed."]
+        return [
+            f"Labels: each record trains with one randomised label (of {self.classes}, true with chance "
+            f"{self.keep:.3g}), drawn once and kept: all gradients of all epochs, and of later jobs on these records, "
+            f"together shift the odds between any two labels of a record by at most {self.epsilon:.4g} nats, given "
+            "its released vectors.",
+            *(f"- {caveat}" for caveat in LABEL_CAVEATS),
+        ]
+
+
+LABEL_CAVEATS = (
+    "What a text tells of its label, its released vectors tell too: a good classifier in the cloud guesses it.",
+    "Not covered: which labels there are, which records are held out (drawn by class), tables or importance fitted on "
+    "private labels (accounted with the releases), and any job on the same records without label_epsilon.",
+    "Equal records in one data set, and a record whose label was edited, are records of their own.",
+)
