@@ -108,7 +108,12 @@ class Desk:
         scratch = self._artifacts.begin_adapter(session.job_id)
         session.top.export(scratch)
         digest = self._artifacts.finish_adapter(
-            session.job_id, scratch, base_model=session.spec.model, cut=session.spec.cut, steps=final_step
+            session.job_id,
+            scratch,
+            base_model=session.spec.model,
+            base_sha256=self._host.base_sha256(session.spec),
+            cut=session.spec.cut,
+            steps=final_step,
         )
         self._jobs.succeed(session.job_id, adapter_sha256=digest, tokens=tokens, steps=final_step)
         self._training.pop(session.job_id, None)

@@ -10,6 +10,7 @@ import torch
 
 from cloud.catalog import Catalog
 from shared.config import JobSpec, Precision, Task
+from shared.modeling.export import base_sha256
 from shared.modeling.load import load_task_model, load_tokenizer
 from shared.modeling.package import write_bottom_package
 from shared.modeling.partition import Head, Partition, Top
@@ -24,6 +25,7 @@ class Host:
         self._catalog = catalog
         self._packages = packages
         self._partitions: dict[tuple[str, Task], Partition] = {}
+        self._hashes: dict[tuple[str, Task], str] = {}
         self._lock = threading.Lock()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -36,6 +38,13 @@ class Host:
                 base = load_task_model(self._catalog.resolve(model), task)
                 self._partitions[key] = Partition(base.to(self.device))
             return self._partitions[key]
+
+    def base_sha256(self, spec: JobSpec) -> str:
+        """Names the weights of a job's base, so that nobody merges its adapter into others; worked out once."""
+        key = (spec.model, spec.task)
+        if key not in self._hashes:
+            self._hashes[key] = base_sha256(self.partition(*key).model, spec.task)
+        return self._hashes[key]
 
     def top(self, spec: JobSpec) -> Top:
         """A job's own top: new modules around the shared frozen weights."""

@@ -12,10 +12,11 @@ import typer
 from device.cli import jobs, ledger, tables, transcript
 from device.cli.agent import agent
 from device.cli.audit import audit
+from device.cli.export import export
 from device.cli.failures import report
 from device.cli.finetune import EPILOG, finetune
 from device.cli.info import mechanisms, version
-from device.cli.use import export, predict
+from device.cli.use import predict
 from shared.errors import PrivTuneError
 
 DEBUG = "--debug"

@@ -1,9 +1,8 @@
-"""`privtune predict` and `privtune export`: use a tuned model."""
+"""`privtune predict`: use a tuned model."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,45 +115,3 @@ def _plain_line(prediction: Prediction, text: Text) -> str:
     short = " ".join(shown.split())
     short = short if len(short) <= 72 else short[:71] + "…"
     return f"{prediction.label}  {prediction.probabilities[prediction.label]:.3f}  {short}"
-
-
-@guarded
-def export(
-    job: JobId,
-    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="A new or empty folder.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The same as DIR.")] = None,
-    cloud: Cloud = None,
-    api_key: ApiKey = None,
-    ca_cert: CaCert = None,
-    grpc_address: GrpcAddress = None,
-    local_model: LocalModel = None,
-    patience: Patience = 600.0,
-    home: Home = None,
-) -> None:
-    """Write a standard PEFT folder: the adapter from the cloud with the head that never left this machine.
-
-    It loads in plain transformers + peft. The adapter was learned from your text: share it as you would the text.
-
-    \b
-    Example:
-      privtune export ftjob-abc123 ./my-adapter
-    """
-    from shared.errors import InvalidInput
-
-    if (folder is None) == (out is None):
-        raise InvalidInput("Name one folder to write: privtune export JOB DIR.", param="folder")
-    target = (folder or out or Path()).expanduser().absolute()
-    from device.export import export_adapter
-
-    with control_plane(cloud, api_key, ca_cert) as control:
-        settings = run_settings(
-            control,
-            api_key=api_key,
-            ca_cert=ca_cert,
-            home=home,
-            grpc_address=grpc_address,
-            local_model=local_model,
-            patience=patience,
-        )
-    written = export_adapter(job, target, settings)
-    print(written, file=sys.stdout)

@@ -5,12 +5,14 @@ The result loads in plain transformers + peft: `PeftModel.from_pretrained(base_m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def add_head_to_adapter(
     state = {n: p.detach().cpu().contiguous() for n, p in head.named_parameters()} if classification else {}
     full = (folder / FULL_FACTS).exists()
     facts = folder / (FULL_FACTS if full else ADAPTER_CONFIG)
-    config = _read_config(facts)
+    config = read_config(facts)
     if base_model is not None:
         config["base_model_name_or_path"] = base_model
     if full:
@@ -53,6 +55,21 @@ def add_head_to_adapter(
     _write_json(facts, config)
     if classification and label_names:
         _write_json(folder / LABELS, {"id2label": dict(enumerate(label_names)), "num_labels": len(label_names)})
+
+
+def base_sha256(model: Any, task: Task) -> str:
+    """SHA-256 of the weights that an adapter was trained on: names, shapes and fp32 values, alike on both sides.
+
+    Left out is what each job draws or trains for itself: a classifier's own layers and the pooler.
+    """
+    inside = f"{model.base_model_prefix}."
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        if "pooler" in name or (task == "classification" and not name.startswith(inside)):
+            continue
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _modules_to_save(head: Head) -> list[str]:
@@ -72,7 +89,8 @@ def _rewrite(path: Path, extra: Mapping[str, Tensor]) -> None:
     os.replace(scratch, path)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file of an adapter; `ArtifactCorrupt` when it can't be read."""
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
 from shared.config import Task
@@ -73,6 +74,17 @@ def load_tokenizer(ref: str) -> Any:
     with quiet(), _one_line(ref):
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **_SAFE)
     return prepare_tokenizer(tokenizer, ref)
+
+
+def gguf_file(ref: str) -> Path | None:
+    """The GGUF file behind a reference, None for another kind of model. Raises `ModelNotFound`."""
+    if "::" not in ref and not ref.endswith(".gguf"):
+        return None
+    where, file = _gguf_place(ref)
+    if Path(where).is_dir():
+        return Path(where) / file
+    with _one_line(ref):
+        return Path(cached_file(where, file))
 
 
 def prepare_tokenizer(tokenizer: Any, ref: str) -> Any:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from device.data.source import DataSource
-from device.export import export_adapter
+from device.export.job import export_job
 from device.predict import predict
 from device.run import run_job
 from shared.errors import InvalidInput, JobConflict, JobNotFound, JobPaused, StorageFull
@@ -31,7 +31,7 @@ def train(world, spec, data=None):
 def test_a_classifier(local_world, changes):
     world = local_world
     job_id = train(world, world.spec(**changes))
-    folder = export_adapter(job_id, world.folder / "exported", world.settings)
+    folder = export_job(job_id, world.folder / "exported", world.settings)
     names = json.loads((folder / "labels.json").read_text())
     assert "high" in str(names)
     base = AutoModelForSequenceClassification.from_pretrained(world.models["enc"], num_labels=2)
@@ -48,7 +48,7 @@ def test_a_language_model(local_world):
     rows = world.folder / "lm.jsonl"
     rows.write_text("".join(f'{{"text": "{text}"}}\n' for text in TEXTS * 8))
     job_id = train(world, world.spec(model="dec", task="causal-lm"), DataSource(path=str(rows)))
-    folder = export_adapter(job_id, world.folder / "exported", world.settings)
+    folder = export_job(job_id, world.folder / "exported", world.settings)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world.models["dec"]), folder).eval()
     ids_BT = load_tokenizer(str(world.models["dec"]))(TEXTS[:1], return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_a_language_model(local_world):
 def test_full_tuning_writes_the_changed_weights(local_world):
     world = local_world
     job_id = train(world, world.spec(tuning={"method": "full"}, optim={"learning_rate": 1e-3}))
-    folder = export_adapter(job_id, world.folder / "exported", world.settings)
+    folder = export_job(job_id, world.folder / "exported", world.settings)
     tuned = load_file(folder / "tuned.safetensors")
     assert any("layer.2" in name for name in tuned)
     assert not any("layer.0." in name for name in tuned)
@@ -69,7 +69,7 @@ def test_full_tuning_writes_the_changed_weights(local_world):
 
 def test_a_job_of_another_device(local_world):
     with pytest.raises(JobNotFound, match="this device holds nothing"):
-        export_adapter("ftjob-unknown", local_world.folder / "out", local_world.settings)
+        export_job("ftjob-unknown", local_world.folder / "out", local_world.settings)
 
 
 def test_an_unfinished_job(local_world):
@@ -79,7 +79,7 @@ def test_an_unfinished_job(local_world):
     with pytest.raises(JobPaused):
         run_job(job_id, spec, world.data, None, world.settings, Watcher(at_step=lambda _: stop.set()), stop)
     with pytest.raises(JobConflict, match="not finished"):
-        export_adapter(job_id, world.folder / "out", world.settings)
+        export_job(job_id, world.folder / "out", world.settings)
 
 
 def test_a_folder_in_use_is_not_overwritten(local_world):
@@ -89,7 +89,7 @@ def test_a_folder_in_use_is_not_overwritten(local_world):
     target.mkdir()
     (target / "precious").write_text("x")
     with pytest.raises(InvalidInput, match="not empty"):
-        export_adapter(job_id, target, world.settings)
+        export_job(job_id, target, world.settings)
     assert (target / "precious").read_text() == "x"
 
 
@@ -102,5 +102,5 @@ def test_a_full_disk_leaves_nothing_half_written(local_world, monkeypatch):
 
     monkeypatch.setattr("shutil.copytree", full)
     with pytest.raises(StorageFull, match="No space left"):
-        export_adapter(job_id, world.folder / "out", world.settings)
+        export_job(job_id, world.folder / "out", world.settings)
     assert not list(world.folder.glob("*out*"))

@@ -1,0 +1,88 @@
+"""The model card: what a hub can parse, what the ledger says, and nothing of the data."""
+
+import json
+import threading
+
+import pytest
+from huggingface_hub import ModelCard
+
+from device.export.job import ExportOptions, export_job
+from device.ledger import Ledger
+from device.run import run_job
+from shared.errors import InvalidInput
+from tests.integration.world import Watcher
+
+
+def train(world, **changes):
+    spec = world.spec(**changes)
+    job_id = world.cloud.create_job(spec)
+    run_job(job_id, spec, world.data, world.validation, world.settings, Watcher(), threading.Event())
+    return job_id
+
+
+def card_of(folder):
+    return ModelCard.load(folder / "README.md")
+
+
+def test_it_tells_how_the_model_was_made_as_the_ledger_has_it(local_world):
+    world = local_world
+    job_id = train(world, mechanism={"name": "dchi", "params": {"noise_ratio": 5.0}}, cut=2)
+    folder = export_job(job_id, world.folder / "out", world.settings, ExportOptions(base_name="owner/tiny-bert"))
+    card = card_of(folder)
+    assert card.data.base_model == "owner/tiny-bert"
+    assert card.data.library_name == "peft"
+    assert card.data.pipeline_tag == "text-classification"
+    assert {"privtune", "lora", "peft"} <= set(card.data.tags)
+    entries = Ledger(world.settings.home).entries()
+    claim = next(entry["claim"] for entry in entries if entry["kind"] == "admitted" and entry["part"] == "train")
+    assert f"`dchi` (noise_ratio = 5.0): {claim}" in card.text
+    manifest = json.loads((world.settings.home / "jobs" / job_id / "adapter" / "manifest.json").read_text())
+    for fact in (manifest["base_sha256"], "2 blocks and the embedding", "text classification, 2 classes", "rank 4"):
+        assert fact in card.text
+
+
+@pytest.mark.parametrize("format", ["peft", "merged"])
+def test_nothing_of_the_data_or_of_this_machine_is_in_the_folder(local_world, format):
+    world = local_world
+    job_id = train(world)
+    settings = world.device(local_model=str(world.models["enc"]))
+    folder = export_job(job_id, world.folder / "out", settings, ExportOptions(format=format, label_names=False))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"README.md", "manifest.json", "tokenizer.json"} <= files.keys()
+    secrets = [str(world.folder), world.folder.name, "train.tsv", "sentences", '"high"', '"low"', job_id]
+    secrets += world.data.load("classification").items[3].text.split("\n")
+    found = [(name, secret) for name, data in files.items() for secret in secrets if secret.encode() in data]
+    assert found == []
+
+
+def test_label_names_are_in_the_model_and_not_on_the_card(local_world):
+    world = local_world
+    job_id = train(world)
+    settings = world.device(local_model=str(world.models["enc"]))
+    merged = export_job(job_id, world.folder / "merged", settings, ExportOptions(format="merged"))
+    assert json.loads((merged / "config.json").read_text())["id2label"] == {"0": "high", "1": "low"}
+    assert "high" not in card_of(merged).content
+    assert card_of(merged).data.library_name == "transformers"
+    assert card_of(merged).data.base_model is None  # "enc" is the cloud's own name, which no hub knows
+
+
+def test_metrics_only_when_asked_for(local_world):
+    world = local_world
+    job_id = train(world)
+    silent = export_job(job_id, world.folder / "silent", world.settings)
+    assert "accuracy" not in card_of(silent).content
+    told = export_job(job_id, world.folder / "told", world.settings, ExportOptions(metrics=True))
+    report = json.loads((world.settings.home / "jobs" / job_id / "report.json").read_text())
+    assert f"accuracy: {report['metrics']['accuracy']:.4f}" in card_of(told).text
+
+
+def test_a_training_that_the_ledger_does_not_know_claims_nothing(local_world):
+    world = local_world
+    job_id = train(world)
+    (world.settings.home / "ledger.sqlite").unlink()
+    assert "nothing is claimed" in card_of(export_job(job_id, world.folder / "out", world.settings)).text
+
+
+def test_a_base_name_is_a_name():
+    with pytest.raises(InvalidInput, match="owner/model"):
+        ExportOptions(base_name="/home/alice/base")
