@@ -19,13 +19,14 @@ import torch
 from privtune.split.v1 import split_pb2 as pb
 from torch import Tensor
 
-from device.batches import BatchPlan, IndexArray, evaluation_batches
+from device.batches import BatchPlan, IndexArray
 from device.data.encode import EncodedDataset
 from device.head import HeadTrainer
 from device.link import Stream
-from device.objectives import Readout, Score, count_targets, targets
+from device.objectives import Readout, count_targets, targets
 from device.perturb import Perturber, Released, Uploader
 from device.progress import EvalInfo, Progress, StepInfo
+from device.scoring import Scorer
 from shared.config import JobSpec
 from shared.errors import JobCancelled, JobPaused
 from shared.wire import GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
@@ -124,30 +125,17 @@ class Trainer:
 
     def evaluate(self, data: EncodedDataset, step: int) -> dict[str, float]:
         """Score a held-out data set through the same noise, with the adapter as it is now."""
-        score = Score(data.label_names)
-        numbered = enumerate(evaluation_batches(data.lengths, self._spec.train.batch_size), EVALUATION_BASE)
-        batches = deque(numbered)
-        waiting: deque[tuple[int, IndexArray, Released, IndexArray, Tensor]] = deque()
-        while batches or waiting:
-            while batches and len(waiting) < self._spec.train.in_flight:
-                number, indices = batches.popleft()
-                released = self._perturber.release(data, indices, first_handle=len(self._data))
-                readout_N, targets_N = targets(data, indices, released, self._readout)
-                message = self._uploader.forward(released, readout_N, step=step, micro_batch=number, forward_only=True)
-                self._stream.send(message)
-                waiting.append((number, indices, released, readout_N, targets_N))
-            number, indices, released, readout_N, targets_N = waiting.popleft()
-            answer = self._stream.expect(step, number, OUTPUT, RESEND)
-            if answer.kind == RESEND:
-                message = self._uploader.forward(
-                    released, readout_N, step=step, micro_batch=number, forward_only=True, inline_all=True
-                )
-                self._stream.send(message)
-                answer = self._stream.expect(step, number, OUTPUT)
-            out_ND = torch.from_numpy(answer.tensor())
+        scorer = Scorer(
+            stream=self._stream,
+            perturber=self._perturber,
+            uploader=self._uploader,
             # With shared labels the head is in the cloud and its logits come back.
-            score.add(out_ND if self._spec.labels == "shared" else self._head.logits(out_ND), targets_N)
-        metrics = score.metrics()
+            logits=(lambda out_ND: out_ND) if self._spec.labels == "shared" else self._head.logits,
+            readout=self._readout,
+            batch_size=self._spec.train.batch_size,
+            in_flight=self._spec.train.in_flight,
+        )
+        metrics = scorer.score(data, step=step, first_batch=EVALUATION_BASE, first_handle=len(self._data))
         self._progress.evaluated(EvalInfo(step=step, metrics=metrics))
         return metrics
 

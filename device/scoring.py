@@ -1,0 +1,74 @@
+"""Score records through the same path as training: noise, the tuned top in the cloud, the head and the targets here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from device.batches import IndexArray, evaluation_batches
+from device.data.encode import EncodedDataset
+from device.link import Stream
+from device.objectives import Readout, Score, targets
+from device.perturb import Perturber, Released, Uploader
+from shared.wire import OUTPUT, RESEND, Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """What scoring needs of a session. `in_flight`: batches that may be under way at once."""
+
+    stream: Stream
+    perturber: Perturber
+    uploader: Uploader
+    logits: Callable[[Tensor], Tensor]
+    readout: Readout
+    batch_size: int
+    in_flight: int
+
+    def score(
+        self, data: EncodedDataset, *, step: int = 0, first_batch: int = 0, first_handle: int = 0
+    ) -> dict[str, float]:
+        """The metrics of `Score` over all records.
+
+        step, first_batch, first_handle: so numbered that messages and records never meet those of training.
+        """
+        score = Score(data.label_names)
+        batches = deque(enumerate(evaluation_batches(data.lengths, self.batch_size), first_batch))
+        waiting: deque[_Batch] = deque()
+        while batches or waiting:
+            while batches and len(waiting) < self.in_flight:
+                number, indices = batches.popleft()
+                released = self.perturber.release(data, indices, first_handle=first_handle)
+                readout_N, targets_N = targets(data, indices, released, self.readout)
+                batch = _Batch(number=number, released=released, readout_N=readout_N, targets_N=targets_N)
+                self.stream.send(self._forward(batch, step))
+                waiting.append(batch)
+            batch = waiting.popleft()
+            answer = self.stream.expect(step, batch.number, OUTPUT, RESEND)
+            if answer.kind == RESEND:
+                self.stream.send(self._forward(batch, step, inline_all=True))
+                answer = self.stream.expect(step, batch.number, OUTPUT)
+            score.add(self.logits(torch.from_numpy(answer.tensor())), batch.targets_N)
+        return score.metrics()
+
+    def _forward(self, batch: _Batch, step: int, *, inline_all: bool = False) -> Message:
+        return self.uploader.forward(
+            batch.released,
+            batch.readout_N,
+            step=step,
+            micro_batch=batch.number,
+            forward_only=True,
+            inline_all=inline_all,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    number: int
+    released: Released
+    readout_N: IndexArray
+    targets_N: Tensor

@@ -1,0 +1,111 @@
+"""A model that was tuned here, in use: its bottom, noise and head, and the way to its newest state in the cloud."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from device.account import Account, Releasing
+from device.data.encode import EncodedDataset
+from device.fitted import OwnRecords
+from device.head import HeadTrainer
+from device.jobfolder import JobFolder, JobState
+from device.link import Link, Stream
+from device.noise.base import Mechanism
+from device.parts import build_perturber, load_parts, open_request
+from device.perturb import Perturber
+from device.run import RunSettings
+from shared.errors import JobConflict
+from shared.modeling.checkpoint import checkpoint_steps
+from shared.modeling.package import BottomPackage
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedModel:
+    """The device's side of a job's newest state. `admit` what is to be released, then open the `stream`."""
+
+    job_id: str
+    state: JobState
+    parts: BottomPackage
+    head: HeadTrainer
+    perturber: Perturber
+    mechanism: Mechanism
+    _how: Releasing
+    _account: Account
+    _link: Link
+    _ending: contextlib.ExitStack
+    _patience: float
+
+    def admit(
+        self, data: EncodedDataset, *, source: str, name: str, part: Literal["validation", "predict"]
+    ) -> str | None:
+        """Enter the records in ledger and transcript; see `Account.admit`."""
+        warning = self._account.admit(self._how, data, source=source, name=name, part=part)
+        keys = [key.packed() for key in self.perturber.keys(data)]
+        self._account.transcript.records(self._how.store.fingerprint, keys)
+        return warning
+
+    def stream(self) -> Stream:
+        """An inference session, closed with the model."""
+        opened = self._link.open(open_request(self.parts, self.job_id, self.state.spec, infer=True))
+        stream = self._link.stream(opened, self.job_id, infer=True, patience=self._patience)
+        self._ending.callback(stream.close)
+        return stream
+
+    def logits(self, out_ND: Tensor) -> Tensor:
+        """logits_NC of what came back: with shared labels the head is in the cloud and did its work there."""
+        return out_ND if self.state.spec.labels == "shared" else self.head.logits(out_ND)
+
+
+@contextlib.contextmanager
+def open_tuned(job_id: str, settings: RunSettings, say: Callable[[str], None] = lambda _: None) -> Iterator[TunedModel]:
+    """The model of a job that this device has trained. `say` is told of a download.
+
+    Raises JobNotFound when this device does not hold the job, JobConflict when it has no checkpoint.
+    """
+    folder = JobFolder(settings.home, job_id)
+    state = folder.load()
+    steps = checkpoint_steps(folder.checkpoints)
+    if not steps:
+        raise JobConflict("this job has no checkpoint on this device yet; train it first")
+    with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
+        parts = load_parts(
+            link,
+            job_id,
+            state.spec,
+            home=settings.home,
+            local_model=settings.local_model or state.local_model,
+            num_labels=max(len(state.label_names), 2),
+            say=say,
+        )
+        head = HeadTrainer(parts.head, state.spec.optim, seed=0, total_steps=1)
+        if state.spec.labels == "private":
+            head.load(folder.checkpoints, steps[-1])
+        own = OwnRecords(home=settings.home, fingerprint=state.data_fingerprint, job=folder.path)
+        perturber, mechanism, store = build_perturber(parts, state.spec, settings.home, own)
+        how = Releasing(
+            spec=state.spec,
+            store=store,
+            perturber=perturber,
+            statement=mechanism.statement(perturber.source),
+            width=parts.hidden_size,
+        )
+        with contextlib.closing(store), contextlib.ExitStack() as ending:
+            ending.callback(account.settle)
+            yield TunedModel(
+                job_id=job_id,
+                state=state,
+                parts=parts,
+                head=head,
+                perturber=perturber,
+                mechanism=mechanism,
+                _how=how,
+                _account=account,
+                _link=link,
+                _ending=ending,
+                _patience=settings.no_progress_timeout,
+            )
