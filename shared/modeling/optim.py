@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import get_scheduler
 
 from shared.config import OptimSpec
 
@@ -23,15 +22,21 @@ def build_optimizer(
 def build_schedule(
     optimizer: torch.optim.Optimizer, spec: OptimSpec, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The transformers schedule: warm-up over `warmup_ratio` of `total_steps`, then linear, cosine or constant."""
-    kind = "constant_with_warmup" if spec.schedule == "constant" else spec.schedule
-    schedule: torch.optim.lr_scheduler.LambdaLR = get_scheduler(
-        kind,
-        optimizer,
-        num_warmup_steps=math.ceil(spec.warmup_ratio * total_steps),
-        num_training_steps=total_steps,
-    )
-    return schedule
+    """Warm-up over `warmup_ratio` of `total_steps`, then linear or cosine to zero, or constant.
+
+    The rates of transformers' own schedules; importing those would load peft, 150 MB that a device does not need.
+    """
+    warm_up = math.ceil(spec.warmup_ratio * total_steps)
+
+    def share(step: int) -> float:
+        if step < warm_up:
+            return step / warm_up
+        rest = max(1, total_steps - warm_up)
+        if spec.schedule == "cosine":
+            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / rest)))
+        return max(0.0, (total_steps - step) / rest) if spec.schedule == "linear" else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import get_scheduler
 
 from shared.config import OptimSpec
 from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
@@ -24,6 +25,26 @@ def test_schedules_warm_up_and_end(kind, last):
         rates.append(schedule.get_last_lr()[0])
     assert rates[:3] == pytest.approx([0.0, 0.05, 0.1])
     assert rates[-1] == pytest.approx(last * 0.1, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize(("steps", "ratio"), [(50, 0.06), (7, 0.5), (3, 1.0), (5, 0.0)])
+def test_the_rates_are_those_of_transformers(kind, steps, ratio):
+    spec = OptimSpec(schedule=kind, warmup_ratio=ratio)
+    ours = build_optimizer([nn.Parameter(torch.ones(2))], spec)
+    theirs = build_optimizer([nn.Parameter(torch.ones(2))], spec)
+    schedule = build_schedule(ours, spec, steps)
+    known = get_scheduler(
+        "constant_with_warmup" if kind == "constant" else kind,
+        theirs,
+        num_warmup_steps=math.ceil(ratio * steps),
+        num_training_steps=steps,
+    )
+    for _ in range(steps + 1):
+        assert schedule.get_last_lr() == pytest.approx(known.get_last_lr(), rel=1e-12, abs=1e-15)
+        for optimizer, each in ((ours, schedule), (theirs, known)):
+            optimizer.step()
+            each.step()
 
 
 def test_groups_keep_their_own_rate_and_weight_decay_comes_from_the_spec():
