@@ -1,6 +1,7 @@
 """What mechanisms learn from the owner's own records, kept on this device: token importance and noised word counts.
 
-home/fitted/   importance-*.safetensors (never sent, not accounted), counts-*.safetensors (noised, accounted)
+home/fitted/   importance-*.safetensors (never sent, not accounted), counts-*, means-*.safetensors (noised,
+             accounted)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 from device.data.encode import EncodedDataset
 from device.noise.context import NoiseContext
 from device.noise.counts import LabelledRows, PrivateCounts
+from device.noise.directions import PrivateMeans
 from device.noise.importance import TokenImportance
 from device.noise.randomness import NoiseSource
 from device.noise.store import SUFFIX, Table, read_table, write_table
@@ -31,12 +33,18 @@ class OwnRecords:
     job: Path
     data: EncodedDataset | None = None
 
-    def pin(self, law: str) -> None:
+    def pin(
+        self,
+        law: str,
+        *,
+        file: str = "law.txt",
+        what: str = "the public texts, tables or version that make this job's noise",
+    ) -> None:
         """Hold a job to the law of noise that it began with: under another, records would be drawn a second time.
 
-        Raises JobConflict when public texts or tables have changed since, StorageFull.
+        Raises JobConflict when `what` it rests on has changed since, StorageFull.
         """
-        path = self.job / "law.txt"
+        path = self.job / file
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -46,17 +54,27 @@ class OwnRecords:
             raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error
         if known != law:
             raise JobConflict(
-                "the public texts, tables or version that make this job's noise have changed since it began, and its "
-                "records would be released a second time; put them back or start a new job"
+                f"{what} have changed since it began, and its records would be released a second time; put them back "
+                "or start a new job"
             )
 
     def counts(self, source: NoiseSource) -> PrivateCounts:
         """Word counts by class, under noise with their own line in the accounts."""
+        return PrivateCounts(
+            folder=self._folder, fingerprint=self.fingerprint, source=source, records=self._labelled_rows()
+        )
+
+    def means(self, source: NoiseSource) -> PrivateMeans:
+        """Directions between class means, under noise with their own line in the accounts."""
+        return PrivateMeans(
+            folder=self._folder, fingerprint=self.fingerprint, source=source, records=self._labelled_rows()
+        )
+
+    def _labelled_rows(self) -> LabelledRows | None:
         data = self.data
-        records = None
-        if data is not None and data.labels is not None:
-            records = LabelledRows(rows=data.ids, labels=data.labels, classes=len(data.label_names))
-        return PrivateCounts(folder=self._folder, fingerprint=self.fingerprint, source=source, records=records)
+        if data is None or data.labels is None:
+            return None
+        return LabelledRows(rows=data.ids, labels=data.labels, classes=len(data.label_names))
 
     def importance(self, context: NoiseContext) -> TokenImportance:
         """Fitted on the records at the first run, read from the disk ever after. Raises JobConflict, StorageFull."""

@@ -78,6 +78,7 @@ def noise_context(
     )
     if own is not None and source is not None:
         context.private_counts = own.counts(source)
+        context.private_means = own.means(source)
     return context
 
 

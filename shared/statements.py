@@ -312,6 +312,33 @@ def randomised_statement(
     )
 
 
+def codes_statement(*, name: str, codes: int, epsilon: float) -> Statement:
+    """Rows "cluster" and "randomised" for contextual codes: which of K public vectors a position is nearest to."""
+    if epsilon == 0:
+        return no_bound_statement(
+            name=name,
+            row="cluster",
+            injection="cut",
+            numbers={"codes": float(codes), "bits_a_position": math.log2(codes)},
+            why=f"each position shows which of {codes} public codes it is nearest to, {math.log2(codes):.3g} bits.",
+        )
+    keep = krr_keep_probability(epsilon, codes)
+    return Statement(
+        mechanism=name,
+        row="randomised",
+        guarantee="pure",
+        injection="cut",
+        text=(
+            f"Each position's code (of {codes}) is reported by randomised response, true with chance {keep:.3g}: "
+            f"replacing a position shifts the odds of any release by at most {epsilon:.4g} nats, a record of n "
+            "positions by n times that."
+        ),
+        numbers={"epsilon_code": epsilon, "codes": float(codes), "keep_probability": keep},
+        caveats=(*ALWAYS, SPECIALS, _ATTENTION),
+        position_epsilon=epsilon,
+    )
+
+
 def pooled_statement(*, name: str, injection: str, eta: float, dim: int, clip: float, size: int) -> Statement:
     """Row "clipped" for sums of `size` vectors clipped to `clip`, over sqrt(size), under equal d_chi noise."""
     bound = pooled_bound(eta, clip, size)

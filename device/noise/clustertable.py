@@ -18,15 +18,19 @@ from torch import Tensor
 
 from device.noise.clusters import make_clusters
 from device.noise.context import Injection, NoiseContext
+from device.noise.grades import class_scores, graded_groups
 from device.noise.params import ClusterParams
 from device.noise.store import cached, find_table, recipe, table_for, write_table
 from device.noise.tables import Tables
-from device.noise.words import IntArray, public_counts, speaking_groups
+from device.noise.words import FloatArray, IntArray, public_counts, speaking_groups
 from shared.errors import ArtifactCorrupt, InvalidInput
 
 KIND = "clusters"
 _MADE_OF = ("cluster_size", "max_share", "frequency_weight", "groups")
 _GROUPED = ("significance", "group_size")
+_GRADED = ("grades", "silent", "loud")
+_PUBLIC, _PRIVATE = ("public", "both"), ("private", "both")
+_PUBLIC_WEIGHT = 5.0  # a word of a lexicon counts as this many texts
 
 
 def save_clusters(
@@ -71,13 +75,13 @@ class ClusterTable:
     """The clusters that the settings ask for."""
 
     def __init__(self, params: ClusterParams, context: NoiseContext, injection: Injection) -> None:
-        if params.groups == "public" and len(set(context.labels)) < 2 and not params.table:
+        if params.groups in _PUBLIC and len(set(context.labels)) < 2 and not params.table:
             raise InvalidInput(
-                "groups=public needs public labelled texts or words of two classes (privtune tables --help)",
+                f"groups={params.groups} needs public labelled texts or words of two classes (privtune tables --help)",
                 param="groups",
             )
-        if params.groups == "private" and context.private_counts is None and not params.table:
-            raise InvalidInput("groups=private needs a job whose records have labels", param="groups")
+        if params.groups in _PRIVATE and context.private_counts is None and not params.table:
+            raise InvalidInput(f"groups={params.groups} needs a job whose records have labels", param="groups")
         self.params, self.context, self.injection = params, context, injection
         self.tables = Tables(context, injection)
 
@@ -97,7 +101,7 @@ class ClusterTable:
         """What the clusters cost each private record, once."""
         if self._file is not None:
             return float(self._file.facts.get("epsilon") or 0.0) if self._origin == "private" else 0.0
-        return self.params.epsilon_counts if self.params.groups == "private" else 0.0
+        return self.params.epsilon_counts if self.params.groups in _PRIVATE else 0.0
 
     @property
     def _origin(self) -> str:
@@ -111,19 +115,20 @@ class ClusterTable:
 
     def _settings(self) -> dict[str, Any]:
         p = self.params
-        grouped = {key: getattr(p, key) for key in _GROUPED} if p.groups != "none" else {}
+        made_of = _MADE_OF if not p.grades else ("groups", *_GRADED)
+        grouped = {key: getattr(p, key) for key in _GROUPED} if p.groups != "none" and not p.grades else {}
         origin: dict[str, Any] = {"fitted_on": "public", "epsilon": None}
-        if p.groups == "private":
+        if p.groups in _PRIVATE:
             noised = self._noised_counts[0].astype(np.float32).tobytes()
             grouped |= {"count_words": p.count_words, "counts": hashlib.sha256(noised).hexdigest()}
             origin = {"fitted_on": "private", "epsilon": p.epsilon_counts}
-        return {"injection": self.injection, **{key: getattr(p, key) for key in _MADE_OF}, **grouped, **origin}
+        return {"injection": self.injection, **{key: getattr(p, key) for key in made_of}, **grouped, **origin}
 
     @cached_property
     def _noised_counts(self) -> tuple[Any, float]:
         counts = self.context.private_counts
         if counts is None:
-            raise InvalidInput("groups=private needs a job whose records have labels", param="groups")
+            raise InvalidInput(f"groups={self.params.groups} needs a job whose records have labels", param="groups")
         return counts(self.context.usable_ids, self.params.epsilon_counts, self.params.count_words)
 
     @cached_property
@@ -138,32 +143,51 @@ class ClusterTable:
         return tensors
 
     def _make(self) -> dict[str, Tensor]:
-        p, tables = self.params, self.tables
-        groups_U = self._groups()
-        labels_U = torch.from_numpy(
-            make_clusters(
-                tables.unit_UD,
-                tables.frequency_U,
-                size=p.cluster_size,
-                max_share=p.max_share,
-                frequency_weight=p.frequency_weight,
-                groups_U=groups_U,
-                group_sizes={int(group): p.group_size for group in np.unique(groups_U) if group},
-                progress=self.context.progress,
-            )
-        )
+        labels_U = torch.from_numpy(self._graded() if self.params.grades else self._by_meaning())
         cluster_V = torch.full((len(self.context.tokens),), int(torch.bincount(labels_U).argmax()))
         cluster_V[self.context.usable_ids] = labels_U
         cluster_V[[i for i in self.context.special_ids if i < len(cluster_V)]] = -1
         return {"cluster_V": cluster_V.to(torch.int32), "centre_KD": self._centres_of(labels_U)}
 
-    def _groups(self) -> IntArray:
-        if self.params.groups == "none":
-            return np.zeros(len(self.context.usable_ids), dtype=np.int64)
-        if self.params.groups == "private":
-            counts_CU, variance = self._noised_counts
-            return speaking_groups(counts_CU, self.params.significance, variance)
-        return speaking_groups(public_counts(self.context, self.tables.place_V.numpy()), self.params.significance)
+    def _by_meaning(self) -> IntArray:
+        """Cluster of each usable id: neighbours in meaning, of one group."""
+        p, tables = self.params, self.tables
+        groups_U = np.zeros(len(self.context.usable_ids), dtype=np.int64)
+        if p.groups != "none":
+            groups_U = speaking_groups(*self._counts(), significance=p.significance)
+        return make_clusters(
+            tables.unit_UD,
+            tables.frequency_U,
+            size=p.cluster_size,
+            max_share=p.max_share,
+            frequency_weight=p.frequency_weight,
+            groups_U=groups_U,
+            group_sizes={int(group): p.group_size for group in np.unique(groups_U) if group},
+            progress=self.context.progress,
+        )
+
+    def _graded(self) -> IntArray:
+        """Cluster of each usable id: its class and grade."""
+        p, tables = self.params, self.tables
+        scores_CU = class_scores(*self._counts(), tables.unit_UD)
+        return graded_groups(scores_CU, tables.frequency_U, grades=p.grades, silent=p.silent, loud=p.loud)
+
+    def _counts(self) -> tuple[FloatArray, float]:
+        """counts_CU of what the settings name, and the variance of the noise in them."""
+        groups, place_V = self.params.groups, self.tables.place_V.numpy()
+        if groups not in _PRIVATE:
+            return public_counts(self.context, place_V), 0.0
+        counts_CU, variance = self._noised_counts
+        if groups not in _PUBLIC:
+            return counts_CU, variance
+        public_CU = public_counts(self.context, place_V)
+        if len(public_CU) != len(counts_CU):
+            raise InvalidInput(
+                f"the public labelled texts have {len(public_CU)} classes and the records {len(counts_CU)}; "
+                "groups=both needs the same classes, named so that they sort alike",
+                param="groups",
+            )
+        return counts_CU + _PUBLIC_WEIGHT * public_CU, variance
 
     def _centres_of(self, labels_U: Tensor) -> Tensor:
         """Centre of each cluster, moved out to the prototypes' mean distance from their common mean.

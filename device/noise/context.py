@@ -50,6 +50,13 @@ class NoisedCounts(Protocol):
         """counts_CU of the usable ids with `epsilon` a record of `words` different ids, and the noise's variance."""
 
 
+class NoisedDirections(Protocol):
+    """Class directions of private records that may be used freely, because their noise is accounted on its own line."""
+
+    def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
+        """directions_DC of unit length, with `epsilon` a record."""
+
+
 @dataclass
 class NoiseContext:
     """hidden_size: D; cut, model_fingerprint: name the injection point in fingerprints; tokens: text of each id;
@@ -58,7 +65,8 @@ class NoiseContext:
     public_rows: token ids of PUBLIC texts, if the owner named any; labelled_rows, labels: token ids and classes of
     public labelled texts or words; consistency: a function (N, D) -> (N, K) of single vectors that the pre-trained top
     reads, where the device has it; private_counts: in how many private records of each class an id occurs, already
-    NOISED, where a job has them (`device.noise.counts`); cache: folder for tables; progress: told what is being worked
+    NOISED, where a job has them (`device.noise.counts`); private_means: directions between their class means, NOISED
+    (`device.noise.directions`); cache: folder for tables; progress: told what is being worked
     out and the share done.
     """
 
@@ -76,6 +84,7 @@ class NoiseContext:
     labels: Sequence[int] = ()
     consistency: Callable[[Tensor], Tensor] | None = None
     private_counts: NoisedCounts | None = None
+    private_means: NoisedDirections | None = None
     cache: Path | None = None
     progress: Callable[[str, float], None] = field(default=lambda what, share: None)
 

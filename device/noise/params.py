@@ -130,25 +130,48 @@ class ClusterParams(Params):
     frequency_weight: float = Field(
         0.3, ge=0, le=100, description="How alike in frequency a cluster's words should be, next to their meaning."
     )
-    groups: Literal["none", "public", "private"] = Field(
+    groups: Literal["none", "public", "private", "both"] = Field(
         "none",
         description="Words that speak for different classes never share a cluster: told by public labelled texts or "
-        "words (public), or by the private records' own counts under noise (private).",
+        "words (public), by the private records' own counts under noise (private), or by both together.",
+    )
+    grades: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="One cluster for each class and grade of how loudly a word speaks for it, every word graded; 0: "
+        "clusters by meaning inside the words that speak for a class and the others.",
+    )
+    silent: int = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="grades: so many of the most frequent words share one cluster unless they speak very loudly; "
+        "context gives them away first.",
+    )
+    loud: float = Field(
+        2.0, ge=0, le=100, description="grades: standard deviations of the scores that count as very loud."
     )
     significance: float = Field(
         2.0, ge=0, le=100, description="Standard deviations above chance at which a word speaks for a class."
     )
     group_size: int = Field(32, ge=1, le=100_000, description="Least tokens in a cluster of words that speak.")
     epsilon_counts: float = Field(
-        1.0, gt=0, le=100, description="groups=private: what the counts cost each record, once a data set."
+        1.0, gt=0, le=100, description="groups=private, both: what the counts cost each record, once a data set."
     )
     count_words: int = Field(
-        8, ge=1, le=1000, description="groups=private: different words that a record adds to the counts."
+        8, ge=1, le=1000, description="groups=private, both: different words that a record adds to the counts."
     )
     epsilon_cluster: float = Field(
         0.0, ge=0, le=100, description="Randomised response between clusters with this budget a token; 0: off."
     )
     table: str = Field("", pattern=r"^(sha256:)?[0-9a-f]*$", max_length=71, description=TABLE)
+
+    @model_validator(mode="after")
+    def _grades_need_classes(self) -> ClusterParams:
+        if self.grades and self.groups == "none":
+            raise ValueError("grades say how loudly a word speaks for a class: set groups to public, private or both")
+        return self
 
 
 class SharedParams(ClusterParams):
@@ -164,6 +187,27 @@ class PoolParams(ClusterParams, ClipParams):
     size: int = Field(4, ge=2, le=64, description="Neighbouring vectors in one sum.")
     clusters: bool = Field(True, description="Sum cluster targets; false: the clipped vectors themselves.")
     noise_ratio: float = Field(0.0, ge=0, le=10_000, description="d_chi noise over the typical length; 0: none.")
+
+
+class CodesParams(Params):
+    """The nearest of K public vectors in place of each contextual one."""
+
+    codes: int = Field(64, ge=2, le=4096, description="Codes: few tell little of words, many serve the task better.")
+    dims: int = Field(8, ge=1, le=256, description="Principal components of public states that a code is chosen by.")
+    task: Literal["none", "public", "private"] = Field(
+        "none",
+        description="Whether codes also follow the directions that tell the classes apart: from public labelled texts "
+        "or words (public), or from the private records' class means under noise (private).",
+    )
+    task_weight: float = Field(
+        2.0, gt=0, le=100, description="Weight of a task direction next to all principal components together."
+    )
+    epsilon_task: float = Field(
+        4.0, gt=0, le=100, description="task=private: what the class means cost each record, once a data set."
+    )
+    epsilon_code: float = Field(
+        0.0, ge=0, le=100, description="Randomised response between codes with this budget a position; 0: off."
+    )
 
 
 class SndParams(Params):

