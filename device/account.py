@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from device.data.encode import EncodedDataset
-from device.ledger import Ledger, outcomes
+from device.labels import LabelStore
+from device.ledger import LABELS, Ledger, outcomes
 from device.perturb import Perturber
 from device.policy import Budget
 from device.releases import RecordKey, ReleaseStore
@@ -19,6 +20,7 @@ from shared.codec import BYTES_PER_ELEMENT
 from shared.config import JobSpec
 from shared.errors import PrivTuneError
 from shared.privacy import Statement
+from shared.statements import LabelStatement
 
 TRANSCRIPT = "transcript"
 PREDICTIONS = "predictions"  # the ledger's data set of texts that were given to predict
@@ -82,7 +84,7 @@ class Account:
         """
         ledger = Ledger(self._home)
         try:
-            warning = _rolled_back(ledger, how)
+            warning = _rolled_back(ledger, how.store, "releases")
             keys = how.perturber.keys(data)
             held = how.store.held(keys)
             lengths = dict(zip(keys, data.lengths.tolist(), strict=True))
@@ -103,6 +105,7 @@ class Account:
                 "claim": how.statement.text,
                 "seed": "fixed" if how.statement.unsafe_seed else "os",
                 "labels": how.spec.labels,
+                "label_epsilon": how.spec.label_epsilon,
                 "of_records": len(keys),
                 "most_copies": 1 + max((key.index for key in keys), default=0),
                 "records": len(missing),
@@ -116,6 +119,48 @@ class Account:
             ledger.close()
         self._admissions.append(_Admission(id=admission, how=how, missing=missing))
         return warning
+
+    def admit_labels(
+        self, spec: JobSpec, statement: LabelStatement, store: LabelStore, keys: list[bytes], *, source: str
+    ) -> tuple[str, str | None]:
+        """Enter that these records train with randomised labels: the entry's id, and a warning if there is one."""
+        ledger = Ledger(self._home)
+        try:
+            warning = _rolled_back(ledger, store, "randomised labels")
+            facts = {
+                "job": self._job_id,
+                "cloud": self._cloud,
+                "source": source,
+                "name": spec.training_file,
+                "part": LABELS,
+                "law": hashlib.sha256(f"{LABELS}\0{store.identity}".encode()).hexdigest(),
+                "mechanism": "randomised labels",
+                "params": {"epsilon": statement.epsilon, "classes": statement.classes},
+                "model": spec.model,
+                "cut": spec.cut,
+                "statement": {"row": LABELS, "guarantee": "none" if statement.unsafe_seed else "pure"},
+                "claim": statement.lines()[0],
+                "seed": "fixed" if statement.unsafe_seed else "os",
+                "labels": spec.labels,
+                "of_records": len(keys),
+                "records": store.missing(keys, statement.epsilon),
+                "rows": 0,
+                "bytes": 0,
+                "epsilon": None if statement.unsafe_seed else statement.epsilon,
+                "delta": 0.0,
+                **_store_facts(store),
+            }
+            return ledger.admit(facts, Budget()), warning
+        finally:
+            ledger.close()
+
+    def settle_labels(self, admission: str, store: LabelStore) -> None:
+        """Enter that the labels of an entry were drawn."""
+        ledger = Ledger(self._home)
+        try:
+            ledger.settle(admission, _store_facts(store))
+        finally:
+            ledger.close()
 
     def settle(self) -> None:
         """Enter what was drawn. The store of releases must still be open."""
@@ -154,20 +199,20 @@ def _cost(statement: Statement, rows: int) -> dict[str, Any]:
     return {"epsilon": statement.record_epsilon(rows) if rows else 0.0, "delta": statement.delta if rows else 0.0}
 
 
-def _store_facts(store: ReleaseStore) -> dict[str, Any]:
+def _store_facts(store: ReleaseStore | LabelStore) -> dict[str, Any]:
     return {"store": store.identity, "scope": store.fingerprint, "store_records": store.size}
 
 
-def _rolled_back(ledger: Ledger, how: Releasing) -> str | None:
-    """Notice a store of releases that holds fewer than the ledger saw: an older copy was put back."""
-    here = (how.store.identity, how.store.fingerprint)
+def _rolled_back(ledger: Ledger, store: ReleaseStore | LabelStore, what: str) -> str | None:
+    """Notice a store that holds fewer than the ledger saw: an older copy was put back."""
+    here = (store.identity, store.fingerprint)
     seen = [row["store_records"] for row in outcomes(ledger.entries()) if (row["store"], row["scope"]) == here]
-    lost = max(seen, default=0) - how.store.size
+    lost = max(seen, default=0) - store.size
     if lost <= 0:
         return None
-    how.store.renew_identity()
+    store.renew_identity()
     ledger.note("store-rolled-back", {"store": here[0], "scope": here[1], "lost": lost})
     return (
-        f"the store of releases has lost {lost} releases (an older copy?): their records are drawn anew, which the "
+        f"the store of {what} has lost {lost} {what} (an older copy?): their records are drawn anew, which the "
         "cloud can average with what it has; the ledger counts them again"
     )

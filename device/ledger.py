@@ -7,12 +7,15 @@ job's next run finds in the store of releases what was drawn.
 What is counted (`Spent`), for each data set:
 * releases: records drawn. A release that is sent again, to whatever cloud, is the same bytes and costs nothing.
 * jobs: those that drew at least one release.
+* label nats: the largest epsilon of the randomised labels that jobs trained with, as one store chains them (see
+  device/labels.py), added over stores. None once a job's gradients told labels, or texts, as they are.
 * nats a record: the largest loss of a record under each law of noise, ADDED over the laws (sequential composition; the
   deltas add too). Under one law (mechanism, model, cut, codec, length limit, store) a record is drawn once, so later
   jobs add nothing for it. Undefined as soon as one job had no bound: then it is `None`, never a number.
 
 Not covered: equal texts in one data set are records of their own (k copies of a text tell k times as much), an edited
-text is a new record, gradients and labels are not releases, a copy of a file under another path is another data set.
+text is a new record, gradients and labels as they are are not releases, a copy of a file under another path is another
+data set.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from device.policy import Budget
 
 FILE = "ledger.sqlite"
+LABELS = "labels"  # the part of a data set that an entry on randomised labels is about
 Json = dict[str, Any]
 
 _SCHEMA = """
@@ -54,6 +58,7 @@ class Spent:
     jobs: int = 0
     nats: float | None = 0.0
     delta: float = 0.0
+    label_nats: float | None = 0.0
 
 
 class Ledger:
@@ -188,7 +193,8 @@ def outcomes(entries: Sequence[Json]) -> list[Json]:
 
 def spent(entries: Sequence[Json], source: str) -> Spent:
     """What the releases of one data set cost; see the module for the composition."""
-    drawn = [row for row in outcomes(entries) if row["source"] == source and row["records"]]
+    mine = [row for row in outcomes(entries) if row["source"] == source]
+    drawn = [row for row in mine if row["records"] and row["part"] != LABELS]
     laws: dict[str, tuple[float, float]] = {}
     for row in drawn:
         epsilon, delta = laws.get(row["law"], (0.0, 0.0))
@@ -199,7 +205,20 @@ def spent(entries: Sequence[Json], source: str) -> Spent:
         jobs=len({row["job"] for row in drawn}),
         nats=sum(epsilon for epsilon, _ in laws.values()) if bounded else None,
         delta=sum(delta for _, delta in laws.values()),
+        label_nats=_label_nats(mine),
     )
+
+
+def _label_nats(rows: Sequence[Json]) -> float | None:
+    if any(row["part"] == "train" and row.get("label_epsilon") is None for row in rows):
+        return None
+    stores: dict[str, float] = {}
+    for row in rows:
+        if row["part"] == LABELS:
+            if row["epsilon"] is None:
+                return None
+            stores[row["law"]] = max(stores.get(row["law"], 0.0), row["epsilon"])
+    return sum(stores.values())
 
 
 def refusal(now: Spent, after: Spent, budget: Budget) -> str | None:

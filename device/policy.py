@@ -66,6 +66,11 @@ class Policy(_Strict):
     )
     allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
     allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
+    max_label_epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="Jobs must train with randomised labels, label_epsilon at most this; language models can't.",
+    )
     models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
     datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
     budget: Budget = Field(default_factory=Budget, description="For each data set.")
@@ -96,9 +101,23 @@ class Policy(_Strict):
                 raise PolicyRefused(f"The device's policy does not allow the data set {name}.")
         if spec.labels == "shared" and not self.allow_shared_labels:
             raise PolicyRefused("The device's policy keeps labels at home: labels 'shared' is not allowed.")
+        self._check_labels(spec)
         if spec.train.epochs > self.max_epochs:
             raise PolicyRefused(f"The job asks for {spec.train.epochs} epochs; the device allows {self.max_epochs}.")
         self._check_mechanism(spec)
+
+    def _check_labels(self, spec: JobSpec) -> None:
+        most = self.max_label_epsilon
+        if most is None:
+            return
+        if spec.task == "causal-lm":
+            raise PolicyRefused(
+                "The device's policy demands randomised labels, and a language model's labels are its text."
+            )
+        if spec.label_epsilon is None:
+            raise PolicyRefused(f"The device's policy demands randomised labels: label_epsilon of at most {most:g}.")
+        if spec.label_epsilon > most:
+            raise PolicyRefused(f"label_epsilon {spec.label_epsilon:g} is above the {most:g} that the device allows.")
 
     def _check_mechanism(self, spec: JobSpec) -> None:
         from device.noise.registry import validate

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.privacy import Statement
+from shared.statements import LabelStatement
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartInfo:
-    """Known before the first step."""
+    """Known before the first step. label_statement: where labels are randomised."""
 
     job_id: str
     statement: Statement
@@ -22,6 +23,7 @@ class StartInfo:
     dropped: int
     device_parameters: int
     cloud_parameters: int
+    label_statement: LabelStatement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,10 @@ from device.fitted import OwnRecords
 from device.head import HeadTrainer
 from device.home import holds_job
 from device.jobfolder import JobFolder
+from device.labels import LabelStore, label_keys
 from device.link import Endpoint, Link
 from device.noise.base import Mechanism
+from device.noise.randomness import NoiseSource
 from device.parts import build_perturber, load_parts, open_request
 from device.perturb import Perturber
 from device.policy import Policy
@@ -45,6 +47,7 @@ from shared.errors import (
 from shared.modeling.checkpoint import checkpoint_steps
 from shared.modeling.package import BottomPackage
 from shared.privacy import Statement
+from shared.statements import LabelStatement
 
 T = TypeVar("T")
 
@@ -104,6 +107,7 @@ class RunResult:
     statement: Statement
     label_names: tuple[str, ...]
     adapter_sha256: str
+    label_statement: LabelStatement | None = None
 
 
 def run_job(
@@ -173,6 +177,7 @@ class _Run:
         self.folder = JobFolder(settings.home, job_id)
         self.totals = Totals()
         self.metrics: dict[str, float] = {}
+        self.label_statement: LabelStatement | None = None
 
     def go(self, train: DataSource, validation: DataSource | None) -> RunResult:
         records = train.load(self.spec.task)
@@ -201,6 +206,10 @@ class _Run:
                 width=parts.hidden_size,
             )
             self._admit(how, [("train", train, data), ("validation", validation, validation_data)])
+            if self.spec.label_epsilon is not None:
+                keys = label_keys(records, names)
+                told = [keys[index] for index in order.tolist()]
+                data = self._randomised(data, told, own, source_of(train.path), perturber.source)
             commit = self._train(parts, data, validation_data, perturber, mechanism)
         finally:
             with contextlib.closing(store):
@@ -219,6 +228,7 @@ class _Run:
             statement=mechanism.statement(),
             label_names=names,
             adapter_sha256=commit.adapter_sha256,
+            label_statement=self.label_statement,
         )
         self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
         return result
@@ -235,6 +245,23 @@ class _Run:
                 self.progress.message(warning)
             keys += [key.packed() for key in how.perturber.keys(data)]
         self.account.transcript.records(how.store.fingerprint, keys)
+
+    def _randomised(
+        self, data: EncodedDataset, keys: list[bytes], own: OwnRecords, path: str, noise: NoiseSource
+    ) -> EncodedDataset:
+        """The records with the one randomised label each that trains; the true ones are out of reach from here on."""
+        epsilon, classes = self.spec.label_epsilon, len(data.label_names)
+        if epsilon is None or data.labels is None:
+            raise InvalidInput("label_epsilon needs records with labels")
+        self.label_statement = LabelStatement(epsilon=epsilon, classes=classes, unsafe_seed=noise.unsafe)
+        with contextlib.closing(LabelStore(self.settings.home, fixed_seed=noise.unsafe)) as store:
+            admission, warning = self.account.admit_labels(self.spec, self.label_statement, store, keys, source=path)
+            if warning is not None:
+                self.progress.message(warning)
+            own.pin(store.identity, file="labels.txt", what="the randomised labels of this job")
+            told = store.randomised(keys, data.labels, classes, epsilon, noise)
+            self.account.settle_labels(admission, store)
+        return replace(data, labels=told)
 
     def _load_parts(self, num_labels: int) -> BottomPackage:
         return load_parts(
@@ -274,7 +301,13 @@ class _Run:
     ) -> pb.CommitResponse:
         """Sessions until the last step is done; each goes on from the newest checkpoint that both sides hold."""
         plan = BatchPlan(data.lengths, self.spec.train)
-        head = HeadTrainer(parts.head, self.spec.optim, seed=self.spec.train.seed, total_steps=plan.total_steps)
+        head = HeadTrainer(
+            parts.head,
+            self.spec.optim,
+            seed=self.spec.train.seed,
+            total_steps=plan.total_steps,
+            label_epsilon=self.spec.label_epsilon,
+        )
 
         def session() -> pb.CommitResponse:
             opened = self.link.open(
@@ -335,6 +368,7 @@ class _Run:
                 dropped=data.dropped,
                 device_parameters=head.trainable_parameters if self.spec.labels == "private" else 0,
                 cloud_parameters=opened.top_parameters * 1000,
+                label_statement=self.label_statement,
             )
         )
 

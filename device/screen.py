@@ -102,6 +102,11 @@ class PlainScreen:
         self._say(f"Privacy: {info.statement.text}")
         for caveat in info.statement.caveats:
             self._say(f"  - {caveat}")
+        if info.label_statement is not None:
+            claim, *caveats = info.label_statement.lines()
+            self._say(claim)
+            for caveat in caveats:
+                self._say(f"  {caveat}")
         if info.start_step:
             self._say(f"Going on from step {info.start_step}.")
 

@@ -56,6 +56,9 @@ class PrivTuneOptions(_Request):
     task: Task | None = Field(None, description="Default: classification.")
     cut: int | None = Field(None, description="Blocks that run on the device, after the embedding. Default: 1.")
     labels: Labels | None = Field(None, description="private (default): labels and loss stay on the device.")
+    label_epsilon: float | None = Field(
+        None, description="The device trains with randomised labels, this private. Default: gradients tell them."
+    )
     num_labels: int | None = Field(None, description="Only with `labels: shared`.")
     codec: Codec | None = Field(None, description="How vectors are encoded on the wire, after the noise.")
     mechanism: MechanismSpec | None = Field(None, description="The noise that the device is asked to add.")

@@ -87,6 +87,14 @@ def finetune(
     labels: Annotated[
         Literal["private", "shared"] | None, _option("shared: labels go to the cloud. Default: private.", NOISE)
     ] = None,
+    label_epsilon: Annotated[
+        float | None,
+        _option(
+            "Train with labels that were randomised once, so that gradients tell at most so many nats of each, like 2. "
+            "Default: gradients tell them.",
+            NOISE,
+        ),
+    ] = None,
     codec: Annotated[Literal["fp32", "bf16"] | None, _option("Of vectors on the wire. Default: bf16.", NOISE)] = None,
     epochs: Annotated[int | None, _option("Passes over the data. Default: 3.", TRAINING)] = None,
     max_steps: Annotated[int | None, _option("Stop after so many optimiser steps.", TRAINING)] = None,

@@ -20,6 +20,7 @@ PATHS = {
     "task": ("task",),
     "cut": ("cut",),
     "labels": ("labels",),
+    "label_epsilon": ("label_epsilon",),
     "num_labels": ("num_labels",),
     "suffix": ("suffix",),
     "codec": ("codec",),

@@ -144,6 +144,7 @@ def _cost(cost: Spent, budget: Budget) -> str:
         ("releases", f"{cost.releases:,}", budget.releases),
         ("jobs", str(cost.jobs), budget.jobs),
         ("nats a record", nats, budget.nats_per_record),
+        ("nats a label", "no bound" if cost.label_nats is None else f"{cost.label_nats:,.4g}", None),
     )
     return ", ".join(
         f"{value} {name}" + (f" of {limit:,g}" if limit is not None else "") for name, value, limit in parts

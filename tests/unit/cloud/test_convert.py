@@ -110,6 +110,8 @@ def test_both_spellings_may_agree_but_not_contradict():
         ({"metadata": {str(i): "x" for i in range(17)}}, "metadata", "16"),
         ({"metadata": {"a": "\x00"}}, "metadata.a", "pattern"),
         ({"privtune": {"labels": "shared"}}, "privtune", "num_labels"),
+        ({"privtune": {"label_epsilon": 99}}, "privtune.label_epsilon", "less than or equal to 16"),
+        ({"privtune": {"label_epsilon": 2, "task": "causal-lm"}}, "privtune", "its labels are the text"),
         ({"privtune": {"labels": "shared", "task": "causal-lm", "num_labels": 2}}, "privtune", "text itself"),
         ({"privtune": {"mechanism": {"name": "../x"}}}, "privtune.mechanism.name", "pattern"),
     ],

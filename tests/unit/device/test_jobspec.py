@@ -33,7 +33,9 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
         "gradient_checkpointing": True,
     }  # fmt: skip
-    assert set(values) == set(PATHS)
+    # Shared labels can't be randomised ones.
+    assert set(values) | {"label_epsilon"} == set(PATHS)
+    assert build(label_epsilon=2.0).label_epsilon == 2.0
     facts = build(**values).model_dump()
     for option, value in values.items():
         place = facts
@@ -60,6 +62,10 @@ def test_the_handle_tells_nothing_unless_named():
         ({"name": "a b"}, "--name: letters, digits"),
         ({"name": "../x"}, "--name: letters, digits"),
         ({"labels": "shared", "num_labels": 2, "task": "causal-lm"}, "the labels are the text itself"),
+        ({"label_epsilon": 0.0}, r"--label-epsilon 0\.0: should be greater than 0"),
+        ({"label_epsilon": 17.0}, r"--label-epsilon 17\.0: should be less than or equal to 16"),
+        ({"label_epsilon": 2.0, "task": "causal-lm"}, "its labels are the text"),
+        ({"label_epsilon": 2.0, "labels": "shared", "num_labels": 2}, "the cloud gets them as they are"),
     ],
 )
 def test_a_mistake_names_its_option(given, words):

@@ -12,6 +12,7 @@ from device.progress import EvalInfo, StartInfo, StepInfo
 from device.run import RunResult
 from device.screen import JsonScreen, LiveScreen, PlainScreen, duration, figures, make_screen, megabytes
 from shared.privacy import Statement
+from shared.statements import LabelStatement
 
 STATEMENT = Statement(
     mechanism="dchi",
@@ -78,6 +79,15 @@ def test_the_statement_is_told_in_full_before_the_first_step():
     assert lines[0] == "Job ftjob-1: 10 steps, 1,200 records"
     assert "1,538 parameters on this device, about 221,000 in the cloud" in lines[1]
     assert lines[2:] == ["Privacy: Nothing is claimed.", "  - So it is."]
+
+
+def test_randomised_labels_have_a_statement_of_their_own():
+    screen, out = plain()
+    screen.started(replace(START, label_statement=LabelStatement(epsilon=2.0, classes=2)))
+    claim, *caveats = out.getvalue().splitlines()[4:]
+    assert "true with chance 0.881" in claim
+    assert "by at most 2 nats" in claim
+    assert all(caveat.startswith("  - ") for caveat in caveats)
 
 
 def test_what_was_cut_held_out_and_left_out_is_counted():

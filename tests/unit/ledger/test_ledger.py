@@ -61,6 +61,26 @@ def test_other_laws_of_noise_add_up_and_the_same_law_costs_nothing_more(tmp_path
     assert cost(ledger).nats is None, "a job without a bound leaves no bound"
 
 
+def test_labels_cost_the_largest_epsilon_of_a_store_and_add_up_over_stores(tmp_path):
+    ledger = Ledger(tmp_path)
+    assert cost(ledger).label_nats == 0
+    for job, store, epsilon in (
+        ("job-1", "one", 2.0),
+        ("job-2", "one", 3.0),
+        ("job-3", "one", 1.0),
+        ("job-4", "two", 0.5),
+    ):
+        run(ledger, job=job, label_epsilon=epsilon)
+        run(ledger, job=job, law=store, part="labels", epsilon=epsilon)
+    assert cost(ledger).label_nats == 3.5
+    assert cost(ledger).releases == 40, "labels are no releases"
+    run(ledger, job="job-5", law="one", part="labels", epsilon=None)
+    assert cost(ledger).label_nats is None, "a fixed seed"
+    assert cost(ledger, "/data/b.csv").label_nats == 0
+    run(ledger, source="/data/b.csv")
+    assert cost(ledger, "/data/b.csv").label_nats is None, "gradients told the labels"
+
+
 @pytest.mark.parametrize(
     ("budget", "why"),
     [
