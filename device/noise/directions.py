@@ -90,7 +90,8 @@ def clipped_sums(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, 
     radius = float((public_BD - centre_D).norm(dim=1).median())
     away_BD = clip_rows(record_means(context, records.rows) - centre_D, radius)
     sums_CD = torch.zeros(records.classes, away_BD.shape[1])
-    return sums_CD.index_add_(0, torch.from_numpy(records.labels), away_BD), radius
+    sums_CD.index_add_(0, torch.from_numpy(records.labels), away_BD)
+    return sums_CD, radius
 
 
 def _discriminants(sums_CD: Tensor, counts_C: Tensor, public_BD: Tensor) -> Tensor:
@@ -106,7 +107,8 @@ def _discriminants(sums_CD: Tensor, counts_C: Tensor, public_BD: Tensor) -> Tens
     spread = covariance_DD.diagonal().mean()
     shrunk_DD = (1 - _SHRINKAGE) * covariance_DD + _SHRINKAGE * spread * torch.eye(len(covariance_DD))
     directions_DC = torch.linalg.solve(shrunk_DD, difference_CD.T.double())
-    return (directions_DC / directions_DC.norm(dim=0).clamp(min=1e-30)).float()
+    unit_DC: Tensor = (directions_DC / directions_DC.norm(dim=0).clamp(min=1e-30)).float()
+    return unit_DC
 
 
 def record_means(context: NoiseContext, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Tensor:
