@@ -32,7 +32,7 @@ class HeadTrainer:
         self.head, self._optim, self._seed, self._total_steps = head, optim, seed, total_steps
         self._label_epsilon = label_epsilon
         self._initial = {name: value.clone() for name, value in head.state_dict().items() if self._trained}
-        self._start_over()
+        self.start_over()
 
     @property
     def _trained(self) -> list[torch.nn.Parameter]:
@@ -86,7 +86,7 @@ class HeadTrainer:
 
     def rewind(self, root: Path, step: int) -> None:
         """Go to the state after `step` steps: a checkpoint under `root`, or the beginning for 0."""
-        self._start_over()
+        self.start_over()
         if step > 0:
             self._load(load_checkpoint(root, step, self._optimizer, self._schedule))
 
@@ -94,7 +94,8 @@ class HeadTrainer:
         """Take only the parameters of a checkpoint, for prediction."""
         self._load(load_parameters(root, step))
 
-    def _start_over(self) -> None:
+    def start_over(self) -> None:
+        """Go to the state before the first step."""
         self._load(self._initial)
         # A frozen head has nothing to train; a placeholder keeps schedule and checkpoints in one form.
         parameters = self._trained or [torch.nn.Parameter(torch.zeros(1))]

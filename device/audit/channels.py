@@ -21,6 +21,7 @@ from device.audit.metrics import Figure, InversionScore, bootstrap
 from device.audit.victim import Observed, Seen, Victim
 from device.data.encode import EncodedDataset, IntArray
 from device.head import HeadTrainer
+from device.labels import draw
 from device.noise.importance import TokenImportance
 from device.noise.randomness import noise_source
 from device.perturb import Perturber
@@ -28,12 +29,15 @@ from device.releases import ReleaseStore
 from shared.config import OptimSpec
 from shared.errors import InvalidInput
 from shared.modeling.partition import Head
+from shared.privacy import krr_keep_probability
 
 EPOCHS = 20  # draws that the averaging attack would have from as many epochs
 LABELS = (
     "Gradients that private labels send back fall into one direction a class. The cloud can group the records by label "
     "(and name the groups if it knows one record of each)."
 )
+LABEL_EPSILON = 2.0  # of the defence that is shown beside
+_BATCH = 16
 _KMEANS_ROUNDS = 20
 _STORE_BYTES = 1 << 30
 
@@ -48,26 +52,48 @@ class Finding:
 
 
 def label_from_gradients(
-    victim: Victim, top: nn.Module, head: Head, data: EncodedDataset, readout: str, *, batch: int = 16
-) -> Finding:
+    victim: Victim, top: nn.Module, head: Head, data: EncodedDataset, readout: str
+) -> tuple[Finding, Finding]:
     """Labels by clustering the directions of the gradients that a first epoch of training sends back.
 
-    The gradient of a record at the head's input is W'(p - y): its direction tells the label. The real head trainer
-    runs; the clusters are named in the attacker's favour.
+    The gradient of a record at the head's input is W'(p - y): its direction tells the label. Once as a job sends them
+    by default, once with randomised labels (`label_epsilon`). The clusters are named in the attacker's favour.
     """
     if data.labels is None:
         raise InvalidInput("labels can't be looked for in gradients of records that have none")
-    labels_B = torch.from_numpy(data.labels)
-    trainer = HeadTrainer(head, OptimSpec(), seed=0, total_steps=-(-len(labels_B) // batch))
-    gradients = []
+    classes, true_B = len(data.label_names), torch.from_numpy(data.labels)
+    told = draw(data.labels, [{}] * len(data.labels), classes, LABEL_EPSILON, noise_source())
     seen = victim.observe(data.ids).seen
-    for step, (part, labels) in enumerate(zip(seen.batches(batch), torch.split(labels_B, batch), strict=True)):
+    plain_BD = _first_epoch(seen, top, head, true_B, readout)
+    private_BD = _first_epoch(seen, top, head, torch.from_numpy(told), readout, LABEL_EPSILON)
+    keep = krr_keep_probability(LABEL_EPSILON, classes)
+    return (
+        labels_by_direction(plain_BD, true_B, name="labels from head gradients", text=LABELS),
+        labels_by_direction(
+            private_BD,
+            true_B,
+            name=f"labels from head gradients, label_epsilon {LABEL_EPSILON:g}",
+            text=f"With `--label-epsilon {LABEL_EPSILON:g}` they tell a label that was randomised once (true for "
+            f"{100 * keep:.0f} in 100 records), however many epochs follow.",
+        ),
+    )
+
+
+def _first_epoch(
+    seen: Seen, top: nn.Module, head: Head, labels_B: Tensor, readout: str, label_epsilon: float | None = None
+) -> Tensor:
+    """gradient_BD that the real head trainer sends back, step by step; the head is left as it was."""
+    steps = -(-len(labels_B) // _BATCH)
+    trainer = HeadTrainer(head, OptimSpec(), seed=0, total_steps=steps, label_epsilon=label_epsilon)
+    gradients = []
+    for step, (part, labels) in enumerate(zip(seen.batches(_BATCH), torch.split(labels_B, _BATCH), strict=True)):
         with torch.no_grad():
             states_BD = _read_out(top, part, readout)
         _, gradient_BD = trainer.loss(states_BD, labels, step=step, micro_batch=0, items=len(labels))
         trainer.step()
         gradients.append(gradient_BD)
-    return labels_by_direction(torch.cat(gradients), labels_B, name="labels from head gradients", text=LABELS)
+    trainer.start_over()
+    return torch.cat(gradients)
 
 
 def labels_by_direction(rows_BD: Tensor, labels_B: Tensor, *, name: str, text: str) -> Finding:
@@ -78,7 +104,7 @@ def labels_by_direction(rows_BD: Tensor, labels_B: Tensor, *, name: str, text: s
     """
     classes_B = torch.unique(labels_B, return_inverse=True)[1]
     counts_C = torch.bincount(classes_B)
-    cluster_B = _spherical_kmeans(nn.functional.normalize(rows_BD, dim=1), len(counts_C))
+    cluster_B = spherical_kmeans(nn.functional.normalize(rows_BD, dim=1), len(counts_C))
     floor = float(counts_C.max() / len(labels_B))
     return Finding(name=name, figure=share_of(_named(cluster_B, classes_B).numpy(), floor), text=text)
 
@@ -157,7 +183,7 @@ def _read_out(top: nn.Module, part: Seen, readout: str) -> Tensor:
     return states_BD
 
 
-def _spherical_kmeans(unit_BD: Tensor, clusters: int) -> Tensor:
+def spherical_kmeans(unit_BD: Tensor, clusters: int) -> Tensor:
     """Cluster of each direction; started from directions far from one another."""
     picks = [0]
     for _ in range(clusters - 1):

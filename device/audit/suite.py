@@ -264,7 +264,7 @@ def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
     outcome.findings.extend(channels.linkage(case.victim, records))
     if case.head is not None and case.attacked.labels is not None:
         found = channels.label_from_gradients(case.victim, case.top, case.head, case.attacked, case.readout)
-        outcome.findings.append(found)
+        outcome.findings.extend(found)
     else:
         outcome.untested.append("Labels from head gradients: a language model's labels are its text.")
     if case.victim.importance is not None:

@@ -85,7 +85,7 @@ def test_what_left_tells_the_draw_and_epochs_add_nothing(local_world):
     job_id, _ = run(world, world.spec(**PRIVATE))
     true_N, _ = records_of(world)
     told_N = draws(world)
-    assert 0.6 < (told_N == true_N).mean() < 0.86, "e / (1 + e) of the labels are true"
+    assert 0.55 < (told_N == true_N).mean() < 0.9, "e / (1 + e) of the labels are true"
     sides = []
     for directions_ND in gradients_sent(world, job_id):
         axis_D = torch.linalg.svd(directions_ND).Vh[0]

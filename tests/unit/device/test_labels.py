@@ -154,5 +154,5 @@ def test_training_on_randomised_labels_finds_the_true_law() -> None:
             loss_N(bias_C.expand(len(told_N), 2), told_N, epsilon).mean().backward()
             optimizer.step()
         shares.append(bias_C.detach().softmax(0)[0].item())
-    assert shares[0] == pytest.approx(0.7, abs=0.03)
+    assert shares[0] == pytest.approx(0.7, abs=0.04)
     assert shares[1] < 0.62
