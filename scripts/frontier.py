@@ -116,7 +116,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     if arguments.action == "report":
-        from frontier_report import write_report
+        from frontier_report import write_report  # beside this file
 
         write_report(arguments.out, cells())
         return
