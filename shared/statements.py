@@ -399,9 +399,9 @@ class LabelStatement:
             return ["Labels: FIXED SEED, TESTS ONLY: whoever knows the seed undoes the draw. Nothing is claimed."]
         return [
             f"Labels: each record trains with one randomised label (of {self.classes}, true with chance "
-            f"{self.keep:.3g}), drawn once and kept: all gradients of all epochs, and of later jobs on these records, "
-            f"together shift the odds between any two labels of a record by at most {self.epsilon:.4g} nats, given "
-            "its released vectors.",
+            f"{self.keep:.3g}), drawn once and kept: all gradients of all epochs, and of later jobs on these records "
+            f"with no larger epsilon, together shift the odds between any two labels of a record by at most "
+            f"{self.epsilon:.4g} nats, given its released vectors.",
             *(f"- {caveat}" for caveat in LABEL_CAVEATS),
         ]
 
