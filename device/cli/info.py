@@ -30,6 +30,9 @@ def mechanisms(as_json: AsJson = False) -> None:
 
 def _described(row: dict[str, Any]) -> str:
     lines = [f"{row['name']}: {row['summary']}", f"  paper:      {row['paper']}", f"  claim:      {row['statement']}"]
+    if row["strength"]:
+        tried = ", ".join(f"{value:g}" for value in row["strength"]["values"])
+        lines.append(f"  tuned by:   {row['strength']['param']} ({tried}), see `privtune tune-noise`")
     for name, facts in row["params"].items():
         limits = [f"{key} {facts[key]}" for key in ("min", "above", "max", "below") if key in facts]
         choices = facts.get("choices")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Strength:
+    """The parameter that trades protection for use, and what to try of it: weakest protection first, about evenly
+    spaced in logarithms."""
+
+    param: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One row: where the class is, its settings, its source and which statement it can give."""
+    """One row: where the class is, its settings, its source, which statement it can give, and what tunes it."""
 
     name: str
     target: str  # "module:Class"
@@ -27,6 +36,7 @@ class Entry:
     paper: str
     summary: str
     statement: str
+    strength: Strength | None = None
 
     def load(self) -> type[Mechanism]:
         """The class; imports torch."""
@@ -41,6 +51,7 @@ class Entry:
             "paper": self.paper,
             "summary": self.summary,
             "statement": self.statement,
+            "strength": None if self.strength is None else asdict(self.strength),
             "params": {key: _parameter(value) for key, value in self.params.model_json_schema()["properties"].items()}
             if self.params.model_fields
             else {},
@@ -66,6 +77,8 @@ def _parameter(schema: dict[str, Any]) -> dict[str, Any]:
     return {names[key]: merged[key] for key in names if key in merged}
 
 
+# Expected length of the noise over that of the signal: from hardly any to drowned.
+_RATIOS = Strength(param="noise_ratio", values=(1, 3, 10, 30))
 _ENTRIES = (
     Entry(
         name="none",
@@ -82,6 +95,7 @@ _ENTRIES = (
         paper="Feyisetan et al. 2020, arXiv 1910.08902",
         summary="Isotropic noise with a Gamma-distributed length, the same law for every token.",
         statement="embedding: metric privacy, eta * distance; cut: 2*eta*R a position when clipped, else none",
+        strength=_RATIOS,
     ),
     Entry(
         name="gaussian",
@@ -90,6 +104,7 @@ _ENTRIES = (
         paper="Balle & Wang 2018, arXiv 1805.06530",
         summary="Gaussian noise on clipped vectors, calibrated exactly to (epsilon, delta) a position.",
         statement="(epsilon, delta) a position, sqrt(n) * mu a record",
+        strength=Strength(param="epsilon", values=(512, 64, 16, 4)),
     ),
     Entry(
         name="privtune",
@@ -98,6 +113,7 @@ _ENTRIES = (
         paper="PrivTune 2025, arXiv 2512.08809 (our reading)",
         summary="d_chi noise whose mean is moved, token by token, towards an n-hop neighbour by a public optimisation.",
         statement="as dchi; gain importance from public text: 2*eta*R a position; scale or private importance: none",
+        strength=_RATIOS,
     ),
     Entry(
         name="shared",
@@ -106,6 +122,7 @@ _ENTRIES = (
         paper="this project",
         summary="Every token of a public cluster gets the same target: its centre, or a word drawn from the cluster.",
         statement="0 inside a cluster; across: eta * distance with noise, epsilon with randomised response, else none",
+        strength=Strength(param="cluster_size", values=(8, 32, 128, 512)),
     ),
     Entry(
         name="pool",
@@ -114,6 +131,7 @@ _ENTRIES = (
         paper="this project",
         summary="Sums of k neighbouring vectors, on cluster targets or clipped vectors. Shortens records.",
         statement="2*eta*sqrt(k)*R a released vector with noise; k * epsilon with randomised response; else none",
+        strength=Strength(param="size", values=(2, 4, 8, 16)),
     ),
     Entry(
         name="codes",
@@ -122,6 +140,7 @@ _ENTRIES = (
         paper="this project",
         summary="Each vector in context becomes the nearest of K public ones, chosen where the task counts most.",
         statement="epsilon a position with randomised response, else none",
+        strength=Strength(param="codes", values=(256, 64, 16, 4)),
     ),
     Entry(
         name="snd",
@@ -130,6 +149,7 @@ _ENTRIES = (
         paper="Mai et al. 2023, arXiv 2310.09130",
         summary="Split-N-Denoise's noise: d_chi on clipped token embeddings. Its denoiser is not built.",
         statement="metric privacy, eta * distance, at most 2*eta*R a position",
+        strength=_RATIOS,
     ),
     Entry(
         name="sap",
@@ -138,6 +158,7 @@ _ENTRIES = (
         paper="Shen et al. 2023, arXiv 2312.15603",
         summary="Split-and-Privatize: d_chi noise, less of it on the contributing tokens (our importance score).",
         statement="none: the scale depends on the secret token",
+        strength=_RATIOS,
     ),
     Entry(
         name="textobfuscator",
@@ -146,6 +167,7 @@ _ENTRIES = (
         paper="Zhou et al. 2023, Findings of ACL (2023.findings-acl.337)",
         summary="Pulled towards the cluster's prototype, clipped, then Laplace noise. No training of its encoder.",
         statement="2*R*sqrt(D)/b a position when clipped, else none",
+        strength=_RATIOS,
     ),
     Entry(
         name="custext",
@@ -154,6 +176,7 @@ _ENTRIES = (
         paper="Chen et al. 2022, arXiv 2207.09490",
         summary="Each token replaced from its own output set by the exponential mechanism, before the bottom.",
         statement="epsilon inside an output set, none across",
+        strength=Strength(param="epsilon", values=(10, 4, 1.5, 0.5)),
     ),
 )
 REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}

@@ -41,6 +41,23 @@ def test_defaults_are_valid() -> None:
         validate(MechanismSpec(name=name))
 
 
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name != "none"])
+def test_every_mechanism_can_be_tuned_over_settings_that_it_takes(name: str) -> None:
+    strength = REGISTRY[name].strength
+    assert strength is not None
+    assert strength.param in REGISTRY[name].params.model_fields
+    assert len(strength.values) >= 3
+    assert list(strength.values) in (sorted(strength.values), sorted(strength.values, reverse=True))
+    for value in strength.values:
+        validate(MechanismSpec(name=name, params={strength.param: value}))
+    described = REGISTRY[name].describe()
+    assert json.loads(json.dumps(described["strength"])) == {"param": strength.param, "values": list(strength.values)}
+
+
+def test_clean_vectors_have_nothing_to_tune() -> None:
+    assert REGISTRY["none"].strength is None
+
+
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
