@@ -19,18 +19,25 @@ from shared.modeling.optim import build_optimizer, build_schedule, clip_gradient
 from shared.modeling.partition import Head
 from shared.modeling.randomness import seeded
 
-# Rows of logits at a time: at a vocabulary of 50k, 256 rows are 50 MB instead of gigabytes.
+# Logits at a time, in rows and in bytes: a loss holds them three times, and a batch of a language model has gigabytes.
 CHUNK_ROWS = 256
+CHUNK_BYTES = 16 << 20
 
 
 class HeadTrainer:
-    """Owns the head, its optimiser and the loss. label_epsilon: that of the labels, where they are randomised."""
+    """Owns the head, its optimiser and the loss. label_epsilon: that of the labels, where they are randomised.
+
+    rows_at_once: how many rows of logits are in memory at a time.
+    """
 
     def __init__(
         self, head: Head, optim: OptimSpec, *, seed: int, total_steps: int, label_epsilon: float | None = None
     ) -> None:
         self.head, self._optim, self._seed, self._total_steps = head, optim, seed, total_steps
         self._label_epsilon = label_epsilon
+        with torch.no_grad():
+            classes = head.eval()(torch.zeros(1, head.config.hidden_size)).shape[-1]
+        self.rows_at_once = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (4 * classes)))
         self._initial = {name: value.clone() for name, value in head.state_dict().items() if self._trained}
         self.start_over()
 
@@ -55,7 +62,7 @@ class HeadTrainer:
         total = 0.0
         with seeded("head", self._seed, step, micro_batch):
             for out_CD, targets_C in zip(
-                torch.split(out_ND, CHUNK_ROWS), torch.split(targets_N, CHUNK_ROWS), strict=True
+                torch.split(out_ND, self.rows_at_once), torch.split(targets_N, self.rows_at_once), strict=True
             ):
                 loss = loss_N(self.head(out_CD).float(), targets_C, self._label_epsilon).sum() / items
                 loss.backward()  # type: ignore[no-untyped-call]

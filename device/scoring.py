@@ -19,7 +19,10 @@ from shared.wire import OUTPUT, RESEND, Message
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
-    """What scoring needs of a session. `in_flight`: batches that may be under way at once."""
+    """What scoring needs of a session.
+
+    in_flight: batches that may be under way at once. rows_at_once: rows of logits in memory at a time.
+    """
 
     stream: Stream
     perturber: Perturber
@@ -28,6 +31,7 @@ class Scorer:
     readout: Readout
     batch_size: int
     in_flight: int
+    rows_at_once: int
 
     def score(
         self, data: EncodedDataset, *, step: int = 0, first_batch: int = 0, first_handle: int = 0
@@ -52,7 +56,10 @@ class Scorer:
             if answer.kind == RESEND:
                 self.stream.send(self._forward(batch, step, inline_all=True))
                 answer = self.stream.expect(step, batch.number, OUTPUT)
-            score.add(self.logits(torch.from_numpy(answer.tensor())), batch.targets_N)
+            out_ND = torch.from_numpy(answer.tensor())
+            for start in range(0, len(out_ND), self.rows_at_once):
+                some = slice(start, start + self.rows_at_once)
+                score.add(self.logits(out_ND[some]), batch.targets_N[some])
         return score.metrics()
 
     def _forward(self, batch: _Batch, step: int, *, inline_all: bool = False) -> Message:

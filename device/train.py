@@ -134,6 +134,7 @@ class Trainer:
             readout=self._readout,
             batch_size=self._spec.train.batch_size,
             in_flight=self._spec.train.in_flight,
+            rows_at_once=self._head.rows_at_once,
         )
         metrics = scorer.score(data, step=step, first_batch=EVALUATION_BASE, first_handle=len(self._data))
         self._progress.evaluated(EvalInfo(step=step, metrics=metrics))
