@@ -28,6 +28,11 @@ class Artifacts:
             raise JobConflict("this job has no adapter yet; it appears when the job has succeeded")
         return folder
 
+    def base_of(self, job_id: str) -> str | None:
+        """SHA-256 of the base that a job's adapter was trained on; None without an adapter, or where it is not told."""
+        folder = self._jobs / job_id / "adapter"
+        return read_manifest(folder).get("base_sha256") if (folder / MANIFEST).exists() else None
+
     def begin_adapter(self, job_id: str) -> Path:
         """An empty scratch folder to write a job's adapter into."""
         scratch = self._jobs / job_id / ".adapter.part"

@@ -115,6 +115,12 @@ def serve(
     max_release_mib: Annotated[
         int, typer.Option(envvar=_ENV + "MAX_RELEASE_MIB", min=0, help="Memory for released vectors of a job.")
     ] = 2048,
+    max_texts_mib: Annotated[
+        int,
+        typer.Option(
+            envvar=_ENV + "MAX_TEXTS_MIB", min=1, help="Memory for keys and values of texts that are being generated."
+        ),
+    ] = 2048,
     max_jobs: Annotated[
         int, typer.Option(envvar=_ENV + "MAX_JOBS", min=1, help="Unfinished jobs that one owner may have.")
     ] = 100,
@@ -152,6 +158,7 @@ def serve(
         database_url=database_url,
         max_tensor_bytes=max_tensor_mib << 20,
         max_release_bytes=max_release_mib << 20,
+        max_texts_bytes=max_texts_mib << 20,
         max_jobs_per_owner=max_jobs,
         log_level=log_level.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),

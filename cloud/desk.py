@@ -14,6 +14,7 @@ from cloud.releases import ReleaseCache
 from cloud.session import TopSession
 from cloud.settings import Settings
 from cloud.stream import StepMachine
+from cloud.texts import Texts
 from shared.codec import check_probe
 from shared.config import JobSpec
 from shared.errors import JobConflict, SessionSuperseded, VersionMismatch
@@ -44,6 +45,9 @@ class Desk:
         self._host, self._jobs, self._artifacts, self._settings = host, jobs, artifacts, settings
         self._training: dict[str, JobSession] = {}
         self._inference: dict[str, JobSession] = {}
+        self.texts = Texts(
+            max_bytes=settings.max_texts_bytes, max_texts=settings.max_texts, idle_s=settings.texts_idle_s
+        )
         self._lock = threading.Lock()
 
     def open(self, owner: str, request: pb.OpenRequest) -> JobSession:
@@ -97,6 +101,10 @@ class Desk:
         else:
             self._jobs.disconnected(session.job_id, why)
 
+    def inference_ended(self, session: JobSession) -> None:
+        """Let go of what an inference stream that is over was writing."""
+        self.texts.drop_session(session.machine)
+
     def commit(self, session: JobSession, final_step: int, tokens: int) -> str:
         """Write the adapter of a job that has done all its steps and mark the job as succeeded."""
         if final_step != session.top.step or final_step != session.top.total_steps:
@@ -121,6 +129,12 @@ class Desk:
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
         self._check(job.spec, request)
+        trained_on = self._artifacts.base_of(job.id)
+        if trained_on is not None and trained_on != self._host.base_sha256(job.spec):
+            raise VersionMismatch(
+                f"job {job.id} was trained on other weights than this cloud now serves as {job.spec.model!r}; "
+                "have the operator bring the old ones back"
+            )
         top = TopSession(self._host, job.spec, 1, self._artifacts.checkpoints(job.id))
         top.load_newest()
         while len(self._inference) >= MAX_INFERENCE_SESSIONS:
@@ -136,7 +150,9 @@ class Desk:
                 spec=job.spec,
                 top=top,
                 releases=releases,
-                machine=StepMachine(top, releases, lambda: self._jobs.requested(job.id), infer=infer),
+                machine=StepMachine(
+                    top, releases, lambda: self._jobs.requested(job.id), texts=self.texts if infer else None
+                ),
             )
             sessions.pop(job.id, None)
             sessions[job.id] = session

@@ -125,8 +125,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Forward only, with the trained adapter."""
         with _Abort() as abort:
             session = await self._session(context, infer=True)
-            async for frame in self._serve(session, requests):
-                yield frame
+            tidying = asyncio.create_task(self._tidy())
+            try:
+                async for frame in self._serve(session, requests):
+                    yield frame
+            finally:
+                tidying.cancel()
+                with suppress(RuntimeError):  # the compute thread has ended with the cloud
+                    await asyncio.shield(self._on_compute(self._desk.inference_ended, session))
             return
         await abort.now(context)
 
@@ -186,6 +192,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         await asyncio.to_thread(self._desk.step_done, session, answer.report)
         finally:
             reader.cancel()
+
+    async def _tidy(self) -> None:
+        """While a stream lives, let abandoned texts go."""
+        while True:
+            await asyncio.sleep(min(60.0, self._desk.texts.idle_s))
+            await self._on_compute(self._desk.texts.drop_idle)
 
     async def _session(self, context: Context, *, infer: bool) -> JobSession:
         owner = await self._owner(context)

@@ -59,6 +59,15 @@ class ReleaseCache:
         h_MD = torch.from_numpy(decode(b"".join(rows), int(lengths_B.sum()), self._width, self._codec))
         return _pad(h_MD, torch.from_numpy(lengths_B), header)
 
+    def unpack_rows(self, message: Message) -> MicroBatch:
+        """The padded batch of a FORWARD message whose rows are all inline; none of them is kept here."""
+        header = message.forward
+        if header is None or not all(header.inlined):
+            raise FrameCorrupt("new rows of a text are sent inline, with their header")
+        lengths_B = np.fromiter(header.lengths, dtype=np.int64)
+        self._check(header, lengths_B, message)
+        return _pad(torch.from_numpy(message.tensor()), torch.from_numpy(lengths_B), header)
+
     def _check(self, header: pb.ForwardHeader, lengths_B: npt.NDArray[np.int64], message: Message) -> None:
         records = len(header.record_ids)
         if not 0 < records <= MAX_RECORDS_IN_A_MICRO_BATCH or not len(lengths_B) == len(header.inlined) == records:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from cloud.host import Host
 from shared.config import JobSpec
-from shared.errors import FrameCorrupt, NonFinite, StorageFull
+from shared.errors import FrameCorrupt, InvalidInput, NonFinite, StorageFull
 from shared.files import native_os_errors
 from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
+from shared.modeling.incremental import TopCache
 from shared.modeling.lora import (
     adapter_state,
     attach_lora,
@@ -105,6 +106,21 @@ class TopSession:
             if self._head is not None:
                 out_ND = self._head.eval()(out_ND)
         return out_ND.float().cpu()
+
+    def new_text(self) -> TopCache:
+        """An empty cache for one text."""
+        return TopCache(self._top)
+
+    @torch.no_grad()
+    def extend(self, text: TopCache, h_TD: Tensor) -> Tensor:
+        """out_TD of the new positions of one text (float32, CPU), without dropout."""
+        longest = getattr(self._top.config, "max_position_embeddings", None)
+        if longest is not None and text.past + len(h_TD) > longest:
+            raise InvalidInput(f"a text of {text.past + len(h_TD)} tokens is over this model's {longest}")
+        self._top.eval()
+        with self._mixed():
+            out_TD = text.extend(h_TD.to(self.device))
+        return out_TD.float().cpu()
 
     def apply(self) -> float:
         """One optimiser step; returns the gradient norm before clipping. Refuses a step with an open micro-batch."""

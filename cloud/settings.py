@@ -27,6 +27,11 @@ class Settings(BaseModel):
     max_release_bytes: int = Field(
         2048 * MIB, ge=0, description="Memory in which a job's released vectors are kept for later epochs."
     )
+    max_texts_bytes: int = Field(
+        2048 * MIB, ge=MIB, description="Memory for keys and values of all texts that are being generated."
+    )
+    max_texts: int = Field(1024, ge=1, description="Texts that may be under way at once, over all owners.")
+    texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is let go.")
     max_jobs_per_owner: int = Field(100, ge=1, description="Unfinished jobs that one owner may have.")
     max_event_streams: int = Field(256, ge=1, description="Listeners of event streams at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

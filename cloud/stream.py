@@ -15,8 +15,9 @@ from privtune.split.v1 import split_pb2 as pb
 
 from cloud.releases import MicroBatch, NotHeld, ReleaseCache
 from cloud.session import TopSession
+from cloud.texts import Texts
 from shared.errors import FrameCorrupt
-from shared.wire import CUT_GRADIENT, FORWARD, GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
+from shared.wire import CUT_GRADIENT, END, FORWARD, GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
 
 Request = Literal["pause", "cancel"] | None
 # A device that sends further ahead than this ignores the handshake.
@@ -24,12 +25,12 @@ MAX_HELD = 64
 
 
 class StepMachine:
-    """Turns one session's incoming messages into outgoing ones."""
+    """Turns one session's incoming messages into outgoing ones. texts: for an inference session, which never trains."""
 
     def __init__(
-        self, top: TopSession, releases: ReleaseCache, requested: Callable[[], Request], *, infer: bool = False
+        self, top: TopSession, releases: ReleaseCache, requested: Callable[[], Request], *, texts: Texts | None = None
     ) -> None:
-        self._top, self._releases, self._requested, self._infer = top, releases, requested, infer
+        self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
         self._held: deque[Message] = deque()
         self._done: set[int] = set()
         self._masks: dict[int, torch.Tensor] = {}
@@ -37,9 +38,14 @@ class StepMachine:
 
     def handle(self, message: Message) -> Iterator[Message]:
         """Answer one message; answers are yielded as soon as they are computed."""
-        if message.kind == FORWARD and message.forward is not None and message.forward.forward_only:
+        header = message.forward
+        if self._texts is not None and message.kind == FORWARD and header is not None and header.past:
+            yield self._extend(message, header, self._texts)
+        elif self._texts is not None and message.kind == END and header is not None:
+            self._texts.drop(self, header.record_ids)
+        elif message.kind == FORWARD and header is not None and header.forward_only:
             yield from self._evaluate(message)
-        elif self._infer:
+        elif self._texts is not None:
             raise FrameCorrupt("an inference stream takes forward-only frames and nothing else")
         elif message.step < self._top.step:
             yield from self._repeat(message)
@@ -64,6 +70,25 @@ class StepMachine:
             return
         out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
         yield tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+
+    def _extend(self, message: Message, header: pb.ForwardHeader, texts: Texts) -> Message:
+        """New rows of texts whose earlier rows are kept here; all or none of a micro-batch's texts go on."""
+        batch = self._releases.unpack_rows(message)
+        if len(header.past) != len(header.record_ids):
+            raise FrameCorrupt("a forward frame's record ids and past rows do not fit together")
+        try:
+            caches = [
+                texts.get(self, record, past) if past else self._top.new_text()
+                for record, past in zip(header.record_ids, header.past, strict=True)
+            ]
+        except NotHeld:
+            return _resend(message)
+        out_BTD = torch.zeros_like(batch.h_BTD)
+        for row, (record, cache, length) in enumerate(zip(header.record_ids, caches, header.lengths, strict=True)):
+            out_BTD[row, :length] = self._top.extend(cache, batch.h_BTD[row, :length])
+            texts.put(self, record, cache)
+        out_ND = out_BTD.flatten(0, 1).index_select(0, batch.readout_N)
+        return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
 
     def _forward(self, message: Message) -> Iterator[Message]:
         if message.micro_batch in self._done or message.micro_batch in self._masks:

@@ -23,6 +23,7 @@ from shared.privacy import Statement
 from shared.statements import LabelStatement
 
 TRANSCRIPT = "transcript"
+GENERATIONS = "generations"  # the ledger's data set of texts that were generated, prompts included
 PREDICTIONS = "predictions"  # the ledger's data set of texts that were given to predict
 
 
@@ -91,21 +92,10 @@ class Account:
             missing = [key for key in keys if key not in held]
             rows = sum(lengths[key] for key in missing)
             facts = {
-                "job": self._job_id,
-                "cloud": self._cloud,
+                **self._facts(how),
                 "source": source,
                 "name": name,
                 "part": part,
-                "law": how.law,
-                "mechanism": how.spec.mechanism.name,
-                "params": dict(how.spec.mechanism.params),
-                "model": how.spec.model,
-                "cut": how.spec.cut,
-                "statement": {"row": how.statement.row, "guarantee": how.statement.guarantee},
-                "claim": how.statement.text,
-                "seed": "fixed" if how.statement.unsafe_seed else "os",
-                "labels": how.spec.labels,
-                "label_epsilon": how.spec.label_epsilon,
                 "of_records": len(keys),
                 "most_copies": 1 + max((key.index for key in keys), default=0),
                 "records": len(missing),
@@ -119,6 +109,36 @@ class Account:
             ledger.close()
         self._admissions.append(_Admission(id=admission, how=how, missing=missing))
         return warning
+
+    def admit_text(self, how: Releasing, *, rows: int, length: int) -> tuple[str, str | None]:
+        """Enter a text that is about to be written: the entry's id, and a warning if there is one.
+
+        rows: drawn anew at most; length: rows of the whole text at most. Raises as `admit`. Each answer is a record of
+        its own: of several answers to one prompt each tells of the prompt.
+        """
+        ledger = Ledger(self._home)
+        try:
+            warning = _rolled_back(ledger, how.store, "rows of generated texts")
+            facts = {
+                **self._facts(how),
+                "source": GENERATIONS,
+                "name": GENERATIONS,
+                "part": "predict",
+                "of_records": 1,
+                "most_copies": 1,
+                **_text_facts(how, rows, length),
+            }
+            return ledger.admit(facts, self._budget), warning
+        finally:
+            ledger.close()
+
+    def settle_text(self, admission: str, how: Releasing, *, rows: int, length: int) -> None:
+        """Enter how many rows of a text were drawn anew, and of how many it was in the end."""
+        ledger = Ledger(self._home)
+        try:
+            ledger.settle(admission, _text_facts(how, rows, length))
+        finally:
+            ledger.close()
 
     def admit_labels(
         self, spec: JobSpec, statement: LabelStatement, store: LabelStore, keys: list[bytes], *, source: str
@@ -181,6 +201,23 @@ class Account:
         finally:
             ledger.close()
 
+    def _facts(self, how: Releasing) -> dict[str, Any]:
+        """What an admission says of the job and of its noise."""
+        return {
+            "job": self._job_id,
+            "cloud": self._cloud,
+            "law": how.law,
+            "mechanism": how.spec.mechanism.name,
+            "params": dict(how.spec.mechanism.params),
+            "model": how.spec.model,
+            "cut": how.spec.cut,
+            "statement": {"row": how.statement.row, "guarantee": how.statement.guarantee},
+            "claim": how.statement.text,
+            "seed": "fixed" if how.statement.unsafe_seed else "os",
+            "labels": how.spec.labels,
+            "label_epsilon": how.spec.label_epsilon,
+        }
+
     def _note_transcript(self, end: dict[str, Any]) -> None:
         ledger = Ledger(self._home)
         try:
@@ -197,6 +234,16 @@ def source_of(path: str) -> str:
 def _cost(statement: Statement, rows: int) -> dict[str, Any]:
     """Worst-case loss of the longest record; epsilon None where no bound is claimed."""
     return {"epsilon": statement.record_epsilon(rows) if rows else 0.0, "delta": statement.delta if rows else 0.0}
+
+
+def _text_facts(how: Releasing, rows: int, length: int) -> dict[str, Any]:
+    return {
+        "records": int(rows > 0),
+        "rows": rows,
+        "bytes": rows * how.width * BYTES_PER_ELEMENT[how.spec.codec],
+        **_cost(how.statement, length if rows else 0),
+        **_store_facts(how.store),
+    }
 
 
 def _store_facts(store: ReleaseStore | LabelStore) -> dict[str, Any]:

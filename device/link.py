@@ -173,13 +173,18 @@ class Stream:
             for kind in kinds:
                 if (found := self._stash.pop((kind, step, micro_batch), None)) is not None:
                     return found
-            try:
-                item = self._inbox.get(timeout=self._patience)
-            except queue.Empty:
-                raise CloudUnreachable(f"the cloud sent nothing for {self._patience:.0f} s") from None
-            if isinstance(item, PrivTuneError):
-                raise item
+            item = self.receive()
             self._stash[(item.kind, item.step, item.micro_batch)] = item
+
+    def receive(self) -> Message:
+        """Wait for the next answer, to whatever it is. Raises as `expect`, with which it is not to be mixed."""
+        try:
+            item = self._inbox.get(timeout=self._patience)
+        except queue.Empty:
+            raise CloudUnreachable(f"the cloud sent nothing for {self._patience:.0f} s") from None
+        if isinstance(item, PrivTuneError):
+            raise item
+        return item
 
     def close(self) -> None:
         """Half-close and wait briefly for the cloud to finish; then cut the call."""

@@ -5,7 +5,6 @@ The clean vectors live only inside `Perturber._draw`; nothing else of the device
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from device.data.encode import EncodedDataset, IntArray
 from device.noise.base import Mechanism
 from device.noise.importance import TokenImportance
 from device.noise.randomness import NoiseSource
-from device.releases import EncodedRelease, RecordKey, ReleaseStore, content_fingerprint
+from device.releases import EncodedRelease, RecordKey, ReleaseStore, record_keys
 from shared.codec import encode
 from shared.modeling.partition import Bottom
 from shared.wire import FORWARD, Message, pack_positions
@@ -74,20 +73,17 @@ class Perturber:
         """Where the noise comes from."""
         return self._source
 
-    def keys(self, data: EncodedDataset) -> list[RecordKey]:
-        """A store key for each record: its content, and how many equal records came before it in the data set.
+    @property
+    def importance(self) -> TokenImportance | None:
+        """The weights of tokens, where the mechanism uses them."""
+        return self._importance
 
-        Not its place: an owner who shuffles or samples a file again gets the same releases, not fresh ones to average.
-        """
+    def keys(self, data: EncodedDataset) -> list[RecordKey]:
+        """The store key of each record, see `record_keys`."""
         for known, keys in self._key_lists:
             if known is data:
                 return keys
-        seen: Counter[bytes] = Counter()
-        keys = []
-        for ids_T in data.ids:
-            content = content_fingerprint(ids_T.tolist())
-            keys.append(RecordKey(seen[content], content))
-            seen[content] += 1
+        keys = record_keys(data.ids)
         # The data set is kept with its keys: by its id() alone, a later one could be taken for it.
         self._key_lists = [*self._key_lists[-1:], (data, keys)]
         return keys

@@ -13,10 +13,14 @@ import os
 import sqlite3
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, StorageFull
 
@@ -60,6 +64,20 @@ def content_fingerprint(ids: Sequence[int]) -> bytes:
     return hashlib.sha256(b"".join(int(i).to_bytes(8, "big", signed=True) for i in ids)).digest()[:16]
 
 
+def record_keys(ids: Sequence[npt.NDArray[np.int32]]) -> list[RecordKey]:
+    """A store key for each record of a data set: its content, and how many equal records came before it.
+
+    Not its place: an owner who shuffles or samples a file again gets the same releases, not fresh ones to average.
+    """
+    seen: Counter[bytes] = Counter()
+    keys = []
+    for ids_T in ids:
+        content = content_fingerprint(ids_T.tolist())
+        keys.append(RecordKey(seen[content], content))
+        seen[content] += 1
+    return keys
+
+
 def release_fingerprint(*, mechanism: str, model: str, cut: int, codec: str) -> str:
     """Fingerprint of everything that decides the bytes of a release, next to the record itself."""
     return hashlib.sha256("\0".join((mechanism, model, str(cut), codec)).encode()).hexdigest()
@@ -89,6 +107,10 @@ class ReleaseStore:
             self._db.execute("INSERT OR IGNORE INTO scopes (fingerprint) VALUES (?)", (fingerprint,))
             row = self._db.execute("SELECT id FROM scopes WHERE fingerprint = ?", (fingerprint,)).fetchone()
             self._scope = int(row[0])
+
+    def in_scope(self, fingerprint: str) -> ReleaseStore:
+        """The same file under another fingerprint; to be closed by itself."""
+        return ReleaseStore(self._path, fingerprint, self._max_bytes)
 
     def get_many(self, keys: Sequence[RecordKey]) -> dict[RecordKey, EncodedRelease]:
         """The stored releases among `keys`; those that are missing here must be drawn and `put_many`."""

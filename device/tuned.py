@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from device.account import Account, Releasing
+from device.account import GENERATIONS, Account, Releasing
 from device.data.encode import EncodedDataset
 from device.fitted import OwnRecords
+from device.generation.rows import RowSource
 from device.head import HeadTrainer
 from device.jobfolder import JobFolder, JobState
 from device.link import Link, Stream
@@ -22,6 +24,16 @@ from device.run import RunSettings
 from shared.errors import JobConflict
 from shared.modeling.checkpoint import checkpoint_steps
 from shared.modeling.package import BottomPackage
+from shared.privacy import Statement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What a generation needs of a tuned model: rows, and the account of them."""
+
+    rows: RowSource
+    how: Releasing
+    account: Account
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +61,32 @@ class TunedModel:
         self._account.transcript.records(self._how.store.fingerprint, keys)
         return warning
 
+    @contextlib.contextmanager
+    def texts(self) -> Iterator[Texts]:
+        """The rows of texts that grow, and their lines in the ledger."""
+        scope = hashlib.sha256(f"{GENERATIONS}\0{self._how.store.fingerprint}".encode()).hexdigest()
+        with contextlib.closing(self._how.store.in_scope(scope)) as store:
+            rows = RowSource(
+                bottom=self.parts.bottom,
+                mechanism=self.mechanism,
+                source=self.perturber.source,
+                importance=self.perturber.importance,
+                store=store,
+                codec=self.state.spec.codec,
+            )
+            yield Texts(rows=rows, how=replace(self._how, store=store), account=self._account)
+
     def stream(self) -> Stream:
         """An inference session, closed with the model."""
         opened = self._link.open(open_request(self.parts, self.job_id, self.state.spec, infer=True))
         stream = self._link.stream(opened, self.job_id, infer=True, patience=self._patience)
         self._ending.callback(stream.close)
         return stream
+
+    @property
+    def statement(self) -> Statement:
+        """What may be claimed for the releases."""
+        return self._how.statement
 
     def logits(self, out_ND: Tensor) -> Tensor:
         """logits_NC of what came back: with shared labels the head is in the cloud and did its work there."""

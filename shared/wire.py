@@ -17,7 +17,7 @@ from privtune.split.v1 import split_pb2 as pb
 from shared.codec import BYTES_PER_ELEMENT, FloatArray, decode, encode
 from shared.errors import FrameCorrupt, MessageTooLarge, SessionSuperseded
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 DEFAULT_CHUNK_BYTES = 1 << 20
 # Room for a frame's fields around its payload: read-out positions and record handles of a large micro-batch.
 HEADER_BYTES = 4 << 20
@@ -28,6 +28,7 @@ GRADIENT = pb.FRAME_KIND_GRADIENT
 STEP = pb.FRAME_KIND_STEP
 CUT_GRADIENT = pb.FRAME_KIND_CUT_GRADIENT
 RESEND = pb.FRAME_KIND_RESEND
+END = pb.FRAME_KIND_END
 
 _CODECS = {"fp32": pb.CODEC_FP32, "bf16": pb.CODEC_BF16}
 _CODEC_NAMES = {number: name for name, number in _CODECS.items()}

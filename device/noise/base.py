@@ -35,13 +35,15 @@ class Mechanism(ABC):
     "cut": call it on the bottom's output. shortens: it may return fewer rows a record than it was given (the
     caller must take lengths and read-out from the returned mask, and must not use it where labels are a position
     each). uses_importance: it needs `importance_BT` (0 unimportant .. 1 important), fitted on what
-    importance_from says; others ignore it.
+    importance_from says; others ignore it. reads_draws: blocks with attention read its draws of a whole record, so a
+    row tells of the draws before it, and a record that grows can't be released row by row.
     """
 
     name: ClassVar[str]
     shortens: bool = False
     uses_importance: bool = False
     importance_from: Literal["private", "public"] = "private"
+    reads_draws: bool = False
     injection: Injection = "cut"
 
     def __init__(self, context: NoiseContext) -> None:

@@ -36,6 +36,7 @@ class Shared(Mechanism):
     def __init__(self, params: SharedParams, context: NoiseContext) -> None:
         super().__init__(context)
         self.injection = params.injection
+        self.reads_draws = params.target == "mixture" and params.injection == "cut" and context.cut > 0
         self.params = params
         self.targets = ClusterTargets(params, context, params.injection)
         norm = context.typical_norm(params.injection)

@@ -35,6 +35,7 @@ class CusText(Mechanism):
     def __init__(self, params: CusTextParams, context: NoiseContext) -> None:
         super().__init__(context)
         self.injection = params.injection
+        self.reads_draws = params.injection == "cut" and context.cut > 0
         self.params = params
         self.tables = Tables(context, "embedding")
 

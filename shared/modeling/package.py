@@ -43,7 +43,10 @@ _WEIGHTS = "bottom.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class BottomPackage:
-    """What a device runs. `max_positions`: longest text in tokens, None when the model sets no bound."""
+    """What a device runs. `max_positions`: longest text in tokens, None when the model sets no bound.
+
+    `end_ids`: tokens with which the model ends a text, by its configuration and its tokenizer.
+    """
 
     name: str
     bottom: Bottom
@@ -56,6 +59,7 @@ class BottomPackage:
     readout: Literal["first", "last"]
     fingerprint: str
     max_positions: int | None
+    end_ids: frozenset[int]
 
 
 def write_bottom_package(
@@ -88,6 +92,7 @@ def write_bottom_package(
             cut=cut,
             num_layers=partition.n_layers,
             fingerprint=partition.fingerprint(),
+            end_ids=sorted(_end_ids(model)),
         )
     except OSError as error:
         raise StorageFull(f"The bottom package of {name} can't be written: {error.strerror or error}") from error
@@ -120,16 +125,22 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
         raise ArtifactCorrupt(f"{folder.name}: the configuration is not that of the model in the manifest")
     cut = _cut_of(manifest, partition)
     _fill(partition, state, cut, task, seed)
-    return _package(partition, prepare_tokenizer(tokenizer, name), task=task, cut=cut, name=name)
+    tokenizer, end_ids = prepare_tokenizer(tokenizer, name), manifest.get("end_ids", [])
+    if not isinstance(end_ids, list) or not all(isinstance(token, int) for token in end_ids):
+        raise ArtifactCorrupt("The manifest of the bottom package names no usable end tokens; fetch it again.")
+    return _package(partition, tokenizer, task=task, cut=cut, name=name, end_ids=frozenset(end_ids))
 
 
 def bottom_from_model(ref: str, task: Task, cut: int, *, num_labels: int = 2, seed: int = 0) -> BottomPackage:
     """The same from a full copy of the model that the owner trusts; what is above the cut is let go."""
     partition = Partition(load_task_model(ref, task, num_labels=num_labels, seed=seed))
-    return _package(partition, load_tokenizer(ref), task=task, cut=cut, name=ref)
+    end_ids = _end_ids(partition.model)
+    return _package(partition, load_tokenizer(ref), task=task, cut=cut, name=ref, end_ids=end_ids)
 
 
-def _package(partition: Partition, tokenizer: Any, *, task: Task, cut: int, name: str) -> BottomPackage:
+def _package(
+    partition: Partition, tokenizer: Any, *, task: Task, cut: int, name: str, end_ids: frozenset[int]
+) -> BottomPackage:
     return BottomPackage(
         name=name,
         bottom=partition.bottom(cut),
@@ -142,7 +153,15 @@ def _package(partition: Partition, tokenizer: Any, *, task: Task, cut: int, name
         readout=partition.readout,
         fingerprint=partition.fingerprint(),
         max_positions=_max_positions(partition.model),
+        end_ids=(end_ids | {tokenizer.eos_token_id}) - {None},
     )
+
+
+def _end_ids(model: Any) -> frozenset[int]:
+    """What `model.generate` stops at."""
+    settings = getattr(model, "generation_config", None) or model.config
+    found = getattr(settings, "eos_token_id", None)
+    return frozenset(found if isinstance(found, list) else [found]) - {None}
 
 
 def _cut_of(manifest: dict[str, Any], partition: Partition) -> int:

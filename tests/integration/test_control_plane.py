@@ -324,7 +324,7 @@ def test_every_answer_carries_a_request_id(plane):
 def test_a_device_learns_where_grpc_is(plane):
     with plane.http() as client:
         info = client.get("/v1/privtune/info").json()
-    assert (info["grpc_port"], info["tls"], info["protocol_version"]) == (4321, False, 1)
+    assert (info["grpc_port"], info["tls"], info["protocol_version"]) == (4321, False, 2)
 
 
 def test_the_documents_describe_every_route_and_its_errors(plane):

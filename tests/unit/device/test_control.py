@@ -79,7 +79,7 @@ def test_listing_pages_filters_and_stops(plane, control, monkeypatch):
 
 
 def test_the_gateway_is_told_as_this_device_reaches_it(plane, control):
-    assert control.info()["protocol_version"] == 1
+    assert control.info()["protocol_version"] == 2
     assert control.grpc_address() == "127.0.0.1:4321"
     with ControlPlane(plane.url.replace("127.0.0.1", "localhost"), plane.key) as other:
         assert other.grpc_address() == "localhost:4321"
@@ -193,9 +193,9 @@ def test_an_id_that_could_be_a_path_never_leaves(canned, job_id):
         (429, {"error": "slow down"}, CloudUnreachable, "HTTP 429"),
         (200, b"<html>a captive portal</html>", VersionMismatch, "does not answer like a PrivTune cloud"),
         (200, [], VersionMismatch, "does not answer like a PrivTune cloud"),
-        (200, {"protocol_version": 2}, VersionMismatch, "speaks protocol 2, this device 1. Upgrade the older side"),
+        (200, {"protocol_version": 3}, VersionMismatch, "speaks protocol 3, this device 2. Upgrade the older side"),
         (200, {}, VersionMismatch, "speaks protocol None"),
-        (200, {"protocol_version": 1}, VersionMismatch, "--grpc-address"),
+        (200, {"protocol_version": 2}, VersionMismatch, "--grpc-address"),
         (302, b"", CloudUnreachable, "HTTP 302"),
     ],
 )

@@ -21,6 +21,7 @@ class FrameKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FRAME_KIND_STEP: _ClassVar[FrameKind]
     FRAME_KIND_CUT_GRADIENT: _ClassVar[FrameKind]
     FRAME_KIND_RESEND: _ClassVar[FrameKind]
+    FRAME_KIND_END: _ClassVar[FrameKind]
 
 class ArtifactKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +45,7 @@ FRAME_KIND_GRADIENT: FrameKind
 FRAME_KIND_STEP: FrameKind
 FRAME_KIND_CUT_GRADIENT: FrameKind
 FRAME_KIND_RESEND: FrameKind
+FRAME_KIND_END: FrameKind
 ARTIFACT_KIND_UNSPECIFIED: ArtifactKind
 ARTIFACT_KIND_BOTTOM: ArtifactKind
 ARTIFACT_KIND_ADAPTER: ArtifactKind
@@ -107,7 +109,7 @@ class TensorMeta(_message.Message):
     def __init__(self, codec: _Optional[_Union[Codec, str]] = ..., rows: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class ForwardHeader(_message.Message):
-    __slots__ = ("record_ids", "lengths", "inlined", "readout", "shared_labels", "want_cut_gradient", "forward_only", "weight")
+    __slots__ = ("record_ids", "lengths", "inlined", "readout", "shared_labels", "want_cut_gradient", "forward_only", "weight", "past")
     RECORD_IDS_FIELD_NUMBER: _ClassVar[int]
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
     INLINED_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +118,7 @@ class ForwardHeader(_message.Message):
     WANT_CUT_GRADIENT_FIELD_NUMBER: _ClassVar[int]
     FORWARD_ONLY_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PAST_FIELD_NUMBER: _ClassVar[int]
     record_ids: _containers.RepeatedScalarFieldContainer[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     inlined: _containers.RepeatedScalarFieldContainer[bool]
@@ -124,7 +127,8 @@ class ForwardHeader(_message.Message):
     want_cut_gradient: bool
     forward_only: bool
     weight: float
-    def __init__(self, record_ids: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., inlined: _Optional[_Iterable[bool]] = ..., readout: _Optional[bytes] = ..., shared_labels: _Optional[_Iterable[int]] = ..., want_cut_gradient: bool = ..., forward_only: bool = ..., weight: _Optional[float] = ...) -> None: ...
+    past: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, record_ids: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., inlined: _Optional[_Iterable[bool]] = ..., readout: _Optional[bytes] = ..., shared_labels: _Optional[_Iterable[int]] = ..., want_cut_gradient: bool = ..., forward_only: bool = ..., weight: _Optional[float] = ..., past: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepControl(_message.Message):
     __slots__ = ("checkpoint", "pause")

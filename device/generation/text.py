@@ -1,0 +1,60 @@
+"""Token ids to text, piece by piece: whole characters only, and nothing of a stop text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+# Tokens of the prompt that decide how the first new one is written (a leading space).
+CONTEXT = 6
+_BROKEN = "�"  # a character of which not all bytes are there yet
+
+
+class TextPieces:
+    """What new tokens add to a text. stop: texts that end it; `stopped` tells that one came."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str]) -> None:
+        self._tokenizer, self._stop = tokenizer, stop
+        self._ids = list(prompt[-CONTEXT:])
+        self._done, self._read = 0, len(self._ids)
+        self._held = ""  # may be the beginning of a stop text
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that may be shown now that `token` has come."""
+        self._ids.append(token)
+        before = self._decode(self._ids[self._done : self._read])
+        after = self._decode(self._ids[self._done :])
+        if len(after) <= len(before) or after.endswith(_BROKEN):
+            return ""
+        self._done, self._read = self._read, len(self._ids)
+        return self._released(after[len(before) :])
+
+    def finish(self) -> str:
+        """What was held back, once nothing follows any more."""
+        if self.stopped:
+            return ""
+        before = self._decode(self._ids[self._done : self._read])
+        rest = self._released(self._decode(self._ids[self._done :])[len(before) :])
+        held, self._held = self._held, ""
+        return rest if self.stopped else rest + held
+
+    def _released(self, new: str) -> str:
+        text = self._held + new
+        ends = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        if ends:
+            self._held, self.stopped = "", True
+            return text[: min(ends)]
+        keep = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` with which `stop` begins."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)

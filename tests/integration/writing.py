@@ -1,0 +1,51 @@
+"""Tuned language models to write with, and what plain transformers + peft write."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from device.data.source import DataSource
+from device.export.job import export_job
+from device.run import run_job
+from tests.integration.world import Watcher, World
+
+PROMPTS = ["w5 w6 w7", "w50", "w1 w40 w41 w42 w43 w44 w9 w9 w3"]
+
+
+def tune(world: World, *, model: str = "dec", record: bool = False, **changes: Any) -> str:
+    """A short causal-LM job, trained to its end; the mechanism is off and the codec exact unless told."""
+    rows = world.folder / "lm.jsonl"
+    rows.write_text("".join(f'{{"text": "w{n} w{n + 1} w{n + 2} w{n + 3}"}}\n' for n in range(40)))
+    wanted = {"train": {"max_steps": 4}, **changes}
+    spec = world.spec(model=model, task="causal-lm", **wanted)
+    job_id = world.cloud.create_job(spec)
+    settings = world.device(record_frames=record)
+    run_job(job_id, spec, DataSource(path=str(rows)), None, settings, Watcher(), threading.Event())
+    return job_id
+
+
+def plain_model(world: World, job_id: str, model: str = "dec") -> Any:
+    """The owner's base with the exported adapter, in plain transformers + peft."""
+    folder = world.folder / f"exported-{job_id}"
+    export_job(job_id, folder, world.settings)
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world.models[model]), folder).eval()
+
+
+def plain_tokens(model: Any, ids: list[int], count: int, **options: Any) -> tuple[int, ...]:
+    """What `model.generate` writes greedily."""
+    ids_1T = torch.tensor([ids])
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids_1T,
+            attention_mask=torch.ones_like(ids_1T),
+            max_new_tokens=count,
+            do_sample=False,
+            pad_token_id=1,
+            **options,
+        )
+    return tuple(out[0, len(ids) :].tolist())

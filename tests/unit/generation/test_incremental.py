@@ -1,0 +1,73 @@
+"""Position by position through bottom, top and head equals `model.generate` of the whole model."""
+
+import pytest
+import torch
+
+from shared.modeling.incremental import BottomCache, TopCache
+from shared.modeling.partition import Partition
+from tests.unit.modeling.tiny import CONFIGS, DECODERS, LAYERS, tiny_lm
+
+NEW = 30
+CUTS = range(LAYERS)
+
+
+def whole(model, ids_T):
+    """Greedy tokens of plain transformers; nothing ends it early."""
+    with torch.no_grad():
+        out = model.generate(
+            ids_T[None],
+            attention_mask=torch.ones_like(ids_T[None]),
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=1,
+        )
+    return out[0, len(ids_T) :].tolist()
+
+
+def split(partition, cut, ids_T, chunk):
+    bottom, top, head = BottomCache(partition.bottom(cut)), TopCache(partition.top(cut)), partition.head()
+    tokens: list[int] = []
+    pieces = list(torch.split(ids_T, chunk))
+    with torch.no_grad():
+        while len(tokens) < NEW:
+            for piece_T in pieces:
+                out_TD = top.extend(bottom.blocks(bottom.embed(piece_T)))
+            tokens.append(int(head(out_TD[-1:]).argmax()))
+            pieces = [torch.tensor(tokens[-1:])]
+    assert bottom.past == top.past == len(ids_T) + NEW - 1
+    return tokens
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("cut", CUTS)
+def test_greedy_tokens_equal_the_whole_models(kind, cut):
+    model = tiny_lm(kind)
+    ids_T = torch.tensor([2, 9, 30, 11, 4, 50, 33])
+    expected = whole(model, ids_T)
+    partition = Partition(model)
+    assert split(partition, cut, ids_T, chunk=7) == expected
+    assert split(partition, cut, ids_T, chunk=3) == expected
+
+
+def test_the_check_can_fail():
+    """Without the earlier positions, or with their places wrong, other tokens come out."""
+    model = tiny_lm("llama")
+    ids_T = torch.tensor([2, 9, 30, 11, 4, 50, 33])
+    partition = Partition(model)
+    assert split(partition, 1, ids_T.flip(0), chunk=7) != whole(model, ids_T)
+
+
+def test_sliding_layers_forget_and_full_layers_grow():
+    partition = Partition(tiny_lm("mistral"))
+    cache = TopCache(partition.top(1))
+    cache.extend(torch.randn(8, 32))
+    few = cache.nbytes
+    cache.extend(torch.randn(8, 32))
+    assert cache.nbytes == few > 0
+    assert CONFIGS["mistral"]["sliding_window"] == 4
+    full = TopCache(Partition(tiny_lm("llama")).top(1))
+    full.extend(torch.randn(8, 32))
+    few = full.nbytes
+    full.extend(torch.randn(8, 32))
+    assert full.nbytes == 2 * few
