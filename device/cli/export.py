@@ -91,4 +91,4 @@ def export(
             local_model=local_model,
             patience=patience,
         )
-    print(export_job(job, target, settings, options))
+    print(export_job(job, target, settings, options, say=lambda line: typer.echo(line, err=True)))

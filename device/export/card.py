@@ -16,18 +16,17 @@ from typing import Any
 
 import yaml
 
-from device.ledger import Ledger, outcomes
+from device.ledger import LABELS, Ledger, outcomes
 from shared import __version__
 from shared.config import JobSpec
 
-CARD = "README.md"
-_HUB_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # a model's name on a hub
 _RELATION = {"peft": "adapter", "merged": "finetune", "gguf": "quantized"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the ledger says of one way in which the job's vectors were released."""
+    """What the ledger says of one way in which the job's vectors (or labels) were perturbed."""
 
     mechanism: str
     params: Mapping[str, Any]
@@ -49,10 +48,10 @@ class Facts:
 
 
 def training_of(home: Path, job_id: str) -> tuple[Training, ...]:
-    """The ledger's statements on the vectors that trained the job: one, or more if it was resumed under another."""
+    """The ledger's statements on what trained the job: one on vectors, one on randomised labels if they were."""
     ledger = Ledger(home)
     try:
-        rows = [row for row in outcomes(ledger.entries()) if row["job"] == job_id and row["part"] == "train"]
+        rows = [row for row in outcomes(ledger.entries()) if row["job"] == job_id and row["part"] in ("train", LABELS)]
     finally:
         ledger.close()
     known = {(row["mechanism"], json.dumps(row["params"]), row["claim"]): row for row in rows}
@@ -70,7 +69,7 @@ def write_card(path: Path, facts: Facts) -> None:
 
 def _front_matter(facts: Facts) -> dict[str, Any]:
     head: dict[str, Any] = {}
-    if _HUB_MODEL.fullmatch(facts.base):  # a hub refuses other names here
+    if HUB_ID.fullmatch(facts.base):  # a hub refuses other names here
         head = {"base_model": facts.base, "base_model_relation": _RELATION[facts.format]}
     classifier = facts.spec.task == "classification"
     return head | {
@@ -94,7 +93,7 @@ def _model(facts: Facts) -> str:
         "Cut": f"{spec.cut} blocks and the embedding stayed frozen on the owner's device",
         "Tuned": how,
         "Longest text in training": f"{spec.train.max_length} tokens",
-        "Labels": "stayed on the device" if spec.labels == "private" else "were shared with the training provider",
+        "Labels": "stayed on the device" if spec.labels == "private" else "were sent to the training provider",
         "Weights here": facts.format if facts.format == "peft" else f"{facts.format}, {facts.dtype}",
         "Made with": f"PrivTune {__version__}",
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 from shared.errors import InvalidInput, StorageFull
 from shared.files import native_os_errors
 
+CARD = "README.md"
+MADE_BY = "privtune export"  # in the list of files: this folder is one of ours
 # Tokenizer, configuration and card: more than they ever take.
 SMALL_FILES = 32 << 20
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ import torch
 from privtune.split.v1 import split_pb2 as pb
 from safetensors.torch import load_file
 
-from device.export.card import CARD, Facts, gguf_name, training_of, write_card
-from device.export.folder import check_room, check_target, new_folder
+from device.export.card import HUB_ID, Facts, gguf_name, training_of, write_card
+from device.export.folder import CARD, MADE_BY, check_room, check_target, new_folder
 from device.export.ggufile import check_gguf, write_gguf
 from device.export.merge import merge_into
 from device.fetch import fetch_folder
@@ -28,9 +29,16 @@ from device.parts import load_parts
 from device.run import RunSettings
 from shared.config import Task
 from shared.errors import DataInvalid, InvalidInput, JobConflict, ModelUnsupported, NonFinite, VersionMismatch
-from shared.manifest import MANIFEST, read_manifest, write_manifest
+from shared.manifest import read_manifest, write_manifest
 from shared.modeling.anatomy import ENCODERS
-from shared.modeling.export import add_head_to_adapter, base_sha256
+from shared.modeling.export import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    FULL_FACTS,
+    FULL_WEIGHTS,
+    add_head_to_adapter,
+    base_sha256,
+)
 from shared.modeling.load import gguf_file, load_task_model, load_tokenizer, quiet
 from shared.modeling.partition import Head, Partition
 
@@ -40,7 +48,9 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HEAD_WEIGHTS = "head.safetensors"  # what the cloud calls the head of a job with shared labels
 SHARD = "5GB"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Nothing else of what the cloud sends gets into an export.
+_FROM_CLOUD = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, FULL_WEIGHTS, FULL_FACTS)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +70,9 @@ class ExportOptions:
     base_name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.base_name is not None and not _HUB_ID.fullmatch(self.base_name):
+        if self.format == "peft" and self.dtype != "fp32":
+            raise InvalidInput("--dtype is for --format merged and gguf; an adapter stays in fp32.", param="dtype")
+        if self.base_name is not None and not HUB_ID.fullmatch(self.base_name):
             raise InvalidInput(f"--base-name {self.base_name!r} is not a name like owner/model.", param="base_name")
 
 
@@ -74,12 +86,18 @@ class _Parts:
     source: Path | None = None
 
 
-def export_job(job_id: str, target: Path, settings: RunSettings, options: ExportOptions | None = None) -> Path:
+def export_job(
+    job_id: str,
+    target: Path,
+    settings: RunSettings,
+    options: ExportOptions | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Write what plain transformers (and peft) load, head included; `target` appears whole or not at all.
 
-    Raises JobNotFound when this device does not hold the job, JobConflict while it is not finished, InvalidInput for a
-    target in use or a base that is not at hand, VersionMismatch when it is another base, ModelUnsupported for what
-    can't be merged or written in that format, StorageFull when the disk is full.
+    `say` is told what takes long. Raises JobNotFound when this device does not hold the job, JobConflict while it is
+    not finished, InvalidInput for a target in use or a base that is not at hand, VersionMismatch when it is another
+    base, ModelUnsupported for what can't be merged or written in that format, StorageFull when the disk is full.
     """
     options = options or ExportOptions()
     folder = JobFolder(settings.home, job_id)
@@ -90,19 +108,15 @@ def export_job(job_id: str, target: Path, settings: RunSettings, options: Export
     local = settings.local_model or state.local_model
     _check_possible(state, options, local)
     with Link(settings.endpoint) as link:
-        adapter = fetch_folder(link, pb.ARTIFACT_KIND_ADAPTER, job_id, folder.path / "adapter")
-        if options.format == "peft":
-            parts = _device_part(link, job_id, state, settings, local)
-        else:
-            parts = _whole(state, options, local)
+        adapter = fetch_folder(link, pb.ARTIFACT_KIND_ADAPTER, job_id, folder.path / "adapter", say)
+        here = _device_part(link, job_id, state, settings, local, say) if options.format == "peft" else None
     facts = _facts(folder, state, adapter, settings, options, local)
-    if parts.model is not None:
-        _check_base(parts.model, state, facts)
+    parts = here or _whole(state, options, str(local), facts, say)
     _load_head(parts.head, state, folder, adapter)
     with new_folder(target) as scratch:
-        _write(scratch, adapter, parts, state, facts, options)
+        _write(scratch, adapter, parts, state, facts, options, say)
         write_card(scratch / CARD, facts)
-        write_manifest(scratch, made_by="privtune export", format=options.format, task=state.spec.task)
+        write_manifest(scratch, made_by=MADE_BY, format=options.format, task=state.spec.task)
     return target
 
 
@@ -120,7 +134,14 @@ def _check_possible(state: JobState, options: ExportOptions, local: str | None) 
         )
 
 
-def _device_part(link: Link, job_id: str, state: JobState, settings: RunSettings, local: str | None) -> _Parts:
+def _device_part(
+    link: Link,
+    job_id: str,
+    state: JobState,
+    settings: RunSettings,
+    local: str | None,
+    say: Callable[[str], None],
+) -> _Parts:
     parts = load_parts(
         link,
         job_id,
@@ -128,46 +149,47 @@ def _device_part(link: Link, job_id: str, state: JobState, settings: RunSettings
         home=settings.home,
         local_model=local,
         num_labels=max(len(state.label_names), 2),
-        say=lambda _: None,
+        say=say,
     )
     return _Parts(model=None, head=parts.head, tokenizer=parts.tokenizer)
 
 
-def _whole(state: JobState, options: ExportOptions, local: str | None) -> _Parts:
-    labels = max(len(state.label_names), 2)
-    model = load_task_model(str(local), state.spec.task, num_labels=labels, seed=state.spec.train.seed)
-    if options.format == "gguf":
-        check_gguf(model.config)
-    tokenizer = load_tokenizer(str(local))
-    return _Parts(model=model, head=Partition(model).head(), tokenizer=tokenizer, source=gguf_file(str(local)))
+def _whole(state: JobState, options: ExportOptions, local: str, facts: Facts, say: Callable[[str], None]) -> _Parts:
+    """The base from the owner's copy, which must be the one that the adapter was trained on.
 
-
-def _check_base(model: Any, state: JobState, facts: Facts) -> None:
-    """An adapter added to weights that it was not trained on gives a model that looks well and answers nonsense."""
+    An adapter in other weights gives a model that looks well and answers nonsense.
+    """
     if facts.base_sha256 is None:
         raise VersionMismatch(
             "The cloud did not say which weights the adapter was trained on (an older version?), so it can't be merged "
             "safely. Export it with --format peft."
         )
+    say(f"loading the base from {local}")
+    labels = max(len(state.label_names), 2)
+    model = load_task_model(local, state.spec.task, num_labels=labels, seed=state.spec.train.seed)
+    if options.format == "gguf":
+        check_gguf(model.config)
     found = base_sha256(model, state.spec.task)
     if found != facts.base_sha256:
         raise VersionMismatch(
             f"Your copy of the model is not the adapter's base: its weights have the hash {found[:16]}…, the cloud's "
             f"{state.spec.model!r} has {facts.base_sha256[:16]}…. Name the right one with --local-model."
         )
+    return _Parts(model=model, head=Partition(model).head(), tokenizer=load_tokenizer(local), source=gguf_file(local))
 
 
 def _facts(
     folder: JobFolder, state: JobState, adapter: Path, settings: RunSettings, options: ExportOptions, local: str | None
 ) -> Facts:
-    by_hub = local is not None and "/" in local and _HUB_ID.fullmatch(local) and not Path(local).exists()
+    by_hub = local is not None and HUB_ID.fullmatch(local) and not Path(local).exists()
+    base_sha256 = str(read_manifest(adapter).get("base_sha256"))
     return Facts(
         spec=state.spec,
         format=options.format,
         dtype=options.dtype,
         classes=len(state.label_names),
         base=options.base_name or (str(local) if by_hub else state.spec.model),
-        base_sha256=read_manifest(adapter).get("base_sha256"),
+        base_sha256=base_sha256 if _SHA256.fullmatch(base_sha256) else None,
         training=training_of(settings.home, folder.job_id),
         metrics=_metrics(folder) if options.metrics else None,
     )
@@ -188,23 +210,37 @@ def _load_head(head: Head, state: JobState, folder: JobFolder, adapter: Path) ->
         HeadTrainer(head, state.spec.optim, seed=0, total_steps=1).load(folder.checkpoints, state.final_step)
 
 
-def _write(scratch: Path, adapter: Path, parts: _Parts, state: JobState, facts: Facts, options: ExportOptions) -> None:
+def _write(
+    scratch: Path,
+    adapter: Path,
+    parts: _Parts,
+    state: JobState,
+    facts: Facts,
+    options: ExportOptions,
+    say: Callable[[str], None],
+) -> None:
     """The files of the chosen format in `scratch`; a merged one goes through a PEFT folder that does not stay."""
+    model, dtype = parts.model, DTYPES[options.dtype]
+    if model is not None:
+        check_room(scratch, sum(value.numel() for value in model.parameters()) * dtype.itemsize)
     names = state.label_names if options.label_names else ()
-    peft = scratch / "peft" if parts.model is not None else scratch
-    shutil.copytree(adapter, peft, ignore=shutil.ignore_patterns(MANIFEST, HEAD_WEIGHTS), dirs_exist_ok=True)
+    peft = scratch / "peft" if model is not None else scratch
+    peft.mkdir(exist_ok=True)
+    for name in _FROM_CLOUD:
+        if (adapter / name).exists():
+            shutil.copyfile(adapter / name, peft / name)
     add_head_to_adapter(peft, parts.head, task=state.spec.task, label_names=names, base_model=facts.base)
-    if parts.model is None:
+    if model is None:
         parts.tokenizer.save_pretrained(scratch)
         return
-    merge_into(parts.model, peft)
+    say("merging the adapter and writing the model")
+    merge_into(model, peft)
     shutil.rmtree(peft)
-    check_room(scratch, sum(value.numel() for value in parts.model.parameters()) * DTYPES[options.dtype].itemsize)
     if options.format == "gguf":
         file = scratch / gguf_name(options.dtype)
-        write_gguf(file, parts.model, parts.tokenizer, options.dtype, name=facts.base, source=parts.source)
+        write_gguf(file, model, parts.tokenizer, options.dtype, name=facts.base, source=parts.source)
     else:
-        _save_merged(scratch, parts.model.to(DTYPES[options.dtype]), parts.tokenizer, state.spec.task, names)
+        _save_merged(scratch, model.to(dtype), parts.tokenizer, state.spec.task, names)
 
 
 def _save_merged(folder: Path, model: Any, tokenizer: Any, task: Task, names: tuple[str, ...]) -> None:

@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_nothing_half_written(local_world, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.copytree", full)
+    monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(StorageFull, match="No space left"):
         export_job(job_id, world.folder / "out", world.settings)
     assert not list(world.folder.glob("*out*"))

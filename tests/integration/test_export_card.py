@@ -10,6 +10,7 @@ from device.export.job import ExportOptions, export_job
 from device.ledger import Ledger
 from device.run import run_job
 from shared.errors import InvalidInput
+from shared.manifest import write_manifest
 from tests.integration.world import Watcher
 
 
@@ -86,3 +87,23 @@ def test_a_training_that_the_ledger_does_not_know_claims_nothing(local_world):
 def test_a_base_name_is_a_name():
     with pytest.raises(InvalidInput, match="owner/model"):
         ExportOptions(base_name="/home/alice/base")
+
+
+def test_an_adapter_has_no_number_type_to_choose():
+    with pytest.raises(InvalidInput, match="--dtype is for"):
+        ExportOptions(dtype="fp16")
+
+
+def test_what_the_cloud_adds_to_an_adapter_stays_outside(local_world):
+    """A cloud that would like its own file uploaded, or its own text on the card."""
+    world = local_world
+    job_id = train(world, label_epsilon=2.0)
+    there = world.folder / "cloud" / "jobs" / job_id / "adapter"
+    (there / "modeling_evil.py").write_text("print('run me')")
+    write_manifest(there, base_sha256="see http://evil.example")
+    folder = export_job(job_id, world.folder / "out", world.settings)
+    assert (world.settings.home / "jobs" / job_id / "adapter" / "modeling_evil.py").exists()
+    assert not (folder / "modeling_evil.py").exists()
+    assert "evil" not in card_of(folder).content + (folder / "manifest.json").read_text()
+    assert "not recorded" in card_of(folder).text
+    assert "`randomised labels` (classes = 2, epsilon = 2.0)" in card_of(folder).text
