@@ -1,0 +1,181 @@
+"""How good a tuned model is on held-out records: its loss, through the same noise, and what it writes itself.
+
+The records take the private path of training: the cloud sees noised vectors of them, and their ledger line counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from device.account import source_of
+from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
+from device.data.messages import ChatMessage
+from device.data.prompts import prompt_ids
+from device.data.records import Records
+from device.data.source import DataSource
+from device.generate import generate_texts
+from device.generation.sampling import Sampling
+from device.jobfolder import JobFolder, JobState
+from device.perturb import Uploader
+from device.run import RunSettings
+from device.scoring import Scorer
+from device.textscores import TextScores, require_packages, score_texts
+from device.tuned import TunedModel, open_tuned
+from shared.errors import DataInvalid, InvalidInput
+from shared.privacy import Statement
+
+NAME = "evaluation"  # of the records in the ledger
+IN_FLIGHT = 4
+
+Prompt = str | tuple[ChatMessage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One prompt and every answer that the data has for it."""
+
+    prompt: Prompt
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What the model wrote, greedily, for `questions`, and how near it is to their references.
+
+    too_long: prompts that were left out because the model can't read them whole.
+    """
+
+    questions: tuple[Question, ...]
+    texts: tuple[str, ...]
+    too_long: int
+    scores: TextScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """metrics: loss, accuracy and macro_f1 of a classifier; loss, perplexity and token_accuracy of a language model.
+
+    truncated, dropped: records that were cut at the job's max_length, or left out because nothing to predict was left.
+    """
+
+    job_id: str
+    source: str
+    records: int
+    truncated: int
+    dropped: int
+    metrics: dict[str, float]
+    written: Written | None
+    statement: Statement
+
+
+def evaluate(
+    job_id: str,
+    source: DataSource,
+    settings: RunSettings,
+    *,
+    generate: int = 0,
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+    say: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Score the newest state of a job that this device trained.
+
+    Args:
+        job_id: the job.
+        source: held-out records with labels or completions.
+        settings: how to reach the cloud.
+        generate: for so many different prompts, also let the model write and compare with the completions.
+        max_new_tokens: tokens that it writes at most for a prompt.
+        batch_size: records in one message.
+        say: told of warnings.
+
+    Raises:
+        JobNotFound: this device does not hold the job. JobConflict: it has no checkpoint.
+        InvalidInput: generation from a classifier or without prompts; the packages of the `eval` extra are missing.
+        DataInvalid: the records can't be used.
+    """
+    state = JobFolder(settings.home, job_id).load()
+    records = source.load(state.spec.task)
+    questions = _questions(records, state, generate, source.seed) if generate else ()
+    with open_tuned(job_id, settings, say) as tuned:
+        data = _encode(records, tuned)
+        warning = tuned.admit(data, source=source_of(source.path), name=NAME, part="validation")
+        if warning is not None:
+            say(warning)
+        scorer = Scorer(
+            stream=tuned.stream(),
+            perturber=tuned.perturber,
+            uploader=Uploader(tuned.parts.hidden_size, state.spec.codec),
+            logits=tuned.logits,
+            readout=tuned.parts.readout,
+            batch_size=batch_size,
+            in_flight=IN_FLIGHT,
+            rows_at_once=tuned.head.rows_at_once,
+        )
+        metrics = scorer.score(data)
+        readable = [question for question in questions if _fits(question, tuned)]
+        statement = tuned.statement
+    if questions and not readable:
+        raise DataInvalid(f"{records.source}: every prompt is longer than this model's context; shorten them.")
+    written = _write(job_id, readable, settings, max_new_tokens, say) if readable else None
+    return Evaluation(
+        job_id=job_id,
+        source=records.source,
+        records=len(data),
+        truncated=data.truncated,
+        dropped=data.dropped,
+        metrics=metrics,
+        written=written and replace(written, too_long=len(questions) - len(readable)),
+        statement=statement,
+    )
+
+
+def _encode(records: Records, tuned: TunedModel) -> EncodedDataset:
+    state, tokenizer = tuned.state, tuned.parts.tokenizer
+    limit = state.spec.train.max_length
+    if state.spec.task == "classification":
+        return encode_classification(records, tokenizer, limit, state.label_names)
+    return encode_causal_lm(records, tokenizer, limit, state.prompt)
+
+
+def questions_of(records: Records) -> list[Question]:
+    """The different prompts, in file order, each with all its completions. Raises InvalidInput for plain texts."""
+    if records.columns.prompt is None and records.columns.messages is None:
+        raise InvalidInput(
+            f"{records.source}: --generate needs prompts: data with prompt and completion, or messages.",
+            param="generate",
+        )
+    answers: dict[Prompt, list[str]] = {}
+    for record in records:
+        prompt: Prompt = record.messages[:-1] if record.prompt is None else record.prompt
+        if prompt:
+            answers.setdefault(prompt, []).append(record.text)
+    return [Question(prompt=prompt, references=tuple(texts)) for prompt, texts in answers.items()]
+
+
+def _questions(records: Records, state: JobState, count: int, seed: int) -> tuple[Question, ...]:
+    """At most `count` of them, drawn at random."""
+    if state.spec.task != "causal-lm":
+        raise InvalidInput("--generate is for language models; this job trained a classifier.", param="generate")
+    require_packages()
+    found = questions_of(records)
+    picked = np.random.default_rng([seed, 2]).permutation(len(found))[:count]
+    return tuple(found[index] for index in sorted(picked.tolist()))
+
+
+def _fits(question: Question, tuned: TunedModel) -> bool:
+    form, limit = tuned.state.prompt, tuned.parts.max_positions
+    return form is None or limit is None or len(prompt_ids(form, tuned.parts.tokenizer, question.prompt)) < limit
+
+
+def _write(
+    job_id: str, questions: Sequence[Question], settings: RunSettings, longest: int, say: Callable[[str], None]
+) -> Written:
+    prompts = [question.prompt for question in questions]
+    answers = generate_texts(job_id, prompts, settings, sampling=Sampling(max_new_tokens=longest), say=say)
+    texts = tuple(answer.text.strip() for answer in answers)
+    scores = score_texts(texts, [[text.strip() for text in question.references] for question in questions])
+    return Written(questions=tuple(questions), texts=texts, too_long=0, scores=scores)
