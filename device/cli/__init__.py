@@ -12,13 +12,11 @@ import typer
 from device.cli import jobs, ledger, tables, transcript
 from device.cli.agent import agent
 from device.cli.audit import audit
-from device.cli.evaluate import evaluate
 from device.cli.export import export
 from device.cli.failures import report
 from device.cli.finetune import EPILOG, finetune
 from device.cli.info import mechanisms, version
 from device.cli.push import push
-from device.cli.tune import tune_noise
 from device.cli.use import predict
 from shared.errors import PrivTuneError
 
@@ -39,9 +37,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
 app.command()(audit)
-app.command("tune-noise", epilog=EPILOG)(tune_noise)
 app.command()(predict)
-app.command(epilog=EPILOG)(evaluate)
 app.command()(export)
 app.command()(push)
 app.command()(mechanisms)
