@@ -12,6 +12,7 @@ import typer
 from device.cli import jobs, ledger, tables, transcript
 from device.cli.agent import agent
 from device.cli.audit import audit
+from device.cli.evaluate import evaluate
 from device.cli.export import export
 from device.cli.failures import report
 from device.cli.finetune import EPILOG, finetune
@@ -38,6 +39,7 @@ app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
 app.command()(audit)
 app.command()(predict)
+app.command(epilog=EPILOG)(evaluate)
 app.command()(export)
 app.command()(push)
 app.command()(mechanisms)
