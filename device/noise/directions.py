@@ -1,13 +1,14 @@
-"""Directions in which the states of a record tell its class, from public texts or from private means under noise.
+"""Directions in which the states of a record tell its class, from public texts or from private sums under noise.
 
-D hidden width, C classes, B records. Linear discriminant analysis: inverse covariance of PUBLIC states times the
-difference of class means; what noise the means carry is post-processed alone.
+D hidden width, C classes, B records. Linear discriminant analysis: inverse covariance of PUBLIC states times sums that
+tell the classes apart; only post-processing follows the noise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +24,21 @@ from device.noise.counts import LabelledRows
 from device.noise.randomness import NoiseSource
 from device.noise.store import SUFFIX, Table, read_table, write_table
 from shared.errors import JobConflict
-from shared.privacy import counts_scale
+from shared.privacy import dchi_variance
 
 KIND = "means"
-_COUNT_SHARE = 0.1  # of the budget goes to how many records each class has
-_SHRINKAGE = 0.1  # of the covariance towards its mean variance
+_SHRINKAGE = 0.3  # least ridge, in mean variances of a state
 _BATCH = 64
 _RECORDS = 4000  # public records that the covariance is estimated on
 
 
 def public_directions(context: NoiseContext) -> Tensor:
     """directions_DC of unit length, from the labelled public texts."""
-    means_BD = record_means(context, context.labelled_rows)
-    labels_B = np.asarray(context.labels)
-    sums_CD = torch.stack([means_BD[torch.from_numpy(labels_B == c)].sum(0) for c in sorted(set(labels_B.tolist()))])
-    counts_C = torch.tensor([(labels_B == c).sum() for c in sorted(set(labels_B.tolist()))]).float()
-    return _discriminants(sums_CD, counts_C, record_means(context, _public_rows(context)))
+    labels_B = np.unique(np.asarray(context.labels), return_inverse=True)[1]
+    ids = [np.asarray(row, dtype=np.int32) for row in context.labelled_rows]
+    rows = LabelledRows(rows=ids, labels=labels_B, classes=int(labels_B.max()) + 1)
+    contrasts_CD, _, public_BD = contrasts(context, rows)
+    return _discriminants(contrasts_CD, public_BD, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,10 @@ class PrivateMeans:
     def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
         """directions_DC of unit length, `epsilon`-private for replacing one record.
 
-        A record adds its mean state, centred by public states and clipped to their median length R, to its class's
-        sum: replacing it moves all sums together by at most 2R in L2, so d_chi noise of rate epsilon / 2R on the
-        sums (Hardt & Talwar 2010, K-norm mechanism) is epsilon-private; the class counts have Laplace noise.
+        A record adds its mean state x, centred by public states and clipped to their median length R, to the sums
+        (`contrasts`): replacing it moves all of them together by at most 2R in L2 (2R sqrt(2) for three classes or
+        more), so one draw of d_chi noise over the whole block at rate epsilon / that is epsilon-private (the K-norm
+        mechanism of Hardt & Talwar 2010 for the L2 ball).
         Raises JobConflict when nothing is kept and no records are at hand, StorageFull, ArtifactCorrupt.
         """
         asked = json.dumps([self.fingerprint, context.identity, epsilon, self.source.unsafe])
@@ -74,44 +75,51 @@ class PrivateMeans:
         return read_table(path).tensors["directions"]
 
     def _draw(self, context: NoiseContext, records: LabelledRows, epsilon: float) -> Tensor:
-        sums_CD, radius = clipped_sums(context, records)
-        eta = (1 - _COUNT_SHARE) * epsilon / (2 * radius)
-        # One draw over the whole C x D block: its length hides all sums at once.
-        sums_CD = sums_CD + self.source.dchi(eta, 1, sums_CD.numel()).view_as(sums_CD)
-        counts_C = torch.bincount(torch.from_numpy(records.labels), minlength=records.classes).double()
-        counts_C = counts_C + self.source.laplace(counts_scale(_COUNT_SHARE * epsilon, 1), records.classes)
-        return _discriminants(sums_CD, counts_C.clamp(min=1.0).float(), record_means(context, _public_rows(context)))
+        contrasts_CD, moved, public_BD = contrasts(context, records)
+        size = contrasts_CD.numel()
+        # One draw over the whole block: its length hides all sums at once.
+        noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
+        return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size))
 
 
-def clipped_sums(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float]:
-    """Exact sums_CD of the records' centred mean states, each clipped to the public radius R; and R."""
+def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor]:
+    """Exact sums that tell the classes apart, how far one record can move them in L2, and the public means_BD.
+
+    Two classes: one sum of x for the one and -x for the other. More: for each class its sum of x, minus the others'
+    over their number.
+    """
     public_BD = record_means(context, _public_rows(context))
     centre_D = public_BD.mean(0)
     radius = float((public_BD - centre_D).norm(dim=1).median())
     away_BD = clip_rows(record_means(context, records.rows) - centre_D, radius)
-    sums_CD = torch.zeros(records.classes, away_BD.shape[1])
-    sums_CD.index_add_(0, torch.from_numpy(records.labels), away_BD)
-    return sums_CD, radius
+    one_BC = torch.nn.functional.one_hot(torch.from_numpy(records.labels), records.classes).float()
+    if records.classes == 2:
+        return (one_BC[:, :1] - one_BC[:, 1:]).T @ away_BD, 2 * radius, public_BD
+    against_BC = one_BC - (1 - one_BC) / (records.classes - 1)
+    # A record's block has squared length (1 + 1 / (C - 1)) |x|^2 <= 1.5 R^2, so two differ by at most 2 R sqrt(1.5).
+    return against_BC.T @ away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD
 
 
-def _discriminants(sums_CD: Tensor, counts_C: Tensor, public_BD: Tensor) -> Tensor:
-    """Unit directions (D, C'), one a class against the rest; two classes have one."""
-    total_D, total = sums_CD.sum(0), counts_C.sum()
-    differences = [
-        sums / count - (total_D - sums) / (total - count).clamp(min=1.0)
-        for sums, count in zip(sums_CD, counts_C, strict=True)
-    ]
-    difference_CD = torch.stack(differences[:1] if len(differences) == 2 else differences)
+def _discriminants(contrasts_CD: Tensor, public_BD: Tensor, noise_variance: float) -> Tensor:
+    """Unit directions (D, C'): (covariance + ridge)^-1 contrast; the ridge grows with the share of noise in a contrast.
+
+    That is the posterior mean for contrasts whose prior covariance is that of the states (Wiener filter).
+    """
     away_BD = (public_BD - public_BD.mean(0)).double()
     covariance_DD = away_BD.T @ away_BD / len(away_BD)
-    spread = covariance_DD.diagonal().mean()
-    shrunk_DD = (1 - _SHRINKAGE) * covariance_DD + _SHRINKAGE * spread * torch.eye(len(covariance_DD))
-    directions_DC = torch.linalg.solve(shrunk_DD, difference_CD.T.double())
+    spread, width = float(covariance_DD.diagonal().mean()), len(covariance_DD)
+    seen_C = contrasts_CD.double().square().mean(dim=1)
+    noise_C = (noise_variance / (seen_C - noise_variance).clamp(min=0.05 * seen_C.clamp(min=1e-30))).tolist()
+    found = [
+        torch.linalg.solve(covariance_DD + spread * (_SHRINKAGE + noise) * torch.eye(width), contrast_D.double())
+        for contrast_D, noise in zip(contrasts_CD, noise_C, strict=True)
+    ]
+    directions_DC = torch.stack(found, dim=1)
     unit_DC: Tensor = (directions_DC / directions_DC.norm(dim=0).clamp(min=1e-30)).float()
     return unit_DC
 
 
-def record_means(context: NoiseContext, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Tensor:
+def record_means(context: NoiseContext, rows: Sequence[Sequence[int]] | Sequence[NDArray[np.int32]]) -> Tensor:
     """Mean state at the cut of each row's ordinary tokens, (B, D); zero for rows without any."""
     special = torch.tensor(sorted(context.special_ids), dtype=torch.int64)
     lengths_B = np.array([len(row) for row in rows])

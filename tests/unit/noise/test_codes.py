@@ -11,7 +11,7 @@ import torch
 from device.noise.codes import Codes
 from device.noise.context import NoiseContext
 from device.noise.counts import LabelledRows
-from device.noise.directions import PrivateMeans, clipped_sums, public_directions
+from device.noise.directions import PrivateMeans, contrasts, public_directions
 from device.noise.params import CodesParams
 from device.noise.randomness import NoiseSource, noise_source
 from shared.errors import InvalidInput, JobConflict
@@ -83,20 +83,18 @@ def test_private_means_are_drawn_once(bottom: Bottom, tmp_path: Path) -> None:
         again.private_means(again, 2.0)  # type: ignore[misc]
 
 
-def test_one_record_moves_the_sums_by_no_more_than_the_noise_is_made_for(bottom: Bottom) -> None:
-    """The sums before the noise, for data sets that differ in one record: at most 2R apart in L2."""
+@pytest.mark.parametrize("classes", [2, 3])
+def test_one_record_moves_the_sums_by_no_more_than_the_noise_is_made_for(bottom: Bottom, classes: int) -> None:
     sums = []
-
     for change in (None, 0, 1):
         rows, labels = labelled_rows()
         if change is not None:
             rows[0], labels[0] = np.array([2, *range(70, 90), 3], dtype=np.int32), change
-        records = LabelledRows(rows=rows, labels=labels, classes=2)
-        context = tiny_context(bottom)
-        sums.append(clipped_sums(context, records))
-    radius = sums[0][1]
-    for changed, _ in sums[1:]:
-        assert 0 < float((changed - sums[0][0]).norm()) <= 2 * radius * (1 + 1e-5)
+        records = LabelledRows(rows=rows, labels=labels, classes=classes)
+        sums.append(contrasts(tiny_context(bottom), records))
+    for changed, moved, _ in sums[1:]:
+        assert moved == sums[0][1]
+        assert 0 < float((changed - sums[0][0]).norm()) <= moved * (1 + 1e-5)
 
 
 def test_randomised_response_keeps_its_bound(context: NoiseContext, seeded: NoiseSource) -> None:

@@ -23,7 +23,7 @@ WORDS = 600
 
 @pytest.fixture
 def counts() -> tuple[np.ndarray, torch.Tensor]:
-    """Words 0..199 speak for class 0, 200..399 for class 1, embeddings say so too; every other word is never counted."""
+    """Words 0..199 speak for class 0, 200..399 for class 1, embeddings say so too; every other word uncounted."""
     rng = np.random.default_rng(0)
     lean = np.repeat([1.0, -1.0, 0.0], 200)
     counts_CU = np.stack([rng.poisson(20 * (1 + side * 0.8 * lean)) for side in (1, -1)]).astype(float)
