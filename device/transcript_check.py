@@ -18,7 +18,7 @@ from shared.errors import ArtifactCorrupt, JobNotFound
 
 Json = dict[str, Any]
 _CHAIN = ',"chain":"'
-_KEY_BYTES = 24
+KEY_BYTES = 24
 _WENT = {"up": "left", "down": "came"}
 
 
@@ -177,7 +177,7 @@ class _Payloads:
         if digest(packed) != line["keys"]:
             self._found.problems.append(f"run {self._path.stem}: {file.name} is missing or was changed")
             return
-        parts = [packed[at : at + _KEY_BYTES] for at in range(0, len(packed), _KEY_BYTES)]
+        parts = [packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES)]
         self._keys = [RecordKey(int.from_bytes(part[:8], "big"), part[8:]) for part in parts]
         if self._store is not None:
             self._store.close()

@@ -10,34 +10,30 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from device.audit.base import Say
-from device.audit.public import PublicText, without_overlap
+from device.audit.prepare import build_case, choose, public_texts, whole_model
 from device.audit.suite import Case, Outcome, Size, run_suite
-from device.audit.victim import Victim
-from device.data.encode import EncodedDataset, IntArray, encode_causal_lm, encode_classification, encode_texts
+from device.audit.verdict import judge
+from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from device.data.source import DataSource
-from device.fitted import OwnRecords, importance_for
-from device.noise.public import PublicTexts, read_texts
-from device.noise.randomness import noise_source
-from device.noise.registry import build
-from device.parts import noise_context
+from device.fitted import OwnRecords
+from device.parts import build_noise
 from shared import __version__
 from shared.config import MechanismSpec, Task
-from shared.errors import DataInvalid, InvalidInput, StorageFull
-from shared.modeling.load import load_task_model
+from shared.errors import StorageFull
 from shared.modeling.package import BottomPackage, bottom_from_model
-from shared.modeling.partition import Partition
 
-LEAST_RECORDS = 60
-# The bar of docs/attacks.md: at most so much of content words and of all words for the best verdict.
-LITTLE_CONTENT, LITTLE_ALL = 0.10, 0.20
-MOST = 0.50
+NOT_TESTED = (
+    "An attacker with more computing power, a larger language model or far more text of your kind than the audit had.",
+    "An attacker who already knows a part of a record (its template, a name, a quotation).",
+    "Whether a given record was in the training data (membership), through the tuned model or otherwise.",
+    "What lengths of records, times and the order of messages tell: these are visible to the cloud in any case.",
+    "A malicious cloud that changes weights or gradients to learn more; the audit's attacker only looks.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,95 +64,52 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     """Load, split, attack, judge. Raises DataInvalid when there are too few records."""
     began = time.monotonic()
     parts, data = _parts_and_data(request)
+    whole = whole_model(request.model, request.task, len(data.label_names))
     say("model and data", 1.0)
-    attacked, rest = _split(data, request)
     with tempfile.TemporaryDirectory() as scratch:
         # What a mechanism learns from the records is learned for this audit only: nothing of it leaves or is kept.
         own = OwnRecords(home=Path(scratch), fingerprint=data.fingerprint, job=Path(scratch) / "job", data=data)
-        source = noise_source()
-        context = noise_context(parts, request.cut, home, own, source=source, progress=say)
-        mechanism = build(request.mechanism, context)
-        importance = importance_for(mechanism.importance_from, context, own) if mechanism.uses_importance else None
-        special = context.special_ids
-        public_ids = _public_ids(request, home, parts, attacked)
-        classes = len(data.label_names)
-        partition = Partition(load_task_model(request.model, request.task, num_labels=max(classes, 2)))
-        top = partition.top(request.cut)
-        case = Case(
-            victim=Victim(parts.bottom, mechanism, special, importance),
-            attacked=attacked,
-            public=PublicText([*public_ids, *rest.ids], special, candidates=context.usable_ids),
-            labelled=PublicText(rest.ids, special, labels=rest.labels) if rest.labels is not None else None,
-            top=top,
-            encoder=top if partition.readout == "first" else None,
-            head=partition.head() if rest.labels is not None else None,
-            readout=partition.readout,
+        noise = build_noise(parts, request.mechanism, request.cut, home, own, progress=say)
+        case, records = build_case(
+            parts,
+            noise,
+            data,
+            choose(data, request.size, request.seed),
+            size=request.size,
+            seed=request.seed,
+            public=public_texts(request.public_text, home),
+            max_length=request.max_length,
+            whole=whole,
         )
         outcome = run_suite(case, request.size, say=say, keep=keep)
-        statement = mechanism.statement(source)
-    document = {
-        "privtune": __version__,
+        statement = noise.mechanism.statement(noise.source)
+    facts = {
         "model": request.model,
         "cut": request.cut,
-        "injection": mechanism.injection,
         "mechanism": request.mechanism.model_dump(),
         "size": request.size.name,
-        "records": {"attacked": len(attacked), "own_as_public": len(rest), "public": len(public_ids)},
+        "records": records,
         "seconds": round(time.monotonic() - began, 1),
-        "verdict": asdict(judge(outcome)),
         "statement": statement.to_dict(),
-        **outcome.to_dict(),
-        "not_tested": [*outcome.untested, *NOT_TESTED],
     }
-    del document["untested"]
-    words = context.tokens
+    return audit_of(facts, case, outcome, NOT_TESTED)
+
+
+def audit_of(facts: dict[str, Any], case: Case, outcome: Outcome, not_tested: Sequence[str]) -> Audit:
+    """Facts about the audit, and what it found, as a document; the examples in words."""
+    found = outcome.to_dict()
+    untested = found.pop("untested")
+    document = {
+        "privtune": __version__,
+        "injection": case.victim.mechanism.injection,
+        **facts,
+        "verdict": asdict(judge(outcome)),
+        **found,
+        "not_tested": [*untested, *not_tested],
+    }
+    words = case.victim.mechanism.context.tokens
     examples = [(_words(e.truth, words), _words(e.guess, words)) for e in outcome.examples]
     return Audit(document=document, examples=examples)
-
-
-NOT_TESTED = (
-    "An attacker with more computing power, a larger language model or far more text of your kind than the audit had.",
-    "An attacker who already knows a part of a record (its template, a name, a quotation).",
-    "Whether a given record was in the training data (membership), through the tuned model or otherwise.",
-    "What lengths of records, times and the order of messages tell: these are visible to the cloud in any case.",
-    "A malicious cloud that changes weights or gradients to learn more; the audit's attacker only looks.",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """level: little, some or most; text: one paragraph for people."""
-
-    level: str
-    headline: str
-    text: str
-
-
-def judge(outcome: Outcome) -> Verdict:
-    """A plain-language verdict from the worst inversion of all, never better than the figures."""
-    worst, content = outcome.worst("adaptive"), outcome.worst("adaptive", "content_top1")
-    weaker = outcome.worst("oblivious")
-    if worst is None or content is None or weaker is None:
-        raise InvalidInput("no inversion attack was run, so there is nothing to judge")
-    words, meaning = worst.figures["top1"], content.figures["content_top1"]
-    if meaning.value > MOST or words.value > MOST:
-        level, headline = "most", "Most of your text can be read back"
-    elif meaning.high > LITTLE_CONTENT or words.high > LITTLE_ALL:
-        level, headline = "some", "A part of your text can be read back"
-    else:
-        level, headline = "little", "These attacks read little of your text back"
-    text = (
-        f"An attacker who knows the mechanism names {_per_cent(words.value)} of all words and "
-        f"{_per_cent(meaning.value)} of the content words (best attacks: {worst.name} {worst.variant}; {content.name} "
-        f"{content.variant}). One who does not know it names {_per_cent(weaker.figures['top1'].value)}. Guessing the "
-        f"commonest word everywhere, without seeing anything, names {_per_cent(words.floor)}. "
-    )
-    text += {
-        "most": "Use more noise, another mechanism or a deeper cut, or do not send this data.",
-        "some": "Look at the examples below: decide whether what is recovered there may be known to the cloud.",
-        "little": "These are measured attacks, not a proof; what is proved is in the privacy statement.",
-    }[level]
-    return Verdict(level=level, headline=headline, text=text)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -181,39 +134,12 @@ def _parts_and_data(request: AuditRequest) -> tuple[BottomPackage, EncodedDatase
     parts = bottom_from_model(request.model, request.task, request.cut, num_labels=max(classes, 2))
     longest = min(request.max_length, parts.max_positions or request.max_length)
     if request.task == "causal-lm":
-        data = encode_causal_lm(records, parts.tokenizer, longest)
-        return parts, replace(data, loss_masks=None)
+        return parts, encode_causal_lm(records, parts.tokenizer, longest)
     if request.labelled:
         return parts, encode_classification(records, parts.tokenizer, longest)
     ids, truncated = encode_texts(records, parts.tokenizer, longest)
     return parts, EncodedDataset(ids=ids, truncated=truncated)
 
 
-def _split(data: EncodedDataset, request: AuditRequest) -> tuple[EncodedDataset, EncodedDataset]:
-    """Records to attack, and the others, which stand in for text of the same kind that the attacker has."""
-    if len(data) < LEAST_RECORDS:
-        raise DataInvalid(f"an audit needs at least {LEAST_RECORDS} records, and there are {len(data)}")
-    order = np.random.default_rng(request.seed).permutation(len(data))
-    count = min(request.size.attacked, len(data) // 3)
-    attacked, rest = data.pick(order[:count]), data.pick(order[count : count + request.size.public])
-    return attacked, rest.pick(np.array(without_overlap(rest.ids, attacked.ids), dtype=np.int64))
-
-
-def _public_ids(
-    request: AuditRequest, home: Path, parts: BottomPackage, attacked: EncodedDataset
-) -> Sequence[IntArray]:
-    texts = read_texts(request.public_text) if request.public_text else PublicTexts.load(home).texts
-    if not texts:
-        return []
-    taken = list(texts[: request.size.public])
-    encoded = parts.tokenizer(taken, truncation=True, max_length=request.max_length)["input_ids"]
-    rows = [np.array(ids_T, dtype=np.int32) for ids_T in encoded if len(ids_T)]
-    return [rows[index] for index in without_overlap(rows, attacked.ids)]
-
-
 def _words(ids: Sequence[int], tokens: Sequence[str]) -> list[str]:
     return [tokens[index] if 0 <= index < len(tokens) else "?" for index in ids]
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.0f} in 100" if share >= 0.01 or share == 0 else "fewer than 1 in 100"

@@ -5,7 +5,7 @@ The attacked records and the attacker's text are disjoint, by code. The attacked
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from device.audit import channels
+from device.audit import channels, gradients
 from device.audit.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
 from device.audit.base import Attack, Lab, Say, silent
 from device.audit.codebook import METRICS, Codebook, CodebookSettings
@@ -125,17 +125,17 @@ class Case:
     """What is attacked, and with what.
 
     public: the attacker's text; labelled: those records of it that have the attribute, None without one; top: the
-    blocks above the cut; encoder: the same where the learned attacks may build on it (not for decoders, whose blocks
-    see only what comes before); head: for gradients.
+    blocks above the cut, None where this device has none; encoder: the same where the learned attacks may build on it
+    (not for decoders, whose blocks see only what comes before); head: for gradients.
     """
 
     victim: Victim
     attacked: EncodedDataset
     public: PublicText
     labelled: PublicText | None
-    top: nn.Module
+    top: nn.Module | None
     encoder: nn.Module | None
-    head: Head | None
+    head: Head
     readout: Literal["first", "last"]
 
 
@@ -145,6 +145,9 @@ def run_suite(case: Case, size: Size, *, say: Say = silent, keep: Path | None = 
     draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
     say("attacked releases", 1.0)
     outcome = attack_releases(case, lab, size, draws, say=say, keep=keep)
+    if case.attacked.loss_masks is not None and case.top is not None:
+        sent_back = gradients.simulated(case.attacked, draws[0], case.top, case.head)
+        attack_gradients(case, draws[0], sent_back, outcome)
     _side_channels(case, lab, outcome, say)
     return outcome
 
@@ -161,11 +164,33 @@ def attack_releases(
         case.labelled.check_disjoint(case.attacked.ids)
     outcome = Outcome()
     inverters = _inversions(case, lab, size, draws, outcome, say, keep)
-    if case.labelled is not None and case.attacked.labels is not None:
+    if case.top is None:
+        outcome.untested.append("Attribute inference and utility: this device has no blocks above the cut.")
+    elif case.labelled is not None and case.attacked.labels is not None:
         _attributes(case, size, draws, inverters, outcome, say, keep)
     else:
         outcome.untested.append("Attribute inference and utility: the records carry no label or attribute.")
     return outcome
+
+
+def attack_gradients(case: Case, observed: Observed, sent_back: Iterable[gradients.SentBack], outcome: Outcome) -> None:
+    """Text of a language model's records from the gradients that training sends back, simulated or recorded."""
+    guesses = gradients.read_back(case.head, sent_back, observed)
+    score = InversionScore(case.public)
+    score.add(guesses, observed)
+    best = outcome.worst("adaptive", "content_top1")
+    outcome.rows.append(
+        AttackRow(
+            name=gradients.NAME,
+            variant=gradients.VARIANT,
+            knowledge="oblivious",
+            kind="inversion",
+            records=len(observed.seen),
+            figures=score.figures(),
+        )
+    )
+    if outcome.worst("adaptive", "content_top1") is not best:
+        outcome.examples[:] = _examples(guesses, observed)
 
 
 def _inversions(
@@ -262,11 +287,11 @@ def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
     records = case.attacked.ids[:100]
     outcome.findings.extend(channels.averaging(lab, records))
     outcome.findings.extend(channels.linkage(case.victim, records))
-    if case.head is not None and case.attacked.labels is not None:
+    if case.top is not None and case.attacked.labels is not None:
         found = channels.label_from_gradients(case.victim, case.top, case.head, case.attacked, case.readout)
         outcome.findings.extend(found)
-    else:
-        outcome.untested.append("Labels from head gradients: a language model's labels are its text.")
+    elif case.attacked.loss_masks is None:
+        outcome.untested.append("Labels from head gradients: the records carry no label.")
     if case.victim.importance is not None:
         outcome.findings.append(channels.importance_from_radius(case.victim.observe(records), case.victim.importance))
     say("side channels", 1.0)

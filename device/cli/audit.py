@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,14 +14,37 @@ from device.cli.options import DATA, AsJson, Home, TextColumn, home_folder
 
 if TYPE_CHECKING:
     from device.audit.report import Audit
+    from device.audit.suite import Size
+
+Say = Callable[[str, float], None]
+Run = Callable[[Path, Say, Path | None], "Audit"]
+# What a job that was sent decides by itself.
+_OF_THE_JOB = ("task", "attribute", "unlabelled", "max_length", "cut", "mechanism", "param", "no_noise")
 
 
 @guarded
 def audit(
-    model: Annotated[str, typer.Option(help="Your copy of the model: folder, hub id or GGUF.", show_default=False)],
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF.", show_default=False)
+    ] = None,
     data: Annotated[
-        str, typer.Option(help="Your data: .jsonl, .csv, .tsv or .parquet. It never leaves.", show_default=False)
-    ],
+        str | None,
+        typer.Option(help="Your data: .jsonl, .csv, .tsv or .parquet. It never leaves.", show_default=False),
+    ] = None,
+    transcript: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB",
+            help="Attack what this job really sent, from frames kept by `finetune --record-frames`. Model, data, cut "
+            "and noise are the job's; --model if it ran on the cloud's copy, --data or --config if an agent ran it.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="With --transcript: agent.yaml of the agent that ran it.", show_default=False),
+    ] = None,
     task: Annotated[Literal["classification", "causal-lm"], typer.Option(help="What it will train.")] = (
         "classification"
     ),
@@ -79,32 +102,15 @@ def audit(
       privtune audit --model ./minilm --data reviews.csv --param noise_ratio=6
       privtune audit --model ./minilm --data reviews.csv --mechanism shared --public-text news.txt --full
       privtune audit --model ./minilm --data posts.jsonl --attribute age
+      privtune audit --transcript ftjob-abc123 --model ./minilm
     """
+    options = dict(locals())
     from device.audit.page import render
-    from device.audit.report import AuditRequest, run_audit, to_json, write_private
-    from device.audit.suite import FULL, QUICK
-    from device.cli.jobspec import mechanism_of
-    from device.data.records import Columns
-    from device.data.source import DataSource
-    from device.noise.registry import validate
-    from shared.config import MechanismSpec
+    from device.audit.report import to_json, write_private
 
-    spec = MechanismSpec.model_validate(mechanism_of(mechanism, param or (), no_noise=no_noise))
-    validate(spec)
-    request = AuditRequest(
-        model=model,
-        source=DataSource(path=data, columns=Columns(text=text_column, label=attribute), limit=limit, seed=seed),
-        task=task,
-        labelled=task == "classification" and not unlabelled,
-        cut=cut,
-        mechanism=spec,
-        max_length=max_length,
-        public_text=public_text,
-        size=FULL if full else QUICK,
-        seed=seed,
-    )
+    run = _simulated(options) if transcript is None else _recorded(transcript, options)
     with _progress(quiet=as_json) as say:
-        found = run_audit(request, home_folder(home), say, keep_attacks)
+        found = run(home_folder(home), say, keep_attacks)
     figures = out.with_suffix(".json")
     write_private(out, render(found))
     write_private(figures, to_json(found))
@@ -112,6 +118,80 @@ def audit(
         typer.echo(to_json(found), nl=False)
     else:
         _tell(found, out, figures)
+
+
+def _simulated(options: dict[str, Any]) -> Run:
+    """The audit of what would be sent."""
+    from device.audit.report import AuditRequest, run_audit
+    from device.cli.jobspec import mechanism_of
+    from device.data.records import Columns
+    from device.data.source import DataSource
+    from device.noise.registry import validate
+    from shared.config import MechanismSpec
+    from shared.errors import InvalidInput
+
+    for needed in ("model", "data"):
+        if not options[needed]:
+            raise InvalidInput(f"--{needed} is missing. `privtune audit --help` has examples.", param=needed)
+    if options["config"]:
+        raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
+    chosen = mechanism_of(options["mechanism"], options["param"] or (), no_noise=options["no_noise"])
+    spec = MechanismSpec.model_validate(chosen)
+    validate(spec)
+    columns = Columns(text=options["text_column"], label=options["attribute"])
+    source = DataSource(path=options["data"], columns=columns, limit=options["limit"], seed=options["seed"])
+    request = AuditRequest(
+        model=options["model"],
+        source=source,
+        task=options["task"],
+        labelled=options["task"] == "classification" and not options["unlabelled"],
+        cut=options["cut"],
+        mechanism=spec,
+        max_length=options["max_length"],
+        public_text=options["public_text"],
+        size=_size(options),
+        seed=options["seed"],
+    )
+    return lambda home, say, keep: run_audit(request, home, say, keep)
+
+
+def _recorded(job_id: str, options: dict[str, Any]) -> Run:
+    """The audit of what a job sent."""
+    from device.agent_config import load_agent_config
+    from device.audit.jobs import JobAudit, audit_job
+    from device.data.records import Columns
+    from device.data.source import DataSource
+    from device.home import check_job_id
+    from device.jobfolder import JobFolder
+    from shared.errors import InvalidInput
+
+    for name in _OF_THE_JOB:
+        given = options["context"].get_parameter_source(name)
+        if given is not None and given.name != "DEFAULT":
+            option = name.replace("_", "-")
+            raise InvalidInput(f"--{option} and --transcript contradict each other: the job has its own.", param=name)
+    sources: tuple[DataSource, DataSource | None] | None = None
+    if options["data"]:
+        source = DataSource(path=options["data"], columns=Columns(text=options["text_column"]), limit=options["limit"])
+        sources = (source, None)
+    elif options["config"]:
+        config = load_agent_config(options["config"])
+        sources = config.sources(JobFolder(home_folder(options["home"]), check_job_id(job_id)).load().spec)
+    request = JobAudit(
+        job_id=job_id,
+        model=options["model"],
+        sources=sources,
+        public_text=options["public_text"],
+        size=_size(options),
+        seed=options["seed"],
+    )
+    return lambda home, say, keep: audit_job(request, home, say, keep)
+
+
+def _size(options: dict[str, Any]) -> Size:
+    from device.audit.suite import FULL, QUICK
+
+    return FULL if options["full"] else QUICK
 
 
 def _tell(found: Audit, page: Path, figures: Path) -> None:
@@ -128,7 +208,7 @@ def _tell(found: Audit, page: Path, figures: Path) -> None:
 
 
 @contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str, float], None]]:
+def _progress(*, quiet: bool) -> Iterator[Say]:
     """Bars on a terminal, a line for each finished step in a log, nothing with --json."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
