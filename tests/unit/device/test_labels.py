@@ -73,7 +73,7 @@ def test_two_runs_at_once_agree(tmp_path) -> None:
 
 @pytest.mark.parametrize("order", [(2.0,), (0.5, 2.0, 1.0), (2.0, 0.5, 1.0)])
 def test_the_real_sampler_never_exceeds_the_largest_epsilon(tmp_path, order) -> None:
-    count, classes = 60_000, 3
+    count, classes = 20_000, 3
     told = []
     for label in range(2):
         store = LabelStore(tmp_path / str(label))
@@ -85,7 +85,7 @@ def test_the_real_sampler_never_exceeds_the_largest_epsilon(tmp_path, order) -> 
         told.append(np.bincount(outcome, minlength=classes ** len(order)))
     found = certain_loss_of_counts(*told)
     assert found <= max(order)
-    assert found > 0.8 * max(order), "so few samples would show no excess either"
+    assert found > 0.75 * max(order), "so few samples would show no excess either"
 
 
 def test_independent_draws_would_exceed_it() -> None:
@@ -149,7 +149,7 @@ def test_training_on_randomised_labels_finds_the_true_law() -> None:
     for epsilon in (1.0, None):
         bias_C = torch.zeros(2, requires_grad=True)
         optimizer = torch.optim.Adam([bias_C], lr=0.05)
-        for _ in range(300):
+        for _ in range(150):
             optimizer.zero_grad()
             loss_N(bias_C.expand(len(told_N), 2), told_N, epsilon).mean().backward()
             optimizer.step()
