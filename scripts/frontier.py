@@ -78,8 +78,8 @@ def cells() -> dict[str, Cell]:
         for k in (4, 8, 2, 16)
     }
     task = {"task": "private", "epsilon_task": 8.0}
-    for k in (32, 64, 16, 128):
-        found[f"codes-{k}"] = Cell(family="codes", mechanism="codes", params={"codes": k, **task}, cut=3)
+    for k, dims in ((32, 8), (128, 16), (512, 32), (2048, 64)):
+        found[f"codes-{k}"] = Cell(family="codes", mechanism="codes", params={"codes": k, "dims": dims, **task}, cut=3)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
         found[f"dchi-{ratio:g}"] = Cell(family="dchi", mechanism="dchi", params={"noise_ratio": ratio})
