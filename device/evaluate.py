@@ -99,7 +99,7 @@ def evaluate(
     """
     state = JobFolder(settings.home, job_id).load()
     records = source.load(state.spec.task)
-    questions = _questions(records, state, generate, source.seed) if generate else ()
+    questions = _questions(source, state, generate) if generate else ()
     with open_tuned(job_id, settings, say) as tuned:
         data = _encode(records, tuned)
         warning = tuned.admit(data, source=source_of(source.path), name=NAME, part="validation")
@@ -156,13 +156,14 @@ def questions_of(records: Records) -> list[Question]:
     return [Question(prompt=prompt, references=tuple(texts)) for prompt, texts in answers.items()]
 
 
-def _questions(records: Records, state: JobState, count: int, seed: int) -> tuple[Question, ...]:
-    """At most `count` of them, drawn at random."""
+def _questions(source: DataSource, state: JobState, count: int) -> tuple[Question, ...]:
+    """At most `count` of them, drawn at random, with all answers of the file: a limit is for the scored records."""
     if state.spec.task != "causal-lm":
         raise InvalidInput("--generate is for language models; this job trained a classifier.", param="generate")
     require_packages()
-    found = questions_of(records)
-    picked = np.random.default_rng([seed, 2]).permutation(len(found))[:count]
+    whole = replace(source, limit=None) if source.part == "all" else source
+    found = questions_of(whole.load(state.spec.task))
+    picked = np.random.default_rng([source.seed, 2]).permutation(len(found))[:count]
     return tuple(found[index] for index in sorted(picked.tolist()))
 
 

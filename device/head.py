@@ -21,7 +21,7 @@ from shared.modeling.randomness import seeded
 
 # Logits at a time, in rows and in bytes: a loss holds them three times, and a batch of a language model has gigabytes.
 CHUNK_ROWS = 256
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 4 << 20
 
 
 class HeadTrainer:

@@ -100,9 +100,10 @@ class Cloud:
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
                 sys.exit(f"the cloud did not start; see {out / 'cloud.log'}")
             time.sleep(0.1)
         self.url: str = json.loads(ready.read_text())["url"]

