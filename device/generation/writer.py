@@ -22,6 +22,8 @@ from device.generation.text import TextPieces
 from device.link import Stream
 from device.tuned import Texts, TunedModel
 from shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
+from shared.modeling.package import BottomPackage
+from shared.privacy import Statement
 from shared.wire import END, FORWARD, OUTPUT, RESEND, Message, pack_positions
 
 DEFAULT_NEW_TOKENS = 256
@@ -64,6 +66,16 @@ class Writer:
         self._stream: Stream | None = None
         self._active: dict[int, Reply] = {}
         self._failures: int | None = None  # since the last answer; None before the first one
+
+    @property
+    def parts(self) -> BottomPackage:
+        """The device's part of the model."""
+        return self._tuned.parts
+
+    @property
+    def statement(self) -> Statement:
+        """What may be claimed for the rows."""
+        return self._texts.how.statement
 
     @property
     def active(self) -> int:

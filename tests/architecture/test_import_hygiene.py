@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("device", "cloud")
 NOT_OURS = ("tests", "scripts")
 
-# Runs in the fresh process: argv[1] is the side, argv[2] a JSON list of the top-level modules that are "not installed".
+# Runs in the fresh process: argv[1] is the side, argv[2] a JSON list of the top-level modules that are "not installed",
+# argv[3] a package of the side whose modules need an extra of their own and are left out.
 # `find_spec` answers None for those, as on a machine without them, so that libraries which only ask go on working.
 PROBE = """
 import importlib, json, pkgutil, sys
@@ -34,7 +35,8 @@ class Without:
         return getattr(self.finder, name)
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-names = [module.name for module in pkgutil.walk_packages(importlib.import_module(side).__path__, side + ".")]
+walked = pkgutil.walk_packages(importlib.import_module(side).__path__, side + ".")
+names = [module.name for module in walked if not module.name.startswith(sys.argv[3] + ".")]
 for name in names:
     if not name.endswith("__main__") and ".migrations." not in name:  # those run only inside alembic
         importlib.import_module(name)
@@ -71,10 +73,10 @@ def closure(requirements: list[str]) -> set[str]:
     return {name for name in found if "[" not in name}
 
 
-def blocked_modules(side: str) -> list[str]:
-    """Top-level modules that `pip install privtune[side]` would not bring, and the other side's own package."""
+def blocked_modules(side: str, *more: str) -> list[str]:
+    """Top-level modules that `pip install privtune[side,more]` would not bring, and the other side's own package."""
     table = extras()
-    allowed = closure(table[""] + table[side])
+    allowed = closure([line for extra in ("", side, *more) for line in table[extra]])
     owners = {top: {canonicalize_name(name) for name in names} for top, names in packages_distributions().items()}
     ours = {"device", "cloud", "shared", "privtune", *NOT_OURS}
     foreign = {top for top, names in owners.items() if not names & allowed and top not in ours}
@@ -89,15 +91,36 @@ ABSENT = {
 }
 
 
+# What needs an extra beyond its side's own.
+ENDPOINT, ENDPOINT_EXTRA = "device.endpoint", "serve"
+
+
+def probe(side: str, blocked: list[str], left_out: str = "") -> dict[str, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, side, json.dumps(blocked), left_out],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_a_side_imports_with_its_own_extra_alone(side):
     blocked = blocked_modules(side)
     missing = ABSENT[side] - set(blocked)
     assert not missing, f"the test no longer blocks {missing} for {side}: has an extra of pyproject.toml grown?"
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, side, json.dumps(blocked)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = probe(side, blocked, ENDPOINT)
     assert f"{side}.cli" in seen["imported"]
+    assert seen["leaked"] == []
+
+
+def test_the_endpoint_imports_with_its_extra():
+    blocked = blocked_modules("device", ENDPOINT_EXTRA)
+    assert "fastapi" not in blocked
+    assert {"sqlalchemy", "peft", "cloud"} <= set(blocked)
+    seen = probe("device", blocked)
+    assert f"{ENDPOINT}.server" in seen["imported"]
     assert seen["leaked"] == []
