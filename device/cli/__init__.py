@@ -16,8 +16,10 @@ from device.cli.evaluate import evaluate
 from device.cli.export import export
 from device.cli.failures import report
 from device.cli.finetune import EPILOG, finetune
+from device.cli.generate import generate
 from device.cli.info import mechanisms, version
 from device.cli.push import push
+from device.cli.serve import serve
 from device.cli.use import predict
 from shared.errors import PrivTuneError
 
@@ -39,6 +41,8 @@ app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
 app.command()(audit)
 app.command()(predict)
+app.command(epilog=EPILOG)(generate)
+app.command(epilog=EPILOG)(serve)
 app.command(epilog=EPILOG)(evaluate)
 app.command()(export)
 app.command()(push)
