@@ -43,6 +43,13 @@ def test_a_whole_file(tmp_path):
     assert config.policy.mechanisms == ("dchi",)
 
 
+def test_conversations_with_the_owners_own_template(tmp_path):
+    content = "datasets:\n  reviews: {path: chats.jsonl, messages: turns, chat_template: own.jinja, holdout: 0.1}\n"
+    train, held_out = load(tmp_path, content).sources(job(task="causal-lm"))
+    assert train.columns.messages == "turns"
+    assert train.chat_template == held_out.chat_template == str(tmp_path / "own.jinja")
+
+
 def test_a_named_held_out_set_comes_before_the_share(tmp_path):
     train, held_out = load(tmp_path, GOOD).sources(job(validation_file="device://dev"))
     assert (train.part, held_out.path, held_out.part) == ("all", "/abs/dev.csv", "all")
