@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from device.audit.picture import Point, frontier
 from device.audit.report import Audit
 
+_NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 _COLOURS = {"most": "bad", "some": "warn", "little": "good"}
 _CSS = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2430;--soft:#5c6878;--line:#e1e5ea;--bad:#c62f3b;
@@ -42,25 +44,38 @@ def render(audit: Audit) -> str:
     facts = audit.document
     inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]
     attribute = [row for row in facts["attacks"] if row["kind"] == "attribute"]
+    sent = facts.get("transcript")
     parts = [
         _verdict(facts, inversion),
-        _section("Words read back", _CHART_NOTE, _chart(inversion), _inversion_table(inversion)),
-        _section("What the attacker makes of your sentences", _EXAMPLE_NOTE, _examples(audit.examples)),
-        _section("A private attribute", _ATTRIBUTE_NOTE, _attribute_table(attribute)) if attribute else "",
-        _section("What training itself gives away", "", _channels(facts["side_channels"])),
-        _section("Use for training", _UTILITY_NOTE, _utility(facts["utility"])) if facts["utility"] else "",
-        _section("Privacy statement", "", _statement(facts["statement"])),
-        _section("Not tested", "The audit says nothing about these.", _list(facts["not_tested"])),
-        _section("This audit", "", _facts(facts)),
+        section("What was really sent", _sent_note(sent), _sent(sent)) if sent else "",
+        section("Words read back", _CHART_NOTE, _chart(inversion), _inversion_table(inversion)),
+        section("What the attacker makes of your sentences", _EXAMPLE_NOTE, _examples(audit.examples)),
+        section("A private attribute", _ATTRIBUTE_NOTE, _attribute_table(attribute)) if attribute else "",
+        section("What training itself gives away", "", _channels(facts["side_channels"])),
+        section("Use for training", _UTILITY_NOTE, _utility(facts["utility"])) if facts["utility"] else "",
+        section("Between reading and use", _FRONTIER_NOTE, _frontier(facts["frontier"])) if facts["frontier"] else "",
+        section("Privacy statement", "", _statement(facts["statement"])),
+        section("Not tested", "The audit says nothing about these.", _list(facts["not_tested"])),
+        section("This audit", "", _facts(facts)),
     ]
+    return document("PrivTune audit", facts["verdict"]["headline"], parts)
+
+
+def document(name: str, headline: str, parts: Sequence[str]) -> str:
+    """A page of sections, under the name of what made it."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1"><meta name="robots" content="noindex">'
-        f"<title>PrivTune audit: {escape(facts['verdict']['headline'])}</title><style>{_CSS}</style></head>"
-        f"<body><main><h1>PrivTune audit</h1>{''.join(parts)}</main></body></html>\n"
+        f"<title>{escape(name)}: {escape(headline)}</title><style>{_CSS}</style></head>"
+        f"<body><main><h1>{escape(name)}</h1>{''.join(parts)}</main></body></html>\n"
     )
 
 
+_FRONTIER_NOTE = (
+    "Up and to the left is better: little read, much kept. Across: content words that the worst attack names. Up: the "
+    "accuracy estimate of the section above. The bars are 95% intervals. Other strengths, where they were asked for "
+    "(--frontier), were attacked by the codebook only, so that they may lie a little too far left."
+)
 _CHART_NOTE = (
     "Share of words that the first guess names, with the 95% interval. Adaptive attackers know the mechanism and "
     "simulate it; oblivious ones do not. The tick is what guessing the commonest word everywhere would score. "
@@ -80,7 +95,8 @@ _UTILITY_NOTE = (
 )
 
 
-def _section(title: str, note: str, *inner: str) -> str:
+def section(title: str, note: str, *inner: str) -> str:
+    """A card with a title; `inner` is HTML."""
     about = f'<p class="soft">{escape(note)}</p>' if note else ""
     return f"<section><h2>{escape(title)}</h2>{about}{''.join(inner)}</section>"
 
@@ -198,6 +214,47 @@ def _examples(examples: Sequence[tuple[list[str], list[str]]]) -> str:
     return "".join(out)
 
 
+def _frontier(points: Sequence[dict[str, Any]]) -> str:
+    drawn = [
+        Point(series=one["series"], name=one["name"], x=tuple(one["recovered"]), y=tuple(one["accuracy"]))
+        for one in points
+    ]
+    picture = frontier(
+        drawn,
+        title="What is read, what is kept",
+        x_label="content words read back",
+        y_label="accuracy (estimate)",
+        join=False,
+    )
+    # Inside a page the picture needs no name space of its own, and the page names no address at all.
+    return f'<div class="scroll">{picture.replace(_NAMESPACE, "")}</div>'
+
+
+def _sent_note(sent: dict[str, Any]) -> str:
+    return (
+        f"This audit attacks the recorded frames of job {sent['job']}: what left this device and what came back, as it "
+        f"was. {sent['records_sent']:,} records were found in them."
+    )
+
+
+def _sent(sent: dict[str, Any]) -> str:
+    """Every kind of frame in either direction: how many there were, and how many were looked at."""
+    rows = "".join(
+        f"<tr><td>{escape(_kind(kind))}</td><td>{count['frames']:,}</td><td>{count['bytes']:,}</td>"
+        f"<td>{count['kept_frames']:,}</td><td>{count['kept_bytes']:,}</td></tr>"
+        for kind, count in sent["frames"].items()
+    )
+    return (
+        '<div class="scroll"><table><thead><tr><th>direction, kind</th><th>frames</th><th>bytes</th>'
+        f"<th>looked at</th><th>bytes</th></tr></thead><tbody>{rows}</tbody></table></div>{_list(sent['notes'])}"
+    )
+
+
+def _kind(kind: str) -> str:
+    direction, _, name = kind.partition(" ")
+    return f"{'sent' if direction == 'up' else 'came back'}: {name.lower().replace('_', ' ')}"
+
+
 def _utility(utility: dict[str, dict[str, float]]) -> str:
     rows = "".join(
         f"<tr><td>{about}</td><td>{_cell(utility[name])}</td></tr>"
@@ -221,7 +278,8 @@ def _facts(facts: dict[str, Any]) -> str:
     rows = {
         "model": f"{facts['model']}, cut {facts['cut']}, noise at the {facts['injection']}",
         "mechanism": f"{mechanism['name']} ({settings})",
-        "attacked": f"{records['attacked']:,} of your records, each released afresh",
+        "attacked": f"{records['attacked']:,} of your records, "
+        + ("as they were sent" if facts.get("transcript") else "each released afresh"),
         "attacker's text": f"{records['public']:,} public texts and {records['own_as_public']:,} other records of "
         "yours, in place of text of the same kind",
         "size": f"{facts['size']}, {facts['seconds']:,.0f} s, PrivTune {facts['privtune']}",
