@@ -20,6 +20,7 @@ from device.cli.generate import generate
 from device.cli.info import mechanisms, version
 from device.cli.push import push
 from device.cli.serve import serve
+from device.cli.tune import tune_noise
 from device.cli.use import predict
 from shared.errors import PrivTuneError
 
@@ -40,9 +41,10 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
 app.command()(audit)
+app.command("tune-noise", epilog=EPILOG)(tune_noise)
 app.command()(predict)
-app.command(epilog=EPILOG)(generate)
-app.command(epilog=EPILOG)(serve)
+app.command()(generate)
+app.command()(serve)
 app.command(epilog=EPILOG)(evaluate)
 app.command()(export)
 app.command()(push)
