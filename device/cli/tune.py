@@ -105,8 +105,8 @@ def tune_noise(
     Examples:
       privtune tune-noise --model ./minilm --data train.tsv --dev dev.tsv --max-recovery 0.1
       privtune tune-noise --model ./minilm --data train.tsv --mechanism shared --max-drop 3 --refine 2
-      privtune tune-noise --model ./minilm --data train.tsv --mechanism gaussian --vary epsilon=8,32,128 \\
-          --param clip_ratio=1 --max-recovery 0.2 --of all --max-drop 5
+      privtune tune-noise --model ./minilm --data train.tsv --mechanism gaussian \\
+          --vary epsilon=8,32,128 --param clip_ratio=1 --max-recovery 0.2 --of all --max-drop 5
     """
     options = dict(locals())
     request = _request(options)
