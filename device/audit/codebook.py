@@ -19,10 +19,11 @@ from device.audit.base import GUESSES, Attack, Lab, Say
 from device.audit.chain import smooth
 from device.audit.density import TokenModel
 from device.audit.metrics import spread
+from device.audit.public import PublicText
 from device.audit.victim import Knowledge, Seen
 
-Metric = Literal["euclidean", "cosine", "mahalanobis", "bayes", "channel", "language"]
-METRICS: tuple[Metric, ...] = ("euclidean", "cosine", "mahalanobis", "bayes", "channel", "language")
+Metric = Literal["euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content"]
+METRICS: tuple[Metric, ...] = ("euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content")
 
 _CHUNK = 1024  # rows of scores at a time: 30,000 candidates make 120 MB
 _PURSUITS = 2  # rounds in which each token of a pooled row is guessed anew given the others
@@ -33,7 +34,8 @@ _CHANNEL_TRUST = 2.0  # prior guesses that a code's own counts are weighed again
 @dataclass(frozen=True, kw_only=True)
 class CodebookSettings:
     """metric: how a row is compared with prototypes; `channel`: the nearest code, decoded by how often each id gave
-    that code in simulation (strong where ids are replaced at random); beam: candidates kept a place by `language`.
+    that code in simulation (strong where ids are replaced at random); `content`: `bayes` for an attacker who is after
+    content words alone and never names one of the frequent ids; beam: candidates kept a place by `language`.
     """
 
     metric: Metric = "bayes"
@@ -53,8 +55,10 @@ class Codebook(Attack):
     def _fit(self, lab: Lab, seed: int, say: Say) -> None:
         self._model = lab.token_model(self.knowledge, say)
         self._ids_V, self._log_prior_V = lab.public.ids_V, lab.public.log_prior_V
+        if self.settings.metric == "content":
+            self._log_prior_V = _content_prior(lab.public)
         if self.settings.metric == "language":
-            self._bigrams, self._prefix = lab.bigrams, _before_text(lab)
+            self._bigrams, self._before, self._after = lab.bigrams, _before_text(lab), _after_text(lab)
         if self.settings.metric == "channel":
             self._channel_VK = self._decode_channel(lab, say)
 
@@ -152,7 +156,7 @@ class Codebook(Attack):
             rows, means_NKD = seen.row_N[units], model.means_VD[candidates_NK[units]]
             scores_NK[units] = _gaussian(y_RD[rows] - model.base_D, means_NKD, model.whiten_DD)
         ids_NK = self._named(candidates_NK.clamp(min=0))
-        posterior_NK = smooth(scores_NK, ids_NK, seen.record_N, self._bigrams, self._prefix)
+        posterior_NK = smooth(scores_NK, ids_NK, seen.record_N, self._bigrams, self._before, self._after)
         best_NK: Tensor = ids_NK.gather(1, posterior_NK.topk(min(GUESSES, beam)).indices)
         return best_NK
 
@@ -165,7 +169,7 @@ class Codebook(Attack):
         self._model = TokenModel(**{f.name: tensors[f.name] for f in fields(TokenModel)})
         self._ids_V, self._log_prior_V = tensors["ids_V"], tensors["log_prior_V"]
         if self.settings.metric == "language":
-            self._bigrams, self._prefix = lab.bigrams, _before_text(lab)
+            self._bigrams, self._before, self._after = lab.bigrams, _before_text(lab), _after_text(lab)
         if self.settings.metric == "channel":
             self._channel_VK = tensors["channel_VK"]
 
@@ -176,6 +180,18 @@ def _gaussian(x_ND: Tensor, means_NKD: Tensor, whiten_DD: Tensor) -> Tensor:
     cross_NK = torch.einsum("nd,nkd->nk", x_ND @ projection_DD, means_NKD)
     scores_NK: Tensor = cross_NK - 0.5 * (means_NKD @ whiten_DD).square().sum(-1)
     return scores_NK
+
+
+def _content_prior(public: PublicText) -> Tensor:
+    """The prior without the frequent ids; the plain one where nothing else is left."""
+    frequent_V = torch.isin(public.ids_V, public.frequent_ids)
+    return public.log_prior_V if bool(frequent_V.all()) else public.log_prior_V.masked_fill(frequent_V, -torch.inf)
+
+
+def _after_text(lab: Lab) -> int | None:
+    """The special id that stands after a text, if the tokenizer puts one."""
+    suffix = lab.victim.mechanism.context.suffix
+    return suffix[0] if suffix else None
 
 
 def _before_text(lab: Lab) -> int:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from device.audit.base import GUESSES, Attack, Lab, Say
-from device.audit.density import TokenModel
+from device.audit.density import TokenModel, centred
 from device.audit.metrics import spread
+from device.audit.public import batches_of_length
 from device.audit.victim import Knowledge, Observed, Seen
 from shared.modeling.randomness import seeded
 
@@ -50,6 +51,7 @@ class Inverter(nn.Module):
     whiten_DD: Tensor
     base_D: Tensor
     offset_TD: Tensor
+    fill_SD: Tensor
 
     def __init__(self, model: TokenModel, log_prior_V: Tensor, slots: int) -> None:
         super().__init__()
@@ -60,6 +62,7 @@ class Inverter(nn.Module):
         self.register_buffer("whiten_DD", model.whiten_DD)
         self.register_buffer("base_D", model.base_D)
         self.register_buffer("offset_TD", model.offset_TD)
+        self.register_buffer("fill_SD", model.fill_SD)
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def correction(self, seen: Seen, y_RD: Tensor) -> Tensor:
@@ -68,8 +71,7 @@ class Inverter(nn.Module):
 
     def features(self, seen: Seen) -> Tensor:
         """What is compared with the means for each token to be told, (N, D)."""
-        place_R = seen.place_R.clamp(max=len(self.offset_TD) - 1)
-        y_RD = (seen.y_RD - self.offset_TD[place_R] - self.base_D) @ self.whiten_DD
+        y_RD = (centred(seen, self.offset_TD, self.fill_SD) - self.base_D) @ self.whiten_DD
         corrected_RSD = y_RD.unsqueeze(1) + self.correction(seen, y_RD)
         return corrected_RSD[seen.row_N, seen.slot_N.clamp(max=self.slots - 1)]
 
@@ -206,9 +208,8 @@ class LearnedInversion(Attack):
         done = 0
         with seeded("audit-train", self.name, seed):
             for _ in range(settings.epochs):
-                order = rng.permutation(len(public.records))
-                for start in range(0, len(order), settings.batch):
-                    records = [public.records[i] for i in order[start : start + settings.batch]]
+                for chosen in batches_of_length(public.lengths_B, settings.batch, rng):
+                    records = [public.records[i] for i in chosen.tolist()]
                     self._step(victim.simulate(records, self.knowledge), seen_C, lab, optimizer)
                     schedule.step()
                     done += 1
@@ -238,12 +239,14 @@ class LearnedInversion(Attack):
         deal = seen.slots if self._network.slots == 1 else 1
         deep = min(count * deal, len(self._ids_V))
         numbers, values = [], []
-        for part in seen.batches(64):
+        ordered, _, order_N = seen.by_length()
+        for part in ordered.batches(64):
             for features_ND in torch.split(self._network.features(part), _CHUNK):
                 best = self._network.logits(features_ND).topk(deep)
                 numbers.append(best.indices)
                 values.append(best.values)
-        numbers_NK, values_NK = torch.cat(numbers), torch.cat(values)
+        back_N = order_N.argsort()
+        numbers_NK, values_NK = torch.cat(numbers)[back_N], torch.cat(values)[back_N]
         return (spread(numbers_NK, seen) if deal > 1 else numbers_NK), values_NK
 
     def _tensors(self) -> dict[str, Tensor]:

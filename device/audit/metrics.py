@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from device.audit.language import lengths_only
 from device.audit.public import PublicText
 from device.audit.victim import Observed, Seen
 
@@ -22,12 +23,16 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A share between 0 and 1 with its 95% interval (bootstrap over records, pooled over seeds) and its floor."""
+    """A share between 0 and 1 with its 95% interval (bootstrap over records, pooled over seeds) and its floor.
+
+    language_floor: what a bigram model names that sees nothing but lengths; None where that is no question.
+    """
 
     value: float
     low: float
     high: float
     floor: float
+    language_floor: float | None = None
 
 
 def hits(ids_NK: Tensor, observed: Observed) -> Tensor:
@@ -73,6 +78,7 @@ class InversionScore:
 
     def __init__(self, public: PublicText) -> None:
         self._frequent, self._public = public.frequent_ids, public
+        self._lengths_only = lengths_only(public)
         self._rows: list[NDArray[np.float64]] = []
 
     def add(self, ids_NK: Tensor, observed: Observed) -> None:
@@ -82,10 +88,10 @@ class InversionScore:
         content_N = (~torch.isin(observed.ids_N, self._frequent)).double()
         columns = [hit_N3, torch.ones(len(record_N), 1), hit_N3 * content_N[:, None], content_N[:, None]]
         per_token = torch.cat([column.double() for column in columns], dim=1)
-        floors_N6 = self._floors(observed, content_N[:, None])
+        floors_NF = self._floors(observed, content_N[:, None])
         sums_B, floors_B = (
             torch.zeros(count, x.shape[1], dtype=torch.float64).index_add_(0, record_N, x)
-            for x in (per_token, floors_N6)
+            for x in (per_token, floors_NF)
         )
         guess, truth = ids_NK[:, 0].numpy(), observed.ids_N.numpy()
         ends = torch.searchsorted(record_N, torch.arange(count + 1)).tolist()
@@ -106,15 +112,26 @@ class InversionScore:
         ratios |= {"rouge_l": (8, 10), "exact": (9, 10)}
         ratios |= {f"floor_top{top}": (11 + column, 3) for column, top in enumerate(TOPS)}
         ratios |= {f"floor_content_top{top}": (14 + column, 7) for column, top in enumerate(TOPS)}
+        ratios |= {f"language_top{top}": (17 + column, 3) for column, top in enumerate(TOPS)}
+        ratios |= {f"language_content_top{top}": (20 + column, 7) for column, top in enumerate(TOPS)}
         values = dict(zip(ratios, bootstrap(rows, list(ratios.values())), strict=True))
+        none = (0.0, 0.0, 0.0)
         return {
-            name: Figure(value=value, low=low, high=high, floor=values.get(f"floor_{name}", (0.0, 0.0, 0.0))[0])
+            name: Figure(
+                value=value,
+                low=low,
+                high=high,
+                floor=values.get(f"floor_{name}", none)[0],
+                language_floor=values[f"language_{name}"][0] if f"language_{name}" in values else None,
+            )
             for name, (value, low, high) in values.items()
-            if not name.startswith("floor_")
+            if not name.startswith(("floor_", "language_"))
         }
 
     def _floors(self, observed: Observed, content_N1: Tensor) -> Tensor:
-        """Hits of the public text's most frequent ids, guessed at every place: no release is looked at."""
+        """Hits of the public text's most frequent ids, guessed at every place, and of a bigram model that knows the
+        lengths: no release is looked at.
+        """
         count = len(observed.ids_N)
         deep = max(TOPS) * observed.seen.slots
         ordered = self._public.ids_V[self._public.counts_V.argsort(descending=True, stable=True)]
@@ -123,7 +140,18 @@ class InversionScore:
             hits(spread(ids.expand(count, -1), observed.seen), observed).double() if len(ids) else content_N1 * 0
             for ids in lists
         )
-        return torch.cat([everywhere, (content * content_N1).expand(-1, len(TOPS))], dim=1)
+        by_length, content_by_length = (
+            hits(ids_NK, observed).double() for ids_NK in self._lengths_only.guesses(observed.seen.record_N, max(TOPS))
+        )
+        return torch.cat(
+            [
+                everywhere,
+                (content * content_N1).expand(-1, len(TOPS)),
+                by_length,
+                content_by_length * content_N1,
+            ],
+            dim=1,
+        )
 
 
 class AttributeScore:

@@ -17,6 +17,7 @@ from torch import Tensor
 from device.data.encode import IntArray
 from shared.errors import InvalidInput
 
+_WINDOW = 16  # batches that are sorted by length together
 CONTENT_AFTER = 100  # ids less frequent than the 100 most frequent ones count as content words
 
 
@@ -47,6 +48,11 @@ class PublicText:
         if not len(self.ids_N):
             raise InvalidInput("the public text holds no ordinary token")
         self.ids_V = torch.unique(self.ids_N if candidates is None else candidates)
+
+    @cached_property
+    def lengths_B(self) -> NDArray[np.int64]:
+        """Ids of each record."""
+        return np.array([len(ids_T) for ids_T in self.records], dtype=np.int64)
 
     @cached_property
     def counts_V(self) -> Tensor:
@@ -82,6 +88,20 @@ class PublicText:
                 f"{both} of {len(attacked)} attacked records are also in the attacker's public text, so the audit "
                 "would measure memory; remove them from one of the two"
             )
+
+
+def batches_of_length(lengths_B: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[Tensor]:
+    """Record numbers in random batches of at most `size` whose records are about equally long: little padding.
+
+    Sorted by length within windows of a few batches only, so that batches differ from epoch to epoch.
+    """
+    order = rng.permutation(len(lengths_B))
+    batches = []
+    for start in range(0, len(order), size * _WINDOW):
+        window = order[start : start + size * _WINDOW]
+        window = window[np.argsort(lengths_B[window], kind="stable")]
+        batches += [torch.from_numpy(window[begin : begin + size]) for begin in range(0, len(window), size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
 
 
 def without_overlap(records: Sequence[IntArray], attacked: Sequence[IntArray]) -> list[int]:

@@ -64,6 +64,11 @@ class Seen:
         return self.record_R[self.row_N]
 
     @cached_property
+    def fill_R(self) -> Tensor:
+        """How many tokens to be told are in each row."""
+        return torch.bincount(self.row_N, minlength=len(self.y_RD))
+
+    @cached_property
     def slots(self) -> int:
         """Most tokens that one row stands for."""
         return int(self.slot_N.max()) + 1 if len(self.slot_N) else 1
@@ -74,6 +79,22 @@ class Seen:
         y_BTD[self.record_R, self.place_R] = self.y_RD
         mask_BT = (torch.arange(y_BTD.shape[1]) < self.lengths_B.unsqueeze(1)).long()
         return y_BTD, mask_BT
+
+    def by_length(self) -> tuple[Seen, Tensor, Tensor]:
+        """The same with the shortest records first, and which record and which token of this each of its own is.
+
+        Batches of it hold next to no padding.
+        """
+        order_B = self.lengths_B.argsort(stable=True)
+        rank_B = order_B.argsort()
+        order_R, order_N = (rank_B[record].argsort(stable=True) for record in (self.record_R, self.record_N))
+        sorted_seen = Seen(
+            y_RD=self.y_RD[order_R],
+            lengths_B=self.lengths_B[order_B],
+            row_N=order_R.argsort()[self.row_N[order_N]],
+            slot_N=self.slot_N[order_N],
+        )
+        return sorted_seen, order_B, order_N
 
     def batches(self, size: int) -> Iterator[Seen]:
         """The same, `size` records at a time."""

@@ -61,6 +61,19 @@ def test_figures_floors_and_content_words():
     assert figures["top1"].low <= 0.5 <= figures["top1"].high
 
 
+def test_the_floor_of_the_language_knows_lengths_and_nothing_else():
+    # 5 stands first, then 6, 7; a text of two words is 8 9
+    long, short = np.array([2, 5, 6, 7, 3]), np.array([2, 8, 9, 3])
+    public = PublicText([long] * 6 + [short] * 5, frozenset({2, 3}))
+    score = InversionScore(public)
+    truth = observed([5, 6, 7, 8, 9], [3, 2])
+    score.add(torch.zeros(5, 1, dtype=torch.int64), truth)
+    figures = score.figures()
+    assert figures["top1"].language_floor == 1.0
+    assert figures["top1"].floor == 0.2
+    assert figures["rouge_l"].language_floor is None
+
+
 def test_the_interval_shrinks_with_the_number_of_records_and_is_the_binomial_one():
     rng = np.random.default_rng(0)
     rows = np.stack([(rng.random(1000) < 0.3).astype(float), np.ones(1000)], axis=1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from device.audit.public import Bigrams, PublicText, without_overlap
+from device.audit.public import Bigrams, PublicText, batches_of_length, without_overlap
 from shared.errors import InvalidInput
 
 
@@ -40,6 +40,24 @@ def test_batches_keep_records_and_tokens_together(make_lab, attacked):
     assert torch.equal(torch.cat([part.y_RD[part.row_N] for part in parts]), seen.y_RD[seen.row_N])
     y_BTD, mask_BT = parts[0].padded()
     assert torch.equal(y_BTD[mask_BT.bool()], parts[0].y_RD)
+
+
+def test_sorted_by_length_it_is_the_same(make_lab, attacked):
+    seen = make_lab("pool", {"size": 4, "clusters": False}).victim.observe(attacked).seen
+    ordered, order_B, order_N = seen.by_length()
+    assert torch.equal(ordered.lengths_B, seen.lengths_B.sort().values)
+    assert torch.equal(ordered.lengths_B, seen.lengths_B[order_B])
+    assert torch.equal(ordered.slot_N, seen.slot_N[order_N])
+    assert torch.equal(ordered.y_RD[ordered.row_N], seen.y_RD[seen.row_N[order_N]])
+    assert torch.equal(order_B[ordered.record_N], seen.record_N[order_N])
+
+
+def test_batches_of_alike_length_hold_each_record_once():
+    lengths_B = np.random.default_rng(0).integers(5, 60, size=300)
+    batches = batches_of_length(lengths_B, 16, np.random.default_rng(1))
+    assert sorted(torch.cat(batches).tolist()) == list(range(300))
+    padded = sum(len(batch) * lengths_B[batch].max() for batch in batches)
+    assert padded < 1.2 * lengths_B.sum()
 
 
 def test_a_pooling_mechanism_tells_which_row_a_token_went_into(make_lab, attacked):
