@@ -141,9 +141,19 @@ class Account:
             ledger.close()
 
     def admit_labels(
-        self, spec: JobSpec, statement: LabelStatement, store: LabelStore, keys: list[bytes], *, source: str
+        self,
+        spec: JobSpec,
+        statement: LabelStatement,
+        store: LabelStore,
+        keys: list[bytes],
+        *,
+        source: str,
+        names: tuple[str, ...],
     ) -> tuple[str, str | None]:
-        """Enter that these records train with randomised labels: the entry's id, and a warning if there is one."""
+        """Enter that these records train with randomised labels: the entry's id, and a warning if there is one.
+
+        names: of the labels; among other labels, or in another store, a record's draw is independent and adds up.
+        """
         ledger = Ledger(self._home)
         try:
             warning = _rolled_back(ledger, store, "randomised labels")
@@ -153,7 +163,7 @@ class Account:
                 "source": source,
                 "name": spec.training_file,
                 "part": LABELS,
-                "law": hashlib.sha256(f"{LABELS}\0{store.identity}".encode()).hexdigest(),
+                "law": hashlib.sha256(repr((LABELS, store.identity, names)).encode()).hexdigest(),
                 "mechanism": "randomised labels",
                 "params": {"epsilon": statement.epsilon, "classes": statement.classes},
                 "model": spec.model,

@@ -8,7 +8,8 @@ What is counted (`Spent`), for each data set:
 * releases: records drawn. A release that is sent again, to whatever cloud, is the same bytes and costs nothing.
 * jobs: those that drew at least one release.
 * label nats: the largest epsilon of the randomised labels that jobs trained with, as one store chains them (see
-  device/labels.py), added over stores. None once a job's gradients told labels, or texts, as they are.
+  device/labels.py), added over stores and sets of label names. None once a job's gradients told labels, or texts, as
+  they are.
 * nats a record: the largest loss of a record under each law of noise, ADDED over the laws (sequential composition; the
   deltas add too). Under one law (mechanism, model, cut, codec, length limit, store) a record is drawn once, so later
   jobs add nothing for it. Undefined as soon as one job had no bound: then it is `None`, never a number.

@@ -255,7 +255,9 @@ class _Run:
             raise InvalidInput("label_epsilon needs records with labels")
         self.label_statement = LabelStatement(epsilon=epsilon, classes=classes, unsafe_seed=noise.unsafe)
         with contextlib.closing(LabelStore(self.settings.home, fixed_seed=noise.unsafe)) as store:
-            admission, warning = self.account.admit_labels(self.spec, self.label_statement, store, keys, source=path)
+            admission, warning = self.account.admit_labels(
+                self.spec, self.label_statement, store, keys, source=path, names=data.label_names
+            )
             if warning is not None:
                 self.progress.message(warning)
             own.pin(store.identity, file="labels.txt", what="the randomised labels of this job")

@@ -151,6 +151,15 @@ def test_a_job_does_not_go_on_with_other_draws(local_world):
     assert cost(world).label_nats == 2.0, "draws of a lost store and of a new one add up"
 
 
+def test_draws_among_other_labels_add_up(local_world):
+    world = local_world
+    run(world, world.spec(**PRIVATE))
+    path = world.folder / "train.tsv"
+    path.write_text(path.read_text() + "w1 w2 w3\tmiddling\n")
+    run(world, world.spec(**PRIVATE))
+    assert cost(world).label_nats == 2.0, "one more label makes the draws of all records new ones"
+
+
 def test_an_older_copy_of_the_store_is_noticed(local_world):
     import sqlite3
 
