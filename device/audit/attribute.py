@@ -16,10 +16,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from device.audit.base import Attack, Lab, Say
 from device.audit.learned import NewEncoder
+from device.audit.public import batches_of_length
 from device.audit.victim import Knowledge, Seen
 from shared.errors import InvalidInput
 from shared.modeling.randomness import seeded
@@ -107,10 +109,10 @@ class PooledAttribute(AttributeAttack):
 
     @torch.no_grad()
     def _pooled(self, seen: Seen) -> Tensor:
-        rows_RD = seen.y_RD
-        if self._encoder is not None:
-            rows_RD = torch.cat([_encoded(self._encoder, part) for part in seen.batches(64)])
-        return _mean_by_record(rows_RD, seen)
+        encoder = self._encoder
+        if encoder is None:
+            return _mean_by_record(seen.y_RD, seen)
+        return _in_order(seen, lambda part: _mean_by_record(_encoded(encoder, part), part))
 
 
 class SequenceAttribute(AttributeAttack):
@@ -136,11 +138,12 @@ class SequenceAttribute(AttributeAttack):
             seed,
             groups,
             lambda share: say(f"{self.name} ({self.knowledge})", share),
+            lab.public.lengths_B,
         )
 
     @torch.no_grad()
     def _attack(self, seen: Seen) -> Tensor:
-        return torch.cat([self._network(part).softmax(1) for part in seen.batches(64)])
+        return _in_order(seen, lambda part: self._network(part).softmax(1))
 
 
 class TextAttribute(AttributeAttack):
@@ -215,6 +218,12 @@ def _encoded(encoder: nn.Module, seen: Seen, rows_RD: Tensor | None = None) -> T
     return states_RD
 
 
+def _in_order(seen: Seen, of: Callable[[Seen], Tensor]) -> Tensor:
+    """A row for each record, worked out in batches of about equal length; (B, ...)."""
+    ordered, order_B, _ = seen.by_length()
+    return torch.cat([of(part) for part in ordered.batches(64)])[order_B.argsort()]
+
+
 def _mean_by_record(rows_RD: Tensor, seen: Seen) -> Tensor:
     sums_BD = torch.zeros(len(seen), rows_RD.shape[1]).index_add(0, seen.record_R, rows_RD)
     return sums_BD / seen.lengths_B.unsqueeze(1)
@@ -228,8 +237,12 @@ def train(
     seed: int,
     groups: list[dict[str, object]] | None = None,
     told: Callable[[float], None] = lambda share: None,
+    lengths_B: NDArray[np.int64] | None = None,
 ) -> None:
-    """AdamW on cross-entropy, linear decay; `scores` gives the class scores of the records at the indices."""
+    """AdamW on cross-entropy, linear decay; `scores` gives the class scores of the records at the indices.
+
+    lengths_B: of the records, where batches of about equal length save padding.
+    """
     optimizer = torch.optim.AdamW(
         groups or [{"params": list(network.parameters())}], lr=settings.learning_rate, weight_decay=0.01
     )
@@ -240,8 +253,8 @@ def train(
     done = 0
     with seeded("audit-attribute", seed):
         for _ in range(settings.epochs):
-            order = torch.from_numpy(rng.permutation(len(labels_B)))
-            for chosen in torch.split(order, settings.batch):
+            alike_B = np.zeros(len(labels_B), dtype=np.int64) if lengths_B is None else lengths_B
+            for chosen in batches_of_length(alike_B, settings.batch, rng):
                 if len(chosen) < 2:
                     continue  # batch statistics need two
                 loss = nn.functional.cross_entropy(scores(chosen), labels_B[chosen])
