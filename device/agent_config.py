@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from device.data.records import Columns
 from device.data.source import DataSource
-from device.policy import Budget, Policy
+from device.policy import AuditRule, Budget, Policy
 from shared.config import DEVICE_SCHEME, JobSpec
 from shared.errors import DataInvalid, InvalidInput
 
@@ -164,6 +164,8 @@ def _unknown(path: Path, location: tuple[int | str, ...]) -> str:
         known = list(Policy.model_fields)
     elif location[:2] == ("policy", "budget"):
         known = list(Budget.model_fields)
+    elif location[:2] == ("policy", "audit"):
+        known = list(AuditRule.model_fields)
     elif location[0] == "policy":
         known = ["min", "max", "allowed"]
     else:

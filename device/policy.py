@@ -6,6 +6,7 @@ The defaults are the safe side: noise always on and never weaker than each mecha
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,6 +44,14 @@ class Budget(_Strict):
     jobs: int | None = Field(None, ge=0, description="Jobs that draw at least one release.")
 
 
+class AuditRule(_Strict):
+    """What attacks on a job's own data may find, before anything of it is sent: upper ends of the 95% intervals."""
+
+    max_content_top1: float = Field(0.2, ge=0, le=1, description="Share of content words that the worst attack names.")
+    max_top1: float = Field(0.3, ge=0, le=1, description="The same of all words.")
+    size: Literal["quick", "full"] = Field("quick", description="quick: minutes; full: hours.")
+
+
 def _default_bounds() -> dict[str, dict[str, Bound]]:
     """No less noise than the mechanisms' own defaults; other ways to say how much are closed."""
     from device.noise.params import DChiParams, GaussianParams
@@ -74,6 +83,7 @@ class Policy(_Strict):
     models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
     datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
     budget: Budget = Field(default_factory=Budget, description="For each data set.")
+    audit: AuditRule | None = Field(None, description="Attack every job's data first; left out: no job's.")
     max_epochs: int = Field(50, ge=1, description="Passes over the data that a job may ask for.")
 
     @model_validator(mode="after")

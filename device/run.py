@@ -26,13 +26,14 @@ from device.labels import LabelStore, label_keys
 from device.link import Endpoint, Link
 from device.noise.base import Mechanism
 from device.noise.randomness import NoiseSource
-from device.parts import build_perturber, load_parts, open_request
+from device.parts import Noise, build_perturber, load_parts, open_request
 from device.perturb import Perturber
-from device.policy import Policy
+from device.policy import AuditRule, Policy
 from device.progress import Progress, StartInfo
 from device.train import Totals, Trainer
 from shared.config import JobSpec
 from shared.errors import (
+    AuditRefused,
     CloudUnreachable,
     CutOutOfRange,
     DataInvalid,
@@ -42,6 +43,7 @@ from shared.errors import (
     MessageTooLarge,
     ModelUnsupported,
     NonFinite,
+    PolicyRefused,
     PrivTuneError,
 )
 from shared.modeling.checkpoint import checkpoint_steps
@@ -65,6 +67,7 @@ class RunSettings:
     no_progress_timeout: seconds without any progress after which a run gives up (the job stays resumable).
     policy: what jobs may ask for and how much may be released; None: anything.
     record_frames: keep the frames of both directions, for the audit.
+    audit: attack the data first; where the policy has a rule, that one counts.
     """
 
     grpc_address: str
@@ -75,6 +78,12 @@ class RunSettings:
     no_progress_timeout: float = 600.0
     policy: Policy | None = None
     record_frames: bool = False
+    audit: AuditRule | None = None
+
+    @property
+    def audit_rule(self) -> AuditRule | None:
+        """The rule that a job's audit is held against; None: no audit."""
+        return (self.policy.audit if self.policy is not None else None) or self.audit
 
     @property
     def endpoint(self) -> Endpoint:
@@ -146,7 +155,9 @@ def ends_job(error: PrivTuneError, job_id: str, home: Path) -> bool:
 
 
 def _public(error: PrivTuneError) -> PrivTuneError:
-    """What the cloud may know of an error: a data error names files, lines and columns, which stay at home."""
+    """What the cloud may know of an error: files, lines, columns and an audit's figures stay at home."""
+    if isinstance(error, AuditRefused):
+        return PolicyRefused("the device's audit of its own data refuses the job; the owner's terminal or log says why")
     if isinstance(error, DataInvalid):
         return DataInvalid("the device can't use its data set; the owner's terminal or agent log says why")
     return error
@@ -155,7 +166,7 @@ def _public(error: PrivTuneError) -> PrivTuneError:
 def refuse_job(job_id: str, error: PrivTuneError, settings: RunSettings) -> None:
     """Tell the cloud that this device will not run the job, and why."""
     with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
-        link.refuse(job_id, error)
+        link.refuse(job_id, _public(error))
 
 
 class _Run:
@@ -205,6 +216,7 @@ class _Run:
                 statement=mechanism.statement(perturber.source),
                 width=parts.hidden_size,
             )
+            self._audit(data, state.data_fingerprint, parts, perturber, mechanism, store.fingerprint)
             self._admit(how, [("train", train, data), ("validation", validation, validation_data)])
             if self.spec.label_epsilon is not None:
                 keys = label_keys(records, names)
@@ -232,6 +244,33 @@ class _Run:
         )
         self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
         return result
+
+    def _audit(
+        self,
+        data: EncodedDataset,
+        fingerprint: str,
+        parts: BottomPackage,
+        perturber: Perturber,
+        mechanism: Mechanism,
+        scope: str,
+    ) -> None:
+        """Before anything of the data leaves or is entered: what would an attacker read of it?"""
+        rule = self.settings.audit_rule
+        if rule is None:
+            return
+        from device.audit.gate import Gated, hold  # heavy, and few jobs ask for it
+
+        noise = Noise(mechanism=mechanism, importance=perturber.importance, source=perturber.source)
+        job = Gated(
+            spec=self.spec,
+            data=data,
+            fingerprint=fingerprint,
+            parts=parts,
+            noise=noise,
+            scope=scope,
+            local_model=self.settings.local_model,
+        )
+        hold(rule, job, self.settings.home, self.progress.message, self.stop)
 
     def _admit(self, how: Releasing, parts: list[tuple[str, DataSource | None, EncodedDataset | None]]) -> None:
         """Enter in the ledger what may leave, before the session is opened; the budget may refuse it."""

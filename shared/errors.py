@@ -15,6 +15,7 @@ wrong and what to do, and never carries private text, labels or paths of the oth
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
     |- PolicyRefused           the device's own policy refuses what the job asks for
+    |  `- AuditRefused         the same, found by attacking the job's own data; for the owner only
     |- CloudUnreachable        no connection, or it was lost for longer than the patience
     |- VersionMismatch         the two sides speak different protocol versions or hold different models
     |- MessageTooLarge         a frame or request is over the agreed size
@@ -127,6 +128,11 @@ class PolicyRefused(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "POLICY_REFUSED", "PERMISSION_DENIED", 403, 7
     help = "The device's own policy refuses what was asked; nothing was sent. Change the job or the policy."
+
+
+class AuditRefused(PolicyRefused):
+    """The audit before a job found more than the policy allows. No row of its own on the wire: the message holds
+    figures about private text, so the cloud is told a plain PolicyRefused (`device.run`)."""
 
 
 class CloudUnreachable(PrivTuneError):

@@ -137,6 +137,15 @@ def finetune(
             "--record-frames",
         ),
     ] = False,
+    audit: Annotated[
+        bool,
+        _option(
+            "Attack your own data first, here (minutes), and refuse the job if over 20% of content words or 30% of "
+            "all words can be named (upper ends of 95% intervals; `audit:` in policy.yaml sets others).",
+            NOISE,
+            "--audit",
+        ),
+    ] = False,
     cloud: Cloud = None,
     api_key: ApiKey = None,
     ca_cert: CaCert = None,
@@ -164,8 +173,10 @@ def finetune(
     options = dict(locals())
     from dataclasses import replace
 
+    from device.policy import AuditRule
     from device.screen import make_screen
 
+    rule = AuditRule() if audit else None
     folder = home_folder(home)
     with make_screen(as_json=as_json) as screen:
         prepared = _prepare(options, folder, screen) if job is None else None
@@ -184,7 +195,7 @@ def finetune(
                 job_id = job or ""
                 request = _request_of(job_id, options, folder, control, screen)
             limit_threads(threads)
-            _train(job_id, request, replace(settings, record_frames=record_frames), screen)
+            _train(job_id, request, replace(settings, record_frames=record_frames, audit=rule), screen)
 
 
 def _prepare(options: dict[str, Any], folder: Path, screen: Screen) -> RunRequest:

@@ -99,6 +99,8 @@ def test_settings_that_make_no_sense_are_told_as_such():
         ({"bounds": {"dchi": {"epsilon": {"min": 1}}}}, "dchi has no parameter 'epsilon'"),
         ({"bounds": {"quantum": {}}}, "quantum"),
         ({"bounds": {"dchi": {"noise_ratio": {"min": 9, "max": 3}}}}, "min 9 is above max 3"),
+        ({"audit": {"max_top1": 1.5}}, "less than or equal to 1"),
+        ({"audit": {"size": "tiny"}}, "'quick' or 'full'"),
         ({"max_epochs": 0}, "greater than or equal to 1"),
         ({"max_label_epsilon": 0}, "greater than 0"),
         ({"allow_everything": True}, "allow_everything"),
