@@ -14,6 +14,7 @@ from shared.errors import ModelUnsupported
 
 _GPT2 = {"type": "ByteLevel", "use_regex": True}
 _BYTES = {"type": "ByteLevel", "use_regex": False}
+_BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
 # The expressions of tokenizer.json behind llama.cpp's names.
 _SPLITS = {
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
@@ -51,7 +52,12 @@ def write_tokenizer(writer: Any, tokenizer: Any, vocab_size: int) -> None:
         raise ModelUnsupported(f"The tokenizer has {len(tokens)} tokens and the model {vocab_size}; not a match.")
     merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in inner["model"]["merges"]]
     sentencepiece = _is_sentencepiece(inner)
+    _check_steps(inner, sentencepiece)
     if sentencepiece:
+        if not _BYTE_TOKENS.issubset(tokens):  # llama.cpp 2024-08 ends with an exception when it loads such a file
+            raise ModelUnsupported(
+                "llama.cpp reads no sentencepiece-like tokenizer without tokens for single bytes; use --format merged."
+            )
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
         writer.add_add_space_prefix(_prefixes_space(inner))
@@ -66,10 +72,10 @@ def write_tokenizer(writer: Any, tokenizer: Any, vocab_size: int) -> None:
     special = {token["id"]: token["special"] for token in inner["added_tokens"]}
     types = [kinds.NORMAL if number in pieces else kinds.UNUSED for number in range(len(tokens))]
     for number, piece in enumerate(tokens):
-        if number in special:
-            types[number] = kinds.CONTROL if special[number] else kinds.USER_DEFINED
-        elif sentencepiece and piece.startswith("<0x") and len(piece) == 6:
+        if sentencepiece and piece in _BYTE_TOKENS:
             types[number] = kinds.BYTE
+        elif number in special:
+            types[number] = kinds.CONTROL if special[number] else kinds.USER_DEFINED
     if sentencepiece and tokenizer.unk_token_id is not None:
         types[tokenizer.unk_token_id] = kinds.UNKNOWN
     writer.add_token_types(types)
@@ -90,6 +96,18 @@ def _write_special(writer: Any, tokenizer: Any) -> None:
     writer.add_add_eos_token(tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _check_steps(inner: dict[str, Any], sentencepiece: bool) -> None:
+    """Refuse changes to the text, and marks on pieces, that llama.cpp would not make."""
+    rule = inner["normalizer"] or {"type": "Sequence", "normalizers": []}
+    steps = {step["type"] for step in rule.get("normalizers", [rule])}
+    strange = steps - ({"Prepend", "Replace"} if sentencepiece else {"NFC"})
+    strange |= {key for key in ("continuing_subword_prefix", "end_of_word_suffix") if inner["model"].get(key)}
+    if strange:
+        raise ModelUnsupported(
+            f"GGUF has no place for {', '.join(sorted(strange))} in a tokenizer; use --format merged."
+        )
 
 
 def _pre(rule: dict[str, Any] | None) -> str:

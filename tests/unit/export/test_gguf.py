@@ -23,9 +23,11 @@ RULES = {
 }
 
 
-def byte_level(rule):
+def byte_level(rule, normalizer=None):
     """A byte-level BPE tokenizer, learned from the sentences above."""
     inner = Tokenizer(models.BPE())
+    if normalizer is not None:
+        inner.normalizer = normalizer
     inner.pre_tokenizer, inner.decoder = rule, decoders.ByteLevel()
     special = ["<|start|>", "<|end|>", "<|pad|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -37,12 +39,12 @@ def byte_level(rule):
     )
 
 
-def sentencepiece():
+def sentencepiece(lacking=None):
     """A BPE tokenizer over characters with the sign for a space, a start token, and bytes to fall back on."""
     inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     special = ["<unk>", "<s>", "</s>"]
-    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    fallback = [f"<0x{byte:02X}>" for byte in range(256) if byte != lacking]
     inner.train_from_iterator(TEXTS[:2], trainers.BpeTrainer(vocab_size=320, special_tokens=special + fallback))
     inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -152,6 +154,8 @@ def test_what_the_format_would_lose_is_refused_by_name(kind, changes, named):
         (tiny_tokenizer(), "WordLevel"),
         (byte_level(pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), BYTES])), "splits text"),
         (byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True)), "space first"),
+        (sentencepiece(lacking=10), "single bytes"),
+        (byte_level(RULES["gpt-2"], normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])), "Lowercase"),
     ],
 )
 def test_a_tokenizer_without_a_name_is_refused(tokenizer, named, tmp_path):
