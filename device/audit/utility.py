@@ -7,6 +7,7 @@ with every weight of the top trained, which is an upper bound for an adapter. B 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,8 +43,11 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """right_B: which held-out records were told right, bool; by_epoch: the share of them after each epoch."""
+    """told_B: the class that each held-out record was given; right_B: whether it is the true one; by_epoch: the share
+    of these after each epoch.
+    """
 
+    told_B: NDArray[np.int64]
     right_B: NDArray[np.bool_]
     by_epoch: tuple[float, ...]
 
@@ -72,42 +76,63 @@ def measure_utility(
     seen, unseen = observe(train.ids).seen, observe(held_out.ids).seen
     labels_B, truth_B = torch.from_numpy(train.labels), held_out.labels
     network = _Network(top, head, readout, training.precision)
+
+    def loss(chosen: Tensor) -> Tensor:
+        y_BTD, mask_BT = rows(seen, chosen)
+        return nn.functional.cross_entropy(network(y_BTD, mask_BT), labels_B[chosen])
+
+    by_epoch = []
+    for _ in epochs(network, loss, seen, training, seed, say):
+        told_B = network.predict(unseen)
+        by_epoch.append(float((told_B == truth_B).mean()))
+    return Utility(told_B=told_B, right_B=told_B == truth_B, by_epoch=tuple(by_epoch))
+
+
+class Trainee(nn.Module):
+    """What is trained: a copy of the blocks above the cut, and a head."""
+
+    def __init__(self, top: Top, head: Head) -> None:
+        super().__init__()
+        self.top, self.head = copy.deepcopy(top).requires_grad_(True), head
+
+
+def epochs(
+    network: Trainee, loss: Callable[[Tensor], Tensor], seen: Seen, training: Training, seed: int, say: Say
+) -> Iterator[None]:
+    """Train on releases; an epoch is done each time that it yields.
+
+    loss: of the records at the indices. Parameters that ask for no gradient stay. Raises NonFinite.
+    """
     groups: list[dict[str, Any]] = [
-        {"params": list(network.top.parameters()), "lr": training.top_rate},
-        {"params": list(network.head.parameters()), "lr": training.head_rate},
+        {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
+        for part, rate in ((network.top, training.top_rate), (network.head, training.head_rate))
     ]
-    optimizer = torch.optim.AdamW([{**g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups])
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
     steps = training.epochs * -(-len(seen) // training.batch)
     schedule = build_schedule(optimizer, OptimSpec(warmup_ratio=training.warmup, schedule="linear"), steps)
-    rng, done, by_epoch = np.random.default_rng(seed), 0, []
-    starts_B = seen.lengths_B.cumsum(0) - seen.lengths_B
+    rng, done = np.random.default_rng(seed), 0
     with seeded("audit-utility", seed):
         for _ in range(training.epochs):
             network.train()
             for chosen in _batches(seen.lengths_B.numpy(), training.batch, rng):
-                y_BTD, mask_BT = _rows(seen, starts_B, chosen)
-                loss = nn.functional.cross_entropy(network(y_BTD, mask_BT), labels_B[chosen])
-                if not torch.isfinite(loss):
+                value = loss(chosen)
+                if not torch.isfinite(value):
                     raise NonFinite("training on the releases diverged; use a lower rate")
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                value.backward()  # type: ignore[no-untyped-call]
                 clip_gradients(network.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 done += 1
                 say("training on releases", done / steps)
-            right_B = network.predict(unseen) == truth_B
-            by_epoch.append(float(right_B.mean()))
-    return Utility(right_B=right_B, by_epoch=tuple(by_epoch))
+            yield
 
 
-class _Network(nn.Module):
+class _Network(Trainee):
     """A trainable copy of top and head."""
 
     def __init__(self, top: Top, head: Head, readout: Literal["first", "last"], precision: str) -> None:
-        super().__init__()
-        self.top, self.head = copy.deepcopy(top), copy.deepcopy(head)
-        self.requires_grad_(True)
+        super().__init__(top, copy.deepcopy(head).requires_grad_(True))
         self._readout: Literal["first", "last"] = readout
         self._low = precision == "bfloat16"
 
@@ -142,8 +167,9 @@ def _batches(lengths_B: NDArray[np.int64], size: int, rng: np.random.Generator) 
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def _rows(seen: Seen, starts_B: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def rows(seen: Seen, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """y_BTD and mask_BT of some records."""
+    starts_B = seen.lengths_B.cumsum(0) - seen.lengths_B
     lengths_B = seen.lengths_B[chosen]
     place_T = torch.arange(int(lengths_B.max()))
     mask_BT = place_T < lengths_B.unsqueeze(1)

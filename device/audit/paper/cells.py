@@ -1,0 +1,260 @@
+"""One cell of the evaluation: a mechanism on a data set with one seed, measured once and kept in a file of its own.
+
+The seed rules which test records are attacked, the order of training and the draws of tables; the noise comes from the
+operating system, as in a job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from device.audit.base import Lab, Say
+from device.audit.gradients import simulated
+from device.audit.metrics import AttributeScore
+from device.audit.paper.datasets import DataSet, Example, Parts, draw
+from device.audit.paper.perplexity import measure_perplexity
+from device.audit.paper.settings import Amount, Setting
+from device.audit.prepare import build_case, whole_model
+from device.audit.suite import Case, attack_gradients, attack_releases
+from device.audit.utility import measure_utility
+from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
+from device.data.records import Columns, Record, Records
+from device.data.source import label_order
+from device.fitted import OwnRecords
+from device.noise.public import declare
+from device.parts import build_noise
+from shared.errors import DataInvalid, StorageFull
+from shared.modeling.package import BottomPackage, bottom_from_model
+from shared.modeling.partition import Top
+
+VERSION = 1  # of what a cell's file says; another one is measured anew
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is measured. model: its short name."""
+
+    data: DataSet
+    model: str
+    setting: Setting
+    scale: str
+    amount: Amount
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Its name in the folder of cells."""
+        return f"{self.data.name}-{self.model}-{self.setting.name}-{self.scale}-{self.seed}.json"
+
+    def question(self) -> dict[str, Any]:
+        """All that decides the figures, apart from the code: as it stands in the file."""
+        spec = self.setting.spec(self.data.task)
+        facts = {
+            "version": VERSION,
+            "data": self.data.name,
+            "model": self.model,
+            "mechanism": self.setting.mechanism,
+            "name": self.setting.name,
+            "params": spec.params,
+            "depth": self.setting.depth,
+            "scale": self.scale,
+            "seed": self.seed,
+            "length": self.data.length,
+            "sizes": self.amount.to_dict(),
+        }
+        written: dict[str, Any] = json.loads(json.dumps(facts))
+        return written
+
+
+def finished(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """What the cell's file says; None where there is none, or one that answers another question."""
+    try:
+        found: dict[str, Any] = json.loads((folder / cell.file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.get("question") == cell.question() else None
+
+
+def keep(folder: Path, cell: Cell, result: dict[str, Any]) -> None:
+    """Write the cell's file, whole or not at all. Raises StorageFull."""
+    path = folder / cell.file
+    scratch = path.with_suffix(".part")
+    text = json.dumps({"question": cell.question(), **_rounded(result)}, indent=None, separators=(",", ":"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text + "\n", encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise StorageFull(f"{path} can't be written: {error.strerror or error}") from error
+
+
+class Bench:
+    """A data set read and encoded once for all its cells. work: tables and noised counts, never among the results."""
+
+    def __init__(self, data: DataSet, model: str, folder: Path, amount: Amount, work: Path) -> None:
+        self.data, self.amount, self._model = data, amount, model
+        self._home = work / data.name
+        self._parts: Parts = draw(data.load(folder), train=amount.train, test=amount.test, public=amount.suite.public)
+        self._labels = label_order(example.label for example in self._parts.train if example.label is not None)
+        self._attributes = sorted({example.attribute for example in self._parts.public})
+        self._declare()
+
+    @cached_property
+    def train(self) -> EncodedDataset:
+        """The owner's records."""
+        return self._encoded(self._parts.train)
+
+    @cached_property
+    def test(self) -> EncodedDataset:
+        """The records that are scored."""
+        return self._encoded(self._parts.test)
+
+    @cached_property
+    def public(self) -> EncodedDataset:
+        """The attacker's records."""
+        return self._encoded(self._parts.public)
+
+    def measure(self, cell: Cell, say: Say) -> dict[str, Any]:
+        """Utility, attacks and the statement of one cell."""
+        parts = self._bottom(min(cell.setting.depth, self._embedding.n_layers - 1))
+        whole = whole_model(self._model, self.data.task, len(self._labels))
+        seeded = self._home / f"seed-{cell.seed}"
+        own = OwnRecords(home=seeded, fingerprint=self.train.fingerprint, job=seeded / "job", data=self.train)
+        noise = build_noise(parts, cell.setting.spec(self.data.task), parts.cut, self._home, own, progress=say)
+        order = np.random.default_rng(cell.seed).permutation(len(self.test))[: self.amount.suite.attacked]
+        case, records = build_case(
+            parts,
+            noise,
+            self._by_attribute(order),
+            np.arange(len(order)),
+            size=self.amount.suite,
+            seed=cell.seed,
+            public=(),
+            max_length=self.data.length,
+            whole=whole,
+        )
+        return {
+            "cut": parts.cut,
+            "records": {"train": len(self.train), "test": len(self.test), **records},
+            "utility": self._utility(case, whole.top(parts.cut), cell.seed, say),
+            **self._attacks(case, say),
+            "statement": noise.mechanism.statement(noise.source).to_dict(),
+        }
+
+    def _attacks(self, case: Case, say: Say) -> dict[str, Any]:
+        observed = case.victim.observe(case.attacked.ids)
+        lab = Lab(case.public, case.victim, case.encoder)
+        outcome = attack_releases(case, lab, self.amount.suite, [observed], say=say)
+        if case.attacked.loss_masks is not None and case.top is not None:
+            attack_gradients(case, observed, simulated(case.attacked, observed, case.top, case.head), outcome)
+        found = outcome.to_dict()
+        return {"attacks": found["attacks"], "untested": found["untested"]}
+
+    def _utility(self, case: Case, top: Top, seed: int, say: Say) -> dict[str, float]:
+        training = self.amount.training
+        if self.test.labels is None:
+            told = measure_perplexity(
+                case.victim, top, case.head, self.train, self.test, training=training, seed=seed, say=say
+            )
+            return {"perplexity": told.perplexity, "token_accuracy": told.token_accuracy}
+        found = measure_utility(
+            case.victim,
+            top,
+            case.head,
+            self.train,
+            self.test,
+            readout=case.readout,
+            training=training,
+            seed=seed,
+            say=say,
+        )
+        score = AttributeScore(self.test.labels)
+        score.add(torch.eye(len(self._labels))[torch.from_numpy(found.told_B)])
+        figures = score.figures()
+        accuracy = figures["accuracy"]
+        return {
+            "accuracy": accuracy.value,
+            "low": accuracy.low,
+            "high": accuracy.high,
+            "majority": accuracy.floor,
+            "macro_f1": figures["macro_f1"].value,
+        }
+
+    def _by_attribute(self, attacked: NDArray[np.int64]) -> EncodedDataset:
+        """The attacked records, then the attacker's, each with its attribute."""
+        victims, public = self.test.pick(attacked), self.public
+        examples = [*(self._parts.test[index] for index in attacked), *self._parts.public]
+        numbers = [self._attributes.index(example.attribute) for example in examples]
+        masks = None
+        if victims.loss_masks is not None and public.loss_masks is not None:
+            masks = (*victims.loss_masks, *public.loss_masks)
+        return EncodedDataset(
+            ids=(*victims.ids, *public.ids),
+            labels=np.array(numbers, dtype=np.int64),
+            loss_masks=masks,
+            label_names=tuple(self._attributes),
+        )
+
+    @cached_property
+    def _embedding(self) -> BottomPackage:
+        """For its tokenizer and the number of blocks."""
+        return self._bottom(0)
+
+    def _bottom(self, cut: int) -> BottomPackage:
+        return bottom_from_model(self._model, self.data.task, cut, num_labels=max(len(self._labels), 2))
+
+    def _encoded(self, examples: Sequence[Example]) -> EncodedDataset:
+        parts = self._embedding
+        length = min(self.data.length, parts.max_positions or self.data.length)
+        records = _records(self.data, examples)
+        if self.data.task == "classification":
+            return encode_classification(records, parts.tokenizer, length, self._labels)
+        encoded = encode_causal_lm(records, parts.tokenizer, length)
+        if encoded.dropped:
+            raise DataInvalid(f"{encoded.dropped} prompts of {self.data.name} are longer than {length} tokens")
+        return encoded
+
+    def _declare(self) -> None:
+        """The attacker's texts are what the owner knows as public text, too: both have the same."""
+        path = self._home / "declared.txt"
+        lines = [" ".join(" ".join(filter(None, (e.prompt, e.text, e.text2))).split()) for e in self._parts.public]
+        try:
+            self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageFull(f"{path} can't be written: {error.strerror or error}") from error
+        declare(self._home, texts=path)
+
+
+def _records(data: DataSet, examples: Sequence[Example]) -> Records:
+    if data.task == "classification":
+        columns = Columns(text="text", text2="text2" if examples[0].text2 is not None else None, label="label")
+    else:
+        columns = Columns(prompt="prompt", completion="text")
+    items = tuple(
+        Record(number=number, text=example.text, text2=example.text2, label=example.label, prompt=example.prompt)
+        for number, example in enumerate(examples, start=1)
+    )
+    return Records(source=data.name, unit="row", columns=columns, items=items)
+
+
+def _rounded(value: Any) -> Any:
+    """Figures to four digits after the point: more would only tell of the noise, and make files large."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,296 @@
+"""Finished cells as the paper shows them: a table a data set (JSON and markdown), and pictures of the frontier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from device.audit.paper.cells import Cell
+from device.audit.paper.datasets import DataSet
+from device.audit.picture import Point, frontier
+from shared.errors import StorageFull
+
+Figure = dict[str, Any]  # value, low, high, floor; None for an interval that is not known
+INVERSIONS, ATTRIBUTES = ("EIA-1", "EIA-2", "EIA-3"), ("AIA-1", "AIA-2", "AIA-3")
+GRADIENTS = "GIA"
+_KNOWLEDGE = ("oblivious", "adaptive")
+_PICTURES = {"top1": "all words", "content_top1": "content words"}
+_HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over records, averaged over seeds.
+
+* **EIA** (inversion): ordinary tokens recovered, top-1, by the best variant of each attack: oblivious / adaptive.
+  **Worst**: the best attack of a row, bold in it; who knows the mechanism may also ignore it, so it is over both
+  attackers. Content: not among the 100 most frequent tokens of the public text.
+* **AIA** (attribute): points above the majority class of the attacked records: oblivious / adaptive.
+* **Drop**: points of accuracy below `none` (for language models: perplexity over that of `none`, as a factor).
+* Utility: all weights above the cut trained on releases, each record released once; `none` sends clean vectors.
+* Settings are the defaults or named below; none was chosen on a test split. Accuracy of few records moves by points
+  from run to run: see the intervals.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A setting on a data set, over its seeds. figures: (attack, knowledge, figure) -> mean value, low, high, floor."""
+
+    name: str
+    cut: int
+    seeds: int
+    params: dict[str, Any]
+    utility: dict[str, float]
+    figures: dict[tuple[str, str, str], Figure]
+    claim: str
+
+    def worst(self, attacks: Sequence[str], figure: str) -> tuple[str, str, Figure] | None:
+        """(attack, knowledge, figure) of the attack that recovers most."""
+        known = [(a, k, found) for (a, k, f), found in self.figures.items() if f == figure and a in attacks]
+        return max(known, key=lambda row: row[2]["value"], default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "mechanism": self.name,
+            "cut": self.cut,
+            "seeds": self.seeds,
+            "params": self.params,
+            "utility": self.utility,
+            "claim": self.claim,
+            "attacks": [
+                {"attack": attack, "knowledge": knowledge, "figure": figure, **found}
+                for (attack, knowledge, figure), found in self.figures.items()
+            ],
+        }
+
+
+def rows_of(done: Sequence[tuple[Cell, dict[str, Any]]]) -> list[Row]:
+    """One row a setting, in the order in which they come, from the finished cells of ONE data set."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for cell, result in done:
+        by_name.setdefault(cell.setting.name, []).append(result)
+    return [_row(name, results) for name, results in by_name.items()]
+
+
+def write_results(
+    folder: Path, scale: str, done: Sequence[tuple[Cell, dict[str, Any]]], missing: Sequence[Cell]
+) -> Path:
+    """`folder`.md and .json, pictures in `folder`. missing: planned but not run. Returns the page's path."""
+    tables = {data: rows_of([pair for pair in done if pair[0].data is data]) for data in _sets(c for c, _ in done)}
+    names = {data: next(cell.model for cell, _ in done if cell.data is data) for data in tables}
+    document = {
+        "scale": scale,
+        "sizes": {cell.data.task: cell.amount.to_dict() for cell, _ in done},
+        "data": {
+            data.name: {"model": names[data], "attribute": data.attribute, "rows": [row.to_dict() for row in rows]}
+            for data, rows in tables.items()
+        },
+        "not_run": [cell.file.removesuffix(".json") for cell in missing],
+    }
+    page = folder.with_name(folder.name + ".md")
+    lines = [*_head(scale, [cell for cell, _ in done])]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for data, rows in tables.items():
+            lines += ["", f"## {data.name} ({names[data]})", "", *_section(data, rows, folder.name)]
+            for figure, what in _PICTURES.items():
+                drawn = _picture(data, names[data], rows, figure, what)
+                (folder / _picture_name(data, figure)).write_text(drawn, encoding="utf-8")
+        lines += ["", *_unfinished(missing)]
+        page.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageFull(f"{page} can't be written: {error.strerror or error}") from error
+    return page
+
+
+def _sets(cells: Iterable[Cell]) -> list[DataSet]:
+    return list({cell.data.name: cell.data for cell in cells}.values())
+
+
+def _row(name: str, results: Sequence[dict[str, Any]]) -> Row:
+    first = results[0]
+    keys = {(_family(row["name"]), row["knowledge"]): tuple(row["figures"]) for row in first["attacks"]}
+    figures = {
+        (attack, knowledge, figure): _mean([_best(result, attack, knowledge, figure) for result in results])
+        for (attack, knowledge), known in keys.items()
+        for figure in known
+    }
+    utility = {key: float(np.mean([result["utility"][key] for result in results])) for key in first["utility"]}
+    return Row(
+        name=name,
+        cut=first["cut"],
+        seeds=len(results),
+        params=first["question"]["params"],
+        utility=utility,
+        figures=figures,
+        claim=_claim(first["statement"]),
+    )
+
+
+def _family(attack: str) -> str:
+    """EIA-2a and EIA-2b are two variants of one attack."""
+    return attack.rstrip("ab")
+
+
+def _best(result: dict[str, Any], attack: str, knowledge: str, figure: str) -> Figure:
+    rows = [r for r in result["attacks"] if _family(r["name"]) == attack and r["knowledge"] == knowledge]
+    best: Figure = max((row["figures"][figure] for row in rows), key=lambda found: found["value"])
+    return best
+
+
+def _mean(figures: Sequence[Figure]) -> Figure:
+    def over_seeds(key: str) -> float | None:
+        known = [figure[key] for figure in figures]
+        return None if None in known else round(float(np.mean(known)), 4)
+
+    return {key: over_seeds(key) for key in figures[0]}
+
+
+def _claim(statement: dict[str, Any]) -> str:
+    if statement["guarantee"] == "none":
+        return "none"
+    epsilon = statement.get("position_epsilon")
+    once = f", {statement['fitted_epsilon']:g} once" if statement.get("fitted_epsilon") else ""
+    position = f", {epsilon:.3g} a position" if epsilon is not None else ""
+    return f"{statement['guarantee']}{position}{once}"
+
+
+def _head(scale: str, cells: Sequence[Cell]) -> list[str]:
+    lines = [
+        f"# The paper's evaluation, scale `{scale}`",
+        "",
+        f"`python -m device.audit.paper --scale {scale} --data DATA`; which cells that is, and which are still to be "
+        "run, is at the end.",
+        "",
+        *_HOW.splitlines(),
+        "",
+    ]
+    for amount in {cell.data.task: cell.amount for cell in cells}.items():
+        task, sizes = amount
+        suite = sizes.suite
+        lines.append(
+            f"{task}: at most {sizes.train} training and {sizes.test} test records, {sizes.training.epochs} epochs; "
+            f"attacks built on at most {suite.public} public records in {suite.sequence.epochs} epochs, run on "
+            f"{suite.attacked} test records (EIA-3: {suite.optimise_records})."
+        )
+    return lines
+
+
+def _section(data: DataSet, rows: Sequence[Row], folder: str) -> list[str]:
+    clean = next((row for row in rows if row.name == "none"), None)
+    generation = data.task == "causal-lm"
+    utility = ["perplexity", "token accuracy", "factor"] if generation else ["accuracy", "macro-F1", "drop"]
+    columns = ["mechanism", "cut", *utility, *INVERSIONS, "worst, all", "worst, content"]
+    columns += [*([GRADIENTS] if generation else []), *ATTRIBUTES, "claim", "seeds"]
+    lines = [data.note, "", f"Attribute: {data.attribute}. {_floors(rows)}", ""]
+    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = [row.name, str(row.cut), *_utility(row, clean), *(_inversion(row, attack) for attack in INVERSIONS)]
+        cells += [_with_interval(row.worst(INVERSIONS, figure)) for figure in ("top1", "content_top1")]
+        if generation:
+            cells.append(_percent(row.figures.get((GRADIENTS, "oblivious", "top1"))))
+        cells += [_above(row, attack) for attack in ATTRIBUTES]
+        lines.append("| " + " | ".join([*cells, row.claim, str(row.seeds)]) + " |")
+    if generation:
+        lines += ["", f"{GRADIENTS}: what the gradients that training sends back tell of the predicted tokens."]
+    told = [f"`{row.name}`: `{json.dumps(row.params)}`" for row in rows if row.params]
+    lines += ["", "Settings: " + ("; ".join(told) or "defaults") + "; all else at the registry's defaults.", ""]
+    lines += [f"![{data.name}, {what}]({folder}/{_picture_name(data, figure)})" for figure, what in _PICTURES.items()]
+    return lines
+
+
+def _floors(rows: Sequence[Row]) -> str:
+    """Those of the first row: all rows have the same attacked records, seed by seed."""
+    told = []
+    for attacks, figure, what in (
+        (INVERSIONS, "top1", "all tokens"),
+        (INVERSIONS, "content_top1", "content words"),
+        (ATTRIBUTES, "accuracy", "the attribute (majority)"),
+    ):
+        found = rows[0].worst(attacks, figure)
+        if found is None:
+            continue
+        told.append(f"{what} {100 * found[2]['floor']:.1f}")
+        if found[2].get("language_floor") is not None:
+            told[-1] += f" (by a language model that knows the lengths only: {100 * found[2]['language_floor']:.1f})"
+    majority = rows[0].utility.get("majority")
+    if majority is not None:
+        told.append(f"the task (majority) {100 * majority:.1f}")
+    return "Floors: " + ", ".join(told) + "."
+
+
+def _utility(row: Row, clean: Row | None) -> list[str]:
+    told = row.utility
+    if "perplexity" in told:
+        factor = "-" if clean is None else f"{told['perplexity'] / clean.utility['perplexity']:.2f}"
+        return [f"{told['perplexity']:.1f}", f"{100 * told['token_accuracy']:.1f}", factor]
+    value = f"{100 * told['accuracy']:.1f} [{100 * told['low']:.1f}, {100 * told['high']:.1f}]"
+    drop = "-" if clean is None else f"{100 * (clean.utility['accuracy'] - told['accuracy']):.1f}"
+    return [value, f"{100 * told['macro_f1']:.1f}", drop]
+
+
+def _inversion(row: Row, attack: str) -> str:
+    """Oblivious / adaptive; the row's worst in bold."""
+    worst = row.worst(INVERSIONS, "top1")
+    told = []
+    for knowledge in _KNOWLEDGE:
+        text = _percent(row.figures.get((attack, knowledge, "top1")))
+        told.append(f"**{text}**" if worst is not None and worst[:2] == (attack, knowledge) else text)
+    return " / ".join(told)
+
+
+def _above(row: Row, attack: str) -> str:
+    told = []
+    for knowledge in _KNOWLEDGE:
+        found = row.figures.get((attack, knowledge, "accuracy"))
+        told.append("-" if found is None else f"{100 * (found['value'] - found['floor']):+.1f}")
+    return " / ".join(told)
+
+
+def _percent(figure: Figure | None) -> str:
+    return "-" if figure is None else f"{100 * figure['value']:.1f}"
+
+
+def _with_interval(worst: tuple[str, str, Figure] | None) -> str:
+    if worst is None:
+        return "-"
+    figure = worst[2]
+    return f"{100 * figure['value']:.1f} [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+
+
+def _picture_name(data: DataSet, figure: str) -> str:
+    return f"{data.name}-{figure.removesuffix('top1').rstrip('_') or 'all'}.svg"
+
+
+def _picture(data: DataSet, model: str, rows: Sequence[Row], figure: str, what: str) -> str:
+    generation = data.task == "causal-lm"
+    points = []
+    for row in rows:
+        worst, told = row.worst(INVERSIONS, figure), row.utility
+        if worst is None:
+            continue
+        value = told["token_accuracy"] if generation else told["accuracy"]
+        x = (worst[2]["value"], worst[2]["low"], worst[2]["high"])
+        points.append(
+            Point(series=row.name, name=row.name, x=x, y=(value, told.get("low", value), told.get("high", value)))
+        )
+    return frontier(
+        points,
+        title=f"{data.name}, {model}: what the worst inversion recovers",
+        x_label=f"{what} recovered (top-1)",
+        y_label="next tokens told right" if generation else "accuracy",
+        join=False,
+    )
+
+
+def _unfinished(missing: Sequence[Cell]) -> list[str]:
+    if not missing:
+        return ["All cells of this scale have been run."]
+    lines = ["## Not run", "", "Planned at this scale and not run; the same command goes on with them:", ""]
+    for data in _sets(missing):
+        mine = [cell for cell in missing if cell.data is data]
+        lines.append(f"* {data.name}: " + ", ".join(f"{cell.setting.name} (seed {cell.seed})" for cell in mine))
+    return lines
