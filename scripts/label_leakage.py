@@ -28,6 +28,7 @@ from cloud.catalog import Catalog
 from cloud.host import Host
 from cloud.session import TopSession
 from device.audit import labels as attack
+from device.audit.channels import called
 from device.batches import BatchPlan, IndexArray, evaluation_batches
 from device.data.encode import EncodedDataset, encode_classification
 from device.data.source import DataSource
@@ -216,17 +217,17 @@ def attacked(
     gradients_EBD: Tensor, states_BD: Tensor, true_B: Tensor, classes: int, epsilon: float | None, seed: int
 ) -> dict[str, float]:
     """Share of training labels that each attack names, and the floors."""
-    told_B = attack.called(attack.by_direction(gradients_EBD, classes), true_B)
+    told_B = called(attack.by_direction(gradients_EBD, classes), true_B)
     text_BC = attack.text_log_odds(states_BD, told_B, classes, epsilon, seed)
     guesses = {
-        "direction_first_epoch": attack.called(attack.by_direction(gradients_EBD[:1], classes), true_B),
+        "direction_first_epoch": called(attack.by_direction(gradients_EBD[:1], classes), true_B),
         "direction": told_B,
-        "sign": attack.called(attack.by_sign(gradients_EBD), true_B),
-        "length": attack.called(attack.by_length(gradients_EBD, classes), true_B),
+        "sign": called(attack.by_sign(gradients_EBD), true_B),
+        "length": called(attack.by_length(gradients_EBD, classes), true_B),
         "with_text": attack.with_text(text_BC, told_B, epsilon),
         "text": text_BC.argmax(1),
     }
-    found = {name: float(attack.right(guess_B, true_B).mean()) for name, guess_B in guesses.items()}
+    found = {name: float((guess_B == true_B).float().mean()) for name, guess_B in guesses.items()}
     return found | {"majority": float(torch.bincount(true_B).max() / len(true_B))}
 
 

@@ -106,7 +106,8 @@ def labels_by_direction(rows_BD: Tensor, labels_B: Tensor, *, name: str, text: s
     counts_C = torch.bincount(classes_B)
     cluster_B = spherical_kmeans(nn.functional.normalize(rows_BD, dim=1), len(counts_C))
     floor = float(counts_C.max() / len(labels_B))
-    return Finding(name=name, figure=share_of(_named(cluster_B, classes_B).numpy(), floor), text=text)
+    right_B = called(cluster_B, classes_B) == classes_B
+    return Finding(name=name, figure=share_of(right_B.numpy(), floor), text=text)
 
 
 def averaging(lab: Lab, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
@@ -196,11 +197,11 @@ def spherical_kmeans(unit_BD: Tensor, clusters: int) -> Tensor:
     return chosen_B
 
 
-def _named(cluster_B: Tensor, labels_B: Tensor) -> Tensor:
-    """Whether each record is right when every cluster is called by its most frequent label."""
+def called(cluster_B: Tensor, labels_B: Tensor) -> Tensor:
+    """Each cluster called by its most frequent true label: in the attacker's favour."""
     size = int(max(cluster_B.max(), labels_B.max())) + 1
     table_CC = torch.bincount(cluster_B * size + labels_B, minlength=size * size).view(size, size)
-    return table_CC.argmax(1)[cluster_B] == labels_B
+    return table_CC.argmax(1)[cluster_B]
 
 
 def _stored_rows(victim: Victim, records: Sequence[IntArray], folder: Path) -> Tensor:

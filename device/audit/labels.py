@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from device.audit.channels import spherical_kmeans
@@ -46,13 +45,6 @@ def by_length(gradients_EBD: Tensor, classes: int) -> Tensor:
     return torch.bucketize(length_B, edges)
 
 
-def called(cluster_B: Tensor, labels_B: Tensor) -> Tensor:
-    """Each cluster called by its most frequent true label: in the attacker's favour."""
-    size = int(max(cluster_B.max(), labels_B.max())) + 1
-    table_CC = torch.bincount(cluster_B * size + labels_B, minlength=size * size).view(size, size)
-    return table_CC.argmax(1)[cluster_B]
-
-
 def text_log_odds(states_BD: Tensor, told_B: Tensor, classes: int, label_epsilon: float | None, seed: int) -> Tensor:
     """log p_BC of each record's label from the tuned model's final states, by a classifier that saw the others.
 
@@ -85,9 +77,3 @@ def with_text(text_BC: Tensor, told_B: Tensor, label_epsilon: float | None) -> T
     truth = label_truth(label_epsilon, classes)
     law_BC = truth * nn.functional.one_hot(told_B, classes) + (1 - truth) / classes
     return (text_BC + law_BC.log()).argmax(1)
-
-
-def right(guess_B: Tensor, labels_B: Tensor) -> NDArray[np.bool_]:
-    """Which records were named rightly."""
-    same: NDArray[np.bool_] = (guess_B == labels_B).numpy()
-    return same
