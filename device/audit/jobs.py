@@ -17,6 +17,7 @@ from device.account import TRANSCRIPT
 from device.audit import channels
 from device.audit.base import Lab, Say
 from device.audit.evidence import identity_findings, label_findings, not_kept
+from device.audit.frontier import place
 from device.audit.gradients import SentBack
 from device.audit.prepare import build_case, choose, public_texts, whole_model
 from device.audit.recorded import Collected, Collector, Traffic
@@ -101,7 +102,9 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     if noise.importance is not None:
         outcome.findings.append(channels.importance_from_radius(observed, noise.importance))
     say("side channels", 1.0)
+    points = place(case, lab, request.size, outcome, [], say)
     facts = {
+        "frontier": points,
         "model": parts.name,
         "cut": state.spec.cut,
         "mechanism": state.spec.mechanism.model_dump(),

@@ -28,14 +28,18 @@ display:block;font-size:1.55rem;line-height:1.2;font-variant-numeric:tabular-num
 .tile span{color:var(--soft);font-size:.85rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums;
 margin-top:.6rem}th,td{padding:.4rem .6rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left}td small{color:var(--soft)}
-td.text{white-space:normal;text-align:left;min-width:18rem}tr.top td{font-weight:650}.pair{border-top:1px solid
+th{color:var(--soft);font-weight:600}th:first-child,td:first-child{text-align:left}td small,.cell small{display:block;
+color:var(--soft);font-size:.8em}
+tr.top td{font-weight:650}.pair{border-top:1px solid
 var(--line);padding:.6rem 0}.pair:first-of-type{border:0}.pair p{margin:.15rem 0;overflow-wrap:anywhere}.who{display:
 inline-block;width:5.5rem;color:var(--soft);font-size:.85rem}mark{background:var(--hit);color:var(--hitink);border-radius:
 4px;padding:0 .15em}ul{margin:.4rem 0;padding-left:1.2rem}li{margin:.25rem 0}svg{width:100%;height:auto;display:block;
 margin-top:.6rem}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}dl{display:grid;
 grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:.5rem 0 0;font-size:.92rem}dt{color:var(--soft)}
-dd{margin:0;overflow-wrap:anywhere}
+dd{margin:0;overflow-wrap:anywhere}.finding{display:grid;grid-template-columns:5.5rem 1fr;gap:0 1rem;padding:.6rem 0;
+border-top:1px solid var(--line);font-variant-numeric:tabular-nums}.finding:first-of-type{border:0}.scroll svg{
+min-width:36rem}@media (max-width:40rem){main{padding:1rem .6rem 2rem}section{padding:1rem}th,td{padding:.4rem .3rem}
+td:first-child{white-space:normal;min-width:8rem}}
 """
 
 
@@ -48,7 +52,7 @@ def render(audit: Audit) -> str:
     parts = [
         _verdict(facts, inversion),
         section("What was really sent", _sent_note(sent), _sent(sent)) if sent else "",
-        section("Words read back", _CHART_NOTE, _chart(inversion), _inversion_table(inversion)),
+        section("Words read back", _CHART_NOTE, _scroll(_chart(inversion)), _inversion_table(inversion)),
         section("What the attacker makes of your sentences", _EXAMPLE_NOTE, _examples(audit.examples)),
         section("A private attribute", _ATTRIBUTE_NOTE, _attribute_table(attribute)) if attribute else "",
         section("What training itself gives away", "", _channels(facts["side_channels"])),
@@ -99,6 +103,11 @@ def section(title: str, note: str, *inner: str) -> str:
     """A card with a title; `inner` is HTML."""
     about = f'<p class="soft">{escape(note)}</p>' if note else ""
     return f"<section><h2>{escape(title)}</h2>{about}{''.join(inner)}</section>"
+
+
+def _scroll(inner: str) -> str:
+    """What is wider than a narrow window scrolls by itself."""
+    return f'<div class="scroll">{inner}</div>'
 
 
 def _verdict(facts: dict[str, Any], inversion: Sequence[dict[str, Any]]) -> str:
@@ -193,12 +202,11 @@ def _cell(figure: dict[str, float]) -> str:
 
 
 def _channels(findings: Sequence[dict[str, Any]]) -> str:
-    body = "".join(
-        f"<tr><td>{escape(one['name'])}</td><td>{_cell(one['figure'])}</td>"
-        f'<td class="text">{escape(one["text"])}</td></tr>'
+    return "".join(
+        f'<div class="finding"><p class="cell">{_cell(one["figure"])}</p><div><p>{escape(one["name"])}</p>'
+        f'<p class="soft">{escape(one["text"])}</p></div></div>'
         for one in findings
     )
-    return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
 
 
 def _examples(examples: Sequence[tuple[list[str], list[str]]]) -> str:
@@ -227,7 +235,7 @@ def _frontier(points: Sequence[dict[str, Any]]) -> str:
         join=False,
     )
     # Inside a page the picture needs no name space of its own, and the page names no address at all.
-    return f'<div class="scroll">{picture.replace(_NAMESPACE, "")}</div>'
+    return _scroll(picture.replace(_NAMESPACE, ""))
 
 
 def _sent_note(sent: dict[str, Any]) -> str:
@@ -239,14 +247,18 @@ def _sent_note(sent: dict[str, Any]) -> str:
 
 def _sent(sent: dict[str, Any]) -> str:
     """Every kind of frame in either direction: how many there were, and how many were looked at."""
-    rows = "".join(
-        f"<tr><td>{escape(_kind(kind))}</td><td>{count['frames']:,}</td><td>{count['bytes']:,}</td>"
-        f"<td>{count['kept_frames']:,}</td><td>{count['kept_bytes']:,}</td></tr>"
-        for kind, count in sent["frames"].items()
-    )
+    rows = []
+    for kind, count in sorted(sent["frames"].items(), key=lambda one: (not one[0].startswith("up"), one[0])):
+        kept = f"<td>{count['kept_frames']:,}</td><td>{count['kept_bytes']:,}</td>"
+        if kind.endswith("(call)"):
+            kept = '<td colspan="2">hash only</td>'  # calls carry settings and names, no vectors
+        rows.append(
+            f"<tr><td>{escape(_kind(kind))}</td><td>{count['frames']:,}</td><td>{count['bytes']:,}</td>{kept}</tr>"
+        )
+    notes = _list(sent["notes"]) if sent["notes"] else ""
     return (
         '<div class="scroll"><table><thead><tr><th>direction, kind</th><th>frames</th><th>bytes</th>'
-        f"<th>looked at</th><th>bytes</th></tr></thead><tbody>{rows}</tbody></table></div>{_list(sent['notes'])}"
+        f"<th>looked at</th><th>bytes</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{notes}"
     )
 
 

@@ -112,7 +112,8 @@ def _series(points: Sequence[Point], number: int, x_axis: _Axis, y_axis: _Axis, 
         bars = _line(x_axis.at(point.x[1]), y, x_axis.at(point.x[2]), y, 0.45, colour)
         bars += _line(x, y_axis.at(point.y[1]), x, y_axis.at(point.y[2]), 0.45, colour)
         out.append(f"<g><title>{escape(told)}</title>{bars}{_mark(x, y, number)}</g>")
-        out.append(_text(x + 8, y - 7, point.name, "start", 11))
+        inward = x > WIDTH - _RIGHT - 90  # a name at the right edge would run into the legend
+        out.append(_text(x - 8 if inward else x + 8, y - 7, point.name, "end" if inward else "start", 11))
     return out
 
 

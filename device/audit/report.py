@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from device.audit.base import Say
+from device.audit.base import Lab, Say
+from device.audit.frontier import place, strengths
 from device.audit.prepare import build_case, choose, public_texts, whole_model
 from device.audit.suite import Case, Outcome, Size, run_suite
 from device.audit.verdict import judge
@@ -24,7 +25,7 @@ from device.fitted import OwnRecords
 from device.parts import build_noise
 from shared import __version__
 from shared.config import MechanismSpec, Task
-from shared.errors import StorageFull
+from shared.errors import InvalidInput, StorageFull
 from shared.modeling.package import BottomPackage, bottom_from_model
 
 NOT_TESTED = (
@@ -38,7 +39,10 @@ NOT_TESTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
-    """What is audited. public_text: a file of texts that anyone may know, one a line."""
+    """What is audited.
+
+    public_text: a file of texts that anyone may know, one a line; frontier: other strengths are measured as well.
+    """
 
     model: str
     source: DataSource
@@ -50,6 +54,7 @@ class AuditRequest:
     public_text: Path | None = None
     size: Size
     seed: int = 0
+    frontier: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +66,11 @@ class Audit:
 
 
 def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = None) -> Audit:
-    """Load, split, attack, judge. Raises DataInvalid when there are too few records."""
+    """Load, split, attack, judge. Raises DataInvalid (too few records), InvalidInput (a frontier without labels)."""
     began = time.monotonic()
+    if request.frontier and not request.labelled:
+        raise InvalidInput("--frontier sets what is read against what training keeps, and needs labels for that")
+    other = list(strengths(request.mechanism)) if request.frontier else []
     parts, data = _parts_and_data(request)
     whole = whole_model(request.model, request.task, len(data.label_names))
     say("model and data", 1.0)
@@ -81,7 +89,9 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
             max_length=request.max_length,
             whole=whole,
         )
-        outcome = run_suite(case, request.size, say=say, keep=keep)
+        lab = Lab(case.public, case.victim, case.encoder)
+        outcome = run_suite(case, lab, request.size, say=say, keep=keep)
+        points = place(case, lab, request.size, outcome, other, say)
         statement = noise.mechanism.statement(noise.source)
     facts = {
         "model": request.model,
@@ -91,6 +101,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         "records": records,
         "seconds": round(time.monotonic() - began, 1),
         "statement": statement.to_dict(),
+        "frontier": points,
     }
     return audit_of(facts, case, outcome, NOT_TESTED)
 

@@ -6,11 +6,12 @@ The attacked records and the attacker's text are disjoint, by code. The attacked
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from device.audit import channels, gradients
@@ -22,7 +23,7 @@ from device.audit.learned import Sequence as SequenceInversion
 from device.audit.metrics import AttributeScore, Figure, InversionScore
 from device.audit.optimise import Optimise, OptimiseSettings
 from device.audit.public import PublicText
-from device.audit.victim import Knowledge, Observed, Victim
+from device.audit.victim import Knowledge, Observed, Seen, Victim
 from device.data.encode import EncodedDataset
 from shared.modeling.partition import Head
 
@@ -139,9 +140,8 @@ class Case:
     readout: Literal["first", "last"]
 
 
-def run_suite(case: Case, size: Size, *, say: Say = silent, keep: Path | None = None) -> Outcome:
+def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path | None = None) -> Outcome:
     """Run every attack that applies. keep: a folder for the built attacks. Raises InvalidInput when texts overlap."""
-    lab = Lab(case.public, case.victim, case.encoder)
     draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
     say("attacked releases", 1.0)
     outcome = attack_releases(case, lab, size, draws, say=say, keep=keep)
@@ -241,7 +241,7 @@ def _attributes(
         return
     lab = Lab(case.labelled, case.victim, case.encoder)
     states = Lab(case.labelled, case.victim, case.top)
-    on_states = AttributeSettings(**{**asdict(size.pooled), "view": "states"})
+    on_states = replace(size.pooled, view="states")
     for knowledge in KNOWLEDGE:
         attacks: list[tuple[str, Lab, Callable[[], Attack]]] = [
             ("mean of rows", lab, lambda k=knowledge: PooledAttribute(k, size.pooled)),  # type: ignore[misc]
@@ -264,23 +264,20 @@ def _attributes(
                     figures=score.figures(),
                 )
             )
-    _utility(case, states, on_states, draws[0], outcome, say)
-
-
-def _utility(case: Case, lab: Lab, settings: AttributeSettings, draw: Observed, outcome: Outcome, say: Say) -> None:
-    """A classifier on the frozen model's final states, on clean vectors and on releases: what the noise costs it."""
-    if case.attacked.labels is None:
-        return
-    for name, knowledge, seen in (
-        ("clean", "oblivious", case.victim.clean(case.attacked.ids).seen),
-        ("released", "adaptive", draw.seen),
-    ):
-        probe = PooledAttribute(knowledge, settings)  # type: ignore[arg-type]
-        probe.fit(lab)
-        score = AttributeScore(case.attacked.labels)
-        score.add(probe.attack(seen))
-        outcome.utility[name] = score.figures()["accuracy"]
+    # What the noise costs the task: the same classifier on clean vectors and on releases.
+    clean = case.victim.clean(case.attacked.ids).seen
+    outcome.utility["clean"] = use_for_training(states, size, "oblivious", clean, case.attacked.labels)
+    outcome.utility["released"] = use_for_training(states, size, "adaptive", draws[0].seen, case.attacked.labels)
     say("utility", 1.0)
+
+
+def use_for_training(lab: Lab, size: Size, knowledge: Knowledge, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:
+    """Accuracy of a classifier on the frozen model's final states of `seen`; the lab's encoder is the whole top."""
+    probe = PooledAttribute(knowledge, replace(size.pooled, view="states"))
+    probe.fit(lab)
+    score = AttributeScore(labels_B)
+    score.add(probe.attack(seen))
+    return score.figures()["accuracy"]
 
 
 def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:

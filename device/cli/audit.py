@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
 # What a job that was sent decides by itself.
-_OF_THE_JOB = ("task", "attribute", "unlabelled", "max_length", "cut", "mechanism", "param", "no_noise")
+_OF_THE_JOB = ("task", "attribute", "unlabelled", "max_length", "cut", "mechanism", "param", "no_noise", "frontier")
 
 
 @guarded
@@ -83,6 +83,14 @@ def audit(
     no_noise: Annotated[bool, typer.Option("--no-noise", help="Audit clean vectors.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Three seeds, every attack at length: hours, not minutes.")
+    ] = False,
+    frontier: Annotated[
+        bool,
+        typer.Option(
+            "--frontier",
+            help="Also measure weaker and stronger settings of the mechanism, for the page's picture (codebook attacks "
+            "only).",
+        ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the choice of records and the attacks; never of the noise.")] = 0,
     out: Annotated[Path, typer.Option(help="The page; the figures go beside it as .json.")] = Path("audit.html"),
@@ -151,6 +159,7 @@ def _simulated(options: dict[str, Any]) -> Run:
         public_text=options["public_text"],
         size=_size(options),
         seed=options["seed"],
+        frontier=options["frontier"],
     )
     return lambda home, say, keep: run_audit(request, home, say, keep)
 

@@ -26,7 +26,7 @@ from device.data.source import DataSource
 from device.noise.context import NoiseContext
 from device.noise.registry import build
 from shared.config import MechanismSpec
-from shared.errors import DataInvalid
+from shared.errors import DataInvalid, InvalidInput
 from shared.modeling.load import load_task_model, load_tokenizer
 from shared.modeling.partition import Partition
 from tests.unit.modeling.tiny import tiny_classifier, tiny_tokenizer
@@ -84,7 +84,7 @@ def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_pat
 
 
 def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contained(model, data, tmp_path):
-    page, facts, _ = audit(model, data, tmp_path, "--param", "noise_ratio=500")
+    page, facts, _ = audit(model, data, tmp_path, "--param", "noise_ratio=500", "--frontier")
     assert facts["verdict"]["level"] != "most"
     for file in (tmp_path / "audit.html", tmp_path / "audit.json"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -93,6 +93,19 @@ def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contai
     assert facts["statement"]["text"][:30] in page.replace("&#x27;", "'")
     assert "w1" not in (tmp_path / "audit.json").read_text()  # the figures hold no text
     assert facts["not_tested"]
+    points = {(one["series"], one["name"]): one for one in facts["frontier"]}
+    assert {name for series, name in points if series == "other strengths"} == {
+        "noise_ratio 125",
+        "noise_ratio 250",
+        "noise_ratio 1000",
+        "noise_ratio 2000",
+    }
+    assert points["clean vectors", ""]["accuracy"][0] >= points["blind guess", ""]["accuracy"][0]
+    assert all(f"{one['series']}, {one['name']}: recovered" in page for one in facts["frontier"])
+    frontier = {"--unlabelled": "needs labels", "--no-noise": "needs a mechanism with a strength"}
+    for option, why in frontier.items():
+        with pytest.raises(InvalidInput, match=why):
+            audit(model, data, tmp_path, option, "--frontier")
 
 
 def test_text_is_escaped(model, data, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from device.account import TRANSCRIPT
 from device.audit.base import silent
 from device.audit.jobs import JobAudit, audit_job
+from device.audit.page import render
 from device.audit.suite import QUICK
 from device.predict import predict
 from device.run import run_job
@@ -67,6 +68,10 @@ def test_clean_vectors_are_read_from_the_frames_and_every_frame_is_accounted_for
         if "(call)" not in kind
     )
     assert not any("only hashes" in line for line in facts["not_tested"])
+    page = render(audited)
+    assert f"attacks the recorded frames of job {job_id}" in page
+    assert "sent: gradient" in page
+    assert "came back: output" in page
     assert finding(audited, "labels from recorded head gradients")[0] > 0.9
     assert finding(audited, "the same, 2 epochs")[0] > 0.9
     assert finding(audited, "labels from the states")[0] > 0.5
