@@ -150,10 +150,14 @@ def encode_causal_lm(
         form: the job's; None: that of these records.
 
     Raises:
-        DataInvalid: every record was dropped, or the chat template refuses a conversation.
+        DataInvalid: every record was dropped, the chat template refuses a conversation, or only one of form and
+            records is of conversations.
         ModelUnsupported: conversations, but no usable chat template.
     """
     form = form or form_of(records, tokenizer)
+    if (form.kind == "chat") != (records.columns.messages is not None):
+        wanted = "conversations" if form.kind == "chat" else "texts, or prompts and completions"
+        raise DataInvalid(f"{records.source}: this model is tuned on {wanted}; give the same kind of data here.")
     all_ids: list[IntArray] = []
     masks: list[BoolArray] = []
     truncated = dropped = 0

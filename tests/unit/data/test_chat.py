@@ -159,6 +159,17 @@ def test_long_conversations_are_cut_or_dropped_and_counted():
         encode_causal_lm(chats(long), tokenizer, 100)
 
 
+def test_conversations_and_other_texts_are_not_mixed():
+    tokenizer = byte_tokenizer(CHATML)
+    form = PromptForm(kind="chat", template=CHATML)
+    columns = Columns(prompt="p", completion="c")
+    texts = Records(source="d", unit="line", columns=columns, items=(Record(number=1, prompt="a", text="b"),))
+    with pytest.raises(DataInvalid, match="this model is tuned on conversations"):
+        encode_causal_lm(texts, tokenizer, 99, form)
+    with pytest.raises(DataInvalid, match="this model is tuned on texts, or prompts"):
+        encode_causal_lm(chats(conversation(TURNS)), tokenizer, 99, PromptForm(kind="prompt"))
+
+
 @pytest.mark.parametrize("name", HONEST)
 def test_a_later_prompt_is_written_as_in_training(name):
     tokenizer = byte_tokenizer(HONEST[name])
