@@ -78,8 +78,10 @@ def cells() -> dict[str, Cell]:
         for k in (4, 8, 2, 16)
     }
     task = {"task": "private", "epsilon_task": 8.0}
-    for k, dims in ((32, 8), (128, 16), (512, 32), (2048, 64)):
-        found[f"codes-{k}"] = Cell(family="codes", mechanism="codes", params={"codes": k, "dims": dims, **task}, cut=3)
+    for cut in (3, 5):
+        for k, dims in ((32, 8), (128, 16), (512, 32)):
+            params = {"codes": k, "dims": dims, **task}
+            found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
         found[f"dchi-{ratio:g}"] = Cell(family="dchi", mechanism="dchi", params={"noise_ratio": ratio})
@@ -251,7 +253,7 @@ class Bench:
         learned = LearnedSettings(epochs=self.sizes.attack_epochs, encoder_rate=2e-4)
         known: tuple[Knowledge, ...] = ("oblivious", "adaptive")
         for knowledge in known:
-            for metric in ("euclidean", "bayes", "language"):
+            for metric in ("euclidean", "bayes", "language", "content"):
                 yield metric, Codebook(knowledge, CodebookSettings(metric=metric))  # type: ignore[arg-type]
             yield "token-wise", Tokenwise(knowledge, learned)
             yield "sequence", SequenceInverter(knowledge, learned)

@@ -52,7 +52,7 @@ QUICK = Size(
     public=1200,
     attacked=150,
     seeds=1,
-    metrics=("euclidean", "bayes", "language"),
+    metrics=("euclidean", "bayes", "language", "content"),
     tokenwise=LearnedSettings(epochs=1, hidden=1024),
     sequence=LearnedSettings(epochs=1, encoder_rate=2e-4),
     optimise=OptimiseSettings(iterations=40),
