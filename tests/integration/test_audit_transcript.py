@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
 from device.account import TRANSCRIPT
 from device.audit.base import silent
 from device.audit.jobs import JobAudit, audit_job
 from device.audit.page import render
 from device.audit.suite import QUICK
+from device.cli import app
+from device.home import RunRequest
 from device.predict import predict
 from device.run import run_job
 from device.transcript import Transcript
@@ -180,3 +184,26 @@ def test_what_cannot_be_audited_is_refused_with_what_to_do(local_world, tmp_path
     frames.write_bytes(frames.read_bytes()[:-40] + b"x" * 40)
     with pytest.raises(ArtifactCorrupt):
         audit(world, job_id)
+
+
+def test_from_the_command_line_the_job_remembers_its_data(local_world, tmp_path):
+    world = local_world
+    spec = world.spec(train={"max_steps": 5})
+    job_id = run(world, spec)
+    page = tmp_path / "sent.html"
+    command = ["audit", "--transcript", job_id, "--home", str(world.settings.home), "--out", str(page)]
+    command += ["--model", str(world.models["enc"])]
+    changed = tmp_path / "changed.tsv"
+    changed.write_text("\n".join(["sentence\tlabel", *_lines(world.data.path)[1:]]) + "\n")
+    agent = tmp_path / "agent.yaml"
+    agent.write_text(f"datasets: {{sentences: {{path: {changed}}}}}\n")
+    with pytest.raises(JobConflict, match="is not what job"):
+        CliRunner().invoke(app, [*command, "--config", str(agent)], catch_exceptions=False)
+    with pytest.raises(InvalidInput, match="--no-noise and --transcript contradict each other"):
+        CliRunner().invoke(app, [*command, "--no-noise"], catch_exceptions=False)
+    RunRequest(cloud="any", spec=spec, train=world.data, validation=world.validation).save(world.settings.home, job_id)
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "Most of your text can be read back" in done.output
+    assert f"recorded frames of job {job_id}" in page.read_text()
+    assert json.loads(page.with_suffix(".json").read_text())["transcript"]["job"] == job_id
