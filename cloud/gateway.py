@@ -65,12 +65,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._host = Host(catalog, settings.data_folder / "bottoms")
         self._desk = Desk(self._host, jobs, self._artifacts, settings)
         self._streams: dict[str, asyncio.Task[Any]] = {}
+        self._inferring: set[asyncio.Task[Any]] = set()
 
     async def shutdown(self) -> None:
         """Stop every stream; each job waits for its device and goes on from its last checkpoint."""
-        for task in list(self._streams.values()):
+        under_way = [*self._streams.values(), *self._inferring]
+        for task in under_way:
             task.cancel()
-        await asyncio.gather(*self._streams.values(), return_exceptions=True)
+        await asyncio.gather(*under_way, return_exceptions=True)
         self._compute.shutdown(wait=True)
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenResponse:
@@ -126,13 +128,15 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         with _Abort() as abort:
             session = await self._session(context, infer=True)
             tidying = asyncio.create_task(self._tidy())
+            task = _this_task()
+            self._inferring.add(task)
             try:
                 async for frame in self._serve(session, requests):
                     yield frame
             finally:
                 tidying.cancel()
-                with suppress(RuntimeError):  # the compute thread has ended with the cloud
-                    await asyncio.shield(self._on_compute(self._desk.inference_ended, session))
+                await asyncio.shield(self._on_compute(self._desk.inference_ended, session))
+                self._inferring.discard(task)
             return
         await abort.now(context)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from device.generation.writer import Writer
 
 WRITING = "Writing"
-LEAK = "The cloud has the model's head too, so it can work out likely answers from what it computes: docs/inference.md."
+LEAK = "The answer itself is no secret from the cloud: it has the model's head and can work it out (docs/inference.md)."
 
 
 @guarded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -65,6 +66,7 @@ async def _routing_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error.__cause__, PrivTuneError):  # FastAPI wraps whatever happens while it reads the body
         return respond(error.__cause__)
     status = error.status_code if isinstance(error, HTTPException) else 500
-    about = f"{request.method} {request.url.path}: "
-    found = InvalidInput(about + ("there is no such route." if status == 404 else "this does not work here."))
-    return JSONResponse(body_of(found), status)
+    why = "there is no such route." if status == 404 else "this can't be done here."
+    document = body_of(InvalidInput(f"{request.method} {request.url.path}: {why}"))
+    document["error"] |= {"type": _TYPES.get(status, "invalid_request_error"), "code": HTTPStatus(status).name}
+    return JSONResponse(document, status)

@@ -1,13 +1,42 @@
 """Private generation against plain transformers + peft, and what happens when it is disturbed."""
 
+import contextlib
+
 import pytest
 
+from cloud.texts import Texts
+from device.data.messages import ChatMessage
 from device.generate import generate_texts, open_writer
 from device.generation.sampling import Sampling
-from tests.integration.writing import PROMPTS, plain_model, plain_tokens, tune
+from device.generation.writer import BACKOFF_S
+from device.ledger import Ledger, outcomes
+from device.policy import Budget, Policy
+from shared.errors import (
+    CloudUnreachable,
+    InvalidInput,
+    JobNotFound,
+    PolicyRefused,
+    VersionMismatch,
+)
+from tests.integration.test_export import train
+from tests.integration.world import InProcessCloud, ProcessCloud, build_world, save_model
+from tests.integration.writing import PROMPTS, chat_world, plain_model, plain_tokens, tune, tune_chat
+from tests.proxy import Proxy
+from tests.unit.data.chats import byte_tokenizer
+from tests.unit.modeling.tiny import DECODERS, tiny_lm
 
 NEW = 30
 FREELY = Sampling(max_new_tokens=NEW, ignore_end=True)
+
+
+def entries(world):
+    with contextlib.closing(Ledger(world.settings.home)) as ledger:
+        return [row for row in outcomes(ledger.entries()) if row["source"] == "generations"]
+
+
+def write_all(writer):
+    while writer.active:
+        writer.advance()
 
 
 @pytest.mark.parametrize("cut", [0, 2])
@@ -26,3 +55,181 @@ def test_greedy_tokens_equal_plain_transformers_and_peft(local_world, cut):
     with model.disable_adapter():  # so that the adapter made a difference
         untouched = [plain_tokens(model, ids, NEW, eos_token_id=None) for ids in prompts]
     assert untouched != [answer.tokens for answer in found]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_decoder_writes_as_in_plain_transformers(tmp_path, kind):
+    """64 tokens, a trained adapter, the cut in the middle."""
+    name = "n_positions" if kind == "gpt2" else "max_position_embeddings"
+    folder = save_model(tmp_path / "models" / kind, kind, "causal-lm", **{name: 128})
+    world = build_world(tmp_path, lambda place, models: InProcessCloud(place, {**models, kind: folder}))
+    world.models[kind] = folder
+    try:
+        job_id = tune(world, model=kind, train={"max_steps": 2})
+        sampling = Sampling(max_new_tokens=64, ignore_end=True)
+        (found,) = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=sampling)
+        with open_writer(job_id, world.settings) as writer:
+            ids = writer.prompts.ids(PROMPTS[0])
+        assert found.tokens == plain_tokens(plain_model(world, job_id, kind), ids, 64, eos_token_id=None)
+    finally:
+        world.cloud.stop()
+
+
+def test_noise_changes_the_answer_and_asking_again_draws_nothing_anew(local_world):
+    world = local_world
+    job_id = tune(world, mechanism={"name": "dchi", "params": {"noise_ratio": 4}})
+    first = generate_texts(job_id, PROMPTS, world.settings, sampling=FREELY)
+    again = generate_texts(job_id, PROMPTS, world.settings, sampling=FREELY)
+    assert [answer.tokens for answer in again] == [answer.tokens for answer in first]
+    rows = [(row["records"], row["rows"]) for row in entries(world)]
+    assert rows[3:] == [(0, 0)] * 3
+    lengths = [answer.prompt_tokens + NEW - 1 for answer in first]
+    assert sum(count for _, count in rows) <= sum(lengths)  # less the rows of beginnings that they share
+    clean = tune(world)
+    assert [answer.tokens for answer in generate_texts(clean, PROMPTS, world.settings, sampling=FREELY)] != [
+        answer.tokens for answer in first
+    ]
+
+
+def test_a_connection_cut_in_the_middle_goes_on_with_the_same_tokens(local_world):
+    world = local_world
+    job_id = tune(world)
+    calm = generate_texts(job_id, PROMPTS, world.settings, sampling=FREELY)
+    told = []
+    with Proxy(world.settings.grpc_address) as proxy:
+        settings = world.device(grpc_address=proxy.address)
+        with open_writer(job_id, settings, told.append) as writer:
+            replies = [writer.begin(writer.prompts.ids(prompt), FREELY) for prompt in PROMPTS]
+            for turn in range(1000):
+                if turn == 20:
+                    proxy.cut()
+                if not writer.active:
+                    break
+                writer.advance()
+    assert [tuple(reply.new_ids) for reply in replies] == [answer.tokens for answer in calm]
+    assert any("trying again in" in line for line in told)
+
+
+def test_a_cloud_that_goes_away_ends_it_with_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("device.generation.writer.BACKOFF_S", (0.01,) * len(BACKOFF_S))
+    world = build_world(tmp_path, ProcessCloud)
+    job_id = tune(world)
+    with open_writer(job_id, world.settings) as writer:
+        reply = writer.begin(writer.prompts.ids(PROMPTS[0]), FREELY)
+        writer.advance()
+        world.cloud.kill()
+        with pytest.raises(CloudUnreachable, match="gateway"):
+            write_all(writer)
+    assert reply.finish == "cancelled"
+    assert not any(row["open"] for row in entries(world))
+
+
+def test_what_the_cloud_let_go_is_sent_again_and_changes_nothing(tmp_path, monkeypatch):
+    kept = []
+
+    def narrow(**settings):
+        kept.append(Texts(**settings | {"max_texts": 1}))
+        return kept[-1]
+
+    monkeypatch.setattr("cloud.desk.Texts", narrow)
+    world = build_world(tmp_path)
+    try:
+        job_id = tune(world)
+        together = generate_texts(job_id, PROMPTS, world.settings, sampling=FREELY, in_flight=3)
+        alone = [generate_texts(job_id, [prompt], world.settings, sampling=FREELY)[0] for prompt in PROMPTS]
+        assert [answer.tokens for answer in together] == [answer.tokens for answer in alone]
+    finally:
+        world.cloud.stop()
+    assert len(kept[-1]) == 0
+
+
+def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
+    kept = []
+
+    def watched(**settings):
+        kept.append(Texts(**settings))
+        return kept[-1]
+
+    monkeypatch.setattr("cloud.desk.Texts", watched)
+    world = build_world(tmp_path)
+    try:
+        job_id = tune(world)
+        with open_writer(job_id, world.settings) as writer:
+            first, second = (writer.begin(writer.prompts.ids(prompt), FREELY) for prompt in PROMPTS[:2])
+            for _ in range(6):
+                writer.advance()
+            assert len(kept[-1]) == 2
+            writer.end(first, "cancelled")
+            write_all(writer)
+        assert len(first.new_ids) < NEW == len(second.new_ids)
+        assert (len(kept[-1]), kept[-1].size) == (0, 0)
+    finally:
+        world.cloud.stop()
+
+
+def test_a_budget_is_kept_before_anything_is_sent(local_world):
+    world = local_world
+    job_id = tune(world)
+    settings = world.device(policy=Policy(allow_no_noise=True, budget=Budget(releases=2)))
+    generate_texts(job_id, PROMPTS[:2], settings, sampling=FREELY)
+    with Proxy(world.settings.grpc_address) as proxy:
+        careful = world.device(policy=settings.policy, grpc_address=proxy.address, local_model=str(world.models["dec"]))
+        with pytest.raises(PolicyRefused, match="0 are left"):
+            generate_texts(job_id, PROMPTS[2:], careful, sampling=FREELY)
+        assert proxy.bytes_from(device=True) == b""
+
+
+def test_jobs_that_can_not_write_are_refused(local_world):
+    world = local_world
+    with pytest.raises(JobNotFound):
+        generate_texts("ftjob-unknown", ["w1"], world.settings)
+    classifier = train(world, world.spec(train={"max_steps": 2}))
+    with pytest.raises(InvalidInput, match="privtune predict"):
+        generate_texts(classifier, ["w1"], world.settings)
+    job_id = tune(world, train={"max_steps": 2})
+    talk = [ChatMessage("user", "w1")]
+    with pytest.raises(InvalidInput, match="not trained on conversations"):
+        generate_texts(job_id, [talk], world.settings)
+    with pytest.raises(InvalidInput, match="at most 48; shorten"):
+        generate_texts(job_id, ["w1 " * 60], world.settings)
+
+
+def test_a_tokenizer_of_another_model_is_refused(local_world, tmp_path):
+    world = local_world
+    job_id = tune(world, train={"max_steps": 2})
+    mixed = tmp_path / "mixed"
+    tiny_lm("llama").save_pretrained(mixed)
+    byte_tokenizer().save_pretrained(mixed)
+    with pytest.raises(VersionMismatch, match="do not belong together"):
+        generate_texts(job_id, ["zebra"], world.device(local_model=str(mixed)))
+
+
+def test_a_base_with_other_weights_in_the_cloud_is_refused(tmp_path):
+    world = build_world(tmp_path)
+    job_id = tune(world, train={"max_steps": 2})
+    port = int(world.cloud.grpc_address.rpartition(":")[2])
+    world.cloud.stop()
+    save_model(world.models["dec"], "llama", "causal-lm", seed=9)
+    world.cloud = InProcessCloud(world.folder / "cloud", world.models, grpc_port=port)
+    try:
+        with pytest.raises(VersionMismatch, match="trained on other weights"):
+            generate_texts(job_id, ["w1"], world.settings)
+    finally:
+        world.cloud.stop()
+
+
+def test_a_conversation_ends_where_its_template_closes_the_turn(tmp_path):
+    world = chat_world(tmp_path, InProcessCloud)
+    try:
+        job_id = tune_chat(world)
+        with open_writer(job_id, world.settings) as writer:
+            tokenizer = writer.parts.tokenizer
+            closing = tokenizer.convert_tokens_to_ids("<|im_end|>")
+            assert closing in writer._end_ids
+            assert tokenizer.eos_token_id in writer._end_ids
+            asked = writer.prompts.ids([ChatMessage("user", "hi")])
+            assert tokenizer.decode(asked).endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+            assert writer.prompts.ids("hi") == asked
+            assert writer.prompts.ids("hi", raw=True) != asked
+    finally:
+        world.cloud.stop()

@@ -162,7 +162,7 @@ class ProcessCloud:
         self.control = ControlPlane(self.http_url, self.api_key)
 
     def _wait(self, ready: Path) -> dict[str, str]:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # on a busy machine torch alone takes a minute to import
         while time.monotonic() < deadline:
             if ready.exists():
                 return json.loads(ready.read_text())

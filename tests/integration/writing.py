@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from device.data.source import DataSource
 from device.export.job import export_job
-from device.run import run_job
+from device.run import RunSettings, run_job
 from tests.integration.world import Watcher, World
+from tests.unit.data.chats import CHATML, byte_tokenizer
+from tests.unit.modeling.tiny import tiny_lm
 
 PROMPTS = ["w5 w6 w7", "w50", "w1 w40 w41 w42 w43 w44 w9 w9 w3"]
 
@@ -49,3 +53,28 @@ def plain_tokens(model: Any, ids: list[int], count: int, **options: Any) -> tupl
             **options,
         )
     return tuple(out[0, len(ids) :].tolist())
+
+
+def chat_world(folder: Path, cloud_type: type) -> World:
+    """A cloud with a tiny decoder `chatty` of bytes, 512 positions, and a chat template."""
+    tokenizer = byte_tokenizer(CHATML)
+    target = folder / "models" / "chatty"
+    tiny_lm("llama", vocab_size=len(tokenizer), max_position_embeddings=512).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    models = {"chatty": target}
+    cloud = cloud_type(folder / "cloud", models)
+    settings = RunSettings(grpc_address=cloud.grpc_address, api_key=cloud.api_key, home=folder / "home")
+    nothing = DataSource(path=str(folder / "none"))
+    return World(cloud=cloud, folder=folder, models=models, settings=settings, data=nothing, validation=nothing)
+
+
+def tune_chat(world: World, **changes: Any) -> str:
+    """A short job on conversations."""
+    file = world.folder / "chats.jsonl"
+    turns = [{"role": "user", "content": "say it"}, {"role": "assistant", "content": "it is said"}]
+    file.write_text((json.dumps({"messages": turns}) + "\n") * 8)
+    wanted = {"train": {"max_steps": 2, "batch_size": 2, "max_length": 128}, **changes}
+    spec = world.spec(model="chatty", task="causal-lm", **wanted)
+    job_id = world.cloud.create_job(spec)
+    run_job(job_id, spec, DataSource(path=str(file)), None, world.settings, Watcher(), threading.Event())
+    return job_id
