@@ -11,7 +11,7 @@ from device.audit.paper.cells import Cell, finished, keep
 from device.audit.paper.datasets import DATASETS, Example, Parts, by_group, draw, grams
 from device.audit.paper.settings import SCALES, settings
 from device.audit.paper.tables import rows_of, write_results
-from device.noise.registry import REGISTRY
+from device.noise.registry import REGISTRY, validate
 from shared.errors import DataInvalid
 from tests.unit.modeling.tiny import tiny_classifier, tiny_lm, tiny_tokenizer
 
@@ -90,6 +90,12 @@ def test_every_mechanism_is_there_once_and_at_full_scale_at_several_strengths():
     pool = next(setting for setting in usual if setting.mechanism == "pool")
     assert pool.serves("classification")
     assert not pool.serves("causal-lm")
+
+
+@pytest.mark.parametrize("task", ["classification", "causal-lm"])
+def test_a_job_would_take_every_setting(task):
+    for setting in settings(sweep=True):
+        validate(setting.spec(task))
 
 
 def cell(mechanism="none", seed=0):
@@ -238,6 +244,14 @@ def test_a_smoke_run_measures_each_cell_once(paper, tmp_path, capsys):
     assert {name for name in after if after[name] != before[name]} == {"sst2-encoder-none-smoke-0.json"}
     assert paper(*both, "--list") == 0
     assert "4 of 4 done" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["sst2", "e2e_nlg"])
+def test_every_mechanism_can_be_measured(paper, tmp_path, of):
+    assert paper("--datasets", of) == 0
+    measured = {json.loads(path.read_text())["question"]["name"] for path in (tmp_path / "out").glob("*.json")}
+    assert measured == set(REGISTRY) - ({"pool"} if of == "e2e_nlg" else set())
 
 
 def test_an_interrupt_keeps_what_is_done(paper, tmp_path, capsys, monkeypatch):
