@@ -1,0 +1,43 @@
+"""A pre-trained decoder with a trained adapter writes 64 tokens as plain transformers + peft do."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from device.generate import generate_texts, open_writer
+from device.generation.sampling import Sampling
+from tests.integration.world import InProcessCloud, build_world
+from tests.integration.writing import plain_model, plain_tokens, tune
+
+pytestmark = pytest.mark.slow
+TEXTS = ["Once upon a time", "The little dog ran to", "Lily said"]
+
+
+def pretrained() -> Path:
+    root = os.environ.get("PRIVTUNE_TEST_MODELS", Path(__file__).resolve().parents[3] / "shared" / "models")
+    folder = Path(root) / "babyllama-tok105"
+    if not folder.is_dir():
+        pytest.skip(f"needs the model babyllama-tok105 in {root}; set PRIVTUNE_TEST_MODELS")
+    return folder
+
+
+@pytest.mark.parametrize("cut", [0, 2])
+def test_babyllama(tmp_path, cut):
+    folder = pretrained()
+    world = build_world(tmp_path, lambda place, models: InProcessCloud(place, {**models, "baby": folder}))
+    world.models["baby"] = folder
+    try:
+        job_id = tune(world, model="baby", cut=cut, train={"max_steps": 3})
+        found = generate_texts(
+            job_id, TEXTS, world.settings, sampling=Sampling(max_new_tokens=64, ignore_end=True), in_flight=3
+        )
+        with open_writer(job_id, world.settings) as writer:
+            prompts = [writer.prompts.ids(text) for text in TEXTS]
+        model = plain_model(world, job_id, "baby")
+        expected = [plain_tokens(model, ids, 64, eos_token_id=None) for ids in prompts]
+        assert [answer.tokens for answer in found] == expected
+        with model.disable_adapter():
+            assert [plain_tokens(model, ids, 64, eos_token_id=None) for ids in prompts] != expected
+    finally:
+        world.cloud.stop()
