@@ -85,7 +85,7 @@ def cells() -> dict[str, Cell]:
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
         found[f"dchi-{ratio:g}"] = Cell(family="dchi", mechanism="dchi", params={"noise_ratio": ratio})
-    for ratio in (0.25, 1.0, 3.0):
+    for ratio in (0.05, 0.25, 1.0, 3.0):
         found[f"privtune-{ratio:g}"] = Cell(family="privtune", mechanism="privtune", params={"noise_ratio": ratio})
     found["blind-96"] = Cell(family="shared, task-blind", mechanism="shared", params={"injection": "embedding"})
     found["counts-8"] = Cell(family="shared, private counts only", mechanism="shared", params=graded(8, "private"))
@@ -121,11 +121,12 @@ def main() -> None:
 
         write_report(arguments.out, cells())
         return
-    bench = Bench(arguments)
-    chosen = {name: cell for name, cell in cells().items() if not arguments.cells or name in arguments.cells}
-    unknown = set(arguments.cells or ()) - set(chosen)
+    known = cells()
+    unknown = [name for name in arguments.cells or () if name not in known]
     if unknown:
-        sys.exit(f"no such cell: {', '.join(sorted(unknown))}; there are: {', '.join(cells())}")
+        sys.exit(f"no such cell: {', '.join(unknown)}; there are: {', '.join(known)}")
+    chosen = {name: known[name] for name in arguments.cells or known}
+    bench = Bench(arguments)
     for seed in arguments.seeds:
         for name, cell in chosen.items():
             for part, measure in (("utility", bench.utility), ("attack", bench.attack)):
