@@ -108,8 +108,8 @@ def export_job(
     local = settings.local_model or state.local_model
     _check_possible(state, options, local)
     with Link(settings.endpoint) as link:
-        adapter = fetch_folder(link, pb.ARTIFACT_KIND_ADAPTER, job_id, folder.path / "adapter", say)
-        here = _device_part(link, job_id, state, settings, local, say) if options.format == "peft" else None
+        adapter = fetch_folder(link, pb.ARTIFACT_KIND_ADAPTER, job_id, folder.path / "adapter")
+        here = _device_part(link, job_id, state, settings, local) if options.format == "peft" else None
     facts = _facts(folder, state, adapter, settings, options, local)
     parts = here or _whole(state, options, str(local), facts, say)
     _load_head(parts.head, state, folder, adapter)
@@ -140,7 +140,6 @@ def _device_part(
     state: JobState,
     settings: RunSettings,
     local: str | None,
-    say: Callable[[str], None],
 ) -> _Parts:
     parts = load_parts(
         link,
@@ -149,7 +148,7 @@ def _device_part(
         home=settings.home,
         local_model=local,
         num_labels=max(len(state.label_names), 2),
-        say=say,
+        say=lambda _: None,
     )
     return _Parts(model=None, head=parts.head, tokenizer=parts.tokenizer)
 
