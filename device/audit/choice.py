@@ -148,7 +148,9 @@ def _limits(settings: Sequence[Setting], nearest: Setting, wish: Wish) -> list[s
     if "drop" in always:
         lines.append("No setting that was tried keeps enough accuracy: try weaker ones or another mechanism.")
     if not always:
-        lines.append("What hides enough loses too much: try --refine, another mechanism or other --param settings.")
+        lines.append(
+            "What surely hides enough may lose too much: try --refine, another mechanism or other --param settings."
+        )
     return lines
 
 
@@ -163,10 +165,15 @@ def naming(words: Words) -> str:
     return "content words" if words == "content" else "all words"
 
 
-def span(estimate: Estimate, unit: Literal["%", "points", ""] = "%") -> str:
+def span(estimate: Estimate, unit: Literal["%", "points"] = "%") -> str:
     """`12.3% [10.1, 14.6]` or `2.1 points [0.4, 3.9]`."""
     value, low, high = (100 * number for number in (estimate.value, estimate.low, estimate.high))
-    return f"{value:.1f}{' points' if unit == 'points' else unit} [{low:.1f}, {high:.1f}]"
+    return f"{value:.1f}{'%' if unit == '%' else ' points'} [{low:.1f}, {high:.1f}]"
+
+
+def short(estimate: Estimate) -> str:
+    """For tables: `12.3 [10, 15]`."""
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
 
 
 def shown(value: Value) -> str:

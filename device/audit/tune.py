@@ -32,6 +32,7 @@ from device.audit.utility import Training, measure_utility
 from device.data.encode import EncodedDataset, encode_classification
 from device.data.source import DataSource
 from device.fitted import OwnRecords
+from device.noise.public import PublicTexts
 from device.noise.registry import entry, validate
 from device.parts import build_noise
 from shared import __version__
@@ -139,8 +140,8 @@ class Bench:
     def __init__(self, request: TuneRequest, home: Path, out: Path, watch: Watch) -> None:
         self._request, self._home, self._out, self._watch = request, home, out, watch
         train, dev = (source.load("classification") for source in (request.train, request.dev))
-        names = len({record.label for record in train})
-        self._parts = bottom_from_model(request.model, "classification", request.cut, num_labels=max(names, 2))
+        classes = len({record.label for record in train})
+        self._parts = bottom_from_model(request.model, "classification", request.cut, num_labels=max(classes, 2))
         self._max_length = min(request.max_length, self._parts.max_positions or request.max_length)
         self._train = encode_classification(train, self._parts.tokenizer, self._max_length)
         encoded = encode_classification(dev, self._parts.tokenizer, self._max_length, self._train.label_names)
@@ -149,7 +150,7 @@ class Bench:
         among = np.arange(len(self._train), len(self._all))
         self._attacked = choose_records(self._all, request.size, request.seed, among)
         self._public = public_texts(request.public_text, home)
-        self._whole = whole_model(request.model, "classification", names)
+        self._whole = whole_model(request.model, "classification", classes)
         self._seconds: list[float] = []
         self._begun = 0
         self.majority = float(np.bincount(labels_of(self._dev)).max() / len(self._dev))
@@ -248,7 +249,7 @@ class Bench:
             "train": self._train.fingerprint,
             "dev": self._dev.fingerprint,
             "attacked": self._attacked.tolist(),
-            "public": _digest(list(self._public)),
+            "public": _digest([list(self._public), asdict(PublicTexts.load(self._home))]),
             "size": asdict(request.size),
             "training": asdict(request.training),
             "max_length": self._max_length,
@@ -269,7 +270,15 @@ def worst(outcome: Outcome, figure: str) -> dict[str, Any]:
     row = outcome.worst("adaptive", figure)
     if row is None:
         raise DataInvalid("no inversion attack could be run on these records")
-    return asdict(row.figures[figure]) | {"attack": f"{row.name} {row.variant} ({row.knowledge})"}
+    told = row.figures[figure]
+    recovered = Recovered(
+        value=told.value,
+        low=told.low,
+        high=told.high,
+        floor=told.floor,
+        attack=f"{row.name} {row.variant} ({row.knowledge})",
+    )
+    return asdict(recovered)
 
 
 def apart(dev: EncodedDataset, train: EncodedDataset, source: str) -> EncodedDataset:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from device.audit.choice import Setting, Wish, Words, naming, shown, span
+from device.audit.choice import Setting, Wish, Words, naming, short, shown
 from device.audit.page import document, section
 from device.audit.picture import Goal, Point, frontier
 from device.audit.tune import Tuned, TuneRequest
@@ -120,7 +120,7 @@ def _point(series: str, name: str, setting: Setting, wish: Wish) -> Point:
 
 def _table(request: TuneRequest, tuned: Tuned) -> str:
     words: tuple[Words, Words] = ("content", "all") if request.wish.words == "content" else ("all", "content")
-    titles = (request.param, *map(naming, words), "accuracy", "points lost", "worst attack")
+    titles = (request.param, *(f"{naming(which)}, %" for which in words), "accuracy, %", "points lost", "worst attack")
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
@@ -132,6 +132,6 @@ def _table(request: TuneRequest, tuned: Tuned) -> str:
 
 def _row(name: str, setting: Setting, words: tuple[Words, Words], *, top: bool) -> str:
     estimates = [*(setting.recovered[which] for which in words), setting.accuracy, setting.drop]
-    cells = [span(estimate, "") for estimate in estimates]
+    cells = [short(estimate) for estimate in estimates]
     told = "".join(f"<td>{escape(cell)}</td>" for cell in [name, *cells, setting.recovered[words[0]].attack])
     return f'<tr class="top">{told}</tr>' if top else f"<tr>{told}</tr>"

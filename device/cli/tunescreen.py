@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from device.audit.choice import Estimate, Setting, Words, naming, shown, span
+from device.audit.choice import Estimate, Setting, Words, naming, short, shown, span
 from device.audit.tune import Tuned, TuneRequest
 from device.audit.tunereport import NOTES, headline, wished
 from device.screen import duration
@@ -109,8 +109,7 @@ def _table(request: TuneRequest, tuned: Tuned, words: Words) -> Table:
 
 
 def _cells(setting: Setting, words: Words) -> list[str]:
-    estimates = (setting.recovered[words], setting.accuracy, setting.drop)
-    return [f"{100 * one.value:.1f} [{100 * one.low:.0f}, {100 * one.high:.0f}]" for one in estimates]
+    return [short(estimate) for estimate in (setting.recovered[words], setting.accuracy, setting.drop)]
 
 
 def _verdict(missed: Collection[str], *, chosen: bool, met: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from device.audit.choice import Estimate, Recovered, Setting, Wish, best, between, choose, shown, span
+from device.audit.choice import Estimate, Recovered, Setting, Wish, best, between, choose, short, shown, span
 
 
 def setting(value, recovered, drop, *, half=0.01, attack="EIA-1 bayes (adaptive)", accuracy=0.8):
@@ -79,7 +79,7 @@ def test_where_none_will_do_the_nearest_is_named_with_what_limits_it():
 def test_limits_that_only_different_settings_keep_are_told_as_such():
     choice = chosen(GRID, wish(recovery=0.1, drop=0.03))
     assert (choice.met, choice.setting.value) == (False, 10.0)  # 6 points beyond one, 4 beyond the other
-    assert choice.remarks[-1].startswith("What hides enough loses too much")
+    assert choice.remarks[-1].startswith("What surely hides enough may lose too much")
     assert not any("No setting" in line for line in choice.remarks)
 
 
@@ -138,4 +138,7 @@ def test_refining_closes_in_on_the_border():
 
 def test_figures_and_values_are_written_as_they_are_typed():
     assert [shown(value) for value in (3, 3.0, 2.5, True, "centre")] == ["3", "3", "2.5", "true", "centre"]
-    assert span(Estimate(value=0.123, low=0.1, high=0.2)) == "12.3% [10.0, 20.0]"
+    estimate = Estimate(value=0.123, low=-0.011, high=0.2)
+    assert span(estimate) == "12.3% [-1.1, 20.0]"
+    assert span(estimate, "points") == "12.3 points [-1.1, 20.0]"
+    assert short(estimate) == "12.3 [-1, 20]"

@@ -1,0 +1,257 @@
+"""`privtune tune-noise` on a tiny model: from the command line to choice, page and picture; kept work; refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from device.audit.choice import Wish
+from device.audit.suite import QUICK
+from device.audit.tune import SETTINGS, TuneRequest, tune
+from device.audit.utility import Training
+from device.cli import app, main
+from device.data.source import DataSource
+from shared.errors import DataInvalid, InvalidInput, StorageFull
+from tests.unit.modeling.tiny import tiny_classifier, tiny_tokenizer
+
+# Two attacks and few iterations: what is tested here is what is made of their figures.
+SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.optimise, iterations=5))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """model/, train.csv, dev.csv: one of 25 words of each record tells its class."""
+    made = tmp_path_factory.mktemp("tune")
+    tiny_classifier("bert").save_pretrained(made / "model")
+    tiny_tokenizer().save_pretrained(made / "model")
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 150), ("dev", 70)):
+        write(made / f"{name}.csv", [record(rng) for _ in range(count)])
+    return made
+
+
+def record(rng):
+    label = int(rng.integers(2))
+    words = rng.integers(0, 30, size=8) + 25 * label * (rng.random(8) < 0.5)
+    return " ".join(f"w{word}" for word in words) + f",{label}"
+
+
+def write(path, lines):
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def arguments(folder, out, *more):
+    named = ("--model", folder / "model", "--data", folder / "train.csv", "--out", out, "--home", out / "home")
+    return ["tune-noise", *map(str, named), *more]
+
+
+def run(folder, out, *more):
+    result = CliRunner().invoke(app, arguments(folder, out, *more), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output, json.loads((out / "tune.json").read_text())
+
+
+def request(folder, **changes):
+    train = DataSource(path=str(folder / "train.csv"))
+    plain = TuneRequest(
+        model=str(folder / "model"),
+        train=train,
+        dev=replace(train, path=str(folder / "dev.csv")),
+        mechanism="dchi",
+        param="noise_ratio",
+        values=(0.05, 200.0),
+        wish=Wish(words="all", max_recovery=0.5, max_drop=None),
+        size=SIZE,
+        training=Training(epochs=1),
+    )
+    return replace(plain, **changes)
+
+
+class Watcher:
+    """What was begun, and which of it had been measured before; stops at a setting like a person with Ctrl-C."""
+
+    def __init__(self, stop_at=None):
+        self.kept, self.left, self._stop_at, self._number = {}, [], stop_at, 0
+
+    def begin(self, name, number, total, seconds_left):
+        self._number, self.total = number, total
+        self.left.append(seconds_left)
+
+    def say(self, what, share):
+        if self._number == self._stop_at:
+            raise KeyboardInterrupt
+
+    def end(self, name, facts, *, kept):
+        self.kept[name] = kept
+
+
+def test_from_the_command_line_to_choice_page_and_picture(folder, tmp_path):
+    wishes = ("--dev", str(folder / "dev.csv"), "--max-recovery", "0.5", "--of", "all", "--epochs", "1")
+    printed, facts = run(folder, tmp_path, *wishes, "--vary", "noise_ratio=0.05,200")
+    assert facts["split"] == "dev"
+    assert facts["records"] == {"train": 150, "dev": 70, "dev_left_out": 0, "attacked": 70}
+    assert facts["no_noise"]["recovered"]["all"]["value"] >= 0.95
+    weak, strong = facts["settings"]
+    assert weak["recovered"]["all"]["value"] > 0.9 > 0.3 > strong["recovered"]["all"]["value"]
+    assert {row["kind"] for row in strong["attacks"]} == {"inversion"}
+    worst = max(row["figures"]["top1"]["value"] for row in strong["attacks"])
+    assert strong["recovered"]["all"]["value"] == worst
+    lost = facts["no_noise"]["accuracy"]["value"] - strong["accuracy"]["value"]
+    assert strong["drop"]["value"] == pytest.approx(lost)
+    assert strong["drop"]["low"] <= lost <= strong["drop"]["high"]
+    assert facts["choice"]["met"]
+    assert facts["choice"]["value"] == 200
+
+    command = shlex.split(facts["command"])
+    assert facts["command"] in printed
+    assert command[:2] == ["privtune", "finetune"]
+    given = dict(zip(command[2::2], command[3::2], strict=True))
+    assert given["--mechanism"] == "dchi"
+    assert given["--param"] == "noise_ratio=200"
+    assert given["--validation"] == str(folder / "dev.csv")
+    assert given["--epochs"] == "1"
+
+    page, drawing = (tmp_path / "tune.html").read_text(), (tmp_path / "tune.svg").read_text()
+    ElementTree.fromstring(drawing)
+    for text in (printed, page, drawing):
+        assert "dev split" in text
+    assert "200 (chosen)" in drawing
+    assert facts["command"] in page
+    for outside in ("<script", "<link", "src=", "@import", "url("):
+        assert outside not in page
+    assert "w1" not in (tmp_path / "tune.json").read_text()  # no text of the owner's
+    for file in [*tmp_path.glob("tune.*"), *(tmp_path / SETTINGS).iterdir()]:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    # Another wish measures nothing anew; where none will do, no command is given.
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / SETTINGS).iterdir()}
+    wishes = ("--dev", str(folder / "dev.csv"), "--max-recovery", "0.001", "--of", "all", "--epochs", "1")
+    printed, facts = run(folder, tmp_path, *wishes, "--vary", "noise_ratio=0.05,200.0")
+    assert printed.count("measured before") == 3
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / SETTINGS).iterdir()} == before
+    assert not facts["choice"]["met"]
+    assert facts["command"] is None
+    assert "privtune finetune" not in printed
+    assert "No setting that was tried hides enough" in printed
+
+
+def test_what_is_measured_before_ctrl_c_is_kept_and_other_questions_find_nothing_of_it(folder, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        tune(request(folder), tmp_path / "home", tmp_path, Watcher(stop_at=3))
+    assert len(list((tmp_path / SETTINGS).iterdir())) == 2
+    watcher = Watcher()
+    found = tune(request(folder, refine=1), tmp_path / "home", tmp_path, watcher)
+    assert watcher.kept == {
+        "no noise": True,
+        "noise_ratio=0.05": True,
+        "noise_ratio=200": False,
+        "noise_ratio=3.16": False,
+    }
+    assert watcher.total == 4
+    assert watcher.left[0] is None
+    assert watcher.left[-1] > 0
+    assert [setting.value for setting in found.settings] == [0.05, 3.16, 200.0]
+
+    damaged = next(file for file in (tmp_path / SETTINGS).iterdir() if file.name.startswith("dchi"))
+    damaged.write_text(damaged.read_text()[:100])
+    watcher = Watcher()
+    tune(request(folder, values=(0.05, 3.16, 200)), tmp_path / "home", tmp_path, watcher)
+    assert sorted(watcher.kept.values()) == [False, True, True, True]
+
+    for changes in ({"cut": 0}, {"seed": 1}, {"training": Training(epochs=2)}, {"fixed": {"clip_ratio": 2}}):
+        with pytest.raises(KeyboardInterrupt):  # it has to measure again
+            tune(request(folder, **changes), tmp_path / "home", tmp_path, Watcher(stop_at=2))
+
+
+def test_ctrl_c_ends_with_its_code_and_says_how_to_go_on(folder, tmp_path):
+    command = [sys.executable, "-m", "device.cli", *arguments(folder, tmp_path, "--max-recovery", "0.5")]
+    # A shell starts background jobs with SIGINT ignored, which children inherit: not what a person's Ctrl-C meets.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while process.poll() is None and not list((tmp_path / SETTINGS).glob("*.json")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert told.splitlines()[-1] == (
+        f"privtune: Stopped. What was measured is kept in {tmp_path}; the same command goes on from there."
+    )
+
+
+def test_dev_records_that_are_training_records_do_not_count(folder, tmp_path):
+    lines = (folder / "train.csv").read_text().splitlines()[1:]
+    rng = np.random.default_rng(5)
+    mixed = write(tmp_path / "mixed.csv", [*lines[:20], *(record(rng) for _ in range(60))])
+    tuned = tune(
+        request(folder, dev=DataSource(path=str(mixed)), values=(200.0,)), tmp_path / "home", tmp_path, Watcher()
+    )
+    assert tuned.records["dev"] == 60
+    assert tuned.records["dev_left_out"] == 20
+    for file, words in (
+        (folder / "train.csv", "150 of 150 dev records are training records too"),
+        (write(tmp_path / "most.csv", [*lines[:70], *(record(rng) for _ in range(60))]), "70 of 130"),
+        (write(tmp_path / "few.csv", [record(rng) for _ in range(29)]), "at least 30 dev records"),
+    ):
+        with pytest.raises(DataInvalid, match=words):
+            tune(request(folder, dev=DataSource(path=str(file))), tmp_path / "home", tmp_path, Watcher())
+    odd = write(tmp_path / "odd.csv", [*(record(rng) for _ in range(60)), "w1 w2,7"])
+    with pytest.raises(DataInvalid, match="does not occur in the training data"):
+        tune(request(folder, dev=DataSource(path=str(odd))), tmp_path / "home", tmp_path, Watcher())
+
+
+def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageFull, match="--out"):
+        tune(request(folder), tmp_path / "home", tmp_path / "file", Watcher(stop_at=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "Say what you want"),
+        (["--max-drop", "3", "--dev", "d.csv", "--holdout", "0.2"], "--dev or --holdout, not both"),
+        (["--max-drop", "3", "--task", "causal-lm"], "for classification"),
+        (["--max-drop", "3", "--mechanism", "none"], "nothing to tune"),
+        (["--max-drop", "3", "--mechanism", "fog"], "there is no mechanism 'fog'"),
+        (["--max-drop", "3", "--vary", "noise_ratio"], "PARAM=V1,V2"),
+        (["--max-drop", "3", "--vary", "noise_ratio=1,,3"], "PARAM=V1,V2"),
+        (["--max-drop", "3", "--vary", "noise_ratio=1,-3"], "noise_ratio"),
+        (["--max-drop", "3", "--vary", "fog=1,3"], "no parameter 'fog'"),
+        (["--max-drop", "3", "--param", "noise_ratio=3"], "contradict each other"),
+        (["--max-drop", "3", "--param", "eta=3"], "not both"),
+        (["--max-drop", "3", "--holdout", "1"], "--holdout"),
+    ],
+)
+def test_mistakes_end_in_one_line_before_a_model_is_read(options, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["tune-noise", "--model", "no-such-model", "--data", "no.csv", *options])
+    err = capsys.readouterr().err
+    assert caught.value.code == InvalidInput.exit_code
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--test", "test.tsv"], ["--max-recovery", "10"], ["--of", "rare"]])
+def test_usage_errors_name_the_option_and_there_is_none_for_a_test_split(options, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["tune-noise", "--model", "m", "--data", "d.csv", *options])
+    assert caught.value.code == InvalidInput.exit_code
+    assert options[0] in capsys.readouterr().err
