@@ -1,0 +1,131 @@
+"""`privtune generate` as its owner sees it, against a real cloud process."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from device.generate import generate_texts
+from device.generation.sampling import Sampling
+from device.ledger import Ledger, outcomes
+from tests.integration.owner import Owner
+from tests.integration.world import ProcessCloud
+from tests.integration.writing import chat_world, tune_chat
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    built = chat_world(tmp_path_factory.mktemp("generate"), ProcessCloud)
+    yield built
+    built.cloud.stop()
+
+
+@pytest.fixture(scope="module")
+def job(world):
+    return tune_chat(world)
+
+
+@pytest.fixture
+def owner(world, capsys):
+    return Owner(world=world, capsys=capsys)
+
+
+def written(world, job, prompt, tokens=10):
+    return generate_texts(job, [prompt], world.settings, sampling=Sampling(max_new_tokens=tokens))[0]
+
+
+def test_a_prompt_is_answered_and_the_reader_is_told_what_is_no_secret(owner, world, job):
+    done = owner("generate", job, "--prompt", "say it", "--max-new-tokens", "10")
+    assert done.code == 0, done.err
+    expected = "".join(char for char in written(world, job, "say it").text if char.isprintable() or char in "\n\t")
+    assert done.out == expected + "\n"
+    assert "No noise: the cloud receives the clean representations" in done.err
+    assert "no secret from the cloud" in done.err
+
+
+def test_several_prompts_as_json(owner, world, job):
+    arguments = ["--prompt", "one", "--prompt", "two", "--json", "--max-new-tokens", "10"]
+    lines = [json.loads(line) for line in owner("generate", job, *arguments).out.splitlines()]
+    assert [line["index"] for line in lines] == [0, 1]
+    assert [line["text"] for line in lines] == [written(world, job, text).text for text in ("one", "two")]
+    assert all(line["finish"] in ("stop", "length") and len(line["tokens"]) <= 10 for line in lines)
+
+
+def test_prompts_from_files_and_the_terminal(owner, world, job, tmp_path, monkeypatch):
+    plain, rows = tmp_path / "p.txt", tmp_path / "p.jsonl"
+    plain.write_text("one\n")
+    talk = [{"role": "system", "content": "be brief and clear"}, {"role": "user", "content": "one"}]
+    rows.write_text(json.dumps({"prompt": "one"}) + "\n\n" + json.dumps({"messages": talk}) + "\n")
+    options = ["--json", "--max-new-tokens", "10"]
+    expected = written(world, job, "one").text
+    assert json.loads(owner("generate", job, "--file", str(plain), *options).out)["text"] == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n"))
+    assert json.loads(owner("generate", job, "--file", "-", *options).out)["text"] == expected
+    first, second = owner("generate", job, "--file", str(rows), *options).out.splitlines()
+    assert json.loads(first)["text"] == expected
+    assert json.loads(second)["prompt_tokens"] > json.loads(first)["prompt_tokens"]
+
+
+def test_a_conversation_remembers_what_was_said(owner, job, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
+    done = owner("generate", job, "--chat", "--json", "--max-new-tokens", "6")
+    first, second = (json.loads(line) for line in done.out.splitlines())
+    assert second["prompt_tokens"] > 2 * first["prompt_tokens"] - 10
+    assert (first["index"], second["index"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "Give one of --prompt"),
+        (["--prompt", "x", "--chat"], 2, "Give one of --prompt"),
+        (["--file", "missing.txt"], 3, "missing.txt can't be read"),
+        (["--prompt", "x" * 600], 2, "at most 512; shorten it"),
+        (["--prompt", "x", "--top-p", "0"], 2, "top_p"),
+        (["--prompt", "x", "--stop", ""], 2, "stop"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(owner, job, arguments, code, words):
+    done = owner("generate", job, *arguments)
+    assert done.code == code
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("privtune: ")
+    assert words in last
+
+
+def test_a_file_of_prompts_with_a_bad_line_names_it(owner, job, tmp_path):
+    rows = tmp_path / "p.jsonl"
+    rows.write_text('{"prompt": "one"}\n{"text": "two"}\n')
+    done = owner("generate", job, "--file", str(rows))
+    assert (done.code, "line 2" in done.line) == (3, True)
+
+
+def test_ctrl_c_ends_the_answer_and_settles_it(world, job):
+    command = [sys.executable, "-m", "device.cli", "generate", job, "--prompt", "stop me", "--max-new-tokens", "450"]
+    environment = os.environ | {
+        "PRIVTUNE_CLOUD": world.cloud.http_url,
+        "PRIVTUNE_API_KEY": world.cloud.api_key,
+        "PRIVTUNE_HOME": str(world.settings.home),
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(
+        [*command, "--temperature", "1"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.read(1)  # it writes
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    ledger = Ledger(world.settings.home)
+    try:
+        last = [row for row in outcomes(ledger.entries()) if row["source"] == "generations"][-1]
+    finally:
+        ledger.close()
+    assert not last["open"]
+    assert last["rows"] < 440
