@@ -46,12 +46,12 @@ def frontier(
         f'<text x="{_LEFT}" y="24" font-size="16" font-weight="600" fill="currentColor">{escape(title)}</text>',
         *_frame(x_axis, y_axis, x_label, y_label),
     ]
-    for goal in goals:
+    for place, goal in enumerate(goals):
         x, y = x_axis.at(goal.x), y_axis.at(goal.y)
         out.append(
             f'<rect x="{_LEFT}" y="{_TOP}" width="{x - _LEFT:.1f}" height="{y - _TOP:.1f}" fill="#009e73" '
             'opacity="0.1"/>'
-            f'<text x="{x - 4:.1f}" y="{y - 6:.1f}" text-anchor="end" fill="#009e73" font-size="11">'
+            f'<text x="{_LEFT + 4}" y="{y - 6 - 14 * place:.1f}" fill="#009e73" font-size="11">'
             f"{escape(goal.name)}</text>"
         )
     for number, series in enumerate(dict.fromkeys(p.series for p in points)):
