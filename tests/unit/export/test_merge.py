@@ -50,7 +50,8 @@ def test_a_classifier_answers_as_in_peft(kind, rslora, tmp_path):
     tuned_BC = peft_folder(base, tmp_path, use_rslora=rslora)
     assert not torch.allclose(tuned_BC, logits(base), atol=1e-2)
     merge_into(base, tmp_path)
-    torch.testing.assert_close(logits(base), tuned_BC, atol=1e-4, rtol=1e-4)
+    # Random adapters are far larger than trained ones, and W x + s B A x rounds otherwise than (W + s B A) x.
+    torch.testing.assert_close(logits(base), tuned_BC, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -58,7 +59,7 @@ def test_a_language_model_answers_as_in_peft(kind, tmp_path):
     base = tiny_lm(kind)
     tuned_BTV = peft_folder(base, tmp_path)
     merge_into(base, tmp_path)
-    torch.testing.assert_close(logits(base), tuned_BTV, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(base), tuned_BTV, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet", "llama", "gpt2"])
