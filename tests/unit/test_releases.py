@@ -170,7 +170,7 @@ def test_two_processes_send_the_same_bytes(tmp_path: Path) -> None:
     workers = [context.Process(target=_race, args=(tmp_path / "r", seed, results)) for seed in (1, 2)]
     for worker in workers:
         worker.start()
-    one, two = results.get(timeout=60), results.get(timeout=60)
+    one, two = results.get(timeout=180), results.get(timeout=180)
     for worker in workers:
         worker.join()
     assert one == two
