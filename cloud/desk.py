@@ -106,7 +106,10 @@ class Desk:
         self.texts.drop_session(session.machine)
 
     def commit(self, session: JobSession, final_step: int, tokens: int) -> str:
-        """Write the adapter of a job that has done all its steps and mark the job as succeeded."""
+        """Write the adapter of a job that has done all its steps and mark the job as succeeded.
+
+        Returns the SHA-256 of its weights; "" where the tail trained on the device, which has them.
+        """
         if final_step != session.top.step or final_step != session.top.total_steps:
             raise JobConflict(
                 f"the device ends the job at step {final_step}, but {session.top.step} of "
@@ -123,9 +126,10 @@ class Desk:
             cut=session.spec.cut,
             steps=final_step,
         )
-        self._jobs.succeed(session.job_id, adapter_sha256=digest, tokens=tokens, steps=final_step)
+        trained = None if session.spec.tail else digest
+        self._jobs.succeed(session.job_id, adapter_sha256=trained, tokens=tokens, steps=final_step)
         self._training.pop(session.job_id, None)
-        return digest
+        return trained or ""
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
         self._check(job.spec, request)

@@ -48,7 +48,7 @@ class Host:
 
     def top(self, spec: JobSpec) -> Top:
         """A job's own top: new modules around the shared frozen weights."""
-        return self.partition(spec.model, spec.task).top(spec.cut)
+        return self.partition(spec.model, spec.task).top(spec.cut, spec.tail)
 
     def head(self, spec: JobSpec) -> Head:
         """A job's own head, only for `labels: shared`: the same initial weights as the device would draw."""
@@ -58,13 +58,22 @@ class Host:
         return Partition(model.to(self.device)).head()
 
     def bottom_package(self, spec: JobSpec) -> Path:
-        """The folder of the bottom package for a job's model, task and cut; made at the first request."""
+        """The folder of the bottom package for a job's model, task, cut and tail; made at the first request."""
         partition = self.partition(spec.model, spec.task)
-        folder = self._packages / f"{partition.fingerprint()[:16]}-{spec.task}-cut{spec.cut}"
+        name = f"{partition.fingerprint()[:16]}-{spec.task}-cut{spec.cut}" + (f"-tail{spec.tail}" if spec.tail else "")
+        folder = self._packages / name
         with self._lock:
             if not (folder / "manifest.json").exists():
                 tokenizer = load_tokenizer(self._catalog.resolve(spec.model))
-                write_bottom_package(partition, tokenizer, cut=spec.cut, task=spec.task, name=spec.model, folder=folder)
+                write_bottom_package(
+                    partition,
+                    tokenizer,
+                    cut=spec.cut,
+                    tail=spec.tail,
+                    task=spec.task,
+                    name=spec.model,
+                    folder=folder,
+                )
         return folder
 
     def autocast_dtype(self, precision: Precision) -> torch.dtype | None:

@@ -290,7 +290,7 @@ class Jobs:
         return self._view(row)
 
     def succeed(
-        self, job_id: str, *, adapter_sha256: str, tokens: int, steps: int, session_epoch: int | None = None
+        self, job_id: str, *, adapter_sha256: str | None, tokens: int, steps: int, session_epoch: int | None = None
     ) -> Job:
         """The adapter is written and the job is done."""
         with self._change(job_id, session_epoch=session_epoch) as (session, row):

@@ -1,5 +1,7 @@
 """The top of one job while it trains: forward, backward, optimiser step. Pure torch; one caller at a time.
 
+A job whose tail trains on the device trains nothing here: its top is frozen, and a step only counts.
+
 Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the undisturbed run exactly.
 """
 
@@ -43,10 +45,8 @@ class TopSession:
         self.device = host.device
         self._autocast = host.autocast_dtype(spec.train.precision)
         self._top = host.top(spec)
-        if spec.tuning.method == "lora":
-            attach_lora(self._top, spec.tuning, spec.train.seed)
-        else:
-            train_fully(self._top)
+        if not spec.tail:
+            self._make_trainable()
         if spec.tuning.gradient_checkpointing:
             recompute_blocks(self._top)
         self._head = host.head(spec) if spec.labels == "shared" else None
@@ -62,6 +62,8 @@ class TopSession:
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool
     ) -> Tensor:
         """Run the top in training mode, keep its graph, and return out_ND (float32, CPU)."""
+        if self.spec.tail:
+            raise FrameCorrupt("this job trains on its device: only forward-only frames are taken")
         h_BTD = h_BTD.to(self.device).requires_grad_(want_cut_gradient)
         self._top.train()
         with self._seeded(micro_batch), self._mixed():
@@ -157,7 +159,9 @@ class TopSession:
         self.begin_step()
 
     def load_newest(self) -> None:
-        """Take the parameters of the newest checkpoint, for prediction."""
+        """Take the parameters of the newest checkpoint, for prediction; a frozen top has none to take."""
+        if self.spec.tail:
+            return
         steps = checkpoint_steps(self.folder)
         if not steps:
             raise FrameCorrupt("the job has no checkpoint to predict with yet")
@@ -165,7 +169,9 @@ class TopSession:
         self.step = steps[-1]
 
     def export(self, folder: Path) -> None:
-        """Write the PEFT folder of the adapter."""
+        """Write the PEFT folder of the adapter; nothing where the tail trained on the device."""
+        if self.spec.tail:
+            return
         try:
             with native_os_errors():
                 save_adapter(self._top, folder)
@@ -175,11 +181,19 @@ class TopSession:
         except OSError as error:
             raise StorageFull(f"the adapter can't be written: {error.strerror}; free room and resume") from error
 
+    def _make_trainable(self) -> None:
+        if self.spec.tuning.method == "lora":
+            attach_lora(self._top, self.spec.tuning, self.spec.train.seed)
+        else:
+            train_fully(self._top)
+
     def _start_over(self) -> None:
         self._load(self._initial)
         self.step = 0
         optim = self.spec.optim
-        groups = [{"params": trainable_parameters(self._top), "lr": optim.learning_rate}]
+        # A frozen top has nothing to train; a placeholder keeps schedule and checkpoints in one form.
+        trained = trainable_parameters(self._top) or [torch.nn.Parameter(torch.zeros(1))]
+        groups = [{"params": trained, "lr": optim.learning_rate}]
         if self._head is not None:
             groups.append(
                 {"params": list(self._head.parameters()), "lr": optim.head_learning_rate or optim.learning_rate}

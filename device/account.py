@@ -226,6 +226,7 @@ class Account:
             "seed": "fixed" if how.statement.unsafe_seed else "os",
             "labels": how.spec.labels,
             "label_epsilon": how.spec.label_epsilon,
+            "gradients": "none leave" if how.spec.tail else "leave",
         }
 
     def _note_transcript(self, end: dict[str, Any]) -> None:

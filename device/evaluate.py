@@ -109,6 +109,7 @@ def evaluate(
             stream=tuned.stream(),
             perturber=tuned.perturber,
             uploader=Uploader(tuned.parts.hidden_size, state.spec.codec),
+            outputs=tuned.outputs,
             logits=tuned.logits,
             readout=tuned.parts.readout,
             batch_size=batch_size,

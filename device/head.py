@@ -1,4 +1,4 @@
-"""Head and loss on the device: labels and losses never leave it (with `labels: private`).
+"""Head and loss on the device, and the tail where a job has one: labels and losses never leave it.
 
 A classification head is trained here by its own optimiser; a language model's head is the tied embedding, frozen.
 Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the undisturbed run exactly.
@@ -6,14 +6,16 @@ Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from device.objectives import loss_N
+from device.tail import States, Tail
 from shared.config import OptimSpec
-from shared.errors import NonFinite
+from shared.errors import InternalError, NonFinite
 from shared.modeling.checkpoint import load_checkpoint, load_parameters, save_checkpoint
 from shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
 from shared.modeling.partition import Head
@@ -25,25 +27,42 @@ CHUNK_BYTES = 4 << 20
 
 
 class HeadTrainer:
-    """Owns the head, its optimiser and the loss. label_epsilon: that of the labels, where they are randomised.
+    """Owns the head, the tail, their optimiser and the loss.
 
+    tail: the last blocks, where they train here; None: what comes from the cloud goes into the head.
+    label_epsilon: that of the labels, where they are randomised.
     rows_at_once: how many rows of logits are in memory at a time.
     """
 
     def __init__(
-        self, head: Head, optim: OptimSpec, *, seed: int, total_steps: int, label_epsilon: float | None = None
+        self,
+        head: Head,
+        optim: OptimSpec,
+        *,
+        seed: int,
+        total_steps: int,
+        tail: Tail | None = None,
+        label_epsilon: float | None = None,
     ) -> None:
-        self.head, self._optim, self._seed, self._total_steps = head, optim, seed, total_steps
+        self.head, self.tail, self._optim, self._seed, self._total_steps = head, tail, optim, seed, total_steps
         self._label_epsilon = label_epsilon
         with torch.no_grad():
             classes = head.eval()(torch.zeros(1, head.config.hidden_size)).shape[-1]
         self.rows_at_once = max(1, min(CHUNK_ROWS, CHUNK_BYTES // (4 * classes)))
-        self._initial = {name: value.clone() for name, value in head.state_dict().items() if self._trained}
+        self._initial = {name: value.clone() for name, value in self._state().items()}
         self.start_over()
 
     @property
-    def _trained(self) -> list[torch.nn.Parameter]:
+    def _of_head(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.head.parameters() if parameter.requires_grad]
+
+    @property
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return self._of_head + (self.tail.parameters if self.tail is not None else [])
+
+    def _state(self) -> dict[str, Tensor]:
+        state = dict(self.head.state_dict()) if self._of_head else {}
+        return state | (self.tail.state() if self.tail is not None else {})
 
     @property
     def trainable_parameters(self) -> int:
@@ -72,24 +91,53 @@ class HeadTrainer:
             raise NonFinite(f"the loss of step {step} is not finite; lower --learning-rate or use --precision fp32")
         return total, gradient_ND
 
+    def learn(
+        self,
+        states: States,
+        readout_N: Tensor,
+        targets_N: Tensor,
+        *,
+        step: int,
+        micro_batch: int,
+        items: int,
+    ) -> float:
+        """The loss of a micro-batch through the tail; accumulates the gradients of tail and head, which stay here."""
+        if self.tail is None:
+            raise InternalError("a job without a tail learns through the cloud")
+        self.tail.train(True)
+        with seeded("tail", self._seed, step, micro_batch):
+            out_ND = self.tail.forward(states, readout_N)
+        loss, gradient_ND = self.loss(out_ND.detach(), targets_N, step=step, micro_batch=micro_batch, items=items)
+        out_ND.backward(gradient_ND)  # type: ignore[no-untyped-call]
+        return loss
+
+    @torch.no_grad()
+    def out(self, states: States, readout_N: Tensor) -> Tensor:
+        """out_ND of the tail without dropout."""
+        if self.tail is None:
+            raise InternalError("a job without a tail gets its outputs from the cloud")
+        self.tail.train(False)
+        return self.tail.forward(states, readout_N)
+
     @torch.no_grad()
     def logits(self, out_ND: Tensor) -> Tensor:
         """logits_NC without dropout."""
         logits_NC: Tensor = self.head.eval()(out_ND)
         return logits_NC.float()
 
-    def step(self) -> None:
-        """One optimiser step on the head; nothing for a frozen head."""
-        if self._trained:
-            clip_gradients(self._trained, self._optim.max_grad_norm)
+    def step(self) -> float:
+        """One optimiser step on what is trained here; the gradient norm before clipping (0 if that is nothing)."""
+        norm = clip_gradients(self._trained, self._optim.max_grad_norm)
+        if not math.isfinite(norm):
+            raise NonFinite("the device's gradient is NaN or infinite; lower --learning-rate")
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
+        return norm
 
     def save(self, root: Path, step: int) -> None:
         """Checkpoint the state after `step` steps."""
-        state = self.head.state_dict() if self._trained else {}
-        save_checkpoint(root, step, state, self._optimizer, self._schedule)
+        save_checkpoint(root, step, self._state(), self._optimizer, self._schedule)
 
     def rewind(self, root: Path, step: int) -> None:
         """Go to the state after `step` steps: a checkpoint under `root`, or the beginning for 0."""
@@ -105,11 +153,16 @@ class HeadTrainer:
         """Go to the state before the first step."""
         self._load(self._initial)
         # A frozen head has nothing to train; a placeholder keeps schedule and checkpoints in one form.
-        parameters = self._trained or [torch.nn.Parameter(torch.zeros(1))]
-        lr = self._optim.head_learning_rate or self._optim.learning_rate
-        self._optimizer = build_optimizer([{"params": parameters, "lr": lr}], self._optim)
+        parameters = self._of_head or [torch.nn.Parameter(torch.zeros(1))]
+        groups = [{"params": parameters, "lr": self._optim.head_learning_rate or self._optim.learning_rate}]
+        if self.tail is not None:
+            groups.append({"params": self.tail.parameters, "lr": self._optim.learning_rate})
+        self._optimizer = build_optimizer(groups, self._optim)
         self._schedule = build_schedule(self._optimizer, self._optim, self._total_steps)
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        if state:
-            self.head.load_state_dict(state)
+        mine = self.tail.state().keys() if self.tail is not None else set()
+        if self.tail is not None:
+            self.tail.load({name: value for name, value in state.items() if name in mine})
+        if self._of_head:
+            self.head.load_state_dict({name: value for name, value in state.items() if name not in mine})

@@ -1,7 +1,8 @@
 """What the device keeps of a job, and never sends: labels' names, the secret record order, checkpoints, the report.
 
 home/jobs/JOB/job.json        what is needed to resume or to predict
-home/jobs/JOB/checkpoints/    the head and its optimiser
+home/jobs/JOB/checkpoints/    the head, the tail and their optimiser
+home/jobs/JOB/states.sqlite   with a tail: what the cloud computed for each record, until the job is done
 home/jobs/JOB/report.json     figures of the finished run
 home/bottoms/, home/releases/ shared by jobs
 """
@@ -51,6 +52,7 @@ class JobFolder:
         self.path = home / "jobs" / job_id
         self.job_id = job_id
         self.checkpoints = self.path / "checkpoints"
+        self.states = self.path / "states.sqlite"
 
     def exists(self) -> bool:
         """True when this device has run the job before."""

@@ -46,7 +46,9 @@ def load_parts(
     The package comes from the adversary: prefer `local_model` where you have a copy that you trust.
     """
     if local_model is not None:
-        return bottom_from_model(local_model, spec.task, spec.cut, num_labels=num_labels, seed=spec.train.seed)
+        return bottom_from_model(
+            local_model, spec.task, spec.cut, tail=spec.tail, num_labels=num_labels, seed=spec.train.seed
+        )
     manifest = b"".join(link.fetch(pb.ARTIFACT_KIND_BOTTOM, job_id, ""))
     folder = home / "bottoms" / hashlib.sha256(manifest).hexdigest()[:24]
     fetch_folder(link, pb.ARTIFACT_KIND_BOTTOM, job_id, folder, say)

@@ -1,6 +1,6 @@
 """Bottom, noise, codec, store: from token ids to the bytes that may leave, drawn once a record.
 
-The clean vectors live only inside `Perturber._draw`; nothing else of the device ever sees them.
+Clean vectors leave `Perturber` for one place, the tail of a job that trains on this device; no frame is made of them.
 """
 
 from __future__ import annotations
@@ -87,6 +87,13 @@ class Perturber:
         # The data set is kept with its keys: by its id() alone, a later one could be taken for it.
         self._key_lists = [*self._key_lists[-1:], (data, keys)]
         return keys
+
+    @torch.no_grad()
+    def clean(self, data: EncodedDataset, indices: IndexArray) -> Tensor:
+        """h_BTD, the bottom's output without the mechanism: for the tail of this device, and nothing else."""
+        ids_BT, mask_BT = pad([data.ids[index] for index in indices.tolist()])
+        h_BTD: Tensor = self._bottom(ids_BT, mask_BT)
+        return h_BTD.float()
 
     @torch.no_grad()
     def _draw(self, records: Sequence[IntArray]) -> list[EncodedRelease]:

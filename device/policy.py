@@ -75,6 +75,11 @@ class Policy(_Strict):
     )
     allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
     allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
+    allow_gradients: bool = Field(
+        True,
+        description="Gradients may go to the cloud, which tell labels and a language model's text. false: only jobs "
+        "with a tail, which train on the device.",
+    )
     max_label_epsilon: float | None = Field(
         None,
         gt=0,
@@ -118,6 +123,12 @@ class Policy(_Strict):
 
     def _check_labels(self, spec: JobSpec) -> None:
         most = self.max_label_epsilon
+        if spec.tail:
+            return  # labels are used on the device alone
+        if not self.allow_gradients:
+            raise PolicyRefused(
+                "The device's policy lets no gradient leave: jobs need a tail that trains on the device (--tail 2)."
+            )
         if most is None:
             return
         if spec.task == "causal-lm":

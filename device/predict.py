@@ -6,10 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from device.account import PREDICTIONS
-from device.batches import evaluation_batches
+from device.batches import IndexArray, evaluation_batches
 from device.data.encode import EncodedDataset, encode_texts
 from device.data.records import Columns, Record, Records
 from device.jobfolder import JobFolder, JobState
@@ -79,27 +77,29 @@ def _classify(data: EncodedDataset, tuned: TunedModel, batch_size: int) -> list[
     state, stream = tuned.state, tuned.stream()
     uploader = Uploader(tuned.parts.hidden_size, state.spec.codec)
     found: dict[int, Prediction] = {}
-    waiting: deque[tuple[int, list[int]]] = deque()
+    waiting: deque[tuple[int, IndexArray, Released]] = deque()
     batches = enumerate(evaluation_batches(data.lengths, batch_size))
 
     def send() -> Iterator[None]:
         for number, indices in batches:
             released: Released = tuned.perturber.release(data, indices)
             readout_N = pooled_positions(released.lengths_B, tuned.parts.readout)
+            asked_N = tuned.outputs.asked(released, readout_N)
             # Every batch is inlined once, so the cloud never has to ask for it again.
             stream.send(
-                uploader.forward(released, readout_N, step=0, micro_batch=number, forward_only=True, inline_all=True)
+                uploader.forward(released, asked_N, step=0, micro_batch=number, forward_only=True, inline_all=True)
             )
-            waiting.append((number, indices.tolist()))
+            waiting.append((number, indices, released))
             yield
 
     sender = send()
     for _ in range(IN_FLIGHT):
         next(sender, None)
     while waiting:
-        number, indices = waiting.popleft()
-        out_ND = torch.from_numpy(stream.expect(0, number, OUTPUT).tensor())
-        for index, row_C in zip(indices, tuned.logits(out_ND).softmax(-1).tolist(), strict=True):
+        number, indices, released = waiting.popleft()
+        readout_N = pooled_positions(released.lengths_B, tuned.parts.readout)
+        out_ND = tuned.outputs.out(data, indices, released, readout_N, stream.expect(0, number, OUTPUT))
+        for index, row_C in zip(indices.tolist(), tuned.logits(out_ND).softmax(-1).tolist(), strict=True):
             probabilities = dict(zip(state.label_names, row_C, strict=True))
             found[index] = Prediction(
                 label=max(probabilities, key=probabilities.__getitem__), probabilities=probabilities

@@ -11,7 +11,7 @@ from shared.statements import LabelStatement
 
 @dataclass(frozen=True, kw_only=True)
 class StartInfo:
-    """Known before the first step. label_statement: where labels are randomised."""
+    """Known before the first step. label_statement: where labels are randomised; tail: blocks that train here."""
 
     job_id: str
     statement: Statement
@@ -24,13 +24,14 @@ class StartInfo:
     device_parameters: int
     cloud_parameters: int
     label_statement: LabelStatement | None = None
+    tail: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepInfo:
     """After each optimiser step. Bytes and tokens are sums over the run; `loss` is the step's mean.
 
-    grad_norm: of the cloud's parameters, before clipping.
+    grad_norm: of what is trained (in the cloud, or here with a tail), before clipping.
     """
 
     step: int

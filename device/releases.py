@@ -92,9 +92,12 @@ class ReleaseStore:
     Raises StorageFull (disk or bound), ArtifactCorrupt (damaged file), JobConflict (locked by another process).
     """
 
+    _holds = "releases"
+    _if_deleted = "releases its records anew"
+
     def __init__(self, path: Path, fingerprint: str, max_bytes: int) -> None:
         if max_bytes < 1:
-            raise InvalidInput("the release store's bound must be at least one byte", param="max_bytes")
+            raise InvalidInput(f"the bound of the store of {self._holds} must be at least one byte", param="max_bytes")
         self._path, self._max_bytes, self.fingerprint = path, max_bytes, fingerprint
         self._lock = threading.Lock()
         with self._translated():
@@ -189,9 +192,9 @@ class ReleaseStore:
         total = self._total() + added
         if total > self._max_bytes:
             raise StorageFull(
-                f"the store of releases would hold {total / 1e6:.1f} MB, over its bound of {self._max_bytes / 1e6:.1f} "
-                f"MB. Raise the bound, or delete {self._path.name} if no job needs it any more (its records would "
-                "then be released anew)"
+                f"the store of {self._holds} would hold {total / 1e6:.1f} MB, over its bound of "
+                f"{self._max_bytes / 1e6:.1f} MB. Raise the bound, or delete {self._path.name} if no job needs it any "
+                f"more (which {self._if_deleted})"
             )
         self._db.execute("UPDATE totals SET bytes = ?", (total,))
 
@@ -204,8 +207,8 @@ class ReleaseStore:
             for record, rows, crc, data in self._db.execute(query, (self._scope, *packed)):
                 if zlib.crc32(data) != crc:
                     raise ArtifactCorrupt(
-                        f"the store of releases {self._path.name} is damaged (checksum). Restore it from a backup, or "
-                        "delete it, which releases its records anew"
+                        f"the store of {self._holds} {self._path.name} is damaged (checksum). Restore it from a "
+                        f"backup, or delete it, which {self._if_deleted}"
                     )
                 found[by_packed[record]] = EncodedRelease(rows, data)
         return found
@@ -219,24 +222,24 @@ class ReleaseStore:
             text = str(error)
             if "locked" in text or "busy" in text:
                 raise JobConflict(
-                    f"another process keeps the store of releases {self._path.name} locked; end it and try again",
+                    f"another process keeps the store of {self._holds} {self._path.name} locked; end it and try again",
                     detail=text,
                 ) from error
             raise StorageFull(
-                f"the store of releases {self._path.name} can't be written ({text}). Free room on the disk or choose "
-                "another folder; nothing was sent that is not stored",
+                f"the store of {self._holds} {self._path.name} can't be written ({text}). Free room on the disk or "
+                "choose another folder; nothing was sent that is not stored",
                 detail=text,
             ) from error
         except sqlite3.DatabaseError as error:
             raise ArtifactCorrupt(
-                f"the store of releases {self._path.name} is damaged or not one of ours. Restore it from a backup, or "
-                "delete it, which releases its records anew",
+                f"the store of {self._holds} {self._path.name} is damaged or not one of ours. Restore it from a "
+                f"backup, or delete it, which {self._if_deleted}",
                 detail=str(error),
             ) from error
         except OSError as error:
             raise StorageFull(
-                f"the store of releases {self._path.name} can't be made ({error.strerror}). Free room on the disk or "
-                "choose another folder",
+                f"the store of {self._holds} {self._path.name} can't be made ({error.strerror}). Free room on the disk "
+                "or choose another folder",
                 detail=str(error),
             ) from error
 

@@ -26,10 +26,12 @@ from device.labels import LabelStore, label_keys
 from device.link import Endpoint, Link
 from device.noise.base import Mechanism
 from device.noise.randomness import NoiseSource
+from device.outputs import StateStore
 from device.parts import Noise, build_perturber, load_parts, open_request
 from device.perturb import Perturber
 from device.policy import AuditRule, Policy
 from device.progress import Progress, StartInfo
+from device.tail import Tail
 from device.train import Totals, Trainer
 from shared.config import JobSpec
 from shared.errors import (
@@ -54,6 +56,7 @@ from shared.statements import LabelStatement
 T = TypeVar("T")
 
 # Waits between attempts to reach the cloud again: doubling up to the last.
+STATES_BYTES = 256 << 30  # of what the cloud computes for a job with a tail: a bound against nonsense, not a quota
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # Trying again would end the same way.
 _HOPELESS = (InvalidInput, DataInvalid, NonFinite, ModelUnsupported, CutOutOfRange, MessageTooLarge)
@@ -209,6 +212,11 @@ class _Run:
         try:
             if mechanism.shortens and self.spec.task == "causal-lm":
                 raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
+            if mechanism.shortens and self.spec.tail and self.spec.skip:
+                raise InvalidInput(
+                    f"mechanism {mechanism.name} shortens records, so clean vectors have no rows to be added to: use "
+                    "--no-skip with this mechanism"
+                )
             how = Releasing(
                 spec=self.spec,
                 store=store,
@@ -222,7 +230,7 @@ class _Run:
                 keys = label_keys(records, names)
                 told = [keys[index] for index in order.tolist()]
                 data = self._randomised(data, told, own, source_of(train.path), perturber.source)
-            commit = self._train(parts, data, validation_data, perturber, mechanism)
+            trained = self._train(parts, data, validation_data, perturber, mechanism, store.fingerprint)
         finally:
             with contextlib.closing(store):
                 self.account.settle()
@@ -239,7 +247,7 @@ class _Run:
             metrics=self.metrics,
             statement=mechanism.statement(),
             label_names=names,
-            adapter_sha256=commit.adapter_sha256,
+            adapter_sha256=trained,
             label_statement=self.label_statement,
         )
         self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
@@ -339,16 +347,24 @@ class _Run:
         validation: EncodedDataset | None,
         perturber: Perturber,
         mechanism: Mechanism,
-    ) -> pb.CommitResponse:
-        """Sessions until the last step is done; each goes on from the newest checkpoint that both sides hold."""
+        scope: str,
+    ) -> str:
+        """Sessions until the last step is done; each goes on from the newest checkpoint that both sides hold.
+
+        Returns the SHA-256 of what was trained.
+        """
         plan = BatchPlan(data.lengths, self.spec.train)
+        tail = Tail(parts.tail, self.spec) if parts.tail is not None else None
         head = HeadTrainer(
             parts.head,
             self.spec.optim,
+            tail=tail,
             seed=self.spec.train.seed,
             total_steps=plan.total_steps,
             label_epsilon=self.spec.label_epsilon,
         )
+
+        states = StateStore(self.folder.states, scope, STATES_BYTES) if tail is not None else None
 
         def session() -> pb.CommitResponse:
             opened = self.link.open(
@@ -376,6 +392,7 @@ class _Run:
                 progress=self.progress,
                 stop=self.stop,
                 totals=self.totals,
+                states=states,
             )
             try:
                 trainer.run(opened.resume_step)
@@ -386,7 +403,15 @@ class _Run:
                 self.totals.bytes_up += stream.bytes_up
                 self.totals.bytes_down += stream.bytes_down
 
-        return self._patiently(session)
+        try:
+            commit = self._patiently(session)
+        finally:
+            if states is not None:
+                states.close()
+        if tail is None:
+            return commit.adapter_sha256
+        self.folder.states.unlink(missing_ok=True)
+        return tail.sha256()
 
     def _announce(
         self,
@@ -410,6 +435,7 @@ class _Run:
                 device_parameters=head.trainable_parameters if self.spec.labels == "private" else 0,
                 cloud_parameters=opened.top_parameters * 1000,
                 label_statement=self.label_statement,
+                tail=self.spec.tail,
             )
         )
 

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from device.batches import IndexArray, evaluation_batches
 from device.data.encode import EncodedDataset
 from device.link import Stream
 from device.objectives import Readout, Score, targets
+from device.outputs import Outputs
 from device.perturb import Perturber, Released, Uploader
 from shared.wire import OUTPUT, RESEND, Message
 
@@ -27,6 +27,7 @@ class Scorer:
     stream: Stream
     perturber: Perturber
     uploader: Uploader
+    outputs: Outputs
     logits: Callable[[Tensor], Tensor]
     readout: Readout
     batch_size: int
@@ -48,24 +49,36 @@ class Scorer:
                 number, indices = batches.popleft()
                 released = self.perturber.release(data, indices, first_handle=first_handle)
                 readout_N, targets_N = targets(data, indices, released, self.readout)
-                batch = _Batch(number=number, released=released, readout_N=readout_N, targets_N=targets_N)
-                self.stream.send(self._forward(batch, step))
+                batch = _Batch(
+                    number=number,
+                    indices=indices,
+                    released=released,
+                    readout_N=readout_N,
+                    targets_N=targets_N,
+                    answered=self.outputs.wanted(data, indices),
+                )
+                if batch.answered:
+                    self.stream.send(self._forward(batch, step))
                 waiting.append(batch)
             batch = waiting.popleft()
-            answer = self.stream.expect(step, batch.number, OUTPUT, RESEND)
-            if answer.kind == RESEND:
-                self.stream.send(self._forward(batch, step, inline_all=True))
-                answer = self.stream.expect(step, batch.number, OUTPUT)
-            out_ND = torch.from_numpy(answer.tensor())
+            answer = self._answer(batch, step) if batch.answered else None
+            out_ND = self.outputs.out(data, batch.indices, batch.released, batch.readout_N, answer)
             for start in range(0, len(out_ND), self.rows_at_once):
                 some = slice(start, start + self.rows_at_once)
                 score.add(self.logits(out_ND[some]), batch.targets_N[some])
         return score.metrics()
 
+    def _answer(self, batch: _Batch, step: int) -> Message:
+        answer = self.stream.expect(step, batch.number, OUTPUT, RESEND)
+        if answer.kind == RESEND:
+            self.stream.send(self._forward(batch, step, inline_all=True))
+            answer = self.stream.expect(step, batch.number, OUTPUT)
+        return answer
+
     def _forward(self, batch: _Batch, step: int, *, inline_all: bool = False) -> Message:
         return self.uploader.forward(
             batch.released,
-            batch.readout_N,
+            self.outputs.asked(batch.released, batch.readout_N),
             step=step,
             micro_batch=batch.number,
             forward_only=True,
@@ -76,6 +89,8 @@ class Scorer:
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
     number: int
+    indices: IndexArray
     released: Released
     readout_N: IndexArray
     targets_N: Tensor
+    answered: bool

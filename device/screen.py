@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from device.progress import EvalInfo, StartInfo, StepInfo
     from device.run import RunResult
 
+NO_GRADIENT = (
+    "No gradient leaves: the cloud computes states of the released vectors, once a record, and learns no more of this "
+    "training than those vectors, their number and the number of steps."
+)
 PLAIN_EVERY_S = 5.0  # between two lines of progress in a log
 
 
@@ -102,6 +106,8 @@ class PlainScreen:
         self._say(f"Privacy: {info.statement.text}")
         for caveat in info.statement.caveats:
             self._say(f"  - {caveat}")
+        if info.tail:
+            self._say(NO_GRADIENT)
         if info.label_statement is not None:
             claim, *caveats = info.label_statement.lines()
             self._say(claim)

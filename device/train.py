@@ -1,6 +1,7 @@
 """The training loop of a job, as the device sees it: one flat loop over optimiser steps.
 
     release -> send -> (cloud: top) -> output -> head, loss -> gradient -> (cloud: backward, optimiser) -> next step
+    with a tail:                    -> states -> tail, head, loss, backward, optimiser here            -> next step
 
 Up to `in_flight` micro-batches are under way at once, also across the step boundary: the device perturbs and uploads
 the next one while the cloud computes.
@@ -24,6 +25,7 @@ from device.data.encode import EncodedDataset
 from device.head import HeadTrainer
 from device.link import Stream
 from device.objectives import Readout, count_targets, targets
+from device.outputs import Outputs, StateStore
 from device.perturb import Perturber, Released, Uploader
 from device.progress import EvalInfo, Progress, StepInfo
 from device.scoring import Scorer
@@ -48,7 +50,7 @@ class Totals:
 
 @dataclass(kw_only=True)
 class MicroBatch:
-    """A micro-batch under way. `share`: its part of the step's loss."""
+    """A micro-batch under way. `share`: its part of the step's loss; `answered`: the cloud was asked about it."""
 
     step: int
     index: int
@@ -58,6 +60,7 @@ class MicroBatch:
     targets_N: Tensor
     items: int
     last: bool
+    answered: bool
 
     @property
     def share(self) -> float:
@@ -83,6 +86,7 @@ class Trainer:
         progress: Progress,
         stop: threading.Event,
         totals: Totals,
+        states: StateStore | None = None,
     ) -> None:
         self._spec, self._stream, self._perturber, self._head = spec, stream, perturber, head
         self._data, self._validation, self._readout = train, validation, readout
@@ -90,7 +94,7 @@ class Trainer:
         self.totals = totals
         self.plan = BatchPlan(train.lengths, spec.train)
         self._uploader = Uploader(width, spec.codec)
-        self._width = width
+        self._outputs = Outputs(head, perturber, width=width, codec=spec.codec, kept=states)
         self.metrics: dict[str, float] = {}
 
     def run(self, first_step: int) -> None:
@@ -113,12 +117,12 @@ class Trainer:
             self._stream.send(Message(kind=STEP, step=step, control=control))
             if not pausing:
                 self._fill(under_way, coming)
-            self._head.step()
+            norm = self._head.step()
             report = self._stream.expect(step, 0, STEP).report or pb.StepReport()
             if report.checkpointed:
                 self._head.save(self._checkpoints, step + 1)
             loss = report.shared_loss if self._spec.labels == "shared" else loss
-            self._account(step, began, tokens, loss, report.grad_norm)
+            self._account(step, began, tokens, loss, norm if self._spec.tail else report.grad_norm)
             self._obey(report.outcome, step + 1)
             if self._validation is not None and self._evaluates_after(step):
                 self.metrics = self.evaluate(self._validation, step + 1)
@@ -129,6 +133,7 @@ class Trainer:
             stream=self._stream,
             perturber=self._perturber,
             uploader=self._uploader,
+            outputs=self._outputs,
             # With shared labels the head is in the cloud and its logits come back.
             logits=(lambda out_ND: out_ND) if self._spec.labels == "shared" else self._head.logits,
             readout=self._readout,
@@ -156,6 +161,7 @@ class Trainer:
                     targets_N=targets_N,
                     items=items,
                     last=index == len(batches) - 1,
+                    answered=self._outputs.wanted(self._data, indices),
                 )
 
     def _fill(self, under_way: deque[MicroBatch], coming: Iterator[MicroBatch]) -> None:
@@ -164,17 +170,24 @@ class Trainer:
             batch = next(coming, None)
             if batch is None:
                 return
-            self._stream.send(self._forward(batch))
+            if batch.answered:
+                self._stream.send(self._forward(batch))
             under_way.append(batch)
 
     def _learn(self, batch: MicroBatch) -> float:
         """Output, loss and gradient of one micro-batch; with shared labels the cloud does all three."""
         if self._spec.labels == "shared":
             return 0.0
-        answer = self._stream.expect(batch.step, batch.index, OUTPUT, RESEND)
-        if answer.kind == RESEND:
-            self._stream.send(self._forward(batch, inline_all=True))
-            answer = self._stream.expect(batch.step, batch.index, OUTPUT)
+        answer = self._answer(batch) if batch.answered else None
+        if answer is None or self._spec.tail:
+            return self._head.learn(
+                self._outputs.states(self._data, batch.indices, batch.released, answer),
+                torch.from_numpy(batch.readout_N),
+                batch.targets_N,
+                step=batch.step,
+                micro_batch=batch.index,
+                items=batch.items,
+            )
         loss, gradient_ND = self._head.loss(
             torch.from_numpy(answer.tensor()),
             batch.targets_N,
@@ -185,17 +198,25 @@ class Trainer:
         self._stream.send(tensor_message(GRADIENT, batch.step, batch.index, gradient_ND.numpy(), self._spec.codec))
         return loss
 
+    def _answer(self, batch: MicroBatch) -> Message:
+        answer = self._stream.expect(batch.step, batch.index, OUTPUT, RESEND)
+        if answer.kind == RESEND:
+            self._stream.send(self._forward(batch, inline_all=True))
+            answer = self._stream.expect(batch.step, batch.index, OUTPUT)
+        return answer
+
     def _forward(self, batch: MicroBatch, *, inline_all: bool = False) -> Message:
         shared = batch.targets_N.tolist() if self._spec.labels == "shared" else ()
         return self._uploader.forward(
             batch.released,
-            batch.readout_N,
+            self._outputs.asked(batch.released, batch.readout_N),
             step=batch.step,
             micro_batch=batch.index,
             last=batch.last,
+            forward_only=self._spec.tail > 0,
             inline_all=inline_all,
             shared_labels=shared,
-            weight=batch.share,
+            weight=0.0 if self._spec.tail else batch.share,
         )
 
     def _evaluates_after(self, step: int) -> bool:

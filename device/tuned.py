@@ -18,9 +18,11 @@ from device.head import HeadTrainer
 from device.jobfolder import JobFolder, JobState
 from device.link import Link, Stream
 from device.noise.base import Mechanism
+from device.outputs import Outputs
 from device.parts import build_perturber, load_parts, open_request
 from device.perturb import Perturber
 from device.run import RunSettings
+from device.tail import Tail
 from shared.errors import JobConflict
 from shared.modeling.checkpoint import checkpoint_steps
 from shared.modeling.package import BottomPackage
@@ -44,6 +46,7 @@ class TunedModel:
     state: JobState
     parts: BottomPackage
     head: HeadTrainer
+    outputs: Outputs
     perturber: Perturber
     mechanism: Mechanism
     _how: Releasing
@@ -73,6 +76,7 @@ class TunedModel:
                 importance=self.perturber.importance,
                 store=store,
                 codec=self.state.spec.codec,
+                keeps_clean=self.head.tail is not None and self.head.tail.skip is not None,
             )
             yield Texts(rows=rows, how=replace(self._how, store=store), account=self._account)
 
@@ -114,7 +118,8 @@ def open_tuned(job_id: str, settings: RunSettings, say: Callable[[str], None] = 
             num_labels=max(len(state.label_names), 2),
             say=say,
         )
-        head = HeadTrainer(parts.head, state.spec.optim, seed=0, total_steps=1)
+        tail = Tail(parts.tail, state.spec) if parts.tail is not None else None
+        head = HeadTrainer(parts.head, state.spec.optim, seed=0, total_steps=1, tail=tail)
         if state.spec.labels == "private":
             head.load(folder.checkpoints, steps[-1])
         own = OwnRecords(home=settings.home, fingerprint=state.data_fingerprint, job=folder.path)
@@ -133,6 +138,7 @@ def open_tuned(job_id: str, settings: RunSettings, say: Callable[[str], None] = 
                 state=state,
                 parts=parts,
                 head=head,
+                outputs=Outputs(head, perturber, width=parts.hidden_size, codec=state.spec.codec),
                 perturber=perturber,
                 mechanism=mechanism,
                 _how=how,

@@ -85,6 +85,18 @@ class JobSpec(_Frozen):
     validation_file: DataHandle | None = None
     task: Task = "classification"
     cut: int = Field(1, ge=0, le=1024, description="Blocks that run on the device, after the embedding.")
+    tail: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Last blocks that run and train on the device, on states that the cloud computes once a record: no "
+        "gradient leaves the device. 0: the cloud trains every block above the cut.",
+    )
+    skip: bool = Field(
+        True,
+        description="With a tail: the bottom's clean output goes past the cloud into it, by a map that is trained. It "
+        "serves the task and tells the cloud nothing, but such a model can only be used here, not exported.",
+    )
     labels: Labels = Field("private", description="shared: labels go to the cloud (classification only).")
     label_epsilon: float | None = Field(
         None,
@@ -106,12 +118,22 @@ class JobSpec(_Frozen):
             raise ValueError("label_epsilon is refused for causal-lm: its labels are the text, and can't be randomised")
         if self.label_epsilon is not None and self.labels == "shared":
             raise ValueError("label_epsilon is for private labels; with labels: shared the cloud gets them as they are")
+        if self.tail:
+            self._tail_keeps_everything_here()
         if self.labels == "shared":
             if self.task == "causal-lm":
                 raise ValueError("labels: shared is refused for causal-lm: there the labels are the text itself")
             if self.num_labels is None:
                 raise ValueError("labels: shared needs num_labels")
         return self
+
+    def _tail_keeps_everything_here(self) -> None:
+        if self.labels == "shared":
+            raise ValueError("labels: shared and a tail contradict each other: with a tail the loss is on the device")
+        if self.label_epsilon is not None:
+            raise ValueError("label_epsilon randomises labels against gradients, and with a tail none leaves: drop it")
+        if self.tuning.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing is for the cloud's training, and with a tail it trains nothing")
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: both sides compare it at the handshake."""

@@ -333,8 +333,8 @@ def pair_report(distances: NDArray[Any], eta: float, dim: int) -> PairReport:
 
 ALWAYS = (
     "The cloud sees how many vectors each record has.",
-    "The gradients that private labels send back give them away (a language model's labels are its text), unless "
-    "label_epsilon bounds it.",
+    "Gradients that training sends back give labels away (a language model's labels are its text), unless "
+    "label_epsilon bounds it or a tail keeps every gradient on the device.",
     "The bound is for one release of a record; it adds up if the record is released again under other settings.",
     "Computed in floating point: the ideal real-valued distributions are approximated.",
 )

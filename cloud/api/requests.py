@@ -55,6 +55,12 @@ class PrivTuneOptions(_Request):
 
     task: Task | None = Field(None, description="Default: classification.")
     cut: int | None = Field(None, description="Blocks that run on the device, after the embedding. Default: 1.")
+    tail: int | None = Field(
+        None, description="Last blocks that run and train on the device: no gradient leaves it. Default: 0."
+    )
+    skip: bool | None = Field(
+        None, description="With a tail: clean vectors go past the cloud into it, on the device. Default: true."
+    )
     labels: Labels | None = Field(None, description="private (default): labels and loss stay on the device.")
     label_epsilon: float | None = Field(
         None, description="The device trains with randomised labels, this private. Default: gradients tell them."

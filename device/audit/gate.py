@@ -92,7 +92,8 @@ def _attacked(
         if share >= 1:
             tell(f"audit: {what}")
 
-    if job.spec.task == "causal-lm" and job.local_model is None:
+    told_by_gradients = job.spec.task == "causal-lm" and not job.spec.tail
+    if told_by_gradients and job.local_model is None:
         raise InvalidInput(
             "the audit of a language model needs the blocks above the cut for what its gradients tell: name your own "
             "copy with --local-model (agent.yaml: local_models)",
@@ -116,7 +117,7 @@ def _attacked(
     lab = Lab(case.public, case.victim, case.encoder)
     draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
     outcome = attack_releases(replace(case, labelled=None), lab, size, draws, say=say)
-    if case.top is not None and case.attacked.loss_masks is not None:
+    if told_by_gradients and case.top is not None:
         sent_back = gradients.simulated(case.attacked, draws[0], case.top, case.head)
         attack_gradients(case, draws[0], sent_back, outcome)
     say("done", 1.0)
@@ -137,7 +138,8 @@ def _worst(outcome: Outcome, figure: str) -> dict[str, Any]:
 
 def _key(rule: AuditRule, job: Gated, home: Path) -> str:
     texts = hashlib.sha256("\0".join(public_texts(None, home)).encode()).hexdigest()
-    facts = [__version__, job.fingerprint, job.scope, rule.model_dump_json(), job.local_model is not None, texts]
+    attacker = [job.local_model is not None, job.spec.tail > 0]
+    facts = [__version__, job.fingerprint, job.scope, rule.model_dump_json(), *attacker, texts]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

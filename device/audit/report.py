@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class AuditRequest:
     task: Task = "classification"
     labelled: bool = True
     cut: int = 1
+    tail: int = 0
     mechanism: MechanismSpec
     max_length: int = 128
     public_text: Path | None = None
@@ -89,6 +90,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
             max_length=request.max_length,
             whole=whole,
         )
+        case = replace(case, gradients=request.tail == 0)
         lab = Lab(case.public, case.victim, case.encoder)
         outcome = run_suite(case, lab, request.size, say=say, keep=keep)
         points = place(case, lab, request.size, outcome, other, say)
@@ -96,6 +98,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     facts = {
         "model": request.model,
         "cut": request.cut,
+        "tail": request.tail,
         "mechanism": request.mechanism.model_dump(),
         "size": request.size.name,
         "records": records,

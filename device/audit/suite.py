@@ -127,7 +127,8 @@ class Case:
 
     public: the attacker's text; labelled: those records of it that have the attribute, None without one; top: the
     blocks above the cut, None where this device has none; encoder: the same where the learned attacks may build on it
-    (not for decoders, whose blocks see only what comes before); head: for gradients.
+    (not for decoders, whose blocks see only what comes before); head: for gradients; gradients: whether any leave (with
+    a tail none does).
     """
 
     victim: Victim
@@ -138,6 +139,7 @@ class Case:
     encoder: nn.Module | None
     head: Head
     readout: Literal["first", "last"]
+    gradients: bool = True
 
 
 def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path | None = None) -> Outcome:
@@ -145,7 +147,7 @@ def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path
     draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
     say("attacked releases", 1.0)
     outcome = attack_releases(case, lab, size, draws, say=say, keep=keep)
-    if case.attacked.loss_masks is not None and case.top is not None:
+    if case.gradients and case.attacked.loss_masks is not None and case.top is not None:
         sent_back = gradients.simulated(case.attacked, draws[0], case.top, case.head)
         attack_gradients(case, draws[0], sent_back, outcome)
     _side_channels(case, lab, outcome, say)
@@ -284,7 +286,9 @@ def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
     records = case.attacked.ids[:100]
     outcome.findings.extend(channels.averaging(lab, records))
     outcome.findings.extend(channels.linkage(case.victim, records))
-    if case.top is not None and case.attacked.labels is not None:
+    if not case.gradients:
+        outcome.untested.append("Gradients: with a tail none leaves this device, so there is nothing to attack.")
+    elif case.top is not None and case.attacked.labels is not None:
         found = channels.label_from_gradients(case.victim, case.top, case.head, case.attacked, case.readout)
         outcome.findings.extend(found)
     elif case.attacked.loss_masks is None:

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
 # What a job that was sent decides by itself.
-_OF_THE_JOB = ("task", "attribute", "unlabelled", "max_length", "cut", "mechanism", "param", "no_noise", "frontier")
+_OF_THE_JOB = (
+    "task",
+    "attribute",
+    "unlabelled",
+    "max_length",
+    "cut",
+    "tail",
+    "mechanism",
+    "param",
+    "no_noise",
+    "frontier",
+)
 
 
 @guarded
@@ -74,6 +85,9 @@ def audit(
     ] = None,
     max_length: Annotated[int, typer.Option(min=4, help="Tokens a record; longer ones are cut.")] = 128,
     cut: Annotated[int, typer.Option(min=0, help="Blocks of the model that run here.")] = 1,
+    tail: Annotated[
+        int, typer.Option(min=0, help="Blocks that will train here (`finetune --tail`): then no gradient is attacked.")
+    ] = 0,
     mechanism: Annotated[
         str | None, typer.Option(help="See `privtune mechanisms`. Default: dchi.", show_default=False)
     ] = None,
@@ -154,6 +168,7 @@ def _simulated(options: dict[str, Any]) -> Run:
         task=options["task"],
         labelled=options["task"] == "classification" and not options["unlabelled"],
         cut=options["cut"],
+        tail=options["tail"],
         mechanism=spec,
         max_length=options["max_length"],
         public_text=options["public_text"],

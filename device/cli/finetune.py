@@ -84,6 +84,23 @@ def finetune(
         bool, _option("Send clean vectors: nearly every word can be recovered.", NOISE, "--no-noise")
     ] = (False),
     cut: Annotated[int | None, _option("Blocks of the model that run here. Default: 1.", NOISE)] = None,
+    tail: Annotated[
+        int | None,
+        _option(
+            "Last blocks that run and train here, on states that the cloud computes once a record: no gradient leaves. "
+            "Default: 0, the cloud trains.",
+            NOISE,
+        ),
+    ] = None,
+    skip: Annotated[
+        bool | None,
+        _option(
+            "With --tail: the clean vectors, which stay here, go past the cloud into the tail. Better answers; the "
+            "model can't be exported. Default: --skip.",
+            NOISE,
+            "--skip/--no-skip",
+        ),
+    ] = None,
     labels: Annotated[
         Literal["private", "shared"] | None, _option("shared: labels go to the cloud. Default: private.", NOISE)
     ] = None,

@@ -19,6 +19,8 @@ PATHS = {
     "model": ("model",),
     "task": ("task",),
     "cut": ("cut",),
+    "tail": ("tail",),
+    "skip": ("skip",),
     "labels": ("labels",),
     "label_epsilon": ("label_epsilon",),
     "num_labels": ("num_labels",),

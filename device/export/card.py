@@ -82,9 +82,10 @@ def _front_matter(facts: Facts) -> dict[str, Any]:
 def _model(facts: Facts) -> str:
     spec, tuning = facts.spec, facts.spec.tuning
     what = f"text classification, {facts.classes} classes" if spec.task == "classification" else "causal language model"
-    how = "every weight above the cut"
+    how = f"every weight of the last {spec.tail} blocks" if spec.tail else "every weight above the cut"
     if tuning.method == "lora":
-        where = ", ".join(tuning.targets) or "every linear layer above the cut"
+        what_blocks = f"of the last {spec.tail} blocks" if spec.tail else "above the cut"
+        where = ", ".join(tuning.targets) or f"every linear layer {what_blocks}"
         how = f"LoRA, rank {tuning.rank}, alpha {tuning.alpha:g}, on {where}"
     rows = {
         "Base model": facts.base,

@@ -27,8 +27,18 @@ from device.jobfolder import JobFolder, JobState
 from device.link import Link
 from device.parts import load_parts
 from device.run import RunSettings
+from device.tail import Tail
 from shared.config import Task
-from shared.errors import DataInvalid, InvalidInput, JobConflict, ModelUnsupported, NonFinite, VersionMismatch
+from shared.errors import (
+    DataInvalid,
+    InvalidInput,
+    JobConflict,
+    ModelUnsupported,
+    NonFinite,
+    StorageFull,
+    VersionMismatch,
+)
+from shared.files import native_os_errors
 from shared.manifest import read_manifest, write_manifest
 from shared.modeling.anatomy import ENCODERS
 from shared.modeling.export import (
@@ -40,7 +50,7 @@ from shared.modeling.export import (
     base_sha256,
 )
 from shared.modeling.load import gguf_file, load_task_model, load_tokenizer, quiet
-from shared.modeling.partition import Head, Partition
+from shared.modeling.partition import Head, Partition, Top
 
 Format = Literal["peft", "merged", "gguf"]
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -78,10 +88,14 @@ class ExportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """What the export is made of. model: the whole base, None where only the adapter is wanted; source: its GGUF."""
+    """What the export is made of. model: the whole base, None where only the adapter is wanted; source: its GGUF.
+
+    tail: the blocks that were trained on this device, None where the cloud trained.
+    """
 
     model: Any | None
     head: Head
+    tail: Top | None
     tokenizer: Any
     source: Path | None = None
 
@@ -112,7 +126,10 @@ def export_job(
         here = _device_part(link, job_id, state, settings, local) if options.format == "peft" else None
     facts = _facts(folder, state, adapter, settings, options, local)
     parts = here or _whole(state, options, str(local), facts, say)
-    _load_head(parts.head, state, folder, adapter)
+    if parts.tail is not None:
+        adapter = _tail_adapter(parts.tail, parts.head, state, folder)
+    else:
+        _load_head(parts.head, state, folder, adapter)
     with new_folder(target) as scratch:
         _write(scratch, adapter, parts, state, facts, options, say)
         write_card(scratch / CARD, facts)
@@ -122,6 +139,11 @@ def export_job(
 
 def _check_possible(state: JobState, options: ExportOptions, local: str | None) -> None:
     """Refuse at once what would fail after a long download."""
+    if state.spec.tail and state.spec.skip:
+        raise ModelUnsupported(
+            "This job's tail also reads the clean vectors of this device (--skip), for which a plain model has no "
+            "place: use it here (predict, generate, serve), or train one with --no-skip to export."
+        )
     if options.format == "gguf" and state.spec.task != "causal-lm":
         raise ModelUnsupported(
             "GGUF files hold language models, and this job is a classifier. Possible: --format merged or peft."
@@ -150,7 +172,7 @@ def _device_part(
         num_labels=max(len(state.label_names), 2),
         say=lambda _: None,
     )
-    return _Parts(model=None, head=parts.head, tokenizer=parts.tokenizer)
+    return _Parts(model=None, head=parts.head, tail=parts.tail, tokenizer=parts.tokenizer)
 
 
 def _whole(state: JobState, options: ExportOptions, local: str, facts: Facts, say: Callable[[str], None]) -> _Parts:
@@ -174,7 +196,14 @@ def _whole(state: JobState, options: ExportOptions, local: str, facts: Facts, sa
             f"Your copy of the model is not the adapter's base: its weights have the hash {found[:16]}…, the cloud's "
             f"{state.spec.model!r} has {facts.base_sha256[:16]}…. Name the right one with --local-model."
         )
-    return _Parts(model=model, head=Partition(model).head(), tokenizer=load_tokenizer(local), source=gguf_file(local))
+    partition = Partition(model)
+    return _Parts(
+        model=model,
+        head=partition.head(),
+        tail=partition.tail(state.spec.tail) if state.spec.tail else None,
+        tokenizer=load_tokenizer(local),
+        source=gguf_file(local),
+    )
 
 
 def _facts(
@@ -207,6 +236,21 @@ def _load_head(head: Head, state: JobState, folder: JobFolder, adapter: Path) ->
         head.load_state_dict(load_file(adapter / HEAD_WEIGHTS))
     elif state.spec.task == "classification" and state.final_step is not None:
         HeadTrainer(head, state.spec.optim, seed=0, total_steps=1).load(folder.checkpoints, state.final_step)
+
+
+def _tail_adapter(blocks: Top, head: Head, state: JobState, folder: JobFolder) -> Path:
+    """A folder with what was trained of the tail; the head gets its weights."""
+    tail = Tail(blocks, state.spec)
+    trained = HeadTrainer(head, state.spec.optim, seed=0, total_steps=1, tail=tail)
+    trained.load(folder.checkpoints, state.final_step or 0)
+    target = folder.path / "tail"
+    try:
+        shutil.rmtree(target, ignore_errors=True)
+        with native_os_errors():
+            tail.save_adapter(target)
+    except OSError as error:
+        raise StorageFull(f"{target} can't be written: {error.strerror}; free room and export again") from error
+    return target
 
 
 def _write(

@@ -30,6 +30,7 @@ from shared.modeling.partition import Bottom
 class RowSource:
     """What draws rows. store: in generation's own scope; it holds rows at the injection point, float32.
 
+    keeps_clean: a tail asks for the clean vectors at the cut as well.
     Raises InvalidInput for a mechanism that can't release a record row by row.
     """
 
@@ -39,6 +40,7 @@ class RowSource:
     importance: TokenImportance | None
     store: ReleaseStore
     codec: str
+    keeps_clean: bool = False
 
     def __post_init__(self) -> None:
         name = self.mechanism.name
@@ -59,6 +61,8 @@ class GrowingText:
         self._cache = BottomCache(source.bottom)
         self._digest = hashlib.sha256()
         self._clean_TD: Tensor | None = None
+        self._clean_cache = BottomCache(source.bottom)
+        self._clean_at_cut: list[Tensor] = []
         self._encoded: list[bytes] = []
         self.ids: list[int] = []
         self.drawn = 0  # rows that nobody had drawn before
@@ -79,10 +83,16 @@ class GrowingText:
         if not at_embedding:
             clean_ND = self._cache.blocks(clean_ND)
         self._clean_TD = clean_ND if self._clean_TD is None else torch.cat([self._clean_TD, clean_ND])
+        if source.keeps_clean:
+            self._clean_at_cut.append(self._clean_cache.blocks(clean_ND) if at_embedding else clean_ND)
         rows_ND = self._kept(self._keys(ids, self._digest), past)
         if at_embedding:
             rows_ND = self._cache.blocks(rows_ND)
         self._encoded += [encode(row_1D, source.codec) for row_1D in rows_ND.float().numpy()[:, None]]
+
+    def clean(self, start: int) -> Tensor:
+        """h_TD, the clean vectors at the cut from `start` on; never sent. Only where the source keeps them."""
+        return torch.cat(self._clean_at_cut)[start:].float()
 
     def encoded(self, start: int) -> bytes:
         """The rows from `start` on, as they go on the wire."""

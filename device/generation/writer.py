@@ -18,6 +18,7 @@ from privtune.split.v1 import split_pb2 as pb
 from device.generation.prompts import Prompts
 from device.generation.rows import GrowingText
 from device.generation.sampling import Sampler, Sampling
+from device.generation.tailtext import TailText
 from device.generation.text import TextPieces
 from device.link import Stream
 from device.tuned import Texts, TunedModel
@@ -42,6 +43,7 @@ class Reply:
         sampling: Sampling,
         limit: int,
         pieces: TextPieces,
+        onward: TailText | None,
     ) -> None:
         self.handle, self.prompt, self.limit = handle, tuple(prompt), limit
         self.new_ids: list[int] = []
@@ -49,6 +51,7 @@ class Reply:
         self.finish: Finish | None = None
         self.admission = ""
         self.growing, self.pieces, self.sampler = growing, pieces, Sampler(sampling)
+        self.onward = onward
         self.ignore_end = sampling.ignore_end
 
 
@@ -91,7 +94,9 @@ class Writer:
         limit = wanted if room is None else min(wanted, room)
         growing = GrowingText(self._texts.rows)
         pieces = TextPieces(self._tuned.parts.tokenizer, prompt, sampling.stop)
-        reply = Reply(next(self._handles), prompt, growing, sampling, limit, pieces)
+        tail = self._tuned.head.tail
+        onward = TailText(tail) if tail is not None else None
+        reply = Reply(next(self._handles), prompt, growing, sampling, limit, pieces, onward)
         # The last token is chosen and never sent.
         reply.admission, warning = self._texts.account.admit_text(
             self._texts.how, rows=growing.missing(prompt) + limit - 1, length=len(prompt) + limit - 1
@@ -151,7 +156,10 @@ class Writer:
 
     def _take(self, reply: Reply, message: Message) -> None:
         """Choose a token from the state that came back; go on, or finish."""
-        logits_1V = self._tuned.logits(torch.from_numpy(message.tensor()[-1:]))
+        rows_MD = torch.from_numpy(message.tensor())
+        if reply.onward is not None:
+            rows_MD = reply.onward.extend(rows_MD, reply.growing)
+        logits_1V = self._tuned.logits(rows_MD[-1:])
         token = reply.sampler.choose(logits_1V[0])
         reply.new_ids.append(token)
         if token in self._end_ids and not reply.ignore_end:
@@ -171,12 +179,13 @@ class Writer:
     def _send(self, stream: Stream, reply: Reply, past: int) -> None:
         """The rows of a reply's text from `past` on."""
         rows = len(reply.growing.ids) - past
+        asked_N = np.arange(0 if reply.onward is not None else rows - 1, rows, dtype=np.int64)
         header = pb.ForwardHeader(
             record_ids=[reply.handle],
             lengths=[rows],
             inlined=[True],
             past=[past],
-            readout=pack_positions(np.array([rows - 1], dtype=np.int64)),
+            readout=pack_positions(asked_N),
             forward_only=True,
         )
         stream.send(

@@ -45,7 +45,7 @@ class TopCache(_SliceCache):
     """One record's state in a top: give it each position's vector once, in order."""
 
     def __init__(self, top: Top) -> None:
-        super().__init__(top.config, range(top.cut, top.config.num_hidden_layers))
+        super().__init__(top.config, range(top.cut, top.stop))
         self._top = top
 
     @torch.no_grad()

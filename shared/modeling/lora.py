@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -24,8 +24,14 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     """Put LoRA on linear layers of the top's blocks, in place; the initial adapter depends on `seed` alone.
 
     The shared base weights are not touched, so tops of other jobs do not notice.
-    Raises `InvalidInput` for a target name that no linear layer has, naming those there are.
+    Raises `InvalidInput` for a target name that no linear layer has, naming those there are, and without peft.
     """
+    try:
+        from peft import LoraConfig, get_peft_model  # large, and a device needs it for a tail alone
+    except ImportError:
+        raise InvalidInput(
+            "LoRA on this machine needs peft: pip install 'privtune[tail]'; or train every weight (--tuning full)"
+        ) from None
     linear = _linear_layers(top)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
     for target in spec.targets:
@@ -89,7 +95,7 @@ def save_adapter(top: Top, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.cpu().contiguous() for name, value in adapter_state(top).items()}
-    config: LoraConfig | None = top.__dict__.get("adapter_config")
+    config: Any = top.__dict__.get("adapter_config")
     if config is None:
         save_file(state, folder / FULL_WEIGHTS, metadata={"format": "pt"})
         facts = {"method": "full", "base_model_name_or_path": str(top.config.name_or_path), "cut": top.cut}

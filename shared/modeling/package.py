@@ -33,7 +33,7 @@ from shared.modeling.load import (
     prepare_tokenizer,
     quiet,
 )
-from shared.modeling.partition import Bottom, Head, Partition
+from shared.modeling.partition import Bottom, Head, Partition, Top
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ _WEIGHTS = "bottom.safetensors"
 class BottomPackage:
     """What a device runs. `max_positions`: longest text in tokens, None when the model sets no bound.
 
-    `end_ids`: tokens with which the model ends a text, by its configuration and its tokenizer.
+    `tail`: the last blocks, where a job trains them here. `end_ids`: tokens with which the model ends a text, by its
+    configuration and its tokenizer.
     """
 
     name: str
@@ -54,6 +55,7 @@ class BottomPackage:
     tokenizer: Any
     task: Task
     cut: int
+    tail: Top | None
     n_layers: int
     hidden_size: int
     readout: Literal["first", "last"]
@@ -63,16 +65,17 @@ class BottomPackage:
 
 
 def write_bottom_package(
-    partition: Partition, tokenizer: Any, *, cut: int, task: Task, name: str, folder: Path
+    partition: Partition, tokenizer: Any, *, cut: int, task: Task, name: str, folder: Path, tail: int = 0
 ) -> dict[str, Any]:
-    """Write the package of `partition` at `cut` and return its manifest.
+    """Write the package of `partition` at `cut`, with the last `tail` blocks, and return its manifest.
 
     `name` is what the model is called in public. Weights that are drawn from a seed are left out: the device draws
     them for its own number of labels. Raises `CutOutOfRange`; `StorageFull` when the folder can't be written.
     """
+    partition.check_tail(cut, tail)
     model = partition.model
     fresh = getattr(model, "fresh_parameters", frozenset()) | fresh_by_design(model, task)
-    wanted = (partition.bottom(cut).state_dict().keys() | partition.head().state_dict().keys()) - fresh
+    wanted = _names(partition, cut, tail) - fresh
     stored = dict(model.named_parameters()) | dict(model.named_buffers())  # a tied lm_head appears once
     state = {key: value.detach().cpu().contiguous() for key, value in stored.items() if key in wanted}
     config = copy.deepcopy(model.config)
@@ -90,6 +93,7 @@ def write_bottom_package(
             model=name,
             task=task,
             cut=cut,
+            tail=tail,
             num_layers=partition.n_layers,
             fingerprint=partition.fingerprint(),
             end_ids=sorted(_end_ids(model)),
@@ -123,24 +127,27 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
     partition = Partition(shell)
     if partition.fingerprint() != manifest.get("fingerprint"):
         raise ArtifactCorrupt(f"{folder.name}: the configuration is not that of the model in the manifest")
-    cut = _cut_of(manifest, partition)
-    _fill(partition, state, cut, task, seed)
+    cut, tail = _cuts_of(manifest, partition)
+    _fill(partition, state, cut, tail, task, seed)
     tokenizer, end_ids = prepare_tokenizer(tokenizer, name), manifest.get("end_ids", [])
     if not isinstance(end_ids, list) or not all(isinstance(token, int) for token in end_ids):
         raise ArtifactCorrupt("The manifest of the bottom package names no usable end tokens; fetch it again.")
-    return _package(partition, tokenizer, task=task, cut=cut, name=name, end_ids=frozenset(end_ids))
+    return _package(partition, tokenizer, task=task, cut=cut, tail=tail, name=name, end_ids=frozenset(end_ids))
 
 
-def bottom_from_model(ref: str, task: Task, cut: int, *, num_labels: int = 2, seed: int = 0) -> BottomPackage:
-    """The same from a full copy of the model that the owner trusts; what is above the cut is let go."""
+def bottom_from_model(
+    ref: str, task: Task, cut: int, *, tail: int = 0, num_labels: int = 2, seed: int = 0
+) -> BottomPackage:
+    """The same from a full copy of the model that the owner trusts; the cloud's blocks are let go."""
     partition = Partition(load_task_model(ref, task, num_labels=num_labels, seed=seed))
     end_ids = _end_ids(partition.model)
-    return _package(partition, load_tokenizer(ref), task=task, cut=cut, name=ref, end_ids=end_ids)
+    return _package(partition, load_tokenizer(ref), task=task, cut=cut, tail=tail, name=ref, end_ids=end_ids)
 
 
 def _package(
-    partition: Partition, tokenizer: Any, *, task: Task, cut: int, name: str, end_ids: frozenset[int]
+    partition: Partition, tokenizer: Any, *, task: Task, cut: int, tail: int, name: str, end_ids: frozenset[int]
 ) -> BottomPackage:
+    partition.check_tail(cut, tail)
     return BottomPackage(
         name=name,
         bottom=partition.bottom(cut),
@@ -148,6 +155,7 @@ def _package(
         tokenizer=tokenizer,
         task=task,
         cut=cut,
+        tail=partition.tail(tail) if tail else None,
         n_layers=partition.n_layers,
         hidden_size=partition.hidden_size,
         readout=partition.readout,
@@ -164,23 +172,31 @@ def _end_ids(model: Any) -> frozenset[int]:
     return frozenset(found if isinstance(found, list) else [found]) - {None}
 
 
-def _cut_of(manifest: dict[str, Any], partition: Partition) -> int:
+def _cuts_of(manifest: dict[str, Any], partition: Partition) -> tuple[int, int]:
+    """cut and tail."""
     try:
-        return partition.check_cut(int(manifest["cut"]))
+        cut, tail = partition.check_cut(int(manifest["cut"])), int(manifest.get("tail", 0))
+        return cut, partition.check_tail(cut, tail)
     except (KeyError, TypeError, ValueError, CutOutOfRange) as error:
         raise ArtifactCorrupt("The manifest of the bottom package names no usable cut; fetch it again.") from error
 
 
-def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, task: Task, seed: int) -> None:
+def _names(partition: Partition, cut: int, tail: int) -> set[str]:
+    """Of the tensors that a device with this cut and tail holds."""
+    parts = [partition.bottom(cut), partition.head(), *([partition.tail(tail)] if tail else [])]
+    return {name for part in parts for name in part.state_dict()}
+
+
+def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, tail: int, task: Task, seed: int) -> None:
     """Give the shell the package's tensors; draw what a classifier lacks. Raises `ArtifactCorrupt`."""
     shell = partition.model
-    bottom = partition.bottom(cut).state_dict().keys()
+    names = _names(partition, cut, tail)
     head = partition.head().state_dict().keys()
     single = dict(shell.named_parameters()) | dict(shell.named_buffers())  # without a tied lm_head
     known = dict(shell.named_parameters(remove_duplicate=False)) | single
-    absent = (bottom | head) & single.keys() - state.keys()
+    absent = names & single.keys() - state.keys()
     fresh = frozenset(absent & head) if task == "classification" else frozenset()
-    wrong = sorted((absent - fresh) | (state.keys() - (bottom | head)))
+    wrong = sorted((absent - fresh) | (state.keys() - names))
     wrong += [name for name in state.keys() & known.keys() if state[name].shape != known[name].shape]
     if wrong:
         raise ArtifactCorrupt(f"{_WEIGHTS} does not hold the tensors of this model and cut ({', '.join(wrong[:3])})")

@@ -124,20 +124,21 @@ class Bottom(_Slice):
 
 
 class Top(_Slice):
-    """blocks[cut:] and the final norm. Frozen until `shared.modeling.lora` makes something trainable.
+    """blocks[cut:stop], with the final norm where they end the model. Frozen until `shared.modeling.lora` trains it.
 
     `block_names` and `norm_name` are the full model's names of what it holds.
     """
 
-    def __init__(self, anatomy: Anatomy, cut: int) -> None:
-        kept = range(cut, len(anatomy.blocks))
-        super().__init__(_carve(anatomy, keep=kept, swaps=anatomy.embedding_substitutes(), norm=True))
-        self.cut = cut
-        self.block_names = tuple(anatomy.name_of(anatomy.blocks[index]) for index in kept)
-        self.norm_name = None if anatomy.norm is None else anatomy.name_of(anatomy.norm)
+    def __init__(self, anatomy: Anatomy, cut: int, stop: int) -> None:
+        last = stop == len(anatomy.blocks)
+        substitutes = anatomy.embedding_substitutes()
+        super().__init__(_carve(anatomy, keep=range(cut, stop), swaps=substitutes, norm=last))
+        self.cut, self.stop = cut, stop
+        self.block_names = tuple(anatomy.name_of(anatomy.blocks[index]) for index in range(cut, stop))
+        self.norm_name = anatomy.name_of(anatomy.norm) if last and anatomy.norm is not None else None
 
     def forward(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
-        """out_ND: the model's final hidden states at the flat positions b*T+t. Differentiable in h_BTD."""
+        """out_ND: the hidden states after the last block here, at flat positions b*T+t. Differentiable in h_BTD."""
         out_BTD: Tensor = self.task.base_model(inputs_embeds=h_BTD, attention_mask=mask_BT)[0]
         return out_BTD.flatten(0, 1).index_select(0, readout_N.to(out_BTD.device))
 
@@ -223,13 +224,29 @@ class Partition:
             raise CutOutOfRange(f"Cut {cut} is out of range: this model takes 0 to {self.n_layers - 1}.", param="cut")
         return cut
 
+    def check_tail(self, cut: int, tail: int) -> int:
+        """`tail`, or `CutOutOfRange` when it leaves no block between itself and the cut."""
+        if not 0 <= tail < self.n_layers - cut:
+            raise CutOutOfRange(
+                f"Cut {cut} and a tail of {tail} leave none of this model's {self.n_layers} blocks to the cloud.",
+                param="tail",
+            )
+        return tail
+
     def bottom(self, cut: int) -> Bottom:
         """Embedding stage and the first `cut` blocks."""
         return Bottom(self._anatomy, self.check_cut(cut))
 
-    def top(self, cut: int) -> Top:
-        """The blocks from `cut` on and the final norm: a tree of its own over the shared frozen weights."""
-        return Top(self._anatomy, self.check_cut(cut))
+    def top(self, cut: int, tail: int = 0) -> Top:
+        """The blocks from `cut` on, less the last `tail` of them: a tree of its own over the shared frozen weights.
+
+        Raises `CutOutOfRange`.
+        """
+        return Top(self._anatomy, self.check_cut(cut), self.n_layers - self.check_tail(cut, tail))
+
+    def tail(self, count: int) -> Top:
+        """The last `count` blocks and the final norm, which go on from `top(cut, count)`."""
+        return self.top(self.n_layers - count)
 
     def head(self) -> Head:
         """Pooler and classifier with weights of its own, or the shared lm_head."""

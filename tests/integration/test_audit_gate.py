@@ -114,6 +114,13 @@ def test_a_language_model_needs_its_top_and_is_refused_for_its_gradients(local_w
         run(world, spec)
     with pytest.raises(AuditRefused, match="GIA head gradients"):
         run(world, spec, local_model=str(world.models["dec"]))
+    rule = AuditRule(max_content_top1=0.5, max_top1=0.5)
+    watcher = Watcher()
+    tailed = world.spec(model="dec", task="causal-lm", mechanism=LOUD, tail=1, train={"max_steps": 2})
+    run(
+        world, tailed, watcher, audit=rule
+    )  # no gradient leaves, so noise is enough, and a copy of the top is not needed
+    assert any("audit passed" in line for line in watcher.messages)
 
 
 def test_the_agents_policy_audits_and_the_cloud_never_sees_a_figure(owner):

@@ -29,7 +29,8 @@ def ordinary_loop(spec, ref, data, *, label_count):
     model = kind.from_pretrained(ref) if lm else kind.from_pretrained(ref, num_labels=label_count)
     start = load_task_model(str(ref), spec.task, num_labels=label_count, seed=spec.train.seed)
     model.load_state_dict(start.state_dict())
-    top = Partition(start).top(spec.cut)
+    partition = Partition(start)
+    top = partition.tail(spec.tail) if spec.tail else partition.top(spec.cut)
     attach_lora(top, spec.tuning, spec.train.seed)
     initial = {
         f"base_model.model.{name}".replace(".default", ""): value.clone() for name, value in adapter_state(top).items()
@@ -40,7 +41,7 @@ def ordinary_loop(spec, ref, data, *, label_count):
         lora_dropout=0.0,
         target_modules=LLAMA_LINEAR if lm else ["query", "key", "value", "dense"],
         exclude_modules=None if lm else r".*(pooler|classifier).*",
-        layers_to_transform=list(range(spec.cut, model.config.num_hidden_layers)),
+        layers_to_transform=list(range(top.cut, top.stop)),
     )
     model = peft.get_peft_model(model, config)
     result = peft.set_peft_model_state_dict(model, initial)
@@ -68,8 +69,9 @@ def ordinary_loop(spec, ref, data, *, label_count):
         loss = torch.nn.functional.cross_entropy(logits, targets)
         loss.backward()
         # Each side clips its own parameters (docs/architecture.md): so does the reference.
-        norms.append(float(torch.nn.utils.clip_grad_norm_(lora, spec.optim.max_grad_norm)))
-        if head:
+        mine = [*head, *lora] if spec.tail else lora
+        norms.append(float(torch.nn.utils.clip_grad_norm_(mine, spec.optim.max_grad_norm)))
+        if head and not spec.tail:
             torch.nn.utils.clip_grad_norm_(head, spec.optim.max_grad_norm)
         optimizer.step()
         schedule.step()
@@ -104,10 +106,7 @@ def test_encoder_classifier(local_world, cut):
     losses, norms, adapter, head = ordinary_loop(spec, world.models["enc"], data, label_count=2)
     assert len(losses) == 20
     assert losses[-1] < losses[0]
-    torch.testing.assert_close(torch.tensor(watcher.losses), torch.tensor(losses), atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        torch.tensor([info.grad_norm for info in watcher.steps]), torch.tensor(norms), atol=1e-5, rtol=1e-5
-    )
+    check_losses(watcher, losses, norms)
     check_adapter(world, job_id, adapter)
     checkpoint = load_file(
         world.settings.home / "jobs" / job_id / "checkpoints" / "step-00000020" / "state.safetensors"
@@ -117,9 +116,40 @@ def test_encoder_classifier(local_world, cut):
         torch.testing.assert_close(mine, value, atol=1e-5, rtol=0)
 
 
-def test_decoder_language_model(local_world):
+@pytest.mark.parametrize("cut", [0, 1])
+def test_encoder_classifier_with_a_tail(local_world, cut):
+    """What trains on the device, on states of the cloud, trains as the same blocks of the whole model do."""
     world = local_world
-    spec = world.spec(model="dec", task="causal-lm", optim={"learning_rate": 3e-3})
+    spec = world.spec(cut=cut, tail=1, skip=False, optim={"learning_rate": 3e-3})
+    data = encode_classification(world.data.load("classification"), load_tokenizer(str(world.models["enc"])), 16)
+    job_id, data, watcher = split(world, spec, world.data, data)
+    losses, norms, adapter, head = ordinary_loop(spec, world.models["enc"], data, label_count=2)
+    assert losses[-1] < losses[0]
+    check_losses(watcher, losses, norms)
+    check_tail(world, job_id, adapter | head)
+
+
+def check_losses(watcher, losses, norms):
+    torch.testing.assert_close(torch.tensor(watcher.losses), torch.tensor(losses), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor([info.grad_norm for info in watcher.steps]), torch.tensor(norms), atol=1e-5, rtol=1e-5
+    )
+
+
+def check_tail(world, job_id, trained):
+    """The device's last checkpoint holds what the plain loop trained."""
+    state = load_file(world.settings.home / "jobs" / job_id / "checkpoints" / "step-00000020" / "state.safetensors")
+    mine = {name.removeprefix("param.").replace(".default.", "."): v for name, v in state.items() if "param." in name}
+    for name, value in trained.items():
+        torch.testing.assert_close(mine[name.removeprefix("base_model.model.")], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("tail", [0, 1, 2])
+def test_decoder_language_model(local_world, tail):
+    world = local_world
+    spec = world.spec(
+        model="dec", task="causal-lm", cut=0 if tail == 2 else 1, tail=tail, skip=False, optim={"learning_rate": 3e-3}
+    )
     rows = world.folder / "lm.jsonl"
     lines = (world.folder / "train.tsv").read_text().splitlines()[1:]
     rows.write_text("".join(f'{{"text": "{line.split(chr(9))[0]}"}}\n' for line in lines))
@@ -128,11 +158,11 @@ def test_decoder_language_model(local_world):
     job_id, data, watcher = split(world, spec, source, data)
     losses, norms, adapter, _ = ordinary_loop(spec, world.models["dec"], data, label_count=2)
     assert losses[-1] < losses[0]
-    torch.testing.assert_close(torch.tensor(watcher.losses), torch.tensor(losses), atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        torch.tensor([info.grad_norm for info in watcher.steps]), torch.tensor(norms), atol=1e-5, rtol=1e-5
-    )
-    check_adapter(world, job_id, adapter)
+    check_losses(watcher, losses, norms)
+    if tail:
+        check_tail(world, job_id, adapter)
+    else:
+        check_adapter(world, job_id, adapter)
 
 
 def check_adapter(world, job_id, adapter):

@@ -30,12 +30,13 @@ def host(tmp_path_factory):
 class Bench:
     """A machine with its top, and messages for it."""
 
-    def __init__(self, host, folder, *, max_bytes=1 << 20, requested=None):
+    def __init__(self, host, folder, *, max_bytes=1 << 20, requested=None, tail=0):
         spec = JobSpec.model_validate(
             {
                 "model": "enc",
                 "training_file": "device://x",
                 "codec": "fp32",
+                "tail": tail,
                 "tuning": {"rank": 2, "dropout": 0.2},
                 "optim": {"learning_rate": 0.01, "warmup_ratio": 0.0},
             }
@@ -237,3 +238,20 @@ def test_nan_in_a_frame_is_refused(host, tmp_path):
     message.payload = np.full((7, WIDTH), np.nan, np.float32).tobytes()
     with pytest.raises(NonFinite, match="NaN"):
         Bench(host, tmp_path).tell(message)
+
+
+def test_a_job_with_a_tail_takes_forward_only_frames_and_trains_nothing(host, tmp_path):
+    bench = Bench(host, tmp_path, tail=1)
+    assert bench.top.trainable_parameters == 0
+    every = {"readout": [0, 1, 5, 6, 7, 8, 9]}
+    (out,) = bench.tell(forward(0, 0, forward_only=True, **every))
+    assert out.tensor().shape == (7, WIDTH)
+    with pytest.raises(FrameCorrupt, match="trains on its device"):
+        bench.tell(forward(0, 1))
+    with pytest.raises(FrameCorrupt, match="no forward pass"):
+        bench.tell(gradient(0, 0))
+    (report,) = bench.tell(step_message(0, checkpoint=True))
+    assert (report.report.checkpointed, report.report.grad_norm, bench.top.step) == (True, 0.0, 1)
+    bench.top.rewind(1)
+    (again,) = bench.tell(forward(1, 0, forward_only=True, **every))
+    np.testing.assert_array_equal(again.tensor(), out.tensor())

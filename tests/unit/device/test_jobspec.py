@@ -31,10 +31,11 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "head_learning_rate": 0.2, "weight_decay": 0.3, "schedule": "cosine", "warmup_ratio": 0.4, "max_grad_norm": 2.0,
         "epochs": 7, "max_steps": 8, "batch_size": 9, "accumulation": 4, "max_length": 64, "seed": 11,
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
-        "gradient_checkpointing": True,
+        "gradient_checkpointing": True, "skip": False,
     }  # fmt: skip
-    # Shared labels can't be randomised ones.
-    assert set(values) | {"label_epsilon"} == set(PATHS)
+    # Shared labels can't be randomised ones, nor go with a tail.
+    assert set(values) | {"label_epsilon", "tail"} == set(PATHS)
+    assert build(tail=2).tail == 2
     assert build(label_epsilon=2.0).label_epsilon == 2.0
     facts = build(**values).model_dump()
     for option, value in values.items():
@@ -53,6 +54,10 @@ def test_the_handle_tells_nothing_unless_named():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"tail": -1}, r"--tail -1: should be greater than or equal to 0\."),
+        ({"tail": 1, "labels": "shared"}, "labels: shared and a tail contradict each other"),
+        ({"tail": 1, "label_epsilon": 2.0}, "with a tail none leaves: drop it"),
+        ({"tail": 1, "gradient_checkpointing": True}, "with a tail it trains nothing"),
         ({"cut": -1}, r"--cut -1: should be greater than or equal to 0\."),
         ({"learning_rate": 2.0}, r"--learning-rate 2\.0: should be less than or equal to 1\."),
         ({"lora_dropout": 1.0}, "--lora-dropout"),

@@ -39,6 +39,7 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         ({"models": []}, {}, "does not allow the model minilm"),
         ({"max_epochs": 2}, {}, "asks for 3 epochs; the device allows 2"),
         ({"max_label_epsilon": 2}, {}, "demands randomised labels: label_epsilon of at most 2"),
+        ({"allow_gradients": False}, {"label_epsilon": 1.0}, r"lets no gradient leave: jobs need a tail"),
         ({"max_label_epsilon": 2}, {"label_epsilon": 2.5}, "label_epsilon 2.5 is above the 2 that the device allows"),
         ({"max_label_epsilon": 2}, {"task": "causal-lm"}, "a language model's labels are its text"),
         (
@@ -58,6 +59,9 @@ def test_each_rule_refuses_with_its_reason(rules, asked, reason):
 @pytest.mark.parametrize(
     ("rules", "asked"),
     [
+        ({"allow_gradients": False}, {"tail": 1}),
+        ({"max_label_epsilon": 2}, {"tail": 1}),
+        ({"max_label_epsilon": 2, "allow_gradients": False}, {"tail": 1, "task": "causal-lm"}),
         ({}, {}),
         ({}, noise("gaussian")),
         ({}, noise("dchi", noise_ratio=DCHI * 2)),

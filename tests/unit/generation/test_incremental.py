@@ -25,14 +25,16 @@ def whole(model, ids_T):
     return out[0, len(ids_T) :].tolist()
 
 
-def split(partition, cut, ids_T, chunk):
-    bottom, top, head = BottomCache(partition.bottom(cut)), TopCache(partition.top(cut)), partition.head()
+def split(partition, cut, ids_T, chunk, tail=0):
+    bottom, top, head = BottomCache(partition.bottom(cut)), TopCache(partition.top(cut, tail)), partition.head()
+    last = TopCache(partition.tail(tail)) if tail else None
     tokens: list[int] = []
     pieces = list(torch.split(ids_T, chunk))
     with torch.no_grad():
         while len(tokens) < NEW:
             for piece_T in pieces:
                 out_TD = top.extend(bottom.blocks(bottom.embed(piece_T)))
+                out_TD = out_TD if last is None else last.extend(out_TD)
             tokens.append(int(head(out_TD[-1:]).argmax()))
             pieces = [torch.tensor(tokens[-1:])]
     assert bottom.past == top.past == len(ids_T) + NEW - 1
@@ -48,6 +50,8 @@ def test_greedy_tokens_equal_the_whole_models(kind, cut):
     partition = Partition(model)
     assert split(partition, cut, ids_T, chunk=7) == expected
     assert split(partition, cut, ids_T, chunk=3) == expected
+    if cut < LAYERS - 1:
+        assert split(partition, cut, ids_T, chunk=3, tail=1) == expected
 
 
 def test_the_check_can_fail():

@@ -36,6 +36,12 @@ def test_classifier_split_equals_whole(kind):
             assert torch.isfinite(h_BTD).all()
             split_BC = head(partition.top(cut)(h_BTD, mask_BT, readout_B))
             torch.testing.assert_close(split_BC, whole_BC, atol=1e-5, rtol=1e-5)
+        every_row = torch.arange(ids_BT.numel())
+        for cut, tail in ((0, 1), (0, LAYERS - 1), (1, 1)):
+            h_BTD = partition.bottom(cut)(ids_BT, mask_BT)
+            z_BTD = partition.top(cut, tail)(h_BTD, mask_BT, every_row).view_as(h_BTD)
+            split_BC = head(partition.tail(tail)(z_BTD, mask_BT, readout_B))
+            torch.testing.assert_close(split_BC, whole_BC, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -50,6 +56,17 @@ def test_causal_lm_split_equals_whole(kind):
         for cut in CUTS:
             split_NV = head(partition.top(cut)(partition.bottom(cut)(ids_BT, mask_BT), mask_BT, readout_N))
             torch.testing.assert_close(split_NV, whole_NV, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tail_holds_its_own_blocks_and_leaves_the_cloud_some():
+    partition = Partition(tiny_classifier("bert"))
+    middle, tail = partition.top(0, 1), partition.tail(1)
+    assert middle.block_names == tuple(f"bert.encoder.layer.{index}" for index in range(LAYERS - 1))
+    assert tail.block_names == (f"bert.encoder.layer.{LAYERS - 1}",)
+    assert {name for name, _ in middle.named_parameters()}.isdisjoint(name for name, _ in tail.named_parameters())
+    for cut, count in ((0, LAYERS), (1, LAYERS - 1), (0, -1)):
+        with pytest.raises(CutOutOfRange, match=f"Cut {cut} and a tail of {count} leave none"):
+            partition.top(cut, count)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -1,0 +1,122 @@
+"""The tail: the model's last blocks, trained on the device on states that the cloud computed. No gradient leaves.
+
+    h~ ---- the cloud's frozen blocks ----> z --+--> blocks of the tail -> head -> loss
+    h (clean, never sent) ---- skip ------------+
+
+z_BTD: the cloud's states after its last block; h_BTD: the bottom's clean output; out_ND: final states at the read-out
+positions. B records, T tokens, D hidden width, N read-out positions, M rows without padding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from device.batches import IndexArray
+from shared.config import JobSpec
+from shared.errors import FrameCorrupt, InternalError
+from shared.modeling.lora import (
+    adapter_state,
+    attach_lora,
+    load_adapter_state,
+    save_adapter,
+    train_fully,
+    trainable_parameters,
+)
+from shared.modeling.partition import Top
+
+_SKIP = "skip.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """What a tail goes on from in a micro-batch. h_BTD: clean, None without a skip; mask_BT: 1 = real."""
+
+    z_BTD: Tensor
+    h_BTD: Tensor | None
+    mask_BT: Tensor
+
+
+class Tail:
+    """The last blocks and, if the job says so, the way past the cloud: a square map that starts at zero.
+
+    The map adds what the cloud was not told: at the start the tail is the pre-trained model's own.
+    Raises `InvalidInput` for LoRA without peft, or on layers that the blocks do not have.
+    """
+
+    def __init__(self, blocks: Top, spec: JobSpec) -> None:
+        self.blocks = blocks
+        if spec.tuning.method == "lora":
+            attach_lora(blocks, spec.tuning, spec.train.seed)
+        else:
+            train_fully(blocks)
+        width = int(blocks.config.hidden_size)
+        self.skip = nn.Parameter(torch.zeros(width, width)) if spec.skip else None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained, in a stable order."""
+        return [*trainable_parameters(self.blocks), *([] if self.skip is None else [self.skip])]
+
+    def state(self) -> dict[str, Tensor]:
+        """Name -> value of what is trained; the values are the live tensors."""
+        return adapter_state(self.blocks) | ({} if self.skip is None else {_SKIP: self.skip.detach()})
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Copy a saved state in. Raises `ArtifactCorrupt` for another tail's."""
+        load_adapter_state(self.blocks, {name: value for name, value in state.items() if name != _SKIP})
+        if self.skip is not None:
+            with torch.no_grad():
+                self.skip.copy_(state[_SKIP])
+
+    def train(self, mode: bool) -> None:
+        """Dropout on or off."""
+        self.blocks.train(mode)
+
+    def fused(self, z: Tensor, h: Tensor | None) -> Tensor:
+        """What the blocks go on from, (..., D). Raises `InternalError` when a skip has no clean vectors."""
+        if self.skip is None:
+            return z
+        if h is None:
+            raise InternalError("a tail with a skip needs the clean vectors")
+        return z + nn.functional.linear(h, self.skip)
+
+    def forward(self, states: States, readout_N: Tensor) -> Tensor:
+        """out_ND."""
+        out_ND: Tensor = self.blocks(self.fused(states.z_BTD, states.h_BTD), states.mask_BT, readout_N)
+        return out_ND
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write what is trained of the blocks as `shared.modeling.lora.save_adapter` does."""
+        save_adapter(self.blocks, folder)
+
+    def sha256(self) -> str:
+        """Names the tuned tail: SHA-256 over names and values of what is trained."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def every_row(lengths_B: IndexArray) -> IndexArray:
+    """The flat positions b*T+t of all rows: a tail reads every state, and not those alone that the loss reads."""
+    width = int(lengths_B.max())
+    return np.flatnonzero(np.arange(width)[None, :] < lengths_B[:, None])
+
+
+def padded(rows_MD: Tensor, lengths_B: IndexArray) -> tuple[Tensor, Tensor]:
+    """z_BTD, right-padded with zeros, and mask_BT (1 = real). Raises `FrameCorrupt` for another number of rows."""
+    lengths = torch.from_numpy(lengths_B)
+    if len(rows_MD) != int(lengths.sum()):
+        raise FrameCorrupt(f"the cloud sent {len(rows_MD)} states for {int(lengths.sum())} rows")
+    mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
+    z_BTD = torch.zeros(*mask_BT.shape, rows_MD.shape[1])
+    z_BTD[mask_BT] = rows_MD
+    return z_BTD, mask_BT.long()

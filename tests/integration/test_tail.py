@@ -1,0 +1,210 @@
+"""Jobs with a tail: the last blocks train on the device, no gradient leaves, and everything else goes on as before."""
+
+import contextlib
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+
+from device.account import TRANSCRIPT
+from device.audit.recorded import Traffic
+from device.evaluate import evaluate
+from device.export.job import ExportOptions, export_job
+from device.generate import generate_texts, open_writer
+from device.generation.sampling import Sampling
+from device.jobfolder import JobFolder
+from device.ledger import Ledger
+from device.policy import Policy
+from device.predict import predict
+from shared.errors import CutOutOfRange, InvalidInput, JobPaused, ModelUnsupported, PolicyRefused
+from shared.modeling.load import load_tokenizer
+from tests.integration.test_jobs import once, run, same_order
+from tests.integration.world import Watcher
+from tests.integration.writing import PROMPTS, plain_model, plain_tokens, tune
+from tests.proxy import Proxy
+
+TEXTS = ["w5 w6 w7 w50", "w51 w52", "w1 w40 w41 w42 w43 w44"]
+FREELY = Sampling(max_new_tokens=20, ignore_end=True)
+
+
+def kinds(world, job_id):
+    """Which kinds of frames crossed the wire and in which direction, by the device's own transcript."""
+    traffic = Traffic(world.settings.home / "jobs" / job_id / TRANSCRIPT, job_id, None)
+    return {kind.partition(" (")[0] for kind in traffic.counts}
+
+
+def test_it_learns_without_a_gradient_and_asks_the_cloud_once_a_record(world):
+    shape = {"max_steps": None, "epochs": 12, "batch_size": 16, "accumulation": 1, "checkpoint_every": 20}
+    spec = world.spec(tail=1, train=shape, optim={"learning_rate": 5e-3})
+    watcher = Watcher()
+    job_id, _ = run(world, spec, settings=world.device(record_frames=True), watcher=watcher)
+    assert world.cloud.status(job_id)[0] == "succeeded"
+    assert np.mean(watcher.losses[-10:]) < 0.8 * np.mean(watcher.losses[:10])
+    seen = kinds(world, job_id)
+    assert "up GRADIENT" not in seen
+    plain_id, _ = run(world, world.spec(train={"max_steps": 1}), settings=world.device(record_frames=True))
+    assert kinds(world, plain_id) >= {"up GRADIENT", "up FORWARD", "down OUTPUT"}, "or the line above could not fail"
+    by_epoch = [info.bytes_up for info in watcher.steps if info.step % 10 == 0]
+    first, last = by_epoch[0], by_epoch[-1] - by_epoch[1]
+    assert last < 0.1 * first, "later epochs send nothing but the steps themselves"
+    assert not JobFolder(world.settings.home, job_id).states.exists(), "a finished job lets its states go"
+    with contextlib.closing(Ledger(world.settings.home)) as ledger:
+        told = {row["gradients"] for row in ledger.entries() if row.get("job") == job_id and "gradients" in row}
+    assert told == {"none leave"}
+
+
+def test_prediction_and_evaluation_go_through_the_tail(world):
+    spec = world.spec(tail=1, mechanism={"name": "dchi", "params": {"noise_ratio": 0.2}})
+    job_id, result = run(world, spec)
+    found = evaluate(job_id, world.validation, world.settings, batch_size=7)
+    assert found.metrics == pytest.approx(result.metrics, rel=1e-5, abs=1e-5)
+    told = predict(job_id, TEXTS, world.settings)
+    assert [one.label for one in told] == [one.label for one in predict(job_id, TEXTS, world.settings, batch_size=1)]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world, skip, method):
+    world = local_world
+
+    class Died(Exception):
+        pass
+
+    def die(info):
+        if info.step == 9:
+            raise Died
+
+    spec = world.spec(
+        tail=1,
+        skip=skip,
+        tuning={"dropout": 0.1, "method": method},
+        train={"checkpoint_every": 4},
+        optim={"learning_rate": 3e-3},
+    )
+    calm_id, calm = run(world, spec)
+    job_id = world.cloud.create_job(spec)
+    same_order(world, calm_id, job_id)
+    with Proxy(world.settings.grpc_address, record=False) as proxy:
+        settings = world.device(grpc_address=proxy.address)
+        with pytest.raises(Died):
+            run(world, spec, settings=settings, watcher=Watcher(at_step=die), job_id=job_id)
+        watcher = Watcher(at_step=once({11}, proxy.cut))
+        _, result = run(world, spec, settings=settings, watcher=watcher, job_id=job_id)
+    assert watcher.starts[0].start_step == 8
+    assert result.adapter_sha256 == calm.adapter_sha256
+    other, _ = run(world, world.spec(tail=1, skip=skip, train={"seed": 5}))
+    assert other != job_id
+
+
+def test_ctrl_c_pauses_and_the_same_job_goes_on(world):
+    stop = threading.Event()
+    spec = world.spec(tail=1)
+    job_id = world.cloud.create_job(spec)
+    first = Watcher(at_step=lambda info: stop.set() if info.step == 7 else None)
+    with pytest.raises(JobPaused, match="paused after step"):
+        run(world, spec, watcher=first, stop=stop, job_id=job_id)
+    second = Watcher()
+    run(world, spec, watcher=second, job_id=job_id)
+    assert second.starts[0].start_step == first.steps[-1].step
+    assert world.cloud.status(job_id)[0] == "succeeded"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_export_without_a_skip_is_the_split_model_itself(local_world, method):
+    world = local_world
+    job_id, _ = run(world, world.spec(tail=1, skip=False, tuning={"method": method}, optim={"learning_rate": 3e-3}))
+    split = np.array([list(p.probabilities.values()) for p in predict(job_id, TEXTS, world.settings)])
+    batch = load_tokenizer(str(world.models["enc"]))(TEXTS, padding=True, return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    base = AutoModelForSequenceClassification.from_pretrained(world.models["enc"], num_labels=2)
+    if method == "lora":
+        folder = export_job(job_id, world.folder / "exported", world.settings)
+        assert json.loads((folder / "adapter_config.json").read_text())["layers_to_transform"] == [2]
+        assert "last 1 blocks" in (folder / "README.md").read_text()
+        with torch.no_grad():
+            plain = PeftModel.from_pretrained(base, folder).eval()(**inputs).logits.softmax(-1)
+        np.testing.assert_allclose(plain.numpy(), split, atol=1e-5)
+    merged = export_job(
+        job_id,
+        world.folder / "merged",
+        world.device(local_model=str(world.models["enc"])),
+        ExportOptions(format="merged"),
+    )
+    with torch.no_grad():
+        plain = AutoModelForSequenceClassification.from_pretrained(merged).eval()(**inputs).logits.softmax(-1)
+    np.testing.assert_allclose(plain.numpy(), split, atol=1e-5)
+
+
+def test_a_model_with_a_skip_is_not_exported(local_world):
+    world = local_world
+    job_id, _ = run(world, world.spec(tail=1, train={"max_steps": 2}))
+    with pytest.raises(ModelUnsupported, match="--no-skip to export"):
+        export_job(job_id, world.folder / "exported", world.settings)
+    assert not (world.folder / "exported").exists()
+
+
+def test_a_language_model_writes_as_in_plain_transformers(local_world):
+    world = local_world
+    job_id = tune(world, tail=1, skip=False)
+    found = generate_texts(job_id, PROMPTS, world.settings, sampling=FREELY, in_flight=2)
+    with open_writer(job_id, world.settings) as writer:
+        prompts = [writer.prompts.ids(prompt) for prompt in PROMPTS]
+    model = plain_model(world, job_id)
+    for ids, answer in zip(prompts, found, strict=True):
+        assert answer.tokens == plain_tokens(model, ids, 20, eos_token_id=None)
+
+
+@pytest.mark.parametrize("injection", ["cut", "embedding"])
+def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_world, injection):
+    """Token by token with kept keys and values, or every state anew: the same answer."""
+    world = local_world
+    noise = {"name": "dchi", "params": {"noise_ratio": 0.3, "injection": injection}}
+    job_id = tune(world, tail=1, mechanism=noise, train={"max_steps": 12})
+    (found,) = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
+    world.cloud._settings.__dict__["max_texts"] = 0
+    again = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
+    assert again[0].tokens == found.tokens
+    with (
+        Proxy(world.settings.grpc_address, record=False) as proxy,
+        open_writer(job_id, world.device(grpc_address=proxy.address)) as writer,
+    ):
+        reply = writer.begin(writer.prompts.ids(PROMPTS[0]), FREELY)
+        for count in range(1, 21):
+            writer.advance()
+            if count == 6:
+                proxy.cut()
+        assert tuple(reply.new_ids) == found.tokens
+
+
+def test_what_is_refused(local_world):
+    world = local_world
+    spec = world.spec(tail=2)
+    job_id = world.cloud.create_job(spec)
+    with pytest.raises(CutOutOfRange, match="Cut 1 and a tail of 2 leave none of this model's 3 blocks to the cloud"):
+        run(world, spec, job_id=job_id)
+    pooled = world.spec(tail=1, mechanism={"name": "pool", "params": {"clusters": False}})
+    with pytest.raises(InvalidInput, match="--no-skip with this mechanism"):
+        run(world, pooled)
+    run(world, world.spec(tail=1, skip=False, mechanism=pooled.mechanism.model_dump(), train={"max_steps": 2}))
+    policy = Policy(allow_no_noise=True, allow_gradients=False)
+    with pytest.raises(PolicyRefused, match="lets no gradient leave"):
+        run(world, world.spec(), settings=world.device(policy=policy))
+    run(world, world.spec(tail=1, train={"max_steps": 2}), settings=world.device(policy=policy))
+
+
+def test_the_bottom_package_brings_the_tail_and_nothing_between(local_world):
+    world = local_world
+    job_id, _ = run(world, world.spec(tail=1, cut=0, train={"max_steps": 2}))
+    assert world.cloud.status(job_id)[0] == "succeeded"
+    (folder,) = (world.settings.home / "bottoms").iterdir()
+    layers = {
+        name.split("layer.")[1].split(".")[0] for name in load_file(folder / "bottom.safetensors") if "layer." in name
+    }
+    assert layers == {"2"}
+    with_copy = world.device(local_model=str(world.models["enc"]), home=world.folder / "home2")
+    run(world, world.spec(tail=1, cut=0, train={"max_steps": 2}), settings=with_copy)
