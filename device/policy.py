@@ -75,10 +75,10 @@ class Policy(_Strict):
     )
     allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
     allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
-    allow_gradients: bool = Field(
-        True,
-        description="Gradients may go to the cloud, which tell labels and a language model's text. false: only jobs "
-        "with a tail, which train on the device.",
+    gradients: Literal["any", "no-text", "none"] = Field(
+        "no-text",
+        description="Which may go to the cloud: any; no-text: not a language model's, which name its text; none. What "
+        "may not leave needs a job with a tail, which trains on the device.",
     )
     max_label_epsilon: float | None = Field(
         None,
@@ -125,9 +125,15 @@ class Policy(_Strict):
         most = self.max_label_epsilon
         if spec.tail:
             return  # labels are used on the device alone
-        if not self.allow_gradients:
+        if self.gradients == "none":
             raise PolicyRefused(
-                "The device's policy lets no gradient leave: jobs need a tail that trains on the device (--tail 2)."
+                "The device's policy lets no gradient leave: the job needs a tail, which trains on the device "
+                "(--tail 2)."
+            )
+        if self.gradients == "no-text" and spec.task == "causal-lm":
+            raise PolicyRefused(
+                "The device's policy keeps a language model's gradients here, because they name its text whatever the "
+                "noise: the job needs a tail, which trains on the device (--tail 4)."
             )
         if most is None:
             return

@@ -101,6 +101,14 @@ def finetune(
             "--skip/--no-skip",
         ),
     ] = None,
+    text_gradients: Annotated[
+        bool,
+        _option(
+            "Train a language model in the cloud, without a tail: the gradients name its text, whatever the noise.",
+            NOISE,
+            "--text-gradients",
+        ),
+    ] = False,
     labels: Annotated[
         Literal["private", "shared"] | None, _option("shared: labels go to the cloud. Default: private.", NOISE)
     ] = None,
@@ -182,9 +190,9 @@ def finetune(
       privtune finetune --model minilm --data reviews.csv --holdout 0.1
       privtune finetune --model minilm --data train.tsv --validation dev.tsv \\
           --text-column sentence --mechanism dchi --param noise_ratio=8
-      privtune finetune --model smollm2 --task causal-lm --data chats.jsonl \\
+      privtune finetune --model smollm2 --task causal-lm --tail 4 --data chats.jsonl \\
           --prompt-column question --completion-column answer
-      privtune finetune --model smollm2 --task causal-lm --data chats.jsonl --messages-column messages
+      privtune finetune --model smollm2 --task causal-lm --tail 4 --data chats.jsonl --messages-column messages
       privtune finetune --job ftjob-abc123
     """
     options = dict(locals())
@@ -232,6 +240,12 @@ def _prepare(options: dict[str, Any], folder: Path, screen: Screen) -> RunReques
     # The options are checked before a large file is read; the number of labels follows from it.
     guess = {"num_labels": 2} if options["labels"] == "shared" else {}
     asked = build_spec(given | guess, mechanism, name=options["name"], validated=held_out is not None)
+    if asked.task == "causal-lm" and not asked.tail and not options["text_gradients"]:
+        raise InvalidInput(
+            "A language model that trains in the cloud needs gradients of this device that name its text, whatever the "
+            "noise. Give --tail 4 to train the last four blocks here instead, or --text-gradients if you mean it.",
+            param="tail",
+        )
     policy = home_policy(folder)
     if policy is not None:
         policy.check(asked)
@@ -381,7 +395,11 @@ def _admitted(job: dict[str, Any], options: dict[str, Any], folder: Path) -> Job
 
     spec = job_spec(job)
     if home_policy(folder) is None:
-        Policy(allow_no_noise=options["no_noise"], allow_shared_labels=options["labels"] == "shared").check(spec)
+        Policy(
+            allow_no_noise=options["no_noise"],
+            allow_shared_labels=options["labels"] == "shared",
+            gradients="any" if options["text_gradients"] else "no-text",
+        ).check(spec)
     return spec
 
 

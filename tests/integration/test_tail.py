@@ -191,7 +191,7 @@ def test_what_is_refused(local_world):
     with pytest.raises(InvalidInput, match="--no-skip with this mechanism"):
         run(world, pooled)
     run(world, world.spec(tail=1, skip=False, mechanism=pooled.mechanism.model_dump(), train={"max_steps": 2}))
-    policy = Policy(allow_no_noise=True, allow_gradients=False)
+    policy = Policy(allow_no_noise=True, gradients="none")
     with pytest.raises(PolicyRefused, match="lets no gradient leave"):
         run(world, world.spec(), settings=world.device(policy=policy))
     run(world, world.spec(tail=1, train={"max_steps": 2}), settings=world.device(policy=policy))

@@ -39,9 +39,10 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         ({"models": []}, {}, "does not allow the model minilm"),
         ({"max_epochs": 2}, {}, "asks for 3 epochs; the device allows 2"),
         ({"max_label_epsilon": 2}, {}, "demands randomised labels: label_epsilon of at most 2"),
-        ({"allow_gradients": False}, {"label_epsilon": 1.0}, r"lets no gradient leave: jobs need a tail"),
+        ({}, {"task": "causal-lm"}, "keeps a language model's gradients here"),
+        ({"gradients": "none"}, {"label_epsilon": 1.0}, "lets no gradient leave: the job needs a tail"),
         ({"max_label_epsilon": 2}, {"label_epsilon": 2.5}, "label_epsilon 2.5 is above the 2 that the device allows"),
-        ({"max_label_epsilon": 2}, {"task": "causal-lm"}, "a language model's labels are its text"),
+        ({"max_label_epsilon": 2, "gradients": "any"}, {"task": "causal-lm"}, "a language model's labels are its text"),
         (
             {"max_label_epsilon": 2, "allow_shared_labels": True},
             {"labels": "shared", "num_labels": 2},
@@ -59,9 +60,11 @@ def test_each_rule_refuses_with_its_reason(rules, asked, reason):
 @pytest.mark.parametrize(
     ("rules", "asked"),
     [
-        ({"allow_gradients": False}, {"tail": 1}),
+        ({"gradients": "none"}, {"tail": 1}),
+        ({"gradients": "any"}, {"task": "causal-lm"}),
+        ({}, {"task": "causal-lm", "tail": 4}),
         ({"max_label_epsilon": 2}, {"tail": 1}),
-        ({"max_label_epsilon": 2, "allow_gradients": False}, {"tail": 1, "task": "causal-lm"}),
+        ({"max_label_epsilon": 2, "gradients": "none"}, {"tail": 1, "task": "causal-lm"}),
         ({}, {}),
         ({}, noise("gaussian")),
         ({}, noise("dchi", noise_ratio=DCHI * 2)),
