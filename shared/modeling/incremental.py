@@ -6,6 +6,7 @@ Decoders only. One record at a time: T new tokens after `past` earlier ones, wid
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from shared.modeling.partition import Bottom, Top
 class _SliceCache:
     """The keys and values of one record in one slice."""
 
-    def __init__(self, config: Any, kept: range) -> None:
-        self.past = 0
+    def __init__(self, base: Any, config: Any, kept: range) -> None:
+        self.past, self._base = 0, base
         self._cache = DynamicCache(config=config)
+        # transformers 5 renames the argument on its way and warns of the old name.
+        self._name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
         _alias_absent(self._cache, kept)
         self._kept = kept
 
@@ -31,12 +34,11 @@ class _SliceCache:
         tensors = [t for layer in held for t in (layer.keys, layer.values) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def run(self, base: Any, h_TD: Tensor) -> Tensor:
+    def run(self, h_TD: Tensor) -> Tensor:
         """The base's final hidden states of the new positions; their keys and values are kept."""
         positions = _positions(self.past, len(h_TD), h_TD.device)
-        out_BTD: Tensor = base(
-            inputs_embeds=h_TD[None], position_ids=positions, past_key_values=self._cache, use_cache=True
-        )[0]
+        known = {self._name: self._cache}
+        out_BTD: Tensor = self._base(inputs_embeds=h_TD[None], position_ids=positions, use_cache=True, **known)[0]
         self.past += len(h_TD)
         return out_BTD[0]
 
@@ -45,20 +47,19 @@ class TopCache(_SliceCache):
     """One record's state in a top: give it each position's vector once, in order."""
 
     def __init__(self, top: Top) -> None:
-        super().__init__(top.config, range(top.cut, top.config.num_hidden_layers))
-        self._top = top
+        super().__init__(top.task.base_model, top.config, range(top.cut, top.config.num_hidden_layers))
 
     @torch.no_grad()
     def extend(self, h_TD: Tensor) -> Tensor:
         """The top's output at the new positions, (T, D)."""
-        return self.run(self._top.task.base_model, h_TD)
+        return self.run(h_TD)
 
 
 class BottomCache(_SliceCache):
     """One record's state in a bottom. `embed` and `blocks` are `Bottom`'s, for the positions after `past`."""
 
     def __init__(self, bottom: Bottom) -> None:
-        super().__init__(bottom.config, range(bottom.cut))
+        super().__init__(bottom._blocks, bottom.config, range(bottom.cut))
         self._bottom = bottom
 
     @torch.no_grad()
@@ -74,7 +75,7 @@ class BottomCache(_SliceCache):
         if self._bottom.cut == 0:
             self.past += len(h0_TD)
             return h0_TD
-        return self.run(self._bottom._blocks, h0_TD)
+        return self.run(h0_TD)
 
 
 def _positions(past: int, count: int, device: torch.device) -> Tensor:

