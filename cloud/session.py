@@ -8,6 +8,7 @@ Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from shared.config import JobSpec
 from shared.errors import FrameCorrupt, InvalidInput, NonFinite, StorageFull
 from shared.files import native_os_errors
 from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
-from shared.modeling.incremental import TopCache
+from shared.modeling.incremental import TopCache, extend_together
 from shared.modeling.lora import (
     adapter_state,
     attach_lora,
@@ -116,13 +117,25 @@ class TopSession:
     @torch.no_grad()
     def extend(self, text: TopCache, h_TD: Tensor) -> Tensor:
         """out_TD of the new positions of one text (float32, CPU), without dropout."""
-        longest = getattr(self._top.config, "max_position_embeddings", None)
-        if longest is not None and text.past + len(h_TD) > longest:
-            raise InvalidInput(f"a text of {text.past + len(h_TD)} tokens is over this model's {longest}")
+        self._check_length(text.past + len(h_TD))
         self._top.eval()
         with self._mixed():
             out_TD = text.extend(h_TD.to(self.device))
         return out_TD.float().cpu()
+
+    @torch.no_grad()
+    def extend_together(self, texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
+        """out_ND of one new position of each text, in one pass over the weights."""
+        self._check_length(max(text.past for text in texts) + 1)
+        self._top.eval()
+        with self._mixed():
+            out_ND = extend_together(texts, h_ND.to(self.device))
+        return out_ND.float().cpu()
+
+    def _check_length(self, tokens: int) -> None:
+        longest = getattr(self._top.config, "max_position_embeddings", None)
+        if longest is not None and tokens > longest:
+            raise InvalidInput(f"a text of {tokens} tokens is over this model's {longest}")
 
     def apply(self) -> float:
         """One optimiser step; returns the gradient norm before clipping. Refuses a step with an open micro-batch."""

@@ -84,8 +84,13 @@ class StepMachine:
         except NotHeld:
             return _resend(message)
         out_BTD = torch.zeros_like(batch.h_BTD)
-        for row, (record, cache, length) in enumerate(zip(header.record_ids, caches, header.lengths, strict=True)):
-            out_BTD[row, :length] = self._top.extend(cache, batch.h_BTD[row, :length])
+        padded = len(caches) * max(cache.nbytes for cache in caches)
+        if all(header.past) and max(header.lengths) == 1 and padded <= texts.max_bytes:
+            out_BTD[:, 0] = self._top.extend_together(caches, batch.h_BTD[:, 0])
+        else:
+            for row, (cache, length) in enumerate(zip(caches, header.lengths, strict=True)):
+                out_BTD[row, :length] = self._top.extend(cache, batch.h_BTD[row, :length])
+        for record, cache in zip(header.record_ids, caches, strict=True):
             texts.put(self, record, cache)
         out_ND = out_BTD.flatten(0, 1).index_select(0, batch.readout_N)
         return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)

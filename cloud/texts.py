@@ -31,7 +31,7 @@ class Texts:
     def __init__(
         self, *, max_bytes: int, max_texts: int, idle_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._max_bytes, self._max_texts, self.idle_s, self._clock = max_bytes, max_texts, idle_s, clock
+        self.max_bytes, self._max_texts, self.idle_s, self._clock = max_bytes, max_texts, idle_s, clock
         self._kept: OrderedDict[tuple[Hashable, int], _Kept] = OrderedDict()
         self.size = 0
 
@@ -51,14 +51,14 @@ class Texts:
         """Keep a text's cache in place of what was kept of it, and let old ones go. Raises `MessageTooLarge`."""
         size = cache.nbytes
         self.drop(session, [handle])
-        if size > self._max_bytes:
+        if size > self.max_bytes:
             raise MessageTooLarge(
                 f"a text of {cache.past} tokens needs {size / MIB:.0f} MiB of keys and values, over this cloud's "
-                f"{self._max_bytes / MIB:.0f}; write a shorter one, or have --max-texts-mib raised"
+                f"{self.max_bytes / MIB:.0f}; write a shorter one, or have --max-texts-mib raised"
             )
         self._kept[session, handle] = _Kept(cache=cache, size=size, used=self._clock())
         self.size += size
-        while self.size > self._max_bytes or len(self._kept) > self._max_texts:
+        while self.size > self.max_bytes or len(self._kept) > self._max_texts:
             self._forget(next(iter(self._kept)))
 
     def drop(self, session: Hashable, handles: Iterable[int]) -> None:

@@ -138,8 +138,11 @@ def _encode(records: Records, tuned: TunedModel) -> EncodedDataset:
     state, tokenizer = tuned.state, tuned.parts.tokenizer
     limit = state.spec.train.max_length
     if state.spec.task == "classification":
-        return encode_classification(records, tokenizer, limit, state.label_names)
-    return encode_causal_lm(records, tokenizer, limit, state.prompt)
+        data = encode_classification(records, tokenizer, limit, state.label_names)
+    else:
+        data = encode_causal_lm(records, tokenizer, limit, state.prompt)
+    tuned.parts.check_ids(data.ids)
+    return data
 
 
 def questions_of(records: Records) -> list[Question]:

@@ -11,6 +11,7 @@ import privtune.split.v1.split_pb2 as pb
 
 from device.fetch import fetch_folder
 from device.fitted import OwnRecords, importance_for
+from device.lean import trim
 from device.link import Link
 from device.noise.base import Mechanism
 from device.noise.context import NoiseContext
@@ -52,7 +53,9 @@ def load_parts(
     manifest = b"".join(link.fetch(pb.ARTIFACT_KIND_BOTTOM, job_id, ""))
     folder = home / "bottoms" / hashlib.sha256(manifest).hexdigest()[:24]
     fetch_folder(link, pb.ARTIFACT_KIND_BOTTOM, job_id, folder, say)
-    return load_bottom_package(folder, num_labels=num_labels, seed=spec.train.seed)
+    parts = load_bottom_package(folder, num_labels=num_labels, seed=spec.train.seed)
+    trim()
+    return parts
 
 
 def noise_context(

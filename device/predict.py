@@ -70,6 +70,7 @@ def _encode(texts: Sequence[Text], parts: BottomPackage, state: JobState) -> Enc
     columns = Columns(text="text", text2="text2" if paired == {True} else None)
     records = Records(source="the texts", unit="text", columns=columns, items=items)
     ids, truncated = encode_texts(records, parts.tokenizer, state.spec.train.max_length)
+    parts.check_ids(ids)
     return EncodedDataset(ids=ids, label_names=state.label_names, truncated=truncated)
 
 

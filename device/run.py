@@ -337,8 +337,11 @@ class _Run:
         if parts.max_positions is not None and limit > parts.max_positions:
             raise InvalidInput(f"max_length {limit} is over the {parts.max_positions} positions of this model")
         if self.spec.task == "classification":
-            return encode_classification(records, parts.tokenizer, limit, names)
-        return encode_causal_lm(records, parts.tokenizer, limit, form)
+            data = encode_classification(records, parts.tokenizer, limit, names)
+        else:
+            data = encode_causal_lm(records, parts.tokenizer, limit, form)
+        parts.check_ids(data.ids)
+        return data
 
     def _train(
         self,

@@ -33,6 +33,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     "sst2": [
         ("noise", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --param noise_ratio=1"),
         ("plain", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --no-noise"),
+        ("tail", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --no-noise --tail 2"),
     ],
     "smollm2": [
         ("noise", f"{E2E} --param noise_ratio=0.25"),

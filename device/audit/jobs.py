@@ -155,8 +155,11 @@ def _encoded(source: DataSource, parts: BottomPackage, state: JobState) -> Encod
     spec = state.spec
     records = source.load(spec.task)
     if spec.task == "classification":
-        return encode_classification(records, parts.tokenizer, spec.train.max_length, state.label_names)
-    return encode_causal_lm(records, parts.tokenizer, spec.train.max_length, state.prompt)
+        data = encode_classification(records, parts.tokenizer, spec.train.max_length, state.label_names)
+    else:
+        data = encode_causal_lm(records, parts.tokenizer, spec.train.max_length, state.prompt)
+    parts.check_ids(data.ids)
+    return data
 
 
 def _joined(parts: Sequence[EncodedDataset]) -> EncodedDataset:

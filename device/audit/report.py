@@ -20,6 +20,7 @@ from device.audit.prepare import build_case, choose, public_texts, whole_model
 from device.audit.suite import Case, Outcome, Size, run_suite
 from device.audit.verdict import judge
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
+from device.data.records import Records
 from device.data.source import DataSource
 from device.fitted import OwnRecords
 from device.parts import build_noise
@@ -146,13 +147,19 @@ def _parts_and_data(request: AuditRequest) -> tuple[BottomPackage, EncodedDatase
     records = request.source.load(request.task, labelled=request.labelled)
     classes = len({record.label for record in records}) if request.labelled else 2
     parts = bottom_from_model(request.model, request.task, request.cut, num_labels=max(classes, 2))
+    data = _encoded(records, request, parts)
+    parts.check_ids(data.ids)
+    return parts, data
+
+
+def _encoded(records: Records, request: AuditRequest, parts: BottomPackage) -> EncodedDataset:
     longest = min(request.max_length, parts.max_positions or request.max_length)
     if request.task == "causal-lm":
-        return parts, encode_causal_lm(records, parts.tokenizer, longest)
+        return encode_causal_lm(records, parts.tokenizer, longest)
     if request.labelled:
-        return parts, encode_classification(records, parts.tokenizer, longest)
+        return encode_classification(records, parts.tokenizer, longest)
     ids, truncated = encode_texts(records, parts.tokenizer, longest)
-    return parts, EncodedDataset(ids=ids, truncated=truncated)
+    return EncodedDataset(ids=ids, truncated=truncated)
 
 
 def _words(ids: Sequence[int], tokens: Sequence[str]) -> list[str]:

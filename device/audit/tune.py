@@ -145,6 +145,7 @@ class Bench:
         self._max_length = min(request.max_length, self._parts.max_positions or request.max_length)
         self._train = encode_classification(train, self._parts.tokenizer, self._max_length)
         encoded = encode_classification(dev, self._parts.tokenizer, self._max_length, self._train.label_names)
+        self._parts.check_ids((*self._train.ids, *encoded.ids))
         self._dev = apart(encoded, self._train, dev.source)
         self._all = joined(self._train, self._dev)
         among = np.arange(len(self._train), len(self._all))

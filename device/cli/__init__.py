@@ -22,6 +22,7 @@ from device.cli.push import push
 from device.cli.serve import serve
 from device.cli.tune import tune_noise
 from device.cli.use import predict
+from device.lean import keep_lean
 from shared.errors import PrivTuneError
 
 DEBUG = "--debug"
@@ -74,6 +75,8 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit. Failures end in one line on stderr and an exit code of docs/exit-codes.md."""
+    if arguments is None:  # this process is the command's own
+        keep_lean()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given or bool(os.environ.get("PRIVTUNE_DEBUG"))
     try:

@@ -95,7 +95,7 @@ class Worker:
             self._fail_all(JobConflict("this model is no longer served"))
 
     def _turn(self, writer: Writer) -> bool:
-        """Take what came in, then write one token; False when asked to stop."""
+        """Take what came in, then write on; False when asked to stop."""
         while self._idle or not self._inbox.empty():
             ticket = self._inbox.get()
             if ticket is None:
@@ -127,12 +127,15 @@ class Worker:
 
     def _advance(self, writer: Writer) -> None:
         try:
-            reply = writer.advance()
+            replies = writer.advance()
         except Exception as error:
             writer.close()
             self._fail_all(_told(error))
             return
-        ticket = self._writing[reply.handle]
+        for reply in replies:
+            self._tell(self._writing[reply.handle], reply)
+
+    def _tell(self, ticket: Ticket, reply: Reply) -> None:
         text, ticket.shown = reply.text[ticket.shown :], len(reply.text)
         if reply.finish is not None:
             del self._writing[reply.handle]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from device.data.chat import template_source
 from device.data.messages import ChatMessage
 from device.data.prompts import PromptForm, chat_template, prompt_ids
-from shared.errors import InvalidInput, VersionMismatch
+from shared.errors import InvalidInput
 from shared.modeling.package import BottomPackage
 
 Prompt = str | Sequence[ChatMessage]
@@ -21,21 +21,17 @@ class Prompts:
 
     def __init__(self, parts: BottomPackage, form: PromptForm | None) -> None:
         self._parts, self._form = parts, form or PLAIN
-        self._vocabulary = len(parts.bottom.embedding_VD)
 
     def ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
         """Token ids of a text or of messages. raw: a text as it stands, without the job's form or template.
 
         Raises InvalidInput for an empty prompt, one over the context length, messages that can't be written, and
-        VersionMismatch for a tokenizer that is not this model's.
+        ModelUnsupported for a tokenizer that is not this model's.
         """
         ids = self._written(prompt, raw)
         if not ids:
             raise InvalidInput("the prompt is empty: the tokenizer makes no token of it", param="prompt")
-        if max(ids) >= self._vocabulary:
-            raise VersionMismatch(
-                f"the tokenizer knows token {max(ids)}, the model only {self._vocabulary}: they do not belong together"
-            )
+        self._parts.check_ids([ids])
         limit = self._parts.max_positions
         if limit is not None and len(ids) >= limit:
             raise InvalidInput(

@@ -1,5 +1,7 @@
 """Writes answers with a tuned language model, several at once over one stream: rows up, one state a token back.
 
+Prompts go up alone, each when it begins. What follows goes up in rounds, a row of each answer that has a token to go on
+from, and one round is under way at a time: so both sides go through their weights once for all answers.
 The cloud keeps keys and values of the rows it has; the device keeps the rows. So what the cloud let go, or a connection
 that was lost, costs one sending of the same bytes and no answer.
 """
@@ -14,13 +16,16 @@ from typing import Literal
 import numpy as np
 import torch
 from privtune.split.v1 import split_pb2 as pb
+from torch import Tensor
 
+from device.batches import IndexArray
 from device.generation.prompts import Prompts
 from device.generation.rows import GrowingText
 from device.generation.sampling import Sampler, Sampling
 from device.generation.tailtext import TailText
 from device.generation.text import TextPieces
 from device.link import Stream
+from device.tail import every_row
 from device.tuned import Texts, TunedModel
 from shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
 from shared.modeling.package import BottomPackage
@@ -54,9 +59,15 @@ class Reply:
         self.onward = onward
         self.ignore_end = sampling.ignore_end
 
+    def final_state(self, rows_MD: Tensor) -> Tensor:
+        """out_D, from which the next token is chosen, of the states that came back."""
+        if self.onward is not None:
+            rows_MD = self.onward.extend(rows_MD, self.growing)
+        return rows_MD[-1]
+
 
 class Writer:
-    """Begins answers and goes on with them, one token at each `advance`. One caller at a time.
+    """Begins answers and goes on with them, a token of some or all at each `advance`. One caller at a time.
 
     say: told of warnings and of a connection that was lost.
     """
@@ -65,9 +76,13 @@ class Writer:
         self._tuned, self._texts, self._say = tuned, texts, say
         self.prompts = Prompts(tuned.parts, tuned.state.prompt)
         self._end_ids = self.prompts.end_ids()
-        self._handles = itertools.count()
+        self._handles, self._numbers = itertools.count(), itertools.count()
         self._stream: Stream | None = None
         self._active: dict[int, Reply] = {}
+        # Whose rows are in a message that is not answered yet, and how many states of each were asked for.
+        self._sent: dict[int, list[tuple[Reply, int]]] = {}
+        self._round: int | None = None  # the one of these that goes on with several
+        self._ready: list[Reply] = []  # whose next row waits for the next round
         self._failures: int | None = None  # since the last answer; None before the first one
 
     @property
@@ -107,30 +122,27 @@ class Writer:
             growing.extend(prompt)
             self._active[reply.handle] = reply
             if self._stream is not None:
-                self._send(self._stream, reply, 0)
+                self._send_whole(self._stream, reply)
         except BaseException:
             self.end(reply, "cancelled")
             raise
         return reply
 
-    def advance(self) -> Reply:
-        """Wait for the cloud's next answer; the reply that got a token.
+    def advance(self) -> list[Reply]:
+        """Wait for the cloud's next answer; the replies that got a token.
 
         Raises CloudUnreachable when the connection can't be brought back, and whatever ended the stream otherwise; the
         replies under way are then lost, and further ones may be begun.
         """
         while True:
             try:
-                message = self._connected().receive()
-                reply = self._active.get(message.micro_batch)
-                if reply is None:
-                    continue  # it was ended meanwhile
-                if message.kind == RESEND:
-                    self._send(self._connected(), reply, 0)
-                elif message.kind == OUTPUT:
-                    self._failures = 0
-                    self._take(reply, message)
-                    return reply
+                stream = self._connected()
+                message = stream.receive()
+                told = self._answered(stream, message)
+                if self._round is None and self._ready:
+                    self._send_round(stream)
+                if told:
+                    return told
             except (CloudUnreachable, FrameCorrupt) as error:
                 self._disconnect()
                 self._wait(error)
@@ -143,6 +155,7 @@ class Writer:
         if reply.finish is not None:
             return
         reply.finish = why
+        self._ready = [other for other in self._ready if other is not reply]
         if self._active.pop(reply.handle, None) is not None and self._stream is not None:
             self._stream.send(Message(kind=END, step=0, forward=pb.ForwardHeader(record_ids=[reply.handle])))
         self._texts.account.settle_text(
@@ -154,13 +167,34 @@ class Writer:
         for reply in list(self._active.values()):
             self.end(reply, "cancelled")
 
-    def _take(self, reply: Reply, message: Message) -> None:
-        """Choose a token from the state that came back; go on, or finish."""
+    def _answered(self, stream: Stream, message: Message) -> list[Reply]:
+        """Act on an answer to a message of ours; the replies that got a token."""
+        sent = self._sent.pop(message.micro_batch, [])
+        if message.micro_batch == self._round:
+            self._round = None
+        if message.kind == RESEND:
+            for reply, _ in sent:
+                if reply.finish is None:  # some ended meanwhile
+                    self._send_whole(stream, reply)
+        if message.kind != OUTPUT:
+            return []
         rows_MD = torch.from_numpy(message.tensor())
-        if reply.onward is not None:
-            rows_MD = reply.onward.extend(rows_MD, reply.growing)
-        logits_1V = self._tuned.logits(rows_MD[-1:])
-        token = reply.sampler.choose(logits_1V[0])
+        if len(rows_MD) != sum(count for _, count in sent):
+            raise FrameCorrupt(
+                f"the cloud sent {len(rows_MD)} states; {sum(count for _, count in sent)} were asked for"
+            )
+        parts = torch.split(rows_MD, [count for _, count in sent])
+        going_on = [(reply, rows) for (reply, _), rows in zip(sent, parts, strict=True) if reply.finish is None]
+        if not going_on:
+            return []
+        self._failures = 0
+        logits_NV = self._tuned.logits(torch.stack([reply.final_state(rows) for reply, rows in going_on]))
+        for (reply, _), logits_V in zip(going_on, logits_NV, strict=True):
+            self._take(reply, reply.sampler.choose(logits_V))
+        return [reply for reply, _ in going_on]
+
+    def _take(self, reply: Reply, token: int) -> None:
+        """Write a token; go on, or finish."""
         reply.new_ids.append(token)
         if token in self._end_ids and not reply.ignore_end:
             self._finish(reply, "stop")
@@ -170,47 +204,66 @@ class Writer:
             self._finish(reply, "stop" if reply.pieces.stopped else "length")
             return
         reply.growing.extend([token])
-        self._send(self._connected(), reply, len(reply.growing.ids) - 1)
+        self._ready.append(reply)
 
     def _finish(self, reply: Reply, why: Finish) -> None:
         reply.text += reply.pieces.finish()
         self.end(reply, "stop" if reply.pieces.stopped else why)
 
-    def _send(self, stream: Stream, reply: Reply, past: int) -> None:
-        """The rows of a reply's text from `past` on."""
-        rows = len(reply.growing.ids) - past
-        asked_N = np.arange(0 if reply.onward is not None else rows - 1, rows, dtype=np.int64)
+    def _send_whole(self, stream: Stream, reply: Reply) -> None:
+        """All rows of a reply's text, for a cloud that keeps nothing of it."""
+        self._send(stream, [reply], 0)
+
+    def _send_round(self, stream: Stream) -> None:
+        """The newest row of every reply that has one to send."""
+        replies, self._ready = self._ready, []
+        self._round = self._send(stream, replies, -1)
+
+    def _send(self, stream: Stream, replies: list[Reply], start: int) -> int:
+        """The rows of each text from `start` on (0: all, -1: the newest), as one message; its number."""
+        number = next(self._numbers)
+        pasts = [len(reply.growing.ids[:start]) if start else 0 for reply in replies]
+        lengths = [len(reply.growing.ids) - past for reply, past in zip(replies, pasts, strict=True)]
+        asked_N, counts = self._asked(np.array(lengths, dtype=np.int64))
         header = pb.ForwardHeader(
-            record_ids=[reply.handle],
-            lengths=[rows],
-            inlined=[True],
-            past=[past],
+            record_ids=[reply.handle for reply in replies],
+            lengths=lengths,
+            inlined=[True] * len(replies),
+            past=pasts,
             readout=pack_positions(asked_N),
             forward_only=True,
         )
-        stream.send(
-            Message(
-                kind=FORWARD,
-                step=len(reply.new_ids),
-                micro_batch=reply.handle,
-                payload=reply.growing.encoded(past),
-                rows=rows,
-                width=self._tuned.parts.hidden_size,
-                codec=self._tuned.state.spec.codec,
-                forward=header,
-            )
+        message = Message(
+            kind=FORWARD,
+            step=0,
+            micro_batch=number,
+            payload=b"".join(reply.growing.encoded(past) for reply, past in zip(replies, pasts, strict=True)),
+            rows=sum(lengths),
+            width=self._tuned.parts.hidden_size,
+            codec=self._tuned.state.spec.codec,
+            forward=header,
         )
+        self._sent[number] = list(zip(replies, counts, strict=True))
+        stream.send(message)
+        return number
+
+    def _asked(self, lengths_B: IndexArray) -> tuple[IndexArray, list[int]]:
+        """Whose states the cloud is to send, and how many of each text: the last, or all that a tail goes on from."""
+        if self._tuned.head.tail is not None:
+            return every_row(lengths_B), lengths_B.tolist()
+        return np.arange(len(lengths_B)) * int(lengths_B.max()) + lengths_B - 1, [1] * len(lengths_B)
 
     def _connected(self) -> Stream:
         """The stream; a new one takes up every reply where it was."""
         if self._stream is None:
             self._stream = self._tuned.stream()
             for reply in self._active.values():
-                self._send(self._stream, reply, 0)
+                self._send_whole(self._stream, reply)
         return self._stream
 
     def _disconnect(self) -> None:
         stream, self._stream = self._stream, None
+        self._sent, self._round, self._ready = {}, None, []
         if stream is not None:
             stream.abort()
 

@@ -106,10 +106,7 @@ class NoiseContext:
     ) -> NoiseContext:
         """From a bottom and its Hugging Face tokenizer."""
         size = int(bottom.embedding_VD.shape[0])
-        tokens = [""] * size
-        for token, index in tokenizer.get_vocab().items():
-            if index < size:
-                tokens[index] = token
+        tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(range(size))]
         # An unknown word is content, not structure, unless the tokenizer uses one id for both (GPT-2).
         structural = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
         structural |= {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id}

@@ -168,13 +168,30 @@ class _FirstBlockDone(Exception):
     """Ends the probe after the first block."""
 
 
+class _Flat(nn.Module):
+    """A linear layer without its weights: zeros of its width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., any) -> (..., width)."""
+        return x.new_zeros(*x.shape[:-1], self.width)
+
+
 def _returns_tuple(anatomy: Anatomy) -> bool:
-    """Whether blocks return a tuple: run the first one on the meta device, where it costs nothing."""
-    shadows = {id(t): torch.empty_like(t, device="meta") for t in anatomy.base.buffers()}
-    for parameter in anatomy.base.parameters():
-        shadows[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-    memo: dict[int, Any] = {**shadows, **{id(k): v for k, v in anatomy.embedding_substitutes().items()}}
-    memo.update({id(block): nn.Identity() for block in list(anatomy.blocks)[1:]})
+    """Whether blocks return a tuple: run the first one, with linear layers that cost nothing.
+
+    Its weights may be absent (on the meta device), and running anything there loads 25 MB of symbolic algebra.
+    """
+    swaps = {**anatomy.embedding_substitutes(), **{block: nn.Identity() for block in list(anatomy.blocks)[1:]}}
+    swaps |= {module: _Flat(width) for module, width in _linear_layers(anatomy.blocks[0])}
+    swaps |= {part: nn.Identity() for part in (anatomy.norm, anatomy.pooler) if part is not None}
+    gone = {id(p) for module in swaps for p in module.parameters()}
+    memo: dict[int, Any] = {id(old): new for old, new in swaps.items()}
+    memo |= {id(buffer): buffer.detach().cpu() for buffer in anatomy.base.buffers()}
+    memo |= {id(p): nn.Parameter(torch.zeros(p.shape)) for p in anatomy.base.parameters() if id(p) not in gone}
     seen: list[bool] = []
 
     def stop(_: nn.Module, __: Any, output: Any) -> None:
@@ -183,9 +200,15 @@ def _returns_tuple(anatomy: Anatomy) -> bool:
 
     base = copy.deepcopy(anatomy.base, memo)
     _find_blocks(base, len(anatomy.blocks))[0].register_forward_hook(stop)
-    h_BTD = torch.zeros(1, 2, anatomy.task.config.hidden_size, device="meta")
+    h_BTD = torch.zeros(1, 2, anatomy.task.config.hidden_size)
     try:
         base(inputs_embeds=h_BTD)
     except _FirstBlockDone:
         return seen[0]
     raise ModelUnsupported("This model does not run its blocks in order; it can't be split.")
+
+
+def _linear_layers(block: nn.Module) -> list[tuple[nn.Module, int]]:
+    """The linear layers of a block and the widths of what they give: torch's own, and GPT-2's transposed ones."""
+    kinds = [(m, getattr(m, "out_features", None) or getattr(m, "nf", None)) for m in block.modules()]
+    return [(module, int(width)) for module, width in kinds if width is not None]

@@ -1,15 +1,17 @@
 """Run a slice a few positions at a time: keys and values of earlier positions are kept, so each is computed once.
 
 The slices' own code runs, with the cache that transformers itself generates with; so tokens equal `model.generate`.
-Decoders only. One record at a time: T new tokens after `past` earlier ones, width D.
+Decoders only. One record at a time, T new tokens after `past` earlier ones, or one new token of each of N; width D.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from shared.modeling.partition import Bottom, Top
@@ -18,9 +20,11 @@ from shared.modeling.partition import Bottom, Top
 class _SliceCache:
     """The keys and values of one record in one slice."""
 
-    def __init__(self, config: Any, kept: range) -> None:
-        self.past = 0
+    def __init__(self, base: Any, config: Any, kept: range) -> None:
+        self.past, self._base, self._config = 0, base, config
         self._cache = DynamicCache(config=config)
+        # transformers 5 renames the argument on its way and warns of the old name.
+        self._name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
         _alias_absent(self._cache, kept)
         self._kept = kept
 
@@ -31,34 +35,71 @@ class _SliceCache:
         tensors = [t for layer in held for t in (layer.keys, layer.values) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def run(self, base: Any, h_TD: Tensor) -> Tensor:
+    def run(self, h_TD: Tensor) -> Tensor:
         """The base's final hidden states of the new positions; their keys and values are kept."""
         positions = _positions(self.past, len(h_TD), h_TD.device)
-        out_BTD: Tensor = base(
-            inputs_embeds=h_TD[None], position_ids=positions, past_key_values=self._cache, use_cache=True
-        )[0]
+        out_BTD = self.call(h_TD[None], self._cache, position_ids=positions)
         self.past += len(h_TD)
         return out_BTD[0]
+
+    def call(self, h_BTD: Tensor, cache: DynamicCache, **about: Tensor) -> Tensor:
+        """The base's final hidden states of positions that follow what is in `cache`."""
+        about_cache: dict[str, Any] = {self._name: cache}
+        out_BTD: Tensor = self._base(inputs_embeds=h_BTD, use_cache=True, **about, **about_cache)[0]
+        return out_BTD
+
+    def take(self, joined: DynamicCache, row: int) -> None:
+        """Keep what a pass over several records has added to this one, which is its row `row`."""
+        for index in self._kept:
+            layer, newest = joined.layers[index], (slice(row, row + 1), slice(None), slice(-1, None))
+            self._cache.layers[index].update(layer.keys[newest], layer.values[newest])
+        self.past += 1
+
+    def joined(self, others: Sequence[_SliceCache], longest: int) -> DynamicCache:
+        """The keys and values of several records of this slice as one batch: padded on the left, as for `generate`."""
+        cache = DynamicCache(config=self._config)
+        _alias_absent(cache, self._kept)
+        for index in self._kept:
+            layer, held = cache.layers[index], [other._cache.layers[index] for other in others]
+            layer.update(_left_padded([one.keys for one in held]), _left_padded([one.values for one in held]))
+            if layer.is_sliding:  # it has seen more than it keeps
+                layer.cumulative_length = longest
+        return cache
 
 
 class TopCache(_SliceCache):
     """One record's state in a top: give it each position's vector once, in order."""
 
     def __init__(self, top: Top) -> None:
-        super().__init__(top.config, range(top.cut, top.stop))
-        self._top = top
+        super().__init__(top.task.base_model, top.config, range(top.cut, top.stop))
 
     @torch.no_grad()
     def extend(self, h_TD: Tensor) -> Tensor:
         """The top's output at the new positions, (T, D)."""
-        return self.run(self._top.task.base_model, h_TD)
+        return self.run(h_TD)
+
+
+@torch.no_grad()
+def extend_together(texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
+    """The top's output at one new position of each text, out_ND: one pass over the weights for all of them.
+
+    All texts are of one top and have earlier positions. The same as one after the other, but for rounding.
+    """
+    first, past_N = texts[0], torch.tensor([text.past for text in texts], device=h_ND.device)
+    longest = int(past_N.max())
+    cache = first.joined(texts, longest)
+    mask_NT = torch.arange(longest + 1, device=h_ND.device) >= (longest - past_N)[:, None]
+    out_N1D = first.call(h_ND[:, None], cache, attention_mask=mask_NT.long(), position_ids=past_N[:, None])
+    for row, text in enumerate(texts):
+        text.take(cache, row)
+    return out_N1D[:, 0]
 
 
 class BottomCache(_SliceCache):
     """One record's state in a bottom. `embed` and `blocks` are `Bottom`'s, for the positions after `past`."""
 
     def __init__(self, bottom: Bottom) -> None:
-        super().__init__(bottom.config, range(bottom.cut))
+        super().__init__(bottom._blocks, bottom.config, range(bottom.cut))
         self._bottom = bottom
 
     @torch.no_grad()
@@ -74,7 +115,13 @@ class BottomCache(_SliceCache):
         if self._bottom.cut == 0:
             self.past += len(h0_TD)
             return h0_TD
-        return self.run(self._bottom._blocks, h0_TD)
+        return self.run(h0_TD)
+
+
+def _left_padded(parts: Sequence[Tensor]) -> Tensor:
+    """(1, heads, T, D) each -> (N, heads, longest T, D)."""
+    longest = max(part.shape[-2] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in parts])
 
 
 def _positions(past: int, count: int, device: torch.device) -> Tensor:

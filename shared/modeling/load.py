@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.initialization import guard_torch_init_functions
 from transformers.utils import cached_file
 from transformers.utils import logging as hf_logging
 
@@ -103,7 +104,7 @@ def prepare_tokenizer(tokenizer: Any, ref: str) -> Any:
 def build_task_model(config: Any, task: Task) -> Any:
     """The task model with its parameters on the meta device (no memory) and its computed buffers real."""
     factory = AutoModelForCausalLM if task == "causal-lm" else AutoModelForSequenceClassification
-    with quiet(), _parameters_on_meta():
+    with quiet(), guard_torch_init_functions(), _parameters_on_meta():
         return factory.from_config(config, dtype=torch.float32, **_SAFE).eval()
 
 
@@ -226,6 +227,7 @@ def _parameters_on_meta() -> Iterator[None]:
     def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if param is not None and not param.is_meta and threading.get_ident() == thread:
             param = nn.Parameter(param.to("meta"), requires_grad=False)
+            param._is_hf_initialized = True  # type: ignore[attr-defined]  # the mark that the guard goes by: nothing to draw
         original(self, name, param)
 
     nn.Module.register_parameter = register  # type: ignore[method-assign]

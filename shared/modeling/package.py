@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
@@ -62,6 +65,19 @@ class BottomPackage:
     fingerprint: str
     max_positions: int | None
     end_ids: frozenset[int]
+
+    def check_ids(self, ids: Iterable[Sequence[int] | npt.NDArray[np.int32]]) -> None:
+        """The token ids of texts, before anything is done with them.
+
+        Raises `ModelUnsupported` when one is outside the model's vocabulary: the tokenizer is another model's. That a
+        tokenizer knows more than the model is no mistake by itself: Gemma's marks places for images.
+        """
+        vocabulary = self.bottom.task.base_model.get_input_embeddings().num_embeddings
+        if any(len(one) and int(np.max(one)) >= vocabulary for one in ids):
+            raise ModelUnsupported(
+                f"The tokenizer of '{self.name}' ({len(self.tokenizer):,} tokens) and its weights ({vocabulary:,}) do "
+                "not belong together: these texts have tokens that the model does not know."
+            )
 
 
 def write_bottom_package(

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.figures import message_path, noise_against_bottom, split_against_plain
+from tests.benchmarks.generation import writing
 
 FIGURES: dict[str, Callable[[int, Path], list[dict[str, Any]]]] = {
     "training": split_against_plain,
     "noise": noise_against_bottom,
     "messages": message_path,
+    "writing": writing,
 }
 
 

@@ -15,6 +15,7 @@ from shared.errors import (
     CloudUnreachable,
     InvalidInput,
     JobNotFound,
+    ModelUnsupported,
     PolicyRefused,
     VersionMismatch,
 )
@@ -201,7 +202,7 @@ def test_a_tokenizer_of_another_model_is_refused(local_world, tmp_path):
     mixed = tmp_path / "mixed"
     tiny_lm("llama").save_pretrained(mixed)
     byte_tokenizer().save_pretrained(mixed)
-    with pytest.raises(VersionMismatch, match="do not belong together"):
+    with pytest.raises(ModelUnsupported, match="do not belong together"):
         generate_texts(job_id, ["zebra"], world.device(local_model=str(mixed)))
 
 

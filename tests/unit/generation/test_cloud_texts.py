@@ -1,5 +1,7 @@
 """What the cloud keeps of texts that are being written: within bounds, freed, and never mixed up."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,42 @@ def test_several_texts_in_one_message(machine, top):
     out_2D = state(machine, (1, 4, 1), (2, 2, 3))
     np.testing.assert_allclose(out_2D[:1], whole(top, 1, 5), atol=1e-5)
     np.testing.assert_allclose(out_2D[1:], whole(top, 2, 5), atol=1e-5)
+
+
+def test_one_new_row_of_each_text_is_one_pass(machine, top, monkeypatch):
+    passes = []
+    monkeypatch.setattr(top._top.task.base_model, "forward", counted(top._top.task.base_model.forward, passes))
+    state(machine, (1, 0, 4), (2, 0, 2))
+    passes.clear()
+    out_2D = state(machine, (1, 4, 1), (2, 2, 1))
+    assert passes == [2]
+    state(machine, (1, 5, 1))
+    np.testing.assert_allclose(out_2D[:1], whole(top, 1, 5), atol=1e-5)
+    np.testing.assert_allclose(out_2D[1:], whole(top, 2, 3), atol=1e-5)
+    np.testing.assert_allclose(state(machine, (1, 6, 1), (2, 3, 1))[:1], whole(top, 1, 7), atol=1e-5)
+
+
+def test_texts_that_padding_would_make_too_large_go_on_one_by_one(top, monkeypatch):
+    long = TopCache(top._top)
+    long.extend(torch.zeros(40, WIDTH))
+    machine = machine_of(top, Texts(max_bytes=int(1.5 * long.nbytes), max_texts=9, idle_s=10.0))
+    state(machine, (1, 0, 40), (2, 0, 2))
+    passes = []
+    monkeypatch.setattr(top._top.task.base_model, "forward", counted(top._top.task.base_model.forward, passes))
+    out_2D = state(machine, (1, 40, 1), (2, 2, 1))
+    assert passes == [1, 1]
+    np.testing.assert_allclose(out_2D[1:], whole(top, 2, 3), atol=1e-5)
+
+
+def counted(forward, passes):
+    """`forward`, noting the batch size of each pass. `wraps`, so that its signature can be read."""
+
+    @functools.wraps(forward)
+    def call(*args, inputs_embeds, **options):
+        passes.append(len(inputs_embeds))
+        return forward(*args, inputs_embeds=inputs_embeds, **options)
+
+    return call
 
 
 def test_a_text_begun_again_replaces_what_was_kept(machine, texts, top):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shared.modeling.incremental import BottomCache, TopCache
+from shared.modeling.incremental import BottomCache, TopCache, extend_together
 from shared.modeling.partition import Partition
 from tests.unit.modeling.tiny import CONFIGS, DECODERS, LAYERS, tiny_lm
 
@@ -52,6 +52,27 @@ def test_greedy_tokens_equal_the_whole_models(kind, cut):
     assert split(partition, cut, ids_T, chunk=3) == expected
     if cut < LAYERS - 1:
         assert split(partition, cut, ids_T, chunk=3, tail=1) == expected
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_texts_go_on_together_as_each_alone(kind):
+    """Of different lengths, some longer than a sliding window; one joins later than the others."""
+    partition = Partition(tiny_lm(kind))
+    top = partition.top(1)
+    lengths = (9, 1, 4, 2)
+    h_NTD = torch.randn(4, 20, 32, generator=torch.Generator().manual_seed(3))
+    alone, together = ([TopCache(top) for _ in lengths] for _ in range(2))
+    for row, length in enumerate(lengths):
+        for text in (alone[row], together[row]):
+            text.extend(h_NTD[row, :length])
+    for turn in range(10):
+        rows = range(3 if turn < 3 else 4)
+        new_ND = torch.stack([h_NTD[row, alone[row].past] for row in rows])
+        out_ND = extend_together([together[row] for row in rows], new_ND)
+        expected_ND = torch.cat([alone[row].extend(new_ND[row : row + 1]) for row in rows])
+        torch.testing.assert_close(out_ND, expected_ND, rtol=1e-4, atol=1e-5)
+    assert [text.past for text in together] == [text.past for text in alone]
+    assert [text.nbytes for text in together] == [text.nbytes for text in alone]
 
 
 def test_the_check_can_fail():

@@ -1,0 +1,94 @@
+"""Keeps out of a device process what transformers loads and a device never runs: over 100 MB of its memory.
+
+For processes that are a command's own. Whatever is left out is loaded whole by the first use of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.util
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+COMPILER = "torch._dynamo"
+# glibc's mallopt: most arenas, and the size from which a block goes back to the system as soon as it is free.
+_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
+_MIB = 1 << 20
+
+
+def keep_lean() -> None:
+    """Leave out scipy, torch's compiler and its distributed tensors, and give freed memory back at once."""
+    if "transformers" not in sys.modules:
+        sys.meta_path.insert(0, _BeforeTransformers())
+
+
+class _BeforeTransformers(MetaPathFinder):
+    """Prepares the process when transformers is about to be imported, and not before: most commands never do."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        """Never finds anything."""
+        if name == "transformers":
+            sys.meta_path.remove(self)
+            # transformers takes it, where it is installed, for losses of object detection. None: not installed.
+            sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+            _frugal_malloc()
+            _postpone_compiler()
+
+
+def _postpone_compiler() -> None:
+    import torch
+
+    # As in a torch that was built without it: its tensors bring sympy and the compiler's symbolic shapes.
+    torch.distributed.is_available = lambda: False
+    spec = importlib.util.find_spec(COMPILER)
+    if spec is not None and COMPILER not in sys.modules:
+        sys.modules[COMPILER] = _Compiler(spec)
+
+
+class _Compiler(ModuleType):
+    """torch's compiler: marks for functions, which mean nothing where nothing is compiled; the rest when it is used."""
+
+    def __init__(self, spec: ModuleSpec) -> None:
+        super().__init__(spec.name)
+        self.__spec__, self.__path__, self.__file__ = spec, list(spec.submodule_search_locations or ()), spec.origin
+        self.disable = self.allow_in_graph = self.assume_constant_result = _as_it_is
+        self.graph_break = _nothing
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self.__spec__ is None or self.__spec__.loader is None:
+            raise AttributeError(name)
+        self.__class__ = ModuleType  # type: ignore[assignment]  # its own names are found, or missed, from here on
+        self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def _as_it_is(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Callable[..., Any]:
+    return _as_it_is if function is None else function  # `@mark` and `@mark(...)`
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+def trim() -> None:
+    """Hand back to the system what big temporary things have left in the heap. glibc only."""
+    gc.collect()
+    _glibc("malloc_trim", 0)
+
+
+def _frugal_malloc() -> None:
+    """One thread's freed buffers are another's, and a large one is never kept for later."""
+    for setting, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _MIB), (_TRIM_THRESHOLD, _MIB)):
+        _glibc("mallopt", setting, value)
+
+
+def _glibc(name: str, *values: int) -> None:
+    """Call a function of the C library that other systems lack."""
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if function is not None:
+        function(*values)
