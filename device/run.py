@@ -106,7 +106,10 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A finished job, as seen from the device. Bytes, tokens and seconds are this process's."""
+    """A finished job, as seen from the device. Bytes, tokens and seconds are this process's.
+
+    exportable: a plain model has a place for all that was trained (none for a skip).
+    """
 
     job_id: str
     folder: Path
@@ -120,6 +123,7 @@ class RunResult:
     label_names: tuple[str, ...]
     adapter_sha256: str
     label_statement: LabelStatement | None = None
+    exportable: bool = True
 
 
 def run_job(
@@ -249,6 +253,7 @@ class _Run:
             label_names=names,
             adapter_sha256=trained,
             label_statement=self.label_statement,
+            exportable=not (self.spec.tail and self.spec.skip),
         )
         self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
         return result

@@ -143,7 +143,10 @@ class PlainScreen:
         self._say(f"Report and head (they stay on this device): {result.folder}")
         if result.label_names:
             self._say(f"Predict: privtune predict {result.job_id} --text '...'")
-        self._say(f"Export:  privtune export {result.job_id} DIR")
+        else:
+            self._say(f"Write:   privtune generate {result.job_id} --prompt '...'")
+        if result.exportable:
+            self._say(f"Export:  privtune export {result.job_id} DIR")
 
     def _say(self, line: str) -> None:
         self._console.print(line)

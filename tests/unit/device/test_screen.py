@@ -90,6 +90,12 @@ def test_randomised_labels_have_a_statement_of_their_own():
     assert all(caveat.startswith("  - ") for caveat in caveats)
 
 
+def test_a_tail_says_that_no_gradient_leaves():
+    screen, out = plain()
+    screen.started(replace(START, tail=2))
+    assert out.getvalue().splitlines()[4].startswith("No gradient leaves: the cloud computes states")
+
+
 def test_what_was_cut_held_out_and_left_out_is_counted():
     screen, out = plain()
     screen.started(replace(START, validation_records=300, truncated=1234, dropped=5))
@@ -126,8 +132,10 @@ def test_the_end_says_what_to_do_next():
     assert "privtune predict ftjob-1 --text" in told
     assert "privtune export ftjob-1 DIR" in told
     screen, out = plain()
-    screen.finished(replace(RESULT, label_names=(), metrics={}))
+    screen.finished(replace(RESULT, label_names=(), metrics={}, exportable=False))
     assert "Predict" not in out.getvalue()
+    assert "privtune generate ftjob-1 --prompt" in out.getvalue()
+    assert "Export" not in out.getvalue()
     assert "Held-out" not in out.getvalue()
 
 
