@@ -114,6 +114,12 @@ class Catalog:
                 f"cut must be from 0 to {card.layers - 1} for {spec.model} ({card.layers} blocks), not {spec.cut}.",
                 param="privtune.cut",
             )
+        if spec.tail >= card.layers - spec.cut:
+            raise CutOutOfRange(
+                f"cut {spec.cut} and a tail of {spec.tail} leave none of {spec.model}'s {card.layers} blocks to the "
+                f"cloud; with this cut the tail is from 0 to {card.layers - spec.cut - 1}.",
+                param="privtune.tail",
+            )
         if spec.task not in card.tasks:
             raise InvalidInput(
                 f"{spec.model} is an encoder ({card.architecture}) and can't be tuned as a causal-lm; "

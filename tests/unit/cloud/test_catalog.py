@@ -139,6 +139,9 @@ def test_a_job_must_fit_its_model(model_folder):
     check(cut=3)
     with pytest.raises(CutOutOfRange, match="0 to 3"):
         check(cut=4)
+    check(cut=1, tail=2)
+    with pytest.raises(CutOutOfRange, match=r"leave none of m's 4 blocks to the cloud; .* from 0 to 2"):
+        check(cut=1, tail=3)
     with pytest.raises(InvalidInput, match="causal-lm"):
         check(task="causal-lm")
     with pytest.raises(InvalidInput, match="128"):
