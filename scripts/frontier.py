@@ -52,12 +52,18 @@ LENGTH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A point of the picture: a mechanism's settings, and the family that it is drawn with."""
+    """A point of the picture: a mechanism's settings, and the family that it is drawn with.
+
+    tail: last blocks that train on the device with a skip, the cloud's staying frozen; 0: the cloud trains. alone: the
+    cloud is not asked at all; the device's blocks read clean vectors.
+    """
 
     family: str
     mechanism: str
     params: dict[str, Any]
     cut: int = 1
+    tail: int = 0
+    alone: bool = False
 
     @property
     def spec(self) -> MechanismSpec:
@@ -82,6 +88,14 @@ def cells() -> dict[str, Cell]:
         for k, dims in ((32, 8), (128, 16), (512, 32)):
             params = {"codes": k, "dims": dims, **task}
             found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
+    for cut in (1, 2, 3):
+        params = {"codes": 128, "dims": 16, **task}
+        name, family = f"codes-128-cut-{cut}-tail-1", "codes, tail of 1"
+        found[name] = Cell(family=family, mechanism="codes", params=params, cut=cut, tail=1)
+        found[f"alone-cut-{cut}"] = Cell(
+            family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True
+        )
+    found["clean-tail-1"] = Cell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
         found[f"dchi-{ratio:g}"] = Cell(family="dchi", mechanism="dchi", params={"noise_ratio": ratio})
@@ -211,14 +225,16 @@ class Bench:
         """Accuracy after training on releases, and which held-out records were right, for intervals."""
         victim, partition = self._victim(cell, seed)
         training = Training(epochs=self.sizes.epochs, precision=self.sizes.precision)  # type: ignore[arg-type]
+        tail = partition.tail(cell.tail) if cell.tail else None
         found = measure_utility(
             victim,
-            partition.top(cell.cut),
+            partition.tail(cell.tail) if cell.alone else partition.top(cell.cut, cell.tail),
             partition.head(),
             self.train,
             self.held_out,
             readout=partition.readout,
             training=training,
+            tail=None if cell.alone else tail,
             seed=seed,
         )
         return {

@@ -1,14 +1,15 @@
 """What a mechanism costs the task: train the model above the cut on releases, and score it on held-out releases.
 
 The job's own training in one process and without the wire (tests/integration show that the split equals the whole),
-with every weight of the top trained, which is an upper bound for an adapter. B records, T tokens, D width, C classes.
+with every weight of the top (or of the tail) trained, which is an upper bound for an adapter. B records, T tokens,
+R rows, D width, C classes.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -61,12 +62,14 @@ def measure_utility(
     *,
     readout: Literal["first", "last"],
     training: Training,
+    tail: Top | None = None,
     seed: int = 0,
     clean: bool = False,
     say: Say = silent,
 ) -> Utility:
     """Accuracy on `held_out` after training on `train`; every record is released once. clean: without the mechanism.
 
+    tail: what follows on `top` and is trained in its place, with a skip: `top` then stays as it is (`device.tail`).
     The given top and head are left as they were. The figure of the last epoch counts: none is picked.
     Raises InvalidInput for records without labels, NonFinite when training diverges.
     """
@@ -75,7 +78,11 @@ def measure_utility(
     observe = victim.clean if clean else victim.observe
     seen, unseen = observe(train.ids).seen, observe(held_out.ids).seen
     labels_B, truth_B = torch.from_numpy(train.labels), held_out.labels
-    network = _Network(top, head, readout, training.precision)
+    if tail is None:
+        network = _Network(top, head, readout, training.precision)
+    else:
+        seen, unseen = (_with_clean(top, one, victim, data) for one, data in ((seen, train), (unseen, held_out)))
+        network = _TailNetwork(tail, head, readout, training.precision)
 
     def loss(chosen: Tensor) -> Tensor:
         y_BTD, mask_BT = rows(seen, chosen)
@@ -95,6 +102,13 @@ class Trainee(nn.Module):
         super().__init__()
         self.top, self.head = copy.deepcopy(top).requires_grad_(True), head
 
+    def groups(self, training: Training) -> list[dict[str, Any]]:
+        """What is trained, and at which rate."""
+        return [
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
+            for part, rate in ((self.top, training.top_rate), (self.head, training.head_rate))
+        ]
+
 
 def epochs(
     network: Trainee, loss: Callable[[Tensor], Tensor], seen: Seen, training: Training, seed: int, say: Say
@@ -103,11 +117,7 @@ def epochs(
 
     loss: of the records at the indices. Parameters that ask for no gradient stay. Raises NonFinite.
     """
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
-        for part, rate in ((network.top, training.top_rate), (network.head, training.head_rate))
-    ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+    optimizer = torch.optim.AdamW([group for group in network.groups(training) if group["params"]])
     steps = training.epochs * -(-len(seen) // training.batch)
     schedule = build_schedule(optimizer, OptimSpec(warmup_ratio=training.warmup, schedule="linear"), steps)
     rng, done = np.random.default_rng(seed), 0
@@ -140,9 +150,14 @@ class _Network(Trainee):
         """Class scores, (B, C)."""
         readout_B = classification_readout(self._readout, mask_BT.sum(1), mask_BT.shape[1])
         with torch.autocast("cpu", torch.bfloat16, enabled=self._low):
-            out_BD = self.top(y_BTD, mask_BT, readout_B)
+            out_BD = self.states(y_BTD, mask_BT, readout_B)
         scores_BC: Tensor = self.head(out_BD.float())
         return scores_BC
+
+    def states(self, y_BTD: Tensor, mask_BT: Tensor, readout_B: Tensor) -> Tensor:
+        """out_BD, what the head reads."""
+        out_BD: Tensor = self.top(y_BTD, mask_BT, readout_B)
+        return out_BD
 
     @torch.no_grad()
     def predict(self, seen: Seen) -> NDArray[np.int64]:
@@ -154,6 +169,40 @@ class _Network(Trainee):
             told.append(self(y_BTD, mask_BT).argmax(1))
         classes: NDArray[np.int64] = torch.cat(told).numpy()
         return classes
+
+
+class _TailNetwork(_Network):
+    """A trainable copy of the tail (as `top`) and head, and the skip. A row: the cloud's state, then the clean one."""
+
+    def __init__(self, tail: Top, head: Head, readout: Literal["first", "last"], precision: str) -> None:
+        super().__init__(tail, head, readout, precision)
+        width = int(tail.config.hidden_size)
+        self.skip = nn.Parameter(torch.zeros(width, width))
+
+    def groups(self, training: Training) -> list[dict[str, Any]]:
+        """The skip, which starts at nothing, learns at the head's rate."""
+        return [*super().groups(training), {"params": [self.skip], "lr": training.head_rate}]
+
+    def states(self, y_BTD: Tensor, mask_BT: Tensor, readout_B: Tensor) -> Tensor:
+        """out_BD, from rows of width 2 D."""
+        z_BTD, h_BTD = y_BTD.chunk(2, dim=-1)
+        return super().states(z_BTD + nn.functional.linear(h_BTD, self.skip), mask_BT, readout_B)
+
+
+@torch.no_grad()
+def _with_clean(top: Top, seen: Seen, victim: Victim, data: EncodedDataset) -> Seen:
+    """What a tail goes on from: the frozen top's state of each row beside the clean vector of that place.
+
+    Raises InvalidInput for a mechanism that shortens: its rows have no clean vector of their own.
+    """
+    if victim.mechanism.shortens:
+        raise InvalidInput(f"mechanism {victim.mechanism.name} shortens records, so a skip has no rows to be added to")
+    states = []
+    for part in seen.batches(_SCORE_BATCH):
+        y_BTD, mask_BT = part.padded()
+        states.append(top.eval()(y_BTD, mask_BT, mask_BT.flatten().nonzero().squeeze(1)))
+    clean_RD = victim.clean(data.ids).seen.y_RD
+    return replace(seen, y_RD=torch.cat([torch.cat(states), clean_RD], dim=1))
 
 
 def _batches(lengths_B: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[Tensor]:
