@@ -164,6 +164,7 @@ def interval_table(evaluations: list[dict[str, Any]]) -> list[str]:
     rows = [item for evaluation in evaluations for item in evaluation.get("intervals", {}).items()]
     if not rows:
         return []
+    rows.sort(key=lambda row: " - " in row[0])  # the differences last
     names = list(rows[0][1])
     count = evaluations[0]["prompts"]
     lines = ["", f"{count} answers a run to the same prompts; 95% intervals by the bootstrap over prompts:", ""]
