@@ -61,9 +61,9 @@ def test_a_disk_that_can_not_be_written(tmp_path):
 
 
 def test_a_place_where_nobody_can_write_is_not_a_full_disk():
-    with pytest.raises(StorageFull, match=r"/proc/x can't be written: .*choose a folder that you can write to") as told:
-        with new_folder(Path("/proc/x")):
-            pass
+    wanted = r"/proc/x can't be written: .*choose a folder that you can write to"
+    with pytest.raises(StorageFull, match=wanted) as told, new_folder(Path("/proc/x")):
+        pass
     assert "room" not in str(told.value)
 
 
