@@ -97,15 +97,16 @@ class GrowingText:
         """The next row as it is to be sent."""
         self._encoded.append(encode(row_1D.float().numpy(), self._from.codec))
 
-    def draw(self) -> Tensor:
-        """A release of the whole text, (T, D), of which only rows that were never drawn may be used."""
+    def draw(self, first: int) -> Tensor:
+        """A release of the rows from `first` on, (N, D), of which only those that were never drawn may be used."""
         source = self._from
-        ids_1T = torch.tensor([self.ids])
+        begin = first if source.mechanism.by_position else 0
+        ids_1T = torch.tensor([self.ids[begin:]])
         mask_1T = torch.ones_like(ids_1T)
         importance_1T = None if source.importance is None else source.importance.of(ids_1T, mask_1T)
-        clean_1TD = torch.stack(self._clean)[None]
+        clean_1TD = torch.stack(self._clean[begin:])[None]
         out = source.mechanism.release(ids_1T, clean_1TD, mask_1T, importance_1T, generator=source.source)
-        return out.h_BTD[0].float()
+        return out.h_BTD[0, first - begin :].float()
 
 
 class _NewRow(NamedTuple):
@@ -141,12 +142,13 @@ def _kept(store: ReleaseStore, rows: Sequence[_NewRow]) -> Tensor:
     """What is to be sent of these rows, (N, D): from the store, after it was given what it lacked."""
     keys = [row.key for row in rows]
     known, new = store.get_many(keys), {}
-    drawn_TD: dict[int, npt.NDArray[np.float32]] = {}
+    drawn: dict[int, tuple[int, npt.NDArray[np.float32]]] = {}  # of each text: from which place on, and the rows
     for row in rows:
         if row.key not in known and row.key not in new:
-            if id(row.text) not in drawn_TD:
-                drawn_TD[id(row.text)] = row.text.draw().numpy()
-            new[row.key] = EncodedRelease(1, drawn_TD[id(row.text)][row.place].astype("<f4").tobytes())
+            if id(row.text) not in drawn:
+                drawn[id(row.text)] = row.place, row.text.draw(row.place).numpy()
+            first, drawn_ND = drawn[id(row.text)]
+            new[row.key] = EncodedRelease(1, drawn_ND[row.place - first].astype("<f4").tobytes())
             row.text.drawn += 1
     if new:
         known |= store.put_many(new)
