@@ -26,8 +26,11 @@ from shared.config import JobSpec
 from shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 
 # The same families as shared.modeling.anatomy, which needs torch to import; a test compares them.
-ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra")
-DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
+ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra", "xlm-roberta", "camembert", "deberta-v2")
+DECODERS = (
+    *("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"),
+    *("olmo2", "starcoder2"),
+)
 
 _PYPI = "pypi:"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,199}$")
@@ -36,7 +39,7 @@ _HUB_ID = re.compile(
 )
 _GGUF_FAMILY = {"gemma3": "gemma3_text"}
 # Position tables of these begin behind the padding id, so two rows are not for use.
-_OFFSET_POSITIONS = ("roberta", "mpnet")
+_OFFSET_POSITIONS = ("roberta", "mpnet", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from shared.config import JobSpec
 from shared.errors import FrameCorrupt, InvalidInput, NonFinite, StorageFull
 from shared.files import native_os_errors
 from shared.modeling.checkpoint import checkpoint_steps, drop_after, load_checkpoint, load_parameters, save_checkpoint
-from shared.modeling.incremental import TopCache, extend_together
+from shared.modeling.incremental import TopCache
 from shared.modeling.lora import (
     adapter_state,
     attach_lora,
@@ -129,7 +129,7 @@ class TopSession:
         self._check_length(max(text.past for text in texts) + 1)
         self._top.eval()
         with self._mixed():
-            out_ND = extend_together(texts, h_ND.to(self.device))
+            out_ND = TopCache.extend_together(texts, h_ND.to(self.device))
         return out_ND.float().cpu()
 
     def _check_length(self, tokens: int) -> None:

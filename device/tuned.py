@@ -76,7 +76,6 @@ class TunedModel:
                 importance=self.perturber.importance,
                 store=store,
                 codec=self.state.spec.codec,
-                keeps_clean=self.head.tail is not None and self.head.tail.skip is not None,
             )
             yield Texts(rows=rows, how=replace(self._how, store=store), account=self._account)
 

@@ -40,7 +40,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("plain", f"{E2E} --no-noise"),
     ],
 }
-EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 60 --generate 12 --max-new-tokens 40"}
+EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 200 --generate 200 --max-new-tokens 40"}
 MODELS = {"sst2": MINILM, "smollm2": SMOLLM2}
 
 
@@ -66,6 +66,7 @@ def main() -> None:
                     facts["evaluation"] = evaluate(cloud, label, facts, EVALUATIONS[arguments.name], arguments, scratch)
         finally:
             cloud.stop()
+    add_intervals(runs)
     write(arguments.name, earlier(arguments) | runs, arguments.out, arguments.note)
 
 
@@ -103,8 +104,21 @@ def evaluate(
     words = ["evaluate", facts["job_id"], *shlex.split(options.format(data=arguments.data))]
     privtune(cloud, scratch / "device", [*words, "--out", str(out)])
     scores: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    scores["answers"] = scores["answers"][:5]  # a look at what it writes: the data set is public
     return {"command": "privtune " + shlex.join(words)} | scores
+
+
+def add_intervals(runs: dict[str, dict[str, Any]]) -> None:
+    """The scores of what was written, each with its interval; of the texts one stays, for a look at them."""
+    written = {label: facts["evaluation"]["answers"] for label, facts in runs.items() if "evaluation" in facts}
+    if not written:
+        return
+    from intervals import intervals  # needs the packages of the `eval` extra
+
+    found = intervals(written)
+    for label, answers in written.items():
+        evaluation = runs[label]["evaluation"]
+        evaluation["answers"] = answers[:1]
+        evaluation["intervals"] = {name: scores for name, scores in found.items() if name.split(" - ")[0] == label}
 
 
 def privtune(cloud: Cloud, home: Path, words: list[str]) -> float:
@@ -142,7 +156,24 @@ def write(name: str, runs: dict[str, dict[str, Any]], out: Path, note: str) -> N
         lines += ["", f"**{label}**: `{facts['command']}`", "", f"> {facts['statement']['text']}"]
         if "evaluation" in facts:
             lines += ["", f"`{facts['evaluation']['command']}`; one of its answers:", "", *example(facts["evaluation"])]
+    lines += interval_table([facts["evaluation"] for facts in runs.values() if "evaluation" in facts])
     (out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def interval_table(evaluations: list[dict[str, Any]]) -> list[str]:
+    """The scores of the written answers with their 95% intervals."""
+    rows = [item for evaluation in evaluations for item in evaluation.get("intervals", {}).items()]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: " - " in row[0])  # the differences last
+    names = list(rows[0][1])
+    count = evaluations[0]["prompts"]
+    lines = ["", f"{count} answers a run to the same prompts; 95% intervals by the bootstrap over prompts:", ""]
+    lines += [f"| run | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for label, scores in rows:
+        cells = [f"{score:.3g} ({low:.3g} to {high:.3g})" for score, low, high in (scores[name] for name in names)]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
 
 
 def held_out(facts: dict[str, Any]) -> str:

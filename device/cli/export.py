@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from device.cli.failures import guarded
+from device.cli.interrupt import ending_in_order
 from device.cli.options import (
     ApiKey,
     CaCert,
@@ -91,4 +92,5 @@ def export(
             local_model=local_model,
             patience=patience,
         )
-    print(export_job(job, target, settings, options, say=lambda line: typer.echo(line, err=True)))
+    with ending_in_order():
+        print(export_job(job, target, settings, options, say=lambda line: typer.echo(line, err=True)))

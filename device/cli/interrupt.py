@@ -1,4 +1,4 @@
-"""Ctrl-C: the first press pauses at the next step boundary, the second ends at once."""
+"""Signals. Ctrl-C in training: the first press pauses at the next step boundary, the second ends at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 PAUSED = 130
+TERMINATED = 128 + signal.SIGTERM  # as a shell counts it
 
 
 @contextmanager
@@ -32,3 +33,17 @@ def pausing(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does, so that what is half-written is removed on the way out."""
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ CARD = "README.md"
 MADE_BY = "privtune export"  # in the list of files: this folder is one of ours
 # Tokenizer, configuration and card: more than they ever take.
 SMALL_FILES = 32 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_target(target: Path) -> None:
@@ -25,6 +27,8 @@ def check_target(target: Path) -> None:
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A scratch folder beside `target` that takes its place at the end; after any failure, Ctrl-C too, it is gone.
+
+    SIGTERM is a failure only within `device.cli.interrupt.ending_in_order`.
 
     Raises what `check_target` raises, and StorageFull when it can't be written.
     """
@@ -39,7 +43,8 @@ def new_folder(target: Path) -> Iterator[Path]:
             target.rmdir()
         scratch.rename(target)
     except OSError as error:
-        raise StorageFull(f"{target} can't be written: {error.strerror}; free room and export again") from error
+        remedy = "free room and" if error.errno in _NO_ROOM else "choose a folder that you can write to, and"
+        raise StorageFull(f"{target} can't be written: {error.strerror}; {remedy} export again") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -9,10 +9,13 @@ T rows so far, N new ones, D width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,7 +33,6 @@ from shared.modeling.partition import Bottom
 class RowSource:
     """What draws rows. store: in generation's own scope; it holds rows at the injection point, float32.
 
-    keeps_clean: a tail asks for the clean vectors at the cut as well.
     Raises InvalidInput for a mechanism that can't release a record row by row.
     """
 
@@ -40,7 +42,6 @@ class RowSource:
     importance: TokenImportance | None
     store: ReleaseStore
     codec: str
-    keeps_clean: bool = False
 
     def __post_init__(self) -> None:
         name = self.mechanism.name
@@ -60,7 +61,7 @@ class GrowingText:
         self._from = source
         self._cache = BottomCache(source.bottom)
         self._digest = hashlib.sha256()
-        self._clean_TD: Tensor | None = None
+        self._clean: list[Tensor] = []
         self._clean_cache = BottomCache(source.bottom)
         self._clean_at_cut: list[Tensor] = []
         self._encoded: list[bytes] = []
@@ -69,64 +70,103 @@ class GrowingText:
 
     def missing(self, ids: Sequence[int]) -> int:
         """How many of the rows that these further ids need are still to be drawn."""
-        keys = self._keys(ids, self._digest.copy())
+        digest = self._digest.copy()
+        keys = [_key(digest, token) for token in ids]
         return len(keys) - len(self._from.store.held(keys))
 
-    @torch.no_grad()
     def extend(self, ids: Sequence[int]) -> None:
         """Draw the rows of further ids, or take those that were drawn; they are on disk when this returns."""
-        source, past = self._from, len(self.ids)
-        self.ids += ids
-        new_N = torch.tensor(list(ids), dtype=torch.int64)
-        at_embedding = source.mechanism.injection == "embedding"
-        clean_ND = self._cache.embed(new_N)
-        if not at_embedding:
-            clean_ND = self._cache.blocks(clean_ND)
-        self._clean_TD = clean_ND if self._clean_TD is None else torch.cat([self._clean_TD, clean_ND])
-        if source.keeps_clean:
-            self._clean_at_cut.append(self._clean_cache.blocks(clean_ND) if at_embedding else clean_ND)
-        rows_ND = self._kept(self._keys(ids, self._digest), past)
-        if at_embedding:
-            rows_ND = self._cache.blocks(rows_ND)
-        self._encoded += [encode(row_1D, source.codec) for row_1D in rows_ND.float().numpy()[:, None]]
+        _extend([self] * len(ids), ids, self._cache.embed, self._cache.blocks)
+
+    @staticmethod
+    def extend_together(texts: Sequence[GrowingText], ids: Sequence[int]) -> None:
+        """`extend` of each of these texts, which have rows already, by one id: one pass, and one write to the disk."""
+        caches = [text._cache for text in texts]
+        embed, blocks = partial(BottomCache.embed_together, caches), partial(BottomCache.blocks_together, caches)
+        _extend(texts, ids, embed, blocks)
 
     def clean(self, start: int) -> Tensor:
-        """h_TD, the clean vectors at the cut from `start` on; never sent. Only where the source keeps them."""
-        return torch.cat(self._clean_at_cut)[start:].float()
+        """h_TD, the clean vectors at the cut from `start` on, for a tail of this device; never sent."""
+        if self._from.mechanism.injection == "cut":
+            return torch.stack(self._clean[start:]).float()
+        if new := self._clean[self._clean_cache.past :]:
+            self._clean_at_cut += self._clean_cache.blocks(torch.stack(new))
+        return torch.stack(self._clean_at_cut[start:]).float()
 
     def encoded(self, start: int) -> bytes:
         """The rows from `start` on, as they go on the wire."""
         return b"".join(self._encoded[start:])
 
-    def _kept(self, keys: list[RecordKey], past: int) -> Tensor:
-        """The rows of these keys, which follow `past` rows: from the store, after it was given what it lacked."""
-        store = self._from.store
-        known = store.get_many(keys)
-        missing = [number for number, key in enumerate(keys) if key not in known]
-        if missing:
-            drawn_TD = self._draw()[past:].numpy()
-            new = {keys[n]: EncodedRelease(1, drawn_TD[n].astype("<f4").tobytes()) for n in missing}
-            known |= store.put_many(new)
-            self.drawn += len(missing)
-        raw = b"".join(known[key].data for key in keys)
-        return torch.from_numpy(np.frombuffer(raw, dtype="<f4").reshape(len(keys), -1).copy())
+    def note(self, token: int, clean_D: Tensor) -> _NewRow:
+        """Take up a further id and its vector at the injection point."""
+        self.ids.append(token)
+        self._clean.append(clean_D)
+        return _NewRow(self, len(self.ids) - 1, _key(self._digest, token))
 
-    def _draw(self) -> Tensor:
-        """A release of the whole text, of which only rows that were never drawn may be used."""
+    def keep(self, row_1D: Tensor) -> None:
+        """The next row as it is to be sent."""
+        self._encoded.append(encode(row_1D.float().numpy(), self._from.codec))
+
+    def draw(self, first: int) -> Tensor:
+        """A release of the rows from `first` on, (N, D), of which only those that were never drawn may be used."""
         source = self._from
-        if self._clean_TD is None:
-            raise InvalidInput("an empty text has no rows")
-        ids_1T = torch.tensor([self.ids])
+        begin = first if source.mechanism.by_position else 0
+        ids_1T = torch.tensor([self.ids[begin:]])
         mask_1T = torch.ones_like(ids_1T)
         importance_1T = None if source.importance is None else source.importance.of(ids_1T, mask_1T)
-        out = source.mechanism.release(ids_1T, self._clean_TD[None], mask_1T, importance_1T, generator=source.source)
-        return out.h_BTD[0].float()
+        clean_1TD = torch.stack(self._clean[begin:])[None]
+        out = source.mechanism.release(ids_1T, clean_1TD, mask_1T, importance_1T, generator=source.source)
+        return out.h_BTD[0, first - begin :].float()
 
-    @staticmethod
-    def _keys(ids: Sequence[int], digest: hashlib._Hash) -> list[RecordKey]:
-        """A key for each new row: 16 bytes of a hash over all ids up to it. Advances the digest."""
-        keys = []
-        for token in ids:
-            digest.update(int(token).to_bytes(8, "big", signed=True))
-            keys.append(RecordKey(0, digest.digest()[:16]))
-        return keys
+
+class _NewRow(NamedTuple):
+    """A row that was not sent yet: the text's at `place`."""
+
+    text: GrowingText
+    place: int
+    key: RecordKey
+
+
+@torch.no_grad()
+def _extend(
+    owners: Sequence[GrowingText],
+    ids: Sequence[int],
+    embed: Callable[[Tensor], Tensor],
+    blocks: Callable[[Tensor], Tensor],
+) -> None:
+    """Rows of new ids, each of the text at its place in `owners`: all of one, or one of each of several."""
+    source = owners[0]._from
+    at_embedding = source.mechanism.injection == "embedding"
+    clean_ND = embed(torch.tensor(list(ids), dtype=torch.int64))
+    if not at_embedding:
+        clean_ND = blocks(clean_ND)
+    new = [text.note(int(token), row_D) for text, token, row_D in zip(owners, ids, clean_ND, strict=True)]
+    rows_ND = _kept(source.store, new)
+    if at_embedding:
+        rows_ND = blocks(rows_ND)
+    for text, row_1D in zip(owners, rows_ND[:, None], strict=True):
+        text.keep(row_1D)
+
+
+def _kept(store: ReleaseStore, rows: Sequence[_NewRow]) -> Tensor:
+    """What is to be sent of these rows, (N, D): from the store, after it was given what it lacked."""
+    keys = [row.key for row in rows]
+    known, new = store.get_many(keys), {}
+    drawn: dict[int, tuple[int, npt.NDArray[np.float32]]] = {}  # of each text: from which place on, and the rows
+    for row in rows:
+        if row.key not in known and row.key not in new:
+            if id(row.text) not in drawn:
+                drawn[id(row.text)] = row.place, row.text.draw(row.place).numpy()
+            first, drawn_ND = drawn[id(row.text)]
+            new[row.key] = EncodedRelease(1, drawn_ND[row.place - first].astype("<f4").tobytes())
+            row.text.drawn += 1
+    if new:
+        known |= store.put_many(new)
+    raw = b"".join(known[key].data for key in keys)
+    return torch.from_numpy(np.frombuffer(raw, dtype="<f4").reshape(len(keys), -1).copy())
+
+
+def _key(digest: hashlib._Hash, token: int) -> RecordKey:
+    """The key of the next row: 16 bytes of a hash over all ids up to it. Advances the digest."""
+    digest.update(int(token).to_bytes(8, "big", signed=True))
+    return RecordKey(0, digest.digest()[:16])

@@ -191,10 +191,15 @@ class Writer:
         logits_NV = self._tuned.logits(torch.stack([reply.final_state(rows) for reply, rows in going_on]))
         for (reply, _), logits_V in zip(going_on, logits_NV, strict=True):
             self._take(reply, reply.sampler.choose(logits_V))
-        return [reply for reply, _ in going_on]
+        told = [reply for reply, _ in going_on]
+        if unfinished := [reply for reply in told if reply.finish is None]:
+            newest = [reply.new_ids[-1] for reply in unfinished]
+            GrowingText.extend_together([reply.growing for reply in unfinished], newest)
+            self._ready += unfinished
+        return told
 
     def _take(self, reply: Reply, token: int) -> None:
-        """Write a token; go on, or finish."""
+        """Write a token; finish, if it is the last one."""
         reply.new_ids.append(token)
         if token in self._end_ids and not reply.ignore_end:
             self._finish(reply, "stop")
@@ -202,9 +207,6 @@ class Writer:
         reply.text += reply.pieces.push(token)
         if reply.pieces.stopped or len(reply.new_ids) >= reply.limit:
             self._finish(reply, "stop" if reply.pieces.stopped else "length")
-            return
-        reply.growing.extend([token])
-        self._ready.append(reply)
 
     def _finish(self, reply: Reply, why: Finish) -> None:
         reply.text += reply.pieces.finish()

@@ -33,6 +33,7 @@ class DChi(Mechanism):
     def __init__(self, params: DChiParams, context: NoiseContext) -> None:
         super().__init__(context)
         self.injection = params.injection
+        self.by_position = type(self) is DChi  # what is built on it reads ids, neighbours or importance
         self.clip = clip_radius(params, context)
         if params.eta is not None:
             self.eta = params.eta

@@ -23,6 +23,7 @@ class Gaussian(Mechanism):
     """
 
     name: ClassVar[str] = "gaussian"
+    by_position = True
 
     def __init__(self, params: GaussianParams, context: NoiseContext) -> None:
         super().__init__(context)

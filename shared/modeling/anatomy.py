@@ -2,7 +2,7 @@
 
 Every supported task model is `task(base(embedding stage -> blocks -> final norm?) -> pooler? -> head)`:
 
-    embedding stage   direct children of the base registered before the blocks
+    embedding stage   direct children of the base registered before the blocks, and a dropout after them (Phi)
     blocks            the one ModuleList of `config.num_hidden_layers` modules
     final norm        direct children of the base after the blocks whose class is a norm
     pooler            the base's child of that name
@@ -23,21 +23,24 @@ from torch import Tensor, nn
 
 from shared.errors import ModelUnsupported
 
-ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra")
-DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
+ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra", "xlm-roberta", "camembert", "deberta-v2")
+DECODERS = (
+    *("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"),
+    *("olmo2", "starcoder2"),
+)
 SUPPORTED = ENCODERS + DECODERS
 
 
 class Skip(nn.Module):
-    """A block that is not here: hands its input on, as a tensor or as the tuple that its neighbours return."""
+    """A block that is not here: hands its input on, as a tensor (0) or as a tuple of that many parts."""
 
-    def __init__(self, as_tuple: bool) -> None:
+    def __init__(self, tuple_of: int) -> None:
         super().__init__()
-        self.as_tuple = as_tuple
+        self.tuple_of = tuple_of
 
-    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor]:
-        """(B, T, D) -> the same, whatever else the model passes to a block."""
-        return (hidden_states,) if self.as_tuple else hidden_states
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor | None, ...]:
+        """(B, T, D) -> the same, whatever else the model passes to a block; None for attention weights."""
+        return (hidden_states, *[None] * (self.tuple_of - 1)) if self.tuple_of else hidden_states
 
 
 class PassEmbeddings(nn.Module):
@@ -79,7 +82,7 @@ class Anatomy:
     pooler: nn.Module | None
     input_embedding: nn.Module
     readout: Literal["first", "last"]
-    blocks_return_tuple: bool
+    blocks_return: int  # 0: a tensor, else a tuple of so many
 
     def embedding_substitutes(self) -> dict[nn.Module, nn.Module]:
         """What the embedding stage becomes in a slice that starts from hidden states."""
@@ -122,21 +125,23 @@ def dissect(task: Any) -> Anatomy:
     if base is task:
         raise ModelUnsupported("A bare model has no head to split off: load it for classification or causal LM.")
     blocks = _find_blocks(base, task.config.num_hidden_layers)
+    _check_nothing_between(base, blocks)
     children = list(base.children())
     index = next(i for i, child in enumerate(children) if any(m is blocks for m in child.modules()))
+    late = [child for child in children[index + 1 :] if isinstance(child, nn.Dropout)]  # Phi's, of the embedding
     norms = [child for child in children[index + 1 :] if "Norm" in type(child).__name__]
     partial = {
         "task": task,
         "base": base,
         "blocks": blocks,
-        "embedding": tuple(children[:index]),
+        "embedding": (*children[:index], *late),
         "norm": norms[0] if norms else None,
         "pooler": getattr(base, "pooler", None),
         "input_embedding": base.get_input_embeddings(),
         "readout": "first" if kind in ENCODERS else "last",
     }
-    anatomy = Anatomy(**partial, blocks_return_tuple=False)
-    return replace(anatomy, blocks_return_tuple=_returns_tuple(anatomy))
+    anatomy = Anatomy(**partial, blocks_return=0)
+    return replace(anatomy, blocks_return=_blocks_return(anatomy))
 
 
 def _find_blocks(base: nn.Module, count: int) -> nn.ModuleList:
@@ -144,6 +149,17 @@ def _find_blocks(base: nn.Module, count: int) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ModelUnsupported(f"No list of {count} blocks was found in this model; it can't be split.")
+
+
+def _check_nothing_between(base: nn.Module, blocks: nn.ModuleList) -> None:
+    """Refuse a stack that runs layers of its own between its blocks: skipping a block would not skip them."""
+    stack = next(module for module in base.modules() if any(child is blocks for child in module.children()))
+    if stack is base:
+        return
+    for name, child in stack.named_children():
+        harmless = child is blocks or isinstance(child, nn.Embedding) or "Norm" in type(child).__name__
+        if not harmless and any(True for _ in child.parameters()):
+            raise ModelUnsupported(f"This model has a layer '{name}' between its blocks; it can't be split.")
 
 
 def clone_structure(
@@ -180,8 +196,8 @@ class _Flat(nn.Module):
         return x.new_zeros(*x.shape[:-1], self.width)
 
 
-def _returns_tuple(anatomy: Anatomy) -> bool:
-    """Whether blocks return a tuple: run the first one, with linear layers that cost nothing.
+def _blocks_return(anatomy: Anatomy) -> int:
+    """What blocks return, as in `Anatomy`: run the first one, with linear layers that cost nothing.
 
     Its weights may be absent (on the meta device), and running anything there loads 25 MB of symbolic algebra.
     """
@@ -192,10 +208,10 @@ def _returns_tuple(anatomy: Anatomy) -> bool:
     memo: dict[int, Any] = {id(old): new for old, new in swaps.items()}
     memo |= {id(buffer): buffer.detach().cpu() for buffer in anatomy.base.buffers()}
     memo |= {id(p): nn.Parameter(torch.zeros(p.shape)) for p in anatomy.base.parameters() if id(p) not in gone}
-    seen: list[bool] = []
+    seen: list[int] = []
 
     def stop(_: nn.Module, __: Any, output: Any) -> None:
-        seen.append(isinstance(output, tuple))
+        seen.append(len(output) if isinstance(output, tuple) else 0)
         raise _FirstBlockDone
 
     base = copy.deepcopy(anatomy.base, memo)

@@ -67,6 +67,21 @@ class _SliceCache:
         return cache
 
 
+def _run_together(records: Sequence[_SliceCache], h_ND: Tensor) -> Tensor:
+    """`run` for one new position of each record, (N, D): one pass over the weights for all of them.
+
+    All records are of one slice and have earlier positions. The same as one after the other, but for rounding.
+    """
+    first, past_N = records[0], torch.tensor([record.past for record in records], device=h_ND.device)
+    longest = int(past_N.max())
+    cache = first.joined(records, longest)
+    mask_NT = torch.arange(longest + 1, device=h_ND.device) >= (longest - past_N)[:, None]
+    out_N1D = first.call(h_ND[:, None], cache, attention_mask=mask_NT.long(), position_ids=past_N[:, None])
+    for row, record in enumerate(records):
+        record.take(cache, row)
+    return out_N1D[:, 0]
+
+
 class TopCache(_SliceCache):
     """One record's state in a top: give it each position's vector once, in order."""
 
@@ -78,21 +93,11 @@ class TopCache(_SliceCache):
         """The top's output at the new positions, (T, D)."""
         return self.run(h_TD)
 
-
-@torch.no_grad()
-def extend_together(texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
-    """The top's output at one new position of each text, out_ND: one pass over the weights for all of them.
-
-    All texts are of one top and have earlier positions. The same as one after the other, but for rounding.
-    """
-    first, past_N = texts[0], torch.tensor([text.past for text in texts], device=h_ND.device)
-    longest = int(past_N.max())
-    cache = first.joined(texts, longest)
-    mask_NT = torch.arange(longest + 1, device=h_ND.device) >= (longest - past_N)[:, None]
-    out_N1D = first.call(h_ND[:, None], cache, attention_mask=mask_NT.long(), position_ids=past_N[:, None])
-    for row, text in enumerate(texts):
-        text.take(cache, row)
-    return out_N1D[:, 0]
+    @staticmethod
+    @torch.no_grad()
+    def extend_together(texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
+        """The top's output at one new position of each text, (N, D)."""
+        return _run_together(texts, h_ND)
 
 
 class BottomCache(_SliceCache):
@@ -116,6 +121,24 @@ class BottomCache(_SliceCache):
             self.past += len(h0_TD)
             return h0_TD
         return self.run(h0_TD)
+
+    @staticmethod
+    @torch.no_grad()
+    def embed_together(records: Sequence[BottomCache], ids_N: Tensor) -> Tensor:
+        """h0_ND of one new position of each record."""
+        past_N1 = torch.tensor([[record.past] for record in records], device=ids_N.device)
+        h0_N1D: Tensor = records[0]._bottom._embed(input_ids=ids_N[:, None], position_ids=past_N1, use_cache=False)[0]
+        return h0_N1D[:, 0]
+
+    @staticmethod
+    @torch.no_grad()
+    def blocks_together(records: Sequence[BottomCache], h0_ND: Tensor) -> Tensor:
+        """h_ND of one new position of each record."""
+        if records[0]._bottom.cut > 0:
+            return _run_together(records, h0_ND)
+        for record in records:
+            record.past += 1
+        return h0_ND
 
 
 def _left_padded(parts: Sequence[Tensor]) -> Tensor:

@@ -76,7 +76,7 @@ class Bottom(_Slice):
         super().__init__(task)
         self.cut = cut
         mine = anatomy.within(task)
-        skips: dict[nn.Module, nn.Module] = {b: Skip(anatomy.blocks_return_tuple) for b in mine.blocks}
+        skips: dict[nn.Module, nn.Module] = {b: Skip(anatomy.blocks_return) for b in mine.blocks}
         self.__dict__["_embed"] = _view(mine, skips).base_model
         self.__dict__["_blocks"] = _view(mine, mine.embedding_substitutes()).base_model
         self.eval()
@@ -269,7 +269,7 @@ def _carve(anatomy: Anatomy, *, keep: range, swaps: dict[nn.Module, nn.Module], 
     swaps = dict(swaps)
     for index, block in enumerate(anatomy.blocks):
         if index not in keep:
-            swaps[block] = Skip(anatomy.blocks_return_tuple)
+            swaps[block] = Skip(anatomy.blocks_return)
     if anatomy.norm is not None and not norm:
         swaps[anatomy.norm] = nn.Identity()
     if anatomy.pooler is not None:

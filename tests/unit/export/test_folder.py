@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from device.cli.interrupt import ending_in_order
 from device.export.folder import check_room, check_target, new_folder
 from shared.errors import InvalidInput, StorageFull
 
@@ -32,6 +33,20 @@ def test_ctrl_c_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_sigterm_within_the_command_leaves_nothing(tmp_path):
+    def ended():
+        with ending_in_order(), new_folder(tmp_path / "out") as scratch:
+            (scratch / "half").write_text("x")
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as told:
+        ended()
+    assert told.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_process_left_is_cleared(tmp_path):
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "old").write_text("x")
@@ -40,9 +55,16 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
 
 
 def test_a_disk_that_can_not_be_written(tmp_path):
-    with pytest.raises(StorageFull, match="No space left"), new_folder(tmp_path / "out"):
+    with pytest.raises(StorageFull, match=r"No space left.*free room"), new_folder(tmp_path / "out"):
         Path("/dev/full").write_text("x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_where_nobody_can_write_is_not_a_full_disk():
+    wanted = r"/proc/x can't be written: .*choose a folder that you can write to"
+    with pytest.raises(StorageFull, match=wanted) as told, new_folder(Path("/proc/x")):
+        pass
+    assert "room" not in str(told.value)
 
 
 def test_a_target_in_use_is_left_alone(tmp_path):

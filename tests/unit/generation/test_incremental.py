@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shared.modeling.incremental import BottomCache, TopCache, extend_together
+from shared.modeling.incremental import BottomCache, TopCache
 from shared.modeling.partition import Partition
 from tests.unit.modeling.tiny import CONFIGS, DECODERS, LAYERS, tiny_lm
 
@@ -68,7 +68,7 @@ def test_texts_go_on_together_as_each_alone(kind):
     for turn in range(10):
         rows = range(3 if turn < 3 else 4)
         new_ND = torch.stack([h_NTD[row, alone[row].past] for row in rows])
-        out_ND = extend_together([together[row] for row in rows], new_ND)
+        out_ND = TopCache.extend_together([together[row] for row in rows], new_ND)
         expected_ND = torch.cat([alone[row].extend(new_ND[row : row + 1]) for row in rows])
         torch.testing.assert_close(out_ND, expected_ND, rtol=1e-4, atol=1e-5)
     assert [text.past for text in together] == [text.past for text in alone]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from device.generation.rows import GrowingText, RowSource
+from device.generation.rows import GrowingText, RowSource, _key
 from device.noise.context import NoiseContext
 from device.noise.randomness import noise_source
 from device.noise.registry import build
@@ -88,6 +88,24 @@ def test_another_beginning_is_another_text(source):
     assert not np.isclose(first, other).all(axis=1).any()
 
 
+@pytest.mark.parametrize("injection", ["embedding", "cut"])
+def test_rows_of_several_texts_together_are_each_ones_own(source, injection):
+    origin = source("dchi", noise_ratio=1, injection=injection)
+    begun, going_on = [IDS[:4], IDS[:2], IDS[:2]], [[5, 8, 9], [7, 7, 6], [7, 7, 6]]
+    texts = [GrowingText(origin) for _ in begun]
+    for text, ids in zip(texts, begun, strict=True):
+        text.extend(ids)
+    for ids in zip(*going_on, strict=True):
+        GrowingText.extend_together(texts, ids)
+    for text, first, further in zip(texts, begun, going_on, strict=True):
+        assert text.ids == [*first, *further]
+        again_TD, fresh = rows(origin, first, further)
+        assert fresh.drawn == 0
+        sent_TD = decode(text.encoded(0), len(text.ids), WIDTH, "fp32")
+        np.testing.assert_allclose(sent_TD, again_TD, rtol=1e-4, atol=1e-5)
+    assert [text.drawn for text in texts] == [7, 3, 0]  # what texts have in common is drawn once
+
+
 def test_the_rows_to_draw_are_known_before(source):
     made = source("dchi")
     rows(made, IDS[:4])
@@ -102,7 +120,8 @@ def test_noise_at_the_embedding_goes_through_the_blocks(source, context):
     """The row at the cut is what the blocks make of the noised rows so far, as in training."""
     made = source("dchi", injection="embedding")
     at_cut, _ = rows(made, IDS[:2], IDS[2:])
-    keys = GrowingText._keys(IDS, hashlib.sha256())
+    digest = hashlib.sha256()
+    keys = [_key(digest, token) for token in IDS]
     kept = made.store.get_many(keys)
     noised_1TD = torch.from_numpy(np.stack([np.frombuffer(kept[key].data, "<f4") for key in keys]).copy())[None]
     mask_1T = torch.ones(1, len(IDS), dtype=torch.long)

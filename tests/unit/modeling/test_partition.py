@@ -129,9 +129,25 @@ def test_slices_hold_only_what_is_theirs(kind):
         {n for n, _ in part.named_parameters()} for part in (partition.bottom(1), partition.top(1), partition.head())
     ]
     assert set.union(*names) == {n for n, _ in model.named_parameters()}
-    shared_tables = {n for n in names[0] & names[1] if "relative_attention_bias" not in n}
-    assert not shared_tables
+    relative = ("relative_attention_bias", "rel_embeddings", "encoder.LayerNorm")  # MPNet's and DeBERTa's positions
+    assert not {n for n in names[0] & names[1] if not any(part in n for part in relative)}
     assert not names[2] & (names[0] | names[1])
+
+
+def test_a_layer_between_the_blocks_can_not_be_split():
+    with pytest.raises(ModelUnsupported, match="'conv' between its blocks"):
+        Partition(tiny_classifier("deberta-v2", conv_kernel_size=3))
+
+
+@pytest.mark.parametrize("kind", ["phi"])
+def test_dropout_on_the_embedding_is_not_done_again_by_the_top(kind):
+    model = tiny_lm(kind, embd_pdrop=0.9)
+    ids_BT, mask_BT = tiny_batch()
+    partition = Partition(model)
+    top = partition.top(1).train()
+    h_BTD = partition.bottom(1)(ids_BT, mask_BT)
+    first, second = (top(h_BTD, mask_BT, torch.tensor([0])) for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_classifier_head_is_trainable_and_own_but_an_lm_head_is_frozen_and_tied():

@@ -47,6 +47,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "mpnet": _COMMON,
     "electra": {**_COMMON, "embedding_size": 16},
+    "xlm-roberta": {**_COMMON, "type_vocab_size": 1},
+    "camembert": {**_COMMON, "type_vocab_size": 1},
+    "deberta-v2": {  # the settings of DeBERTa-v3
+        **_COMMON,
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pooler_dropout": 0.0,
+    },
     "gpt2": {
         "vocab_size": VOCAB,
         "n_embd": WIDTH,
@@ -74,8 +87,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 3.0,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
     },
+    "phi": {**_ROPE, "resid_pdrop": 0.0, "partial_rotary_factor": 0.5},
+    "phi3": {**_ROPE, "resid_pdrop": 0.0, "sliding_window": 4},
+    "olmo2": _ROPE,
+    "starcoder2": {**_ROPE, "residual_dropout": 0.0, "sliding_window": 4},
 }
-ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra")
+ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra", "xlm-roberta", "camembert", "deberta-v2")
 DECODERS = tuple(kind for kind in CONFIGS if kind not in ENCODERS)
 
 

@@ -49,6 +49,27 @@ def test_padding_is_zero_and_everything_is_float32(context: NoiseContext, name: 
         assert torch.equal(out.h_BTD[mask_BT], h_BTD.to(dtype).float()[mask_BT])
 
 
+@pytest.mark.parametrize(("name", "params"), [("dchi", {"noise_ratio": 1e-6}), ("gaussian", {"epsilon": 1e4})])
+def test_a_position_alone_is_released_as_within_its_record(
+    context: NoiseContext, name: str, params: dict[str, float]
+) -> None:
+    ids_BT, h_BTD, _ = batch(scale=3.0)
+    mechanism = make(context, name, **params)
+    assert mechanism.by_position
+    within, alone = (
+        mechanism.release(ids, h, torch.ones_like(ids), generator=noise_source()).h_BTD
+        for ids, h in ((ids_BT, h_BTD), (ids_BT[:, 4:], h_BTD[:, 4:]))
+    )
+    little = 8 * getattr(mechanism, "sigma", 1e-3)
+    torch.testing.assert_close(alone, within[:, 4:], rtol=0, atol=little)
+    assert alone.abs().max() > 2 * little
+
+
+@pytest.mark.parametrize("name", ["privtune", "snd", "shared", "pool"])
+def test_what_reads_more_than_the_vector_is_drawn_with_its_record(context: NoiseContext, name: str) -> None:
+    assert not make(context, name).by_position
+
+
 def test_known_bug_half_precision_sampling(context: NoiseContext) -> None:
     """float16 has a few thousand distinct magnitudes; float32 noise does not repeat."""
     ids_BT = torch.zeros(64, 16, dtype=torch.int64)
