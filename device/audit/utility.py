@@ -107,7 +107,7 @@ def epochs(
         {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
         for part, rate in ((network.top, training.top_rate), (network.head, training.head_rate))
     ]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]])
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
     steps = training.epochs * -(-len(seen) // training.batch)
     schedule = build_schedule(optimizer, OptimSpec(warmup_ratio=training.warmup, schedule="linear"), steps)
     rng, done = np.random.default_rng(seed), 0
