@@ -32,11 +32,14 @@ KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of everything. records: public records that the learned attacks train on (0: all of them)."""
+    """How much of everything. public: records that attacks are built on; attacked: records that attribute inference is
+    run on; inverted: how many of these inversion is run on (EIA-3: optimise_records).
+    """
 
     name: Literal["quick", "full"]
     public: int
     attacked: int
+    inverted: int
     seeds: int
     metrics: tuple[str, ...]
     tokenwise: LearnedSettings
@@ -51,6 +54,7 @@ QUICK = Size(
     name="quick",
     public=1200,
     attacked=150,
+    inverted=150,
     seeds=1,
     metrics=("euclidean", "bayes", "language", "content"),
     tokenwise=LearnedSettings(epochs=1, hidden=1024),
@@ -64,6 +68,7 @@ FULL = Size(
     name="full",
     public=20_000,
     attacked=1000,
+    inverted=1000,
     seeds=3,
     metrics=METRICS,
     tokenwise=LearnedSettings(epochs=10),
@@ -217,6 +222,7 @@ def _inversions(
     case: Case, lab: Lab, size: Size, draws: list[Observed], outcome: Outcome, builder: _Builder
 ) -> dict[Knowledge, LearnedInversion]:
     best: tuple[float, Tensor | None] = (-1.0, None)
+    draws = [draw.first(size.inverted) for draw in draws]
     inverters: dict[Knowledge, LearnedInversion] = {}
     for knowledge in KNOWLEDGE:
         for variant, make in _inversion_attacks(knowledge, size):

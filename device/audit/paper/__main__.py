@@ -86,7 +86,7 @@ def plan(
             model=_short(getattr(options, DATASETS[name].model)),
             setting=setting,
             scale=scale.name,
-            amount=scale.of(DATASETS[name].task),
+            amount=scale.of(DATASETS[name]),
             seed=seed,
         )
         for seed in seeds

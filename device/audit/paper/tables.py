@@ -82,7 +82,7 @@ def write_results(
     names = {data: next(cell.model for cell, _ in done if cell.data is data) for data in tables}
     document = {
         "scale": scale,
-        "sizes": {cell.data.task: cell.amount.to_dict() for cell, _ in done},
+        "sizes": {cell.data.name: cell.amount.to_dict() for cell, _ in done},
         "data": {
             data.name: {"model": names[data], "attribute": data.attribute, "rows": [row.to_dict() for row in rows]}
             for data, rows in tables.items()
@@ -168,15 +168,20 @@ def _head(scale: str, cells: Sequence[Cell]) -> list[str]:
         *_HOW.splitlines(),
         "",
     ]
-    for amount in {cell.data.task: cell.amount for cell in cells}.items():
-        task, sizes = amount
+    for sizes in dict.fromkeys(cell.amount for cell in cells):
+        names = ", ".join(data.name for data in _sets(cell for cell in cells if cell.amount == sizes))
         suite = sizes.suite
         lines.append(
-            f"{task}: at most {sizes.train} training and {sizes.test} test records, {sizes.training.epochs} epochs; "
-            f"attacks built on at most {suite.public} public records in {suite.sequence.epochs} epochs, run on "
-            f"{suite.attacked} test records (EIA-3: {suite.optimise_records})."
+            f"* {names}: at most {sizes.train} training and {sizes.test} test records, "
+            f"{_epochs(sizes.training.epochs)}; attacks built on at most {suite.public} public records in "
+            f"{_epochs(suite.sequence.epochs)}, run on {suite.attacked} test records (inversion: {suite.inverted}, "
+            f"EIA-3: {suite.optimise_records})."
         )
     return lines
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count > 1 else ''}"
 
 
 def _section(data: DataSet, rows: Sequence[Row], folder: str) -> list[str]:

@@ -100,9 +100,7 @@ def test_a_job_would_take_every_setting(task):
 
 def cell(mechanism="none", seed=0):
     setting = next(s for s in settings(sweep=False) if s.mechanism == mechanism)
-    return Cell(
-        data=DATASETS["sst2"], model="tiny", setting=setting, scale="small", amount=SMALL.classification, seed=seed
-    )
+    return Cell(data=DATASETS["sst2"], model="tiny", setting=setting, scale="small", amount=SMALL.short, seed=seed)
 
 
 def figure(value, floor=0.1):
