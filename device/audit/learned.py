@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from device.audit.base import GUESSES, Attack, Lab, Say
+from device.audit.codebook import CHUNK
 from device.audit.density import TokenModel, centred
 from device.audit.encoders import NewEncoder, encode, trainable
 from device.audit.metrics import spread
@@ -25,7 +26,6 @@ from device.audit.public import batches_of_length
 from device.audit.victim import Knowledge, Observed, Seen
 from shared.modeling.randomness import seeded
 
-_CHUNK = 1024
 _LONGEST = 512
 
 
@@ -150,7 +150,7 @@ class SequenceNet(Inverter):
     def _posterior_mean(self, y_RD: Tensor) -> Tensor:
         """Of the whitened means given each row, by the codebook's law."""
         white_CD, bias_C = self.white_VD[self.usual_C], self.bias_V[self.usual_C]
-        parts = [torch.addmm(bias_C, part, white_CD.T).softmax(1) @ white_CD for part in torch.split(y_RD, _CHUNK)]
+        parts = [torch.addmm(bias_C, part, white_CD.T).softmax(1) @ white_CD for part in torch.split(y_RD, CHUNK)]
         return torch.cat(parts)
 
 
@@ -221,7 +221,7 @@ class LearnedInversion(Attack):
         numbers, values = [], []
         ordered, _, order_N = seen.by_length()
         for part in ordered.batches(64):
-            for features_ND in torch.split(self._network.features(part), _CHUNK):
+            for features_ND in torch.split(self._network.features(part), CHUNK):
                 best = self._network.logits(features_ND).topk(deep)
                 numbers.append(best.indices)
                 values.append(best.values)

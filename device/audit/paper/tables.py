@@ -12,7 +12,7 @@ import numpy as np
 
 from device.audit.paper.cells import Cell
 from device.audit.paper.datasets import DataSet
-from device.audit.picture import Point, frontier
+from device.audit.picture import Level, Point, frontier
 from shared.errors import StorageFull
 
 Figure = dict[str, Any]  # value, low, high, floor; None for an interval that is not known
@@ -273,6 +273,7 @@ def _picture_name(data: DataSet, figure: str) -> str:
 def _picture(data: DataSet, model: str, rows: Sequence[Row], figure: str, what: str) -> str:
     generation = data.task == "causal-lm"
     points = []
+    majority = rows[0].utility.get("majority")
     for row in rows:
         worst, told = row.worst(INVERSIONS, figure), row.utility
         if worst is None:
@@ -287,6 +288,7 @@ def _picture(data: DataSet, model: str, rows: Sequence[Row], figure: str, what: 
         title=f"{data.name}, {model}: what the worst inversion recovers",
         x_label=f"{what} recovered (top-1)",
         y_label="next tokens told right" if generation else "accuracy",
+        level=None if majority is None else Level(name="the commonest class", y=majority),
         join=False,
     )
 
