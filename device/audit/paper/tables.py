@@ -25,11 +25,15 @@ _HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over 
 * **EIA** (inversion): ordinary tokens recovered, top-1, by the best variant of each attack: oblivious / adaptive.
   **Worst**: the best attack of a row, bold in it; who knows the mechanism may also ignore it, so it is over both
   attackers. Content: not among the 100 most frequent tokens of the public text.
-* **AIA** (attribute): points above the majority class of the attacked records: oblivious / adaptive.
+* **AIA** (attribute): points above the majority class of the attacked records: oblivious / adaptive. **Worst**: the
+  accuracy of the best attack. The best of six on few records looks better than it is: an interval that reaches the
+  majority's share shows nothing.
 * **Drop**: points of accuracy below `none` (for language models: perplexity over that of `none`, as a factor).
 * Utility: all weights above the cut trained on releases, each record released once; `none` sends clean vectors.
 * Settings are the defaults or named below; none was chosen on a test split. Accuracy of few records moves by points
   from run to run: see the intervals.
+* **Claim**: what the mechanism's own statement guarantees; epsilon a position, and epsilon spent once on counts of the
+  owner's records.
 """
 
 
@@ -189,22 +193,31 @@ def _section(data: DataSet, rows: Sequence[Row], folder: str) -> list[str]:
     generation = data.task == "causal-lm"
     utility = ["perplexity", "token accuracy", "factor"] if generation else ["accuracy", "macro-F1", "drop"]
     columns = ["mechanism", "cut", *utility, *INVERSIONS, "worst, all", "worst, content"]
-    columns += [*([GRADIENTS] if generation else []), *ATTRIBUTES, "claim", "seeds"]
-    lines = [data.note, "", f"Attribute: {data.attribute}. {_floors(rows)}", ""]
-    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    told = []
     for row in rows:
         cells = [row.name, str(row.cut), *_utility(row, clean), *(_inversion(row, attack) for attack in INVERSIONS)]
         cells += [_with_interval(row.worst(INVERSIONS, figure)) for figure in ("top1", "content_top1")]
-        if generation:
-            cells.append(_percent(row.figures.get((GRADIENTS, "oblivious", "top1"))))
-        cells += [_above(row, attack) for attack in ATTRIBUTES]
-        lines.append("| " + " | ".join([*cells, row.claim, str(row.seeds)]) + " |")
+        told.append(cells + ([_percent(row.figures.get((GRADIENTS, "oblivious", "top1")))] if generation else []))
+    lines = [data.note, "", _floors(rows), ""]
+    lines += _table([*columns, GRADIENTS] if generation else columns, told)
     if generation:
         lines += ["", f"{GRADIENTS}: what the gradients that training sends back tell of the predicted tokens."]
-    told = [f"`{row.name}`: `{json.dumps(row.params)}`" for row in rows if row.params]
-    lines += ["", "Settings: " + ("; ".join(told) or "defaults") + "; all else at the registry's defaults.", ""]
+    lines += ["", f"The attribute is {data.attribute}.", ""]
+    lines += _table(
+        ["mechanism", *ATTRIBUTES, "worst", "claim", "seeds"],
+        [
+            [row.name, *(_above(row, attack) for attack in ATTRIBUTES), _attribute(row), row.claim, str(row.seeds)]
+            for row in rows
+        ],
+    )
+    named = [f"`{row.name}`: `{json.dumps(row.params)}`" for row in rows if row.params]
+    lines += ["", "Settings: " + ("; ".join(named) or "defaults") + "; all else at the registry's defaults.", ""]
     lines += [f"![{data.name}, {what}]({folder}/{_picture_name(data, figure)})" for figure, what in _PICTURES.items()]
     return lines
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def _floors(rows: Sequence[Row]) -> str:
@@ -255,6 +268,11 @@ def _above(row: Row, attack: str) -> str:
     return " / ".join(told)
 
 
+def _attribute(row: Row) -> str:
+    """Accuracy of the best attack with its interval: few records make it wide."""
+    return _with_interval(row.worst(ATTRIBUTES, "accuracy"))
+
+
 def _percent(figure: Figure | None) -> str:
     return "-" if figure is None else f"{100 * figure['value']:.1f}"
 
@@ -297,7 +315,7 @@ def _unfinished(missing: Sequence[Cell]) -> list[str]:
     if not missing:
         return ["All cells of this scale have been run."]
     lines = ["## Not run", "", "Planned at this scale and not run; the same command goes on with them:", ""]
-    for data in _sets(missing):
-        mine = [cell for cell in missing if cell.data is data]
-        lines.append(f"* {data.name}: " + ", ".join(f"{cell.setting.name} (seed {cell.seed})" for cell in mine))
+    for data, seed in dict.fromkeys((cell.data.name, cell.seed) for cell in missing):
+        mine = [cell.setting.name for cell in missing if (cell.data.name, cell.seed) == (data, seed)]
+        lines.append(f"* {data}, seed {seed}: {', '.join(mine)}")
     return lines

@@ -151,14 +151,15 @@ def test_the_page_shows_drop_worst_majority_and_what_was_not_run(tmp_path):
     done = [(clean, result(clean, 0.8, INVERSION, ATTRIBUTE)), (noisy, result(noisy, 0.75, INVERSION, ATTRIBUTE))]
     page = write_results(tmp_path / "paper-small", "small", done, [cell("custext")])
     text = page.read_text()
-    row = next(line for line in text.splitlines() if line.startswith("| dchi"))
+    row, attribute = (line for line in text.splitlines() if line.startswith("| dchi"))
     assert "| 5.0 |" in row  # points below `none`
     assert "| 20.0 / 30.0 | - / **50.0** | - / - |" in row
     assert "| 50.0 [49.0, 51.0] | 25.0 [" in row
-    assert "| -5.0 / +15.0 |" in row
-    assert "pure, 12.3 a position, 8 once" in row
+    assert "| -5.0 / +15.0 |" in attribute
+    assert "| 65.0 [64.0, 66.0] |" in attribute
+    assert "pure, 12.3 a position, 8 once" in attribute
     assert "the attribute (majority) 50.0" in text
-    assert "* sst2: custext (seed 0)" in text
+    assert "* sst2, seed 0: custext\n" in text
     document = json.loads((tmp_path / "paper-small.json").read_text())
     assert [row["mechanism"] for row in document["data"]["sst2"]["rows"]] == ["none", "dchi"]
     assert document["not_run"] == ["sst2-tiny-custext-small-0"]
@@ -296,7 +297,7 @@ def test_an_interrupt_keeps_what_is_done(paper, tmp_path, capsys, monkeypatch):
     assert paper("--datasets", "sst2", "--mechanisms", "none", "dchi", "custext") == 130
     assert "Finished cells are kept" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["sst2-encoder-none-smoke-0.json"]
-    assert "dchi (seed 0)" in (tmp_path / "out.md").read_text()
+    assert "* sst2, seed 0: dchi, " in (tmp_path / "out.md").read_text()
 
 
 @pytest.mark.parametrize(
