@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,22 +29,38 @@ def silent(what: str, share: float) -> None:
     """A progress callback that says nothing."""
 
 
+@dataclass
+class Clean:
+    """What was built on clean vectors: nothing of a mechanism is in it, so all mechanisms on one bottom may share it.
+
+    attacks: oblivious ones by name, variant, settings and seed; token_models: one, once it has been asked for. Share
+    it only where public text, bottom and encoder are the same.
+    """
+
+    attacks: dict[tuple[str, str, Any, int], Attack] = field(default_factory=dict)
+    token_models: dict[Knowledge, TokenModel] = field(default_factory=dict)
+
+
 class Lab:
     """What the attacker works with: its text, the victim's public side, and what several attacks share of both.
 
     encoder: the pre-trained blocks above the cut with their final norm, (h_BTD, mask_BT) -> (B, T, D), or None where
-    the attacker is not given them; never trained in place.
+    the attacker is not given them; never trained in place. clean: of an earlier lab that differs in the mechanism only.
     """
 
-    def __init__(self, public: PublicText, victim: Victim, encoder: nn.Module | None = None) -> None:
+    def __init__(
+        self, public: PublicText, victim: Victim, encoder: nn.Module | None = None, clean: Clean | None = None
+    ) -> None:
         self.public, self.victim, self.encoder = public, victim, encoder
-        self._token_models: dict[Knowledge, TokenModel] = {}
+        self.clean = Clean() if clean is None else clean
+        self._simulated: dict[Knowledge, TokenModel] = {}
 
     def token_model(self, knowledge: Knowledge, say: Say = silent) -> TokenModel:
         """The Gaussian model of a release given a token, fitted once for each kind of attacker."""
-        if knowledge not in self._token_models:
-            self._token_models[knowledge] = fit_token_model(self.public, self.victim, knowledge, say)
-        return self._token_models[knowledge]
+        known = self.clean.token_models if knowledge == "oblivious" else self._simulated
+        if knowledge not in known:
+            known[knowledge] = fit_token_model(self.public, self.victim, knowledge, say)
+        return known[knowledge]
 
     @cached_property
     def bigrams(self) -> Bigrams:

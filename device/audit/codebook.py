@@ -17,7 +17,7 @@ from torch import Tensor
 
 from device.audit.base import GUESSES, Attack, Lab, Say
 from device.audit.chain import smooth
-from device.audit.density import TokenModel
+from device.audit.density import Gaussians, TokenModel
 from device.audit.metrics import spread
 from device.audit.public import PublicText
 from device.audit.victim import Knowledge, Seen
@@ -25,7 +25,8 @@ from device.audit.victim import Knowledge, Seen
 Metric = Literal["euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content"]
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content")
 
-_CHUNK = 1024  # rows of scores at a time: 30,000 candidates make 120 MB
+# Rows of scores at a time: 50,000 candidates make 32 MB, as much as is got without asking the system for fresh pages.
+CHUNK = 160
 _PURSUITS = 2  # rounds in which each token of a pooled row is guessed anew given the others
 _CHANNEL_DRAWS = 3
 _CHANNEL_TRUST = 2.0  # prior guesses that a code's own counts are weighed against
@@ -70,9 +71,7 @@ class Codebook(Attack):
             code_NK = self._guess(seen, self._score_bayes, GUESSES)
             decoded_NK = self._channel_VK[code_NK[:, 0]]
             return self._named(torch.where(decoded_NK >= 0, decoded_NK, code_NK))
-        score = {"euclidean": self._score_euclidean, "cosine": self._score_cosine, "mahalanobis": self._score_density}
-        chosen_NK = self._guess(seen, score.get(metric, self._score_bayes), GUESSES)
-        return self._named(chosen_NK)
+        return self._named(self._guess(seen, self._score(), GUESSES))
 
     def _named(self, numbers_NK: Tensor) -> Tensor:
         return torch.where(numbers_NK >= 0, self._ids_V[numbers_NK.clamp(min=0)], -1)
@@ -82,7 +81,7 @@ class Codebook(Attack):
         y_RD = self._model.centred(seen)
         rows, inverse_N = torch.unique(seen.row_N, return_inverse=True)
         deep = min(count * seen.slots, len(self._ids_V))
-        top_RK = torch.cat([score(part).topk(deep).indices for part in torch.split(y_RD[rows], _CHUNK)])
+        top_RK = torch.cat([score(part).topk(deep).indices for part in torch.split(y_RD[rows], CHUNK)])
         guess_NK = spread(top_RK[inverse_N], seen) if seen.slots > 1 else top_RK[inverse_N]
         if seen.slots > 1 and self.knowledge == "adaptive":
             for _ in range(_PURSUITS):
@@ -94,7 +93,7 @@ class Codebook(Attack):
         model, guess_NK = self._model, guess_NK.clone()
         total_RD = torch.zeros_like(y_RD).index_add_(0, seen.row_N, model.means_VD[guess_NK[:, 0]])
         for slot in range(seen.slots):
-            for units in torch.split((seen.slot_N == slot).nonzero().flatten(), _CHUNK):
+            for units in torch.split((seen.slot_N == slot).nonzero().flatten(), CHUNK):
                 rows = seen.row_N[units]
                 mine_ND = model.means_VD[guess_NK[units, 0]]
                 scores_NV = model.log_density_given_others(y_RD[rows], total_RD[rows] - mine_ND) + self._log_prior_V
@@ -102,23 +101,22 @@ class Codebook(Attack):
                 total_RD.index_add_(0, rows, model.means_VD[guess_NK[units, 0]] - mine_ND)
         return guess_NK
 
-    def _score_density(self, y_ND: Tensor) -> Tensor:
-        return self._model.log_density(y_ND)
+    def _score(self) -> Callable[[Tensor], Tensor]:
+        """From centred rows to a score of each candidate, (N, D) -> (N, V); what all rows need is worked out here."""
+        model, metric = self._model, self.settings.metric
+        if metric == "mahalanobis":
+            return model.log_density
+        if metric == "euclidean":
+            plain = Gaussians(model.means_VD, torch.eye(model.means_VD.shape[1]))
+            return lambda y_ND: plain.scores(y_ND - model.base_D)
+        if metric == "cosine":
+            centre_D = model.means_VD.mean(0)
+            unit_DV = torch.nn.functional.normalize(model.means_VD - centre_D, dim=1).T
+            return lambda y_ND: (y_ND - model.base_D - centre_D) @ unit_DV
+        return self._score_bayes
 
     def _score_bayes(self, y_ND: Tensor) -> Tensor:
         return self._model.log_density(y_ND) + self._log_prior_V
-
-    def _score_euclidean(self, y_ND: Tensor) -> Tensor:
-        means_VD = self._model.means_VD
-        shifted_ND = y_ND - self._model.base_D
-        return torch.addmm(-0.5 * means_VD.square().sum(1), shifted_ND, means_VD.T)
-
-    def _score_cosine(self, y_ND: Tensor) -> Tensor:
-        means_VD = self._model.means_VD
-        centre_D = means_VD.mean(0)
-        unit_VD = torch.nn.functional.normalize(means_VD - centre_D, dim=1)
-        scores_NV: Tensor = (y_ND - self._model.base_D - centre_D) @ unit_VD.T
-        return scores_NV
 
     def _decode_channel(self, lab: Lab, say: Say) -> Tensor:
         """For each code the ids that gave it most often in fresh simulations, (V, GUESSES) candidate numbers or -1.
@@ -152,7 +150,7 @@ class Codebook(Attack):
         candidates_NK = self._guess(seen, self._score_bayes, beam)
         y_RD, model = self._model.centred(seen), self._model
         scores_NK = torch.empty(candidates_NK.shape)
-        for units in torch.split(torch.arange(len(candidates_NK)), _CHUNK):
+        for units in torch.split(torch.arange(len(candidates_NK)), CHUNK):
             rows, means_NKD = seen.row_N[units], model.means_VD[candidates_NK[units]]
             scores_NK[units] = _gaussian(y_RD[rows] - model.base_D, means_NKD, model.whiten_DD)
         ids_NK = self._named(candidates_NK.clamp(min=0))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,11 +70,19 @@ class TokenModel:
 
     def log_density(self, y_ND: Tensor) -> Tensor:
         """Of centred rows given each candidate, up to a constant a row; (N, V)."""
-        return gaussian_scores(y_ND - self.base_D, self.means_VD, self.whiten_DD)
+        return self._law.scores(y_ND - self.base_D)
 
     def log_density_given_others(self, y_ND: Tensor, others_ND: Tensor) -> Tensor:
         """The same where the contributions of the row's other tokens are known (or guessed)."""
-        return gaussian_scores(y_ND - self.base_all_D - others_ND, self.means_VD, self.whiten_all_DD)
+        return self._law_given_others.scores(y_ND - self.base_all_D - others_ND)
+
+    @cached_property
+    def _law(self) -> Gaussians:
+        return Gaussians(self.means_VD, self.whiten_DD)
+
+    @cached_property
+    def _law_given_others(self) -> Gaussians:
+        return Gaussians(self.means_VD, self.whiten_all_DD)
 
 
 def centred(seen: Seen, offset_TD: Tensor, fill_SD: Tensor) -> Tensor:
@@ -82,11 +91,17 @@ def centred(seen: Seen, offset_TD: Tensor, fill_SD: Tensor) -> Tensor:
     return seen.y_RD - offset_TD[place_R] - fill_SD[fill_R]
 
 
-def gaussian_scores(x_ND: Tensor, means_VD: Tensor, whiten_DD: Tensor) -> Tensor:
-    """-|| (x - mean) W ||^2 / 2 for each mean, without the term that all means share; (N, V)."""
-    white_VD = means_VD @ whiten_DD
-    scores_NV: Tensor = torch.addmm(-0.5 * white_VD.square().sum(1), x_ND @ whiten_DD, white_VD.T)
-    return scores_NV
+class Gaussians:
+    """One covariance, V means, whitened once: rows come in many small parts."""
+
+    def __init__(self, means_VD: Tensor, whiten_DD: Tensor) -> None:
+        self._whiten_DD = whiten_DD
+        self._white_VD = means_VD @ whiten_DD
+        self._bias_V = -0.5 * self._white_VD.square().sum(1)
+
+    def scores(self, x_ND: Tensor) -> Tensor:
+        """-|| (x - mean) W ||^2 / 2 for each mean, without the term that all means share; (N, V)."""
+        return torch.addmm(self._bias_V, x_ND @ self._whiten_DD, self._white_VD.T)
 
 
 def fit_token_model(public: PublicText, victim: Victim, knowledge: Knowledge, say: Say) -> TokenModel:

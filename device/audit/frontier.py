@@ -76,7 +76,7 @@ def _measured(case: Case, size: Size, spec: MechanismSpec) -> dict[str, Any]:
     knowledge: tuple[Knowledge, ...] = ("oblivious", "adaptive")
     found = [_recovered(_codebook(lab, known), lab, observed) for known in knowledge]
     states = Lab(case.labelled, victim, case.top)
-    used = use_for_training(states, size, "adaptive", observed.seen, case.attacked.labels)
+    used = use_for_training(states, size, observed.seen, case.attacked.labels)
     return _point("other strengths", _named(spec), max(found, key=lambda figure: figure.value), used)
 
 

@@ -10,8 +10,6 @@ B records, T rows a record, R rows, N tokens to be told, S slots a row, V candid
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from device.audit.base import GUESSES, Attack, Lab, Say
+from device.audit.codebook import CHUNK
 from device.audit.density import TokenModel, centred
+from device.audit.encoders import NewEncoder, encode, trainable
 from device.audit.metrics import spread
 from device.audit.public import batches_of_length
 from device.audit.victim import Knowledge, Observed, Seen
 from shared.modeling.randomness import seeded
 
-_CHUNK = 1024
 _LONGEST = 512
 
 
@@ -130,8 +129,7 @@ class SequenceNet(Inverter):
             self.place_TD[: len(place_TD)] = place_TD[:_LONGEST]
             if encoder is None:
                 self.place_TD.normal_(std=float(model.means_VD.std()))
-        self.encoder: nn.Module = NewEncoder(self.width) if encoder is None else copy.deepcopy(encoder)
-        self.encoder.requires_grad_(True)
+        self.encoder = trainable(encoder, self.width)
         self.out = nn.Sequential(nn.LayerNorm(self.width), _zero(nn.Linear(self.width, slots * self.width)))
 
     def correction(self, seen: Seen, y_RD: Tensor) -> Tensor:
@@ -139,10 +137,7 @@ class SequenceNet(Inverter):
         place_R = seen.place_R.clamp(max=_LONGEST - 1)
         mean_RD = self._posterior_mean(y_RD)
         x_RD = self.denoise(mean_RD) + self.raw(y_RD) + self.place_TD[place_R]
-        shape = (len(seen), int(seen.lengths_B.max()), self.width)
-        x_BTD = torch.zeros(shape).index_put((seen.record_R, seen.place_R), x_RD)
-        mask_BT = (torch.arange(shape[1]) < seen.lengths_B.unsqueeze(1)).long()
-        states_RD = self.encoder(x_BTD, mask_BT, seen.record_R * shape[1] + seen.place_R)
+        states_RD = encode(self.encoder, seen, x_RD)
         # Rows of a record stand together, so the neighbours are one row away except at its ends.
         inside = seen.record_R[1:] == seen.record_R[:-1]
         before_RD = torch.cat([mean_RD[:1] * 0, mean_RD[:-1] * inside.unsqueeze(1)])
@@ -155,23 +150,8 @@ class SequenceNet(Inverter):
     def _posterior_mean(self, y_RD: Tensor) -> Tensor:
         """Of the whitened means given each row, by the codebook's law."""
         white_CD, bias_C = self.white_VD[self.usual_C], self.bias_V[self.usual_C]
-        parts = [torch.addmm(bias_C, part, white_CD.T).softmax(1) @ white_CD for part in torch.split(y_RD, _CHUNK)]
+        parts = [torch.addmm(bias_C, part, white_CD.T).softmax(1) @ white_CD for part in torch.split(y_RD, CHUNK)]
         return torch.cat(parts)
-
-
-class NewEncoder(nn.Module):
-    """Two transformer layers from scratch, for models whose own blocks see only what comes before."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        heads = math.gcd(width, 8)
-        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-
-    def forward(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
-        """States at the flat positions b * T + t, as `shared.modeling.partition.Top` gives them."""
-        out_BTD: Tensor = self.layers(h_BTD, src_key_padding_mask=~mask_BT.bool())
-        return out_BTD.flatten(0, 1).index_select(0, readout_N)
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
@@ -200,7 +180,7 @@ class LearnedInversion(Attack):
         with seeded("audit", self.name, seed):
             self._network = self._net(lab, slots)
         groups = _groups(self._network, settings)
-        optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
         steps = settings.epochs * -(-len(public.records) // settings.batch)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
         rng = np.random.default_rng(seed)
@@ -241,7 +221,7 @@ class LearnedInversion(Attack):
         numbers, values = [], []
         ordered, _, order_N = seen.by_length()
         for part in ordered.batches(64):
-            for features_ND in torch.split(self._network.features(part), _CHUNK):
+            for features_ND in torch.split(self._network.features(part), CHUNK):
                 best = self._network.logits(features_ND).topk(deep)
                 numbers.append(best.indices)
                 values.append(best.values)

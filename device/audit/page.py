@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from html import escape
+from operator import eq
 from typing import Any
 
 from device.audit.picture import Point, frontier
 from device.audit.report import Audit
 
 _NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
+_BEGINS = ("\u0120", "\u2581")  # marks of a word's beginning: byte-level BPE, SentencePiece
+_CODE = re.compile("`([^`]+)`")
 _COLOURS = {"most": "bad", "some": "warn", "little": "good"}
 _CSS = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1c2430;--soft:#5c6878;--line:#e1e5ea;--bad:#c62f3b;
@@ -17,9 +21,10 @@ _CSS = """
 @media (prefers-color-scheme:dark){:root{--bg:#11151b;--card:#1a2029;--ink:#e6eaf0;--soft:#9aa7b8;--line:#2c3542;
 --bad:#ff7a83;--warn:#f2b04b;--good:#58d294;--bar:#7c9aff;--bar2:#3f4f86;--hit:#5a1f27;--hitink:#ffc9cd}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,
-"Segoe UI",Roboto,sans-serif}main{max-width:60rem;margin:0 auto;padding:2rem 1.25rem 4rem}h1{font-size:1.05rem;
+"Segoe UI",Roboto,sans-serif}main{max-width:68rem;margin:0 auto;padding:2rem 1.25rem 4rem}h1{font-size:1.05rem;
 margin:0 0 1rem;color:var(--soft);font-weight:600;letter-spacing:.02em}h2{font-size:1.2rem;margin:0 0 .25rem}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1.25rem 1.4rem;margin:0 0 1rem}
+code{background:var(--bg);border-radius:4px;padding:.1em .3em;font-size:.92em}
 .verdict{border-left:6px solid var(--tone)}.verdict h2{font-size:1.7rem;line-height:1.25;color:var(--tone);
 margin-bottom:.5rem}.bad{--tone:var(--bad)}.warn{--tone:var(--warn)}.good{--tone:var(--good)}p{margin:.4rem 0}
 .soft{color:var(--soft);font-size:.92rem}.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));
@@ -33,13 +38,22 @@ color:var(--soft);font-size:.8em}
 tr.top td{font-weight:650}.pair{border-top:1px solid
 var(--line);padding:.6rem 0}.pair:first-of-type{border:0}.pair p{margin:.15rem 0;overflow-wrap:anywhere}.who{display:
 inline-block;width:5.5rem;color:var(--soft);font-size:.85rem}mark{background:var(--hit);color:var(--hitink);border-radius:
-4px;padding:0 .15em}ul{margin:.4rem 0;padding-left:1.2rem}li{margin:.25rem 0}svg{width:100%;height:auto;display:block;
-margin-top:.6rem}svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}dl{display:grid;
+3px;padding:.05em 0}ul{margin:.4rem 0;padding-left:1.2rem}li{margin:.25rem 0}svg{width:100%;height:auto;display:block;
+margin-top:.6rem}
+.chart{display:grid;grid-template-columns:max-content 1fr 3.6rem;gap:.35rem .7rem;align-items:center;margin:.9rem 0;
+font-size:.88rem;font-variant-numeric:tabular-nums}.name{text-align:right}.value{color:var(--soft)}
+.track{position:relative;height:1.1rem;background:repeating-linear-gradient(90deg,var(--line) 0 1px,#0000 1px 25%)}
+.track span{position:absolute;left:0;top:0;height:100%}.bar{background:var(--bar);border-radius:3px}
+.pale{background:var(--bar2)}.track .interval{top:calc(50% - 1px);height:2px;background:var(--ink)}
+.track .floor{top:-2px;width:2px;height:calc(100% + 4px);background:var(--bad)}
+.scale{grid-column:2;display:flex;justify-content:space-between;color:var(--soft)}
+svg text{fill:var(--ink);font:13px system-ui,sans-serif}svg .soft{fill:var(--soft)}dl{display:grid;
 grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:.5rem 0 0;font-size:.92rem}dt{color:var(--soft)}
 dd{margin:0;overflow-wrap:anywhere}.finding{display:grid;grid-template-columns:5.5rem 1fr;gap:0 1rem;padding:.6rem 0;
 border-top:1px solid var(--line);font-variant-numeric:tabular-nums}.finding:first-of-type{border:0}.scroll svg{
-min-width:36rem}@media (max-width:40rem){main{padding:1rem .6rem 2rem}section{padding:1rem}th,td{padding:.4rem .3rem}
-td:first-child{white-space:normal;min-width:8rem}}
+min-width:36rem}@media (max-width:40rem){.chart{grid-template-columns:1fr 3.6rem}.name{grid-column:1/-1;
+text-align:left;margin-bottom:-.3rem}.scale{grid-column:1}main{padding:1rem .6rem 2rem}section{padding:1rem}th,td{
+padding:.4rem .3rem}td:first-child{white-space:normal;min-width:8rem}}
 """
 
 
@@ -52,10 +66,10 @@ def render(audit: Audit) -> str:
     parts = [
         _verdict(facts, inversion),
         section("What was really sent", _sent_note(sent), _sent(sent)) if sent else "",
-        section("Words read back", _CHART_NOTE, _scroll(_chart(inversion)), _inversion_table(inversion)),
+        section("Words read back", _CHART_NOTE, _chart(inversion), _inversion_table(inversion)),
         section("What the attacker makes of your sentences", _EXAMPLE_NOTE, _examples(audit.examples)),
         section("A private attribute", _ATTRIBUTE_NOTE, _attribute_table(attribute)) if attribute else "",
-        section("What training itself gives away", "", _channels(facts["side_channels"])),
+        section("What training itself gives away", _SMALL, _channels(facts["side_channels"])),
         section("Use for training", _UTILITY_NOTE, _utility(facts["utility"])) if facts["utility"] else "",
         section("Between reading and use", _FRONTIER_NOTE, _frontier(facts["frontier"])) if facts["frontier"] else "",
         section("Privacy statement", "", _statement(facts["statement"])),
@@ -75,6 +89,7 @@ def document(name: str, headline: str, parts: Sequence[str]) -> str:
     )
 
 
+_SMALL = "Per cent; small: the 95% interval where there is one and, after the bar, the floor."
 _FRONTIER_NOTE = (
     "Up and to the left is better: little read, much kept. Across: content words that the worst attack names. Up: the "
     "accuracy estimate of the section above. The bars are 95% intervals. Other strengths, where they were asked for "
@@ -83,7 +98,8 @@ _FRONTIER_NOTE = (
 _CHART_NOTE = (
     "Share of words that the first guess names, with the 95% interval. Adaptive attackers know the mechanism and "
     "simulate it; oblivious ones do not. The tick is what guessing the commonest word everywhere would score. "
-    "Content words are those outside the 100 commonest of the public text."
+    "Content words are those outside the 100 commonest of the public text; the attack called `content` is after these "
+    "alone and never names another word."
 )
 _EXAMPLE_NOTE = (
     "Records of yours and the best guess of an attacker who knows the mechanism; words that it got right are marked. "
@@ -101,8 +117,13 @@ _UTILITY_NOTE = (
 
 def section(title: str, note: str, *inner: str) -> str:
     """A card with a title; `inner` is HTML."""
-    about = f'<p class="soft">{escape(note)}</p>' if note else ""
+    about = f'<p class="soft">{_prose(note)}</p>' if note else ""
     return f"<section><h2>{escape(title)}</h2>{about}{''.join(inner)}</section>"
+
+
+def _prose(text: str) -> str:
+    """Escaped, with what stands in backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def _scroll(inner: str) -> str:
@@ -136,28 +157,21 @@ def _tile(share: float, about: str) -> str:
 
 
 def _chart(rows: Sequence[dict[str, Any]]) -> str:
-    """Horizontal bars, one an attack."""
-    left, width, step = 250, 480, 26
-    height = step * len(rows) + 34
-    out = [f'<svg viewBox="0 0 800 {height}" role="img" aria-label="Share of words recovered by each attack">']
-    for tick in range(0, 101, 25):
-        x = left + width * tick / 100
+    """Horizontal bars, one an attack; in a narrow window each name stands above its bar."""
+    out = []
+    for row in rows:
+        figure = row["figures"]["top1"]
+        value, low, high, floor = (100 * figure[key] for key in ("value", "low", "high", "floor"))
+        kind = "bar" if row["knowledge"] == "adaptive" else "bar pale"
         out.append(
-            f'<line x1="{x}" y1="0" x2="{x}" y2="{height - 26}" stroke="var(--line)"/>'
-            f'<text class="soft" x="{x}" y="{height - 8}" text-anchor="middle">{tick}%</text>'
+            f'<span class="name">{escape(_label(row))}</span><span class="track">'
+            f'<span class="{kind}" style="width:{value:.1f}%"></span>'
+            f'<span class="interval" style="left:{low:.1f}%;width:{high - low:.1f}%"></span>'
+            f'<span class="floor" style="left:{floor:.1f}%"></span></span>'
+            f'<span class="value">{value:.1f}%</span>'
         )
-    for number, row in enumerate(rows):
-        figure, y = row["figures"]["top1"], number * step + 5
-        colour = "var(--bar)" if row["knowledge"] == "adaptive" else "var(--bar2)"
-        value, low, high, floor = (left + width * figure[key] for key in ("value", "low", "high", "floor"))
-        out.append(
-            f'<text x="{left - 10}" y="{y + 13}" text-anchor="end">{escape(_label(row))}</text>'
-            f'<rect x="{left}" y="{y}" width="{max(value - left, 1):.1f}" height="17" rx="3" fill="{colour}"/>'
-            f'<line x1="{low:.1f}" y1="{y + 8.5}" x2="{high:.1f}" y2="{y + 8.5}" stroke="var(--ink)" stroke-width="2"/>'
-            f'<line x1="{floor:.1f}" y1="{y - 2}" x2="{floor:.1f}" y2="{y + 19}" stroke="var(--bad)" stroke-width="2"/>'
-            f'<text class="soft" x="{max(value, high) + 8:.1f}" y="{y + 13}">{100 * figure["value"]:.1f}%</text>'
-        )
-    return "".join([*out, "</svg>"])
+    scale = "".join(f"<span>{tick}%</span>" for tick in (0, 25, 50, 75, 100))
+    return f'<div class="chart">{"".join(out)}<span class="scale">{scale}</span></div>'
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -191,7 +205,7 @@ def _table(rows: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]], m
         body.append(f"{opening}<td>{escape(_label(row))}</td>{cells}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr><th>attack</th>{head}</tr></thead><tbody>{"".join(body)}</tbody>'
-        '</table></div><p class="soft">Per cent; small: 95% interval and, after the bar, the floor.</p>'
+        f'</table></div><p class="soft">{_SMALL}</p>'
     )
 
 
@@ -204,7 +218,7 @@ def _cell(figure: dict[str, float]) -> str:
 def _channels(findings: Sequence[dict[str, Any]]) -> str:
     return "".join(
         f'<div class="finding"><p class="cell">{_cell(one["figure"])}</p><div><p>{escape(one["name"])}</p>'
-        f'<p class="soft">{escape(one["text"])}</p></div></div>'
+        f'<p class="soft">{_prose(one["text"])}</p></div></div>'
         for one in findings
     )
 
@@ -212,14 +226,31 @@ def _channels(findings: Sequence[dict[str, Any]]) -> str:
 def _examples(examples: Sequence[tuple[list[str], list[str]]]) -> str:
     out = []
     for truth, guess in examples:
-        marked = " ".join(
-            f"<mark>{escape(g)}</mark>" if g == t else escape(g) for t, g in zip(truth, guess, strict=True)
+        yours = "".join(gap + escape(text) for gap, text in _spaced(truth))
+        marked = "".join(
+            gap + (f"<mark>{escape(text)}</mark>" if right else escape(text))
+            for (gap, text), right in zip(_spaced(guess), map(eq, truth, guess), strict=True)
         )
         out.append(
-            f'<div class="pair"><p><span class="who">yours</span>{escape(" ".join(truth))}</p>'
+            f'<div class="pair"><p><span class="who">yours</span>{yours}</p>'
             f'<p><span class="who">attacker</span>{marked}</p></div>'
         )
     return "".join(out)
+
+
+def _spaced(tokens: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each token as people write it, and the blank before it: pieces of a word stand together.
+
+    WordPiece marks what goes on (##), byte-level BPE and SentencePiece what begins a word.
+    """
+    begins = any(token.startswith(_BEGINS) for token in tokens)
+    for token in tokens:
+        if token.startswith("##") and len(token) > 2:
+            yield "", token[2:]
+        elif begins:
+            yield (" ", token[1:]) if token.startswith(_BEGINS) else ("", token)
+        else:
+            yield " ", token
 
 
 def _frontier(points: Sequence[dict[str, Any]]) -> str:
@@ -280,7 +311,7 @@ def _statement(statement: dict[str, Any]) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+    return f"<ul>{''.join(f'<li>{_prose(line)}</li>' for line in lines)}</ul>"
 
 
 def _facts(facts: dict[str, Any]) -> str:

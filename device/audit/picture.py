@@ -33,12 +33,28 @@ class Goal:
     y: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A height that is had for nothing, drawn as a broken line."""
+
+    name: str
+    y: float
+
+
 def frontier(
-    points: Sequence[Point], *, title: str, x_label: str, y_label: str, goals: Sequence[Goal] = (), join: bool = True
+    points: Sequence[Point],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    goals: Sequence[Goal] = (),
+    level: Level | None = None,
+    join: bool = True,
 ) -> str:
     """SVG text: value, low and high of every point, a line a series, goals as shaded corners, a legend."""
     x_axis = _Axis([v for p in points for v in p.x] + [goal.x for goal in goals] + [0.0], _LEFT, WIDTH - _RIGHT)
-    y_axis = _Axis([v for p in points for v in p.y] + [goal.y for goal in goals], HEIGHT - _BOTTOM, _TOP)
+    levels = [] if level is None else [level.y]
+    y_axis = _Axis([v for p in points for v in p.y] + [goal.y for goal in goals] + levels, HEIGHT - _BOTTOM, _TOP)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="13" color="#222">',
@@ -53,6 +69,12 @@ def frontier(
             'opacity="0.1"/>'
             f'<text x="{_LEFT + 4}" y="{y - 6 - 14 * place:.1f}" fill="#009e73" font-size="11">'
             f"{escape(goal.name)}</text>"
+        )
+    if level is not None:
+        y, right = y_axis.at(level.y), WIDTH - _RIGHT
+        out.append(
+            f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="currentColor" stroke-opacity="0.7" '
+            f'stroke-dasharray="5 4"/>{_text(right - 6, y - 5, level.name, "end", 11)}'
         )
     for number, series in enumerate(dict.fromkeys(p.series for p in points)):
         mine = sorted((p for p in points if p.series == series), key=lambda p: p.x[0])

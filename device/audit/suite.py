@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from device.audit import channels, gradients
 from device.audit.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
-from device.audit.base import Attack, Lab, Say, silent
+from device.audit.base import Attack, Clean, Lab, Say, silent
 from device.audit.codebook import METRICS, Codebook, CodebookSettings
 from device.audit.learned import LearnedInversion, LearnedSettings, Tokenwise
 from device.audit.learned import Sequence as SequenceInversion
@@ -32,11 +32,14 @@ KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of everything. records: public records that the learned attacks train on (0: all of them)."""
+    """How much of everything. public: records that attacks are built on; attacked: records that attribute inference is
+    run on; inverted: how many of these inversion is run on (EIA-3: optimise_records).
+    """
 
     name: Literal["quick", "full"]
     public: int
     attacked: int
+    inverted: int
     seeds: int
     metrics: tuple[str, ...]
     tokenwise: LearnedSettings
@@ -51,6 +54,7 @@ QUICK = Size(
     name="quick",
     public=1200,
     attacked=150,
+    inverted=150,
     seeds=1,
     metrics=("euclidean", "bayes", "language", "content"),
     tokenwise=LearnedSettings(epochs=1, hidden=1024),
@@ -64,6 +68,7 @@ FULL = Size(
     name="full",
     public=20_000,
     attacked=1000,
+    inverted=1000,
     seeds=3,
     metrics=METRICS,
     tokenwise=LearnedSettings(epochs=10),
@@ -165,11 +170,12 @@ def attack_releases(
     if case.labelled is not None:
         case.labelled.check_disjoint(case.attacked.ids)
     outcome = Outcome()
-    inverters = _inversions(case, lab, size, draws, outcome, say, keep)
+    builder = _Builder(clean=lab.clean, say=say, keep=keep)
+    inverters = _inversions(case, lab, size, draws, outcome, builder)
     if case.top is None:
         outcome.untested.append("Attribute inference and utility: this device has no blocks above the cut.")
     elif case.labelled is not None and case.attacked.labels is not None:
-        _attributes(case, size, draws, inverters, outcome, say, keep)
+        _attributes(case, size, draws, inverters, outcome, builder)
     else:
         outcome.untested.append("Attribute inference and utility: the records carry no label or attribute.")
     return outcome
@@ -195,14 +201,34 @@ def attack_gradients(case: Case, observed: Observed, sent_back: Iterable[gradien
         outcome.examples[:] = _examples(guesses, observed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Builder:
+    """Builds attacks, oblivious ones once for all that share `clean`. keep: a folder for them."""
+
+    clean: Clean
+    say: Say
+    keep: Path | None
+
+    def build(self, attack: Attack, lab: Lab, seed: int, variant: str) -> Attack:
+        if attack.knowledge == "oblivious":
+            attack = self.clean.attacks.setdefault((attack.name, variant, attack.settings, seed), attack)
+        if not attack.fitted:
+            attack.fit(lab, seed=seed, say=self.say)
+        if self.keep is not None:
+            name = "-".join([attack.name, *variant.split(), attack.knowledge, str(seed)]).lower()
+            attack.save(self.keep / name)
+        return attack
+
+
 def _inversions(
-    case: Case, lab: Lab, size: Size, draws: list[Observed], outcome: Outcome, say: Say, keep: Path | None
+    case: Case, lab: Lab, size: Size, draws: list[Observed], outcome: Outcome, builder: _Builder
 ) -> dict[Knowledge, LearnedInversion]:
     best: tuple[float, Tensor | None] = (-1.0, None)
+    draws = [draw.first(size.inverted) for draw in draws]
     inverters: dict[Knowledge, LearnedInversion] = {}
     for knowledge in KNOWLEDGE:
         for variant, make in _inversion_attacks(knowledge, size):
-            built = [_built(make(), lab, seed, say, keep, variant) for seed in range(size.seeds)]
+            built = [builder.build(make(), lab, seed, variant) for seed in range(size.seeds)]
             row, guesses = _scored(built, variant, case.public, draws)
             outcome.rows.append(row)
             if isinstance(built[0], SequenceInversion):
@@ -213,7 +239,7 @@ def _inversions(
             continue
         # The slow one: a part of the records, warm-started by the sequence inverter.
         few = [draw.first(size.optimise_records) for draw in draws]
-        optimise = _built(Optimise(knowledge, inverters[knowledge], size.optimise), lab, 0, say, keep, "")
+        optimise = builder.build(Optimise(knowledge, inverters[knowledge], size.optimise), lab, 0, "")
         outcome.rows.append(_scored([optimise] * len(few), "warm-started", case.public, few)[0])
     if case.victim.mechanism.shortens:
         outcome.untested.append("EIA-3 (optimisation): it needs a row a token, and this mechanism shortens records.")
@@ -236,14 +262,14 @@ def _attributes(
     draws: list[Observed],
     inverters: dict[Knowledge, LearnedInversion],
     outcome: Outcome,
-    say: Say,
-    keep: Path | None,
+    builder: _Builder,
 ) -> None:
     if case.labelled is None or case.attacked.labels is None:
         return
     lab = Lab(case.labelled, case.victim, case.encoder)
     states = Lab(case.labelled, case.victim, case.top)
     on_states = replace(size.pooled, view="states")
+    first: dict[tuple[str, Knowledge], Attack] = {}
     for knowledge in KNOWLEDGE:
         attacks: list[tuple[str, Lab, Callable[[], Attack]]] = [
             ("mean of rows", lab, lambda k=knowledge: PooledAttribute(k, size.pooled)),  # type: ignore[misc]
@@ -254,7 +280,8 @@ def _attributes(
         for variant, where, make in attacks:
             score = AttributeScore(case.attacked.labels)
             for seed, draw in enumerate(draws):
-                attack = _built(make(), where, seed, say, keep, variant)
+                attack = builder.build(make(), where, seed, variant)
+                first.setdefault((variant, knowledge), attack)
                 score.add(attack.attack(draw.seen))
             outcome.rows.append(
                 AttackRow(
@@ -267,16 +294,22 @@ def _attributes(
                 )
             )
     # What the noise costs the task: the same classifier on clean vectors and on releases.
-    clean = case.victim.clean(case.attacked.ids).seen
-    outcome.utility["clean"] = use_for_training(states, size, "oblivious", clean, case.attacked.labels)
-    outcome.utility["released"] = use_for_training(states, size, "adaptive", draws[0].seen, case.attacked.labels)
-    say("utility", 1.0)
+    for name, knowledge, seen in (
+        ("clean", KNOWLEDGE[0], case.victim.clean(case.attacked.ids).seen),
+        ("released", KNOWLEDGE[1], draws[0].seen),
+    ):
+        probe = first["mean of final states", knowledge]
+        outcome.utility[name] = _accuracy(probe, seen, case.attacked.labels)
 
 
-def use_for_training(lab: Lab, size: Size, knowledge: Knowledge, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:
-    """Accuracy of a classifier on the frozen model's final states of `seen`; the lab's encoder is the whole top."""
-    probe = PooledAttribute(knowledge, replace(size.pooled, view="states"))
+def use_for_training(lab: Lab, size: Size, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:
+    """Accuracy of a classifier on the frozen model's final states of releases; the lab's encoder is the whole top."""
+    probe = PooledAttribute("adaptive", replace(size.pooled, view="states"))
     probe.fit(lab)
+    return _accuracy(probe, seen, labels_B)
+
+
+def _accuracy(probe: Attack, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:
     score = AttributeScore(labels_B)
     score.add(probe.attack(seen))
     return score.figures()["accuracy"]
@@ -296,14 +329,6 @@ def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
     if case.victim.importance is not None:
         outcome.findings.append(channels.importance_from_radius(case.victim.observe(records), case.victim.importance))
     say("side channels", 1.0)
-
-
-def _built(attack: Attack, lab: Lab, seed: int, say: Say, keep: Path | None, variant: str) -> Attack:
-    attack.fit(lab, seed=seed, say=say)
-    if keep is not None:
-        name = "-".join([attack.name, *variant.split(), attack.knowledge, str(seed)]).lower()
-        attack.save(keep / name)
-    return attack
 
 
 def _scored(

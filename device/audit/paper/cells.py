@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from device.audit.base import Lab, Say
+from device.audit.base import Clean, Lab, Say
 from device.audit.gradients import simulated
 from device.audit.metrics import AttributeScore
 from device.audit.paper.datasets import DataSet, Example, Parts, draw
@@ -28,15 +28,16 @@ from device.audit.paper.settings import Amount, Setting
 from device.audit.prepare import build_case, whole_model
 from device.audit.suite import Case, attack_gradients, attack_releases
 from device.audit.utility import measure_utility
+from device.audit.victim import Victim
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from device.data.records import Columns, Record, Records
 from device.data.source import label_order
 from device.fitted import OwnRecords
 from device.noise.public import declare
-from device.parts import build_noise
+from device.parts import Noise, build_noise
 from shared.errors import DataInvalid, StorageFull
 from shared.modeling.package import BottomPackage, bottom_from_model
-from shared.modeling.partition import Top
+from shared.modeling.partition import Partition, Top
 
 VERSION = 1  # of what a cell's file says; another one is measured anew
 
@@ -102,7 +103,10 @@ def keep(folder: Path, cell: Cell, result: dict[str, Any]) -> None:
 
 
 class Bench:
-    """A data set read and encoded once for all its cells. work: tables and noised counts, never among the results."""
+    """A data set read and encoded once for all its cells, which also share what is built on clean vectors.
+
+    work: tables and noised counts, never among the results.
+    """
 
     def __init__(self, data: DataSet, model: str, folder: Path, amount: Amount, work: Path) -> None:
         self.data, self.amount, self._model = data, amount, model
@@ -111,6 +115,8 @@ class Bench:
         self._labels = label_order(example.label for example in self._parts.train if example.label is not None)
         self._attributes = sorted({example.attribute for example in self._parts.public})
         self._declare()
+        self._bottoms: dict[int, BottomPackage] = {}
+        self._cases: dict[tuple[int, int], tuple[Case, dict[str, int], Clean]] = {}
 
     @cached_property
     def train(self) -> EncodedDataset:
@@ -130,33 +136,43 @@ class Bench:
     def measure(self, cell: Cell, say: Say) -> dict[str, Any]:
         """Utility, attacks and the statement of one cell."""
         parts = self._bottom(min(cell.setting.depth, self._embedding.n_layers - 1))
-        whole = whole_model(self._model, self.data.task, len(self._labels))
         seeded = self._home / f"seed-{cell.seed}"
         own = OwnRecords(home=seeded, fingerprint=self.train.fingerprint, job=seeded / "job", data=self.train)
         noise = build_noise(parts, cell.setting.spec(self.data.task), parts.cut, self._home, own, progress=say)
-        order = np.random.default_rng(cell.seed).permutation(len(self.test))[: self.amount.suite.attacked]
+        case, records, clean = self._case(parts, noise, cell.seed)
+        return {
+            "cut": parts.cut,
+            "records": {"train": len(self.train), "test": len(self.test), **records},
+            "utility": self._utility(case, self._whole.top(parts.cut), cell.seed, say),
+            **self._attacks(case, clean, say),
+            "statement": noise.mechanism.statement(noise.source).to_dict(),
+        }
+
+    def _case(self, parts: BottomPackage, noise: Noise, seed: int) -> tuple[Case, dict[str, int], Clean]:
+        """What is attacked, how many records of each sort, and the attacks that all mechanisms at this cut share."""
+        known = self._cases.get((parts.cut, seed))
+        if known is not None:
+            case, records, clean = known
+            first = case.victim
+            victim = Victim(parts.bottom, noise.mechanism, first.special_ids, noise.importance, first.states)
+            return replace(case, victim=victim), records, clean
+        order = np.random.default_rng(seed).permutation(len(self.test))[: self.amount.suite.attacked]
         case, records = build_case(
             parts,
             noise,
             self._by_attribute(order),
             np.arange(len(order)),
             size=self.amount.suite,
-            seed=cell.seed,
+            seed=seed,
             public=(),
             max_length=self.data.length,
-            whole=whole,
+            whole=self._whole,
         )
-        return {
-            "cut": parts.cut,
-            "records": {"train": len(self.train), "test": len(self.test), **records},
-            "utility": self._utility(case, whole.top(parts.cut), cell.seed, say),
-            **self._attacks(case, say),
-            "statement": noise.mechanism.statement(noise.source).to_dict(),
-        }
+        return self._cases.setdefault((parts.cut, seed), (case, records, Clean()))
 
-    def _attacks(self, case: Case, say: Say) -> dict[str, Any]:
+    def _attacks(self, case: Case, clean: Clean, say: Say) -> dict[str, Any]:
         observed = case.victim.observe(case.attacked.ids)
-        lab = Lab(case.public, case.victim, case.encoder)
+        lab = Lab(case.public, case.victim, case.encoder, clean)
         outcome = attack_releases(case, lab, self.amount.suite, [observed], say=say)
         if case.attacked.loss_masks is not None and case.top is not None:
             attack_gradients(case, observed, simulated(case.attacked, observed, case.top, case.head), outcome)
@@ -213,8 +229,15 @@ class Bench:
         """For its tokenizer and the number of blocks."""
         return self._bottom(0)
 
+    @cached_property
+    def _whole(self) -> Partition:
+        return whole_model(self._model, self.data.task, len(self._labels))
+
     def _bottom(self, cut: int) -> BottomPackage:
-        return bottom_from_model(self._model, self.data.task, cut, num_labels=max(len(self._labels), 2))
+        if cut not in self._bottoms:
+            classes = max(len(self._labels), 2)
+            self._bottoms[cut] = bottom_from_model(self._model, self.data.task, cut, num_labels=classes)
+        return self._bottoms[cut]
 
     def _encoded(self, examples: Sequence[Example]) -> EncodedDataset:
         parts = self._embedding

@@ -8,12 +8,15 @@ from typing import Any, Literal
 from device.audit.attribute import AttributeSettings
 from device.audit.learned import LearnedSettings
 from device.audit.optimise import OptimiseSettings
+from device.audit.paper.datasets import DataSet
 from device.audit.suite import FULL, QUICK, Size
 from device.audit.utility import Training
 from device.noise.registry import REGISTRY, entry
 from shared.config import MechanismSpec, Task
 
 ScaleName = Literal["smoke", "small", "full"]
+
+_SHORT = 64  # tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,63 +93,87 @@ class Amount:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One size of the whole evaluation."""
+    """One size of the whole evaluation. short, long: classification of records up to 64 tokens, or longer ones."""
 
     name: ScaleName
-    classification: Amount
+    short: Amount
+    long: Amount
     generation: Amount
     seeds: tuple[int, ...]
     sweep: bool = False
 
-    def of(self, task: Task) -> Amount:
-        """How much of everything for this task."""
-        return self.classification if task == "classification" else self.generation
+    def of(self, data: DataSet) -> Amount:
+        """How much of everything for this data set."""
+        if data.task == "causal-lm":
+            return self.generation
+        return self.short if data.length <= _SHORT else self.long
 
 
-def _small(public: int, attacked: int, epochs: int) -> Size:
-    learned = LearnedSettings(epochs=epochs, hidden=1024, encoder_rate=2e-4)
-    attribute = AttributeSettings(epochs=epochs, encoder_rate=2e-4)
-    optimise = OptimiseSettings(iterations=40)
+def _small(*, public: int, attacked: int, inverted: int, optimised: int) -> Size:
+    learned = LearnedSettings(epochs=1, hidden=1024, encoder_rate=2e-4)
     return replace(
         QUICK,
         public=public,
         attacked=attacked,
+        inverted=inverted,
         tokenwise=learned,
         sequence=learned,
-        attribute=attribute,
-        optimise=optimise,
-        optimise_records=min(attacked, 24),
+        attribute=AttributeSettings(epochs=1, encoder_rate=2e-4),
+        optimise=OptimiseSettings(iterations=40),
+        optimise_records=optimised,
     )
 
 
 _SMOKE = replace(
-    _small(60, 12, 1),
+    _small(public=60, attacked=12, inverted=12, optimised=4),
     optimise=OptimiseSettings(iterations=3),
-    optimise_records=4,
     pooled=AttributeSettings(epochs=3),
 )
+# One pass over more records instead of three over fewer: the same work, and counts of private records hold less noise.
+_ONCE = Training(epochs=1, batch=16, precision="bfloat16")
 _BF16 = Training(epochs=3, precision="bfloat16")
 _CAUSAL = Training(epochs=1, batch=8, top_rate=5e-5, precision="bfloat16")
+_SMOKE_AMOUNT = Amount(train=48, test=32, suite=_SMOKE, training=Training(epochs=1))
+_FULL_AMOUNT = Amount(train=100_000, test=2000, suite=replace(FULL, seeds=1), training=_BF16)
 SCALES: dict[str, Scale] = {
     "smoke": Scale(
         name="smoke",
-        classification=Amount(train=48, test=32, suite=_SMOKE, training=Training(epochs=1)),
+        short=_SMOKE_AMOUNT,
+        long=_SMOKE_AMOUNT,
         generation=Amount(train=24, test=16, suite=_SMOKE, training=Training(epochs=1, batch=8)),
         seeds=(0,),
     ),
     "small": Scale(
         name="small",
-        classification=Amount(train=800, test=400, suite=_small(500, 60, 1), training=_BF16),
-        generation=Amount(train=160, test=60, suite=_small(160, 30, 1), training=_CAUSAL),
+        short=Amount(
+            train=1800,
+            test=400,
+            suite=_small(public=400, attacked=160, inverted=50, optimised=16),
+            training=_ONCE,
+        ),
+        long=Amount(
+            train=1000,
+            test=300,
+            suite=_small(public=200, attacked=120, inverted=24, optimised=8),
+            training=_ONCE,
+        ),
+        generation=Amount(
+            train=80,
+            test=40,
+            suite=_small(public=100, attacked=40, inverted=16, optimised=8),
+            training=_CAUSAL,
+        ),
         seeds=(0,),
     ),
     "full": Scale(
         name="full",
-        classification=Amount(
-            train=100_000, test=2000, suite=replace(FULL, seeds=1), training=Training(epochs=3, precision="bfloat16")
-        ),
+        short=_FULL_AMOUNT,
+        long=_FULL_AMOUNT,
         generation=Amount(
-            train=100_000, test=1000, suite=replace(FULL, attacked=300, seeds=1), training=replace(_CAUSAL, epochs=3)
+            train=100_000,
+            test=1000,
+            suite=replace(FULL, attacked=300, inverted=300, seeds=1),
+            training=replace(_CAUSAL, epochs=3),
         ),
         seeds=(0, 1, 2),
         sweep=True,

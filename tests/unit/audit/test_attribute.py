@@ -60,6 +60,28 @@ def test_a_topic_is_told_from_clean_vectors(world, knowledge):
         assert figures["auc"].value > 0.85, attack.name
 
 
+def test_a_few_words_of_long_texts_tell_the_topic_of_few_records(make_lab):
+    plain, rng = make_lab("none", cut=0), np.random.default_rng(4)
+
+    def texts(count):
+        labels = rng.integers(2, size=count)
+        words = rng.integers(4, 50, size=(count, 36))
+        words[:, :3] = rng.integers(50, 55, size=(count, 3)) + 5 * labels[:, None]
+        rows = [np.array([2, *row, 3], dtype=np.int32) for row in words]
+        return rows, labels.astype(np.int64)
+
+    records, labels = texts(200)
+    lab = Lab(PublicText(records, plain.public.special_ids, labels=labels), plain.victim)
+    inversion = Codebook("oblivious")
+    inversion.fit(lab)
+    attack = TextAttribute("oblivious", inversion, AttributeSettings(epochs=30))
+    attack.fit(lab)
+    records, labels = texts(100)
+    score = AttributeScore(labels)
+    score.add(attack.attack(lab.victim.observe(records).seen))
+    assert score.figures()["accuracy"].value > 0.9
+
+
 def test_final_states_are_another_view(world):
     lab, records, labels = world
     attack = PooledAttribute("adaptive", AttributeSettings(epochs=25, learning_rate=3e-3, hidden=32, view="states"))

