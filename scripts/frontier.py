@@ -88,9 +88,9 @@ def cells() -> dict[str, Cell]:
         for k, dims in ((32, 8), (128, 16), (512, 32)):
             params = {"codes": k, "dims": dims, **task}
             found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
-    for cut in (1, 2, 3):
-        params = {"codes": 128, "dims": 16, **task}
-        name, family = f"codes-128-cut-{cut}-tail-1", "codes, tail of 1"
+    for cut, k, dims in ((2, 32, 4), (3, 128, 16)):
+        params = {"codes": k, "dims": dims, **task}
+        name, family = f"codes-{k}-cut-{cut}-tail-1", "codes, tail of 1"
         found[name] = Cell(family=family, mechanism="codes", params=params, cut=cut, tail=1)
         found[f"alone-cut-{cut}"] = Cell(
             family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True
