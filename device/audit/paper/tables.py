@@ -36,6 +36,12 @@ _HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over 
   owner's records.
 """
 
+_GRADIENTS = (
+    "what the gradients that training sends back name, of all ordinary tokens: every predicted one, whatever the "
+    "mechanism. The other columns, the worst included, are of the releases alone, as in a job that sends no gradient; "
+    "where gradients are sent, the larger of the two counts."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -201,7 +207,7 @@ def _section(data: DataSet, rows: Sequence[Row], folder: str) -> list[str]:
     lines = [data.note, "", _floors(rows), ""]
     lines += _table([*columns, GRADIENTS] if generation else columns, told)
     if generation:
-        lines += ["", f"{GRADIENTS}: what the gradients that training sends back tell of the predicted tokens."]
+        lines += ["", f"{GRADIENTS}: {_GRADIENTS}"]
     lines += ["", f"The attribute is {data.attribute}.", ""]
     lines += _table(
         ["mechanism", *ATTRIBUTES, "worst", "claim", "seeds"],
@@ -243,11 +249,15 @@ def _floors(rows: Sequence[Row]) -> str:
 def _utility(row: Row, clean: Row | None) -> list[str]:
     told = row.utility
     if "perplexity" in told:
-        factor = "-" if clean is None else f"{told['perplexity'] / clean.utility['perplexity']:.2f}"
-        return [f"{told['perplexity']:.1f}", f"{100 * told['token_accuracy']:.1f}", factor]
+        factor = "-" if clean is None else _round(told["perplexity"] / clean.utility["perplexity"])
+        return [_round(told["perplexity"]), f"{100 * told['token_accuracy']:.1f}", factor]
     value = f"{100 * told['accuracy']:.1f} [{100 * told['low']:.1f}, {100 * told['high']:.1f}]"
     drop = "-" if clean is None else f"{100 * (clean.utility['accuracy'] - told['accuracy']):.1f}"
     return [value, f"{100 * told['macro_f1']:.1f}", drop]
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _inversion(row: Row, attack: str) -> str:
