@@ -1,6 +1,6 @@
 """What is compared, and how large everything is.
 
-No mechanism's settings were chosen by a test split; the sizes of `small` were changed once after first results of SST-2.
+No mechanism's settings were chosen by a test split; the sizes of `small` were changed once after first SST-2 results.
 """
 
 from __future__ import annotations
