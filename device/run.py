@@ -204,6 +204,7 @@ class _Run:
         if self.spec.num_labels not in (None, len(names)):
             raise InvalidInput(f"the job says num_labels {self.spec.num_labels}, but the data has {len(names)} labels")
         parts = self._patiently(lambda: self._load_parts(len(names)))
+        tail = Tail(parts.tail, self.spec) if parts.tail is not None else None  # before anything is entered or sent
         form = self._form(records, parts, train.chat_template)
         data = self._encode(records, parts, names, form)
         state = self.folder.begin(self.spec, names, data.fingerprint, self.settings.local_model, form)
@@ -234,7 +235,7 @@ class _Run:
                 keys = label_keys(records, names)
                 told = [keys[index] for index in order.tolist()]
                 data = self._randomised(data, told, own, source_of(train.path), perturber.source)
-            trained = self._train(parts, data, validation_data, perturber, mechanism, store.fingerprint)
+            trained = self._train(parts, tail, data, validation_data, perturber, mechanism, store.fingerprint)
         finally:
             with contextlib.closing(store):
                 self.account.settle()
@@ -351,6 +352,7 @@ class _Run:
     def _train(
         self,
         parts: BottomPackage,
+        tail: Tail | None,
         data: EncodedDataset,
         validation: EncodedDataset | None,
         perturber: Perturber,
@@ -362,7 +364,6 @@ class _Run:
         Returns the SHA-256 of what was trained.
         """
         plan = BatchPlan(data.lengths, self.spec.train)
-        tail = Tail(parts.tail, self.spec) if parts.tail is not None else None
         head = HeadTrainer(
             parts.head,
             self.spec.optim,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from device.run import RunResult
 
 NO_GRADIENT = (
-    "No gradient leaves: the cloud computes states of the released vectors, once a record, and learns no more of this "
-    "training than those vectors, their number and the number of steps."
+    "No gradient leaves: the cloud computes states of the released vectors, once a record. Of this training it learns "
+    "those vectors, how many there are, in which order and when they came, and the number of steps."
 )
 PLAIN_EVERY_S = 5.0  # between two lines of progress in a log
 

@@ -73,6 +73,7 @@ def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], s
         raise AuditRefused(
             f"The audit refuses the job: an attacker may name up to {' and '.join(over)}. Nothing of the data was "
             "sent. `privtune audit` shows the sentences; use more noise, another mechanism or a deeper cut"
+            + ("; a language model's gradients leave only without a tail (--tail)" if _by_gradients(found) else "")
         )
     tell(
         f"audit passed: the attacks name at most {100 * found['content_top1']['high']:.1f}% of content words (allowed: "
@@ -126,6 +127,11 @@ def _attacked(
         "records": len(case.attacked),
         **{figure: _worst(outcome, figure) for figure in ("top1", "content_top1")},
     }
+
+
+def _by_gradients(found: dict[str, Any]) -> bool:
+    """Whether noise is not what the refused job lacks."""
+    return any(found[figure]["attack"].startswith(gradients.NAME) for figure in ("top1", "content_top1"))
 
 
 def _worst(outcome: Outcome, figure: str) -> dict[str, Any]:

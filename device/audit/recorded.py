@@ -194,7 +194,8 @@ class Collector:
     def _output(self, message: Message, pending: _Pending) -> None:
         out_PD = torch.from_numpy(message.tensor())
         pending.out_PD = out_PD
-        if not self._words:
+        # With a tail every row comes back, of blocks that nobody tuned: that tells no more than the releases do.
+        if not self._words and len(pending.handle_P.unique()) == len(pending.handle_P):
             for handle, out_D in zip(pending.handle_P.tolist(), out_PD, strict=True):
                 if handle in self._labelled:
                     self.found.states[handle] = out_D.clone()

@@ -49,7 +49,7 @@ def judge(outcome: Outcome) -> Verdict:
     if gradients.NAME in (worst.name, content.name):
         text += (
             " More noise does not help against what the gradients tell: a language model's gradients name its next "
-            "tokens whatever the vectors hide."
+            "tokens whatever the vectors hide. Train its last blocks here (`finetune --tail`): then none leaves."
         )
     return Verdict(level=level, headline=headline, text=text)
 

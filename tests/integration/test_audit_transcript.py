@@ -137,15 +137,35 @@ def test_what_other_jobs_and_predictions_sent_is_told_apart(local_world):
 
 def test_a_language_models_gradients_give_its_text_away_whatever_the_noise(local_world):
     world = local_world
-    text = world.folder / "text.tsv"
-    text.write_text("\n".join(["text", *(line.split("\t")[0] for line in _lines(world.data.path))]) + "\n")
-    world.data, world.validation = replace(world.data, path=str(text)), None
+    as_plain_text(world)
     noise = {"name": "dchi", "params": {"noise_ratio": 500.0}}
     audited = audit(world, run(world, world.spec(**SHORT, model="dec", task="causal-lm", mechanism=noise)), model="dec")
     rows = {row["name"]: row["figures"]["top1"]["value"] for row in audited.document["attacks"]}
     assert rows["GIA"] > 0.8 > 0.3 > rows["EIA-1"]
     assert audited.document["verdict"]["level"] == "most"
     assert "More noise does not help" in audited.document["verdict"]["text"]
+
+
+@pytest.mark.parametrize(("model", "task"), [("enc", "classification"), ("dec", "causal-lm")])
+def test_with_a_tail_the_frames_hold_releases_and_no_gradient(local_world, model, task):
+    world = local_world
+    if task == "causal-lm":
+        as_plain_text(world)
+    noise = {"name": "dchi", "params": {"noise_ratio": 500.0}}
+    audited = audit(
+        world, run(world, world.spec(**SHORT, model=model, task=task, mechanism=noise, tail=1)), model=model
+    )
+    facts = audited.document
+    assert "up GRADIENT" not in facts["transcript"]["frames"]
+    assert "GIA" not in {row["name"] for row in facts["attacks"]}
+    assert not [one["name"] for one in facts["side_channels"] if one["name"].startswith("labels")]
+    assert facts["verdict"]["level"] != "most"
+
+
+def as_plain_text(world):
+    text = world.folder / "text.tsv"
+    text.write_text("\n".join(["text", *(line.split("\t")[0] for line in _lines(world.data.path))]) + "\n")
+    world.data, world.validation = replace(world.data, path=str(text)), None
 
 
 def _lines(path):

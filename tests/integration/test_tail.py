@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import threading
 
 import numpy as np
@@ -18,7 +19,7 @@ from device.export.job import ExportOptions, export_job
 from device.generate import generate_texts, open_writer
 from device.generation.sampling import Sampling
 from device.jobfolder import JobFolder
-from device.ledger import Ledger
+from device.ledger import Ledger, outcomes
 from device.policy import Policy
 from device.predict import predict
 from shared.errors import CutOutOfRange, InvalidInput, JobPaused, ModelUnsupported, PolicyRefused
@@ -39,7 +40,7 @@ def kinds(world, job_id):
 
 
 def test_it_learns_without_a_gradient_and_asks_the_cloud_once_a_record(world):
-    shape = {"max_steps": None, "epochs": 12, "batch_size": 16, "accumulation": 1, "checkpoint_every": 20}
+    shape = {"max_steps": None, "epochs": 30, "batch_size": 16, "accumulation": 1, "checkpoint_every": 20}
     spec = world.spec(tail=1, train=shape, optim={"learning_rate": 5e-3})
     watcher = Watcher()
     job_id, _ = run(world, spec, settings=world.device(record_frames=True), watcher=watcher)
@@ -97,8 +98,8 @@ def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world,
         _, result = run(world, spec, settings=settings, watcher=watcher, job_id=job_id)
     assert watcher.starts[0].start_step == 8
     assert result.adapter_sha256 == calm.adapter_sha256
-    other, _ = run(world, world.spec(tail=1, skip=skip, train={"seed": 5}))
-    assert other != job_id
+    _, other = run(world, world.spec(tail=1, skip=skip, tuning={"method": method}, train={"seed": 5}))
+    assert other.adapter_sha256 != calm.adapter_sha256, "or the line above could not fail"
 
 
 def test_ctrl_c_pauses_and_the_same_job_goes_on(world):
@@ -179,6 +180,18 @@ def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_worl
             if count == 6:
                 proxy.cut()
         assert tuple(reply.new_ids) == found.tokens
+
+
+def test_lora_without_peft_is_refused_before_anything_is_entered(local_world, monkeypatch):
+    world = local_world
+    job_id = world.cloud.create_job(world.spec(tail=1))
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InvalidInput, match=r"pip install 'privtune\[tail\]'.*--tuning full"):
+        run(world, world.spec(tail=1), job_id=job_id)
+    assert "peft" in world.cloud.status(job_id)[1]
+    with contextlib.closing(Ledger(world.settings.home)) as ledger:
+        assert outcomes(ledger.entries()) == []
+    run(world, world.spec(tail=1, tuning={"method": "full"}, train={"max_steps": 2}))
 
 
 def test_what_is_refused(local_world):
