@@ -194,11 +194,13 @@ class Collector:
     def _output(self, message: Message, pending: _Pending) -> None:
         out_PD = torch.from_numpy(message.tensor())
         pending.out_PD = out_PD
+        handles = pending.handle_P.tolist()
         # With a tail every row comes back, of blocks that nobody tuned: that tells no more than the releases do.
-        if not self._words and len(pending.handle_P.unique()) == len(pending.handle_P):
-            for handle, out_D in zip(pending.handle_P.tolist(), out_PD, strict=True):
-                if handle in self._labelled:
-                    self.found.states[handle] = out_D.clone()
+        if self._words or len(set(handles)) < len(handles):
+            return
+        for handle, out_D in zip(handles, out_PD, strict=True):
+            if handle in self._labelled:
+                self.found.states[handle] = out_D.clone()
 
     def _gradient(self, message: Message, pending: _Pending) -> None:
         gradient_PD = torch.from_numpy(message.tensor())
