@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from device.audit.base import Attack, Lab
-from device.audit.codebook import Codebook, CodebookSettings
-from device.audit.learned import LearnedSettings, Tokenwise
-from device.audit.learned import Sequence as SequenceInverter
+from device.audit.attacks.base import Attack, Lab
+from device.audit.attacks.codebook import Codebook, CodebookSettings
+from device.audit.attacks.learned import LearnedSettings, Tokenwise
+from device.audit.attacks.learned import Sequence as SequenceInverter
 from device.audit.metrics import InversionScore
 from device.audit.public import PublicText
 from device.audit.utility import Training, measure_utility

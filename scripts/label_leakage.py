@@ -3,7 +3,7 @@
     python scripts/label_leakage.py --data ../shared/data --cells /tmp/label-cells --out docs/results
 
 Trains SST-2 with the device's own head and label store and the cloud's own top (no network between them), keeps every
-gradient of every epoch, attacks them (device/audit/labels.py), and scores the tuned model. Vectors are clean
+gradient of every epoch, attacks them (device/audit/attacks/labels.py), and scores the tuned model. Vectors are clean
 (mechanism none), so that what labels cost stands alone. Each cell (sentences, epsilon, seed) is a file in --cells: run
 the same command again to go on. Writes labels.json and labels.md about every cell that is there.
 """
@@ -27,8 +27,8 @@ from torch import Tensor
 from cloud.catalog import Catalog
 from cloud.host import Host
 from cloud.session import TopSession
-from device.audit import labels as attack
-from device.audit.channels import called
+from device.audit.attacks import labels as attack
+from device.audit.attacks.channels import called
 from device.batches import BatchPlan, IndexArray, evaluation_batches
 from device.data.encode import EncodedDataset, encode_classification
 from device.data.source import DataSource

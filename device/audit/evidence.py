@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from device.account import TRANSCRIPT
-from device.audit.channels import LABELS, Finding, labels_by_direction, share_of
+from device.audit.attacks.channels import LABELS, Finding, labels_by_direction, share_of
 from device.audit.metrics import Figure
 from device.audit.recorded import Collected, Traffic
 from device.data.encode import EncodedDataset

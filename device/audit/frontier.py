@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from device.audit.base import Lab, Say
-from device.audit.codebook import Codebook, CodebookSettings
+from device.audit.attacks.base import Lab, Say
+from device.audit.attacks.codebook import Codebook, CodebookSettings
 from device.audit.metrics import Figure, InversionScore
 from device.audit.suite import Case, Outcome, Size, use_for_training
 from device.audit.victim import Knowledge, Observed, Victim

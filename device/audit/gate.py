@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from device.audit import gradients
-from device.audit.base import Lab
+from device.audit.attacks import gradients
+from device.audit.attacks.base import Lab
 from device.audit.metrics import Figure
 from device.audit.prepare import build_case, choose, public_texts, whole_model
 from device.audit.suite import FULL, QUICK, AttackRow, Outcome, Size, attack_gradients, attack_releases

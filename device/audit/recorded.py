@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from device.audit.gradients import SentBack
+from device.audit.attacks.gradients import SentBack
 from device.transcript import FRAMES_MAX_BYTES
 from device.transcript_check import kept_frame, read_run, runs_of
 from shared.codec import BYTES_PER_ELEMENT, decode

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from device.audit.base import Lab, Say
+from device.audit.attacks.base import Lab, Say
 from device.audit.frontier import place, strengths
 from device.audit.prepare import build_case, choose, public_texts, whole_model
 from device.audit.suite import Case, Outcome, Size, run_suite

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from device.audit import channels, gradients
-from device.audit.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
-from device.audit.base import Attack, Clean, Lab, Say, silent
-from device.audit.codebook import METRICS, Codebook, CodebookSettings
-from device.audit.learned import LearnedInversion, LearnedSettings, Tokenwise
-from device.audit.learned import Sequence as SequenceInversion
+from device.audit.attacks import channels, gradients
+from device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
+from device.audit.attacks.base import Attack, Clean, Lab, Say, silent
+from device.audit.attacks.codebook import METRICS, Codebook, CodebookSettings
+from device.audit.attacks.learned import LearnedInversion, LearnedSettings, Tokenwise
+from device.audit.attacks.learned import Sequence as SequenceInversion
+from device.audit.attacks.optimise import Optimise, OptimiseSettings
 from device.audit.metrics import AttributeScore, Figure, InversionScore
-from device.audit.optimise import Optimise, OptimiseSettings
 from device.audit.public import PublicText
 from device.audit.victim import Knowledge, Observed, Seen, Victim
 from device.data.encode import EncodedDataset

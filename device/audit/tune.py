@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from device.audit.base import Lab, Say
+from device.audit.attacks.base import Lab, Say
 from device.audit.choice import Choice, Estimate, Recovered, Setting, Value, Wish, Words, between, choose, shown
 from device.audit.metrics import bootstrap
 from device.audit.prepare import build_case, public_texts, whole_model

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from device.audit.base import Say, silent
+from device.audit.attacks.base import Say, silent
 from device.audit.victim import Seen, Victim
 from device.data.encode import EncodedDataset
 from shared.config import OptimSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from device.audit import gradients
+from device.audit.attacks import gradients
 from device.audit.suite import Outcome
 from shared.errors import InvalidInput
 

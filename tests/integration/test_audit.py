@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from device.audit.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
-from device.audit.base import Lab
-from device.audit.codebook import Codebook, CodebookSettings
-from device.audit.learned import LearnedSettings, Sequence, Tokenwise
+from device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
+from device.audit.attacks.base import Lab
+from device.audit.attacks.codebook import Codebook, CodebookSettings
+from device.audit.attacks.learned import LearnedSettings, Sequence, Tokenwise
+from device.audit.attacks.optimise import Optimise, OptimiseSettings
 from device.audit.metrics import AttributeScore, InversionScore
-from device.audit.optimise import Optimise, OptimiseSettings
 from device.audit.public import PublicText, without_overlap
 from device.audit.victim import Victim
 from device.cli import app

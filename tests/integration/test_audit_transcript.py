@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from device.account import TRANSCRIPT
-from device.audit.base import silent
+from device.audit.attacks.base import silent
 from device.audit.jobs import JobAudit, audit_job
 from device.audit.page import render
 from device.audit.suite import QUICK

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from device.audit.base import Clean, Lab, Say
-from device.audit.gradients import simulated
+from device.audit.attacks.base import Clean, Lab, Say
+from device.audit.attacks.gradients import simulated
 from device.audit.metrics import AttributeScore
 from device.audit.paper.datasets import DataSet, Example, Parts, draw
 from device.audit.paper.perplexity import measure_perplexity

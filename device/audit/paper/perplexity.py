@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from device.audit.base import Say, silent
+from device.audit.attacks.base import Say, silent
 from device.audit.utility import Trainee, Training, epochs, rows
 from device.audit.victim import Victim
 from device.data.encode import EncodedDataset

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from device.audit.attribute import AttributeSettings
-from device.audit.learned import LearnedSettings
-from device.audit.optimise import OptimiseSettings
+from device.audit.attacks.attribute import AttributeSettings
+from device.audit.attacks.learned import LearnedSettings
+from device.audit.attacks.optimise import OptimiseSettings
 from device.audit.paper.datasets import DataSet
 from device.audit.suite import FULL, QUICK, Size
 from device.audit.utility import Training

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from device.audit.base import Lab
+from device.audit.attacks.base import Lab
 from device.audit.public import PublicText
 from device.audit.victim import Victim
 from device.noise.context import NoiseContext

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from device.audit.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
-from device.audit.base import Lab
-from device.audit.codebook import Codebook
+from device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
+from device.audit.attacks.base import Lab
+from device.audit.attacks.codebook import Codebook
 from device.audit.metrics import AttributeScore
 from device.audit.public import PublicText
 from shared.errors import InvalidInput

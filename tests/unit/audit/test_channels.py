@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from device.audit import channels
+from device.audit.attacks import channels
 from device.data.encode import EncodedDataset
 from device.noise.importance import TokenImportance
 from shared.errors import InvalidInput

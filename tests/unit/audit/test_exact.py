@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from device.audit.codebook import Codebook, CodebookSettings
+from device.audit.attacks.codebook import Codebook, CodebookSettings
 from device.audit.metrics import InversionScore
 
 

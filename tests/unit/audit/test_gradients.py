@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from device.audit import gradients
+from device.audit.attacks import gradients
 from device.audit.victim import Victim
 from device.data.encode import EncodedDataset
 from device.noise.context import NoiseContext

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from device.audit.codebook import METRICS, Codebook, CodebookSettings
-from device.audit.learned import LearnedSettings, Sequence, Tokenwise
+from device.audit.attacks.codebook import METRICS, Codebook, CodebookSettings
+from device.audit.attacks.learned import LearnedSettings, Sequence, Tokenwise
 from device.audit.metrics import InversionScore
 from shared.errors import ArtifactCorrupt, InvalidInput
 

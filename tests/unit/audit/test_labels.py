@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from device.audit import labels as attack
-from device.audit.channels import called
+from device.audit.attacks import labels as attack
+from device.audit.attacks.channels import called
 from device.labels import draw
 from device.noise.randomness import OsNoise
 from shared.privacy import krr_keep_probability

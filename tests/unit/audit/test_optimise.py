@@ -1,8 +1,8 @@
 import pytest
 
-from device.audit.learned import LearnedSettings, Tokenwise
+from device.audit.attacks.learned import LearnedSettings, Tokenwise
+from device.audit.attacks.optimise import Optimise, OptimiseSettings
 from device.audit.metrics import InversionScore
-from device.audit.optimise import Optimise, OptimiseSettings
 from shared.errors import InvalidInput
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from device.audit.base import Attack
+from device.audit.attacks.base import Attack
 from device.audit.paper.__main__ import _reference, main
 from device.audit.paper.cells import Cell, finished, keep
 from device.audit.paper.datasets import DATASETS, Example, Parts, by_group, draw, grams

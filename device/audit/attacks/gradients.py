@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from device.audit.base import GUESSES
+from device.audit.attacks.base import GUESSES
 from device.audit.victim import Observed
 from device.data.encode import EncodedDataset
 from device.head import CHUNK_ROWS, HeadTrainer

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from device.audit.density import TokenModel, fit_token_model
+from device.audit.attacks.density import TokenModel, fit_token_model
 from device.audit.public import Bigrams, PublicText
 from device.audit.victim import Knowledge, Victim
 from shared.errors import ArtifactCorrupt, InvalidInput, StorageFull

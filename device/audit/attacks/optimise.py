@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from device.audit.base import GUESSES, Attack, Lab, Say
-from device.audit.density import ridge, whitening
-from device.audit.learned import LearnedInversion
+from device.audit.attacks.base import GUESSES, Attack, Lab, Say
+from device.audit.attacks.density import ridge, whitening
+from device.audit.attacks.learned import LearnedInversion
 from device.audit.victim import Knowledge, Seen
 from shared.errors import InvalidInput
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from device.audit.channels import spherical_kmeans
+from device.audit.attacks.channels import spherical_kmeans
 from device.objectives import loss_N
 from shared.privacy import label_truth
 

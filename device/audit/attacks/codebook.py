@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from device.audit.base import GUESSES, Attack, Lab, Say
-from device.audit.chain import smooth
-from device.audit.density import Gaussians, TokenModel
+from device.audit.attacks.base import GUESSES, Attack, Lab, Say
+from device.audit.attacks.chain import smooth
+from device.audit.attacks.density import Gaussians, TokenModel
 from device.audit.metrics import spread
 from device.audit.public import PublicText
 from device.audit.victim import Knowledge, Seen

@@ -26,7 +26,7 @@ from device.audit.victim import Knowledge, Observed, Seen, Victim
 from device.data.encode import IntArray
 
 if TYPE_CHECKING:
-    from device.audit.base import Say
+    from device.audit.attacks.base import Say
 
 _RIDGE = 1e-4
 _STRENGTHS = (

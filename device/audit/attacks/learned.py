@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from device.audit.base import GUESSES, Attack, Lab, Say
-from device.audit.codebook import CHUNK
-from device.audit.density import TokenModel, centred
-from device.audit.encoders import NewEncoder, encode, trainable
+from device.audit.attacks.base import GUESSES, Attack, Lab, Say
+from device.audit.attacks.codebook import CHUNK
+from device.audit.attacks.density import TokenModel, centred
+from device.audit.attacks.encoders import NewEncoder, encode, trainable
 from device.audit.metrics import spread
 from device.audit.public import batches_of_length
 from device.audit.victim import Knowledge, Observed, Seen

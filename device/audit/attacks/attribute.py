@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from device.audit.base import Attack, Lab, Say
-from device.audit.encoders import encode, trainable
+from device.audit.attacks.base import Attack, Lab, Say
+from device.audit.attacks.encoders import encode, trainable
 from device.audit.public import batches_of_length
 from device.audit.victim import Knowledge, Seen
 from shared.errors import InvalidInput

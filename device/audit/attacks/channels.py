@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from device.audit.base import Lab
-from device.audit.codebook import Codebook, CodebookSettings
+from device.audit.attacks.base import Lab
+from device.audit.attacks.codebook import Codebook, CodebookSettings
 from device.audit.metrics import Figure, InversionScore, bootstrap
 from device.audit.victim import Observed, Seen, Victim
 from device.data.encode import EncodedDataset, IntArray
