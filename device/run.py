@@ -272,7 +272,7 @@ class _Run:
         rule = self.settings.audit_rule
         if rule is None:
             return
-        from device.audit.gate import Gated, hold  # heavy, and few jobs ask for it
+        from device.audit.jobs.gate import Gated, hold  # heavy, and few jobs ask for it
 
         noise = Noise(mechanism=mechanism, importance=perturber.importance, source=perturber.source)
         job = Gated(

@@ -182,7 +182,7 @@ def _simulated(options: dict[str, Any]) -> Run:
 def _recorded(job_id: str, options: dict[str, Any]) -> Run:
     """The audit of what a job sent."""
     from device.agent_config import load_agent_config
-    from device.audit.jobs import JobAudit, audit_job
+    from device.audit.jobs.transcript import JobAudit, audit_job
     from device.data.records import Columns
     from device.data.source import DataSource
     from device.home import check_job_id

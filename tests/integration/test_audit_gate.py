@@ -13,7 +13,7 @@ import pytest
 from device.account import TRANSCRIPT
 from device.agent import Agent
 from device.agent_config import AgentConfig, DataSetting
-from device.audit import gate
+from device.audit.jobs import gate
 from device.audit.suite import QUICK
 from device.control import ControlPlane
 from device.ledger import Ledger, outcomes

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from device.account import TRANSCRIPT
-from device.audit.recorded import Traffic
+from device.audit.jobs.recorded import Traffic
 from device.evaluate import evaluate
 from device.export.job import ExportOptions, export_job
 from device.generate import generate_texts, open_writer

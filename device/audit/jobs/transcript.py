@@ -17,10 +17,10 @@ from device.account import TRANSCRIPT
 from device.audit.attacks import channels
 from device.audit.attacks.base import Lab, Say
 from device.audit.attacks.gradients import SentBack
-from device.audit.evidence import identity_findings, label_findings, not_kept
 from device.audit.frontier import place
+from device.audit.jobs.evidence import identity_findings, label_findings, not_kept
+from device.audit.jobs.recorded import Collected, Collector, Traffic
 from device.audit.prepare import build_case, choose, public_texts, whole_model
-from device.audit.recorded import Collected, Collector, Traffic
 from device.audit.report import NOT_TESTED, Audit, audit_of
 from device.audit.suite import Size, attack_gradients, attack_releases
 from device.batches import IndexArray

@@ -15,8 +15,8 @@ from torch import nn
 
 from device.account import TRANSCRIPT
 from device.audit.attacks.channels import LABELS, Finding, labels_by_direction, share_of
+from device.audit.jobs.recorded import Collected, Traffic
 from device.audit.metrics import Figure
-from device.audit.recorded import Collected, Traffic
 from device.data.encode import EncodedDataset
 from device.hashchain import digest
 from device.transcript_check import KEY_BYTES, read_run
