@@ -12,8 +12,8 @@ from device.cli.failures import guarded
 from device.cli.options import DATA, AsJson, Home, Text2Column, TextColumn, Threads, home_folder, limit_threads
 
 if TYPE_CHECKING:
-    from device.audit.choice import Value
-    from device.audit.tune import TuneRequest
+    from device.audit.tuning.choice import Value
+    from device.audit.tuning.tune import TuneRequest
     from device.data.source import DataSource
 
 WISH = "What you want"
@@ -111,8 +111,8 @@ def tune_noise(
     options = dict(locals())
     request = _request(options)
     from device.audit.report import write_private
-    from device.audit.tune import tune
-    from device.audit.tunereport import facts_of, page, picture
+    from device.audit.tuning.report import facts_of, page, picture
+    from device.audit.tuning.tune import tune
     from device.cli.tunescreen import TuneScreen, tell
     from shared.errors import JobPaused
 
@@ -154,9 +154,9 @@ def _request(options: dict[str, Any]) -> TuneRequest:
             "hides, so no setting of it could keep a wish; `privtune audit --task causal-lm` shows by how much.",
             param="task",
         )
-    from device.audit.choice import Wish
     from device.audit.suite import FULL, QUICK
-    from device.audit.tune import TuneRequest
+    from device.audit.tuning.choice import Wish
+    from device.audit.tuning.tune import TuneRequest
     from device.audit.utility import Training
 
     fixed, param, values = _settings(options["mechanism"], options["vary"], options["param"] or ())
@@ -234,7 +234,7 @@ def _sources(options: dict[str, Any]) -> tuple[DataSource, DataSource]:
 
 def finetune_line(options: dict[str, Any], request: TuneRequest, value: Value) -> str:
     """The command that trains with this setting, on the same records; NAME stands for the cloud's name of the model."""
-    from device.audit.choice import shown
+    from device.audit.tuning.choice import shown
 
     words = ["privtune", "finetune", "--model", "NAME", "--local-model", request.model, "--data", request.train.path]
     words += ["--validation", request.dev.path] if options["dev"] else ["--holdout", shown(request.train.holdout)]

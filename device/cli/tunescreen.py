@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from device.audit.choice import Estimate, Setting, Words, naming, short, shown, span
-from device.audit.tune import Tuned, TuneRequest
-from device.audit.tunereport import NOTES, headline, wished
+from device.audit.tuning.choice import Estimate, Setting, Words, naming, short, shown, span
+from device.audit.tuning.report import NOTES, headline, wished
+from device.audit.tuning.tune import Tuned, TuneRequest
 from device.screen import duration
 
 _BAR = 28
@@ -23,7 +23,7 @@ _MARKS = (("█", "▒"), ("#", ":"))  # the second where a terminal knows ASCII
 
 
 class TuneScreen:
-    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. See `device.audit.tune.Watch`."""
+    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. See `device.audit.tuning.tune.Watch`."""
 
     def __init__(self, words: Words, *, quiet: bool) -> None:
         self._words: Words = words

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from device.audit.choice import Wish
 from device.audit.suite import QUICK
-from device.audit.tune import SETTINGS, TuneRequest, tune
+from device.audit.tuning.choice import Wish
+from device.audit.tuning.tune import SETTINGS, TuneRequest, tune
 from device.audit.utility import Training
 from device.cli import app, main
 from device.data.source import DataSource

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from device.audit.choice import Estimate, Recovered, Setting, Wish, best, between, choose, short, shown, span
+from device.audit.tuning.choice import Estimate, Recovered, Setting, Wish, best, between, choose, short, shown, span
 
 
 def setting(value, recovered, drop, *, half=0.01, attack="EIA-1 bayes (adaptive)", accuracy=0.8):

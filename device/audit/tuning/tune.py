@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.audit.attacks.base import Lab, Say
-from device.audit.choice import Choice, Estimate, Recovered, Setting, Value, Wish, Words, between, choose, shown
 from device.audit.metrics import bootstrap
 from device.audit.prepare import build_case, public_texts, whole_model
 from device.audit.prepare import choose as choose_records
 from device.audit.public import without_overlap
 from device.audit.report import write_private
 from device.audit.suite import Case, Outcome, Size, attack_releases
+from device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Wish, Words, between, choose, shown
 from device.audit.utility import Training, measure_utility
 from device.data.encode import EncodedDataset, encode_classification
 from device.data.source import DataSource

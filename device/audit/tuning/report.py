@@ -6,10 +6,10 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from device.audit.choice import Setting, Wish, Words, naming, short, shown
 from device.audit.page import document, section
 from device.audit.picture import Goal, Point, frontier
-from device.audit.tune import Tuned, TuneRequest
+from device.audit.tuning.choice import Setting, Wish, Words, naming, short, shown
+from device.audit.tuning.tune import Tuned, TuneRequest
 from shared import __version__
 
 NOTES = (
