@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from device.audit.picture import Goal, Point, frontier
+from device.audit.report.picture import Goal, Point, frontier
 
 _RESAMPLES = 2000
 Interval = tuple[float, float, float]

@@ -13,7 +13,7 @@ from device.cli.failures import guarded
 from device.cli.options import DATA, AsJson, Home, TextColumn, home_folder
 
 if TYPE_CHECKING:
-    from device.audit.report import Audit
+    from device.audit.report.document import Audit
     from device.audit.suite import Size
 
 Say = Callable[[str, float], None]
@@ -127,8 +127,8 @@ def audit(
       privtune audit --transcript ftjob-abc123 --model ./minilm
     """
     options = dict(locals())
-    from device.audit.page import render
-    from device.audit.report import to_json, write_private
+    from device.audit.report.document import to_json, write_private
+    from device.audit.report.page import render
 
     run = _simulated(options) if transcript is None else _recorded(transcript, options)
     with _progress(quiet=as_json) as say:
@@ -144,7 +144,7 @@ def audit(
 
 def _simulated(options: dict[str, Any]) -> Run:
     """The audit of what would be sent."""
-    from device.audit.report import AuditRequest, run_audit
+    from device.audit.owner import AuditRequest, run_audit
     from device.cli.jobspec import mechanism_of
     from device.data.records import Columns
     from device.data.source import DataSource

@@ -110,7 +110,7 @@ def tune_noise(
     """
     options = dict(locals())
     request = _request(options)
-    from device.audit.report import write_private
+    from device.audit.report.document import write_private
     from device.audit.tuning.report import facts_of, page, picture
     from device.audit.tuning.tune import tune
     from device.cli.tunescreen import TuneScreen, tell

@@ -23,7 +23,7 @@ _MARKS = (("█", "▒"), ("#", ":"))  # the second where a terminal knows ASCII
 
 
 class TuneScreen:
-    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. See `device.audit.tuning.tune.Watch`."""
+    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. A `device.audit.tuning.tune.Watch`."""
 
     def __init__(self, words: Words, *, quiet: bool) -> None:
         self._words: Words = words

@@ -109,8 +109,8 @@ def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contai
 
 
 def test_text_is_escaped(model, data, tmp_path):
-    from device.audit.page import render
-    from device.audit.report import Audit
+    from device.audit.report.document import Audit
+    from device.audit.report.page import render
 
     _, facts, _ = audit(model, data, tmp_path, "--unlabelled", "--mechanism", "pool")
     assert any("EIA-3" in line for line in facts["not_tested"])

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from device.account import TRANSCRIPT
 from device.audit.attacks.base import silent
 from device.audit.jobs.transcript import JobAudit, audit_job
-from device.audit.page import render
+from device.audit.report.page import render
 from device.audit.suite import QUICK
 from device.cli import app
 from device.home import RunRequest

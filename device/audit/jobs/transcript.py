@@ -21,7 +21,7 @@ from device.audit.frontier import place
 from device.audit.jobs.evidence import identity_findings, label_findings, not_kept
 from device.audit.jobs.recorded import Collected, Collector, Traffic
 from device.audit.prepare import build_case, choose, public_texts, whole_model
-from device.audit.report import NOT_TESTED, Audit, audit_of
+from device.audit.report.document import NOT_TESTED, Audit, audit_of
 from device.audit.suite import Size, attack_gradients, attack_releases
 from device.batches import IndexArray
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification

@@ -12,7 +12,7 @@ import numpy as np
 
 from device.audit.paper.cells import Cell
 from device.audit.paper.datasets import DataSet
-from device.audit.picture import Level, Point, frontier
+from device.audit.report.picture import Level, Point, frontier
 from shared.errors import StorageFull
 
 Figure = dict[str, Any]  # value, low, high, floor; None for an interval that is not known

@@ -25,7 +25,7 @@ from device.audit.metrics import bootstrap
 from device.audit.prepare import build_case, public_texts, whole_model
 from device.audit.prepare import choose as choose_records
 from device.audit.public import without_overlap
-from device.audit.report import write_private
+from device.audit.report.document import write_private
 from device.audit.suite import Case, Outcome, Size, attack_releases
 from device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Wish, Words, between, choose, shown
 from device.audit.utility import Training, measure_utility

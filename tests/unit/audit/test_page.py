@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from device.audit.page import render
-from device.audit.report import Audit
+from device.audit.report.document import Audit
+from device.audit.report.page import render
 
 
 def figure(value):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from device.audit.picture import HEIGHT, WIDTH, Goal, Level, Point, frontier
+from device.audit.report.picture import HEIGHT, WIDTH, Goal, Level, Point, frontier
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,6 +1,6 @@
 from device.audit.metrics import Figure
+from device.audit.report.verdict import judge
 from device.audit.suite import AttackRow, Outcome
-from device.audit.verdict import judge
 
 
 def row(name, knowledge, words, content):

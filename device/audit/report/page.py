@@ -8,8 +8,8 @@ from html import escape
 from operator import eq
 from typing import Any
 
-from device.audit.picture import Point, frontier
-from device.audit.report import Audit
+from device.audit.report.document import Audit
+from device.audit.report.picture import Point, frontier
 
 _NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 _BEGINS = ("\u0120", "\u2581")  # marks of a word's beginning: byte-level BPE, SentencePiece

@@ -1,41 +1,28 @@
 """The owner's audit: from data, model, cut and mechanism to a verdict, before anything is sent.
 
-Nothing here talks to a cloud. The page holds the owner's text: it is written for the owner's eyes only (mode 0600).
+Nothing here talks to a cloud.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from device.audit.attacks.base import Lab, Say
 from device.audit.frontier import place, strengths
 from device.audit.prepare import build_case, choose, public_texts, whole_model
-from device.audit.suite import Case, Outcome, Size, run_suite
-from device.audit.verdict import judge
+from device.audit.report.document import NOT_TESTED, Audit, audit_of
+from device.audit.suite import Size, run_suite
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from device.data.records import Records
 from device.data.source import DataSource
 from device.fitted import OwnRecords
 from device.parts import build_noise
-from shared import __version__
 from shared.config import MechanismSpec, Task
-from shared.errors import InvalidInput, StorageFull
+from shared.errors import InvalidInput
 from shared.modeling.package import BottomPackage, bottom_from_model
-
-NOT_TESTED = (
-    "An attacker with more computing power, a larger language model or far more text of your kind than the audit had.",
-    "An attacker who already knows a part of a record (its template, a name, a quotation).",
-    "Whether a given record was in the training data (membership), through the tuned model or otherwise.",
-    "What lengths of records, times and the order of messages tell: these are visible to the cloud in any case.",
-    "A malicious cloud that changes weights or gradients to learn more; the audit's attacker only looks.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +44,6 @@ class AuditRequest:
     size: Size
     seed: int = 0
     frontier: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audit:
-    """The result: facts and figures without any text of the owner's, and the examples, which are such text."""
-
-    document: dict[str, Any]
-    examples: list[tuple[list[str], list[str]]]
 
 
 def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = None) -> Audit:
@@ -110,39 +89,6 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     return audit_of(facts, case, outcome, NOT_TESTED)
 
 
-def audit_of(facts: dict[str, Any], case: Case, outcome: Outcome, not_tested: Sequence[str]) -> Audit:
-    """Facts about the audit, and what it found, as a document; the examples in words."""
-    found = outcome.to_dict()
-    untested = found.pop("untested")
-    document = {
-        "privtune": __version__,
-        "injection": case.victim.mechanism.injection,
-        **facts,
-        "verdict": asdict(judge(outcome)),
-        **found,
-        "not_tested": [*untested, *not_tested],
-    }
-    words = case.victim.mechanism.context.tokens
-    examples = [(_words(e.truth, words), _words(e.guess, words)) for e in outcome.examples]
-    return Audit(document=document, examples=examples)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read (mode 0600), whatever was there. Raises StorageFull."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise StorageFull(f"{path} can't be written: {error.strerror or error}") from error
-
-
-def to_json(audit: Audit) -> str:
-    """Facts and figures without text of the owner's."""
-    return json.dumps(audit.document, indent=1) + "\n"
-
-
 def _parts_and_data(request: AuditRequest) -> tuple[BottomPackage, EncodedDataset]:
     records = request.source.load(request.task, labelled=request.labelled)
     classes = len({record.label for record in records}) if request.labelled else 2
@@ -160,7 +106,3 @@ def _encoded(records: Records, request: AuditRequest, parts: BottomPackage) -> E
         return encode_classification(records, parts.tokenizer, longest)
     ids, truncated = encode_texts(records, parts.tokenizer, longest)
     return EncodedDataset(ids=ids, truncated=truncated)
-
-
-def _words(ids: Sequence[int], tokens: Sequence[str]) -> list[str]:
-    return [tokens[index] if 0 <= index < len(tokens) else "?" for index in ids]
