@@ -6,7 +6,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from device.audit.report.page import document, section
+from device.audit.report.frame import document, section
 from device.audit.report.picture import Goal, Point, frontier
 from device.audit.tuning.choice import Setting, Wish, Words, naming, short, shown
 from device.audit.tuning.tune import Tuned, TuneRequest
