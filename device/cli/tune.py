@@ -13,7 +13,7 @@ from device.cli.options import DATA, AsJson, Home, Text2Column, TextColumn, Thre
 
 if TYPE_CHECKING:
     from device.audit.tuning.choice import Value
-    from device.audit.tuning.tune import TuneRequest
+    from device.audit.tuning.request import TuneRequest
     from device.data.source import DataSource
 
 WISH = "What you want"
@@ -156,7 +156,7 @@ def _request(options: dict[str, Any]) -> TuneRequest:
         )
     from device.audit.suite import FULL, QUICK
     from device.audit.tuning.choice import Wish
-    from device.audit.tuning.tune import TuneRequest
+    from device.audit.tuning.request import TuneRequest
     from device.audit.utility import Training
 
     fixed, param, values = _settings(options["mechanism"], options["vary"], options["param"] or ())

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from device.audit.tuning.choice import Estimate, Setting, Words, naming, short, shown, span
 from device.audit.tuning.report import NOTES, headline, wished
-from device.audit.tuning.tune import Tuned, TuneRequest
+from device.audit.tuning.request import TuneRequest
+from device.audit.tuning.tune import Tuned
 from device.screen import duration
 
 _BAR = 28
@@ -23,7 +24,7 @@ _MARKS = (("█", "▒"), ("#", ":"))  # the second where a terminal knows ASCII
 
 
 class TuneScreen:
-    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. A `device.audit.tuning.tune.Watch`."""
+    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. It is the tuning's `Watch`."""
 
     def __init__(self, words: Words, *, quiet: bool) -> None:
         self._words: Words = words

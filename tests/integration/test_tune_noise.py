@@ -18,8 +18,10 @@ import pytest
 from typer.testing import CliRunner
 
 from device.audit.suite import QUICK
+from device.audit.tuning.bench import SETTINGS
 from device.audit.tuning.choice import Wish
-from device.audit.tuning.tune import SETTINGS, TuneRequest, tune
+from device.audit.tuning.request import TuneRequest
+from device.audit.tuning.tune import tune
 from device.audit.utility import Training
 from device.cli import app, main
 from device.data.source import DataSource

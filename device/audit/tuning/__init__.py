@@ -1,5 +1,6 @@
 """`privtune tune-noise`: settings of a mechanism measured on a dev split, and one of them chosen.
 
-`tune` measures one after the other by the audit's attacks and by training, `choice` is the rule, without models or
-files, `report` the document, picture and page.
+`request` is what was asked; `bench` attacks one setting and trains on it, and keeps what it found; `tune` goes through
+the settings and chooses by the rule of `choice`, which needs neither models nor files; `report` is the document, the
+picture and the page.
 """

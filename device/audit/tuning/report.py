@@ -9,7 +9,8 @@ from typing import Any
 from device.audit.report.frame import document, section
 from device.audit.report.picture import Goal, Point, frontier
 from device.audit.tuning.choice import Setting, Wish, Words, naming, short, shown
-from device.audit.tuning.tune import Tuned, TuneRequest
+from device.audit.tuning.request import TuneRequest
+from device.audit.tuning.tune import Tuned
 from shared import __version__
 
 NOTES = (

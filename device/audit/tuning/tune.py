@@ -1,95 +1,21 @@
-"""Measure settings of a mechanism on a dev split and choose one: attacks and training for each, kept as it is done.
+"""Measure settings of a mechanism on a dev split and choose one.
 
-A setting is attacked as `privtune audit` attacks it (inversions only) and its use is measured by training
-(`device.audit.utility`), on records that are in neither the training data nor the attacker's text. There is no way to
-name a test split here: what a setting was chosen on says too little of it in advance.
+There is no way to name a test split here: what a setting was chosen on says too little of it in advance.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-import time
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from device.audit.attacks.base import Lab, Say
 from device.audit.metrics import bootstrap
-from device.audit.prepare import build_case, public_texts, whole_model
-from device.audit.prepare import choose as choose_records
-from device.audit.public import without_overlap
-from device.audit.report.document import write_private
-from device.audit.suite import Case, Outcome, Size, attack_releases
-from device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Wish, Words, between, choose, shown
-from device.audit.utility import Training, measure_utility
-from device.data.encode import EncodedDataset, encode_classification
-from device.data.source import DataSource
-from device.fitted import OwnRecords
-from device.noise.public import PublicTexts
-from device.noise.registry import entry, validate
-from device.parts import build_noise
-from shared import __version__
-from shared.config import MechanismSpec
-from shared.errors import DataInvalid, StorageFull
-from shared.modeling.package import bottom_from_model
-
-LEAST_DEV = 30
-SETTINGS = "settings"  # folder of what was measured
-NO_NOISE = MechanismSpec(name="none")
-FIGURES: dict[Words, str] = {"content": "content_top1", "all": "top1"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneRequest:
-    """What is tuned. values: of `param`, next to the `fixed` ones; refine: so many more between two of them."""
-
-    model: str
-    train: DataSource
-    dev: DataSource
-    cut: int = 1
-    mechanism: str
-    fixed: dict[str, Value] = field(default_factory=dict)
-    param: str
-    values: tuple[Value, ...]
-    wish: Wish
-    refine: int = 0
-    size: Size
-    training: Training = field(default_factory=Training)
-    max_length: int = 128
-    public_text: Path | None = None
-    seed: int = 0
-
-    def spec(self, value: Value) -> MechanismSpec:
-        """The mechanism at one setting. Raises InvalidInput where it does not take the value."""
-        spec = MechanismSpec(name=self.mechanism, params={**self.fixed, self.param: value})
-        validate(spec)
-        return spec
-
-    @property
-    def whole(self) -> bool:
-        """Whether the varied parameter takes whole numbers only."""
-        described: dict[str, Any] = entry(self.mechanism).describe()["params"].get(self.param, {})
-        return described.get("type") == "integer"
-
-
-class Watch(Protocol):
-    """Told how the tuning goes on."""
-
-    def begin(self, name: str, number: int, total: int, seconds_left: float | None) -> None:
-        """A setting is about to be measured, the `number`th of `total` as far as is known."""
-
-    def say(self, what: str, share: float) -> None:
-        """A share of one step of it is done."""
-
-    def end(self, name: str, facts: dict[str, Any], *, kept: bool) -> None:
-        """It is measured; kept: it had been before."""
+from device.audit.tuning.bench import FIGURES, SETTINGS, Bench
+from device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Words, between, choose
+from device.audit.tuning.request import TuneRequest, Watch
+from shared.errors import StorageFull
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,183 +60,6 @@ def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
     )
 
 
-class Bench:
-    """Model and data, loaded once, and the folder of what was measured with them."""
-
-    def __init__(self, request: TuneRequest, home: Path, out: Path, watch: Watch) -> None:
-        self._request, self._home, self._out, self._watch = request, home, out, watch
-        train, dev = (source.load("classification") for source in (request.train, request.dev))
-        classes = len({record.label for record in train})
-        self._parts = bottom_from_model(request.model, "classification", request.cut, num_labels=max(classes, 2))
-        self._max_length = min(request.max_length, self._parts.max_positions or request.max_length)
-        self._train = encode_classification(train, self._parts.tokenizer, self._max_length)
-        encoded = encode_classification(dev, self._parts.tokenizer, self._max_length, self._train.label_names)
-        self._parts.check_ids((*self._train.ids, *encoded.ids))
-        self._dev = apart(encoded, self._train, dev.source)
-        self._all = joined(self._train, self._dev)
-        among = np.arange(len(self._train), len(self._all))
-        self._attacked = choose_records(self._all, request.size, request.seed, among)
-        self._public = public_texts(request.public_text, home)
-        self._whole = whole_model(request.model, "classification", classes)
-        self._seconds: list[float] = []
-        self._begun = 0
-        self.majority = float(np.bincount(labels_of(self._dev)).max() / len(self._dev))
-        self.records = {
-            "train": len(self._train),
-            "dev": len(self._dev),
-            "dev_left_out": len(encoded) - len(self._dev),
-            "attacked": len(self._attacked),
-        }
-
-    def facts(self, value: Value | None) -> dict[str, Any]:
-        """What is known of a setting (None: no noise), from the folder or measured now and kept there."""
-        request = self._request
-        spec = NO_NOISE if value is None else request.spec(value)
-        name = "no noise" if value is None else f"{request.param}={shown(value)}"
-        path = self._path(spec)
-        found = _read(path)
-        self._begun += 1
-        self._watch.begin(name, self._begun, 1 + len(request.values) + request.refine, self._seconds_left())
-        facts = found or self._measure(spec)
-        if not found:
-            _keep(path, facts)
-        self._seconds.append(facts["seconds"])
-        self._watch.end(name, facts, kept=found is not None)
-        return facts
-
-    def _seconds_left(self) -> float | None:
-        """By what a setting took so far; None before the first, and where nothing is left."""
-        request = self._request
-        planned = [self._path(request.spec(value)) for value in request.values]
-        refined = max(0, self._begun - 1 - len(planned) - 1)
-        todo = sum(not path.exists() for path in planned) + request.refine - refined
-        return todo * sum(self._seconds) / len(self._seconds) if todo and self._seconds else None
-
-    def _measure(self, spec: MechanismSpec) -> dict[str, Any]:
-        began, request, say = time.monotonic(), self._request, self._watch.say
-        with tempfile.TemporaryDirectory() as scratch:
-            # What a mechanism learns from the records is learned for this measurement only.
-            own = OwnRecords(
-                home=Path(scratch), fingerprint=self._train.fingerprint, job=Path(scratch) / "job", data=self._train
-            )
-            noise = build_noise(self._parts, spec, request.cut, self._home, own, progress=say)
-            case, _ = build_case(
-                self._parts,
-                noise,
-                self._all,
-                self._attacked,
-                size=request.size,
-                seed=request.seed,
-                public=self._public,
-                max_length=self._max_length,
-                whole=self._whole,
-            )
-            right = [self._right(case, seed, say) for seed in range(request.size.seeds)]
-            outcome = inversions(case, request.size, say)
-        return {
-            "mechanism": spec.model_dump(),
-            "recovered": {words: worst(outcome, figure) for words, figure in FIGURES.items()},
-            "right": ["".join("01"[int(told)] for told in right_B) for right_B in right],
-            "attacks": outcome.to_dict()["attacks"],
-            "statement": noise.mechanism.statement(noise.source).to_dict(),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-
-    def _right(self, case: Case, seed: int, say: Say) -> NDArray[np.bool_]:
-        """Which dev records a model trained on this setting's releases tells right."""
-        found = measure_utility(
-            case.victim,
-            self._whole.top(self._request.cut),
-            self._whole.head(),
-            self._train,
-            self._dev,
-            readout=self._whole.readout,
-            training=self._request.training,
-            seed=seed,
-            say=say,
-        )
-        return found.right_B
-
-    def _path(self, spec: MechanismSpec) -> Path:
-        """Named by all that decides a measurement, so that another question finds nothing of this one."""
-        params = {name: float(value) if isinstance(value, int) else value for name, value in spec.params.items()}
-        key = _digest({**self._question, "mechanism": spec.name, "params": params})
-        return self._out / SETTINGS / f"{spec.name}-{key}.json"
-
-    @cached_property
-    def _question(self) -> dict[str, Any]:
-        weights = hashlib.sha256()
-        for name, value in sorted(self._whole.model.state_dict().items()):
-            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        request = self._request
-        return {
-            "version": __version__,
-            "weights": weights.hexdigest(),
-            "cut": request.cut,
-            "train": self._train.fingerprint,
-            "dev": self._dev.fingerprint,
-            "attacked": self._attacked.tolist(),
-            "public": _digest([list(self._public), asdict(PublicTexts.load(self._home))]),
-            "size": asdict(request.size),
-            "training": asdict(request.training),
-            "max_length": self._max_length,
-            "seed": request.seed,
-        }
-
-
-def inversions(case: Case, size: Size, say: Say) -> Outcome:
-    """The suite's inversion attacks on fresh releases; attributes and side channels are the audit's business."""
-    case = replace(case, labelled=None)
-    lab = Lab(case.public, case.victim, case.encoder)
-    draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
-    return attack_releases(case, lab, size, draws, say=say)
-
-
-def worst(outcome: Outcome, figure: str) -> dict[str, Any]:
-    """The figure of the attack that serves whoever knows the mechanism best."""
-    row = outcome.worst("adaptive", figure)
-    if row is None:
-        raise DataInvalid("no inversion attack could be run on these records")
-    told = row.figures[figure]
-    recovered = Recovered(
-        value=told.value,
-        low=told.low,
-        high=told.high,
-        floor=told.floor,
-        attack=f"{row.name} {row.variant} ({row.knowledge})",
-    )
-    return asdict(recovered)
-
-
-def apart(dev: EncodedDataset, train: EncodedDataset, source: str) -> EncodedDataset:
-    """The dev records that training does not have. Raises DataInvalid where few are, or fewer than half."""
-    free = without_overlap(dev.ids, train.ids)
-    shared = len(dev) - len(free)
-    if shared > len(free):
-        raise DataInvalid(
-            f"{source}: {shared:,} of {len(dev):,} dev records are training records too, so nothing can be told from "
-            "them. Give --dev other records than --data, or leave it out to hold a part of --data out."
-        )
-    if len(free) < LEAST_DEV:
-        raise DataInvalid(
-            f"{source}: tuning needs at least {LEAST_DEV} dev records that training lacks, and there are {len(free)}."
-        )
-    return dev.pick(np.array(free, dtype=np.int64))
-
-
-def joined(train: EncodedDataset, dev: EncodedDataset) -> EncodedDataset:
-    """Training records, then dev records; the attacker has what is not attacked."""
-    labels = np.concatenate([labels_of(train), labels_of(dev)])
-    return EncodedDataset(ids=train.ids + dev.ids, labels=labels, label_names=train.label_names)
-
-
-def labels_of(data: EncodedDataset) -> NDArray[np.int64]:
-    """Class numbers. Raises DataInvalid where there are none."""
-    if data.labels is None:
-        raise DataInvalid("tuning needs labelled records")
-    return data.labels
-
-
 def setting_of(value: Value, facts: dict[str, Any], clean: dict[str, Any]) -> Setting:
     """With accuracy and its loss, both over the same dev records, averaged over training seeds."""
     right_B, clean_B = (
@@ -330,10 +79,6 @@ def in_order(values: Any) -> list[Value]:
     return listed if any(isinstance(value, str | bool) for value in listed) else sorted(listed)
 
 
-def _digest(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-
-
 def make_folder(folder: Path) -> None:
     """Before hours of work. Raises StorageFull."""
     try:
@@ -342,19 +87,3 @@ def make_folder(folder: Path) -> None:
         (folder / "can-write").unlink()
     except OSError as error:
         raise StorageFull(f"{folder} can't be written: {error.strerror}; give --out another folder.") from error
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """What was kept; None where nothing was or it is damaged: then it is measured anew."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
-
-
-def _keep(path: Path, facts: dict[str, Any]) -> None:
-    """Write whole or not at all."""
-    scratch = path.with_suffix(".part")
-    write_private(scratch, json.dumps(facts, indent=1) + "\n")
-    os.replace(scratch, path)
