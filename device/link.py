@@ -19,7 +19,7 @@ from privtune.split.v1 import split_pb2_grpc
 from device.transcript import Transcript
 from shared.addresses import is_loopback
 from shared.errors import CloudUnreachable, InvalidInput, MessageTooLarge, PrivTuneError, VersionMismatch, by_reason
-from shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, FrameReader, FrameWriter, Message
+from shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, OUTPUT, RESEND, FrameReader, FrameWriter, Message
 
 T = TypeVar("T")
 
@@ -175,6 +175,17 @@ class Stream:
                     return found
             item = self.receive()
             self._stash[(item.kind, item.step, item.micro_batch)] = item
+
+    def output(self, step: int, micro_batch: int, in_full: Callable[[], Message]) -> Message:
+        """Wait for what the cloud computed of a micro-batch. Raises as `expect`.
+
+        in_full: the micro-batch with the bytes of all records, made and sent where the cloud no longer holds one.
+        """
+        answer = self.expect(step, micro_batch, OUTPUT, RESEND)
+        if answer.kind == RESEND:
+            self.send(in_full())
+            answer = self.expect(step, micro_batch, OUTPUT)
+        return answer
 
     def receive(self) -> Message:
         """Wait for the next answer, to whatever it is. Raises as `expect`, with which it is not to be mixed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from device.link import Stream
 from device.objectives import Readout, Score, targets
 from device.outputs import Outputs
 from device.perturb import Perturber, Released, Uploader
-from shared.wire import OUTPUT, RESEND, Message
+from shared.wire import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +62,14 @@ class Scorer:
                     self.stream.send(self._forward(batch, step))
                 waiting.append(batch)
             batch = waiting.popleft()
-            answer = self._answer(batch, step) if batch.answered else None
+            answer = None
+            if batch.answered:
+                answer = self.stream.output(step, batch.number, partial(self._forward, batch, step, inline_all=True))
             out_ND = self.outputs.out(data, batch.indices, batch.released, batch.readout_N, answer)
             for start in range(0, len(out_ND), self.rows_at_once):
                 some = slice(start, start + self.rows_at_once)
                 score.add(self.logits(out_ND[some]), batch.targets_N[some])
         return score.metrics()
-
-    def _answer(self, batch: _Batch, step: int) -> Message:
-        answer = self.stream.expect(step, batch.number, OUTPUT, RESEND)
-        if answer.kind == RESEND:
-            self.stream.send(self._forward(batch, step, inline_all=True))
-            answer = self.stream.expect(step, batch.number, OUTPUT)
-        return answer
 
     def _forward(self, batch: _Batch, step: int, *, inline_all: bool = False) -> Message:
         return self.uploader.forward(

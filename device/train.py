@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from device.progress import EvalInfo, Progress, StepInfo
 from device.scoring import Scorer
 from shared.config import JobSpec
 from shared.errors import JobCancelled, JobPaused
-from shared.wire import GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
+from shared.wire import GRADIENT, STEP, Message, tensor_message
 
 # Evaluation micro-batches are numbered from here, so that their answers never meet those of training.
 EVALUATION_BASE = 1 << 20
@@ -178,7 +179,9 @@ class Trainer:
         """Output, loss and gradient of one micro-batch; with shared labels the cloud does all three."""
         if self._spec.labels == "shared":
             return 0.0
-        answer = self._answer(batch) if batch.answered else None
+        answer = None
+        if batch.answered:
+            answer = self._stream.output(batch.step, batch.index, partial(self._forward, batch, inline_all=True))
         if answer is None or self._spec.tail:
             return self._head.learn(
                 self._outputs.states(self._data, batch.indices, batch.released, answer),
@@ -197,13 +200,6 @@ class Trainer:
         )
         self._stream.send(tensor_message(GRADIENT, batch.step, batch.index, gradient_ND.numpy(), self._spec.codec))
         return loss
-
-    def _answer(self, batch: MicroBatch) -> Message:
-        answer = self._stream.expect(batch.step, batch.index, OUTPUT, RESEND)
-        if answer.kind == RESEND:
-            self._stream.send(self._forward(batch, inline_all=True))
-            answer = self._stream.expect(batch.step, batch.index, OUTPUT)
-        return answer
 
     def _forward(self, batch: MicroBatch, *, inline_all: bool = False) -> Message:
         shared = batch.targets_N.tolist() if self._spec.labels == "shared" else ()
