@@ -16,7 +16,8 @@ from device.control import ControlPlane, Json, job_spec, phase_of
 from device.data.source import DataSource
 from device.home import holds_job, job_lock
 from device.progress import Progress
-from device.run import RunResult, RunSettings, ends_job, refuse_job, run_job
+from device.run import RunResult, ends_job, refuse_job, run_job
+from device.settings import RunSettings
 from shared.config import JobSpec
 from shared.errors import (
     CloudUnreachable,

@@ -20,8 +20,8 @@ from device.generate import generate_texts
 from device.generation.sampling import Sampling
 from device.jobfolder import JobFolder, JobState
 from device.perturb import Uploader
-from device.run import RunSettings
 from device.scoring import Scorer
+from device.settings import RunSettings
 from device.textscores import TextScores, require_packages, score_texts
 from device.tuned import TunedModel, open_tuned
 from shared.errors import DataInvalid, InvalidInput

@@ -10,7 +10,7 @@ from device.generation.prompts import Prompt
 from device.generation.sampling import Sampling
 from device.generation.writer import Finish, Reply, Writer
 from device.jobfolder import JobFolder
-from device.run import RunSettings
+from device.settings import RunSettings
 from device.tuned import open_tuned
 from shared.errors import InvalidInput
 

@@ -13,7 +13,7 @@ from device.data.records import Columns, Record, Records
 from device.jobfolder import JobFolder, JobState
 from device.objectives import pooled_positions
 from device.perturb import Released, Uploader
-from device.run import RunSettings
+from device.settings import RunSettings
 from device.tuned import TunedModel, open_tuned
 from shared.errors import InvalidInput
 from shared.modeling.package import BottomPackage

@@ -23,14 +23,14 @@ from device.head import HeadTrainer
 from device.home import holds_job
 from device.jobfolder import JobFolder
 from device.labels import LabelStore, label_keys
-from device.link import Endpoint, Link
+from device.link import Link
 from device.noise.base import Mechanism
 from device.noise.randomness import NoiseSource
 from device.outputs import StateStore
 from device.parts import Noise, build_perturber, load_parts, open_request
 from device.perturb import Perturber
-from device.policy import AuditRule, Policy
 from device.progress import Progress, StartInfo
+from device.settings import RunSettings
 from device.tail import Tail
 from device.train import Totals, Trainer
 from shared.config import JobSpec
@@ -55,53 +55,11 @@ from shared.statements import LabelStatement
 
 T = TypeVar("T")
 
-# Waits between attempts to reach the cloud again: doubling up to the last.
 STATES_BYTES = 256 << 30  # of what the cloud computes for a job with a tail: a bound against nonsense, not a quota
+# Waits between attempts to reach the cloud again: doubling up to the last.
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # Trying again would end the same way.
 _HOPELESS = (InvalidInput, DataInvalid, NonFinite, ModelUnsupported, CutOutOfRange, MessageTooLarge)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """How this device reaches the cloud and where it keeps its own things.
-
-    local_model: the owner's own copy of the model; None: the bottom package is fetched from the cloud.
-    no_progress_timeout: seconds without any progress after which a run gives up (the job stays resumable).
-    policy: what jobs may ask for and how much may be released; None: anything.
-    record_frames: keep the frames of both directions, for the audit.
-    audit: attack the data first; where the policy has a rule, that one counts.
-    """
-
-    grpc_address: str
-    api_key: str
-    ca_cert: Path | None = None
-    home: Path
-    local_model: str | None = None
-    no_progress_timeout: float = 600.0
-    policy: Policy | None = None
-    record_frames: bool = False
-    audit: AuditRule | None = None
-
-    @property
-    def audit_rule(self) -> AuditRule | None:
-        """The rule that a job's audit is held against; None: no audit."""
-        return (self.policy.audit if self.policy is not None else None) or self.audit
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Address and key of the gateway."""
-        return Endpoint(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
-
-    def account(self, job_id: str) -> Account:
-        """The account of one run of a job."""
-        return Account(
-            self.home,
-            job_id,
-            cloud=self.grpc_address,
-            budget=self.policy.budget if self.policy is not None else None,
-            record_frames=self.record_frames,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

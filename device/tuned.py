@@ -21,7 +21,7 @@ from device.noise.base import Mechanism
 from device.outputs import Outputs
 from device.parts import build_perturber, load_parts, open_request
 from device.perturb import Perturber
-from device.run import RunSettings
+from device.settings import RunSettings
 from device.tail import Tail
 from shared.errors import JobConflict
 from shared.modeling.checkpoint import checkpoint_steps

@@ -75,8 +75,8 @@ def agent(
     """
     settings = _configured(config, data or [], home_folder(home), no_noise=no_noise)
     from device.agent import Agent
-    from device.run import RunSettings
     from device.screen import make_screen
+    from device.settings import RunSettings
 
     stop = threading.Event()
     with make_screen(as_json=as_json) as screen, control_plane(cloud, api_key, ca_cert) as control:

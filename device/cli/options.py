@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from device.control import ControlPlane
-    from device.run import RunSettings
+    from device.settings import RunSettings
 
 CONNECTION = "Connection"
 DATA = "Data"
@@ -134,7 +134,7 @@ def run_settings(
 ) -> RunSettings:
     """How to reach the gateway; asks the control plane for its address if need be."""
     from device.agent_config import home_policy
-    from device.run import RunSettings
+    from device.settings import RunSettings
 
     return RunSettings(
         grpc_address=grpc_address or control.grpc_address(),

@@ -13,7 +13,7 @@ import uvicorn
 
 from device.endpoint.app import create_app
 from device.endpoint.worker import Worker
-from device.run import RunSettings
+from device.settings import RunSettings
 from shared.addresses import is_loopback
 from shared.errors import InvalidInput, PortInUse
 

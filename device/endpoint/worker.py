@@ -12,7 +12,7 @@ from device.generate import IN_FLIGHT, Generated, generated, open_writer
 from device.generation.prompts import Prompt
 from device.generation.sampling import Sampling
 from device.generation.writer import Reply, Writer
-from device.run import RunSettings
+from device.settings import RunSettings
 from shared.errors import InternalError, JobConflict, PrivTuneError
 from shared.modeling.package import BottomPackage
 

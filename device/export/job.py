@@ -26,7 +26,7 @@ from device.head import HeadTrainer
 from device.jobfolder import JobFolder, JobState
 from device.link import Link
 from device.parts import load_parts
-from device.run import RunSettings
+from device.settings import RunSettings
 from device.tail import Tail
 from shared.config import Task
 from shared.errors import (

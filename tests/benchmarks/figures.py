@@ -24,7 +24,8 @@ from device.noise.randomness import noise_source
 from device.noise.registry import build
 from device.parts import noise_context
 from device.perturb import pad
-from device.run import RunSettings, run_job
+from device.run import run_job
+from device.settings import RunSettings
 from scripts.demo import write_reviews
 from shared.config import JobSpec, MechanismSpec
 from shared.modeling.load import load_task_model, load_tokenizer

@@ -13,7 +13,8 @@ from device.data.source import DataSource
 from device.export.ggufile import write_gguf
 from device.export.job import ExportOptions, export_job
 from device.predict import predict
-from device.run import RunSettings, run_job
+from device.run import run_job
+from device.settings import RunSettings
 from shared.config import JobSpec
 from shared.errors import InvalidInput, ModelUnsupported, VersionMismatch
 from shared.manifest import verify

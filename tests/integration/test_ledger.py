@@ -276,7 +276,8 @@ RUNNER = """
     import sys, threading, json
     from pathlib import Path
     from device.data.source import DataSource
-    from device.run import RunSettings, run_job
+    from device.run import run_job
+    from device.settings import RunSettings
     from shared.config import JobSpec
     from tests.integration.world import Watcher
     job, spec, address, key, home, data = sys.argv[1:]

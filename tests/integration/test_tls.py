@@ -12,7 +12,7 @@ import pytest
 from cloud.tls import create_certificates
 from device.data.source import DataSource
 from device.link import Endpoint, Link
-from device.run import RunSettings
+from device.settings import RunSettings
 from shared.errors import CloudUnreachable, InvalidInput
 from tests.integration.owner import Owner, job_id_of
 from tests.integration.world import World, save_model, write_sentences

@@ -23,7 +23,7 @@ from cloud.settings import Settings
 from cloud.store import Store, sqlite_url
 from device.control import ControlPlane
 from device.data.source import DataSource
-from device.run import RunSettings
+from device.settings import RunSettings
 from shared.config import JobSpec
 from tests.unit.modeling.tiny import VOCAB, tiny_classifier, tiny_lm, tiny_tokenizer
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from device.data.source import DataSource
 from device.export.job import export_job
-from device.run import RunSettings, run_job
+from device.run import run_job
+from device.settings import RunSettings
 from tests.integration.world import Watcher, World
 from tests.unit.data.chats import CHATML, byte_tokenizer
 from tests.unit.modeling.tiny import tiny_lm
