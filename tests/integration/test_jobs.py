@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from cloud.desk import Desk
+from cloud.releases import ReleaseCache
 from device.jobfolder import JobFolder
 from device.predict import predict
 from device.run import run_job
@@ -88,6 +90,18 @@ def test_later_epochs_send_handles_instead_of_vectors(local_world):
     up = [info.bytes_up for info in watcher.steps]
     first, third = up[8] - up[0], up[28] - up[20]
     assert third < first / 5
+
+
+def test_what_the_cloud_no_longer_holds_is_sent_again(local_world, monkeypatch):
+    spec = local_world.spec(train={"max_steps": 30})  # three epochs, each with an evaluation
+    first, remembered = run(local_world, spec)
+    monkeypatch.setattr(Desk, "_new_cache", lambda _, spec, request: ReleaseCache(request.hidden_size, spec.codec, 1))
+    second = local_world.cloud.create_job(spec)
+    same_order(local_world, first, second)
+    _, forgotten = run(local_world, spec, job_id=second)
+    assert adapter_hash(local_world, second) == adapter_hash(local_world, first)
+    assert forgotten.metrics == remembered.metrics
+    assert forgotten.bytes_up > 2 * remembered.bytes_up
 
 
 def test_a_record_is_released_once(local_world):
