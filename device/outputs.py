@@ -52,9 +52,9 @@ class Outputs:
     def states(self, data: EncodedDataset, indices: IndexArray, released: Released, answer: Message | None) -> States:
         """What the tail goes on from. answer: what just came, which is remembered; None where nothing was wanted."""
         z_BTD, mask_BT = padded(self._rows(data, indices, released, answer), released.lengths_B)
-        with_skip = self.head.tail is not None and self.head.tail.skip is not None
-        h_BTD = self._perturber.clean(data, indices) if with_skip else None
-        return States(z_BTD=z_BTD, h_BTD=h_BTD, mask_BT=mask_BT)
+        place = self.head.tail.begins_with if self.head.tail is not None else None
+        clean_BTD = self._perturber.clean(data, indices, place) if place is not None else None
+        return States(z_BTD=z_BTD, clean_BTD=clean_BTD, mask_BT=mask_BT)
 
     def out(
         self,

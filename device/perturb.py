@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -89,11 +90,12 @@ class Perturber:
         return keys
 
     @torch.no_grad()
-    def clean(self, data: EncodedDataset, indices: IndexArray) -> Tensor:
-        """h_BTD, the bottom's output without the mechanism: for the tail of this device, and nothing else."""
+    def clean(self, data: EncodedDataset, indices: IndexArray, at: Literal["embedding", "cut"]) -> Tensor:
+        """clean_BTD, the bottom's vectors without the mechanism: for the tail of this device, and nothing else."""
         ids_BT, mask_BT = pad([data.ids[index] for index in indices.tolist()])
-        h_BTD: Tensor = self._bottom(ids_BT, mask_BT)
-        return h_BTD.float()
+        stage = self._bottom if at == "cut" else self._bottom.embed
+        clean_BTD: Tensor = stage(ids_BT, mask_BT)
+        return clean_BTD.float()
 
     @torch.no_grad()
     def _draw(self, records: Sequence[IntArray]) -> list[EncodedRelease]:

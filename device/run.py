@@ -162,7 +162,7 @@ class _Run:
         if self.spec.num_labels not in (None, len(names)):
             raise InvalidInput(f"the job says num_labels {self.spec.num_labels}, but the data has {len(names)} labels")
         parts = self._patiently(lambda: self._load_parts(len(names)))
-        tail = Tail(parts.tail, self.spec) if parts.tail is not None else None  # before anything is entered or sent
+        tail = Tail.of(parts, self.spec)  # before anything is entered or sent
         form = self._form(records, parts, train.chat_template)
         data = self._encode(records, parts, names, form)
         state = self.folder.begin(self.spec, names, data.fingerprint, self.settings.local_model, form)
@@ -175,10 +175,10 @@ class _Run:
         try:
             if mechanism.shortens and self.spec.task == "causal-lm":
                 raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
-            if mechanism.shortens and self.spec.tail and self.spec.skip:
+            if mechanism.shortens and self.spec.tail and self.spec.skip != "none":
                 raise InvalidInput(
                     f"mechanism {mechanism.name} shortens records, so clean vectors have no rows to be added to: use "
-                    "--no-skip with this mechanism"
+                    "--skip none with this mechanism"
                 )
             how = Releasing(
                 spec=self.spec,
@@ -212,7 +212,7 @@ class _Run:
             label_names=names,
             adapter_sha256=trained,
             label_statement=self.label_statement,
-            exportable=not (self.spec.tail and self.spec.skip),
+            exportable=not self.spec.tail or self.spec.skip == "none",
         )
         self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
         return result

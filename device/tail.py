@@ -1,10 +1,12 @@
 """The tail: the model's last blocks, trained on the device on states that the cloud computed. No gradient leaves.
 
-    h~ ---- the cloud's frozen blocks ----> z --+--> blocks of the tail -> head -> loss
-    h (clean, never sent) ---- skip ------------+
+    h~ ---- the cloud's frozen blocks ----------> z --+--> blocks of the tail -> head -> loss
+    clean, never sent ---- (tuned copy of the        |
+                            bottom's blocks) -- skip +
 
-z_BTD: the cloud's states after its last block; h_BTD: the bottom's clean output; out_ND: final states at the read-out
-positions. B records, T tokens, D hidden width, N read-out positions, M rows without padding.
+z_BTD: the cloud's states after its last block; clean_BTD: what the skip begins with, the bottom's clean output or,
+where the skip is tuned, that of its embedding stage; h_BTD: at the cut; out_ND: final states at the read-out positions.
+B records, T tokens, D hidden width, N read-out positions, M rows without padding.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,58 +32,88 @@ from shared.modeling.lora import (
     train_fully,
     trainable_parameters,
 )
+from shared.modeling.package import BottomPackage
 from shared.modeling.partition import Top
 
 _SKIP = "skip.weight"
+Place = Literal["embedding", "cut"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class States:
-    """What a tail goes on from in a micro-batch. h_BTD: clean, None without a skip; mask_BT: 1 = real."""
+    """What a tail goes on from in a micro-batch. clean_BTD: None without a skip; mask_BT: 1 = real."""
 
     z_BTD: Tensor
-    h_BTD: Tensor | None
+    clean_BTD: Tensor | None
     mask_BT: Tensor
 
 
 class Tail:
     """The last blocks and, if the job says so, the way past the cloud: a square map that starts at zero.
 
-    The map adds what the cloud was not told: at the start the tail is the pre-trained model's own.
+    The map adds what the cloud was not told: at the start the tail is the pre-trained model's own. `below`: what the
+    clean vectors pass before it where the skip is tuned, a copy of the bottom's blocks; the frozen ones still release.
     Raises `InvalidInput` for LoRA without peft, or on layers that the blocks do not have.
     """
 
-    def __init__(self, blocks: Top, spec: JobSpec) -> None:
-        self.blocks = blocks
-        if spec.tuning.method == "lora":
-            attach_lora(blocks, spec.tuning, spec.train.seed)
-        else:
-            train_fully(blocks)
+    def __init__(self, blocks: Top, spec: JobSpec, below: Top | None = None) -> None:
+        self.blocks, self.below = blocks, below if spec.skip == "tuned" else None
+        if spec.skip == "tuned" and below is None:
+            raise InternalError("a tuned skip needs the blocks below the cut")
+        for part in self._parts:
+            if spec.tuning.method == "lora":
+                attach_lora(part, spec.tuning, spec.train.seed)
+            else:
+                train_fully(part)
         width = int(blocks.config.hidden_size)
-        self.skip = nn.Parameter(torch.zeros(width, width)) if spec.skip else None
+        self.skip = nn.Parameter(torch.zeros(width, width)) if spec.skip != "none" else None
+
+    @classmethod
+    def of(cls, parts: BottomPackage, spec: JobSpec) -> Tail | None:
+        """That of a job, if it has one."""
+        return None if parts.tail is None else cls(parts.tail, spec, parts.below)
+
+    @property
+    def _parts(self) -> list[Top]:
+        return [self.blocks, *([] if self.below is None else [self.below])]
+
+    @property
+    def begins_with(self) -> Place | None:
+        """Where the clean vectors that the skip needs are taken from; None without a skip."""
+        if self.skip is None:
+            return None
+        return "cut" if self.below is None else "embedding"
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """What is trained, in a stable order."""
-        return [*trainable_parameters(self.blocks), *([] if self.skip is None else [self.skip])]
+        trained = [parameter for part in self._parts for parameter in trainable_parameters(part)]
+        return [*trained, *([] if self.skip is None else [self.skip])]
 
     def state(self) -> dict[str, Tensor]:
         """Name -> value of what is trained; the values are the live tensors."""
-        return adapter_state(self.blocks) | ({} if self.skip is None else {_SKIP: self.skip.detach()})
+        state = {name: value for part in self._parts for name, value in adapter_state(part).items()}
+        return state | ({} if self.skip is None else {_SKIP: self.skip.detach()})
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy a saved state in. Raises `ArtifactCorrupt` for another tail's."""
-        load_adapter_state(self.blocks, {name: value for name, value in state.items() if name != _SKIP})
+        left = {name: value for name, value in state.items() if name != _SKIP}
+        if self.below is not None:
+            mine = adapter_state(self.below).keys()
+            load_adapter_state(self.below, {name: value for name, value in left.items() if name in mine})
+            left = {name: value for name, value in left.items() if name not in mine}
+        load_adapter_state(self.blocks, left)
         if self.skip is not None:
             with torch.no_grad():
                 self.skip.copy_(state[_SKIP])
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
-        self.blocks.train(mode)
+        for part in self._parts:
+            part.train(mode)
 
     def fused(self, z: Tensor, h: Tensor | None) -> Tensor:
-        """What the blocks go on from, (..., D). Raises `InternalError` when a skip has no clean vectors."""
+        """What the blocks go on from, (..., D). h: at the cut. Raises `InternalError` when a skip has none."""
         if self.skip is None:
             return z
         if h is None:
@@ -89,7 +122,10 @@ class Tail:
 
     def forward(self, states: States, readout_N: Tensor) -> Tensor:
         """out_ND."""
-        out_ND: Tensor = self.blocks(self.fused(states.z_BTD, states.h_BTD), states.mask_BT, readout_N)
+        h_BTD = states.clean_BTD
+        if self.below is not None and h_BTD is not None:
+            h_BTD = self.below(h_BTD, states.mask_BT, torch.arange(states.mask_BT.numel())).view_as(h_BTD)
+        out_ND: Tensor = self.blocks(self.fused(states.z_BTD, h_BTD), states.mask_BT, readout_N)
         return out_ND
 
     def save_adapter(self, folder: Path) -> None:

@@ -117,7 +117,7 @@ def open_tuned(job_id: str, settings: RunSettings, say: Callable[[str], None] = 
             num_labels=max(len(state.label_names), 2),
             say=say,
         )
-        tail = Tail(parts.tail, state.spec) if parts.tail is not None else None
+        tail = Tail.of(parts, state.spec)
         head = HeadTrainer(parts.head, state.spec.optim, seed=0, total_steps=1, tail=tail)
         if state.spec.labels == "private":
             head.load(folder.checkpoints, steps[-1])

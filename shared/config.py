@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 Task = Literal["classification", "causal-lm"]
 Labels = Literal["private", "shared"]
 Codec = Literal["fp32", "bf16"]
+Skip = Literal["none", "frozen", "tuned"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 DEVICE_SCHEME = "device://"
@@ -92,10 +93,11 @@ class JobSpec(_Frozen):
         description="Last blocks that run and train on the device, on states that the cloud computes once a record: no "
         "gradient leaves the device. 0: the cloud trains every block above the cut.",
     )
-    skip: bool = Field(
-        True,
-        description="With a tail: the bottom's clean output goes past the cloud into it, by a map that is trained. It "
-        "serves the task and tells the cloud nothing, but such a model can only be used here, not exported.",
+    skip: Skip = Field(
+        "frozen",
+        description="With a tail: what goes past the cloud into it, by a map that is trained. frozen: the bottom's "
+        "clean output; tuned: that of a copy of the bottom's blocks that is trained as well. It serves the task and "
+        "tells the cloud nothing, but such a model can only be used here, not exported. none: nothing does.",
     )
     labels: Labels = Field("private", description="shared: labels go to the cloud (classification only).")
     label_epsilon: float | None = Field(
@@ -128,6 +130,8 @@ class JobSpec(_Frozen):
         return self
 
     def _tail_keeps_everything_here(self) -> None:
+        if self.skip == "tuned" and self.cut == 0:
+            raise ValueError("skip: tuned trains a copy of the blocks below the cut, and at cut 0 there are none")
         if self.labels == "shared":
             raise ValueError("labels: shared and a tail contradict each other: with a tail the loss is on the device")
         if self.label_epsilon is not None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, WithJsonSchema
 
-from shared.config import Codec, Labels, MechanismSpec, OptimSpec, Task, TrainSpec, TuningSpec
+from shared.config import Codec, Labels, MechanismSpec, OptimSpec, Skip, Task, TrainSpec, TuningSpec
 
 
 def _auto_is_none(value: Any) -> Any:
@@ -58,8 +58,10 @@ class PrivTuneOptions(_Request):
     tail: int | None = Field(
         None, description="Last blocks that run and train on the device: no gradient leaves it. Default: 0."
     )
-    skip: bool | None = Field(
-        None, description="With a tail: clean vectors go past the cloud into it, on the device. Default: true."
+    skip: Skip | None = Field(
+        None,
+        description="With a tail, what goes past the cloud into it, on the device: nothing, the clean vectors of the "
+        "frozen bottom, or of a tuned copy of it. Default: frozen.",
     )
     labels: Labels | None = Field(None, description="private (default): labels and loss stay on the device.")
     label_epsilon: float | None = Field(

@@ -63,6 +63,7 @@ def measure_utility(
     readout: Literal["first", "last"],
     training: Training,
     tail: Top | None = None,
+    below: Top | None = None,
     seed: int = 0,
     clean: bool = False,
     say: Say = silent,
@@ -70,6 +71,7 @@ def measure_utility(
     """Accuracy on `held_out` after training on `train`; every record is released once. clean: without the mechanism.
 
     tail: what follows on `top` and is trained in its place, with a skip: `top` then stays as it is (`device.tail`).
+    below: the blocks below the cut, of which a copy is trained in the skip.
     The given top and head are left as they were. The figure of the last epoch counts: none is picked.
     Raises InvalidInput for records without labels, NonFinite when training diverges.
     """
@@ -81,8 +83,9 @@ def measure_utility(
     if tail is None:
         network = _Network(top, head, readout, training.precision)
     else:
-        seen, unseen = (_with_clean(top, one, victim, data) for one, data in ((seen, train), (unseen, held_out)))
-        network = _TailNetwork(tail, head, readout, training.precision)
+        both = ((seen, train), (unseen, held_out))
+        seen, unseen = (_with_clean(top, one, victim, data, embedded=below is not None) for one, data in both)
+        network = _TailNetwork(tail, head, readout, training.precision, below)
 
     def loss(chosen: Tensor) -> Tensor:
         y_BTD, mask_BT = rows(seen, chosen)
@@ -172,26 +175,40 @@ class _Network(Trainee):
 
 
 class _TailNetwork(_Network):
-    """A trainable copy of the tail (as `top`) and head, and the skip. A row: the cloud's state, then the clean one."""
+    """A trainable copy of the tail (as `top`) and head, and the skip. A row: the cloud's state, then the clean one.
 
-    def __init__(self, tail: Top, head: Head, readout: Literal["first", "last"], precision: str) -> None:
+    below: the clean one is of the embedding stage, and passes a trainable copy of these blocks first.
+    """
+
+    def __init__(
+        self, tail: Top, head: Head, readout: Literal["first", "last"], precision: str, below: Top | None
+    ) -> None:
         super().__init__(tail, head, readout, precision)
+        self.below = None if below is None else copy.deepcopy(below).requires_grad_(True)
         width = int(tail.config.hidden_size)
         self.skip = nn.Parameter(torch.zeros(width, width))
 
     def groups(self, training: Training) -> list[dict[str, Any]]:
         """The skip, which starts at nothing, learns at the head's rate."""
-        return [*super().groups(training), {"params": [self.skip], "lr": training.head_rate}]
+        found = [*super().groups(training), {"params": [self.skip], "lr": training.head_rate}]
+        if self.below is not None:
+            trained = [parameter for parameter in self.below.parameters() if parameter.requires_grad]
+            found.append({"params": trained, "lr": training.top_rate})
+        return found
 
     def states(self, y_BTD: Tensor, mask_BT: Tensor, readout_B: Tensor) -> Tensor:
         """out_BD, from rows of width 2 D."""
         z_BTD, h_BTD = y_BTD.chunk(2, dim=-1)
+        if self.below is not None:
+            h_BTD = self.below(h_BTD, mask_BT, torch.arange(mask_BT.numel())).view_as(h_BTD)
         return super().states(z_BTD + nn.functional.linear(h_BTD, self.skip), mask_BT, readout_B)
 
 
 @torch.no_grad()
-def _with_clean(top: Top, seen: Seen, victim: Victim, data: EncodedDataset) -> Seen:
+def _with_clean(top: Top, seen: Seen, victim: Victim, data: EncodedDataset, *, embedded: bool) -> Seen:
     """What a tail goes on from: the frozen top's state of each row beside the clean vector of that place.
+
+    embedded: the clean vector of the embedding stage, not of the cut.
 
     Raises InvalidInput for a mechanism that shortens: its rows have no clean vector of their own.
     """
@@ -201,7 +218,7 @@ def _with_clean(top: Top, seen: Seen, victim: Victim, data: EncodedDataset) -> S
     for part in seen.batches(_SCORE_BATCH):
         y_BTD, mask_BT = part.padded()
         states.append(top.eval()(y_BTD, mask_BT, mask_BT.flatten().nonzero().squeeze(1)))
-    clean_RD = victim.clean(data.ids).seen.y_RD
+    clean_RD = victim.embedded(data.ids) if embedded else victim.clean(data.ids).seen.y_RD
     return replace(seen, y_RD=torch.cat([torch.cat(states), clean_RD], dim=1))
 
 

@@ -200,6 +200,15 @@ class Victim:
         """The bottom's output without the mechanism: what an attacker builds on who does not know of it."""
         return self._run(records, "clean")
 
+    @torch.no_grad()
+    def embedded(self, records: Sequence[IntArray]) -> Tensor:
+        """h0_RD, the embedding stage's output of these records, one after the other: what a device may use itself."""
+        rows: list[Tensor] = []
+        for ids_T in records:
+            ids_BT, mask_BT = pad([ids_T])
+            rows.append(self.bottom.embed(ids_BT, mask_BT)[0].float())
+        return torch.cat(rows)
+
     def quiet(self, records: Sequence[IntArray]) -> Observed:
         """The mechanism's code run with its normal noise set to zero: shifts, clipping and random targets remain."""
         return self._run(records, "quiet")

@@ -93,12 +93,12 @@ def finetune(
         ),
     ] = None,
     skip: Annotated[
-        bool | None,
+        Literal["none", "frozen", "tuned"] | None,
         _option(
-            "With --tail: the clean vectors, which stay here, go past the cloud into the tail. Better answers; the "
-            "model can't be exported. Default: --skip.",
+            "With --tail, what goes past the cloud into it: the clean vectors, which stay here (frozen), or those of a "
+            "copy of the bottom's blocks that trains as well (tuned). Better answers; only with none can the model be "
+            "exported. Default: frozen.",
             NOISE,
-            "--skip/--no-skip",
         ),
     ] = None,
     text_gradients: Annotated[
@@ -236,7 +236,7 @@ def _prepare(options: dict[str, Any], folder: Path, screen: Screen) -> RunReques
     mechanism = mechanism_of(options["mechanism"], options["param"] or (), no_noise=options["no_noise"])
     given = {option: options.get(option) for option in PATHS if option != "num_labels"}
     if options["skip"] is not None and not options["tail"]:
-        raise InvalidInput("--skip and --no-skip are about a tail: give --tail as well.", param="skip")
+        raise InvalidInput("--skip is about a tail: give --tail as well.", param="skip")
     given["lora_targets"] = tuple(options["lora_targets"] or ())
     train, held_out = _sources(options)
     # The options are checked before a large file is read; the number of labels follows from it.

@@ -139,10 +139,10 @@ def export_job(
 
 def _check_possible(state: JobState, options: ExportOptions, local: str | None) -> None:
     """Refuse at once what would fail after a long download."""
-    if state.spec.tail and state.spec.skip:
+    if state.spec.tail and state.spec.skip != "none":
         raise ModelUnsupported(
             "This job's tail also reads the clean vectors of this device (--skip), for which a plain model has no "
-            "place: use it here (predict, generate, serve), or train one with --no-skip to export."
+            "place: use it here (predict, generate, serve), or train one with --skip none to export."
         )
     if options.format == "gguf" and state.spec.task != "causal-lm":
         raise ModelUnsupported(

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,7 @@ class GrowingText:
         self._from = source
         self._cache = BottomCache(source.bottom)
         self._digest = hashlib.sha256()
+        self._embedded: list[Tensor] = []
         self._clean: list[Tensor] = []
         self._clean_cache = BottomCache(source.bottom)
         self._clean_at_cut: list[Tensor] = []
@@ -85,8 +86,10 @@ class GrowingText:
         embed, blocks = partial(BottomCache.embed_together, caches), partial(BottomCache.blocks_together, caches)
         _extend(texts, ids, embed, blocks)
 
-    def clean(self, start: int) -> Tensor:
-        """h_TD, the clean vectors at the cut from `start` on, for a tail of this device; never sent."""
+    def clean(self, start: int, at: Literal["embedding", "cut"]) -> Tensor:
+        """clean_TD, the clean vectors from `start` on, for a tail of this device; never sent."""
+        if at == "embedding":
+            return torch.stack(self._embedded[start:]).float()
         if self._from.mechanism.injection == "cut":
             return torch.stack(self._clean[start:]).float()
         if new := self._clean[self._clean_cache.past :]:
@@ -97,9 +100,10 @@ class GrowingText:
         """The rows from `start` on, as they go on the wire."""
         return b"".join(self._encoded[start:])
 
-    def note(self, token: int, clean_D: Tensor) -> _NewRow:
-        """Take up a further id and its vector at the injection point."""
+    def note(self, token: int, embedded_D: Tensor, clean_D: Tensor) -> _NewRow:
+        """Take up a further id, its vector of the embedding stage and that at the injection point."""
         self.ids.append(token)
+        self._embedded.append(embedded_D)
         self._clean.append(clean_D)
         return _NewRow(self, len(self.ids) - 1, _key(self._digest, token))
 
@@ -137,10 +141,10 @@ def _extend(
     """Rows of new ids, each of the text at its place in `owners`: all of one, or one of each of several."""
     source = owners[0]._from
     at_embedding = source.mechanism.injection == "embedding"
-    clean_ND = embed(torch.tensor(list(ids), dtype=torch.int64))
-    if not at_embedding:
-        clean_ND = blocks(clean_ND)
-    new = [text.note(int(token), row_D) for text, token, row_D in zip(owners, ids, clean_ND, strict=True)]
+    embedded_ND = embed(torch.tensor(list(ids), dtype=torch.int64))
+    clean_ND = embedded_ND if at_embedding else blocks(embedded_ND)
+    rows = zip(owners, ids, embedded_ND, clean_ND, strict=True)
+    new = [text.note(int(token), embedded_D, clean_D) for text, token, embedded_D, clean_D in rows]
     rows_ND = _kept(source.store, new)
     if at_embedding:
         rows_ND = blocks(rows_ND)

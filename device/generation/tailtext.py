@@ -17,6 +17,7 @@ class TailText:
     def __init__(self, tail: Tail) -> None:
         tail.train(False)
         self._tail, self._cache = tail, TopCache(tail.blocks)
+        self._below = None if tail.below is None else TopCache(tail.below)
 
     @torch.no_grad()
     def extend(self, rows_MD: Tensor, text: GrowingText) -> Tensor:
@@ -25,5 +26,8 @@ class TailText:
         new = len(text.ids) - past
         if not 0 < new <= len(rows_MD):
             raise FrameCorrupt(f"the cloud sent {len(rows_MD)} states of a text that needs {new}")
-        clean_ND = text.clean(past) if self._tail.skip is not None else None
-        return self._cache.extend(self._tail.fused(rows_MD[-new:], clean_ND))
+        place = self._tail.begins_with
+        h_ND = text.clean(past, place) if place is not None else None
+        if self._below is not None and h_ND is not None:
+            h_ND = self._below.extend(h_ND)
+        return self._cache.extend(self._tail.fused(rows_MD[-new:], h_ND))

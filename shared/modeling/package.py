@@ -48,8 +48,8 @@ _WEIGHTS = "bottom.safetensors"
 class BottomPackage:
     """What a device runs. `max_positions`: longest text in tokens, None when the model sets no bound.
 
-    `tail`: the last blocks, where a job trains them here. `end_ids`: tokens with which the model ends a text, by its
-    configuration and its tokenizer.
+    `tail`: the last blocks, where a job trains them here; `below`: the bottom's blocks once more, for a tail that
+    trains a copy (None at cut 0). `end_ids`: tokens with which the model ends a text, by its configuration and its tokenizer.
     """
 
     name: str
@@ -59,6 +59,7 @@ class BottomPackage:
     task: Task
     cut: int
     tail: Top | None
+    below: Top | None
     n_layers: int
     hidden_size: int
     readout: Literal["first", "last"]
@@ -172,6 +173,7 @@ def _package(
         task=task,
         cut=cut,
         tail=partition.tail(tail) if tail else None,
+        below=partition.below(cut) if tail and cut else None,
         n_layers=partition.n_layers,
         hidden_size=partition.hidden_size,
         readout=partition.readout,

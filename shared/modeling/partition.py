@@ -244,6 +244,10 @@ class Partition:
         """
         return Top(self._anatomy, self.check_cut(cut), self.n_layers - self.check_tail(cut, tail))
 
+    def below(self, cut: int) -> Top:
+        """The blocks before `cut` in a tree of their own, which can be trained while the bottom stays as it is."""
+        return Top(self._anatomy, 0, self.check_cut(cut))
+
     def tail(self, count: int) -> Top:
         """The last `count` blocks and the final norm, which go on from `top(cut, count)`."""
         return self.top(self.n_layers - count)

@@ -120,7 +120,7 @@ def test_encoder_classifier(local_world, cut):
 def test_encoder_classifier_with_a_tail(local_world, cut):
     """What trains on the device, on states of the cloud, trains as the same blocks of the whole model do."""
     world = local_world
-    spec = world.spec(cut=cut, tail=1, skip=False, optim={"learning_rate": 3e-3})
+    spec = world.spec(cut=cut, tail=1, skip="none", optim={"learning_rate": 3e-3})
     data = encode_classification(world.data.load("classification"), load_tokenizer(str(world.models["enc"])), 16)
     job_id, data, watcher = split(world, spec, world.data, data)
     losses, norms, adapter, head = ordinary_loop(spec, world.models["enc"], data, label_count=2)
@@ -148,7 +148,7 @@ def check_tail(world, job_id, trained):
 def test_decoder_language_model(local_world, tail):
     world = local_world
     spec = world.spec(
-        model="dec", task="causal-lm", cut=0 if tail == 2 else 1, tail=tail, skip=False, optim={"learning_rate": 3e-3}
+        model="dec", task="causal-lm", cut=0 if tail == 2 else 1, tail=tail, skip="none", optim={"learning_rate": 3e-3}
     )
     rows = world.folder / "lm.jsonl"
     lines = (world.folder / "train.tsv").read_text().splitlines()[1:]

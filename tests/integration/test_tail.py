@@ -18,12 +18,16 @@ from device.evaluate import evaluate
 from device.export.job import ExportOptions, export_job
 from device.generate import generate_texts, open_writer
 from device.generation.sampling import Sampling
+from device.head import HeadTrainer
 from device.jobfolder import JobFolder
 from device.ledger import Ledger, outcomes
+from device.perturb import pad
 from device.policy import Policy
 from device.predict import predict
+from device.tail import States, Tail
 from shared.errors import CutOutOfRange, InvalidInput, JobPaused, ModelUnsupported, PolicyRefused
 from shared.modeling.load import load_tokenizer
+from shared.modeling.package import bottom_from_model
 from tests.integration.test_jobs import once, run, same_order
 from tests.integration.world import Watcher
 from tests.integration.writing import PROMPTS, plain_model, plain_tokens, tune
@@ -68,7 +72,7 @@ def test_prediction_and_evaluation_go_through_the_tail(world):
     assert [one.label for one in told] == [one.label for one in predict(job_id, TEXTS, world.settings, batch_size=1)]
 
 
-@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("skip", ["none", "frozen", "tuned"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world, skip, method):
     world = local_world
@@ -102,6 +106,32 @@ def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world,
     assert other.adapter_sha256 != calm.adapter_sha256, "or the line above could not fail"
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_tuned_skip_learns_more_and_the_bottom_that_releases_stays(local_world, method):
+    world, ids = local_world, np.array([1, 5, 6, 7, 2])
+    parts = bottom_from_model(str(world.models["enc"]), "classification", 1, tail=1)
+    spec = world.spec(tail=1, skip="tuned", tuning={"method": method, "dropout": 0.0}, optim={"learning_rate": 1e-2})
+    released = parts.bottom(*pad([ids])).clone()
+    head = HeadTrainer(parts.head, spec.optim, seed=0, total_steps=20, tail=(tail := Tail.of(parts, spec)))
+    frozen = Tail.of(
+        bottom_from_model(str(world.models["enc"]), "classification", 1, tail=1),
+        spec.model_copy(update={"skip": "frozen"}),
+    )
+    assert {name for name in tail.state() if "layer.0." in name}, "the copy of block 0 is trained"
+    assert len(tail.parameters) > len(frozen.parameters)
+    before = tail.sha256()
+    ids_BT, mask_BT = pad([ids])
+    states = States(z_BTD=released, clean_BTD=parts.bottom.embed(ids_BT, mask_BT), mask_BT=mask_BT)
+    losses = []
+    for step in range(6):
+        losses.append(head.learn(states, torch.tensor([0]), torch.tensor([1]), step=step, micro_batch=0, items=1))
+        assert step < 2 or all(parameter.grad is not None for parameter in tail.parameters), "nothing is left out"
+        head.step()
+    assert losses[-1] < losses[0]
+    assert tail.sha256() != before
+    assert torch.equal(parts.bottom(*pad([ids])), released)
+
+
 def test_ctrl_c_pauses_and_the_same_job_goes_on(world):
     stop = threading.Event()
     spec = world.spec(tail=1)
@@ -118,7 +148,7 @@ def test_ctrl_c_pauses_and_the_same_job_goes_on(world):
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_an_export_without_a_skip_is_the_split_model_itself(local_world, method):
     world = local_world
-    job_id, _ = run(world, world.spec(tail=1, skip=False, tuning={"method": method}, optim={"learning_rate": 3e-3}))
+    job_id, _ = run(world, world.spec(tail=1, skip="none", tuning={"method": method}, optim={"learning_rate": 3e-3}))
     split = np.array([list(p.probabilities.values()) for p in predict(job_id, TEXTS, world.settings)])
     batch = load_tokenizer(str(world.models["enc"]))(TEXTS, padding=True, return_tensors="pt")
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
@@ -144,14 +174,14 @@ def test_an_export_without_a_skip_is_the_split_model_itself(local_world, method)
 def test_a_model_with_a_skip_is_not_exported(local_world):
     world = local_world
     job_id, _ = run(world, world.spec(tail=1, train={"max_steps": 2}))
-    with pytest.raises(ModelUnsupported, match="--no-skip to export"):
+    with pytest.raises(ModelUnsupported, match="--skip none to export"):
         export_job(job_id, world.folder / "exported", world.settings)
     assert not (world.folder / "exported").exists()
 
 
 def test_a_language_model_writes_as_in_plain_transformers(local_world):
     world = local_world
-    job_id = tune(world, tail=1, skip=False)
+    job_id = tune(world, tail=1, skip="none")
     found = generate_texts(job_id, PROMPTS, world.settings, sampling=FREELY, in_flight=2)
     with open_writer(job_id, world.settings) as writer:
         prompts = [writer.prompts.ids(prompt) for prompt in PROMPTS]
@@ -160,12 +190,13 @@ def test_a_language_model_writes_as_in_plain_transformers(local_world):
         assert answer.tokens == plain_tokens(model, ids, 20, eos_token_id=None)
 
 
+@pytest.mark.parametrize("skip", ["frozen", "tuned"])
 @pytest.mark.parametrize("injection", ["cut", "embedding"])
-def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_world, injection):
+def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_world, injection, skip):
     """Token by token with kept keys and values, or every state anew: the same answer."""
     world = local_world
     noise = {"name": "dchi", "params": {"noise_ratio": 0.3, "injection": injection}}
-    job_id = tune(world, tail=1, mechanism=noise, train={"max_steps": 12})
+    job_id = tune(world, tail=1, skip=skip, mechanism=noise, train={"max_steps": 12})
     (found,) = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
     world.cloud._settings.__dict__["max_texts"] = 0
     again = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
@@ -201,9 +232,9 @@ def test_what_is_refused(local_world):
     with pytest.raises(CutOutOfRange, match="Cut 1 and a tail of 2 leave none of this model's 3 blocks to the cloud"):
         run(world, spec, job_id=job_id)
     pooled = world.spec(tail=1, mechanism={"name": "pool", "params": {"clusters": False}})
-    with pytest.raises(InvalidInput, match="--no-skip with this mechanism"):
+    with pytest.raises(InvalidInput, match="--skip none with this mechanism"):
         run(world, pooled)
-    run(world, world.spec(tail=1, skip=False, mechanism=pooled.mechanism.model_dump(), train={"max_steps": 2}))
+    run(world, world.spec(tail=1, skip="none", mechanism=pooled.mechanism.model_dump(), train={"max_steps": 2}))
     policy = Policy(allow_no_noise=True, gradients="none")
     with pytest.raises(PolicyRefused, match="lets no gradient leave"):
         run(world, world.spec(), settings=world.device(policy=policy))

@@ -15,13 +15,15 @@ from shared.modeling.package import bottom_from_model
 from tests.integration.world import InProcessCloud, Watcher, build_world
 from tests.proxy import Proxy
 
+RUNS = {"cloud-trains": {"tail": 0}, "tail-trains": {"tail": 1}, "skip-trains": {"tail": 1, "skip": "tuned"}}
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["cloud-trains", "tail-trains"])
+
+@pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS.keys())
 def recorded(request, tmp_path_factory):
     """A whole private job (training, evaluation, prediction) through a recording proxy, without and with a tail."""
     world = build_world(tmp_path_factory.mktemp("wire"), InProcessCloud)
     world.settings = replace(world.settings, local_model=str(world.models["enc"]))
-    spec = world.spec(mechanism={"name": "dchi"}, tail=request.param, train={"max_steps": 30})
+    spec = world.spec(mechanism={"name": "dchi"}, train={"max_steps": 30}, **request.param)
     with Proxy(world.settings.grpc_address) as proxy:
         settings = world.device(grpc_address=proxy.address)
         job_id = world.cloud.create_job(spec)

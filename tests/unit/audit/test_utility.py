@@ -22,7 +22,7 @@ def labelled(count, seed):
     return EncodedDataset(ids=tuple(rows), labels=labels, label_names=("0", "1"))
 
 
-def accuracy(lab, partition, train, held_out, *, tail=0):
+def accuracy(lab, partition, train, held_out, *, tail=0, below=False):
     found = measure_utility(
         lab.victim,
         partition.top(1, tail),
@@ -32,6 +32,7 @@ def accuracy(lab, partition, train, held_out, *, tail=0):
         readout=partition.readout,
         training=TRAINING,
         tail=partition.tail(tail) if tail else None,
+        below=partition.below(1) if below else None,
     )
     return float(found.right_B.mean())
 
@@ -43,14 +44,15 @@ def test_a_tail_reads_past_a_mute_cloud_and_the_top_can_not(make_lab, partition)
     assert accuracy(clean, partition, train, held_out) > majority + 0.1
     assert accuracy(mute, partition, train, held_out) < majority + 0.05
     assert accuracy(mute, partition, train, held_out, tail=1) > majority + 0.1
+    assert accuracy(mute, partition, train, held_out, tail=1, below=True) > majority + 0.1
 
 
 def test_nothing_that_was_given_is_changed(make_lab, partition):
     train, held_out = labelled(60, 1), labelled(20, 2)
     before = copy.deepcopy(partition.model.state_dict())
-    first = accuracy(make_lab(), partition, train, held_out, tail=1)
+    first = accuracy(make_lab(), partition, train, held_out, tail=1, below=True)
     assert all(torch.equal(value, before[name]) for name, value in partition.model.state_dict().items())
-    assert accuracy(make_lab(), partition, train, held_out, tail=1) == first
+    assert accuracy(make_lab(), partition, train, held_out, tail=1, below=True) == first
 
 
 def test_a_skip_needs_a_row_a_token(make_lab, partition):

@@ -31,7 +31,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "head_learning_rate": 0.2, "weight_decay": 0.3, "schedule": "cosine", "warmup_ratio": 0.4, "max_grad_norm": 2.0,
         "epochs": 7, "max_steps": 8, "batch_size": 9, "accumulation": 4, "max_length": 64, "seed": 11,
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
-        "gradient_checkpointing": True, "skip": False,
+        "gradient_checkpointing": True, "skip": "tuned",
     }  # fmt: skip
     # Shared labels can't be randomised ones, nor go with a tail.
     assert set(values) | {"label_epsilon", "tail"} == set(PATHS)
