@@ -49,7 +49,8 @@ class BottomPackage:
     """What a device runs. `max_positions`: longest text in tokens, None when the model sets no bound.
 
     `tail`: the last blocks, where a job trains them here; `below`: the bottom's blocks once more, for a tail that
-    trains a copy (None at cut 0). `end_ids`: tokens with which the model ends a text, by its configuration and its tokenizer.
+    trains a copy (None at cut 0). `end_ids`: tokens with which the model ends a text, by its configuration and its
+    tokenizer.
     """
 
     name: str
