@@ -20,13 +20,14 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from device.audit.attacks.base import Attack, Lab
 from device.audit.attacks.codebook import Codebook, CodebookSettings
@@ -44,7 +45,7 @@ from device.parts import build_noise, noise_context
 from shared.config import MechanismSpec
 from shared.modeling.load import load_task_model
 from shared.modeling.package import bottom_from_model
-from shared.modeling.partition import Partition
+from shared.modeling.partition import Partition, Top
 
 MINILM = "minilm"
 LENGTH = 64
@@ -54,8 +55,9 @@ LENGTH = 64
 class Cell:
     """A point of the picture: a mechanism's settings, and the family that it is drawn with.
 
-    tail: last blocks that train on the device with a skip, the cloud's staying frozen; 0: the cloud trains. alone: the
-    cloud is not asked at all; the device's blocks read clean vectors.
+    tail: last blocks that train on the device with a skip, the cloud's staying frozen; 0: the cloud trains. tuned: a
+    copy of the blocks below the cut trains in the skip. alone: the cloud is not asked at all; the device's blocks read clean
+    vectors.
     """
 
     family: str
@@ -63,6 +65,7 @@ class Cell:
     params: dict[str, Any]
     cut: int = 1
     tail: int = 0
+    tuned: bool = False
     alone: bool = False
 
     @property
@@ -88,13 +91,12 @@ def cells() -> dict[str, Cell]:
         for k, dims in ((32, 8), (128, 16), (512, 32)):
             params = {"codes": k, "dims": dims, **task}
             found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
-    for cut, k, dims in ((2, 32, 4), (3, 128, 16)):
+    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4)):
         params = {"codes": k, "dims": dims, **task}
-        name, family = f"codes-{k}-cut-{cut}-tail-1", "codes, tail of 1"
-        found[name] = Cell(family=family, mechanism="codes", params=params, cut=cut, tail=1)
-        found[f"alone-cut-{cut}"] = Cell(
-            family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True
-        )
+        with_tail = Cell(family="codes, tail of 1", mechanism="codes", params=params, cut=cut, tail=1)
+        alone = Cell(family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True)
+        for name, cell in ((f"codes-{k}-cut-{cut}-tail-1", with_tail), (f"alone-cut-{cut}", alone)):
+            found[name], found[f"{name}-tuned"] = cell, replace(cell, tuned=True, family=f"{cell.family}, tuned skip")
     found["clean-tail-1"] = Cell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
@@ -112,6 +114,20 @@ def cells() -> dict[str, Cell]:
     found["snd-3"] = Cell(family="snd", mechanism="snd", params={"noise_ratio": 3.0})
     found["sap-3"] = Cell(family="sap", mechanism="sap", params={"noise_ratio": 3.0})
     return found
+
+
+class DeviceOnly(nn.Module):
+    """The blocks that a device has, one after the other, without the cloud's between them."""
+
+    def __init__(self, below: Top, tail: Top | None) -> None:
+        super().__init__()
+        self.below, self.tail = below, tail
+
+    def forward(self, h0_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
+        """out_ND, as of a `Top`."""
+        h_BTD = self.below(h0_BTD, mask_BT, torch.arange(mask_BT.numel())).view_as(h0_BTD)
+        out_ND: Tensor = self.tail(h_BTD, mask_BT, readout_N)
+        return out_ND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,18 +239,25 @@ class Bench:
 
     def utility(self, cell: Cell, seed: int) -> dict[str, Any]:
         """Accuracy after training on releases, and which held-out records were right, for intervals."""
-        victim, partition = self._victim(cell, seed)
+        # A device that tunes its own bottom begins with the embedding stage.
+        victim, partition = self._victim(replace(cell, cut=0) if cell.alone and cell.tuned else cell, seed)
         training = Training(epochs=self.sizes.epochs, precision=self.sizes.precision)  # type: ignore[arg-type]
         tail = partition.tail(cell.tail) if cell.tail else None
+        below = partition.below(cell.cut) if cell.tuned else None
+        if cell.alone:
+            top, tail, below = (tail if below is None else DeviceOnly(below, tail)), None, None
+        else:
+            top = partition.top(cell.cut, cell.tail)
         found = measure_utility(
             victim,
-            partition.tail(cell.tail) if cell.alone else partition.top(cell.cut, cell.tail),
+            top,  # type: ignore[arg-type]
             partition.head(),
             self.train,
             self.held_out,
             readout=partition.readout,
             training=training,
-            tail=None if cell.alone else tail,
+            tail=tail,
+            below=below,
             seed=seed,
         )
         return {
