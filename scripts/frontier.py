@@ -56,8 +56,8 @@ class Cell:
     """A point of the picture: a mechanism's settings, and the family that it is drawn with.
 
     tail: last blocks that train on the device with a skip, the cloud's staying frozen; 0: the cloud trains. tuned: a
-    copy of the blocks below the cut trains in the skip. alone: the cloud is not asked at all; the device's blocks read clean
-    vectors.
+    copy of the blocks below the cut trains in the skip. alone: the cloud is not asked at all; the device's blocks read
+    clean vectors.
     """
 
     family: str
