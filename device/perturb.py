@@ -101,19 +101,24 @@ class Perturber:
     def _draw(self, records: Sequence[IntArray]) -> list[EncodedRelease]:
         ids_BT, mask_BT = pad(records)
         importance_BT = None if self._importance is None else self._importance.of(ids_BT, mask_BT)
+        clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
+        out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=self._source)
+        h_BTD = out.h_BTD
         if self._mechanism.injection == "embedding":
-            h0_BTD = self._bottom.embed(ids_BT, mask_BT)
-            out = self._mechanism.release(ids_BT, h0_BTD, mask_BT, importance_BT, generator=self._source)
-            h_BTD = self._bottom.blocks(out.h_BTD, out.mask_BT.long())
-        else:
-            h_BTD = self._bottom(ids_BT, mask_BT)
-            out = self._mechanism.release(ids_BT, h_BTD, mask_BT, importance_BT, generator=self._source)
-            h_BTD = out.h_BTD
+            h_BTD = self._bottom.blocks(h_BTD, out.mask_BT.long())
         encoded = []
         for h_TD, mask_T in zip(h_BTD, out.mask_BT.bool(), strict=True):
             rows_TD = h_TD[mask_T].float().numpy()
             encoded.append(EncodedRelease(rows=len(rows_TD), data=encode(rows_TD, self._codec)))
         return encoded
+
+
+def vectors_for(mechanism: Mechanism, bottom: Bottom, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The clean vectors at the mechanism's injection point; zeros for one that goes by the ids alone."""
+    if not mechanism.reads_vectors:
+        return torch.zeros(*ids_BT.shape, mechanism.dim)
+    vectors_BTD: Tensor = (bottom.embed if mechanism.injection == "embedding" else bottom)(ids_BT, mask_BT)
+    return vectors_BTD
 
 
 def pad(records: Sequence[IntArray]) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,9 @@ class Mechanism(ABC):
     caller must take lengths and read-out from the returned mask, and must not use it where labels are a position
     each). uses_importance: it needs `importance_BT` (0 unimportant .. 1 important), fitted on what
     importance_from says; others ignore it. reads_draws: blocks with attention read its draws of a whole record, so a
-    row tells of the draws before it, and a record that grows can't be released row by row. by_position: a row's law
-    depends on its own vector alone, so that further rows of a record can be drawn without the earlier ones.
+    row tells of the draws before it, and a record that grows can't be released row by row. reads_vectors: it reads the
+    vectors that it is given; others go by the ids alone, and any vectors of the right shape will do. by_position: a
+    row's law depends on its own vector alone, so that further rows of a record can be drawn without the earlier ones.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class Mechanism(ABC):
     uses_importance: bool = False
     importance_from: Literal["private", "public"] = "private"
     reads_draws: bool = False
+    reads_vectors: bool = True
     by_position: bool = False
     injection: Injection = "cut"
 

@@ -32,6 +32,7 @@ class Shared(Mechanism):
     """
 
     name: ClassVar[str] = "shared"
+    reads_vectors = False
 
     def __init__(self, params: SharedParams, context: NoiseContext) -> None:
         super().__init__(context)

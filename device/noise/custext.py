@@ -31,6 +31,7 @@ class CusText(Mechanism):
     """
 
     name: ClassVar[str] = "custext"
+    reads_vectors = False
 
     def __init__(self, params: CusTextParams, context: NoiseContext) -> None:
         super().__init__(context)

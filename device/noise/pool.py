@@ -39,6 +39,7 @@ class Pool(Mechanism):
         norm = context.typical_norm(params.injection)
         self.eta = dchi_eta(self.dim, params.noise_ratio * norm) if params.noise_ratio else None
         self.targets = ClusterTargets(params, context, params.injection) if params.clusters else None
+        self.reads_vectors = self.targets is None
 
     def prepare(self) -> dict[str, float]:
         """Figures of the clusters, if it uses any."""

@@ -1,5 +1,7 @@
 """What every mechanism of the registry must keep, whatever it does to the vectors."""
 
+import copy
+
 import pytest
 import torch
 
@@ -71,3 +73,14 @@ def test_the_fingerprint_is_stable_and_tells_settings_apart(case, context):
     assert again.fingerprint() == mechanism.fingerprint()
     others = {build(MechanismSpec(name=name), context).fingerprint() for name in REGISTRY}
     assert len(others) == len(REGISTRY)
+
+
+def test_it_reads_its_vectors_or_says_that_the_ids_are_enough(case, monkeypatch):
+    """The device does not run the bottom for a mechanism that says so."""
+    monkeypatch.setenv("PRIVTUNE_UNSAFE_TEST_SEED", "1")
+    mechanism, ids_BT, h_BTD, mask_BT, importance_BT = copy.copy(case[0]), *case[1:]
+    drawn = [
+        mechanism.release(ids_BT, vectors, mask_BT, importance_BT, generator=noise_source(7)).h_BTD
+        for vectors in (h_BTD, torch.zeros_like(h_BTD))
+    ]
+    assert torch.equal(*drawn) == (not mechanism.reads_vectors)
