@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +41,7 @@ from shared.errors import (
     DataInvalid,
     FrameCorrupt,
     InvalidInput,
+    JobCancelled,
     JobPaused,
     MessageTooLarge,
     ModelUnsupported,
@@ -331,9 +332,7 @@ class _Run:
             label_epsilon=self.spec.label_epsilon,
         )
 
-        states = StateStore(self.folder.states, scope, STATES_BYTES) if tail is not None else None
-
-        def session() -> pb.CommitResponse:
+        def session(states: StateStore | None = None) -> pb.CommitResponse:
             opened = self.link.open(
                 open_request(
                     parts,
@@ -370,15 +369,28 @@ class _Run:
                 self.totals.bytes_up += stream.bytes_up
                 self.totals.bytes_down += stream.bytes_down
 
-        try:
-            commit = self._patiently(session)
-        finally:
-            if states is not None:
-                states.close()
         if tail is None:
-            return commit.adapter_sha256
-        self.folder.states.unlink(missing_ok=True)
+            return self._patiently(session).adapter_sha256
+        with self._states(scope) as states:
+            self._patiently(lambda: session(states))
         return tail.sha256()
+
+    @contextlib.contextmanager
+    def _states(self, scope: str) -> Iterator[StateStore]:
+        """What the cloud computes for a tail; kept while the job may go on, gone when it is done or cancelled."""
+        may_go_on = False
+        states = StateStore(self.folder.states, scope, STATES_BYTES)
+        try:
+            yield states
+        except JobCancelled:
+            raise
+        except BaseException:
+            may_go_on = True
+            raise
+        finally:
+            states.close()
+            if not may_go_on:
+                self.folder.states.unlink(missing_ok=True)
 
     def _announce(
         self,

@@ -25,7 +25,7 @@ from device.perturb import pad
 from device.policy import Policy
 from device.predict import predict
 from device.tail import States, Tail
-from shared.errors import CutOutOfRange, InvalidInput, JobPaused, ModelUnsupported, PolicyRefused
+from shared.errors import CutOutOfRange, InvalidInput, JobCancelled, JobPaused, ModelUnsupported, PolicyRefused
 from shared.modeling.load import load_tokenizer
 from shared.modeling.package import bottom_from_model
 from tests.integration.test_jobs import once, run, same_order
@@ -61,6 +61,15 @@ def test_it_learns_without_a_gradient_and_asks_the_cloud_once_a_record(world):
     with contextlib.closing(Ledger(world.settings.home)) as ledger:
         told = {row["gradients"] for row in ledger.entries() if row.get("job") == job_id and "gradients" in row}
     assert told == {"none leave"}
+
+
+def test_a_cancelled_job_lets_its_states_go(world):
+    job_id = world.cloud.create_job(spec := world.spec(tail=1))
+    watcher = Watcher(at_step=lambda info: world.cloud.cancel(job_id) if info.step == 5 else None)
+    with pytest.raises(JobCancelled):
+        run(world, spec, watcher=watcher, job_id=job_id)
+    assert JobFolder(world.settings.home, job_id).path.exists()
+    assert not JobFolder(world.settings.home, job_id).states.exists()
 
 
 def test_prediction_and_evaluation_go_through_the_tail(world):
@@ -139,6 +148,7 @@ def test_ctrl_c_pauses_and_the_same_job_goes_on(world):
     first = Watcher(at_step=lambda info: stop.set() if info.step == 7 else None)
     with pytest.raises(JobPaused, match="paused after step"):
         run(world, spec, watcher=first, stop=stop, job_id=job_id)
+    assert JobFolder(world.settings.home, job_id).states.exists()
     second = Watcher()
     run(world, spec, watcher=second, job_id=job_id)
     assert second.starts[0].start_step == first.steps[-1].step
