@@ -10,7 +10,7 @@ positions. B records, T tokens, D hidden width, N read-out positions, M rows wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,10 @@ from shared.modeling.lora import (
     trainable_parameters,
 )
 from shared.modeling.partition import Top
+from shared.modeling.recompute import recompute_blocks
 
 _SKIP = "skip.weight"
+PIECE_ROWS = 128  # that the tail trains on at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class Tail:
             attach_lora(blocks, spec.tuning, spec.train.seed)
         else:
             train_fully(blocks)
+        recompute_blocks(blocks)  # a device has less memory than time
         width = int(blocks.config.hidden_size)
         self.skip = nn.Parameter(torch.zeros(width, width)) if spec.skip else None
 
@@ -120,3 +123,26 @@ def padded(rows_MD: Tensor, lengths_B: IndexArray) -> tuple[Tensor, Tensor]:
     z_BTD = torch.zeros(*mask_BT.shape, rows_MD.shape[1])
     z_BTD[mask_BT] = rows_MD
     return z_BTD, mask_BT.long()
+
+
+def pieces(states: States, readout_N: Tensor, targets_N: Tensor) -> Iterator[tuple[States, Tensor, Tensor]]:
+    """A micro-batch in parts of at most `PIECE_ROWS` positions, or of one record, each as narrow as its longest record.
+
+    What a backward pass keeps of a position is many times its vector: so it is as much for large micro-batches.
+    """
+    lengths_B, width = states.mask_BT.sum(1), states.mask_BT.shape[1]
+    records_N, places_N = readout_N // width, readout_N % width
+    start = 0
+    while start < len(lengths_B):
+        stop = start + 1
+        while stop < len(lengths_B) and int(lengths_B[start : stop + 1].max()) * (stop + 1 - start) <= PIECE_ROWS:
+            stop += 1
+        some, longest = slice(start, stop), int(lengths_B[start:stop].max())
+        here_N = (records_N >= start) & (records_N < stop)
+        part = States(
+            z_BTD=states.z_BTD[some, :longest],
+            h_BTD=None if states.h_BTD is None else states.h_BTD[some, :longest],
+            mask_BT=states.mask_BT[some, :longest],
+        )
+        yield part, (records_N[here_N] - start) * longest + places_N[here_N], targets_N[here_N]
+        start = stop

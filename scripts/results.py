@@ -78,10 +78,11 @@ def main() -> None:
                     if arguments.only in (None, "tail-noise")
                     else earlier(arguments).get("choice", {})
                 )
-            runs = {label: train(work, label, options, choice.get("ratio")) for label, options in chosen}
-            if arguments.name in EVALUATIONS:
-                for label, facts in runs.items():
-                    facts["evaluation"] = evaluate(work, label, facts, EVALUATIONS[arguments.name])
+            runs = {}
+            for label, options in chosen:
+                runs[label] = train(work, label, options, choice.get("ratio"))
+                if arguments.name in EVALUATIONS:
+                    runs[label]["evaluation"] = evaluate(work, label, runs[label], EVALUATIONS[arguments.name])
         finally:
             cloud.stop()
     add_intervals(runs)
@@ -239,8 +240,8 @@ def choice_table(choice: dict[str, Any]) -> list[str]:
         "",
         "Peaks are those of training and of evaluation. `SCRATCH/train.jsonl` and `SCRATCH/choose.jsonl` are E2E's "
         "dev.jsonl without, and with only, every tenth prompt; the held-out figures are those of E2E's test.jsonl, "
-        "none of whose prompts is in dev.jsonl. All runs train on the same 200 records for as many steps. In `tail` and "
-        "`tail-noise` the last 4 blocks train on the device and no gradient leaves; in `noise` and `plain` the cloud "
+        "none of whose prompts is in dev.jsonl. All runs train on the same 200 records for as many steps. In `tail` "
+        "and `tail-noise` the last 4 blocks train on the device and no gradient leaves; in `noise` and `plain` the cloud "
         "trains, and reads the text off the gradients.",
         "",
         f"The noise of `tail-noise` was chosen on choose.jsonl before test.jsonl was looked at: of {ratios()}, raised "
