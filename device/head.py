@@ -23,7 +23,7 @@ from shared.modeling.randomness import seeded
 
 # Logits at a time, in rows and in bytes: a loss holds them three times, and a batch of a language model has gigabytes.
 CHUNK_ROWS = 256
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 
 
 class HeadTrainer:
@@ -122,7 +122,9 @@ class HeadTrainer:
         if self.tail is None:
             raise InternalError("a job without a tail gets its outputs from the cloud")
         self.tail.train(False)
-        return self.tail.forward(states, readout_N)
+        # Read-out positions go from record to record, so that parts are in their order.
+        parts = [self.tail.forward(some, readout_P) for some, readout_P, _ in pieces(states, readout_N, readout_N)]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def logits(self, out_ND: Tensor) -> Tensor:

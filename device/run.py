@@ -23,6 +23,7 @@ from device.head import HeadTrainer
 from device.home import holds_job
 from device.jobfolder import JobFolder
 from device.labels import LabelStore, label_keys
+from device.lean import trim
 from device.link import Endpoint, Link
 from device.noise.base import Mechanism
 from device.noise.randomness import NoiseSource
@@ -374,6 +375,7 @@ class _Run:
         )
 
         states = StateStore(self.folder.states, scope, STATES_BYTES) if tail is not None else None
+        trim()  # of reading, checking and encoding the data
 
         def session() -> pb.CommitResponse:
             opened = self.link.open(

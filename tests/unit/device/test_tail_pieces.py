@@ -53,9 +53,11 @@ def test_the_gradients_are_those_of_the_whole(monkeypatch, method, skip):
         one = trainer(method, skip)
         states, readout_N, targets_N = batch()
         states = states if skip else States(z_BTD=states.z_BTD, h_BTD=None, mask_BT=states.mask_BT)
+        out_ND = one.out(states, readout_N)
         loss = one.learn(states, readout_N, targets_N, step=0, micro_batch=0, items=len(targets_N))
-        found.append((loss, [parameter.grad for parameter in one.tail.parameters]))
-    (whole, expected), (parts, gradients) = found
+        found.append((loss, out_ND, [parameter.grad for parameter in one.tail.parameters]))
+    (whole, out_ND, expected), (parts, in_parts_ND, gradients) = found
+    torch.testing.assert_close(out_ND, in_parts_ND, rtol=1e-4, atol=1e-5)
     assert parts == pytest.approx(whole, rel=1e-5)
     for one, other in zip(expected, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
