@@ -48,7 +48,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
 }
 EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 200 --generate 100 --max-new-tokens 40"}
 CHOOSING = "--data {scratch}/choose.jsonl --limit 100 --generate 54 --max-new-tokens 40"
-RATIOS = (0.25, 0.5, 1.0, 2.0)  # from weak to strong; the first that is not useful ends the search
+RATIOS = (0.25, 0.5, 1.0)  # from weak to strong; the first that is not useful ends the search
 USEFUL = 0.9  # share of the scores without noise, ROUGE-L and BLEU alike, that answers must keep
 MODELS = {"sst2": MINILM, "smollm2": SMOLLM2}
 
