@@ -40,7 +40,10 @@ Finish = Literal["stop", "length", "cancelled"]
 
 
 class Reply:
-    """One answer while it is written. `text` is what may be shown so far; `finish`: why it ended, None until then."""
+    """One answer while it is written. `text` is what may be shown so far; `finish`: why it ended, None until then.
+
+    growing, onward: its rows here and its states in a tail, until it ends.
+    """
 
     def __init__(
         self,
@@ -165,6 +168,7 @@ class Writer:
         self._texts.account.settle_text(
             reply.admission, self._texts.how, rows=reply.growing.drawn, length=len(reply.growing.ids)
         )
+        del reply.growing, reply.onward  # keys, values and rows: a megabyte a text, and there may be many answers
 
     def close(self) -> None:
         """End all replies."""
