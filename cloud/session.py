@@ -132,6 +132,15 @@ class TopSession:
             out_ND = TopCache.extend_together(texts, h_ND.to(self.device))
         return out_ND.float().cpu()
 
+    @torch.no_grad()
+    def begin_together(self, texts: Sequence[TopCache], h_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
+        """out_BTD of the first positions of new texts, in one pass over the weights; h_BTD is padded on the right."""
+        self._check_length(max(lengths))
+        self._top.eval()
+        with self._mixed():
+            out_BTD = TopCache.begin_together(texts, h_BTD.to(self.device), lengths)
+        return out_BTD.float().cpu()
+
     def _check_length(self, tokens: int) -> None:
         longest = getattr(self._top.config, "max_position_embeddings", None)
         if longest is not None and tokens > longest:

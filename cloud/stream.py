@@ -22,6 +22,8 @@ from shared.wire import CUT_GRADIENT, END, FORWARD, GRADIENT, OUTPUT, RESEND, ST
 Request = Literal["pause", "cancel"] | None
 # A device that sends further ahead than this ignores the handshake.
 MAX_HELD = 64
+# Texts that begin together are computed in one pass if it is not over so many times their own rows.
+MOST_PADDED = 2
 
 
 class StepMachine:
@@ -87,6 +89,8 @@ class StepMachine:
         padded = len(caches) * max(cache.nbytes for cache in caches)
         if all(header.past) and max(header.lengths) == 1 and padded <= texts.max_bytes:
             out_BTD[:, 0] = self._top.extend_together(caches, batch.h_BTD[:, 0])
+        elif not any(header.past) and out_BTD.shape[0] * out_BTD.shape[1] <= MOST_PADDED * sum(header.lengths):
+            out_BTD = self._top.begin_together(caches, batch.h_BTD, header.lengths)
         else:
             for row, (cache, length) in enumerate(zip(caches, header.lengths, strict=True)):
                 out_BTD[row, :length] = self._top.extend(cache, batch.h_BTD[row, :length])

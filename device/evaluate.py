@@ -19,6 +19,7 @@ from device.data.source import DataSource
 from device.generate import generate_texts
 from device.generation.sampling import Sampling
 from device.jobfolder import JobFolder, JobState
+from device.lean import trim
 from device.perturb import Uploader
 from device.scoring import Scorer
 from device.settings import RunSettings
@@ -100,15 +101,34 @@ def evaluate(
     state = JobFolder(settings.home, job_id).load()
     records = source.load(state.spec.task)
     questions = _questions(source, state, generate) if generate else ()
+    found, readable = _scored(job_id, records, questions, settings, batch_size, say)
+    if questions and not readable:
+        raise DataInvalid(f"{records.source}: every prompt is longer than this model's context; shorten them.")
+    if not readable:
+        return found
+    trim()  # the model that scored is gone: only one is in memory at a time
+    written = _write(job_id, readable, settings, max_new_tokens, say)
+    return replace(found, written=replace(written, too_long=len(questions) - len(readable)))
+
+
+def _scored(
+    job_id: str,
+    records: Records,
+    questions: Sequence[Question],
+    settings: RunSettings,
+    batch_size: int,
+    say: Callable[[str], None],
+) -> tuple[Evaluation, list[Question]]:
+    """The metrics, and the questions that the model can read whole."""
     with open_tuned(job_id, settings, say) as tuned:
         data = _encode(records, tuned)
-        warning = tuned.admit(data, source=source_of(source.path), name=NAME, part="validation")
+        warning = tuned.admit(data, source=source_of(records.source), name=NAME, part="validation")
         if warning is not None:
             say(warning)
         scorer = Scorer(
             stream=tuned.stream(),
             perturber=tuned.perturber,
-            uploader=Uploader(tuned.parts.hidden_size, state.spec.codec),
+            uploader=Uploader(tuned.parts.hidden_size, tuned.state.spec.codec),
             outputs=tuned.outputs,
             logits=tuned.logits,
             readout=tuned.parts.readout,
@@ -116,22 +136,17 @@ def evaluate(
             in_flight=IN_FLIGHT,
             rows_at_once=tuned.head.rows_at_once,
         )
-        metrics = scorer.score(data)
-        readable = [question for question in questions if _fits(question, tuned)]
-        statement = tuned.statement
-    if questions and not readable:
-        raise DataInvalid(f"{records.source}: every prompt is longer than this model's context; shorten them.")
-    written = _write(job_id, readable, settings, max_new_tokens, say) if readable else None
-    return Evaluation(
-        job_id=job_id,
-        source=records.source,
-        records=len(data),
-        truncated=data.truncated,
-        dropped=data.dropped,
-        metrics=metrics,
-        written=written and replace(written, too_long=len(questions) - len(readable)),
-        statement=statement,
-    )
+        found = Evaluation(
+            job_id=job_id,
+            source=records.source,
+            records=len(data),
+            truncated=data.truncated,
+            dropped=data.dropped,
+            metrics=scorer.score(data),
+            written=None,
+            statement=tuned.statement,
+        )
+        return found, [question for question in questions if _fits(question, tuned)]
 
 
 def _encode(records: Records, tuned: TunedModel) -> EncodedDataset:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from device.objectives import loss_N
-from device.tail import States, Tail
+from device.tail import States, Tail, pieces
 from shared.config import OptimSpec
 from shared.errors import InternalError, NonFinite
 from shared.modeling.checkpoint import load_checkpoint, load_parameters, save_checkpoint
@@ -23,7 +23,7 @@ from shared.modeling.randomness import seeded
 
 # Logits at a time, in rows and in bytes: a loss holds them three times, and a batch of a language model has gigabytes.
 CHUNK_ROWS = 256
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 
 
 class HeadTrainer:
@@ -70,7 +70,7 @@ class HeadTrainer:
         return sum(parameter.numel() for parameter in self._trained)
 
     def loss(
-        self, out_ND: Tensor, targets_N: Tensor, *, step: int, micro_batch: int, items: int
+        self, out_ND: Tensor, targets_N: Tensor, *, step: int, micro_batch: int, items: int, piece: int = 0
     ) -> tuple[float, Tensor]:
         """Sum of the losses over N, divided by the step's `items`, and d loss / d out_ND.
 
@@ -79,7 +79,7 @@ class HeadTrainer:
         self.head.train()
         out_ND = out_ND.requires_grad_(True)
         total = 0.0
-        with seeded("head", self._seed, step, micro_batch):
+        with seeded("head", self._seed, step, micro_batch, *([piece] if piece else [])):
             for out_CD, targets_C in zip(
                 torch.split(out_ND, self.rows_at_once), torch.split(targets_N, self.rows_at_once), strict=True
             ):
@@ -105,11 +105,16 @@ class HeadTrainer:
         if self.tail is None:
             raise InternalError("a job without a tail learns through the cloud")
         self.tail.train(True)
-        with seeded("tail", self._seed, step, micro_batch):
-            out_ND = self.tail.forward(states, readout_N)
-        loss, gradient_ND = self.loss(out_ND.detach(), targets_N, step=step, micro_batch=micro_batch, items=items)
-        out_ND.backward(gradient_ND)  # type: ignore[no-untyped-call]
-        return loss
+        total = 0.0
+        for number, (some, readout_P, targets_P) in enumerate(pieces(states, readout_N, targets_N)):
+            place = {"step": step, "micro_batch": micro_batch, "piece": number}
+            with seeded("tail", self._seed, *place.values()):
+                out_PD = self.tail.forward(some, readout_P)
+                loss, gradient_PD = self.loss(out_PD.detach(), targets_P, **place, items=items)
+                # As `out_PD.backward(gradient_PD)`, which would load a library of symbolic algebra (33 MB).
+                (out_PD * gradient_PD).sum().backward()  # type: ignore[no-untyped-call]
+            total += loss
+        return total
 
     @torch.no_grad()
     def out(self, states: States, readout_N: Tensor) -> Tensor:
@@ -117,7 +122,9 @@ class HeadTrainer:
         if self.tail is None:
             raise InternalError("a job without a tail gets its outputs from the cloud")
         self.tail.train(False)
-        return self.tail.forward(states, readout_N)
+        # Read-out positions go from record to record, so that parts are in their order.
+        parts = [self.tail.forward(some, readout_P) for some, readout_P, _ in pieces(states, readout_N, readout_N)]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def logits(self, out_ND: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 COMPILER = "torch._dynamo"
 # glibc's mallopt: most arenas, and the size from which a block goes back to the system as soon as it is free.
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
-_MIB = 1 << 20
+_LARGE = 64 << 10  # training a tail peaks 30 MB lower than with 1 MiB, and takes a quarter more time
 
 
 def keep_lean() -> None:
@@ -62,6 +63,8 @@ class _Compiler(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or self.__spec__ is None or self.__spec__.loader is None:
             raise AttributeError(name)
+        if name == "config":  # gradient check-pointing reads a setting; it needs nothing of the rest
+            return importlib.import_module(f"{COMPILER}.config")
         self.__class__ = ModuleType  # type: ignore[assignment]  # its own names are found, or missed, from here on
         self.__spec__.loader.exec_module(self)
         return getattr(self, name)
@@ -83,7 +86,7 @@ def trim() -> None:
 
 def _frugal_malloc() -> None:
     """One thread's freed buffers are another's, and a large one is never kept for later."""
-    for setting, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _MIB), (_TRIM_THRESHOLD, _MIB)):
+    for setting, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE)):
         _glibc("mallopt", setting, value)
 
 

@@ -23,6 +23,7 @@ from device.head import HeadTrainer
 from device.home import holds_job
 from device.jobfolder import JobFolder
 from device.labels import LabelStore, label_keys
+from device.lean import trim
 from device.link import Link
 from device.noise.base import Mechanism
 from device.noise.randomness import NoiseSource
@@ -331,6 +332,8 @@ class _Run:
             total_steps=plan.total_steps,
             label_epsilon=self.spec.label_epsilon,
         )
+
+        trim()  # of reading, checking and encoding the data
 
         def session(states: StateStore | None = None) -> pb.CommitResponse:
             opened = self.link.open(

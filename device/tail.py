@@ -12,7 +12,7 @@ B records, T tokens, D hidden width, N read-out positions, M rows without paddin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,9 +34,11 @@ from shared.modeling.lora import (
 )
 from shared.modeling.package import BottomPackage
 from shared.modeling.partition import Top
+from shared.modeling.recompute import recompute_blocks
 
 _SKIP = "skip.weight"
 Place = Literal["embedding", "cut"]
+PIECE_ROWS = 128  # that the tail trains on at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Tail:
                 attach_lora(part, spec.tuning, spec.train.seed)
             else:
                 train_fully(part)
+            recompute_blocks(part)  # a device has less memory than time
         width = int(blocks.config.hidden_size)
         self.skip = nn.Parameter(torch.zeros(width, width)) if spec.skip != "none" else None
 
@@ -156,3 +159,26 @@ def padded(rows_MD: Tensor, lengths_B: IndexArray) -> tuple[Tensor, Tensor]:
     z_BTD = torch.zeros(*mask_BT.shape, rows_MD.shape[1])
     z_BTD[mask_BT] = rows_MD
     return z_BTD, mask_BT.long()
+
+
+def pieces(states: States, readout_N: Tensor, targets_N: Tensor) -> Iterator[tuple[States, Tensor, Tensor]]:
+    """A micro-batch in parts of at most `PIECE_ROWS` positions, or of one record, each as narrow as its longest record.
+
+    What a backward pass keeps of a position is many times its vector: so it is as much for large micro-batches.
+    """
+    lengths_B, width = states.mask_BT.sum(1), states.mask_BT.shape[1]
+    records_N, places_N = readout_N // width, readout_N % width
+    start = 0
+    while start < len(lengths_B):
+        stop = start + 1
+        while stop < len(lengths_B) and int(lengths_B[start : stop + 1].max()) * (stop + 1 - start) <= PIECE_ROWS:
+            stop += 1
+        some, longest = slice(start, stop), int(lengths_B[start:stop].max())
+        here_N = (records_N >= start) & (records_N < stop)
+        part = States(
+            z_BTD=states.z_BTD[some, :longest],
+            clean_BTD=None if states.clean_BTD is None else states.clean_BTD[some, :longest],
+            mask_BT=states.mask_BT[some, :longest],
+        )
+        yield part, (records_N[here_N] - start) * longest + places_N[here_N], targets_N[here_N]
+        start = stop

@@ -1,7 +1,7 @@
 """Writes answers with a tuned language model, several at once over one stream: rows up, one state a token back.
 
-Prompts go up alone, each when it begins. What follows goes up in rounds, a row of each answer that has a token to go on
-from, and one round is under way at a time: so both sides go through their weights once for all answers.
+Prompts that begin together go up in one message. What follows goes up in rounds, a row of each answer that has a token
+to go on from, and one round is under way at a time: so both sides go through their weights once for all answers.
 The cloud keeps keys and values of the rows it has; the device keeps the rows. So what the cloud let go, or a connection
 that was lost, costs one sending of the same bytes and no answer.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -33,12 +34,16 @@ from shared.privacy import Statement
 from shared.wire import END, FORWARD, OUTPUT, RESEND, Message, pack_positions
 
 DEFAULT_NEW_TOKENS = 256
+ROWS_TOGETHER = 1024  # of prompts in one message
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
 Finish = Literal["stop", "length", "cancelled"]
 
 
 class Reply:
-    """One answer while it is written. `text` is what may be shown so far; `finish`: why it ended, None until then."""
+    """One answer while it is written. `text` is what may be shown so far; `finish`: why it ended, None until then.
+
+    growing, onward: its rows here and its states in a tail, until it ends.
+    """
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Writer:
         self._sent: dict[int, list[tuple[Reply, int]]] = {}
         self._round: int | None = None  # the one of these that goes on with several
         self._ready: list[Reply] = []  # whose next row waits for the next round
+        self._new: list[Reply] = []  # whose rows this stream has not had
         self._failures: int | None = None  # since the last answer; None before the first one
 
     @property
@@ -121,8 +127,7 @@ class Writer:
         try:
             growing.extend(prompt)
             self._active[reply.handle] = reply
-            if self._stream is not None:
-                self._send_whole(self._stream, reply)
+            self._new.append(reply)
         except BaseException:
             self.end(reply, "cancelled")
             raise
@@ -137,6 +142,7 @@ class Writer:
         while True:
             try:
                 stream = self._connected()
+                self._send_new(stream)
                 message = stream.receive()
                 told = self._answered(stream, message)
                 if self._round is None and self._ready:
@@ -156,11 +162,13 @@ class Writer:
             return
         reply.finish = why
         self._ready = [other for other in self._ready if other is not reply]
+        self._new = [other for other in self._new if other is not reply]
         if self._active.pop(reply.handle, None) is not None and self._stream is not None:
             self._stream.send(Message(kind=END, step=0, forward=pb.ForwardHeader(record_ids=[reply.handle])))
         self._texts.account.settle_text(
             reply.admission, self._texts.how, rows=reply.growing.drawn, length=len(reply.growing.ids)
         )
+        del reply.growing, reply.onward  # keys, values and rows: a megabyte a text, and there may be many answers
 
     def close(self) -> None:
         """End all replies."""
@@ -216,6 +224,17 @@ class Writer:
         """All rows of a reply's text, for a cloud that keeps nothing of it."""
         self._send(stream, [reply], 0)
 
+    def _send_new(self, stream: Stream) -> None:
+        """All rows of the replies that have just begun, several in a message: the cloud computes them at once."""
+        waiting, self._new = deque(self._new), []
+        while waiting:
+            together = [waiting.popleft()]
+            rows = len(together[0].growing.ids)
+            while waiting and rows + len(waiting[0].growing.ids) <= ROWS_TOGETHER:
+                together.append(waiting.popleft())
+                rows += len(together[-1].growing.ids)
+            self._send(stream, together, 0)
+
     def _send_round(self, stream: Stream) -> None:
         """The newest row of every reply that has one to send."""
         replies, self._ready = self._ready, []
@@ -259,8 +278,7 @@ class Writer:
         """The stream; a new one takes up every reply where it was."""
         if self._stream is None:
             self._stream = self._tuned.stream()
-            for reply in self._active.values():
-                self._send_whole(self._stream, reply)
+            self._new = list(self._active.values())
         return self._stream
 
     def _disconnect(self) -> None:

@@ -55,10 +55,27 @@ class _SliceCache:
             self._cache.layers[index].update(layer.keys[newest], layer.values[newest])
         self.past += 1
 
-    def joined(self, others: Sequence[_SliceCache], longest: int) -> DynamicCache:
-        """The keys and values of several records of this slice as one batch: padded on the left, as for `generate`."""
+    def begin(self, joined: DynamicCache, row: int, length: int) -> None:
+        """Keep the first positions that a pass over several records has made, of which this one is row `row`."""
+        for index in self._kept:
+            layer, mine = joined.layers[index], (slice(row, row + 1), slice(None), slice(length))
+            self._cache.layers[index].update(layer.keys[mine], layer.values[mine])
+        self.past = length
+
+    def empty(self) -> DynamicCache:
+        """A cache of this slice that holds nothing."""
         cache = DynamicCache(config=self._config)
         _alias_absent(cache, self._kept)
+        return cache
+
+    def holds(self, positions: int) -> bool:
+        """Whether every block keeps so many positions: those with a sliding window keep fewer than it is wide."""
+        layers = [self._cache.layers[index] for index in self._kept]
+        return all(positions < layer.sliding_window for layer in layers if layer.is_sliding)
+
+    def joined(self, others: Sequence[_SliceCache], longest: int) -> DynamicCache:
+        """The keys and values of several records of this slice as one batch: padded on the left, as for `generate`."""
+        cache = self.empty()
         for index in self._kept:
             layer, held = cache.layers[index], [other._cache.layers[index] for other in others]
             layer.update(_left_padded([one.keys for one in held]), _left_padded([one.values for one in held]))
@@ -98,6 +115,25 @@ class TopCache(_SliceCache):
     def extend_together(texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
         """The top's output at one new position of each text, (N, D)."""
         return _run_together(texts, h_ND)
+
+    @staticmethod
+    @torch.no_grad()
+    def begin_together(texts: Sequence[TopCache], h_NTD: Tensor, lengths: Sequence[int]) -> Tensor:
+        """The top's output at the first positions of new texts, (N, T, D): one pass over the weights for all of them.
+
+        Texts are padded on the right, which their own positions never see; what stands there is left undefined.
+        """
+        first, longest = texts[0], max(lengths)
+        if not first.holds(longest):  # a window would keep the padding of the shorter ones
+            out_NTD = torch.zeros_like(h_NTD)
+            for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+                out_NTD[row, :length] = text.run(h_NTD[row, :length])
+            return out_NTD
+        cache = first.empty()
+        out_NTD = first.call(h_NTD[:, :longest], cache, position_ids=_positions(0, longest, h_NTD.device))
+        for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+            text.begin(cache, row, length)
+        return out_NTD
 
 
 class BottomCache(_SliceCache):

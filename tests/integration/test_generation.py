@@ -8,7 +8,7 @@ from cloud.texts import Texts
 from device.data.messages import ChatMessage
 from device.generate import generate_texts, open_writer
 from device.generation.sampling import Sampling
-from device.generation.writer import BACKOFF_S
+from device.generation.writer import BACKOFF_S, Writer
 from device.ledger import Ledger, outcomes
 from device.policy import Budget, Policy
 from shared.errors import (
@@ -126,6 +126,24 @@ def test_a_cloud_that_goes_away_ends_it_with_a_clear_error(tmp_path, monkeypatch
     assert not any(row["open"] for row in entries(world))
 
 
+@pytest.mark.parametrize(("rows", "sizes"), [(1024, [3]), (1, [1, 1, 1])])
+def test_prompts_that_begin_together_are_one_message(local_world, monkeypatch, rows, sizes):
+    sent = []
+
+    def noted(writer, stream, replies, start):
+        sent.append((len(replies), start))
+        return send(writer, stream, replies, start)
+
+    send = Writer._send
+    monkeypatch.setattr(Writer, "_send", noted)
+    monkeypatch.setattr("device.generation.writer.ROWS_TOGETHER", rows)
+    job_id = tune(local_world)
+    generate_texts(job_id, PROMPTS, local_world.settings, sampling=FREELY, in_flight=3)
+    assert [count for count, start in sent if start == 0] == sizes
+    if len(sizes) == 1:
+        assert {count for count, start in sent if start} == {3}  # and they stay together
+
+
 def test_what_the_cloud_let_go_is_sent_again_and_changes_nothing(tmp_path, monkeypatch):
     kept = []
 
@@ -164,6 +182,7 @@ def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
             writer.end(first, "cancelled")
             write_all(writer)
         assert len(first.new_ids) < NEW == len(second.new_ids)
+        assert not any(hasattr(reply, "growing") for reply in (first, second))  # its rows are let go here too
         assert (len(kept[-1]), kept[-1].size) == (0, 0)
     finally:
         world.cloud.stop()

@@ -109,6 +109,19 @@ def test_one_new_row_of_each_text_is_one_pass(machine, top, monkeypatch):
     np.testing.assert_allclose(state(machine, (1, 6, 1), (2, 3, 1))[:1], whole(top, 1, 7), atol=1e-5)
 
 
+@pytest.mark.parametrize(("lengths", "passes"), [((4, 2, 3), [3]), ((20, 1, 1), [1, 1, 1])])
+def test_texts_that_begin_in_one_message_are_one_pass_unless_it_is_mostly_padding(
+    machine, top, monkeypatch, lengths, passes
+):
+    seen = []
+    monkeypatch.setattr(top._top.task.base_model, "forward", counted(top._top.task.base_model.forward, seen))
+    out_ND = state(machine, *((record, 0, length) for record, length in enumerate(lengths)))
+    assert seen == passes
+    for record, length in enumerate(lengths):
+        np.testing.assert_allclose(out_ND[record : record + 1], whole(top, record, length), atol=1e-5)
+        np.testing.assert_allclose(state(machine, (record, length, 1)), whole(top, record, length + 1), atol=1e-5)
+
+
 def test_texts_that_padding_would_make_too_large_go_on_one_by_one(top, monkeypatch):
     long = TopCache(top._top)
     long.extend(torch.zeros(40, WIDTH))

@@ -75,6 +75,24 @@ def test_texts_go_on_together_as_each_alone(kind):
     assert [text.nbytes for text in together] == [text.nbytes for text in alone]
 
 
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("lengths", [(9, 1, 4, 2), (3, 1, 2)])
+def test_texts_begin_together_as_each_alone(kind, lengths):
+    """Some longer than a sliding window, or all shorter; what follows goes on from the right rows."""
+    top = Partition(tiny_lm(kind)).top(1)
+    h_NTD = torch.randn(len(lengths), 20, 32, generator=torch.Generator().manual_seed(3))
+    alone, together = ([TopCache(top) for _ in lengths] for _ in range(2))
+    out_NTD = TopCache.begin_together(together, h_NTD[:, : max(lengths)], lengths)
+    for row, length in enumerate(lengths):
+        expected_TD = alone[row].extend(h_NTD[row, :length])
+        torch.testing.assert_close(out_NTD[row, :length], expected_TD, rtol=1e-4, atol=1e-5)
+        for place in range(length, length + 6):
+            new_1D = h_NTD[row, place : place + 1]
+            torch.testing.assert_close(together[row].extend(new_1D), alone[row].extend(new_1D), rtol=1e-4, atol=1e-5)
+    assert [text.past for text in together] == [text.past for text in alone]
+    assert [text.nbytes for text in together] == [text.nbytes for text in alone]
+
+
 def test_the_check_can_fail():
     """Without the earlier positions, or with their places wrong, other tokens come out."""
     model = tiny_lm("llama")
