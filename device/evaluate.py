@@ -29,7 +29,7 @@ from shared.errors import DataInvalid, InvalidInput
 from shared.privacy import Statement
 
 NAME = "evaluation"  # of the records in the ledger
-IN_FLIGHT = 4
+IN_FLIGHT = 2  # batches; with a tail each holds all its states
 
 Prompt = str | tuple[ChatMessage, ...]
 
@@ -79,7 +79,7 @@ def evaluate(
     *,
     generate: int = 0,
     max_new_tokens: int = 64,
-    batch_size: int = 16,
+    batch_size: int = 8,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Score the newest state of a job that this device trained.
