@@ -30,6 +30,7 @@ from shared.privacy import Statement
 
 NAME = "evaluation"  # of the records in the ledger
 IN_FLIGHT = 4
+BATCH, TAIL_BATCH = 16, 4  # records in a message; with a tail all their states come back
 
 Prompt = str | tuple[ChatMessage, ...]
 
@@ -79,7 +80,7 @@ def evaluate(
     *,
     generate: int = 0,
     max_new_tokens: int = 64,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Score the newest state of a job that this device trained.
@@ -90,7 +91,7 @@ def evaluate(
         settings: how to reach the cloud.
         generate: for so many different prompts, also let the model write and compare with the completions.
         max_new_tokens: tokens that it writes at most for a prompt.
-        batch_size: records in one message.
+        batch_size: records in one message; None: as many as fit the device's memory well.
         say: told of warnings.
 
     Raises:
@@ -116,7 +117,7 @@ def _scored(
     records: Records,
     questions: Sequence[Question],
     settings: RunSettings,
-    batch_size: int,
+    batch_size: int | None,
     say: Callable[[str], None],
 ) -> tuple[Evaluation, list[Question]]:
     """The metrics, and the questions that the model can read whole."""
@@ -132,7 +133,7 @@ def _scored(
             outputs=tuned.outputs,
             logits=tuned.logits,
             readout=tuned.parts.readout,
-            batch_size=batch_size,
+            batch_size=batch_size or (TAIL_BATCH if tuned.state.spec.tail else BATCH),
             in_flight=IN_FLIGHT,
             rows_at_once=tuned.head.rows_at_once,
         )

@@ -238,7 +238,7 @@ def choice_table(choice: dict[str, Any]) -> list[str]:
         "Peaks are those of training and of evaluation. `SCRATCH/train.jsonl` and `SCRATCH/choose.jsonl` are E2E's "
         "dev.jsonl without, and with only, every tenth prompt; the held-out figures are those of E2E's test.jsonl, "
         "none of whose prompts is in dev.jsonl. All runs train on the same 200 records for as many steps. In `tail` "
-        "and `tail-noise` the last 4 blocks train on the device and no gradient leaves; in `noise` and `plain` the "
+        "and `tail-noise` the last 4 blocks train on the device and no gradient leaves; with `--text-gradients` the "
         "cloud trains, and reads the text off the gradients.",
         "",
         f"The noise of `tail-noise` was chosen on choose.jsonl before test.jsonl was looked at: of {ratios()}, raised "

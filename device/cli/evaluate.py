@@ -54,7 +54,9 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Write everything as JSON, the answers too: it is private text.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Records in one message.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Records in one message. Default: 16; 4 with a tail.")
+    ] = None,
     as_json: AsJson = False,
     text_column: TextColumn = None,
     text2_column: Text2Column = None,

@@ -61,7 +61,7 @@ def test_a_language_model_s_job_and_its_use(cloud, tmp_path, how):
     home, data = tmp_path / "home", str(write_prompts(tmp_path / "data.jsonl"))
     job = ["--model", "smollm2", "--task", "causal-lm", "--cut", "1", "--data", data, "--param", "noise_ratio=0.25"]
     job += ["--batch-size", "4", "--max-length", "96", "--max-steps", str(STEPS), *how]
-    scoring = ["--data", data, "--limit", "16"]
+    scoring = ["--data", data, "--limit", "64"]
     peaks = {"finetune": peak_mb(cloud, home, "finetune", *job)}
     (folder,) = (home / "jobs").iterdir()
     peaks["evaluate"] = peak_mb(cloud, home, "evaluate", folder.name, *scoring)
