@@ -42,6 +42,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
     "smollm2": [
         ("tail", f"{E2E} --tail 4 --no-noise"),
         ("tail-noise", f"{E2E} --tail 4 --param noise_ratio={{ratio}}"),
+        ("tail-more", f"{E2E.replace('--limit 200', '--limit 800')} --tail 4 --no-noise"),
         ("noise", f"{E2E} --text-gradients --param noise_ratio=0.25"),
         ("plain", f"{E2E} --text-gradients --no-noise"),
     ],
@@ -237,9 +238,9 @@ def choice_table(choice: dict[str, Any]) -> list[str]:
         "",
         "Peaks are those of training and of evaluation. `SCRATCH/train.jsonl` and `SCRATCH/choose.jsonl` are E2E's "
         "dev.jsonl without, and with only, every tenth prompt; the held-out figures are those of E2E's test.jsonl, "
-        "none of whose prompts is in dev.jsonl. All runs train on the same 200 records for as many steps. In `tail` "
-        "and `tail-noise` the last 4 blocks train on the device and no gradient leaves; with `--text-gradients` the "
-        "cloud trains, and reads the text off the gradients.",
+        "none of whose prompts is in dev.jsonl. All runs train on the same 200 records for as many steps, but for "
+        "`tail-more`, which has 800. In those with a tail the last 4 blocks train on the device and no gradient "
+        "leaves; with `--text-gradients` the cloud trains, and reads the text off the gradients.",
         "",
         f"The noise of `tail-noise` was chosen on choose.jsonl before test.jsonl was looked at: of {ratios()}, raised "
         f"until ROUGE-L or BLEU of the answers fell under {USEFUL:.0%} of those without noise, "
