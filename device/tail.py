@@ -38,7 +38,7 @@ from shared.modeling.recompute import recompute_blocks
 
 _SKIP = "skip.weight"
 Place = Literal["embedding", "cut"]
-PIECE_ROWS = 128  # that the tail trains on at a time
+PIECE_ROWS = 96  # that the tail trains on at a time
 
 
 @dataclass(frozen=True, kw_only=True)
