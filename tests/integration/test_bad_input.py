@@ -54,7 +54,6 @@ def written(world, name, content):
         (["--task", "causal-lm", "--tail", "1"], 2, "causal-lm"),
         (["--task", "causal-lm", "--model", "dec"], 2, "--tail 4 to train the last four blocks here"),
         (["--skip", "none"], 2, "give --tail as well"),
-        (["--skip", "most", "--tail", "1"], 2, "'none'"),
         (["--skip", "tuned", "--tail", "1", "--cut", "0"], 2, "at cut 0 there are none"),
         (["--tail", "2"], 4, "leave none of enc's 3 blocks to the cloud"),
         (["--tail", "1", "--labels", "shared"], 2, "a tail contradict each other"),
