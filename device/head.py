@@ -166,6 +166,7 @@ class HeadTrainer:
             groups.append({"params": self.tail.parameters, "lr": self._optim.learning_rate})
         self._optimizer = build_optimizer(groups, self._optim)
         self._schedule = build_schedule(self._optimizer, self._optim, self._total_steps)
+        self._optimizer.zero_grad(set_to_none=True)  # of a step that a lost connection left half done
 
     def _load(self, state: dict[str, Tensor]) -> None:
         mine = self.tail.state().keys() if self.tail is not None else set()

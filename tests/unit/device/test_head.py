@@ -5,7 +5,8 @@ import torch
 
 import device.head
 from device.head import HeadTrainer
-from shared.config import OptimSpec
+from device.tail import States, Tail
+from shared.config import JobSpec, OptimSpec
 from shared.modeling.partition import Partition
 from tests.unit.modeling.tiny import VOCAB, WIDTH, tiny_classifier, tiny_lm
 
@@ -32,3 +33,41 @@ def test_the_pieces_of_a_large_vocabulary_stay_small():
     assert trainer.rows_at_once * 256_000 * 4 <= device.head.CHUNK_BYTES
     classifier = HeadTrainer(Partition(tiny_classifier("bert")).head(), OptimSpec(), seed=0, total_steps=1)
     assert classifier.rows_at_once == device.head.CHUNK_ROWS
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["head", "tail"])
+def test_what_a_lost_connection_left_half_done_is_forgotten(tuned, tmp_path):
+    """A rewound step is learnt from its own micro-batches alone."""
+
+    def learnt(*, interrupted):
+        partition = Partition(tiny_classifier("bert"))
+        spec = JobSpec(model="enc", training_file="device://x", tail=1, tuning={"method": "full"})
+        tail = Tail(partition.tail(1), spec) if tuned else None
+        trainer = HeadTrainer(partition.head(), OptimSpec(), seed=0, total_steps=4, tail=tail)
+        draw = torch.Generator().manual_seed(0)
+        states = States(
+            z_BTD=torch.randn(2, 3, WIDTH, generator=draw),
+            clean_BTD=torch.randn(2, 3, WIDTH, generator=draw),
+            mask_BT=torch.ones(2, 3, dtype=torch.long),
+        )
+
+        def learn(step, micro_batch):
+            at = {"step": step, "micro_batch": micro_batch, "items": 2}
+            if tuned:
+                trainer.learn(states, torch.tensor([0, 3]), torch.tensor([0, 1]), **at)
+            else:
+                trainer.loss(states.z_BTD[:, 0].clone(), torch.tensor([0, 1]), **at)
+
+        learn(0, 0)
+        trainer.step()
+        folder = tmp_path / str(interrupted)
+        trainer.save(folder, 1)
+        if interrupted:
+            learn(1, 0)
+            trainer.rewind(folder, 1)
+        learn(1, 0)
+        trainer.step()
+        return trainer._state()
+
+    calm, resumed = learnt(interrupted=False), learnt(interrupted=True)
+    assert all(torch.equal(calm[name], resumed[name]) for name in calm)
