@@ -112,9 +112,10 @@ def test_the_check_can_fail(recorded):
 def test_losses_and_metrics_stay_home(recorded):
     _, _, proxy, _, _, watcher = recorded
     raw = proxy.bytes_from(device=True)
-    for loss in watcher.losses:
-        for dtype in (np.float32, np.float64):
-            assert np.array(loss, dtype=dtype).tobytes() not in raw
+    assert len(watcher.losses) >= 30
+    for dtype, by_chance in ((np.float32, 2), (np.float64, 0)):  # four bytes of noise may be a loss once in a while
+        there = [np.array(loss, dtype=dtype).tobytes() in raw for loss in watcher.losses]
+        assert sum(there) <= by_chance
 
 
 def encoded(world):
