@@ -50,7 +50,7 @@ def write_report(folder: Path, order: Iterable[str]) -> None:
         found[facts["model"], facts["split"]][facts["cell"]].setdefault(part, []).append(facts)
     places = {name: place for place, name in enumerate(order)}
     for (model, split), by_cell in found.items():
-        clean = [f for parts in by_cell.values() for f in parts.get("utility", []) if f["mechanism"] == "none"]
+        clean = [f for parts in by_cell.values() for f in parts.get("utility", []) if f["family"] == "clean"]
         rows = [
             _row(name, by_cell[name], clean) for name in sorted(by_cell, key=lambda name: places.get(name, len(places)))
         ]
@@ -182,7 +182,7 @@ def _picture(rows: Sequence[Row], figure: str, label: str, model: str, split: st
         for row in rows
         if getattr(row, figure) is not None and row.accuracy is not None
     ]
-    clean = max((row.accuracy[0] for row in rows if row.mechanism == "none" and row.accuracy), default=None)
+    clean = max((row.accuracy[0] for row in rows if row.family == "clean" and row.accuracy), default=None)
     limits = {"adaptive": (0.20, 0.10), "content": (0.10, 0.05)}[figure]
     names = ("ambition", "moonshot")
     goals = [Goal(name=n, x=x, y=clean - 0.03) for n, x in zip(names, limits, strict=True)] if clean else []
