@@ -19,7 +19,7 @@ from typing import Any
 COMPILER = "torch._dynamo"
 # glibc's mallopt: most arenas, and the size from which a block goes back to the system as soon as it is free.
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
-_LARGE = 64 << 10  # training a tail peaks 30 MB lower than with 1 MiB, and takes a quarter more time
+_LARGE = 64 << 10  # the buffers of a tail's training are of this size: its peak is lower, at some cost of time
 
 
 def keep_lean() -> None:

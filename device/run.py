@@ -385,10 +385,8 @@ class _Run:
         states = StateStore(self.folder.states, scope, STATES_BYTES)
         try:
             yield states
-        except JobCancelled:
-            raise
-        except BaseException:
-            may_go_on = True
+        except BaseException as error:
+            may_go_on = not isinstance(error, JobCancelled)
             raise
         finally:
             states.close()

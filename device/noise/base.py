@@ -74,10 +74,11 @@ class Mechanism(ABC):
         mask_BT = mask_BT.to(torch.bool)
         self._check(ids_BT, h_BTD, mask_BT, importance_BT)
         clean_BTD = zero_padding(h_BTD.to(torch.float32), mask_BT)
-        if not torch.isfinite(torch.stack(clean_BTD.aminmax())).all():  # NaN is both the least and the largest
-            raise NonFinite("the bottom's output has NaN or infinity, so nothing was sent; check the model's weights")
+        _check_finite(clean_BTD)
         self._saw_unsafe_seed |= generator.unsafe
         out = self._release(ids_BT, clean_BTD, mask_BT, importance_BT, generator)
+        if not self.reads_vectors:  # the bottom's weights show for the first time in what it made of the drawn ids
+            _check_finite(out.h_BTD)
         return Release(h_BTD=zero_padding(out.h_BTD, out.mask_BT), mask_BT=out.mask_BT)
 
     def prepare(self) -> dict[str, float]:
@@ -123,6 +124,11 @@ class Mechanism(ABC):
             raise InvalidInput(f"mechanism {self.name} needs the importance of each token")
         if importance_BT is not None and importance_BT.shape != ids_BT.shape:
             raise InvalidInput(f"importance {tuple(importance_BT.shape)} does not match ids {tuple(ids_BT.shape)}")
+
+
+def _check_finite(h_BTD: Tensor) -> None:
+    if not torch.isfinite(torch.stack(h_BTD.aminmax())).all():  # NaN is both the least and the largest
+        raise NonFinite("the bottom's output has NaN or infinity, so nothing was sent; check the model's weights")
 
 
 def zero_padding(h_BTD: Tensor, mask_BT: Tensor) -> Tensor:
