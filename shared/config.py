@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 Task = Literal["classification", "causal-lm"]
 Labels = Literal["private", "shared"]
@@ -78,6 +78,11 @@ class MechanismSpec(_Frozen):
     params: dict[str, float | int | str | bool] = Field(default_factory=dict)
 
 
+def _stored_skip(value: object) -> object:
+    """Jobs that are stored from when a skip was yes or no stay readable."""
+    return ("frozen" if value else "none") if isinstance(value, bool) else value
+
+
 class JobSpec(_Frozen):
     """One fine-tuning job."""
 
@@ -93,7 +98,7 @@ class JobSpec(_Frozen):
         description="Last blocks that run and train on the device, on states that the cloud computes once a record: no "
         "gradient leaves the device. 0: the cloud trains every block above the cut.",
     )
-    skip: Skip = Field(
+    skip: Annotated[Skip, BeforeValidator(_stored_skip)] = Field(
         "frozen",
         description="With a tail: what goes past the cloud into it, by a map that is trained. frozen: the bottom's "
         "clean output; tuned: that of a copy of the bottom's blocks that is trained as well. It serves the task and "
