@@ -1,5 +1,6 @@
 """Invariant 2: nothing but declared frames leaves the device. A proxy records every byte of a run and we look."""
 
+import contextlib
 import re
 import threading
 from dataclasses import replace
@@ -18,12 +19,12 @@ from tests.proxy import Proxy
 RUNS = {"cloud-trains": {"tail": 0}, "tail-trains": {"tail": 1}, "skip-trains": {"tail": 1, "skip": "tuned"}}
 
 
-@pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS.keys())
-def recorded(request, tmp_path_factory):
-    """A whole private job (training, evaluation, prediction) through a recording proxy, without and with a tail."""
-    world = build_world(tmp_path_factory.mktemp("wire"), InProcessCloud)
+@contextlib.contextmanager
+def recording(folder, changes):
+    """A whole private job (training, evaluation, prediction) through a recording proxy."""
+    world = build_world(folder, InProcessCloud)
     world.settings = replace(world.settings, local_model=str(world.models["enc"]))
-    spec = world.spec(mechanism={"name": "dchi"}, train={"max_steps": 30}, **request.param)
+    spec = world.spec(mechanism={"name": "dchi"}, train={"max_steps": 30}, **changes)
     with Proxy(world.settings.grpc_address) as proxy:
         settings = world.device(grpc_address=proxy.address)
         job_id = world.cloud.create_job(spec)
@@ -32,6 +33,13 @@ def recorded(request, tmp_path_factory):
         predictions = predict(job_id, ["w5 w6 w7 w8 w9 w10", "w50 w51 w52"], settings)
         yield world, spec, proxy, result, predictions, watcher
     world.cloud.stop()
+
+
+@pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS.keys())
+def recorded(request, tmp_path_factory):
+    """Such a job without a tail, with one, and with a tuned skip."""
+    with recording(tmp_path_factory.mktemp("wire"), request.param) as run:
+        yield run
 
 
 def sentences(world):
@@ -109,13 +117,20 @@ def test_the_check_can_fail(recorded):
     assert found == len(releases) == 50
 
 
-def test_losses_and_metrics_stay_home(recorded):
-    _, _, proxy, _, _, watcher = recorded
+def losses_in(raw, losses):
+    return [loss for loss in losses for dtype in (np.float32, np.float64) if np.array(loss, dtype).tobytes() in raw]
+
+
+def test_losses_and_metrics_stay_home(recorded, tmp_path):
+    _, spec, proxy, _, _, watcher = recorded
     raw = proxy.bytes_from(device=True)
     assert len(watcher.losses) >= 30
-    for dtype, by_chance in ((np.float32, 2), (np.float64, 0)):  # four bytes of noise may be a loss once in a while
-        there = [np.array(loss, dtype=dtype).tobytes() in raw for loss in watcher.losses]
-        assert sum(there) <= by_chance
+    assert losses_in(raw + np.float32(watcher.losses[0]).tobytes(), watcher.losses), "or the check could not fail"
+    found = losses_in(raw, watcher.losses)
+    if found:  # four bytes of noise are a loss once in some fifty runs; what is really sent is in every run
+        with recording(tmp_path, {"tail": spec.tail, "skip": spec.skip}) as (_, _, proxy, _, _, watcher):
+            found = losses_in(proxy.bytes_from(device=True), watcher.losses)
+    assert not found
 
 
 def encoded(world):
