@@ -104,6 +104,10 @@ def cells() -> dict[str, Cell]:
             found[name], found[f"{name}-tuned"] = cell, replace(cell, tuned=True, family=f"{cell.family}, tuned skip")
         blind = replace(found[f"codes-{k}-cut-{cut}-tail-1-tuned"], params={"codes": k, "dims": dims})
         found[f"codes-{k}-cut-{cut}-blind"] = replace(blind, family="codes that know no task, tail of 1, tuned skip")
+        for word, labels in (("hide", task), ("hide-public", {"task": "public"})):
+            params = {"codes": k, "dims": dims, **labels, "task_use": "hide"}
+            hidden = replace(blind, params=params, family="codes that hide the task, tail of 1, tuned skip")
+            found[f"codes-{k}-cut-{cut}-{word}"] = hidden
     found["clean-tail-1"] = Cell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):

@@ -95,7 +95,7 @@ class Codes(Mechanism):
         settings: dict[str, Any] = {"injection": self.injection, "codes": p.codes, "dims": p.dims, "task": p.task}
         if p.task == "none":
             return settings
-        settings["task_weight"] = p.task_weight
+        settings |= {"task_weight": p.task_weight} if p.task_use == "show" else {"task_use": p.task_use}
         if p.task == "private":
             drawn = self._private_directions.numpy().tobytes()
             settings |= {"epsilon": p.epsilon_task, "directions": hashlib.sha256(drawn).hexdigest()}
@@ -131,15 +131,17 @@ class Codes(Mechanism):
     def _basis(self, away_ND: Tensor) -> Tensor:
         """The first `dims` principal components, each of unit deviation together, and the task's directions."""
         p = self.params
-        parts = []
-        if p.dims:
-            _, vectors_DD = torch.linalg.eigh((away_ND.T @ away_ND / len(away_ND)).double())
-            leading_DE = vectors_DD[:, -p.dims :].float()
-            parts.append(leading_DE / (away_ND @ leading_DE).std(dim=0) / p.dims**0.5)
-        if p.task != "none":
-            task_DC = public_directions(self.context) if p.task == "public" else self._private_directions
-            parts.append(p.task_weight * task_DC / (away_ND @ task_DC).std(dim=0))
-        return torch.cat(parts, dim=1)
+        _, vectors_DD = torch.linalg.eigh((away_ND.T @ away_ND / len(away_ND)).double())
+        leading_DE = vectors_DD[:, -p.dims :].float()
+        if p.task == "none":
+            return _evened(leading_DE, away_ND)
+        task_DC = public_directions(self.context) if p.task == "public" else self._private_directions
+        score_NC = away_ND @ task_DC
+        if p.task_use == "hide":
+            # What is left goes along with no score of the task (least squares over public states).
+            shared_CE = torch.linalg.lstsq(score_NC, away_ND @ leading_DE).solution
+            return _evened(leading_DE - task_DC @ shared_CE, away_ND)
+        return torch.cat([_evened(leading_DE, away_ND), p.task_weight * task_DC / score_NC.std(dim=0)], dim=1)
 
     def _public_states(self) -> Tensor:
         """States of ordinary tokens in public rows (rows of spread-out ids where the owner named no text)."""
@@ -162,3 +164,8 @@ class Codes(Mechanism):
 
     def _facts(self) -> dict[str, Any]:
         return {"codes": recipe(self.context, KIND, self._settings()), "epsilon_code": self.params.epsilon_code}
+
+
+def _evened(basis_DE: Tensor, away_ND: Tensor) -> Tensor:
+    """Each direction with the same deviation, all together with one."""
+    return basis_DE / (away_ND @ basis_DE).std(dim=0) / basis_DE.shape[1] ** 0.5

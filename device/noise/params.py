@@ -199,6 +199,11 @@ class CodesParams(Params):
         description="Whether codes also follow the directions that tell the classes apart: from public labelled texts "
         "or words (public), or from the private records' class means under noise (private).",
     )
+    task_use: Literal["show", "hide"] = Field(
+        "show",
+        description="hide: codes are chosen by what goes along with no task direction, so that they tell little of the "
+        "class. For jobs whose device does the task itself (a tail with a tuned skip).",
+    )
     task_weight: float = Field(
         2.0, gt=0, le=100, description="Weight of a task direction next to all principal components together."
     )
