@@ -148,7 +148,7 @@ class Podman:
         mounts = [f"{pip_conf}:/etc/pip.conf:ro"]
         if CA_BUNDLE.exists():
             mounts.append(f"{CA_BUNDLE}:{CA_BUNDLE}:ro")
-        mounts += [f"{folder}:{folder}:ro" for folder in _local_folders(parser["global"])]
+        mounts += [f"{path}:{path}:ro" for path in _local_paths(parser["global"])]
         return [argument for mount in mounts for argument in ("--volume", mount)]
 
     def compose(self, file: Path, *arguments: str, timeout: float = 120, only: str = "") -> str:
@@ -179,9 +179,10 @@ class Podman:
         raise RuntimeError(f"{container} did not get healthy; its log ends with:\n{logs}")
 
 
-def _local_folders(settings: configparser.SectionProxy) -> list[str]:
-    """The outermost folders of this machine that pip's configuration names."""
-    words = [word for key in ("find-links", "index-url", "extra-index-url") for word in settings.get(key, "").split()]
+def _local_paths(settings: configparser.SectionProxy) -> list[str]:
+    """What pip's configuration names of this machine: folders of packages, and files of constraints."""
+    keys = ("find-links", "index-url", "extra-index-url", "constraint")
+    words = [word for key in keys for word in settings.get(key, "").split()]
     paths = [Path(urlparse(word).path if word.startswith("file:") else word) for word in words if "http" not in word]
     # An index of links to files beside it (simple/ and files/) needs its parent.
-    return sorted({str(path.parent if path.name == "simple" else path) for path in paths if path.is_dir()})
+    return sorted({str(path.parent if path.name == "simple" else path) for path in paths if path.exists()})
