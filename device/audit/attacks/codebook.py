@@ -81,7 +81,9 @@ class Codebook(Attack):
         y_RD = self._model.centred(seen)
         rows, inverse_N = torch.unique(seen.row_N, return_inverse=True)
         deep = min(count * seen.slots, len(self._ids_V))
-        top_RK = torch.cat([score(part).topk(deep).indices for part in torch.split(y_RD[rows], CHUNK)])
+        top_RK = torch.empty(len(rows), deep, dtype=torch.int64)
+        for part in torch.split(torch.arange(len(rows)), CHUNK):
+            top_RK[part] = score(y_RD[rows[part]]).topk(deep).indices
         guess_NK = spread(top_RK[inverse_N], seen) if seen.slots > 1 else top_RK[inverse_N]
         if seen.slots > 1 and self.knowledge == "adaptive":
             for _ in range(_PURSUITS):

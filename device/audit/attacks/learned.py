@@ -218,15 +218,17 @@ class LearnedInversion(Attack):
         # Built without slots (on clean vectors), but attacking rows of several tokens: one ranking, dealt to the slots.
         deal = seen.slots if self._network.slots == 1 else 1
         deep = min(count * deal, len(self._ids_V))
-        numbers, values = [], []
+        total = len(seen.row_N)
+        numbers_NK, values_NK = torch.empty(total, deep, dtype=torch.int64), torch.empty(total, deep)
         ordered, _, order_N = seen.by_length()
+        done = 0
         for part in ordered.batches(64):
             for features_ND in torch.split(self._network.features(part), CHUNK):
                 best = self._network.logits(features_ND).topk(deep)
-                numbers.append(best.indices)
-                values.append(best.values)
-        back_N = order_N.argsort()
-        numbers_NK, values_NK = torch.cat(numbers)[back_N], torch.cat(values)[back_N]
+                place_N = order_N[done : done + len(features_ND)]
+                # Copied: small results left between large buffers would keep the heap from using these again.
+                numbers_NK[place_N], values_NK[place_N] = best.indices, best.values
+                done += len(features_ND)
         return (spread(numbers_NK, seen) if deal > 1 else numbers_NK), values_NK
 
     def _tensors(self) -> dict[str, Tensor]:
