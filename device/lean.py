@@ -10,7 +10,8 @@ import gc
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,7 +20,10 @@ from typing import Any
 COMPILER = "torch._dynamo"
 # glibc's mallopt: most arenas, and the size from which a block goes back to the system as soon as it is free.
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
+_MOST = 32 << 20  # that glibc takes for the threshold
 _LARGE = 64 << 10  # the buffers of a tail's training are of this size: its peak is lower, at some cost of time
+
+_frugal = False  # whether this process gives freed memory back at once
 
 
 def keep_lean() -> None:
@@ -78,6 +82,19 @@ def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 
+@contextmanager
+def fast_memory() -> Iterator[None]:
+    """Keep freed memory for the next step meanwhile: what trains for an audit takes 0.6 of the time, and more room."""
+    for setting, value in ((_MMAP_THRESHOLD, _MOST), (_TRIM_THRESHOLD, 1 << 30)):
+        _glibc("mallopt", setting, value)
+    try:
+        yield
+    finally:
+        if _frugal:
+            _frugal_malloc()
+            trim()
+
+
 def trim() -> None:
     """Hand back to the system what big temporary things have left in the heap. glibc only."""
     gc.collect()
@@ -86,6 +103,8 @@ def trim() -> None:
 
 def _frugal_malloc() -> None:
     """One thread's freed buffers are another's, and a large one is never kept for later."""
+    global _frugal
+    _frugal = True
     for setting, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE)):
         _glibc("mallopt", setting, value)
 

@@ -25,6 +25,7 @@ from device.audit.metrics import AttributeScore, Figure, InversionScore
 from device.audit.public import PublicText
 from device.audit.victim import Knowledge, Observed, Seen, Victim
 from device.data.encode import EncodedDataset
+from device.lean import fast_memory
 from shared.modeling.partition import Head
 
 KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
@@ -160,6 +161,7 @@ def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path
     return outcome
 
 
+@fast_memory()
 def attack_releases(
     case: Case, lab: Lab, size: Size, draws: list[Observed], *, say: Say = silent, keep: Path | None = None
 ) -> Outcome:

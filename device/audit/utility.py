@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from device.audit.attacks.base import Say, silent
 from device.audit.victim import Seen, Victim
 from device.data.encode import EncodedDataset
+from device.lean import fast_memory
 from shared.config import OptimSpec
 from shared.errors import InvalidInput, NonFinite
 from shared.modeling.optim import build_schedule, clip_gradients
@@ -53,6 +54,7 @@ class Utility:
     by_epoch: tuple[float, ...]
 
 
+@fast_memory()
 def measure_utility(
     victim: Victim,
     top: Top,

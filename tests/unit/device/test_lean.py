@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PREPARED = """
 import sys
 from device.lean import keep_lean
@@ -36,6 +38,26 @@ optimizer.zero_grad()
 print([name for name in {(*LEFT_OUT, "scipy.optimize")} if name in sys.modules])
 """
     assert run(script).strip() == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is set on glibc alone")
+def test_memory_is_kept_for_the_next_step_where_that_is_asked_for_and_nowhere_else():
+    script = """
+import resource, torch
+from device.lean import fast_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(100_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+frugal = faults()
+with fast_memory():
+    faults()
+    fast = faults()
+print(frugal, fast, faults())
+"""
+    frugal, fast, after = map(int, run(script).split())
+    assert min(frugal, after) > 10 * max(fast, 10)
 
 
 def test_the_compiler_is_there_for_whoever_uses_it():
