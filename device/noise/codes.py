@@ -172,4 +172,5 @@ class Codes(Mechanism):
 
 def _evened(basis_DE: Tensor, away_ND: Tensor) -> Tensor:
     """Each direction with the same deviation, all together with one."""
-    return basis_DE / (away_ND @ basis_DE).std(dim=0) / basis_DE.shape[1] ** 0.5
+    even_DE: Tensor = basis_DE / (away_ND @ basis_DE).std(dim=0) / basis_DE.shape[1] ** 0.5
+    return even_DE
