@@ -84,15 +84,20 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 @contextmanager
 def fast_memory() -> Iterator[None]:
-    """Keep freed memory for the next step meanwhile: what trains for an audit is faster, and takes more room."""
+    """Keep freed memory for the next step meanwhile: what trains for an audit is faster, and takes more room.
+
+    Changes nothing in a process that was not made frugal.
+    """
+    if not _frugal:
+        yield
+        return
     for setting, value in ((_MMAP_THRESHOLD, _MOST), (_TRIM_THRESHOLD, 1 << 30)):
         _glibc("mallopt", setting, value)
     try:
         yield
     finally:
-        if _frugal:
-            _frugal_malloc()
-            trim()
+        _frugal_malloc()
+        trim()
 
 
 def trim() -> None:

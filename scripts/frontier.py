@@ -96,18 +96,18 @@ def cells() -> dict[str, Cell]:
         for k, dims in ((32, 8), (128, 16), (512, 32)):
             params = {"codes": k, "dims": dims, **task}
             found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
-    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4), (3, 4, 4)):
+    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4)):
         params = {"codes": k, "dims": dims, **task}
         with_tail = Cell(family="codes, tail of 1", mechanism="codes", params=params, cut=cut, tail=1)
         alone = Cell(family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True)
         for name, cell in ((f"codes-{k}-cut-{cut}-tail-1", with_tail), (f"alone-cut-{cut}", alone)):
             found[name], found[f"{name}-tuned"] = cell, replace(cell, tuned=True, family=f"{cell.family}, tuned skip")
-        blind = replace(found[f"codes-{k}-cut-{cut}-tail-1-tuned"], params={"codes": k, "dims": dims})
-        found[f"codes-{k}-cut-{cut}-blind"] = replace(blind, family="codes that know no task, tail of 1, tuned skip")
-        for word, labels in (("hide", task), ("hide-public", {"task": "public"})):
-            params = {"codes": k, "dims": dims, **labels, "task_use": "hide"}
-            hidden = replace(blind, params=params, family="codes that hide the task, tail of 1, tuned skip")
-            found[f"codes-{k}-cut-{cut}-{word}"] = hidden
+    shown = found["codes-8-cut-3-tail-1-tuned"]
+    for word, params, family in (
+        ("blind", {}, "codes that know no task, tail of 1, tuned skip"),
+        ("hide", {**task, "task_use": "hide"}, "codes that hide the task, tail of 1, tuned skip"),
+    ):
+        found[f"codes-8-cut-3-{word}"] = replace(shown, params={"codes": 8, "dims": 4, **params}, family=family)
     found["clean-tail-1"] = Cell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):

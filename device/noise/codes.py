@@ -133,7 +133,10 @@ class Codes(Mechanism):
         }
 
     def _basis(self, away_ND: Tensor) -> Tensor:
-        """The first `dims` principal components, each of unit deviation together, and the task's directions."""
+        """The first `dims` principal components, of unit deviation together, and the task's directions beside them.
+
+        task_use=hide: the components without what goes along with these directions.
+        """
         p = self.params
         _, vectors_DD = torch.linalg.eigh((away_ND.T @ away_ND / len(away_ND)).double())
         leading_DE = vectors_DD[:, -p.dims :].float()
