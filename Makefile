@@ -4,6 +4,7 @@
 #                 fetch the CUDA build (several GB) and that has no GPU:
 #                   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #   PYTEST_ARGS   more arguments for pytest, for example PYTEST_ARGS='-k noise -x'
+#   TEST_WORKERS  processes that `make test` deals the test files to; 0 runs all in one, as a debugger wants it
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -13,6 +14,7 @@ VENV ?= .venv
 TORCH_VERSION ?= 2.13.0
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
@@ -39,7 +41,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 test: $(STAMP)  ## unit, integration, e2e and wire tests; no real model over a minute, no containers
-	$(PY) -m pytest -m 'not slow and not container' $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes or need a real pre-trained model
 	$(PY) -m pytest -m 'slow and not container' $(PYTEST_ARGS)

@@ -175,13 +175,7 @@ class _Run:
         own = OwnRecords(home=home, fingerprint=state.data_fingerprint, job=self.folder.path, data=data)
         perturber, mechanism, store = build_perturber(parts, self.spec, home, own)
         try:
-            if mechanism.shortens and self.spec.task == "causal-lm":
-                raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
-            if mechanism.shortens and self.spec.tail and self.spec.skip != "none":
-                raise InvalidInput(
-                    f"mechanism {mechanism.name} shortens records, so clean vectors have no rows to be added to: use "
-                    "--skip none with this mechanism"
-                )
+            self._fits(mechanism)
             how = Releasing(
                 spec=self.spec,
                 store=store,
@@ -218,6 +212,23 @@ class _Run:
         )
         self.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
         return result
+
+    def _fits(self, mechanism: Mechanism) -> None:
+        """Whether this job can learn from what the mechanism releases; a message where it can but hardly will."""
+        spec = self.spec
+        clean = bool(spec.tail) and spec.skip != "none"
+        if mechanism.shortens and spec.task == "causal-lm":
+            raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
+        if mechanism.shortens and clean:
+            raise InvalidInput(
+                f"mechanism {mechanism.name} shortens records, so clean vectors have no rows to be added to: use "
+                "--skip none with this mechanism"
+            )
+        if mechanism.hides_task and not clean:
+            self.progress.message(
+                f"mechanism {mechanism.name} hides the classes from the cloud, so little can be learnt of them there: "
+                "let this device learn them from clean vectors (--tail 1 --skip tuned), or set task_use=show"
+            )
 
     def _audit(
         self,

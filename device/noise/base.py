@@ -39,6 +39,7 @@ class Mechanism(ABC):
     row tells of the draws before it, and a record that grows can't be released row by row. reads_vectors: it reads the
     vectors that it is given; others go by the ids alone, and any vectors of the right shape will do. by_position: a
     row's law depends on its own vector alone, so that further rows of a record can be drawn without the earlier ones.
+    hides_task: it keeps from the cloud what tells the classes apart, so the device must learn that itself.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Mechanism(ABC):
     reads_draws: bool = False
     reads_vectors: bool = True
     by_position: bool = False
+    hides_task: bool = False
     injection: Injection = "cut"
 
     def __init__(self, context: NoiseContext) -> None:

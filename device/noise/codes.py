@@ -54,6 +54,7 @@ class Codes(Mechanism):
             )
         if params.task == "private" and context.private_means is None:
             raise InvalidInput("task=private needs a job whose records have labels", param="task")
+        self.hides_task = params.task_use == "hide"
         self._tables = Tables(context, self.injection)
 
     def prepare(self) -> dict[str, float]:

@@ -251,6 +251,14 @@ def test_what_is_refused(local_world):
     run(world, world.spec(tail=1, train={"max_steps": 2}), settings=world.device(policy=policy))
 
 
+@pytest.mark.parametrize(("tail", "skip", "warned"), [(0, "none", True), (1, "none", True), (1, "tuned", False)])
+def test_codes_that_hide_the_task_ask_for_a_device_that_learns_it(local_world, tail, skip, warned):
+    world, watcher = local_world, Watcher()
+    hide = {"name": "codes", "params": {"codes": 4, "dims": 2, "task": "private", "task_use": "hide"}}
+    run(world, world.spec(tail=tail, skip=skip, mechanism=hide, train={"max_steps": 2}), watcher=watcher)
+    assert any("hides the classes from the cloud" in line for line in watcher.messages) == warned
+
+
 def test_the_bottom_package_brings_the_tail_and_nothing_between(local_world):
     world = local_world
     job_id, _ = run(world, world.spec(tail=1, cut=0, train={"max_steps": 2}))
