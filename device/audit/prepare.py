@@ -18,7 +18,7 @@ from shared.config import Task
 from shared.errors import DataInvalid
 from shared.modeling.load import load_task_model
 from shared.modeling.package import BottomPackage
-from shared.modeling.partition import Partition
+from shared.modeling.partition import Partition, is_language_model
 
 LEAST_RECORDS = 60
 
@@ -67,6 +67,7 @@ def build_case(
         labelled=PublicText(rest.ids, special, labels=rest.labels) if rest.labels is not None else None,
         top=top,
         encoder=top if parts.readout == "first" else None,
+        reader=whole.model if whole is not None and is_language_model(whole.model) else None,
         head=parts.head,
         readout=parts.readout,
     )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from device.audit.attacks import channels, gradients
 from device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
 from device.audit.attacks.base import Attack, Clean, Lab, Say, silent
+from device.audit.attacks.beam import Beam, BeamSettings
 from device.audit.attacks.codebook import METRICS, Codebook, CodebookSettings
 from device.audit.attacks.learned import LearnedInversion, LearnedSettings, Tokenwise
 from device.audit.attacks.learned import Sequence as SequenceInversion
@@ -35,7 +36,8 @@ STATES = "mean of final states"
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """How much of everything. public: records that attacks are built on; attacked: records that attribute inference is
-    run on; inverted: how many of these inversion is run on (EIA-3: optimise_records).
+    run on; inverted: how many of these inversion is run on (EIA-3: optimise_records; with a language model:
+    beam_records).
     """
 
     name: Literal["quick", "full"]
@@ -48,6 +50,8 @@ class Size:
     sequence: LearnedSettings
     optimise: OptimiseSettings
     optimise_records: int
+    beam: BeamSettings
+    beam_records: int
     attribute: AttributeSettings
     pooled: AttributeSettings
 
@@ -63,6 +67,8 @@ QUICK = Size(
     sequence=LearnedSettings(epochs=1, encoder_rate=2e-4),
     optimise=OptimiseSettings(iterations=40),
     optimise_records=24,
+    beam=BeamSettings(beams=4, candidates=16, shown=128),
+    beam_records=24,
     attribute=AttributeSettings(epochs=1, encoder_rate=2e-4),
     pooled=AttributeSettings(epochs=30),
 )
@@ -77,6 +83,8 @@ FULL = Size(
     sequence=LearnedSettings(epochs=10),
     optimise=OptimiseSettings(),
     optimise_records=100,
+    beam=BeamSettings(),
+    beam_records=100,
     attribute=AttributeSettings(epochs=10),
     pooled=AttributeSettings(epochs=30),
 )
@@ -134,8 +142,8 @@ class Case:
 
     public: the attacker's text; labelled: those records of it that have the attribute, None without one; top: the
     blocks above the cut, None where this device has none; encoder: the same where the learned attacks may build on it
-    (not for decoders, whose blocks see only what comes before); head: for gradients; gradients: whether any leave (with
-    a tail none does).
+    (not for decoders, whose blocks see only what comes before); reader: the whole language model, None for other tasks;
+    head: for gradients; gradients: whether any leave (with a tail none does).
     """
 
     victim: Victim
@@ -144,6 +152,7 @@ class Case:
     labelled: PublicText | None
     top: nn.Module | None
     encoder: nn.Module | None
+    reader: nn.Module | None
     head: Head
     readout: Literal["first", "last"]
     gradients: bool = True
@@ -240,10 +249,16 @@ def _inversions(
                 best = row.figures["content_top1"].value, guesses
         if case.victim.mechanism.shortens:
             continue
-        # The slow one: a part of the records, warm-started by the sequence inverter.
-        few = [draw.first(size.optimise_records) for draw in draws]
-        optimise = builder.build(Optimise(knowledge, inverters[knowledge], size.optimise), lab, 0, "")
-        outcome.rows.append(_scored([optimise] * len(few), "warm-started", case.public, few)[0])
+        # The slow ones: a part of the records. EIA-3 is warm-started by the sequence inverter.
+        slow: list[tuple[str, Attack, int]] = [
+            ("warm-started", Optimise(knowledge, inverters[knowledge], size.optimise), size.optimise_records)
+        ]
+        if case.reader is not None:
+            slow.append(("language model", Beam(knowledge, case.reader, size.beam), size.beam_records))
+        for variant, attack, records in slow:
+            few = [draw.first(records) for draw in draws]
+            built = [builder.build(attack, lab, 0, variant)] * len(few)
+            outcome.rows.append(_scored(built, variant, case.public, few)[0])
     if case.victim.mechanism.shortens:
         outcome.untested.append("EIA-3 (optimisation): it needs a row a token, and this mechanism shortens records.")
     if best[1] is not None:

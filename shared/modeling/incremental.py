@@ -23,8 +23,7 @@ class _SliceCache:
     def __init__(self, base: Any, config: Any, kept: range) -> None:
         self.past, self._base, self._config = 0, base, config
         self._cache = DynamicCache(config=config)
-        # transformers 5 renames the argument on its way and warns of the old name.
-        self._name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
+        self._name = cache_argument(base)
         _alias_absent(self._cache, kept)
         self._kept = kept
 
@@ -175,6 +174,11 @@ class BottomCache(_SliceCache):
         for record in records:
             record.past += 1
         return h0_ND
+
+
+def cache_argument(model: Any) -> str:
+    """What its `forward` calls keys and values: transformers 5 renames it on its way and warns of the old name."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _left_padded(parts: Sequence[Tensor]) -> Tensor:

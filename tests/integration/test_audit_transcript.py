@@ -158,6 +158,7 @@ def test_with_a_tail_the_frames_hold_releases_and_no_gradient(local_world, model
     facts = audited.document
     assert "up GRADIENT" not in facts["transcript"]["frames"]
     assert "GIA" not in {row["name"] for row in facts["attacks"]}
+    assert ("language model" in {row["variant"] for row in facts["attacks"]}) == (task == "causal-lm")
     assert not [one["name"] for one in facts["side_channels"] if one["name"].startswith("labels")]
     assert facts["verdict"]["level"] != "most"
 

@@ -59,7 +59,7 @@ class Codebook(Attack):
         if self.settings.metric == "content":
             self._log_prior_V = _content_prior(lab.public)
         if self.settings.metric == "language":
-            self._bigrams, self._before, self._after = lab.bigrams, _before_text(lab), _after_text(lab)
+            self._bigrams, self._before, self._after = lab.bigrams, before_text(lab), _after_text(lab)
         if self.settings.metric == "channel":
             self._channel_VK = self._decode_channel(lab, say)
 
@@ -70,10 +70,21 @@ class Codebook(Attack):
         if metric == "channel":
             code_NK = self._guess(seen, self._score_bayes, GUESSES)
             decoded_NK = self._channel_VK[code_NK[:, 0]]
-            return self._named(torch.where(decoded_NK >= 0, decoded_NK, code_NK))
-        return self._named(self._guess(seen, self._score(), GUESSES))
+            return self.named(torch.where(decoded_NK >= 0, decoded_NK, code_NK))
+        return self.named(self._guess(seen, self._score(), GUESSES))
 
-    def _named(self, numbers_NK: Tensor) -> Tensor:
+    def candidates(self, seen: Seen, count: int) -> tuple[Tensor, Tensor]:
+        """The most probable candidate numbers of each token, and their log densities without the prior; (N, count)."""
+        numbers_NK = self._guess(seen, self._score_bayes, min(count, len(self._ids_V)))
+        y_RD, model = self._model.centred(seen), self._model
+        density_NK = torch.empty(numbers_NK.shape)
+        for units in torch.split(torch.arange(len(numbers_NK)), CHUNK):
+            rows, means_NKD = seen.row_N[units], model.means_VD[numbers_NK[units]]
+            density_NK[units] = _gaussian(y_RD[rows] - model.base_D, means_NKD, model.whiten_DD)
+        return numbers_NK, density_NK
+
+    def named(self, numbers_NK: Tensor) -> Tensor:
+        """The ids of candidate numbers; -1 stays."""
         return torch.where(numbers_NK >= 0, self._ids_V[numbers_NK.clamp(min=0)], -1)
 
     def _guess(self, seen: Seen, score: Callable[[Tensor], Tensor], count: int) -> Tensor:
@@ -148,16 +159,10 @@ class Codebook(Attack):
 
     def _with_language(self, seen: Seen) -> Tensor:
         """Posterior of each place given all places of the record, under the bigram model of the public text."""
-        beam = min(self.settings.beam, len(self._ids_V))
-        candidates_NK = self._guess(seen, self._score_bayes, beam)
-        y_RD, model = self._model.centred(seen), self._model
-        scores_NK = torch.empty(candidates_NK.shape)
-        for units in torch.split(torch.arange(len(candidates_NK)), CHUNK):
-            rows, means_NKD = seen.row_N[units], model.means_VD[candidates_NK[units]]
-            scores_NK[units] = _gaussian(y_RD[rows] - model.base_D, means_NKD, model.whiten_DD)
-        ids_NK = self._named(candidates_NK.clamp(min=0))
-        posterior_NK = smooth(scores_NK, ids_NK, seen.record_N, self._bigrams, self._before, self._after)
-        best_NK: Tensor = ids_NK.gather(1, posterior_NK.topk(min(GUESSES, beam)).indices)
+        numbers_NK, density_NK = self.candidates(seen, self.settings.beam)
+        ids_NK = self.named(numbers_NK.clamp(min=0))
+        posterior_NK = smooth(density_NK, ids_NK, seen.record_N, self._bigrams, self._before, self._after)
+        best_NK: Tensor = ids_NK.gather(1, posterior_NK.topk(min(GUESSES, ids_NK.shape[1])).indices)
         return best_NK
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -169,7 +174,7 @@ class Codebook(Attack):
         self._model = TokenModel(**{f.name: tensors[f.name] for f in fields(TokenModel)})
         self._ids_V, self._log_prior_V = tensors["ids_V"], tensors["log_prior_V"]
         if self.settings.metric == "language":
-            self._bigrams, self._before, self._after = lab.bigrams, _before_text(lab), _after_text(lab)
+            self._bigrams, self._before, self._after = lab.bigrams, before_text(lab), _after_text(lab)
         if self.settings.metric == "channel":
             self._channel_VK = tensors["channel_VK"]
 
@@ -194,7 +199,7 @@ def _after_text(lab: Lab) -> int | None:
     return suffix[0] if suffix else None
 
 
-def _before_text(lab: Lab) -> int:
+def before_text(lab: Lab) -> int:
     """The special id that stands before a text; the first special id where the tokenizer puts none."""
     context = lab.victim.mechanism.context
     return context.prefix[-1] if context.prefix else min(context.special_ids, default=0)

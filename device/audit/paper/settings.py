@@ -124,6 +124,7 @@ def _small(*, public: int, attacked: int, inverted: int, optimised: int) -> Size
         attribute=AttributeSettings(epochs=1, encoder_rate=2e-4),
         optimise=OptimiseSettings(iterations=40),
         optimise_records=optimised,
+        beam_records=inverted,
     )
 
 
