@@ -61,6 +61,9 @@ class Cell:
     def question(self) -> dict[str, Any]:
         """All that decides the figures, apart from the code: as it stands in the file."""
         spec = self.setting.spec(self.data.task)
+        sizes = self.amount.to_dict()
+        if self.data.task == "classification":  # the attack with a language model is not run
+            del sizes["suite"]["beam"], sizes["suite"]["beam_records"]
         facts = {
             "version": VERSION,
             "data": self.data.name,
@@ -72,7 +75,7 @@ class Cell:
             "scale": self.scale,
             "seed": self.seed,
             "length": self.data.length,
-            "sizes": self.amount.to_dict(),
+            "sizes": sizes,
         }
         written: dict[str, Any] = json.loads(json.dumps(facts))
         return written
