@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from device.audit.attacks.attribute import AttributeSettings
 from device.audit.attacks.base import Attack, Clean, Lab
@@ -39,7 +38,7 @@ from device.audit.attacks.learned import Sequence as SequenceInverter
 from device.audit.metrics import AttributeScore, InversionScore
 from device.audit.public import PublicText
 from device.audit.suite import KNOWLEDGE, QUICK, attribute_attacks
-from device.audit.utility import Training, measure_utility
+from device.audit.utility import DeviceAlone, Training, measure_utility
 from device.audit.victim import Victim
 from device.data.encode import EncodedDataset, encode_classification
 from device.data.source import DataSource
@@ -49,7 +48,7 @@ from device.parts import build_noise, noise_context
 from shared.config import MechanismSpec
 from shared.modeling.load import load_task_model
 from shared.modeling.package import bottom_from_model
-from shared.modeling.partition import Partition, Top
+from shared.modeling.partition import Partition
 
 MINILM = "minilm"
 LENGTH = 64
@@ -125,20 +124,6 @@ def cells() -> dict[str, Cell]:
     found["snd-3"] = Cell(family="snd", mechanism="snd", params={"noise_ratio": 3.0})
     found["sap-3"] = Cell(family="sap", mechanism="sap", params={"noise_ratio": 3.0})
     return found
-
-
-class DeviceOnly(nn.Module):
-    """The blocks that a device has, one after the other, without the cloud's between them."""
-
-    def __init__(self, below: Top, tail: Top | None) -> None:
-        super().__init__()
-        self.below, self.tail = below, tail
-
-    def forward(self, h0_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
-        """out_ND, as of a `Top`."""
-        h_BTD = self.below(h0_BTD, mask_BT, torch.arange(mask_BT.numel())).view_as(h0_BTD)
-        out_ND: Tensor = self.tail(h_BTD, mask_BT, readout_N)
-        return out_ND
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,12 +244,12 @@ class Bench:
         tail = partition.tail(cell.tail) if cell.tail else None
         below = partition.below(cell.cut) if cell.tuned else None
         if cell.alone:
-            top, tail, below = (tail if below is None else DeviceOnly(below, tail)), None, None
+            top, tail, below = (tail if below is None or tail is None else DeviceAlone(below, tail)), None, None
         else:
             top = partition.top(cell.cut, cell.tail)
         found = measure_utility(
             victim,
-            top,  # type: ignore[arg-type]
+            top,
             partition.head(),
             self.train,
             self.held_out,

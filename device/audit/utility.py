@@ -57,7 +57,7 @@ class Utility:
 @fast_memory()
 def measure_utility(
     victim: Victim,
-    top: Top,
+    top: nn.Module,
     head: Head,
     train: EncodedDataset,
     held_out: EncodedDataset,
@@ -72,6 +72,7 @@ def measure_utility(
 ) -> Utility:
     """Accuracy on `held_out` after training on `train`; every record is released once. clean: without the mechanism.
 
+    top: a `Top`, or a `DeviceAlone` where there is no cloud.
     tail: what follows on `top` and is trained in its place, with a skip: `top` then stays as it is (`device.tail`).
     below: the blocks below the cut, of which a copy is trained in the skip.
     The given top and head are left as they were. The figure of the last epoch counts: none is picked.
@@ -100,10 +101,27 @@ def measure_utility(
     return Utility(told_B=told_B, right_B=told_B == truth_B, by_epoch=tuple(by_epoch))
 
 
+class DeviceAlone(nn.Module):
+    """In the place of a top: the blocks that a device with a tail trains, one after the other, without the cloud's.
+
+    Give it vectors of the embedding stage (a victim of cut 0, clean): what this reaches needs no cloud at all.
+    """
+
+    def __init__(self, below: Top, tail: Top) -> None:
+        super().__init__()
+        self.below, self.tail = below, tail
+
+    def forward(self, h0_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
+        """out_ND, as of a `Top`."""
+        h_BTD = self.below(h0_BTD, mask_BT, torch.arange(mask_BT.numel())).view_as(h0_BTD)
+        out_ND: Tensor = self.tail(h_BTD, mask_BT, readout_N)
+        return out_ND
+
+
 class Trainee(nn.Module):
     """What is trained: a copy of the blocks above the cut, and a head."""
 
-    def __init__(self, top: Top, head: Head) -> None:
+    def __init__(self, top: nn.Module, head: Head) -> None:
         super().__init__()
         self.top, self.head = copy.deepcopy(top).requires_grad_(True), head
 
@@ -146,7 +164,7 @@ def epochs(
 class _Network(Trainee):
     """A trainable copy of top and head."""
 
-    def __init__(self, top: Top, head: Head, readout: Literal["first", "last"], precision: str) -> None:
+    def __init__(self, top: nn.Module, head: Head, readout: Literal["first", "last"], precision: str) -> None:
         super().__init__(top, copy.deepcopy(head).requires_grad_(True))
         self._readout: Literal["first", "last"] = readout
         self._low = precision == "bfloat16"
@@ -207,7 +225,7 @@ class _TailNetwork(_Network):
 
 
 @torch.no_grad()
-def _with_clean(top: Top, seen: Seen, victim: Victim, data: EncodedDataset, *, embedded: bool) -> Seen:
+def _with_clean(top: nn.Module, seen: Seen, victim: Victim, data: EncodedDataset, *, embedded: bool) -> Seen:
     """What a tail goes on from: the frozen top's state of each row beside the clean vector of that place.
 
     embedded: the clean vector of the embedding stage, not of the cut.

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from device.audit.paper.perplexity import measure_perplexity
 from device.audit.paper.settings import Amount, Setting
 from device.audit.prepare import build_case, whole_model
 from device.audit.suite import Case, attack_gradients, attack_releases
-from device.audit.utility import measure_utility
+from device.audit.utility import DeviceAlone, Utility, measure_utility
 from device.audit.victim import Victim
 from device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from device.data.records import Columns, Record, Records
@@ -37,7 +37,7 @@ from device.noise.public import declare
 from device.parts import Noise, build_noise
 from shared.errors import DataInvalid, StorageFull
 from shared.modeling.package import BottomPackage, bottom_from_model
-from shared.modeling.partition import Partition, Top
+from shared.modeling.partition import Partition
 
 VERSION = 1  # of what a cell's file says; another one is measured anew
 
@@ -76,6 +76,7 @@ class Cell:
             "seed": self.seed,
             "length": self.data.length,
             "sizes": sizes,
+            **({"tail": self.setting.tail} if self.setting.tail else {}),
         }
         written: dict[str, Any] = json.loads(json.dumps(facts))
         return written
@@ -138,7 +139,7 @@ class Bench:
 
     def measure(self, cell: Cell, say: Say) -> dict[str, Any]:
         """Utility, attacks and the statement of one cell."""
-        parts = self._bottom(min(cell.setting.depth, self._embedding.n_layers - 1))
+        parts = self._bottom(min(cell.setting.depth, self._embedding.n_layers - cell.setting.tail - 1))
         seeded = self._home / f"seed-{cell.seed}"
         own = OwnRecords(home=seeded, fingerprint=self.train.fingerprint, job=seeded / "job", data=self.train)
         noise = build_noise(parts, cell.setting.spec(self.data.task), parts.cut, self._home, own, progress=say)
@@ -146,7 +147,7 @@ class Bench:
         return {
             "cut": parts.cut,
             "records": {"train": len(self.train), "test": len(self.test), **records},
-            "utility": self._utility(case, self._whole.top(parts.cut), cell.seed, say),
+            "utility": self._utility(case, parts.cut, cell, say),
             **self._attacks(case, clean, say),
             "statement": noise.mechanism.statement(noise.source).to_dict(),
         }
@@ -182,25 +183,40 @@ class Bench:
         found = outcome.to_dict()
         return {"attacks": found["attacks"], "untested": found["untested"]}
 
-    def _utility(self, case: Case, top: Top, seed: int, say: Say) -> dict[str, float]:
-        training = self.amount.training
+    def _utility(self, case: Case, cut: int, cell: Cell, say: Say) -> dict[str, float]:
+        training, whole, count = self.amount.training, self._whole, cell.setting.tail
         if self.test.labels is None:
             told = measure_perplexity(
-                case.victim, top, case.head, self.train, self.test, training=training, seed=seed, say=say
+                case.victim,
+                whole.top(cut),
+                case.head,
+                self.train,
+                self.test,
+                training=training,
+                seed=cell.seed,
+                say=say,
             )
             return {"perplexity": told.perplexity, "token_accuracy": told.token_accuracy}
-        found = measure_utility(
-            case.victim,
-            top,
-            case.head,
-            self.train,
-            self.test,
+        measure = partial(
+            measure_utility,
+            head=case.head,
+            train=self.train,
+            held_out=self.test,
             readout=case.readout,
             training=training,
-            seed=seed,
+            seed=cell.seed,
             say=say,
         )
-        score = AttributeScore(self.test.labels)
+        if not count:
+            return self._scores(measure(case.victim, whole.top(cut)))
+        tail, below = whole.tail(count), whole.below(cut)
+        found = self._scores(measure(case.victim, whole.top(cut, count), tail=tail, below=below))
+        embedded = Victim(self._embedding.bottom, case.victim.mechanism, case.victim.special_ids)
+        alone = measure(embedded, DeviceAlone(below, tail), clean=True)
+        return {**found, "alone": float(alone.right_B.mean())}
+
+    def _scores(self, found: Utility) -> dict[str, float]:
+        score = AttributeScore(np.asarray(self.test.labels))
         score.add(torch.eye(len(self._labels))[torch.from_numpy(found.told_B)])
         figures = score.figures()
         accuracy = figures["accuracy"]

@@ -30,6 +30,9 @@ _HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over 
   majority's share shows nothing.
 * **Drop**: points of accuracy below `none` (for language models: perplexity over that of `none`, as a factor).
 * Utility: all weights above the cut trained on releases, each record released once; `none` sends clean vectors.
+* **With a tail** (`codes-tail`) the device trains the last block and, in a skip, a copy of its own blocks on clean
+  vectors (`--tail 1 --skip tuned`), and the cloud's blocks stay as they are: no gradient leaves. Below the tables
+  stands what the same blocks reach without any cloud.
 * Settings are the defaults or named below; none was chosen on a test split. Accuracy of few records moves by points
   from run to run: see the intervals.
 * **Claim**: what the mechanism's own statement guarantees; epsilon a position, and epsilon spent once on counts of the
@@ -218,6 +221,9 @@ def _section(data: DataSet, rows: Sequence[Row], folder: str) -> list[str]:
     )
     named = [f"`{row.name}`: `{json.dumps(row.params)}`" for row in rows if row.params]
     lines += ["", "Settings: " + ("; ".join(named) or "defaults") + "; all else at the registry's defaults.", ""]
+    for row in rows:
+        if "alone" in row.utility:
+            lines += [f"Without a cloud the device of `{row.name}` reaches {100 * row.utility['alone']:.1f}.", ""]
     lines += [f"![{data.name}, {what}]({folder}/{_picture_name(data, figure)})" for figure, what in _PICTURES.items()]
     return lines
 

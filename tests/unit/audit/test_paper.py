@@ -84,7 +84,8 @@ def test_test_records_of_a_class_that_nobody_else_has_are_left_out():
 
 def test_every_mechanism_is_there_once_and_at_full_scale_at_several_strengths():
     usual = settings(sweep=False)
-    assert [setting.mechanism for setting in usual] == list(REGISTRY)
+    assert [setting.mechanism for setting in usual if not setting.tail] == list(REGISTRY)
+    assert [setting.name for setting in usual if setting.tail] == ["codes-tail"]
     names = [setting.name for setting in settings(sweep=True)]
     assert len(set(names)) == len(names) > len(usual)
     assert "dchi-3" in names
@@ -124,6 +125,7 @@ def result(of, accuracy, inversion, attribute):
     return {"question": question, "cut": 1, "utility": utility, "attacks": attacks, "statement": statement}
 
 
+TAILED = ("sst2-encoder-codes", "sst2-encoder-codes-tail")
 INVERSION = {
     ("EIA-1", "oblivious"): 0.2,
     ("EIA-1", "adaptive"): 0.3,
@@ -246,6 +248,19 @@ def test_a_smoke_run_measures_each_cell_once(paper, tmp_path, capsys):
     assert "4 of 4 done" in capsys.readouterr().out
 
 
+def test_a_device_with_a_tail_is_set_beside_what_it_reaches_without_a_cloud(paper, tmp_path):
+    assert paper("--datasets", "sst2", "e2e_nlg", "--mechanisms", "codes") == 0
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
+    assert set(found) == {f"{name}-smoke-0.json" for name in (*TAILED, "e2e_nlg-decoder-codes")}
+    plain, tailed = (found[f"{name}-smoke-0.json"] for name in TAILED)
+    assert (plain["cut"], tailed["cut"]) == (2, 1)  # a tail of 1 and the cloud's block need one each of the three
+    assert "tail" not in plain["question"]
+    assert tailed["question"]["tail"] == 1
+    assert set(tailed["utility"]) - set(plain["utility"]) == {"alone"}
+    told = f"Without a cloud the device of `codes-tail` reaches {100 * tailed['utility']['alone']:.1f}."
+    assert told in (tmp_path / "out.md").read_text()
+
+
 def test_mechanisms_share_what_is_built_on_clean_vectors_and_only_that(paper, tmp_path, monkeypatch):
     built, fit = [], Attack.fit
 
@@ -280,7 +295,7 @@ def test_a_packaged_model_is_found_without_running_the_package(tmp_path, monkeyp
 def test_every_mechanism_can_be_measured(paper, tmp_path, of):
     assert paper("--datasets", of) == 0
     measured = {json.loads(path.read_text())["question"]["name"] for path in (tmp_path / "out").glob("*.json")}
-    assert measured == set(REGISTRY) - ({"pool"} if of == "e2e_nlg" else set())
+    assert measured == (set(REGISTRY) - {"pool"} if of == "e2e_nlg" else {*REGISTRY, "codes-tail"})
 
 
 def test_an_interrupt_keeps_what_is_done(paper, tmp_path, capsys, monkeypatch):
