@@ -95,7 +95,7 @@ def cells() -> dict[str, Cell]:
         for k, dims in ((32, 8), (128, 16), (512, 32)):
             params = {"codes": k, "dims": dims, **task}
             found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
-    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4), (3, 4, 4), (4, 8, 4), (5, 8, 4)):
+    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4), (4, 8, 4)):
         params = {"codes": k, "dims": dims, **task}
         with_tail = Cell(family="codes, tail of 1", mechanism="codes", params=params, cut=cut, tail=1)
         alone = Cell(family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True)

@@ -241,7 +241,7 @@ def _inversions(
     for knowledge in KNOWLEDGE:
         for variant, make in _inversion_attacks(knowledge, size):
             built = [builder.build(make(), lab, seed, variant) for seed in range(size.seeds)]
-            row, guesses = _scored(built, variant, case.public, draws)
+            row, guesses = _scored(built, variant, case.public, draws, builder.say)
             outcome.rows.append(row)
             if isinstance(built[0], SequenceInversion):
                 inverters[knowledge] = built[0]
@@ -258,7 +258,7 @@ def _inversions(
         for variant, attack, records in slow:
             few = [draw.first(records) for draw in draws]
             built = [builder.build(attack, lab, 0, variant)] * len(few)
-            outcome.rows.append(_scored(built, variant, case.public, few)[0])
+            outcome.rows.append(_scored(built, variant, case.public, few, builder.say)[0])
     if case.victim.mechanism.shortens:
         outcome.untested.append("EIA-3 (optimisation): it needs a row a token, and this mechanism shortens records.")
     if best[1] is not None:
@@ -355,13 +355,13 @@ def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
 
 
 def _scored(
-    built: Sequence[Attack], variant: str, public: PublicText, draws: Sequence[Observed]
+    built: Sequence[Attack], variant: str, public: PublicText, draws: Sequence[Observed], say: Say
 ) -> tuple[AttackRow, Tensor]:
     """One row over all seeds, and the guesses of the first."""
     score = InversionScore(public)
     guesses = []
     for attack, draw in zip(built, draws, strict=True):
-        guesses.append(attack.attack(draw.seen))
+        guesses.append(attack.attack(draw.seen, say=say))
         score.add(guesses[-1], draw)
     row = AttackRow(
         name=built[0].name,

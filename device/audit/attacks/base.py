@@ -80,16 +80,18 @@ class Attack(ABC):
     def __init__(self, knowledge: Knowledge, settings: Any = None) -> None:
         self.knowledge, self.settings = knowledge, settings
         self.fitted = False
+        self._say: Say = silent
 
     def fit(self, lab: Lab, *, seed: int = 0, say: Say = silent) -> None:
         """Build the attack on the lab's public text; `seed` rules initial weights and order, never the noise."""
         self._fit(lab, seed, say)
         self.fitted = True
 
-    def attack(self, seen: Any) -> Tensor:
-        """Guesses for releases (`Seen`). Raises InvalidInput before `fit`."""
+    def attack(self, seen: Any, *, say: Say = silent) -> Tensor:
+        """Guesses for releases (`Seen`). say: progress, by attacks that take long. Raises InvalidInput before `fit`."""
         if not self.fitted:
             raise InvalidInput(f"{self.name} has not been built yet")
+        self._say = say
         return self._attack(seen)
 
     def save(self, folder: Path) -> None:

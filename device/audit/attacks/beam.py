@@ -65,7 +65,11 @@ class Beam(Attack):
     @torch.no_grad()
     def _attack(self, seen: Seen) -> Tensor:
         ordered, _, order_N = seen.by_length()
-        parts = [self._search(part) for part in ordered.batches(max(1, _READ_AT_ONCE // self.settings.beams))]
+        parts, done = [], 0
+        for part in ordered.batches(max(1, _READ_AT_ONCE // self.settings.beams)):
+            parts.append(self._search(part))
+            done += len(part)
+            self._say(f"{self.name} with a language model ({self.knowledge})", done / len(seen))
         return torch.cat(parts)[order_N.argsort()]
 
     def _search(self, seen: Seen) -> Tensor:

@@ -61,7 +61,12 @@ class Optimise(Attack):
         say(f"{self.name} ({self.knowledge})", 1.0)
 
     def _attack(self, seen: Seen) -> Tensor:
-        return torch.cat([self._solve(part) for part in seen.batches(_BATCH)])
+        parts, done = [], 0
+        for part in seen.batches(_BATCH):
+            parts.append(self._solve(part))
+            done += len(part)
+            self._say(f"{self.name} ({self.knowledge})", done / len(seen))
+        return torch.cat(parts)
 
     def _solve(self, seen: Seen) -> Tensor:
         """ids_NK for a few records, the most probable candidate of each place first."""

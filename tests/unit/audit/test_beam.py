@@ -57,7 +57,8 @@ def test_on_clean_vectors(make, model, attacked, knowledge):
     assert top1(Beam(knowledge, model.model, WIDE), make(), attacked) >= 0.95
 
 
-def test_the_best_text_is_that_of_all_texts(make, model):
+def test_the_best_text_is_that_of_all_texts(make, model, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # as precise as what it is compared with
     lab = make("dchi", {"noise_ratio": 3.0})
     records = [np.array([2, *words, 3], dtype=np.int32) for words in ([5, 9, 30], [40], [7, 8])]
     attack = Beam("adaptive", model.model, BeamSettings(beams=27, candidates=3, shown=30))
@@ -90,6 +91,17 @@ def test_what_follows_what_helps_under_noise(make, model, attacked):
     lab = make("dchi", {"noise_ratio": 1.5})
     alone = top1(Codebook("adaptive"), lab, attacked * 3)
     assert top1(Beam("adaptive", model.model, WIDE), lab, attacked * 3) > alone + 0.02
+
+
+def test_progress_is_told_while_it_reads(make, model, attacked):
+    told = []
+    lab, attack = make(), Beam("adaptive", model.model, WIDE)
+    attack.fit(lab)
+    attack.attack(lab.victim.observe(attacked).seen, say=lambda what, share: told.append((what, share)))
+    shares = [share for _, share in told]
+    assert len(shares) > 1
+    assert shares == sorted(shares)
+    assert told[-1] == ("EIA-1 with a language model (adaptive)", 1.0)
 
 
 def test_what_is_saved_attacks_alike(make, model, attacked, tmp_path):
