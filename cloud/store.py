@@ -33,6 +33,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, VersionMismatch
+from shared.sqlite import use_write_ahead_log
 
 _BUSY_TIMEOUT_MS = 10_000
 _WRITE = "privtune_write"
@@ -234,8 +235,9 @@ def _make_engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # our own BEGIN below, not the driver's late one
+    use_write_ahead_log(connection, _BUSY_TIMEOUT_MS / 1000)
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

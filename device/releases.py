@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, StorageFull
+from shared.sqlite import use_write_ahead_log
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE);
@@ -104,7 +105,7 @@ class ReleaseStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            use_write_ahead_log(self._db)
             self._db.execute("PRAGMA cache_size=-512")  # KiB; rows are read once, and the system caches the file
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
