@@ -34,7 +34,7 @@ def require_packages() -> None:
             importlib.import_module(package)
     except ImportError:
         raise InvalidInput(
-            "ROUGE and BLEU need two more packages: pip install 'privtune[eval]', or leave out --generate."
+            "Written answers are judged by ROUGE and BLEU, which need two more packages: pip install 'privtune[eval]'"
         ) from None
 
 

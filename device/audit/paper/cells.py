@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from device.audit.attacks.base import Clean, Lab, Say
 from device.audit.attacks.gradients import simulated
 from device.audit.metrics import AttributeScore
+from device.audit.paper.answers import prompt_of, write_answers
 from device.audit.paper.datasets import DataSet, Example, Parts, draw
-from device.audit.paper.perplexity import measure_perplexity
+from device.audit.paper.perplexity import score, tune
 from device.audit.paper.settings import Amount, Setting
 from device.audit.prepare import build_case, whole_model
 from device.audit.suite import Case, attack_gradients, attack_releases
@@ -35,6 +36,7 @@ from device.data.source import label_order
 from device.fitted import OwnRecords
 from device.noise.public import declare
 from device.parts import Noise, build_noise
+from device.textscores import require_packages, score_texts
 from shared.errors import DataInvalid, StorageFull
 from shared.modeling.package import BottomPackage, bottom_from_model
 from shared.modeling.partition import Partition
@@ -61,9 +63,6 @@ class Cell:
     def question(self) -> dict[str, Any]:
         """All that decides the figures, apart from the code: as it stands in the file."""
         spec = self.setting.spec(self.data.task)
-        sizes = self.amount.to_dict()
-        if self.data.task == "classification":  # the attack with a language model is not run
-            del sizes["suite"]["beam"], sizes["suite"]["beam_records"]
         facts = {
             "version": VERSION,
             "data": self.data.name,
@@ -75,7 +74,7 @@ class Cell:
             "scale": self.scale,
             "seed": self.seed,
             "length": self.data.length,
-            "sizes": sizes,
+            "sizes": self.amount.to_dict(self.data.task),
             **({"tail": self.setting.tail} if self.setting.tail else {}),
         }
         written: dict[str, Any] = json.loads(json.dumps(facts))
@@ -115,7 +114,11 @@ class Bench:
     def __init__(self, data: DataSet, model: str, folder: Path, amount: Amount, work: Path) -> None:
         self.data, self.amount, self._model = data, amount, model
         self._home = work / data.name
-        self._parts: Parts = draw(data.load(folder), train=amount.train, test=amount.test, public=amount.suite.public)
+        if amount.answers and data.task == "causal-lm":
+            require_packages()
+        whole = data.load(folder)
+        self._parts: Parts = draw(whole, train=amount.train, test=amount.test, public=amount.suite.public)
+        self._references = _by_prompt(whole.test)
         self._labels = label_order(example.label for example in self._parts.train if example.label is not None)
         self._attributes = sorted({example.attribute for example in self._parts.public})
         self._declare()
@@ -147,7 +150,7 @@ class Bench:
         return {
             "cut": parts.cut,
             "records": {"train": len(self.train), "test": len(self.test), **records},
-            "utility": self._utility(case, parts.cut, cell, say),
+            "utility": self._utility(case, parts, noise, cell, say),
             **self._attacks(case, clean, say),
             "statement": noise.mechanism.statement(noise.source).to_dict(),
         }
@@ -183,27 +186,17 @@ class Bench:
         found = outcome.to_dict()
         return {"attacks": found["attacks"], "untested": found["untested"]}
 
-    def _utility(self, case: Case, cut: int, cell: Cell, say: Say) -> dict[str, float]:
-        training, whole, count = self.amount.training, self._whole, cell.setting.tail
-        if self.test.labels is None:
-            told = measure_perplexity(
-                case.victim,
-                whole.top(cut),
-                case.head,
-                self.train,
-                self.test,
-                training=training,
-                seed=cell.seed,
-                say=say,
-            )
-            return {"perplexity": told.perplexity, "token_accuracy": told.token_accuracy}
+    def _utility(self, case: Case, parts: BottomPackage, noise: Noise, cell: Cell, say: Say) -> dict[str, float]:
+        if self.test.loss_masks is not None:
+            return self._language(case, parts, noise, cell, say)
+        cut, whole, count = parts.cut, self._whole, cell.setting.tail
         measure = partial(
             measure_utility,
             head=case.head,
             train=self.train,
             held_out=self.test,
             readout=case.readout,
-            training=training,
+            training=self.amount.training,
             seed=cell.seed,
             say=say,
         )
@@ -214,6 +207,24 @@ class Bench:
         embedded = Victim(self._embedding.bottom, case.victim.mechanism, case.victim.special_ids)
         alone = measure(embedded, DeviceAlone(below, tail), clean=True)
         return {**found, "alone": float(alone.right_B.mean())}
+
+    def _language(self, case: Case, parts: BottomPackage, noise: Noise, cell: Cell, say: Say) -> dict[str, float]:
+        """Perplexity, and how near the written answers are to all references of their prompts."""
+        top, training = self._whole.top(parts.cut), self.amount.training
+        tuned = tune(case.victim, top, case.head, self.train, training=training, seed=cell.seed, say=say)
+        told = score(tuned, case.victim, self.test)
+        asked = {example.prompt: place for place, example in enumerate(self._parts.test)}
+        places = list(asked.values())[: self.amount.answers]
+        ids, masks = self.test.ids, self.test.loss_masks or ()
+        prompts = [prompt_of(ids[place], masks[place]) for place in places]
+        texts = write_answers(parts, noise, tuned, prompts, longest=self.amount.longest, say=say)
+        near = score_texts(texts, [self._references[self._parts.test[place].prompt] for place in places])
+        return {
+            "perplexity": told.perplexity,
+            "token_accuracy": told.token_accuracy,
+            "rouge_l": near.rougeL,
+            "bleu": near.bleu,
+        }
 
     def _scores(self, found: Utility) -> dict[str, float]:
         score = AttributeScore(np.asarray(self.test.labels))
@@ -279,6 +290,14 @@ class Bench:
         except OSError as error:
             raise StorageFull(f"{path} can't be written: {error.strerror or error}") from error
         declare(self._home, texts=path)
+
+
+def _by_prompt(examples: Sequence[Example]) -> dict[str | None, list[str]]:
+    """All texts that were written to each prompt."""
+    found: dict[str | None, list[str]] = {}
+    for example in examples:
+        found.setdefault(example.prompt, []).append(example.text)
+    return found
 
 
 def _records(data: DataSet, examples: Sequence[Example]) -> Records:

@@ -30,25 +30,37 @@ class LanguageUtility:
     token_accuracy: float
 
 
-def measure_perplexity(
-    victim: Victim,
-    top: Top,
-    head: Head,
-    train: EncodedDataset,
-    held_out: EncodedDataset,
-    *,
-    training: Training,
-    seed: int = 0,
-    say: Say = silent,
-) -> LanguageUtility:
-    """Of `held_out` after training on `train`; every record is released once.
+class TunedLanguageModel(Trainee):
+    """A trainable copy of the top below the frozen head."""
 
-    The given top and head are left as they were. Raises InvalidInput for records without loss masks, NonFinite.
+    top: Top
+
+    def __init__(self, top: Top, head: Head, precision: str) -> None:
+        super().__init__(top, head)
+        self._low = precision == "bfloat16"
+
+    def precision(self) -> torch.autocast:
+        """Within it the top computes as it was trained."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._low)
+
+    def forward(self, y_BTD: Tensor, mask_BT: Tensor, readout_P: Tensor) -> Tensor:
+        """Scores of the next token at the flat positions b * T + t, (P, V)."""
+        with self.precision():
+            out_PD = self.top(y_BTD, mask_BT, readout_P)
+        scores_PV: Tensor = self.head(out_PD.float())
+        return scores_PV
+
+
+def tune(
+    victim: Victim, top: Top, head: Head, train: EncodedDataset, *, training: Training, seed: int = 0, say: Say = silent
+) -> TunedLanguageModel:
+    """Train a copy of the top on one release of each record; the given top and head are left as they were.
+
+    Raises InvalidInput for records without loss masks, NonFinite.
     """
-    if train.loss_masks is None or held_out.loss_masks is None:
-        raise InvalidInput("perplexity is measured on records that say which tokens are predicted")
-    seen, unseen = victim.observe(train.ids).seen, victim.observe(held_out.ids).seen
-    network = _Network(top, head, training.precision)
+    _require_masks(train)
+    seen = victim.observe(train.ids).seen
+    network = TunedLanguageModel(top, head, training.precision)
 
     def loss(chosen: Tensor) -> Tensor:
         y_BTD, mask_BT = rows(seen, chosen)
@@ -57,30 +69,26 @@ def measure_perplexity(
 
     for _ in epochs(network, loss, seen, training, seed, say):
         pass
+    return network
+
+
+@torch.no_grad()
+def score(network: TunedLanguageModel, victim: Victim, held_out: EncodedDataset) -> LanguageUtility:
+    """Of `held_out`, each record released once. Raises InvalidInput for records without loss masks."""
+    _require_masks(held_out)
+    seen, told = victim.observe(held_out.ids).seen, Score(())
     network.eval()
-    score = Score(())
-    with torch.no_grad():
-        for chosen in torch.split(torch.arange(len(unseen)), _SCORE_BATCH):
-            y_BTD, mask_BT = rows(unseen, chosen)
-            readout_P, target_P = _targets(held_out, chosen, mask_BT.shape[1])
-            score.add(network(y_BTD, mask_BT, readout_P), target_P)
-    found = score.metrics()
+    for chosen in torch.split(torch.arange(len(seen)), _SCORE_BATCH):
+        y_BTD, mask_BT = rows(seen, chosen)
+        readout_P, target_P = _targets(held_out, chosen, mask_BT.shape[1])
+        told.add(network(y_BTD, mask_BT, readout_P), target_P)
+    found = told.metrics()
     return LanguageUtility(perplexity=found["perplexity"], token_accuracy=found["token_accuracy"])
 
 
-class _Network(Trainee):
-    """A trainable copy of the top below the frozen head."""
-
-    def __init__(self, top: Top, head: Head, precision: str) -> None:
-        super().__init__(top, head)
-        self._low = precision == "bfloat16"
-
-    def forward(self, y_BTD: Tensor, mask_BT: Tensor, readout_P: Tensor) -> Tensor:
-        """Scores of the next token at the flat positions b * T + t, (P, V)."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._low):
-            out_PD = self.top(y_BTD, mask_BT, readout_P)
-        scores_PV: Tensor = self.head(out_PD.float())
-        return scores_PV
+def _require_masks(data: EncodedDataset) -> None:
+    if data.loss_masks is None:
+        raise InvalidInput("perplexity is measured on records that say which tokens are predicted")
 
 
 def _targets(data: EncodedDataset, chosen: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -92,16 +92,23 @@ def settings(*, sweep: bool) -> list[Setting]:
 
 @dataclass(frozen=True, kw_only=True)
 class Amount:
-    """train, test: records; suite: the attacks, what they are built on and attack; training: the utility's."""
+    """train, test: records; suite: the attacks, what they are built on and attack; training: the utility's; answers:
+    prompts that a language model answers, with answers of at most `longest` tokens.
+    """
 
     train: int
     test: int
     suite: Size
     training: Training
+    answers: int = 0
+    longest: int = 64
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
+    def to_dict(self, task: Task) -> dict[str, Any]:
+        """JSON-ready: what decides the figures of a task."""
+        sizes = asdict(self)
+        if task == "classification":  # nothing is written, and the attack with a language model is not run
+            del sizes["answers"], sizes["longest"], sizes["suite"]["beam"], sizes["suite"]["beam_records"]
+        return sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +161,7 @@ SCALES: dict[str, Scale] = {
         name="smoke",
         short=_SMOKE_AMOUNT,
         long=_SMOKE_AMOUNT,
-        generation=Amount(train=24, test=16, suite=_SMOKE, training=Training(epochs=1, batch=8)),
+        generation=Amount(train=24, test=16, suite=_SMOKE, training=Training(epochs=1, batch=8), answers=4, longest=16),
         seeds=(0,),
     ),
     "small": Scale(
@@ -176,6 +183,7 @@ SCALES: dict[str, Scale] = {
             test=40,
             suite=_small(public=100, attacked=40, inverted=16, optimised=8),
             training=_CAUSAL,
+            answers=40,
         ),
         seeds=(0,),
     ),
@@ -188,6 +196,7 @@ SCALES: dict[str, Scale] = {
             test=1000,
             suite=replace(FULL, attacked=300, inverted=300, seeds=1),
             training=replace(_CAUSAL, epochs=3),
+            answers=300,
         ),
         seeds=(0, 1, 2),
         sweep=True,

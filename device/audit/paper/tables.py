@@ -19,6 +19,8 @@ Figure = dict[str, Any]  # value, low, high, floor; None for an interval that is
 INVERSIONS, ATTRIBUTES = ("EIA-1", "EIA-2", "EIA-3"), ("AIA-1", "AIA-2", "AIA-3")
 GRADIENTS = "GIA"
 _KNOWLEDGE = ("oblivious", "adaptive")
+_CLASSES = ("accuracy", "macro-F1", "drop")
+_LANGUAGE = ("perplexity", "factor", "token accuracy", "ROUGE-L", "BLEU")
 _PICTURES = {"top1": "all words", "content_top1": "content words"}
 _HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over records, averaged over seeds.
 
@@ -28,7 +30,9 @@ _HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over 
 * **AIA** (attribute): points above the majority class of the attacked records: oblivious / adaptive. **Worst**: the
   accuracy of the best attack. The best of six on few records looks better than it is: an interval that reaches the
   majority's share shows nothing.
-* **Drop**: points of accuracy below `none` (for language models: perplexity over that of `none`, as a factor).
+* **Drop**: points of accuracy below `none`. **Factor**: perplexity over that of `none`.
+* **ROUGE-L, BLEU**: of greedy answers to forms of the test set against all texts that were written to the same form
+  (ROUGE: the nearest counts). The answer's own rows are released with the mechanism as well, as in a job.
 * Utility: all weights above the cut trained on releases, each record released once; `none` sends clean vectors.
 * **With a tail** (`codes-tail`) the device trains the last block and, in a skip, a copy of its own blocks on clean
   vectors (`--tail 1 --skip tuned`), and the cloud's blocks stay as they are: no gradient leaves. Below the tables
@@ -48,7 +52,9 @@ _GRADIENTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A setting on a data set, over its seeds. figures: (attack, knowledge, figure) -> mean value, low, high, floor."""
+    """A setting on a data set, over its seeds. figures: (attack, knowledge, figure) -> mean value, low, high, floor;
+    by_seed: of each seed its number, its utility and what the worst inversion names in it.
+    """
 
     name: str
     cut: int
@@ -56,6 +62,7 @@ class Row:
     params: dict[str, Any]
     utility: dict[str, float]
     figures: dict[tuple[str, str, str], Figure]
+    by_seed: list[dict[str, float]]
     claim: str
 
     def worst(self, attacks: Sequence[str], figure: str) -> tuple[str, str, Figure] | None:
@@ -71,6 +78,7 @@ class Row:
             "seeds": self.seeds,
             "params": self.params,
             "utility": self.utility,
+            "by_seed": self.by_seed,
             "claim": self.claim,
             "attacks": [
                 {"attack": attack, "knowledge": knowledge, "figure": figure, **found}
@@ -95,7 +103,7 @@ def write_results(
     names = {data: next(cell.model for cell, _ in done if cell.data is data) for data in tables}
     document = {
         "scale": scale,
-        "sizes": {cell.data.name: cell.amount.to_dict() for cell, _ in done},
+        "sizes": {cell.data.name: cell.amount.to_dict(cell.data.task) for cell, _ in done},
         "data": {
             data.name: {"model": names[data], "attribute": data.attribute, "rows": [row.to_dict() for row in rows]}
             for data, rows in tables.items()
@@ -139,8 +147,18 @@ def _row(name: str, results: Sequence[dict[str, Any]]) -> Row:
         params=first["question"]["params"],
         utility=utility,
         figures=figures,
+        by_seed=[_one_seed(result) for result in results],
         claim=_claim(first["statement"]),
     )
+
+
+def _one_seed(result: dict[str, Any]) -> dict[str, float]:
+    utility, attacks = result["utility"], result["attacks"]
+    name = "perplexity" if "perplexity" in utility else "accuracy"
+    found = {"seed": result["question"]["seed"], name: utility[name]}
+    for figure in _PICTURES:
+        found[figure] = max(row["figures"][figure]["value"] for row in attacks if _family(row["name"]) in INVERSIONS)
+    return found
 
 
 def _family(attack: str) -> str:
@@ -188,7 +206,7 @@ def _head(scale: str, cells: Sequence[Cell]) -> list[str]:
             f"* {names}: at most {sizes.train} training and {sizes.test} test records, "
             f"{_epochs(sizes.training.epochs)}; attacks built on at most {suite.public} public records in "
             f"{_epochs(suite.sequence.epochs)}, run on {suite.attacked} test records (inversion: {suite.inverted}, "
-            f"EIA-3: {suite.optimise_records})."
+            f"EIA-3: {suite.optimise_records})" + (f", {sizes.answers} answers." if sizes.answers else ".")
         )
     return lines
 
@@ -200,7 +218,7 @@ def _epochs(count: int) -> str:
 def _section(data: DataSet, rows: Sequence[Row], folder: str) -> list[str]:
     clean = next((row for row in rows if row.name == "none"), None)
     generation = data.task == "causal-lm"
-    utility = ["perplexity", "token accuracy", "factor"] if generation else ["accuracy", "macro-F1", "drop"]
+    utility = _LANGUAGE if generation else _CLASSES
     columns = ["mechanism", "cut", *utility, *INVERSIONS, "worst, all", "worst, content"]
     told = []
     for row in rows:
@@ -221,11 +239,36 @@ def _section(data: DataSet, rows: Sequence[Row], folder: str) -> list[str]:
     )
     named = [f"`{row.name}`: `{json.dumps(row.params)}`" for row in rows if row.params]
     lines += ["", "Settings: " + ("; ".join(named) or "defaults") + "; all else at the registry's defaults.", ""]
+    lines += _seeds(rows)
     for row in rows:
         if "alone" in row.utility:
             lines += [f"Without a cloud the device of `{row.name}` reaches {100 * row.utility['alone']:.1f}.", ""]
     lines += [f"![{data.name}, {what}]({folder}/{_picture_name(data, figure)})" for figure, what in _PICTURES.items()]
     return lines
+
+
+def _seeds(rows: Sequence[Row]) -> list[str]:
+    """How far seeds differ: nothing where there is one."""
+    if all(row.seeds == 1 for row in rows):
+        return []
+    name = next(name for name in ("perplexity", "accuracy") if name in rows[0].by_seed[0])
+
+    def told(row: Row, figure: str) -> str:
+        return ", ".join((_round if figure == "perplexity" else _share)(one[figure]) for one in row.by_seed)
+
+    figures = {name: name, "top1": "worst, all", "content_top1": "worst, content"}
+    return [
+        "Seed by seed (another choice of attacked records, order of training and draw of everything):",
+        "",
+        *_table(
+            ["mechanism", *figures.values()], [[row.name, *(told(row, figure) for figure in figures)] for row in rows]
+        ),
+        "",
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -256,7 +299,8 @@ def _utility(row: Row, clean: Row | None) -> list[str]:
     told = row.utility
     if "perplexity" in told:
         factor = "-" if clean is None else _round(told["perplexity"] / clean.utility["perplexity"])
-        return [_round(told["perplexity"]), f"{100 * told['token_accuracy']:.1f}", factor]
+        shares = [_share(told[name]) for name in ("token_accuracy", "rouge_l")]
+        return [_round(told["perplexity"]), factor, *shares, f"{told['bleu']:.1f}"]
     value = f"{100 * told['accuracy']:.1f} [{100 * told['low']:.1f}, {100 * told['high']:.1f}]"
     drop = "-" if clean is None else f"{100 * (clean.utility['accuracy'] - told['accuracy']):.1f}"
     return [value, f"{100 * told['macro_f1']:.1f}", drop]
@@ -290,7 +334,7 @@ def _attribute(row: Row) -> str:
 
 
 def _percent(figure: Figure | None) -> str:
-    return "-" if figure is None else f"{100 * figure['value']:.1f}"
+    return "-" if figure is None else _share(figure["value"])
 
 
 def _with_interval(worst: tuple[str, str, Figure] | None) -> str:

@@ -146,6 +146,10 @@ def test_a_row_has_the_best_variant_of_each_attack_and_the_mean_over_seeds():
     assert row.figures["EIA-2", "adaptive", "top1"]["value"] == pytest.approx(0.6)  # 0.5 by 2a, then 0.7 by 2b
     assert row.worst(("EIA-1", "EIA-2"), "top1")[:2] == ("EIA-2", "adaptive")
     assert row.worst(("EIA-1",), "top1")[:2] == ("EIA-1", "adaptive")
+    assert row.by_seed == [
+        {"seed": 0, "accuracy": 0.8, "top1": 0.5, "content_top1": 0.25},
+        {"seed": 1, "accuracy": 0.9, "top1": 0.7, "content_top1": 0.35},
+    ]
 
 
 def test_the_page_shows_drop_worst_majority_and_what_was_not_run(tmp_path):
@@ -166,6 +170,17 @@ def test_the_page_shows_drop_worst_majority_and_what_was_not_run(tmp_path):
     assert [row["mechanism"] for row in document["data"]["sst2"]["rows"]] == ["none", "dchi"]
     assert document["not_run"] == ["sst2-tiny-custext-small-0"]
     assert (tmp_path / "paper-small" / "sst2-all.svg").read_text().startswith("<svg")
+
+
+def test_seeds_are_told_one_by_one(tmp_path):
+    some, other = cell(), cell(seed=1)
+    stronger = {**INVERSION, ("EIA-2b", "adaptive"): 0.7}
+    done = [(some, result(some, 0.8, INVERSION, ATTRIBUTE)), (other, result(other, 0.9, stronger, ATTRIBUTE))]
+    assert (
+        "| none | 80.0, 90.0 | 50.0, 70.0 | 25.0, 35.0 |"
+        in write_results(tmp_path / "p", "small", done, []).read_text()
+    )
+    assert "Seed by seed" not in write_results(tmp_path / "p", "small", done[:1], []).read_text()
 
 
 def test_a_cell_counts_only_if_it_answers_the_same_question(tmp_path):
@@ -235,6 +250,9 @@ def test_a_smoke_run_measures_each_cell_once(paper, tmp_path, capsys):
     assert found["records"] == {"train": 48, "test": 32, "attacked": 12, "own_as_public": 60, "public": 0}
     written = json.loads(files["e2e_nlg-decoder-privtune-smoke-0.json"].read_text())
     assert written["utility"]["perplexity"] > 1
+    assert set(written["utility"]) == {"perplexity", "token_accuracy", "rouge_l", "bleu"}
+    assert "answers" not in found["question"]["sizes"]
+    assert written["question"]["sizes"]["answers"] == 4
     assert "GIA" in {row["name"] for row in written["attacks"]}
     assert "## e2e_nlg (decoder)" in (tmp_path / "out.md").read_text()
 
