@@ -32,7 +32,8 @@ _HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over 
   majority's share shows nothing.
 * **Drop**: points of accuracy below `none`. **Factor**: perplexity over that of `none`.
 * **ROUGE-L, BLEU**: of greedy answers to forms of the test set against all texts that were written to the same form
-  (ROUGE: the nearest counts). The answer's own rows are released with the mechanism as well, as in a job.
+  (ROUGE: the nearest counts). The answer's own rows are released with the mechanism as well, as in a job; without a
+  figure where a mechanism can't release a text that grows.
 * Utility: all weights above the cut trained on releases, each record released once; `none` sends clean vectors.
 * **With a tail** (`codes-tail`) the device trains the last block and, in a skip, a copy of its own blocks on clean
   vectors (`--tail 1 --skip tuned`), and the cloud's blocks stay as they are: no gradient leaves. Below the tables
@@ -299,8 +300,8 @@ def _utility(row: Row, clean: Row | None) -> list[str]:
     told = row.utility
     if "perplexity" in told:
         factor = "-" if clean is None else _round(told["perplexity"] / clean.utility["perplexity"])
-        shares = [_share(told[name]) for name in ("token_accuracy", "rouge_l")]
-        return [_round(told["perplexity"]), factor, *shares, f"{told['bleu']:.1f}"]
+        near = [_share(told["rouge_l"]), f"{told['bleu']:.1f}"] if "bleu" in told else ["-", "-"]
+        return [_round(told["perplexity"]), factor, _share(told["token_accuracy"]), *near]
     value = f"{100 * told['accuracy']:.1f} [{100 * told['low']:.1f}, {100 * told['high']:.1f}]"
     drop = "-" if clean is None else f"{100 * (clean.utility['accuracy'] - told['accuracy']):.1f}"
     return [value, f"{100 * told['macro_f1']:.1f}", drop]

