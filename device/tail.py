@@ -2,7 +2,7 @@
 
     h~ ---- the cloud's frozen blocks ----------> z --+--> blocks of the tail -> head -> loss
     clean, never sent ---- (tuned copy of the        |
-                            bottom's blocks) -- skip +
+                            bottom's blocks) - W h --+
 
 z_BTD: the cloud's states after its last block; clean_BTD: what the skip begins with, the bottom's clean output or,
 where the skip is tuned, that of its embedding stage; h_BTD: at the cut; out_ND: final states at the read-out positions.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from device.batches import IndexArray
-from shared.config import JobSpec
+from shared.config import JobSpec, Task
 from shared.errors import FrameCorrupt, InternalError
 from shared.modeling.lora import (
     adapter_state,
@@ -36,7 +36,8 @@ from shared.modeling.package import BottomPackage
 from shared.modeling.partition import Top
 from shared.modeling.recompute import recompute_blocks
 
-_SKIP = "skip.weight"
+_SKIP, _SHARE = "skip.weight", "skip.share"
+MEAN = 0.5  # of the device's own states, where a tail begins with both alike
 Place = Literal["embedding", "cut"]
 PIECE_ROWS = 96  # that the tail trains on at a time
 
@@ -51,10 +52,13 @@ class States:
 
 
 class Tail:
-    """The last blocks and, if the job says so, the way past the cloud: a square map that starts at zero.
+    """The last blocks and, if the job says so, the way past the cloud: a square map W, which adds what it was not told.
 
-    The map adds what the cloud was not told: at the start the tail is the pre-trained model's own. `below`: what the
-    clean vectors pass before it where the skip is tuned, a copy of the bottom's blocks; the frozen ones still release.
+    The blocks go on from (1 - s) z + W h, where W starts at s times the identity. A language model starts as it was
+    pre-trained, s = 0. A classifier, whose head has yet to learn everything, starts from the mean of both, s = 1/2: it
+    learns more where the cloud is told little, and no less elsewhere (measured: docs/language-models.md).
+    `below`: what the clean vectors pass before it where the skip is tuned, a copy of the bottom's blocks; the frozen
+    ones still release.
     Raises `InvalidInput` for LoRA without peft, or on layers that the blocks do not have.
     """
 
@@ -68,8 +72,9 @@ class Tail:
             else:
                 train_fully(part)
             recompute_blocks(part)  # a device has less memory than time
-        width = int(blocks.config.hidden_size)
-        self.skip = nn.Parameter(torch.zeros(width, width)) if spec.skip != "none" else None
+        self.share = skip_share(spec.task) if spec.skip != "none" else 0.0
+        start_DD = self.share * torch.eye(int(blocks.config.hidden_size))
+        self.skip = nn.Parameter(start_DD) if spec.skip != "none" else None
 
     @classmethod
     def of(cls, parts: BottomPackage, spec: JobSpec) -> Tail | None:
@@ -96,11 +101,12 @@ class Tail:
     def state(self) -> dict[str, Tensor]:
         """Name -> value of what is trained; the values are the live tensors."""
         state = {name: value for part in self._parts for name, value in adapter_state(part).items()}
-        return state | ({} if self.skip is None else {_SKIP: self.skip.detach()})
+        skip = {} if self.skip is None else {_SKIP: self.skip.detach(), _SHARE: torch.tensor(self.share)}
+        return state | skip
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy a saved state in. Raises `ArtifactCorrupt` for another tail's."""
-        left = {name: value for name, value in state.items() if name != _SKIP}
+        left = {name: value for name, value in state.items() if name not in (_SKIP, _SHARE)}
         if self.below is not None:
             mine = adapter_state(self.below).keys()
             load_adapter_state(self.below, {name: value for name, value in left.items() if name in mine})
@@ -109,6 +115,7 @@ class Tail:
         if self.skip is not None:
             with torch.no_grad():
                 self.skip.copy_(state[_SKIP])
+            self.share = float(state.get(_SHARE, 0.0))  # tails of before it was kept have none
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
@@ -121,7 +128,7 @@ class Tail:
             return z
         if h is None:
             raise InternalError("a tail with a skip needs the clean vectors")
-        return z + nn.functional.linear(h, self.skip)
+        return fuse(z, h, self.skip, self.share)
 
     def forward(self, states: States, readout_N: Tensor) -> Tensor:
         """out_ND."""
@@ -142,6 +149,16 @@ class Tail:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def skip_share(task: Task) -> float:
+    """With how much of the device's own states a skip begins."""
+    return MEAN if task == "classification" else 0.0
+
+
+def fuse(z: Tensor, h: Tensor, skip_DD: Tensor, share: float) -> Tensor:
+    """What a tail goes on from, (..., D): the cloud's states z and, through the map, the device's own h."""
+    return (1 - share) * z + nn.functional.linear(h, skip_DD)
 
 
 def every_row(lengths_B: IndexArray) -> IndexArray:

@@ -21,6 +21,7 @@ from device.audit.attacks.base import Say, silent
 from device.audit.victim import Seen, Victim
 from device.data.encode import EncodedDataset
 from device.lean import fast_memory
+from device.tail import MEAN, fuse
 from shared.config import OptimSpec
 from shared.errors import InvalidInput, NonFinite
 from shared.modeling.optim import build_schedule, clip_gradients
@@ -205,11 +206,10 @@ class _TailNetwork(_Network):
     ) -> None:
         super().__init__(tail, head, readout, precision)
         self.below = None if below is None else copy.deepcopy(below).requires_grad_(True)
-        width = int(tail.config.hidden_size)
-        self.skip = nn.Parameter(torch.zeros(width, width))
+        self.skip = nn.Parameter(MEAN * torch.eye(int(tail.config.hidden_size)))
 
     def groups(self, training: Training) -> list[dict[str, Any]]:
-        """The skip, which starts at nothing, learns at the head's rate."""
+        """The skip learns at the head's rate."""
         found = [*super().groups(training), {"params": [self.skip], "lr": training.head_rate}]
         if self.below is not None:
             trained = [parameter for parameter in self.below.parameters() if parameter.requires_grad]
@@ -221,7 +221,7 @@ class _TailNetwork(_Network):
         z_BTD, h_BTD = y_BTD.chunk(2, dim=-1)
         if self.below is not None:
             h_BTD = self.below(h_BTD, mask_BT, torch.arange(mask_BT.numel())).view_as(h_BTD)
-        return super().states(z_BTD + nn.functional.linear(h_BTD, self.skip), mask_BT, readout_B)
+        return super().states(fuse(z_BTD, h_BTD, self.skip, MEAN), mask_BT, readout_B)
 
 
 @torch.no_grad()

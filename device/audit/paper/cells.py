@@ -36,6 +36,7 @@ from device.data.source import label_order
 from device.fitted import OwnRecords
 from device.noise.public import declare
 from device.parts import Noise, build_noise
+from device.tail import skip_share
 from device.textscores import require_packages, score_texts
 from shared.errors import DataInvalid, StorageFull
 from shared.modeling.package import BottomPackage, bottom_from_model
@@ -75,7 +76,7 @@ class Cell:
             "seed": self.seed,
             "length": self.data.length,
             "sizes": self.amount.to_dict(self.data.task),
-            **({"tail": self.setting.tail} if self.setting.tail else {}),
+            **({"tail": self.setting.tail, "share": skip_share(self.data.task)} if self.setting.tail else {}),
         }
         written: dict[str, Any] = json.loads(json.dumps(facts))
         return written
