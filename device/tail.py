@@ -56,7 +56,7 @@ class Tail:
 
     The blocks go on from (1 - s) z + W h, where W starts at s times the identity. A language model starts as it was
     pre-trained, s = 0. A classifier, whose head has yet to learn everything, starts from the mean of both, s = 1/2: it
-    learns more where the cloud is told little, and no less elsewhere (measured: docs/language-models.md).
+    learned more where the cloud was told little, and no less elsewhere (SST-2, dev split).
     `below`: what the clean vectors pass before it where the skip is tuned, a copy of the bottom's blocks; the frozen
     ones still release.
     Raises `InvalidInput` for LoRA without peft, or on layers that the blocks do not have.
