@@ -185,7 +185,7 @@ SCALES: dict[str, Scale] = {
             training=_CAUSAL,
             answers=40,
         ),
-        seeds=(0,),
+        seeds=(0, 1, 2),
     ),
     "full": Scale(
         name="full",
