@@ -99,7 +99,7 @@ class Tail:
         return [*trained, *([] if self.skip is None else [self.skip])]
 
     def state(self) -> dict[str, Tensor]:
-        """Name -> value of what is trained; the values are the live tensors."""
+        """Name -> value of what is trained (live tensors), and the share that a skip began with."""
         state = {name: value for part in self._parts for name, value in adapter_state(part).items()}
         skip = {} if self.skip is None else {_SKIP: self.skip.detach(), _SHARE: torch.tensor(self.share)}
         return state | skip

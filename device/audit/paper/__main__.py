@@ -1,7 +1,7 @@
 """The paper's evaluation, cell by cell: run it, stop it, run it again.
 
     python -m device.audit.paper --scale smoke --data ../shared/data            minutes: does it work here?
-    python -m device.audit.paper --scale small --data ../shared/data            a night on two cores
+    python -m device.audit.paper --scale small --data ../shared/data            half a day on one core
     python -m device.audit.paper --scale small --datasets sst2 --mechanisms none privtune shared
     python -m device.audit.paper --scale full --list                            what there is to do
 

@@ -215,7 +215,8 @@ class Bench:
         tuned = tune(case.victim, top, case.head, self.train, training=training, seed=cell.seed, say=say)
         told = score(tuned, case.victim, self.test)
         found = {"perplexity": told.perplexity, "token_accuracy": told.token_accuracy}
-        if noise.mechanism.reads_draws:  # a text that grows would show each word's draw anew: jobs refuse it too
+        # Of a mechanism that reads draws a growing text would show each word's draw anew: jobs refuse it too.
+        if noise.mechanism.reads_draws or not self.amount.answers:
             return found
         asked = {example.prompt: place for place, example in enumerate(self._parts.test)}
         places = list(asked.values())[: self.amount.answers]
