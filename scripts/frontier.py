@@ -107,6 +107,11 @@ def cells() -> dict[str, Cell]:
         ("hide", {**task, "task_use": "hide"}, "codes that hide the task, tail of 1, tuned skip"),
     ):
         found[f"codes-8-cut-3-{word}"] = replace(shown, params={"codes": 8, "dims": 4, **params}, family=family)
+    hidden = found["codes-8-cut-3-hide"]
+    for epsilon in (1.0, 2.0):
+        found[f"codes-8-cut-3-hide-flip-{epsilon:g}"] = replace(
+            hidden, params={**hidden.params, "epsilon_code": epsilon}, family=f"{hidden.family}, randomised response"
+        )
     found["clean-tail-1"] = Cell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
