@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from device.cli.failures import guarded
-from device.cli.options import DATA, AsJson, Home, TextColumn, home_folder
+from device.cli.options import DATA, AsJson, Home, TextColumn, Threads, home_folder, limit_threads
 
 if TYPE_CHECKING:
     from device.audit.report.document import Audit
@@ -111,6 +111,7 @@ def audit(
     keep_attacks: Annotated[
         Path | None, typer.Option(help="Keep the built attacks in this folder.", show_default=False)
     ] = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
@@ -130,6 +131,7 @@ def audit(
     from device.audit.report.document import to_json, write_private
     from device.audit.report.page import render
 
+    limit_threads(threads)
     run = _simulated(options) if transcript is None else _recorded(transcript, options)
     with _progress(quiet=as_json) as say:
         found = run(home_folder(home), say, keep_attacks)

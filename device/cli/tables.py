@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from device.cli.failures import guarded
-from device.cli.options import AsJson, Home, home_folder
+from device.cli.options import AsJson, Home, Threads, home_folder, limit_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,7 @@ def build(
     top: Annotated[
         bool, typer.Option(help="Let the model's own top judge prediction consistency; use the table by its hash.")
     ] = False,
+    threads: Threads = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +51,7 @@ def build(
 
     if task not in ("classification", "causal-lm"):
         raise InvalidInput(f"task must be classification or causal-lm, not {task}", param="task")
+    limit_threads(threads)
     folder = home_folder(home)
     spec = MechanismSpec(**mechanism_of(mechanism, param or [], no_noise=False))
     with _Bars(quiet=as_json) as progress:

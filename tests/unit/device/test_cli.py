@@ -111,6 +111,8 @@ def test_help_answers_at_once():
         (["jobs", "list", "--limit", "0"], "--limit"),
         (["predict", "ftjob-x", "--batch-size", "0"], "--batch-size"),
         (["finetune", "--threads", "0"], "--threads"),
+        (["audit", "--threads", "0"], "--threads"),
+        (["tables", "build", "--threads", "0"], "--threads"),
     ],
 )
 def test_usage_errors_name_what_is_wrong(arguments, words, capsys):
@@ -118,6 +120,18 @@ def test_usage_errors_name_what_is_wrong(arguments, words, capsys):
     assert code == InvalidInput.exit_code
     assert words in out + err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["audit"], ["tables", "build", "--model", "/nowhere", "--mechanism", "dchi"]], ids=["audit", "tables"]
+)
+def test_commands_that_compute_take_threads(arguments, capsys, monkeypatch):
+    given: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", given.append)
+    code, _, err = ended(capsys, *arguments, "--threads", "1")
+    assert code != 0
+    assert "privtune: " in err
+    assert given == [1]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +156,7 @@ def test_incomplete_commands_end_in_one_line(arguments, words, capsys, monkeypat
     code, _, err = ended(capsys, *arguments)
     assert code == InvalidInput.exit_code
     assert words in err
-    assert err.startswith("privtune: ")
+    assert "privtune: " in err
     assert err.count("\n") == 1
 
 
