@@ -8,7 +8,7 @@ the mechanism with fresh noise). Light to import: torch is loaded by the modules
     metrics    top-k, content words, ROUGE-L, intervals, floors
     attacks/   inversion (EIA-1..3), attribute inference (AIA-1..3), side channels and gradients of training
     suite      which attacks run at which size; `prepare`: on what; `frontier`: other strengths of the mechanism
-    utility    what a mechanism costs the task
+    utility    what a mechanism costs the task, by training; `probe`: the same guessed in a minute
     report/    verdict, JSON, HTML, pictures
 
 Who runs them: `owner` (`privtune audit`), `jobs/` (the gate before a job, the audit of its transcript), `tuning/`

@@ -11,7 +11,8 @@ from typing import Any
 from device.audit.attacks.base import Lab, Say
 from device.audit.attacks.codebook import Codebook, CodebookSettings
 from device.audit.metrics import Figure, InversionScore
-from device.audit.suite import Case, Outcome, Size, use_for_training
+from device.audit.probe import use_for_training
+from device.audit.suite import Case, Outcome, Size
 from device.audit.victim import Knowledge, Observed, Victim
 from device.noise.params import Params
 from device.noise.registry import build, validate
@@ -76,7 +77,8 @@ def _measured(case: Case, size: Size, spec: MechanismSpec) -> dict[str, Any]:
     knowledge: tuple[Knowledge, ...] = ("oblivious", "adaptive")
     found = [_recovered(_codebook(lab, known), lab, observed) for known in knowledge]
     states = Lab(case.labelled, victim, case.top)
-    used = use_for_training(states, size, observed.seen, case.attacked.labels)
+    ids, labels_B = case.attacked.ids, case.attacked.labels
+    used = use_for_training(states, size.pooled, ids, observed.seen, labels_B, skip=case.skip)
     return _point("other strengths", _named(spec), max(found, key=lambda figure: figure.value), used)
 
 

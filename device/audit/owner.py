@@ -20,7 +20,7 @@ from device.data.records import Records
 from device.data.source import DataSource
 from device.fitted import OwnRecords
 from device.parts import build_noise
-from shared.config import MechanismSpec, Task
+from shared.config import MechanismSpec, Skip, Task
 from shared.errors import InvalidInput
 from shared.modeling.package import BottomPackage, bottom_from_model
 
@@ -29,7 +29,8 @@ from shared.modeling.package import BottomPackage, bottom_from_model
 class AuditRequest:
     """What is audited.
 
-    public_text: a file of texts that anyone may know, one a line; frontier: other strengths are measured as well.
+    skip: what goes past the cloud into a tail; public_text: a file of texts that anyone may know, one a line; frontier:
+    other strengths are measured as well.
     """
 
     model: str
@@ -38,6 +39,7 @@ class AuditRequest:
     labelled: bool = True
     cut: int = 1
     tail: int = 0
+    skip: Skip = "frozen"
     mechanism: MechanismSpec
     max_length: int = 128
     public_text: Path | None = None
@@ -70,7 +72,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
             max_length=request.max_length,
             whole=whole,
         )
-        case = replace(case, gradients=request.tail == 0)
+        case = replace(case, gradients=request.tail == 0, skip=request.tail > 0 and request.skip != "none")
         lab = Lab(case.public, case.victim, case.encoder)
         outcome = run_suite(case, lab, request.size, say=say, keep=keep)
         points = place(case, lab, request.size, outcome, other, say)
@@ -79,6 +81,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         "model": request.model,
         "cut": request.cut,
         "tail": request.tail,
+        "skip": request.skip if request.tail else None,
         "mechanism": request.mechanism.model_dump(),
         "size": request.size.name,
         "records": records,

@@ -23,6 +23,7 @@ from device.audit.attacks.learned import LearnedInversion, LearnedSettings, Toke
 from device.audit.attacks.learned import Sequence as SequenceInversion
 from device.audit.attacks.optimise import Optimise, OptimiseSettings
 from device.audit.metrics import AttributeScore, Figure, InversionScore
+from device.audit.probe import use_for_training
 from device.audit.public import PublicText
 from device.audit.victim import Knowledge, Observed, Seen, Victim
 from device.data.encode import EncodedDataset
@@ -143,7 +144,8 @@ class Case:
     public: the attacker's text; labelled: those records of it that have the attribute, None without one; top: the
     blocks above the cut, None where this device has none; encoder: the same where the learned attacks may build on it
     (not for decoders, whose blocks see only what comes before); reader: the whole language model, None for other tasks;
-    head: for gradients; gradients: whether any leave (with a tail none does).
+    head: for gradients; gradients: whether any leave (with a tail none does); skip: whether clean vectors go past the
+    cloud into a tail, which makes more of the releases and is not seen by any attacker.
     """
 
     victim: Victim
@@ -156,6 +158,7 @@ class Case:
     head: Head
     readout: Literal["first", "last"]
     gradients: bool = True
+    skip: bool = False
 
 
 def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path | None = None) -> Outcome:
@@ -316,20 +319,14 @@ def _attributes(
                     figures=score.figures(),
                 )
             )
-    # What the noise costs the task: the same classifier on clean vectors and on releases.
-    for name, knowledge, seen in (
-        ("clean", KNOWLEDGE[0], case.victim.clean(case.attacked.ids).seen),
-        ("released", KNOWLEDGE[1], draws[0].seen),
-    ):
-        probe = first[STATES, knowledge]
-        outcome.utility[name] = _accuracy(probe, seen, case.attacked.labels)
-
-
-def use_for_training(lab: Lab, size: Size, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:
-    """Accuracy of a classifier on the frozen model's final states of releases; the lab's encoder is the whole top."""
-    probe = PooledAttribute("adaptive", replace(size.pooled, view="states"))
-    probe.fit(lab)
-    return _accuracy(probe, seen, labels_B)
+    # What the noise costs the task: the same classifier on clean vectors and on what training has.
+    labels_B, clean = case.attacked.labels, case.victim.clean(case.attacked.ids).seen
+    outcome.utility["clean"] = _accuracy(first[STATES, "oblivious"], clean, labels_B)
+    outcome.utility["released"] = (
+        use_for_training(states, size.pooled, case.attacked.ids, draws[0].seen, labels_B, skip=True)
+        if case.skip
+        else _accuracy(first[STATES, "adaptive"], draws[0].seen, labels_B)
+    )
 
 
 def _accuracy(probe: Attack, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:

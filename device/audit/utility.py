@@ -67,6 +67,7 @@ def measure_utility(
     training: Training,
     tail: Top | None = None,
     below: Top | None = None,
+    skip: bool = True,
     seed: int = 0,
     clean: bool = False,
     say: Say = silent,
@@ -74,8 +75,9 @@ def measure_utility(
     """Accuracy on `held_out` after training on `train`; every record is released once. clean: without the mechanism.
 
     top: a `Top`, or a `DeviceAlone` where there is no cloud.
-    tail: what follows on `top` and is trained in its place, with a skip: `top` then stays as it is (`device.tail`).
-    below: the blocks below the cut, of which a copy is trained in the skip.
+    tail: what follows on `top` and is trained in its place: `top` then stays as it is (`device.tail`).
+    skip: whether clean vectors go past `top` into the tail; below: the blocks below the cut, a copy of which is trained
+    in the skip.
     The given top and head are left as they were. The figure of the last epoch counts: none is picked.
     Raises InvalidInput for records without labels, NonFinite when training diverges.
     """
@@ -87,8 +89,11 @@ def measure_utility(
     if tail is None:
         network = _Network(top, head, readout, training.precision)
     else:
+        seen, unseen = _passed(top, seen), _passed(top, unseen)
+        network = _Network(tail, head, readout, training.precision)
+    if tail is not None and skip:
         both = ((seen, train), (unseen, held_out))
-        seen, unseen = (_with_clean(top, one, victim, data, embedded=below is not None) for one, data in both)
+        seen, unseen = (_with_clean(one, victim, data, embedded=below is not None) for one, data in both)
         network = _TailNetwork(tail, head, readout, training.precision, below)
 
     def loss(chosen: Tensor) -> Tensor:
@@ -225,8 +230,18 @@ class _TailNetwork(_Network):
 
 
 @torch.no_grad()
-def _with_clean(top: nn.Module, seen: Seen, victim: Victim, data: EncodedDataset, *, embedded: bool) -> Seen:
-    """What a tail goes on from: the frozen top's state of each row beside the clean vector of that place.
+def _passed(top: nn.Module, seen: Seen) -> Seen:
+    """The frozen top's state of each row."""
+    states = []
+    for part in seen.batches(_SCORE_BATCH):
+        y_BTD, mask_BT = part.padded()
+        states.append(top.eval()(y_BTD, mask_BT, mask_BT.flatten().nonzero().squeeze(1)))
+    return replace(seen, y_RD=torch.cat(states))
+
+
+@torch.no_grad()
+def _with_clean(seen: Seen, victim: Victim, data: EncodedDataset, *, embedded: bool) -> Seen:
+    """What a tail with a skip goes on from: the cloud's state of each row beside the clean vector of that place.
 
     embedded: the clean vector of the embedding stage, not of the cut.
 
@@ -234,12 +249,8 @@ def _with_clean(top: nn.Module, seen: Seen, victim: Victim, data: EncodedDataset
     """
     if victim.mechanism.shortens:
         raise InvalidInput(f"mechanism {victim.mechanism.name} shortens records, so a skip has no rows to be added to")
-    states = []
-    for part in seen.batches(_SCORE_BATCH):
-        y_BTD, mask_BT = part.padded()
-        states.append(top.eval()(y_BTD, mask_BT, mask_BT.flatten().nonzero().squeeze(1)))
     clean_RD = victim.embedded(data.ids) if embedded else victim.clean(data.ids).seen.y_RD
-    return replace(seen, y_RD=torch.cat([torch.cat(states), clean_RD], dim=1))
+    return replace(seen, y_RD=torch.cat([seen.y_RD, clean_RD], dim=1))
 
 
 def _batches(lengths_B: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[Tensor]:

@@ -26,6 +26,7 @@ _OF_THE_JOB = (
     "max_length",
     "cut",
     "tail",
+    "skip",
     "mechanism",
     "param",
     "no_noise",
@@ -88,6 +89,13 @@ def audit(
     tail: Annotated[
         int, typer.Option(min=0, help="Blocks that will train here (`finetune --tail`): then no gradient is attacked.")
     ] = 0,
+    skip: Annotated[
+        Literal["none", "frozen", "tuned"] | None,
+        typer.Option(
+            help="With --tail, as in `finetune --skip`: counts for the estimate of use. Default: frozen.",
+            show_default=False,
+        ),
+    ] = None,
     mechanism: Annotated[
         str | None, typer.Option(help="See `privtune mechanisms`. Default: dchi.", show_default=False)
     ] = None,
@@ -159,6 +167,8 @@ def _simulated(options: dict[str, Any]) -> Run:
             raise InvalidInput(f"--{needed} is missing. `privtune audit --help` has examples.", param=needed)
     if options["config"]:
         raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
+    if options["skip"] is not None and not options["tail"]:
+        raise InvalidInput("--skip is about a tail: give --tail as well.", param="skip")
     chosen = mechanism_of(options["mechanism"], options["param"] or (), no_noise=options["no_noise"])
     spec = MechanismSpec.model_validate(chosen)
     validate(spec)
@@ -171,6 +181,7 @@ def _simulated(options: dict[str, Any]) -> Run:
         labelled=options["task"] == "classification" and not options["unlabelled"],
         cut=options["cut"],
         tail=options["tail"],
+        skip=options["skip"] or "frozen",
         mechanism=spec,
         max_length=options["max_length"],
         public_text=options["public_text"],

@@ -66,6 +66,18 @@ def tune_noise(
         int, _option("Then so many more settings, each between the two where the answer lies.", SEARCH, min=0, max=20)
     ] = 0,
     cut: Annotated[int, typer.Option(min=0, help="Blocks of the model that run here.")] = 1,
+    tail: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Last blocks that will train here (`finetune --tail`). What is lost is still counted from the whole "
+            "model trained on clean vectors.",
+        ),
+    ] = 0,
+    skip: Annotated[
+        Literal["none", "frozen", "tuned"] | None,
+        typer.Option(help="With --tail, as in `finetune --skip`. Default: frozen.", show_default=False),
+    ] = None,
     task: Annotated[
         Literal["classification", "causal-lm"], typer.Option(help="What will be trained; classification only.")
     ] = "classification",
@@ -107,6 +119,8 @@ def tune_noise(
       privtune tune-noise --model ./minilm --data train.tsv --mechanism shared --max-drop 3 --refine 2
       privtune tune-noise --model ./minilm --data train.tsv --mechanism gaussian \\
           --vary epsilon=8,32,128 --param clip_ratio=1 --max-recovery 0.2 --of all --max-drop 5
+      privtune tune-noise --model ./minilm --data train.tsv --cut 3 --tail 1 --skip tuned --mechanism codes \\
+          --param dims=4 --vary codes=4,8,32 --max-recovery 0.1 --of all --max-drop 3
     """
     options = dict(locals())
     request = _request(options)
@@ -159,6 +173,10 @@ def _request(options: dict[str, Any]) -> TuneRequest:
     from device.audit.tuning.request import TuneRequest
     from device.audit.utility import Training
 
+    if options["skip"] is not None and not options["tail"]:
+        raise InvalidInput("--skip is about a tail: give --tail as well.", param="skip")
+    if options["skip"] == "tuned" and options["cut"] == 0:
+        raise InvalidInput("--skip tuned trains a copy of the blocks below the cut: --cut 1 or more.", param="skip")
     fixed, param, values = _settings(options["mechanism"], options["vary"], options["param"] or ())
     train, dev = _sources(options)
     request = TuneRequest(
@@ -166,6 +184,8 @@ def _request(options: dict[str, Any]) -> TuneRequest:
         train=train,
         dev=dev,
         cut=options["cut"],
+        tail=options["tail"],
+        skip=options["skip"] or "frozen",
         mechanism=options["mechanism"],
         fixed=fixed,
         param=param,
@@ -245,6 +265,7 @@ def finetune_line(options: dict[str, Any], request: TuneRequest, value: Value) -
         if options[option] != default:
             words += [f"--{option.replace('_', '-')}", str(options[option])]
     words += ["--cut", str(request.cut), "--mechanism", request.mechanism]
+    words += ["--tail", str(request.tail), "--skip", request.skip] if request.tail else []
     for name, setting in {**request.fixed, request.param: value}.items():
         words += ["--param", f"{name}={shown(setting)}"]
     return shlex.join(words)

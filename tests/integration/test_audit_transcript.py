@@ -156,6 +156,7 @@ def test_with_a_tail_the_frames_hold_releases_and_no_gradient(local_world, model
         world, run(world, world.spec(**SHORT, model=model, task=task, mechanism=noise, tail=1)), model=model
     )
     facts = audited.document
+    assert (facts["tail"], facts["skip"]) == (1, "frozen")
     assert "up GRADIENT" not in facts["transcript"]["frames"]
     assert "GIA" not in {row["name"] for row in facts["attacks"]}
     assert ("language model" in {row["variant"] for row in facts["attacks"]}) == (task == "causal-lm")

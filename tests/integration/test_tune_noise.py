@@ -26,7 +26,7 @@ from device.audit.tuning.tune import tune
 from device.audit.utility import Training
 from device.cli import app, main
 from device.data.source import DataSource
-from shared.errors import DataInvalid, InvalidInput, StorageFull
+from shared.errors import CutOutOfRange, DataInvalid, InvalidInput, StorageFull
 from tests.unit.modeling.tiny import tiny_classifier, tiny_tokenizer
 
 # Two attacks and few iterations: what is tested here is what is made of their figures.
@@ -179,6 +179,25 @@ def test_what_is_measured_before_ctrl_c_is_kept_and_other_questions_find_nothing
             tune(request(folder, **changes), tmp_path / "home", tmp_path, Watcher(stop_at=2))
 
 
+def test_with_a_tail_training_is_the_device_s_and_the_loss_is_counted_from_the_whole_model(folder, tmp_path):
+    wishes = ("--dev", str(folder / "dev.csv"), "--max-drop", "100", "--epochs", "1", "--mechanism", "codes")
+    tried = (*wishes, "--param", "dims=1", "--vary", "codes=2")
+    _, plain = run(folder, tmp_path, *tried)
+    printed, facts = run(folder, tmp_path, *tried, "--tail", "1", "--skip", "tuned")
+    assert printed.count("measured before") == 1  # without noise the cloud trains, tail or not
+    assert facts["no_noise"] == plain["no_noise"]
+    assert (plain["tail"], plain["skip"]) == (0, None)
+    assert (facts["tail"], facts["skip"]) == (1, "tuned")
+    given = shlex.split(facts["command"])
+    assert given[given.index("--tail") :][:4] == ["--tail", "1", "--skip", "tuned"]
+    assert "tail 1 (skip tuned)" in (tmp_path / "tune.html").read_text()
+    with pytest.raises(CutOutOfRange, match="leave none"):
+        tune(request(folder, tail=9), tmp_path / "home", tmp_path, Watcher())
+    pooled = request(folder, tail=1, mechanism="pool", fixed={"clusters": False}, param="size", values=(2,))
+    with pytest.raises(InvalidInput, match="shortens records"):
+        tune(pooled, tmp_path / "home", tmp_path, Watcher())
+
+
 def test_ctrl_c_ends_with_its_code_and_says_how_to_go_on(folder, tmp_path):
     command = [sys.executable, "-m", "device.cli", *arguments(folder, tmp_path, "--max-recovery", "0.5")]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads of a tiny model wait for one another on a busy machine
@@ -235,6 +254,8 @@ def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(fo
         (["--max-drop", "3", "--param", "noise_ratio=3"], "contradict each other"),
         (["--max-drop", "3", "--param", "eta=3"], "not both"),
         (["--max-drop", "3", "--holdout", "1"], "--holdout"),
+        (["--max-drop", "3", "--skip", "tuned"], "give --tail as well"),
+        (["--max-drop", "3", "--tail", "1", "--skip", "tuned", "--cut", "0"], "--cut 1 or more"),
     ],
 )
 def test_mistakes_end_in_one_line_before_a_model_is_read(options, words, capsys):

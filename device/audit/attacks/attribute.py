@@ -84,14 +84,10 @@ class PooledAttribute(AttributeAttack):
     name: ClassVar[str] = "AIA-1"
 
     def _net(self, lab: Lab, classes: int) -> nn.Module:
-        width, hidden = lab.victim.mechanism.dim, self.settings.hidden
         self._encoder = lab.encoder if self.settings.view == "states" else None
         if self.settings.view == "states" and lab.encoder is None:
             raise InvalidInput("final states need the model above the cut")
-        return nn.Sequential(
-            nn.BatchNorm1d(width, affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3),
-            nn.Linear(hidden, classes),
-        )  # fmt: skip
+        return pooled_classifier(lab.victim.mechanism.dim, self.settings.hidden, classes)
 
     def _fit(self, lab: Lab, seed: int, say: Say) -> None:
         labels_B = self._start(lab, seed)
@@ -108,12 +104,8 @@ class PooledAttribute(AttributeAttack):
         scores_BC: Tensor = self._network(self._pooled(seen)).softmax(1)
         return scores_BC
 
-    @torch.no_grad()
     def _pooled(self, seen: Seen) -> Tensor:
-        encoder = self._encoder
-        if encoder is None:
-            return _mean_by_record(seen.y_RD, seen)
-        return _in_order(seen, lambda part: _mean_by_record(encode(encoder, part, part.y_RD), part))
+        return mean_by_record(seen.y_RD, seen) if self._encoder is None else mean_states(self._encoder, seen)
 
 
 class SequenceAttribute(AttributeAttack):
@@ -205,7 +197,7 @@ class _SequenceClassifier(nn.Module):
         rows_RD = self.inner(self.norm(seen.y_RD))
         states_RD = encode(self.encoder, seen, rows_RD)
         both_RD = torch.cat([states_RD, rows_RD], dim=1)
-        scores_BC: Tensor = self.out(_mean_by_record(both_RD, seen))
+        scores_BC: Tensor = self.out(mean_by_record(both_RD, seen))
         return scores_BC
 
 
@@ -215,7 +207,22 @@ def _in_order(seen: Seen, of: Callable[[Seen], Tensor]) -> Tensor:
     return torch.cat([of(part) for part in ordered.batches(64)])[order_B.argsort()]
 
 
-def _mean_by_record(rows_RD: Tensor, seen: Seen) -> Tensor:
+def pooled_classifier(width: int, hidden: int, classes: int) -> nn.Module:
+    """One vector a record -> class scores."""
+    return nn.Sequential(
+        nn.BatchNorm1d(width, affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3),
+        nn.Linear(hidden, classes),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def mean_states(encoder: nn.Module, seen: Seen) -> Tensor:
+    """Mean of the final states of each record, (B, D)."""
+    return _in_order(seen, lambda part: mean_by_record(encode(encoder, part, part.y_RD), part))
+
+
+def mean_by_record(rows_RD: Tensor, seen: Seen) -> Tensor:
+    """Mean of the rows of each record, (B, D)."""
     sums_BD = torch.zeros(len(seen), rows_RD.shape[1]).index_add(0, seen.record_R, rows_RD)
     return sums_BD / seen.lengths_B.unsqueeze(1)
 

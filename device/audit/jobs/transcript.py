@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         max_length=state.spec.train.max_length,
         whole=whole,
     )
+    case = replace(case, skip=state.spec.tail > 0 and state.spec.skip != "none")
     observed = case.victim.received(case.attacked.ids, [found.rows[handle] for handle in chosen.tolist()])
     lab = Lab(case.public, case.victim, case.encoder)
     outcome = attack_releases(case, lab, request.size, [observed] * request.size.seeds, say=say, keep=keep)
@@ -107,6 +108,8 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         "frontier": points,
         "model": parts.name,
         "cut": state.spec.cut,
+        "tail": state.spec.tail,
+        "skip": state.spec.skip if state.spec.tail else None,
         "mechanism": state.spec.mechanism.model_dump(),
         "size": request.size.name,
         "records": records,

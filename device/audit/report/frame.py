@@ -49,6 +49,11 @@ padding:.4rem .3rem}td:first-child{white-space:normal;min-width:8rem}}
 """
 
 
+def depth(cut: int, tail: int, skip: str | None) -> str:
+    """Which blocks are on the device, in words."""
+    return f"cut {cut}, tail {tail} (skip {skip})" if tail else f"cut {cut}"
+
+
 def document(name: str, headline: str, parts: Sequence[str]) -> str:
     """A page of sections, under the name of what made it."""
     return (

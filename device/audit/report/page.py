@@ -8,7 +8,7 @@ from operator import eq
 from typing import Any
 
 from device.audit.report.document import Audit
-from device.audit.report.frame import document, prose, section
+from device.audit.report.frame import depth, document, prose, section
 from device.audit.report.picture import Point, frontier
 
 _NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
@@ -29,7 +29,7 @@ def render(audit: Audit) -> str:
         section("What the attacker makes of your sentences", _EXAMPLE_NOTE, _examples(audit.examples)),
         section("A private attribute", _ATTRIBUTE_NOTE, _attribute_table(attribute)) if attribute else "",
         section("What training itself gives away", _SMALL, _channels(facts["side_channels"])),
-        section("Use for training", _UTILITY_NOTE, _utility(facts["utility"])) if facts["utility"] else "",
+        section("Use for training", _use_note(facts), _utility(facts["utility"])) if facts["utility"] else "",
         section("Between reading and use", _FRONTIER_NOTE, _frontier(facts["frontier"])) if facts["frontier"] else "",
         section("Privacy statement", "", _statement(facts["statement"])),
         section("Not tested", "The audit says nothing about these.", _list(facts["not_tested"])),
@@ -61,6 +61,9 @@ _ATTRIBUTE_NOTE = (
 _UTILITY_NOTE = (
     "Accuracy of a small classifier on the frozen model's final states: an estimate of what the noise costs before any "
     "fine-tuning. Fine-tuning usually does better on both."
+)
+_SKIP_NOTE = (
+    " On what is sent, the classifier also has the mean of the clean vectors, which go past the cloud into the tail."
 )
 
 
@@ -236,6 +239,10 @@ def _kind(kind: str) -> str:
     return f"{'sent' if direction == 'up' else 'came back'}: {name.lower().replace('_', ' ')}"
 
 
+def _use_note(facts: dict[str, Any]) -> str:
+    return _UTILITY_NOTE + (_SKIP_NOTE if facts["skip"] not in (None, "none") else "")
+
+
 def _utility(utility: dict[str, dict[str, float]]) -> str:
     rows = "".join(
         f"<tr><td>{about}</td><td>{_cell(utility[name])}</td></tr>"
@@ -256,8 +263,9 @@ def _facts(facts: dict[str, Any]) -> str:
     mechanism = facts["mechanism"]
     settings = ", ".join(f"{key}={value}" for key, value in mechanism["params"].items()) or "default settings"
     records = facts["records"]
+    where = depth(facts["cut"], facts["tail"], facts["skip"])
     rows = {
-        "model": f"{facts['model']}, cut {facts['cut']}, noise at the {facts['injection']}",
+        "model": f"{facts['model']}, {where}, noise at the {facts['injection']}",
         "mechanism": f"{mechanism['name']} ({settings})",
         "attacked": f"{records['attacked']:,} of your records, "
         + ("as they were sent" if facts.get("transcript") else "each released afresh"),

@@ -49,6 +49,8 @@ class Bench:
         self._request, self._home, self._out, self._watch = request, home, out, watch
         train, dev = (source.load("classification") for source in (request.train, request.dev))
         classes = len({record.label for record in train})
+        self._whole = whole_model(request.model, "classification", classes)
+        self._whole.check_tail(self._whole.check_cut(request.cut), request.tail)
         self._parts = bottom_from_model(request.model, "classification", request.cut, num_labels=max(classes, 2))
         self._max_length = min(request.max_length, self._parts.max_positions or request.max_length)
         self._train = encode_classification(train, self._parts.tokenizer, self._max_length)
@@ -59,7 +61,6 @@ class Bench:
         among = np.arange(len(self._train), len(self._all))
         self._attacked = choose(self._all, request.size, request.seed, among)
         self._public = public_texts(request.public_text, home)
-        self._whole = whole_model(request.model, "classification", classes)
         self._seconds: list[float] = []
         self._begun = 0
         self.majority = float(np.bincount(labels_of(self._dev)).max() / len(self._dev))
@@ -113,7 +114,8 @@ class Bench:
                 max_length=self._max_length,
                 whole=self._whole,
             )
-            right = [self._right(case, seed, say) for seed in range(request.size.seeds)]
+            tail = 0 if spec == NO_NOISE else request.tail
+            right = [self._right(case, tail, seed, say) for seed in range(request.size.seeds)]
             outcome = inversions(case, request.size, say)
         return {
             "mechanism": spec.model_dump(),
@@ -124,16 +126,20 @@ class Bench:
             "seconds": round(time.monotonic() - began, 1),
         }
 
-    def _right(self, case: Case, seed: int, say: Say) -> NDArray[np.bool_]:
+    def _right(self, case: Case, tail: int, seed: int, say: Say) -> NDArray[np.bool_]:
         """Which dev records a model trained on this setting's releases tells right."""
+        request, whole = self._request, self._whole
         found = measure_utility(
             case.victim,
-            self._whole.top(self._request.cut),
-            self._whole.head(),
+            whole.top(request.cut, tail),
+            whole.head(),
             self._train,
             self._dev,
-            readout=self._whole.readout,
-            training=self._request.training,
+            readout=whole.readout,
+            training=request.training,
+            tail=whole.tail(tail) if tail else None,
+            below=whole.below(request.cut) if request.skip == "tuned" else None,
+            skip=request.skip != "none",
             seed=seed,
             say=say,
         )
@@ -142,7 +148,9 @@ class Bench:
     def _path(self, spec: MechanismSpec) -> Path:
         """Named by all that decides a measurement, so that another question finds nothing of this one."""
         params = {name: float(value) if isinstance(value, int) else value for name, value in spec.params.items()}
-        key = _digest({**self._question, "mechanism": spec.name, "params": params})
+        request = self._request
+        ends = {"tail": request.tail, "skip": request.skip} if request.tail and spec != NO_NOISE else {}
+        key = _digest({**self._question, **ends, "mechanism": spec.name, "params": params})
         return self._out / SETTINGS / f"{spec.name}-{key}.json"
 
     @cached_property

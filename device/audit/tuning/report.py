@@ -6,7 +6,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from device.audit.report.frame import document, section
+from device.audit.report.frame import depth, document, section
 from device.audit.report.picture import Goal, Point, frontier
 from device.audit.tuning.choice import Setting, Wish, Words, naming, short, shown
 from device.audit.tuning.request import TuneRequest
@@ -18,7 +18,8 @@ NOTES = (
     "with `privtune audit` and `privtune evaluate`.",
     "Intervals are for each setting alone; trying many settings makes it likelier that one looks better than it is.",
     "The attackers are those of the audit, with its limits: measured attacks are not a proof.",
-    "Training here trains every weight above the cut in one process, which is at least as much as an adapter can do.",
+    "Training here trains every weight above the cut (with a tail: all that is the device's) in one process, which is "
+    "at least as much as an adapter can do.",
     "The choice depends on your records; what it tells of them is not accounted.",
 )
 
@@ -48,6 +49,8 @@ def facts_of(request: TuneRequest, tuned: Tuned, command: str | None) -> dict[st
         "split": "dev",
         "model": request.model,
         "cut": request.cut,
+        "tail": request.tail,
+        "skip": request.skip if request.tail else None,
         "mechanism": request.mechanism,
         "fixed": request.fixed,
         "varied": request.param,
@@ -97,9 +100,10 @@ def page(request: TuneRequest, tuned: Tuned, command: str | None) -> str:
     used = f"<p>Use it:</p><p><code>{escape(command)}</code></p>" if command else ""
     statement = tuned.facts[tuned.choice.setting.value]["statement"]["text"]
     records = tuned.records
+    where = depth(request.cut, request.tail, request.skip)
     about = (
-        f"{request.model}, cut {request.cut}, {request.size.name} attacks on {records['attacked']:,} of "
-        f"{records['dev']:,} dev records; {records['train']:,} training records. In brackets: 95% intervals."
+        f"{request.model}, {where}, {request.size.name} attacks on {records['attacked']:,} of {records['dev']:,} dev "
+        f"records; {records['train']:,} training records. In brackets: 95% intervals."
     )
     parts = [
         f'<section class="verdict {tone}"><h2>{escape(title)}</h2><p>Wished: {escape(wished(request.wish))}.</p>'

@@ -11,17 +11,22 @@ from device.audit.tuning.choice import Value, Wish
 from device.audit.utility import Training
 from device.data.source import DataSource
 from device.noise.registry import entry, validate
-from shared.config import MechanismSpec
+from shared.config import MechanismSpec, Skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
-    """What is tuned. values: of `param`, next to the `fixed` ones; refine: so many more between two of them."""
+    """What is tuned. values: of `param`, next to the `fixed` ones; refine: so many more between two of them.
+
+    tail, skip: as of the job. What is lost is counted from the whole model trained on clean vectors in any case.
+    """
 
     model: str
     train: DataSource
     dev: DataSource
     cut: int = 1
+    tail: int = 0
+    skip: Skip = "frozen"
     mechanism: str
     fixed: dict[str, Value] = field(default_factory=dict)
     param: str

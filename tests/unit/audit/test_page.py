@@ -28,6 +28,8 @@ def page(*rows, examples=(), text="A sentence."):
         "not_tested": [text],
         "model": "m",
         "cut": 1,
+        "tail": 0,
+        "skip": None,
         "injection": "cut",
         "mechanism": {"name": "dchi", "params": {}},
         "records": {"attacked": 5, "public": 0, "own_as_public": 9},

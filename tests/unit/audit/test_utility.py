@@ -22,7 +22,7 @@ def labelled(count, seed):
     return EncodedDataset(ids=tuple(rows), labels=labels, label_names=("0", "1"))
 
 
-def accuracy(lab, partition, train, held_out, *, tail=0, below=False):
+def accuracy(lab, partition, train, held_out, *, tail=0, below=False, skip=True):
     found = measure_utility(
         lab.victim,
         partition.top(1, tail),
@@ -33,6 +33,7 @@ def accuracy(lab, partition, train, held_out, *, tail=0, below=False):
         training=TRAINING,
         tail=partition.tail(tail) if tail else None,
         below=partition.below(1) if below else None,
+        skip=skip,
     )
     return float(found.right_B.mean())
 
@@ -45,6 +46,8 @@ def test_a_tail_reads_past_a_mute_cloud_and_the_top_can_not(make_lab, partition)
     assert accuracy(mute, partition, train, held_out) < majority + 0.05
     assert accuracy(mute, partition, train, held_out, tail=1) > majority + 0.1
     assert accuracy(mute, partition, train, held_out, tail=1, below=True) > majority + 0.1
+    assert accuracy(mute, partition, train, held_out, tail=1, skip=False) < majority + 0.05
+    assert accuracy(clean, partition, train, held_out, tail=1, skip=False) > majority + 0.1
 
 
 def test_nothing_that_was_given_is_changed(make_lab, partition):
