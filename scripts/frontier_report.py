@@ -150,9 +150,10 @@ def _statement(trained: Sequence[dict[str, Any]]) -> str:
     if not trained:
         return ""
     statement = trained[0]["statement"]
-    text = statement["guarantee"] if statement.get("position_epsilon") is None else "pure"
+    text: str = statement["guarantee"]
     if statement.get("position_epsilon") is not None:
         text += f", {statement['position_epsilon']:.3g} nats a position"
+    text += f", delta {statement['delta']:.0e}" if statement.get("delta") else ""
     return text + (f", + {statement['fitted_epsilon']:g} once" if statement.get("fitted_epsilon") else "")
 
 
