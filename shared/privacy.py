@@ -340,12 +340,6 @@ ALWAYS = (
 )
 
 
-FITTED = (
-    "Tables were fitted on the private records with noise of their own: replacing one record shifts the odds of the "
-    "tables by at most {:.4g} nats, once for this data set."
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Statement:
     """What may be claimed for a mechanism as it is configured: one row of the table, and nothing stronger.
@@ -356,7 +350,7 @@ class Statement:
     position_epsilon: worst-case loss of a position, None if there is none; position_mu: its mu (typical loss under
     d_chi, exact under Gaussian noise).
     fitted_epsilon: what tables fitted on the private records (with noise of their own) cost each record, once a data
-    set: a line of its own, on top of the releases.
+    set, on top of the releases; the text says so.
     unsafe_seed: the noise came from a fixed seed, so NOTHING is claimed.
     """
 
@@ -413,6 +407,5 @@ class Statement:
         return {**asdict(self), "caveats": list(self.caveats)}
 
     def lines(self) -> list[str]:
-        """For a terminal: the claim, what fitted tables cost, then each caveat."""
-        fitted = [FITTED.format(self.fitted_epsilon)] if self.fitted_epsilon else []
-        return [self.text, *fitted, *(f"- {caveat}" for caveat in self.caveats)]
+        """For a terminal: the claim, then each caveat."""
+        return [self.text, *(f"- {caveat}" for caveat in self.caveats)]

@@ -373,7 +373,12 @@ def pooled_statement(*, name: str, injection: str, eta: float, dim: int, clip: f
 
 def fitted_statement(statement: Statement, epsilon: float) -> Statement:
     """The same claim where a table it rests on was fitted on the private records with noise of `epsilon` a record."""
-    return replace(statement, fitted_epsilon=epsilon, numbers={**statement.numbers, "fitted_epsilon": epsilon})
+    cost = (
+        "Tables were fitted on the private records with noise of their own: replacing one record shifts the odds of "
+        f"these tables by at most {epsilon:.4g} nats, once for this data set."
+    )
+    numbers = {**statement.numbers, "fitted_epsilon": epsilon}
+    return replace(statement, text=f"{statement.text} {cost}", fitted_epsilon=epsilon, numbers=numbers)
 
 
 @dataclass(frozen=True, kw_only=True)

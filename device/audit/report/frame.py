@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 _CODE = re.compile("`([^`]+)`")
 _CSS = """
@@ -73,3 +74,13 @@ def section(title: str, note: str, *inner: str) -> str:
 def prose(text: str) -> str:
     """Escaped, with what stands in backticks as code."""
     return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list, one line an item."""
+    return f"<ul>{''.join(f'<li>{prose(line)}</li>' for line in lines)}</ul>"
+
+
+def claim(statement: dict[str, Any]) -> str:
+    """A mechanism's privacy statement (as JSON has it) with its caveats."""
+    return f"<p>{escape(statement['text'])}</p>{bullets(statement['caveats'])}"

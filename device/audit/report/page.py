@@ -8,7 +8,7 @@ from operator import eq
 from typing import Any
 
 from device.audit.report.document import Audit
-from device.audit.report.frame import depth, document, prose, section
+from device.audit.report.frame import bullets, claim, depth, document, prose, section
 from device.audit.report.picture import Point, frontier
 
 _NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
@@ -31,8 +31,8 @@ def render(audit: Audit) -> str:
         section("What training itself gives away", _SMALL, _channels(facts["side_channels"])),
         section("Use for training", _use_note(facts), _utility(facts["utility"])) if facts["utility"] else "",
         section("Between reading and use", _FRONTIER_NOTE, _frontier(facts["frontier"])) if facts["frontier"] else "",
-        section("Privacy statement", "", _statement(facts["statement"])),
-        section("Not tested", "The audit says nothing about these.", _list(facts["not_tested"])),
+        section("Privacy statement", "", claim(facts["statement"])),
+        section("Not tested", "The audit says nothing about these.", bullets(facts["not_tested"])),
         section("This audit", "", _facts(facts)),
     ]
     return document("PrivTune audit", facts["verdict"]["headline"], parts)
@@ -227,7 +227,7 @@ def _sent(sent: dict[str, Any]) -> str:
         rows.append(
             f"<tr><td>{escape(_kind(kind))}</td><td>{count['frames']:,}</td><td>{count['bytes']:,}</td>{kept}</tr>"
         )
-    notes = _list(sent["notes"]) if sent["notes"] else ""
+    notes = bullets(sent["notes"]) if sent["notes"] else ""
     return (
         '<div class="scroll"><table><thead><tr><th>direction, kind</th><th>frames</th><th>bytes</th>'
         f"<th>looked at</th><th>bytes</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>{notes}"
@@ -249,14 +249,6 @@ def _utility(utility: dict[str, dict[str, float]]) -> str:
         for name, about in (("clean", "on clean vectors"), ("released", "on what is sent"))
     )
     return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
-
-
-def _statement(statement: dict[str, Any]) -> str:
-    return f"<p>{escape(statement['text'])}</p>{_list(statement['caveats'])}"
-
-
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{prose(line)}</li>' for line in lines)}</ul>"
 
 
 def _facts(facts: dict[str, Any]) -> str:

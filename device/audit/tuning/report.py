@@ -6,7 +6,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from device.audit.report.frame import depth, document, section
+from device.audit.report.frame import bullets, claim, depth, document, section
 from device.audit.report.picture import Goal, Point, frontier
 from device.audit.tuning.choice import Setting, Wish, Words, naming, short, shown
 from device.audit.tuning.request import TuneRequest
@@ -98,7 +98,7 @@ def page(request: TuneRequest, tuned: Tuned, command: str | None) -> str:
     tone = "good" if tuned.choice.met else "warn"
     remarks = "".join(f"<p>{escape(line)}</p>" for line in tuned.choice.remarks)
     used = f"<p>Use it:</p><p><code>{escape(command)}</code></p>" if command else ""
-    statement = tuned.facts[tuned.choice.setting.value]["statement"]["text"]
+    statement = tuned.facts[tuned.choice.setting.value]["statement"]
     records = tuned.records
     where = depth(request.cut, request.tail, request.skip)
     about = (
@@ -112,8 +112,8 @@ def page(request: TuneRequest, tuned: Tuned, command: str | None) -> str:
             "Recovery against accuracy, dev split", "The shaded corner is what was wished.", picture(request, tuned)
         ),
         section("Every setting, dev split", about, _table(request, tuned)),
-        section("Privacy statement of this setting", "", f"<p>{escape(statement)}</p>"),
-        section("How far this goes", "", f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in NOTES)}</ul>"),
+        section("Privacy statement of this setting", "", claim(statement)),
+        section("How far this goes", "", bullets(NOTES)),
     ]
     return document("PrivTune noise tuning", title, parts)
 

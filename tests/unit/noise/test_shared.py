@@ -136,7 +136,7 @@ def test_task_aware_clusters_from_noised_private_counts_are_accounted_for(bottom
     assert not set(cluster_V[10:15].tolist()) & set(cluster_V[20:25].tolist())
     statement = mechanism.statement()
     assert statement.fitted_epsilon == 4.0
-    assert any("once for this data set" in line for line in statement.lines())
+    assert "4 nats, once for this data set" in statement.text
     with_response = make(
         private_context(bottom, tmp_path), groups="private", epsilon_counts=4.0, count_words=1, epsilon_cluster=0.5
     )
