@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from device.cli.failures import guarded
-from device.cli.options import DATA, AsJson, Home, TextColumn, Threads, home_folder, limit_threads
+from device.cli.options import DATA, AsJson, Home, TextColumn, Threads, check_skip, home_folder, limit_threads
 
 if TYPE_CHECKING:
     from device.audit.report.document import Audit
@@ -167,8 +167,7 @@ def _simulated(options: dict[str, Any]) -> Run:
             raise InvalidInput(f"--{needed} is missing. `privtune audit --help` has examples.", param=needed)
     if options["config"]:
         raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
-    if options["skip"] is not None and not options["tail"]:
-        raise InvalidInput("--skip is about a tail: give --tail as well.", param="skip")
+    check_skip(options["skip"], options["tail"], options["cut"])
     chosen = mechanism_of(options["mechanism"], options["param"] or (), no_noise=options["no_noise"])
     spec = MechanismSpec.model_validate(chosen)
     validate(spec)

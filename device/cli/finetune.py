@@ -23,6 +23,7 @@ from device.cli.options import (
     Text2Column,
     TextColumn,
     Threads,
+    check_skip,
     control_plane,
     home_folder,
     limit_threads,
@@ -235,8 +236,7 @@ def _prepare(options: dict[str, Any], folder: Path, screen: Screen) -> RunReques
             raise InvalidInput(f"--{needed} is missing. `privtune finetune --help` has examples.", param=needed)
     mechanism = mechanism_of(options["mechanism"], options["param"] or (), no_noise=options["no_noise"])
     given = {option: options.get(option) for option in PATHS if option != "num_labels"}
-    if options["skip"] is not None and not options["tail"]:
-        raise InvalidInput("--skip is about a tail: give --tail as well.", param="skip")
+    check_skip(options["skip"], options["tail"], options["cut"])
     given["lora_targets"] = tuple(options["lora_targets"] or ())
     train, held_out = _sources(options)
     # The options are checked before a large file is read; the number of labels follows from it.

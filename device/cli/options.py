@@ -114,6 +114,18 @@ def control_plane(cloud: str | None, api_key: str | None, ca_cert: Path | None) 
     return ControlPlane(cloud, api_key or "", ca_cert)
 
 
+def check_skip(skip: str | None, tail: int | None, cut: int | None) -> None:
+    """Raises InvalidInput for a skip that no job could have."""
+    from shared.errors import InvalidInput
+
+    if skip is not None and not tail:
+        raise InvalidInput("--skip is about a tail: give --tail as well.", param="skip")
+    if skip == "tuned" and cut == 0:
+        raise InvalidInput(
+            "--skip tuned trains a copy of the blocks below the cut, and at cut 0 there are none.", param="skip"
+        )
+
+
 def limit_threads(threads: int | None) -> None:
     """Let torch compute on this many CPU threads; None leaves its own choice."""
     if threads is not None:

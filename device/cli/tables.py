@@ -171,14 +171,15 @@ class _Bars:
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Callable[[str, float], None]:
-        self._bar.start()
         return self._told
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._tasks:  # else an empty line would stand before an error
+            self._bar.stop()
 
     def _told(self, what: str, share: float) -> None:
         if what not in self._tasks:
+            self._bar.start()
             self._tasks[what] = self._bar.add_task(what, total=1.0)
         self._bar.update(self._tasks[what], completed=share)
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from device.cli.failures import guarded
-from device.cli.options import DATA, AsJson, Home, Text2Column, TextColumn, Threads, home_folder, limit_threads
+from device.cli.options import (
+    DATA,
+    AsJson,
+    Home,
+    Text2Column,
+    TextColumn,
+    Threads,
+    check_skip,
+    home_folder,
+    limit_threads,
+)
 
 if TYPE_CHECKING:
     from device.audit.tuning.choice import Value
@@ -173,10 +183,7 @@ def _request(options: dict[str, Any]) -> TuneRequest:
     from device.audit.tuning.request import TuneRequest
     from device.audit.utility import Training
 
-    if options["skip"] is not None and not options["tail"]:
-        raise InvalidInput("--skip is about a tail: give --tail as well.", param="skip")
-    if options["skip"] == "tuned" and options["cut"] == 0:
-        raise InvalidInput("--skip tuned trains a copy of the blocks below the cut: --cut 1 or more.", param="skip")
+    check_skip(options["skip"], options["tail"], options["cut"])
     fixed, param, values = _settings(options["mechanism"], options["vary"], options["param"] or ())
     train, dev = _sources(options)
     request = TuneRequest(

@@ -120,6 +120,8 @@ def test_the_estimate_of_use_counts_what_a_skip_carries_past_the_cloud(model, da
     assert "past the cloud into the tail" not in without
     with pytest.raises(InvalidInput, match="give --tail as well"):
         audit(model, data, tmp_path, "--skip", "tuned")
+    with pytest.raises(InvalidInput, match="at cut 0 there are none"):
+        audit(model, data, tmp_path, "--skip", "tuned", "--tail", "1", "--cut", "0")
 
 
 def test_text_is_escaped(model, data, tmp_path):

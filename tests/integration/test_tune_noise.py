@@ -255,7 +255,7 @@ def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(fo
         (["--max-drop", "3", "--param", "eta=3"], "not both"),
         (["--max-drop", "3", "--holdout", "1"], "--holdout"),
         (["--max-drop", "3", "--skip", "tuned"], "give --tail as well"),
-        (["--max-drop", "3", "--tail", "1", "--skip", "tuned", "--cut", "0"], "--cut 1 or more"),
+        (["--max-drop", "3", "--tail", "1", "--skip", "tuned", "--cut", "0"], "at cut 0 there are none"),
     ],
 )
 def test_mistakes_end_in_one_line_before_a_model_is_read(options, words, capsys):

@@ -143,6 +143,7 @@ def test_what_fitted_tables_cost_is_told_wherever_the_claim_is_and_added() -> No
     unsafe = fitted.marked_unsafe()
     assert unsafe.fitted_epsilon == 0
     assert unsafe.record_epsilon(1) is None
+    assert unsafe.text.startswith("FIXED SEED, TESTS ONLY")
     assert "Nothing is claimed" in unsafe.text
 
 
