@@ -56,6 +56,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     other = list(strengths(request.mechanism)) if request.frontier else []
     parts, data = _parts_and_data(request)
     whole = whole_model(request.model, request.task, len(data.label_names))
+    whole.check_tail(request.cut, request.tail)
     say("model and data", 1.0)
     with tempfile.TemporaryDirectory() as scratch:
         # What a mechanism learns from the records is learned for this audit only: nothing of it leaves or is kept.

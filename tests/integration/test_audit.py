@@ -27,7 +27,7 @@ from device.data.source import DataSource
 from device.noise.context import NoiseContext
 from device.noise.registry import build
 from shared.config import MechanismSpec
-from shared.errors import DataInvalid, InvalidInput
+from shared.errors import CutOutOfRange, DataInvalid, InvalidInput
 from shared.modeling.load import load_task_model, load_tokenizer
 from shared.modeling.partition import Partition
 from tests.unit.modeling.tiny import tiny_classifier, tiny_tokenizer
@@ -122,6 +122,8 @@ def test_the_estimate_of_use_counts_what_a_skip_carries_past_the_cloud(model, da
         audit(model, data, tmp_path, "--skip", "tuned")
     with pytest.raises(InvalidInput, match="at cut 0 there are none"):
         audit(model, data, tmp_path, "--skip", "tuned", "--tail", "1", "--cut", "0")
+    with pytest.raises(CutOutOfRange, match="leave none"):
+        audit(model, data, tmp_path, "--tail", "9")
 
 
 def test_text_is_escaped(model, data, tmp_path):
