@@ -95,7 +95,7 @@ def cells() -> dict[str, Cell]:
         for k, dims in ((32, 8), (128, 16), (512, 32)):
             params = {"codes": k, "dims": dims, **task}
             found[f"codes-{k}-cut-{cut}"] = Cell(family=f"codes, cut {cut}", mechanism="codes", params=params, cut=cut)
-    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4), (4, 8, 4)):
+    for cut, k, dims in ((2, 32, 4), (3, 128, 16), (3, 32, 8), (3, 8, 4), (4, 8, 4), (5, 8, 4), (6, 8, 4)):
         params = {"codes": k, "dims": dims, **task}
         with_tail = Cell(family="codes, tail of 1", mechanism="codes", params=params, cut=cut, tail=1)
         alone = Cell(family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True)
@@ -108,9 +108,12 @@ def cells() -> dict[str, Cell]:
     ):
         found[f"codes-8-cut-3-{word}"] = replace(shown, params={"codes": 8, "dims": 4, **params}, family=family)
     hidden = found["codes-8-cut-3-hide"]
-    for epsilon in (1.0, 2.0):
-        found[f"codes-8-cut-3-hide-flip-{epsilon:g}"] = replace(
-            hidden, params={**hidden.params, "epsilon_code": epsilon}, family=f"{hidden.family}, randomised response"
+    for cut, epsilon in ((3, 1.0), (3, 2.0), (5, 1.0), (6, 1.0)):
+        found[f"codes-8-cut-{cut}-hide-flip-{epsilon:g}"] = replace(
+            hidden,
+            params={**hidden.params, "epsilon_code": epsilon},
+            family=f"{hidden.family}, randomised response",
+            cut=cut,
         )
     found["clean-tail-1"] = Cell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = Cell(family="clean", mechanism="none", params={}, cut=3)
