@@ -84,9 +84,12 @@ class NoiseSource(ABC):
         return z.mul_((radius / z.norm(dim=-1).clamp_(min=1e-30)).to(torch.float32).unsqueeze(-1))
 
     def laplace(self, scale: float, *shape: int) -> Tensor:
-        """Independent Laplace numbers of this scale, float64: a difference of two exponentials."""
-        exponential = self.uniform(2, *shape).clamp_(min=2.0**-54).log_().neg_()
-        return (exponential[0] - exponential[1]).mul_(scale)
+        """Independent Laplace numbers of this scale, float64: the sign and an exponential from one 64-bit integer."""
+        bits = np.frombuffer(self.random_bytes(8 * math.prod(shape)), dtype=np.int64)
+        signed = torch.from_numpy(bits.astype(np.float64))
+        # |bits| + 1/2 is in (0, 2^63]: the logarithm is never infinite.
+        length = signed.abs().add_(0.5).mul_(2.0**-63).log_().mul_(-scale)
+        return length.copysign_(signed).view(shape)
 
     def choice(self, probabilities_NK: Tensor) -> Tensor:
         """One index a row, drawn by the row's probabilities (they are normalised here). Int64, shape N."""
