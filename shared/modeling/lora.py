@@ -27,7 +27,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     Raises `InvalidInput` for a target name that no linear layer has, naming those there are, and without peft.
     """
     try:
-        from peft import LoraConfig, get_peft_model  # large, and a device needs it for a tail alone
+        from peft import LoraConfig, inject_adapter_in_model  # large, and a device needs it for a tail alone
     except ImportError:
         raise InvalidInput(
             "LoRA on this machine needs peft: pip install 'privtune[tail]'; or train every weight (--tuning full)"
@@ -53,7 +53,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        get_peft_model(top.task, config)  # changes the tree in place; the wrapper itself is not needed
+        inject_adapter_in_model(config, top.task, adapter_name=_ADAPTER)
     top.__dict__["adapter_config"] = config
 
 
