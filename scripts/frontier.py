@@ -111,7 +111,7 @@ def cells() -> dict[str, Cell]:
     ):
         found[f"codes-8-cut-3-{word}"] = replace(shown, params={"codes": 8, "dims": 4, **params}, family=family)
     hidden = found["codes-8-cut-3-hide"]
-    for cut, epsilon in ((3, 1.0), (3, 2.0), (5, 1.0), (6, 1.0)):
+    for cut, epsilon in ((3, 1.0), (3, 2.0), (6, 1.0)):
         found[f"codes-8-cut-{cut}-hide-flip-{epsilon:g}"] = replace(
             hidden,
             params={**hidden.params, "epsilon_code": epsilon},

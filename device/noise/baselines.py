@@ -31,7 +31,8 @@ class SplitNDenoise(DChi):
     Loss: eta * distance, at most 2 * eta * R. Public code of the paper multiplies a Gamma draw a coordinate with a
     uniform one (neither the law nor the length that the bound needs) and shortens vectors after the noise only;
     ours draws one radius and one direction a token, after clipping. Departure: the paper's pre-trained denoiser, which
-    the device would run on the cloud's answer, is not built; the head on the device learns on noised answers instead.
+    the device would run on the cloud's answer and its own clean vectors, is not built; a job's tail with a skip reads
+    both and learns from the records, a head alone learns on noised answers.
     """
 
     name: ClassVar[str] = "snd"

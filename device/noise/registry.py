@@ -147,7 +147,7 @@ _ENTRIES = (
         target="device.noise.baselines:SplitNDenoise",
         params=p.SndParams,
         paper="Mai et al. 2023, arXiv 2310.09130",
-        summary="Split-N-Denoise's noise: d_chi on clipped token embeddings. Its denoiser is not built.",
+        summary="Split-N-Denoise's noise: d_chi on clipped token embeddings. In its denoiser's place: --tail.",
         statement="metric privacy, eta * distance, at most 2*eta*R a position",
         strength=_RATIOS,
     ),
