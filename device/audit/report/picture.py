@@ -9,6 +9,7 @@ from itertools import pairwise
 
 WIDTH, HEIGHT = 860, 520
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 230, 46, 56
+_LETTER = 0.56  # of a font's size: about as wide as a letter gets on average, which nobody tells without drawing it
 # Told apart by colour and by shape: colours of Okabe & Ito 2008, which colour-blind readers can tell too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8c564b", "#000000")
 _SHAPES = ("circle", "square", "diamond", "triangle")
@@ -55,15 +56,19 @@ def frontier(
     x_axis = _Axis([v for p in points for v in p.x] + [goal.x for goal in goals] + [0.0], _LEFT, WIDTH - _RIGHT)
     levels = [] if level is None else [level.y]
     y_axis = _Axis([v for p in points for v in p.y] + [goal.y for goal in goals] + levels, HEIGHT - _BOTTOM, _TOP)
+    longest = max((len(p.series) for p in points), default=0)
+    width = max(WIDTH, WIDTH - _RIGHT + 44 + int(13 * _LETTER * longest))
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" role="img" '
         f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="13" color="#222">',
         "<style>@media (prefers-color-scheme: dark) {svg {color: #ddd}}</style>",
         f'<text x="{_LEFT}" y="24" font-size="16" font-weight="600" fill="currentColor">{escape(title)}</text>',
         *_frame(x_axis, y_axis, x_label, y_label),
     ]
+    names = _Names()
     for place, goal in enumerate(goals):
         x, y = x_axis.at(goal.x), y_axis.at(goal.y)
+        names.take(_LEFT + 4, y - 6 - 14 * place, goal.name)
         out.append(
             f'<rect x="{_LEFT}" y="{_TOP}" width="{x - _LEFT:.1f}" height="{y - _TOP:.1f}" fill="#009e73" '
             'opacity="0.1"/>'
@@ -82,7 +87,29 @@ def frontier(
         y = _TOP + 12 + 20 * number
         out.append(_mark(WIDTH - _RIGHT + 22, y - 4, number))
         out.append(f'<text x="{WIDTH - _RIGHT + 34}" y="{y}" fill="currentColor">{escape(series)}</text>')
+    out += _named(points, x_axis, y_axis, names)
     return "\n".join([*out, "</svg>"]) + "\n"
+
+
+class _Names:
+    """Where names stand already, so that no two of them are written over one another."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[float, float, float]] = []
+
+    def take(self, x: float, y: float, name: str) -> float:
+        """The height nearest to y at which a name that begins at x is free; it is taken then."""
+        end = x + 11 * _LETTER * len(name)
+        steps = sorted(range(-12, 13), key=lambda step: (abs(step), step))
+        heights = [y + 12 * step for step in steps if _TOP < y + 12 * step < HEIGHT - _BOTTOM]
+        free = (
+            height
+            for height in heights
+            if not any(abs(height - h) < 12 and x < e and b < end for b, e, h in self._taken)
+        )
+        height = next(free, y)
+        self._taken.append((x, end, height))
+        return height
 
 
 class _Axis:
@@ -134,8 +161,20 @@ def _series(points: Sequence[Point], number: int, x_axis: _Axis, y_axis: _Axis, 
         bars = _line(x_axis.at(point.x[1]), y, x_axis.at(point.x[2]), y, 0.45, colour)
         bars += _line(x, y_axis.at(point.y[1]), x, y_axis.at(point.y[2]), 0.45, colour)
         out.append(f"<g><title>{escape(told)}</title>{bars}{_mark(x, y, number)}</g>")
+    return out
+
+
+def _named(points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, names: _Names) -> list[str]:
+    """The names; those farthest left choose their heights first."""
+    out = []
+    for point in sorted(points, key=lambda p: p.x[0]):
+        x, y = x_axis.at(point.x[0]), y_axis.at(point.y[0])
         inward = x > WIDTH - _RIGHT - 90  # a name at the right edge would run into the legend
-        out.append(_text(x - 8 if inward else x + 8, y - 7, point.name, "end" if inward else "start", 11))
+        begin = x - 8 - 11 * _LETTER * len(point.name) if inward else x + 8
+        height = names.take(begin, y - 7, point.name)
+        if abs(height - (y - 7)) > 12:  # far enough away to be taken for another point's
+            out.append(_line(x, y, x - 10 if inward else x + 10, height - 3, 0.3))
+        out.append(_text(x - 8 if inward else x + 8, height, point.name, "end" if inward else "start", 11))
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from device.audit.report.picture import HEIGHT, WIDTH, Goal, Level, Point, frontier
@@ -53,6 +54,19 @@ def test_more_recovery_is_farther_right_and_more_accuracy_higher() -> None:
     }
     assert places["few"][0] < places["many"][0]
     assert places["few"][1] < places["many"][1]
+
+
+def test_names_of_near_points_stand_apart_and_the_legend_has_room() -> None:
+    """Four settings in one place: each name has a height of its own, and the longest series fits in the picture."""
+    series = "a family of settings with a name that is longer than any other in this picture"
+    near = [Point(series=f"{series} {i}", name=f"setting-{i}", x=(0.1 + i / 500,) * 3, y=(0.9,) * 3) for i in range(4)]
+    tree = drawn(near)
+    heights = sorted(float(e.get("y", "0")) for e in tree.iter(f"{SVG}text") if (e.text or "").startswith("setting-"))
+    assert len(heights) == 4
+    assert all(high - low >= 12 for low, high in pairwise(heights))
+    width = float((tree.get("viewBox") or "").split()[2])
+    legend = next(e for e in tree.iter(f"{SVG}text") if e.text == f"{series} 0")
+    assert float(legend.get("x", "0")) + 7 * len(series) <= width
 
 
 def test_one_point_alone_has_axes() -> None:
