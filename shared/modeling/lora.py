@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     Raises `InvalidInput` for a target name that no linear layer has, naming those there are, and without peft.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model  # large, and a device needs it for a tail alone
+        from peft import LoraConfig, get_peft_model  # large, and a device needs it for a tail alone
     except ImportError:
         raise InvalidInput(
             "LoRA on this machine needs peft: pip install 'privtune[tail]'; or train every weight (--tuning full)"
@@ -53,7 +54,10 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, top.task, adapter_name=_ADAPTER)
+        # peft reads a property that transformers 5.24 calls deprecated; no owner can do anything about that.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            get_peft_model(top.task, config)  # changes the tree in place; the wrapper itself is not needed
     top.__dict__["adapter_config"] = config
 
 
