@@ -286,10 +286,9 @@ class Bench:
         self.public.check_disjoint(self.attacked.ids)
         draw = lab.victim.observe(self.attacked.ids)
         rows = []
-        for variant, attack in self._attacks():
+        for variant, made in self._attacks():
             began = time.monotonic()
-            if attack.knowledge == "oblivious":  # built on clean vectors: the same for all mechanisms
-                attack = lab.clean.attacks.setdefault((attack.name, variant, attack.settings, seed), attack)
+            attack = lab.clean.known(made, variant, seed)
             if not attack.fitted:
                 attack.fit(lab, seed=seed)
             score = InversionScore(self.public)

@@ -225,8 +225,7 @@ class _Builder:
     keep: Path | None
 
     def build(self, attack: Attack, lab: Lab, seed: int, variant: str) -> Attack:
-        if attack.knowledge == "oblivious":
-            attack = self.clean.attacks.setdefault((attack.name, variant, attack.settings, seed), attack)
+        attack = self.clean.known(attack, variant, seed)
         if not attack.fitted:
             attack.fit(lab, seed=seed, say=self.say)
         if self.keep is not None:

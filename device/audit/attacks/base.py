@@ -40,6 +40,12 @@ class Clean:
     attacks: dict[tuple[str, str, Any, int], Attack] = field(default_factory=dict)
     token_models: dict[Knowledge, TokenModel] = field(default_factory=dict)
 
+    def known(self, attack: Attack, variant: str, seed: int) -> Attack:
+        """The same attack as it was built before, if it is an oblivious one; else this one, to be built."""
+        if attack.knowledge != "oblivious":
+            return attack
+        return self.attacks.setdefault((attack.name, variant, attack.settings, seed), attack)
+
 
 class Lab:
     """What the attacker works with: its text, the victim's public side, and what several attacks share of both.
