@@ -44,6 +44,15 @@ def split_logits(partition, cut, top, head, ids_BT, mask_BT):
     return head(top.eval()(partition.bottom(cut)(ids_BT, mask_BT), mask_BT, readout_B)).detach()
 
 
+def test_attaching_warns_of_nothing_and_an_adapter_is_float32_on_half_weights():
+    partition = Partition(tiny_classifier("bert").to(torch.bfloat16))
+    top = partition.top(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach_lora(top, SPEC, seed=1)
+    assert {parameter.dtype for parameter in trainable_parameters(top)} == {torch.float32}
+
+
 @pytest.mark.parametrize("cut", [0, 1, LAYERS - 1])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_exported_classifier_is_the_same_in_plain_peft(kind, cut, tmp_path):
