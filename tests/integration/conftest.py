@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.integration.world import InProcessCloud, ProcessCloud, build_world
+from tests.support.world import InProcessCloud, ProcessCloud, build_world
 
 
 @pytest.fixture(autouse=True)

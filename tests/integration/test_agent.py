@@ -4,17 +4,17 @@ import threading
 import time
 
 import pytest
-from privtune.split.v1 import split_pb2 as pb
 
-from device.agent import Agent
-from device.agent_config import AgentConfig, DataSetting
-from device.control import ControlPlane
-from device.link import Link
-from device.parts import load_parts, open_request
-from device.policy import Policy
-from shared.errors import DataInvalid, JobNotFound, JobPaused
-from shared.wire import STEP, Message
-from tests.integration.world import ProcessCloud, Watcher, build_world
+from privtune.device.agent.agent import Agent
+from privtune.device.agent.config import AgentConfig, DataSetting
+from privtune.device.home.policy import Policy
+from privtune.device.link.rest import ControlPlane
+from privtune.device.link.rpc import Link
+from privtune.device.model.device_parts import load_parts, open_request
+from privtune.shared.errors import DataInvalid, JobNotFound, JobPaused
+from privtune.shared.wire import STEP, Message
+from privtune.split.v1 import split_pb2 as pb
+from tests.support.world import ProcessCloud, Watcher, build_world
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,24 +13,24 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
-from device.audit.attacks.base import Lab
-from device.audit.attacks.codebook import Codebook, CodebookSettings
-from device.audit.attacks.learned import LearnedSettings, Sequence, Tokenwise
-from device.audit.attacks.optimise import Optimise, OptimiseSettings
-from device.audit.metrics import AttributeScore, InversionScore
-from device.audit.public import PublicText, without_overlap
-from device.audit.victim import Victim
-from device.cli import app
-from device.data.encode import encode_classification
-from device.data.source import DataSource
-from device.noise.context import NoiseContext
-from device.noise.registry import build
-from shared.config import MechanismSpec
-from shared.errors import CutOutOfRange, DataInvalid, InvalidInput
-from shared.modeling.load import load_task_model, load_tokenizer
-from shared.modeling.partition import Partition
-from tests.unit.modeling.tiny import tiny_classifier, tiny_tokenizer
+from privtune.device.audit.attacks.attack import Lab
+from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
+from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
+from privtune.device.audit.attacks.learned import LearnedSettings, Sequence, Tokenwise
+from privtune.device.audit.attacks.optimise import Optimise, OptimiseSettings
+from privtune.device.audit.metrics import AttributeScore, InversionScore
+from privtune.device.audit.public_knowledge import PublicText, without_overlap
+from privtune.device.audit.victim import Victim
+from privtune.device.cli import app
+from privtune.device.data.encode import encode_classification
+from privtune.device.data.source import DataSource
+from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.registry import build
+from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput
+from privtune.shared.job_spec import MechanismSpec
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
+from privtune.shared.modeling.partition import Partition
+from tests.support.tiny_models import tiny_classifier, tiny_tokenizer
 
 DATA = Path(os.environ.get("PRIVTUNE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
@@ -127,8 +127,8 @@ def test_the_estimate_of_use_counts_what_a_skip_carries_past_the_cloud(model, da
 
 
 def test_text_is_escaped(model, data, tmp_path):
-    from device.audit.report.document import Audit
-    from device.audit.report.page import render
+    from privtune.device.audit.report.document import Audit
+    from privtune.device.audit.report.page import render
 
     _, facts, _ = audit(model, data, tmp_path, "--unlabelled", "--mechanism", "pool")
     assert any("EIA-3" in line for line in facts["not_tested"])

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from device.account import TRANSCRIPT
-from device.agent import Agent
-from device.agent_config import AgentConfig, DataSetting
-from device.audit.jobs import gate
-from device.audit.suite import QUICK
-from device.control import ControlPlane
-from device.ledger import Ledger, outcomes
-from device.policy import AuditRule, Policy
-from device.run import run_job
-from device.transcript_check import check
-from shared.errors import AuditRefused, InvalidInput, JobPaused, PolicyRefused
-from tests.integration.owner import Owner, job_id_of
-from tests.integration.world import ProcessCloud, Watcher, build_world
+from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.account.run_account import TRANSCRIPT
+from privtune.device.account.verify import check
+from privtune.device.agent.agent import Agent
+from privtune.device.agent.config import AgentConfig, DataSetting
+from privtune.device.audit.jobs import gate
+from privtune.device.audit.suite import QUICK
+from privtune.device.home.policy import AuditRule, Policy
+from privtune.device.link.rest import ControlPlane
+from privtune.device.training.job import run_job
+from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, PolicyRefused
+from tests.support.owner import Owner, job_id_of
+from tests.support.world import ProcessCloud, Watcher, build_world
 
 pytestmark = pytest.mark.timeout(600)
 RULE = AuditRule()

@@ -10,19 +10,19 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from device.account import TRANSCRIPT
-from device.audit.attacks.base import silent
-from device.audit.jobs.transcript import JobAudit, audit_job
-from device.audit.report.page import render
-from device.audit.suite import QUICK
-from device.cli import app
-from device.home import RunRequest
-from device.predict import predict
-from device.run import run_job
-from device.transcript import Transcript
-from device.transcript_check import check
-from shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, JobNotFound, JobPaused
-from tests.integration.world import Watcher
+from privtune.device.account.run_account import TRANSCRIPT
+from privtune.device.account.transcript import Transcript
+from privtune.device.account.verify import check
+from privtune.device.audit.attacks.attack import silent
+from privtune.device.audit.jobs.sent import JobAudit, audit_job
+from privtune.device.audit.report.page import render
+from privtune.device.audit.suite import QUICK
+from privtune.device.cli import app
+from privtune.device.home.paths import RunRequest
+from privtune.device.inference.predict import predict
+from privtune.device.training.job import run_job
+from privtune.shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, JobNotFound, JobPaused
+from tests.support.world import Watcher
 
 # Two attacks and few iterations: what is tested here is what they are given.
 SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.optimise, iterations=5))

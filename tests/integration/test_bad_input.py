@@ -5,14 +5,14 @@ import os
 
 import numpy as np
 import pytest
-from privtune.split.v1 import split_pb2 as pb
 
-from device.link import Link
-from device.parts import load_parts, open_request
-from shared.errors import NonFinite
-from shared.wire import FORWARD, Message, pack_positions
-from tests.integration.owner import Owner, job_id_of
-from tests.integration.world import ProcessCloud, build_world
+from privtune.device.link.rpc import Link
+from privtune.device.model.device_parts import load_parts, open_request
+from privtune.shared.errors import NonFinite
+from privtune.shared.wire import FORWARD, Message, pack_positions
+from privtune.split.v1 import split_pb2 as pb
+from tests.support.owner import Owner, job_id_of
+from tests.support.world import ProcessCloud, build_world
 
 pytestmark = pytest.mark.timeout(60)  # an agent that takes no job would wait for ever
 
@@ -168,7 +168,7 @@ def test_a_gateway_that_is_not_there_leaves_a_job_that_goes_on_later(owner):
 
 
 def test_another_protocol_is_told_before_a_job_exists(owner, monkeypatch):
-    monkeypatch.setattr("device.control.PROTOCOL_VERSION", 3)
+    monkeypatch.setattr("privtune.device.link.rest.PROTOCOL_VERSION", 3)
     before = owner.jobs()
     done = owner.finetune("--new")
     assert done.code == 9
@@ -177,7 +177,7 @@ def test_another_protocol_is_told_before_a_job_exists(owner, monkeypatch):
 
 
 def test_another_protocol_at_the_gateway_is_refused_and_the_job_says_why(owner, monkeypatch):
-    monkeypatch.setattr("device.parts.PROTOCOL_VERSION", 3)
+    monkeypatch.setattr("privtune.device.model.device_parts.PROTOCOL_VERSION", 3)
     done = owner.finetune("--new", "--grpc-address", owner.world.cloud.grpc_address)
     assert done.code == 9
     assert "the device speaks protocol 3" in done.line

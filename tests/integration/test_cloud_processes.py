@@ -14,18 +14,18 @@ import httpx
 import openai
 import pytest
 
-from cloud.jobs import Jobs
-from cloud.store import Store, sqlite_url
-from shared.config import JobSpec
+from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.service import Jobs
+from privtune.shared.job_spec import JobSpec
 from tests.integration.test_control_plane import LEAST, read_stream
 
 MINIMAL = """
 import asyncio, sys
 from pathlib import Path
 import grpc
-from cloud.catalog import Catalog
-from cloud.server import open_plane, serve, write_ready_file
-from cloud.settings import Settings
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.server.server import open_plane, serve, write_ready_file
+from privtune.cloud.settings import Settings
 
 class Gateway:
     def __init__(self, jobs): self.jobs = jobs
@@ -104,7 +104,7 @@ def test_a_killed_cloud_leaves_jobs_waiting_for_their_devices(tmp_path):
 def cloud(*arguments, **environment):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PRIVTUNE")}
     return subprocess.run(
-        [sys.executable, "-m", "cloud.cli", *arguments],
+        [sys.executable, "-m", "privtune.cloud.cli", *arguments],
         env=clean | {"COLUMNS": "200"} | environment,
         capture_output=True,
         text=True,
@@ -204,7 +204,7 @@ def test_the_real_cloud_serves_both_doors_over_tls_from_environment_alone(tmp_pa
         "READY_FILE": str(ready),
     }
     named = {f"PRIVTUNE_CLOUD_{name}": value for name, value in environment.items()}
-    process, addresses = start([sys.executable, "-m", "cloud.cli", "serve"], ready, env=os.environ | named)
+    process, addresses = start([sys.executable, "-m", "privtune.cloud.cli", "serve"], ready, env=os.environ | named)
     try:
         ca = str(tmp_path / "shared" / "ca.pem")
         assert addresses["url"].startswith("https://")

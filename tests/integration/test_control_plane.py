@@ -10,15 +10,15 @@ import openai
 import pytest
 import uvicorn
 
-from cloud.api.app import create_app
-from cloud.auth import ApiKeys
-from cloud.catalog import Catalog
-from cloud.jobs import Jobs
-from cloud.notify import Notifier
-from cloud.settings import Settings
-from cloud.store import Store, sqlite_url
-from shared.config import JobSpec
-from shared.errors import CloudUnreachable
+from privtune.cloud.api.app import create_app
+from privtune.cloud.auth import ApiKeys
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.notify import Notifier
+from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.settings import Settings
+from privtune.shared.errors import CloudUnreachable
+from privtune.shared.job_spec import JobSpec
 
 LEAST = {"model": "tiny", "training_file": "device://reviews"}
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shared.errors import StorageFull
-from shared.files import native_os_errors
-from shared.modeling.checkpoint import checkpoint_steps, save_checkpoint
-from tests.integration.owner import Owner, job_id_of
+from privtune.shared.errors import StorageFull
+from privtune.shared.files import native_os_errors
+from privtune.shared.modeling.checkpoint import checkpoint_steps, save_checkpoint
 from tests.integration.test_jobs import run
-from tests.integration.world import ProcessCloud, build_world
-from tests.unit.modeling.tiny import tiny_tokenizer
+from tests.support.owner import Owner, job_id_of
+from tests.support.tiny_models import tiny_tokenizer
+from tests.support.world import ProcessCloud, build_world
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -15,11 +15,11 @@ import numpy as np
 import openai
 import pytest
 
-from device.generate import generate_texts
-from device.generation.sampling import Sampling
-from device.ledger import Ledger, outcomes
-from tests.integration.world import ProcessCloud
-from tests.integration.writing import chat_world, tune_chat
+from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.inference.generate import generate_texts
+from privtune.device.inference.generation.sampling import Sampling
+from tests.support.world import ProcessCloud
+from tests.support.writing import chat_world, tune_chat
 
 pytestmark = pytest.mark.timeout(600)
 MESSAGES = [{"role": "user", "content": "say it"}]
@@ -41,7 +41,7 @@ class Served:
     """The process; its client asks greedily unless told."""
 
     def __init__(self, world, job, *arguments, **environment):
-        command = [sys.executable, "-m", "device.cli", "serve", job, "--port", "0", *arguments]
+        command = [sys.executable, "-m", "privtune.device.cli", "serve", job, "--port", "0", *arguments]
         variables = os.environ | {
             "PRIVTUNE_CLOUD": world.cloud.http_url,
             "PRIVTUNE_API_KEY": world.cloud.api_key,

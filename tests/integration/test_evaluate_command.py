@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.integration.owner import Owner, job_id_of
-from tests.integration.world import ProcessCloud, build_world
+from tests.support.owner import Owner, job_id_of
+from tests.support.world import ProcessCloud, build_world
 
 TEMPLATE = "{% for m in messages %}[CLS] {{ m.role }} {{ m.content }} [SEP] {% endfor %}"
 

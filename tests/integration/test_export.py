@@ -10,13 +10,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from device.data.source import DataSource
-from device.export.job import export_job
-from device.predict import predict
-from device.run import run_job
-from shared.errors import InvalidInput, JobConflict, JobNotFound, JobPaused, StorageFull
-from shared.modeling.load import load_tokenizer
-from tests.integration.world import Watcher
+from privtune.device.data.source import DataSource
+from privtune.device.export.export_job import export_job
+from privtune.device.inference.predict import predict
+from privtune.device.training.job import run_job
+from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, JobPaused, StorageFull
+from privtune.shared.modeling.load import load_tokenizer
+from tests.support.world import Watcher
 
 TEXTS = ["w5 w6 w7 w50", "w51 w52", "w1 w40 w41 w42 w43 w44"]
 

@@ -6,12 +6,12 @@ import threading
 import pytest
 from huggingface_hub import ModelCard
 
-from device.export.job import ExportOptions, export_job
-from device.ledger import Ledger
-from device.run import run_job
-from shared.errors import InvalidInput
-from shared.manifest import write_manifest
-from tests.integration.world import Watcher
+from privtune.device.account.ledger import Ledger
+from privtune.device.export.export_job import ExportOptions, export_job
+from privtune.device.training.job import run_job
+from privtune.shared.errors import InvalidInput
+from privtune.shared.manifest import write_manifest
+from tests.support.world import Watcher
 
 
 def train(world, **changes):

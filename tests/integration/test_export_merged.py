@@ -9,20 +9,20 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from device.data.source import DataSource
-from device.export.ggufile import write_gguf
-from device.export.job import ExportOptions, export_job
-from device.predict import predict
-from device.run import run_job
-from device.settings import RunSettings
-from shared.config import JobSpec
-from shared.errors import InvalidInput, ModelUnsupported, VersionMismatch
-from shared.manifest import verify
-from shared.modeling.load import load_task_model
+from privtune.device.data.source import DataSource
+from privtune.device.export.export_job import ExportOptions, export_job
+from privtune.device.export.gguf_file import write_gguf
+from privtune.device.inference.predict import predict
+from privtune.device.session.run_settings import RunSettings
+from privtune.device.training.job import run_job
+from privtune.shared.errors import InvalidInput, ModelUnsupported, VersionMismatch
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.manifest import verify
+from privtune.shared.modeling.load import load_task_model
 from tests.integration.test_export import TEXTS, train
-from tests.integration.world import InProcessCloud, Watcher
-from tests.unit.export.test_gguf import RULES, byte_level, logits, tiny
-from tests.unit.modeling.tiny import tiny_classifier
+from tests.support.tiny_models import tiny_classifier
+from tests.support.world import InProcessCloud, Watcher
+from tests.unit.device.export.test_gguf import RULES, byte_level, logits, tiny
 
 MERGED = ExportOptions(format="merged")
 GGUF = ExportOptions(format="gguf")

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from device.generate import generate_texts
-from device.generation.sampling import Sampling
-from device.ledger import Ledger, outcomes
-from tests.integration.owner import Owner
-from tests.integration.world import ProcessCloud
-from tests.integration.writing import chat_world, tune_chat
+from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.inference.generate import generate_texts
+from privtune.device.inference.generation.sampling import Sampling
+from tests.support.owner import Owner
+from tests.support.world import ProcessCloud
+from tests.support.writing import chat_world, tune_chat
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -107,7 +107,17 @@ def test_a_file_of_prompts_with_a_bad_line_names_it(owner, job, tmp_path):
 
 
 def test_ctrl_c_ends_the_answer_and_settles_it(world, job):
-    command = [sys.executable, "-m", "device.cli", "generate", job, "--prompt", "stop me", "--max-new-tokens", "450"]
+    command = [
+        sys.executable,
+        "-m",
+        "privtune.device.cli",
+        "generate",
+        job,
+        "--prompt",
+        "stop me",
+        "--max-new-tokens",
+        "450",
+    ]
     environment = os.environ | {
         "PRIVTUNE_CLOUD": world.cloud.http_url,
         "PRIVTUNE_API_KEY": world.cloud.api_key,

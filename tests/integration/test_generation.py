@@ -4,14 +4,14 @@ import contextlib
 
 import pytest
 
-from cloud.texts import Texts
-from device.data.messages import ChatMessage
-from device.generate import generate_texts, open_writer
-from device.generation.sampling import Sampling
-from device.generation.writer import BACKOFF_S, Writer
-from device.ledger import Ledger, outcomes
-from device.policy import Budget, Policy
-from shared.errors import (
+from privtune.cloud.compute.text_cache import Texts
+from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.data.messages import ChatMessage
+from privtune.device.home.policy import Budget, Policy
+from privtune.device.inference.generate import generate_texts, open_writer
+from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.generation.writer import BACKOFF_S, Writer
+from privtune.shared.errors import (
     CloudUnreachable,
     InvalidInput,
     JobNotFound,
@@ -20,11 +20,11 @@ from shared.errors import (
     VersionMismatch,
 )
 from tests.integration.test_export import train
-from tests.integration.world import InProcessCloud, ProcessCloud, build_world, save_model
-from tests.integration.writing import PROMPTS, chat_world, plain_model, plain_tokens, tune, tune_chat
-from tests.proxy import Proxy
-from tests.unit.data.chats import byte_tokenizer
-from tests.unit.modeling.tiny import DECODERS, tiny_lm
+from tests.support.chats import byte_tokenizer
+from tests.support.proxy import Proxy
+from tests.support.tiny_models import DECODERS, tiny_lm
+from tests.support.world import InProcessCloud, ProcessCloud, build_world, save_model
+from tests.support.writing import PROMPTS, chat_world, plain_model, plain_tokens, tune, tune_chat
 
 NEW = 30
 FREELY = Sampling(max_new_tokens=NEW, ignore_end=True)
@@ -113,7 +113,7 @@ def test_a_connection_cut_in_the_middle_goes_on_with_the_same_tokens(local_world
 
 
 def test_a_cloud_that_goes_away_ends_it_with_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("device.generation.writer.BACKOFF_S", (0.01,) * len(BACKOFF_S))
+    monkeypatch.setattr("privtune.device.inference.generation.writer.BACKOFF_S", (0.01,) * len(BACKOFF_S))
     world = build_world(tmp_path, ProcessCloud)
     job_id = tune(world)
     with open_writer(job_id, world.settings) as writer:
@@ -136,7 +136,7 @@ def test_prompts_that_begin_together_are_one_message(local_world, monkeypatch, r
 
     send = Writer._send
     monkeypatch.setattr(Writer, "_send", noted)
-    monkeypatch.setattr("device.generation.writer.ROWS_TOGETHER", rows)
+    monkeypatch.setattr("privtune.device.inference.generation.writer.ROWS_TOGETHER", rows)
     job_id = tune(local_world)
     generate_texts(job_id, PROMPTS, local_world.settings, sampling=FREELY, in_flight=3)
     assert [count for count, start in sent if start == 0] == sizes
@@ -151,7 +151,7 @@ def test_what_the_cloud_let_go_is_sent_again_and_changes_nothing(tmp_path, monke
         kept.append(Texts(**settings | {"max_texts": 1}))
         return kept[-1]
 
-    monkeypatch.setattr("cloud.desk.Texts", narrow)
+    monkeypatch.setattr("privtune.cloud.compute.desk.Texts", narrow)
     world = build_world(tmp_path)
     try:
         job_id = tune(world)
@@ -170,7 +170,7 @@ def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
         kept.append(Texts(**settings))
         return kept[-1]
 
-    monkeypatch.setattr("cloud.desk.Texts", watched)
+    monkeypatch.setattr("privtune.cloud.compute.desk.Texts", watched)
     world = build_world(tmp_path)
     try:
         job_id = tune(world)

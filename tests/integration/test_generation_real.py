@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from device.generate import generate_texts, open_writer
-from device.generation.sampling import Sampling
-from tests.integration.world import InProcessCloud, build_world
-from tests.integration.writing import plain_model, plain_tokens, tune
+from privtune.device.inference.generate import generate_texts, open_writer
+from privtune.device.inference.generation.sampling import Sampling
+from tests.support.world import InProcessCloud, build_world
+from tests.support.writing import plain_model, plain_tokens, tune
 
 pytestmark = pytest.mark.slow
 TEXTS = ["Once upon a time", "The little dog ran to", "Lily said"]

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from cloud.desk import Desk
-from cloud.releases import ReleaseCache
-from device.jobfolder import JobFolder
-from device.predict import predict
-from device.run import run_job
-from shared.errors import (
+from privtune.cloud.compute.desk import Desk
+from privtune.cloud.compute.release_cache import ReleaseCache
+from privtune.device.home.job_folder import JobFolder
+from privtune.device.inference.predict import predict
+from privtune.device.training.job import run_job
+from privtune.shared.errors import (
     CloudUnreachable,
     InvalidInput,
     JobCancelled,
@@ -23,8 +23,8 @@ from shared.errors import (
     Unauthenticated,
     VersionMismatch,
 )
-from tests.integration.world import ProcessCloud, Watcher, build_world, write_sentences
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.world import ProcessCloud, Watcher, build_world, write_sentences
 
 
 def run(world, spec, *, settings=None, watcher=None, stop=None, job_id=None, validation=True):

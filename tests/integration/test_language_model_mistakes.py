@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from tests.integration.owner import TINY, Owner, job_id_of
-from tests.integration.world import ProcessCloud, build_world, save_model
-from tests.unit.data.chats import byte_tokenizer
-from tests.unit.modeling.tiny import tiny_lm
+from tests.support.chats import byte_tokenizer
+from tests.support.owner import TINY, Owner, job_id_of
+from tests.support.tiny_models import tiny_lm
+from tests.support.world import ProcessCloud, build_world, save_model
 
 pytestmark = pytest.mark.timeout(300)
 PAIRS = [{"prompt": f"w{n}", "completion": f"w{n + 1} w{n + 2}"} for n in range(40)]

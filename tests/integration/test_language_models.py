@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from device.data.records import Columns
-from device.data.source import DataSource
-from device.evaluate import evaluate
-from device.jobfolder import JobFolder
-from device.run import run_job
-from shared.errors import InvalidInput, JobConflict, JobPaused, ModelUnsupported
-from tests.integration.world import Watcher
-from tests.unit.modeling.tiny import tiny_tokenizer
+from privtune.device.data.records import Columns
+from privtune.device.data.source import DataSource
+from privtune.device.home.job_folder import JobFolder
+from privtune.device.inference.evaluate import evaluate
+from privtune.device.training.job import run_job
+from privtune.shared.errors import InvalidInput, JobConflict, JobPaused, ModelUnsupported
+from tests.support.tiny_models import tiny_tokenizer
+from tests.support.world import Watcher
 
 TEMPLATE = (
     "{% for m in messages %}[CLS] {{ m.role }} {{ m.content }} [SEP] {% endfor %}"

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from device.account import TRANSCRIPT, source_of
-from device.agent import Agent
-from device.agent_config import AgentConfig
-from device.cli import app, main
-from device.ledger import Ledger, outcomes, spent
-from device.noise.randomness import UNSAFE_SEED_ENV, noise_source
-from device.predict import predict
-from device.run import run_job
-from device.transcript_check import check, recorded_frames
-from shared.errors import ArtifactCorrupt, JobPaused, PolicyRefused
-from tests.integration.world import ProcessCloud, Watcher, build_world
+from privtune.device.account.ledger import Ledger, outcomes, spent
+from privtune.device.account.run_account import TRANSCRIPT, source_of
+from privtune.device.account.verify import check, recorded_frames
+from privtune.device.agent.agent import Agent
+from privtune.device.agent.config import AgentConfig
+from privtune.device.cli import app, main
+from privtune.device.inference.predict import predict
+from privtune.device.noise.randomness import UNSAFE_SEED_ENV, noise_source
+from privtune.device.training.job import run_job
+from privtune.shared.errors import ArtifactCorrupt, JobPaused, PolicyRefused
+from tests.support.world import ProcessCloud, Watcher, build_world
 
 NOISY = {"mechanism": {"name": "dchi"}, "train": {"max_steps": 40, "epochs": 20}}
 
@@ -173,7 +173,7 @@ def test_a_fixed_seed_is_marked_claims_nothing_and_is_never_reused(local_world, 
     world = local_world
     monkeypatch.setenv(UNSAFE_SEED_ENV, "1")
     with monkeypatch.context() as patch:
-        patch.setattr("device.parts.noise_source", lambda: noise_source(7))
+        patch.setattr("privtune.device.model.device_parts.noise_source", lambda: noise_source(7))
         run(world, world.spec(**NOISY))
     assert {row["seed"] for row in outcomes(entries(world))} == {"fixed"}
     assert cost(world).nats is None
@@ -275,11 +275,11 @@ def test_finetune_obeys_the_policy_of_the_device(tmp_path, monkeypatch):
 RUNNER = """
     import sys, threading, json
     from pathlib import Path
-    from device.data.source import DataSource
-    from device.run import run_job
-    from device.settings import RunSettings
-    from shared.config import JobSpec
-    from tests.integration.world import Watcher
+    from privtune.device.data.source import DataSource
+    from privtune.device.training.job import run_job
+    from privtune.device.session.run_settings import RunSettings
+    from privtune.shared.job_spec import JobSpec
+    from tests.support.world import Watcher
     job, spec, address, key, home, data = sys.argv[1:]
     settings = RunSettings(grpc_address=address, api_key=key, home=Path(home))
     watcher = Watcher(at_step=lambda info: print(info.step, flush=True))

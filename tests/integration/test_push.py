@@ -10,11 +10,11 @@ import threading
 import pytest
 from huggingface_hub import constants
 
-from device.cli import main
-from device.export.job import ExportOptions, export_job
-from device.run import run_job
-from tests.integration.hub import READ_ONLY, TOKEN, Repo, serving
-from tests.integration.world import Watcher, build_world
+from privtune.device.cli import main
+from privtune.device.export.export_job import ExportOptions, export_job
+from privtune.device.training.job import run_job
+from tests.support.hub import READ_ONLY, TOKEN, Repo, serving
+from tests.support.world import Watcher, build_world
 
 REPO = "owner/reviews"
 
@@ -56,7 +56,7 @@ def as_process(hub, folder, *arguments, repo=REPO):
     home = folder.parent / "nobody"  # no login of this machine's own
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": TOKEN}
-    command = [sys.executable, "-m", "device.cli", "push", str(folder), repo, *arguments]
+    command = [sys.executable, "-m", "privtune.device.cli", "push", str(folder), repo, *arguments]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )

@@ -7,17 +7,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from device.account import TRANSCRIPT, source_of
-from device.cli import app
-from device.jobfolder import JobFolder
-from device.labels import LabelStore, label_keys
-from device.ledger import Ledger, outcomes, spent
-from device.noise.randomness import UNSAFE_SEED_ENV, noise_source
-from device.run import run_job
-from device.transcript_check import recorded_frames
-from shared.errors import JobConflict, JobPaused, PolicyRefused
+from privtune.device.account.ledger import Ledger, outcomes, spent
+from privtune.device.account.run_account import TRANSCRIPT, source_of
+from privtune.device.account.verify import recorded_frames
+from privtune.device.cli import app
+from privtune.device.home.job_folder import JobFolder
+from privtune.device.noise.randomness import UNSAFE_SEED_ENV, noise_source
+from privtune.device.release.label_store import LabelStore, label_keys
+from privtune.device.training.job import run_job
+from privtune.shared.errors import JobConflict, JobPaused, PolicyRefused
 from tests.integration.test_jobs import adapter_hash, same_order
-from tests.integration.world import Watcher
+from tests.support.world import Watcher
 
 PRIVATE = {"label_epsilon": 1.0, "train": {"max_steps": 30, "epochs": 3}}
 
@@ -176,7 +176,7 @@ def test_a_fixed_seed_claims_nothing_and_is_never_reused(local_world, monkeypatc
     world, watcher = local_world, Watcher()
     monkeypatch.setenv(UNSAFE_SEED_ENV, "1")
     with monkeypatch.context() as patch:
-        patch.setattr("device.parts.noise_source", lambda: noise_source(7))
+        patch.setattr("privtune.device.model.device_parts.noise_source", lambda: noise_source(7))
         run(world, world.spec(**PRIVATE), watcher=watcher)
     assert "Nothing is claimed" in watcher.starts[0].label_statement.lines()[0]
     assert cost(world).label_nats is None
@@ -184,7 +184,7 @@ def test_a_fixed_seed_claims_nothing_and_is_never_reused(local_world, monkeypatc
 
 
 def test_the_device_policy_wins(local_world):
-    from device.policy import Policy
+    from privtune.device.home.policy import Policy
 
     world = local_world
     settings = world.device(policy=Policy(allow_no_noise=True, max_label_epsilon=0.5))

@@ -8,16 +8,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, get_scheduler
 
-from device.batches import BatchPlan
-from device.data.encode import encode_causal_lm, encode_classification
-from device.data.source import DataSource
-from device.jobfolder import JobFolder, JobState
-from device.perturb import pad
-from device.run import run_job
-from shared.modeling.load import load_task_model, load_tokenizer
-from shared.modeling.lora import adapter_state, attach_lora
-from shared.modeling.partition import Partition
-from tests.integration.world import Watcher
+from privtune.device.data.batches import BatchPlan
+from privtune.device.data.encode import encode_causal_lm, encode_classification
+from privtune.device.data.source import DataSource
+from privtune.device.home.job_folder import JobFolder, JobState
+from privtune.device.release.perturber import pad
+from privtune.device.training.job import run_job
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
+from privtune.shared.modeling.lora import adapter_state, attach_lora
+from privtune.shared.modeling.partition import Partition
+from tests.support.world import Watcher
 
 LLAMA_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -12,26 +12,26 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from device.account import TRANSCRIPT
-from device.audit.jobs.recorded import Traffic
-from device.evaluate import evaluate
-from device.export.job import ExportOptions, export_job
-from device.generate import generate_texts, open_writer
-from device.generation.sampling import Sampling
-from device.head import HeadTrainer
-from device.jobfolder import JobFolder
-from device.ledger import Ledger, outcomes
-from device.perturb import pad
-from device.policy import Policy
-from device.predict import predict
-from device.tail import States, Tail
-from shared.errors import CutOutOfRange, InvalidInput, JobCancelled, JobPaused, ModelUnsupported, PolicyRefused
-from shared.modeling.load import load_tokenizer
-from shared.modeling.package import bottom_from_model
+from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.account.run_account import TRANSCRIPT
+from privtune.device.audit.jobs.recorded import Traffic
+from privtune.device.export.export_job import ExportOptions, export_job
+from privtune.device.home.job_folder import JobFolder
+from privtune.device.home.policy import Policy
+from privtune.device.inference.evaluate import evaluate
+from privtune.device.inference.generate import generate_texts, open_writer
+from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.predict import predict
+from privtune.device.model.head import HeadTrainer
+from privtune.device.model.tail import States, Tail
+from privtune.device.release.perturber import pad
+from privtune.shared.errors import CutOutOfRange, InvalidInput, JobCancelled, JobPaused, ModelUnsupported, PolicyRefused
+from privtune.shared.modeling.load import load_tokenizer
+from privtune.shared.modeling.package import bottom_from_model
 from tests.integration.test_jobs import once, run, same_order
-from tests.integration.world import Watcher
-from tests.integration.writing import PROMPTS, plain_model, plain_tokens, tune
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.world import Watcher
+from tests.support.writing import PROMPTS, plain_model, plain_tokens, tune
 
 TEXTS = ["w5 w6 w7 w50", "w51 w52", "w1 w40 w41 w42 w43 w44"]
 FREELY = Sampling(max_new_tokens=20, ignore_end=True)

@@ -9,14 +9,14 @@ import time
 import grpc
 import pytest
 
-from cloud.tls import create_certificates
-from device.data.source import DataSource
-from device.link import Endpoint, Link
-from device.settings import RunSettings
-from shared.errors import CloudUnreachable, InvalidInput
-from tests.integration.owner import Owner, job_id_of
-from tests.integration.world import World, save_model, write_sentences
-from tests.proxy import Proxy
+from privtune.cloud.server.tls import create_certificates
+from privtune.device.data.source import DataSource
+from privtune.device.link.rpc import Endpoint, Link
+from privtune.device.session.run_settings import RunSettings
+from privtune.shared.errors import CloudUnreachable, InvalidInput
+from tests.support.owner import Owner, job_id_of
+from tests.support.proxy import Proxy
+from tests.support.world import World, save_model, write_sentences
 
 pytestmark = pytest.mark.timeout(120)
 KEY = "pt-" + "t" * 40
@@ -29,7 +29,7 @@ class TlsCloud:
 
     def __init__(self, folder, model):
         ready = folder / "ready.json"
-        command = [sys.executable, "-m", "cloud.cli", "serve", "--data", str(folder / "cloud"), "--tls-auto"]
+        command = [sys.executable, "-m", "privtune.cloud.cli", "serve", "--data", str(folder / "cloud"), "--tls-auto"]
         command += ["--http-port", "0", "--grpc-port", "0", "--ready-file", str(ready), "--model", f"enc={model}"]
         command += ["--threads", "1", "--tls-ca-out", str(folder / "ca.pem")]
         self.log = folder / "cloud.log"

@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from device.audit.suite import QUICK
-from device.audit.tuning.bench import SETTINGS
-from device.audit.tuning.choice import Wish
-from device.audit.tuning.request import TuneRequest
-from device.audit.tuning.tune import tune
-from device.audit.utility import Training
-from device.cli import app, main
-from device.data.source import DataSource
-from shared.errors import CutOutOfRange, DataInvalid, InvalidInput, StorageFull
-from tests.unit.modeling.tiny import tiny_classifier, tiny_tokenizer
+from privtune.device.audit.suite import QUICK
+from privtune.device.audit.tuning.bench import SETTINGS
+from privtune.device.audit.tuning.choice import Wish
+from privtune.device.audit.tuning.request import TuneRequest
+from privtune.device.audit.tuning.tune import tune
+from privtune.device.audit.utility import Training
+from privtune.device.cli import app, main
+from privtune.device.data.source import DataSource
+from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput, StorageFull
+from tests.support.tiny_models import tiny_classifier, tiny_tokenizer
 
 # Two attacks and few iterations: what is tested here is what is made of their figures.
 SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.optimise, iterations=5))
@@ -199,7 +199,7 @@ def test_with_a_tail_training_is_the_device_s_and_the_loss_is_counted_from_the_w
 
 
 def test_ctrl_c_ends_with_its_code_and_says_how_to_go_on(folder, tmp_path):
-    command = [sys.executable, "-m", "device.cli", *arguments(folder, tmp_path, "--max-recovery", "0.5")]
+    command = [sys.executable, "-m", "privtune.device.cli", *arguments(folder, tmp_path, "--max-recovery", "0.5")]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads of a tiny model wait for one another on a busy machine
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone)
     while process.poll() is None and not list((tmp_path / SETTINGS).glob("*.json")):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.integration.owner import TINY, Owner, job_id_of
-from tests.integration.world import ProcessCloud, build_world, save_model
+from tests.support.owner import TINY, Owner, job_id_of
+from tests.support.world import ProcessCloud, build_world, save_model
 
 # The tiny tokenizer knows w0 ... w59 as tokens 4 ... 63; these models have no row for the last ones.
 ROWS = 40

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from device.data.messages import ChatMessage
-from device.generate import generate_texts, open_writer
-from device.generation.sampling import Sampling
-from shared.modeling.package import bottom_from_model
-from tests.integration.world import InProcessCloud
-from tests.integration.writing import chat_world, tune_chat
-from tests.proxy import Proxy
+from privtune.device.data.messages import ChatMessage
+from privtune.device.inference.generate import generate_texts, open_writer
+from privtune.device.inference.generation.sampling import Sampling
+from privtune.shared.modeling.package import bottom_from_model
+from tests.support.proxy import Proxy
+from tests.support.world import InProcessCloud
+from tests.support.writing import chat_world, tune_chat
 
 QUESTIONS = ["my secret is zebra-42", "nobody may know of quince jam"]
 

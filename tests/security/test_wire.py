@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from device.data.encode import encode_classification
-from device.predict import predict
-from device.run import run_job
-from shared.modeling.package import bottom_from_model
-from tests.integration.world import InProcessCloud, Watcher, build_world
-from tests.proxy import Proxy
+from privtune.device.data.encode import encode_classification
+from privtune.device.inference.predict import predict
+from privtune.device.training.job import run_job
+from privtune.shared.modeling.package import bottom_from_model
+from tests.support.proxy import Proxy
+from tests.support.world import InProcessCloud, Watcher, build_world
 
 RUNS = {"cloud-trains": {"tail": 0}, "tail-trains": {"tail": 1}, "skip-trains": {"tail": 1, "skip": "tuned"}}
 
@@ -134,6 +134,6 @@ def test_losses_and_metrics_stay_home(recorded, tmp_path):
 
 
 def encoded(world):
-    from shared.modeling.load import load_tokenizer
+    from privtune.shared.modeling.load import load_tokenizer
 
     return encode_classification(world.data.load("classification"), load_tokenizer(str(world.models["enc"])), 16)

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from cloud.auth import ApiKeys
-from cloud.jobs import Jobs
-from cloud.store import Store, sqlite_url
-from shared.config import JobSpec
+from privtune.cloud.auth import ApiKeys
+from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.service import Jobs
+from privtune.shared.job_spec import JobSpec
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import hashlib
 
 import pytest
 
-from cloud.auth import ApiKeys, bearer
-from cloud.store import ApiKeyRow
-from shared.errors import InvalidInput, Unauthenticated
+from privtune.cloud.auth import ApiKeys, bearer
+from privtune.cloud.db.store import ApiKeyRow
+from privtune.shared.errors import InvalidInput, Unauthenticated
 
 
 def test_a_key_opens_its_owners_door_and_only_its_hash_is_kept(store, keys):

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from cloud import catalog as catalog_module
-from cloud.catalog import Catalog
-from shared.config import JobSpec
-from shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported
+from privtune.cloud import catalog as catalog_module
+from privtune.cloud.catalog import Catalog
+from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported
+from privtune.shared.job_spec import JobSpec
 
 
 def write_config(folder, **config):
@@ -19,14 +19,14 @@ def write_config(folder, **config):
 
 
 def test_families_are_those_that_can_be_split():
-    from shared.modeling import anatomy
+    from privtune.shared.modeling import anatomy
 
     assert catalog_module.ENCODERS == anatomy.ENCODERS
     assert catalog_module.DECODERS == anatomy.DECODERS
 
 
 def test_the_catalog_needs_no_torch():
-    code = "import sys, cloud.catalog; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, privtune.cloud.catalog; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -1,0 +1,165 @@
+"""The FastAPI application: routes, who may call them, how they fail, what the documents say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.requests import Request
+
+from privtune.cloud.api.convert import list_object, model_object
+from privtune.cloud.api.error_responses import install_error_handlers
+from privtune.cloud.api.job_routes import add_job_routes
+from privtune.cloud.api.middleware import Envelope
+from privtune.cloud.api.responses import ErrorResponse, HealthObject, InfoObject, ModelObject, ModelPage
+from privtune.cloud.auth import ApiKeys, bearer
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.settings import Settings
+from privtune.shared import __version__
+from privtune.shared.errors import CloudUnreachable, InvalidInput, PrivTuneError
+from privtune.shared.wire import PROTOCOL_VERSION
+
+_ABOUT = """
+Fine-tune a model here on text that stays on its owner's device.
+
+This is the **control plane**: it knows jobs, states and events. The text never comes here; the device sends noised
+vectors over gRPC (`GET /v1/privtune/info` says where). The routes are OpenAI's, so `openai`'s own client works:
+
+```python
+client = openai.OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="pt-…")
+job = client.fine_tuning.jobs.create(
+    model="minilm",
+    training_file="device://reviews",  # registered on the device: `privtune agent`
+    extra_body={"privtune": {"task": "classification", "cut": 1}},
+)
+```
+
+Status: `queued` → `running` ⇄ `paused` → `succeeded` | `failed` | `cancelled`; `privtune.phase` and
+`privtune.reason` say more. A job whose device went away is `paused` and goes on by itself when the device is back.
+"""
+_TAGS = [
+    {"name": "Fine-tuning", "description": "Jobs, their events and checkpoints."},
+    {"name": "Models", "description": "What this cloud offers."},
+    {"name": "Files", "description": "Text is never uploaded."},
+    {"name": "PrivTune", "description": "What a device asks before it connects."},
+    {"name": "Health", "description": "For load balancers and containers; no key needed."},
+]
+_MEANINGS = {
+    400: "A field is unknown, missing, contradictory or out of range.",
+    401: "No valid API key.",
+    413: "The request is too large.",
+    422: "The model can't be split or loaded safely.",
+    500: "A defect of the cloud.",
+}
+_bearer_scheme = HTTPBearer(
+    auto_error=False, bearerFormat="pt-…", description="An API key: `privtune-cloud keys create`."
+)
+
+
+def create_app(
+    jobs: Jobs,
+    keys: ApiKeys,
+    catalog: Catalog,
+    settings: Settings,
+    *,
+    grpc_port: int | None = None,
+    check_ready: Callable[[], None] | None = None,
+) -> FastAPI:
+    """The control plane's application.
+
+    grpc_port: where gRPC really listens, when the settings leave the choice to the system.
+    check_ready: raises while the cloud can't take jobs.
+    """
+    app = FastAPI(
+        title="PrivTune cloud",
+        version=__version__,
+        description=_ABOUT,
+        openapi_tags=_TAGS,
+        license_info={"name": "Apache-2.0"},
+        redoc_url=None,
+    )
+    install_error_handlers(app)
+    app.add_middleware(Envelope, max_bytes=settings.max_request_bytes)
+
+    def caller(request: Request, _: HTTPAuthorizationCredentials | None = Security(_bearer_scheme)) -> str:
+        return keys.authenticate(bearer(request.headers.get("authorization")))
+
+    documented: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse, "description": text} for status, text in _MEANINGS.items()
+    }
+    router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
+    add_job_routes(router, jobs, catalog, caller)
+    _add_model_routes(router, catalog)
+    _add_file_route(router)
+    _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)
+    app.include_router(router)
+    _add_health_routes(app, check_ready)
+    return app
+
+
+def _add_model_routes(router: APIRouter, catalog: Catalog) -> None:
+    @router.get("/models", tags=["Models"], summary="List models", response_model=ModelPage)
+    def list_models() -> dict[str, Any]:
+        """Every model that a job may name, with its cuts."""
+        return list_object([model_object(card, catalog) for card in catalog.cards()], False)
+
+    @router.get(
+        "/models/{model:path}",
+        tags=["Models"],
+        summary="Show a model",
+        response_model=ModelObject,
+        responses={404: {"model": ErrorResponse, "description": "This cloud does not offer it."}},
+    )
+    def get_model(model: str) -> dict[str, Any]:
+        """One model; also one of a hub, where the operator allows that."""
+        return model_object(catalog.card(model), catalog)
+
+
+def _add_file_route(router: APIRouter) -> None:
+    @router.post("/files", tags=["Files"], summary="Refused: text stays on the device", status_code=400)
+    def upload_file() -> None:
+        """Always refused. Register the data set on the device and name it `device://NAME`."""
+        raise InvalidInput(
+            "Files are not uploaded here: text stays on the device. Register it there and name it device://NAME.",
+            param="file",
+        )
+
+
+def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int) -> None:
+    @router.get("/privtune/info", tags=["PrivTune"], summary="Versions and the gRPC port", response_model=InfoObject)
+    def info() -> dict[str, Any]:
+        """What a device asks first: gRPC listens on the same host, at this port, with or without TLS."""
+        return {
+            "object": "privtune.info",
+            "version": __version__,
+            "protocol_version": PROTOCOL_VERSION,
+            "grpc_port": grpc_port,
+            "tls": settings.tls,
+            "max_tensor_bytes": settings.max_tensor_bytes,
+        }
+
+
+def _add_health_routes(app: FastAPI, check_ready: Callable[[], None] | None) -> None:
+    @app.get("/healthz", tags=["Health"], summary="The process answers", response_model=HealthObject)
+    def healthz() -> dict[str, str]:
+        """Alive. Says nothing about the database."""
+        return {"status": "ok"}
+
+    @app.get(
+        "/readyz",
+        tags=["Health"],
+        summary="The cloud can take jobs",
+        response_model=HealthObject,
+        responses={503: {"model": ErrorResponse, "description": "The database does not answer."}},
+    )
+    def readyz() -> dict[str, str]:
+        """Ready: the database answers."""
+        try:
+            if check_ready is not None:
+                check_ready()
+        except PrivTuneError as error:
+            raise CloudUnreachable(f"The cloud is not ready: {error.message}", detail=error.detail) from error
+        return {"status": "ok"}

@@ -1,0 +1,180 @@
+"""The routes of fine-tuning jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from privtune.cloud.api.convert import (
+    checkpoint_object,
+    event_id,
+    event_object,
+    job_object,
+    list_object,
+    number_of,
+    to_spec,
+)
+from privtune.cloud.api.requests import CreateJobRequest
+from privtune.cloud.api.responses import CheckpointPage, ErrorResponse, EventPage, JobObject, JobPage
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.states import Job, Status
+
+_PING_S = 15
+_BATCH = 100
+_METADATA = re.compile(r"^metadata\[(.{1,64})\]$")
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorResponse, "description": "No such job for this key."}
+}
+_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": ErrorResponse, "description": "The state forbids it."}}
+
+Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
+After = Annotated[str | None, Query(max_length=100, description="The last id of the page before.")]
+
+
+def add_job_routes(router: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str]) -> None:
+    """Add everything under /fine_tuning/jobs."""
+    routes = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
+    _add_create_and_list(routes, jobs, catalog, caller)
+    _add_actions(routes, jobs, caller)
+    _add_events(routes, jobs, caller)
+    router.include_router(routes)
+
+
+def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str]) -> None:
+    @routes.post(
+        "",
+        summary="Create a job",
+        response_model=JobObject,
+        responses={404: {"model": ErrorResponse, "description": "This cloud does not offer the model."}},
+    )
+    def create_job(
+        request: CreateJobRequest,
+        owner: str = Depends(caller),
+        idempotency_key: Annotated[
+            str | None,
+            Header(min_length=1, max_length=255, description="Repeating a request with its key makes no second job."),
+        ] = None,
+    ) -> dict[str, Any]:
+        """Queue a job. It runs when the device that holds `device://NAME` connects: `privtune agent` there."""
+        spec = to_spec(request)
+        catalog.check(spec)
+        return job_object(jobs.create(owner, spec, idempotency_key=idempotency_key, metadata=request.metadata))
+
+    @routes.get("", summary="List jobs", response_model=JobPage)
+    def list_jobs(
+        http: Request,
+        after: After = None,
+        limit: Limit = 20,
+        status: Annotated[list[Status] | None, Query(description="Only these; may be repeated.")] = None,
+        owner: str = Depends(caller),
+    ) -> dict[str, Any]:
+        """Your jobs, newest first. `metadata[KEY]=VALUE` keeps those that carry the pair."""
+        pairs = ((_METADATA.match(name), value) for name, value in http.query_params.items())
+        wanted = {match.group(1): value for match, value in pairs if match}
+        page = jobs.list(owner, after=after, limit=limit, status=status, metadata=wanted)
+        return list_object([job_object(job) for job in page.items], page.has_more)
+
+    @routes.get("/{job_id}", summary="Show a job", response_model=JobObject, responses=_NOT_FOUND)
+    def get_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+        """State, reason and progress."""
+        return job_object(jobs.get(job_id, owner))
+
+
+def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> None:
+    responses = _NOT_FOUND | _CONFLICT
+
+    @routes.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobObject, responses=responses)
+    def cancel_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+        """End it for good: at once, or at the next step boundary if it runs. Checkpoints are kept."""
+        return job_object(jobs.cancel(job_id, owner))
+
+    @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses)
+    def pause_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+        """Hold it until `resume`: at once, or at the next step boundary if it runs."""
+        return job_object(jobs.pause(job_id, owner))
+
+    @routes.post("/{job_id}/resume", summary="Resume a job", response_model=JobObject, responses=responses)
+    def resume_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+        """Let a paused job go on from its last checkpoint as soon as its device connects."""
+        return job_object(jobs.resume(job_id, owner))
+
+
+def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> None:
+    @routes.get("/{job_id}/events", summary="List events", response_model=EventPage, responses=_NOT_FOUND)
+    def list_events(
+        job_id: str,
+        after: After = None,
+        limit: Limit = 20,
+        order: Annotated[Literal["asc", "desc"], Query(description="desc: newest first.")] = "desc",
+        owner: str = Depends(caller),
+    ) -> dict[str, Any]:
+        """What happened to the job, newest first unless `order=asc`."""
+        job = jobs.get(job_id, owner)
+        seq = number_of(after, job.id, "ftevent") if after else 0
+        if after and seq == 0:
+            return list_object([], False)
+        page = jobs.events(job.id, after=seq, limit=limit, newest_first=order == "desc")
+        return list_object([event_object(event) for event in page.items], page.has_more)
+
+    @routes.get(
+        "/{job_id}/checkpoints", summary="List checkpoints", response_model=CheckpointPage, responses=_NOT_FOUND
+    )
+    def list_checkpoints(
+        job_id: str, after: After = None, limit: Limit = 10, owner: str = Depends(caller)
+    ) -> dict[str, Any]:
+        """Steps from which the job can go on, newest first."""
+        job = jobs.get(job_id, owner)
+        step = number_of(after, job.id, "ftckpt") if after else None
+        page = jobs.checkpoints(job.id, after=step, limit=limit)
+        return list_object([checkpoint_object(job, item) for item in page.items], page.has_more)
+
+    @routes.get(
+        "/{job_id}/events/stream",
+        summary="Follow events (SSE)",
+        response_class=EventSourceResponse,
+        responses=_NOT_FOUND
+        | {
+            200: {"description": "Server-sent events; `id` is the event's id.", "content": {"text/event-stream": {}}},
+            204: {"description": "The job is over and everything was told: a client need not reconnect."},
+        },
+    )
+    async def stream_events(
+        job_id: str,
+        last_event_id: Annotated[str | None, Header(max_length=100, description="Go on behind this event.")] = None,
+        after: After = None,
+        owner: str = Depends(caller),
+    ) -> Response:
+        """Events as they happen, oldest first, from the beginning or behind `Last-Event-ID`; ends with the job."""
+        job = await asyncio.to_thread(jobs.get, job_id, owner)
+        cursor = last_event_id or after
+        seq = number_of(cursor, job.id, "ftevent") if cursor else 0
+        if job.final and not (await asyncio.to_thread(jobs.events, job.id, after=seq, limit=1)).items:
+            return Response(status_code=204)
+        with jobs.subscribe(job.id):
+            pass  # refuses while there is still a status to refuse with
+        response: Response = EventSourceResponse(_follow(jobs, job, seq), ping=_PING_S)
+        return response
+
+
+async def _follow(jobs: Jobs, job: Job, seq: int) -> AsyncIterator[ServerSentEvent]:
+    """Every event behind `seq`, until the job is over or the server stops. Subscribes first, so that none is missed."""
+    with jobs.subscribe(job.id) as news:
+        while not news.closed:
+            # The state is read before the events: a job seen as over has no event that the next read would miss.
+            over = (await asyncio.to_thread(jobs.get, job.id)).final
+            page = await asyncio.to_thread(jobs.events, job.id, after=seq, limit=_BATCH)
+            for event in page.items:
+                seq = event.seq
+                data = json.dumps(event_object(event), ensure_ascii=False)
+                yield ServerSentEvent(data=data, id=event_id(job.id, seq), event="fine_tuning.job.event")
+            if over and not page.has_more:
+                return
+            if not page.has_more:
+                await news.wait(_PING_S)

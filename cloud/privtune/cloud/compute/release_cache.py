@@ -1,0 +1,122 @@
+"""What a job's device has uploaded, kept in memory so that later epochs need only name it.
+
+Bounded: over the limit the oldest releases go, and the cloud asks the device to send those records again. The device
+then repeats the identical bytes from its own store, so nothing new is learnt from a second sending.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from privtune.shared.codec import BYTES_PER_ELEMENT, decode
+from privtune.shared.errors import FrameCorrupt
+from privtune.shared.wire import Message, unpack_positions
+from privtune.split.v1 import split_pb2 as pb
+
+MAX_RECORDS_IN_A_MICRO_BATCH = 65_536
+
+
+class NotHeld(Exception):
+    """Records of this micro-batch are no longer (or not yet) here; the device must send them inline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """A micro-batch ready for the top: right-padded h_BTD, mask_BT (1 = real), flat read-out positions."""
+
+    h_BTD: Tensor
+    mask_BT: Tensor
+    readout_N: Tensor
+
+
+class ReleaseCache:
+    """Encoded releases of one job by record handle, at most `max_bytes` of them."""
+
+    def __init__(self, width: int, codec: str, max_bytes: int) -> None:
+        self._width, self._codec, self._max_bytes = width, codec, max_bytes
+        self._row_bytes = width * BYTES_PER_ELEMENT[codec]
+        self._held: OrderedDict[int, bytes] = OrderedDict()
+        self._size = 0
+
+    def unpack(self, message: Message) -> MicroBatch:
+        """Take a FORWARD message's inline records in and build the padded batch.
+
+        Raises `FrameCorrupt` for a header that contradicts itself or the tensor, `NotHeld` when a record that the
+        device did not inline is not here.
+        """
+        header = message.forward
+        if header is None:
+            raise FrameCorrupt("a forward frame came without its header")
+        lengths_B = np.fromiter(header.lengths, dtype=np.int64)
+        self._check(header, lengths_B, message)
+        rows = self._rows(header, lengths_B, message)
+        h_MD = torch.from_numpy(decode(b"".join(rows), int(lengths_B.sum()), self._width, self._codec))
+        return _pad(h_MD, torch.from_numpy(lengths_B), header)
+
+    def unpack_rows(self, message: Message) -> MicroBatch:
+        """The padded batch of a FORWARD message whose rows are all inline; none of them is kept here."""
+        header = message.forward
+        if header is None or not all(header.inlined):
+            raise FrameCorrupt("new rows of a text are sent inline, with their header")
+        lengths_B = np.fromiter(header.lengths, dtype=np.int64)
+        self._check(header, lengths_B, message)
+        return _pad(torch.from_numpy(message.tensor()), torch.from_numpy(lengths_B), header)
+
+    def _check(self, header: pb.ForwardHeader, lengths_B: npt.NDArray[np.int64], message: Message) -> None:
+        records = len(header.record_ids)
+        if not 0 < records <= MAX_RECORDS_IN_A_MICRO_BATCH or not len(lengths_B) == len(header.inlined) == records:
+            raise FrameCorrupt("a forward frame's record ids, lengths and inline flags do not fit together")
+        if lengths_B.min() < 1:
+            raise FrameCorrupt("a forward frame names a record without rows")
+        if message.codec != self._codec or message.width != self._width:
+            raise FrameCorrupt(
+                f"vectors of width {message.width} in {message.codec or 'no codec'} came; "
+                f"this job uses {self._width} in {self._codec}"
+            )
+        if message.rows != int(lengths_B[np.fromiter(header.inlined, dtype=bool)].sum()):
+            raise FrameCorrupt("a forward frame's rows do not add up to its records' lengths")
+
+    def _rows(self, header: pb.ForwardHeader, lengths_B: npt.NDArray[np.int64], message: Message) -> list[bytes]:
+        payload, offset, rows = memoryview(message.payload), 0, []
+        missing = False
+        for record, length, inlined in zip(header.record_ids, lengths_B.tolist(), header.inlined, strict=True):
+            size = length * self._row_bytes
+            if inlined:
+                self._keep(record, bytes(payload[offset : offset + size]))
+                offset += size
+            held = self._held.get(record)
+            if held is None:
+                missing = True
+            elif len(held) != size:
+                raise FrameCorrupt(f"record {record} is named with {length} rows but was released with another number")
+            else:
+                rows.append(held)
+        if missing:
+            raise NotHeld
+        self._evict()
+        return rows
+
+    def _keep(self, record: int, encoded: bytes) -> None:
+        self._size += len(encoded) - len(self._held.pop(record, b""))
+        self._held[record] = encoded
+
+    def _evict(self) -> None:
+        while self._size > self._max_bytes and len(self._held) > 1:
+            self._size -= len(self._held.popitem(last=False)[1])
+
+
+def _pad(h_MD: Tensor, lengths_B: Tensor, header: pb.ForwardHeader) -> MicroBatch:
+    rows, longest = len(lengths_B), int(lengths_B.max())
+    mask_BT = torch.arange(longest)[None, :] < lengths_B[:, None]
+    h_BTD = torch.zeros(rows, longest, h_MD.shape[1])
+    h_BTD[mask_BT] = h_MD
+    readout_N = torch.from_numpy(unpack_positions(header.readout))
+    if len(readout_N) == 0 or int(readout_N.max()) >= rows * longest:
+        raise FrameCorrupt("a forward frame reads out a position that is not in it")
+    return MicroBatch(h_BTD=h_BTD, mask_BT=mask_BT.long(), readout_N=readout_N)

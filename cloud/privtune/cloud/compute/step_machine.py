@@ -1,0 +1,188 @@
+"""What the cloud does with each message of a job's stream, in order, each (step, micro-batch) once.
+
+The device may send the next step's micro-batches early; they wait here until the optimiser step before them is done.
+Free of grpc and of asyncio: the gateway runs it on the compute thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+
+from privtune.cloud.compute.release_cache import MicroBatch, NotHeld, ReleaseCache
+from privtune.cloud.compute.session import TopSession
+from privtune.cloud.compute.text_cache import Texts
+from privtune.shared.errors import FrameCorrupt
+from privtune.shared.wire import CUT_GRADIENT, END, FORWARD, GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
+from privtune.split.v1 import split_pb2 as pb
+
+Request = Literal["pause", "cancel"] | None
+# A device that sends further ahead than this ignores the handshake.
+MAX_HELD = 64
+# Texts that begin together are computed in one pass if it is not over so many times their own rows.
+MOST_PADDED = 2
+
+
+class StepMachine:
+    """Turns one session's incoming messages into outgoing ones. texts: for an inference session, which never trains."""
+
+    def __init__(
+        self, top: TopSession, releases: ReleaseCache, requested: Callable[[], Request], *, texts: Texts | None = None
+    ) -> None:
+        self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
+        self._held: deque[Message] = deque()
+        self._done: set[int] = set()
+        self._masks: dict[int, torch.Tensor] = {}
+        self.outcome: int = pb.STEP_OUTCOME_APPLIED
+
+    def handle(self, message: Message) -> Iterator[Message]:
+        """Answer one message; answers are yielded as soon as they are computed."""
+        header = message.forward
+        if self._texts is not None and message.kind == FORWARD and header is not None and header.past:
+            yield self._extend(message, header, self._texts)
+        elif self._texts is not None and message.kind == END and header is not None:
+            self._texts.drop(self, header.record_ids)
+        elif message.kind == FORWARD and header is not None and header.forward_only:
+            yield from self._evaluate(message)
+        elif self._texts is not None:
+            raise FrameCorrupt("an inference stream takes forward-only frames and nothing else")
+        elif message.step < self._top.step:
+            yield from self._repeat(message)
+        elif message.kind == FORWARD and message.step > self._top.step:
+            self._hold(message)
+        elif message.step != self._top.step:
+            raise FrameCorrupt(f"step {self._top.step} is due, a message for step {message.step} came")
+        elif message.kind == FORWARD:
+            yield from self._forward(message)
+        elif message.kind == GRADIENT:
+            yield from self._backward(message)
+        elif message.kind == STEP:
+            yield self._apply(message)
+            yield from self._release_held()
+        else:
+            raise FrameCorrupt(f"a device does not send frames of kind {message.kind}")
+
+    def _evaluate(self, message: Message) -> Iterator[Message]:
+        batch = self._unpack(message)
+        if batch is None:
+            yield _resend(message)
+            return
+        out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
+        yield tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+
+    def _extend(self, message: Message, header: pb.ForwardHeader, texts: Texts) -> Message:
+        """New rows of texts whose earlier rows are kept here; all or none of a micro-batch's texts go on."""
+        batch = self._releases.unpack_rows(message)
+        if len(header.past) != len(header.record_ids):
+            raise FrameCorrupt("a forward frame's record ids and past rows do not fit together")
+        try:
+            caches = [
+                texts.get(self, record, past) if past else self._top.new_text()
+                for record, past in zip(header.record_ids, header.past, strict=True)
+            ]
+        except NotHeld:
+            return _resend(message)
+        out_BTD = torch.zeros_like(batch.h_BTD)
+        padded = len(caches) * max(cache.nbytes for cache in caches)
+        if all(header.past) and max(header.lengths) == 1 and padded <= texts.max_bytes:
+            out_BTD[:, 0] = self._top.extend_together(caches, batch.h_BTD[:, 0])
+        elif not any(header.past) and out_BTD.shape[0] * out_BTD.shape[1] <= MOST_PADDED * sum(header.lengths):
+            out_BTD = self._top.begin_together(caches, batch.h_BTD, header.lengths)
+        else:
+            for row, (cache, length) in enumerate(zip(caches, header.lengths, strict=True)):
+                out_BTD[row, :length] = self._top.extend(cache, batch.h_BTD[row, :length])
+        for record, cache in zip(header.record_ids, caches, strict=True):
+            texts.put(self, record, cache)
+        out_ND = out_BTD.flatten(0, 1).index_select(0, batch.readout_N)
+        return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+
+    def _forward(self, message: Message) -> Iterator[Message]:
+        if message.micro_batch in self._done or message.micro_batch in self._masks:
+            return
+        batch, header = self._unpack(message), message.forward
+        if batch is None or header is None:
+            yield _resend(message)
+            return
+        if header.shared_labels or self._top.spec.labels == "shared":
+            labels_N = torch.tensor(list(header.shared_labels), dtype=torch.long)
+            if len(labels_N) != len(batch.readout_N) or int(labels_N.max()) >= (self._top.spec.num_labels or 0):
+                raise FrameCorrupt("the labels of a micro-batch do not fit its records or the job's num_labels")
+            self._top.forward_loss(
+                message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
+            )
+            self._done.add(message.micro_batch)
+            return
+        out_ND = self._top.forward(
+            message.micro_batch,
+            batch.h_BTD,
+            batch.mask_BT,
+            batch.readout_N,
+            want_cut_gradient=header.want_cut_gradient,
+        )
+        self._masks[message.micro_batch] = batch.mask_BT
+        yield tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+
+    def _backward(self, message: Message) -> Iterator[Message]:
+        if message.micro_batch in self._done:
+            return
+        gradient_BTD = self._top.backward(message.micro_batch, torch.from_numpy(message.tensor()))
+        self._done.add(message.micro_batch)
+        mask_BT = self._masks.pop(message.micro_batch)
+        if gradient_BTD is not None:
+            packed_MD = gradient_BTD[mask_BT.bool()].float().numpy()
+            yield tensor_message(CUT_GRADIENT, message.step, message.micro_batch, packed_MD, message.codec)
+
+    def _apply(self, message: Message) -> Message:
+        control = message.control or pb.StepControl()
+        shared_loss = self._top.shared_loss
+        norm = self._top.apply()
+        self._done, self._masks = set(), {}
+        self._top.begin_step()
+        request = self._requested()
+        self.outcome = {
+            None: pb.STEP_OUTCOME_PAUSE if control.pause else pb.STEP_OUTCOME_APPLIED,
+            "pause": pb.STEP_OUTCOME_PAUSE,
+            "cancel": pb.STEP_OUTCOME_CANCEL,
+        }[request]
+        checkpoint = control.checkpoint or self.outcome != pb.STEP_OUTCOME_APPLIED
+        if checkpoint:
+            self._top.save()
+        return _report(message.step, self.outcome, norm, checkpoint, shared_loss)
+
+    def _repeat(self, message: Message) -> Iterator[Message]:
+        """A step that was applied already: a second STEP is answered again, everything else needs no answer."""
+        if message.kind == STEP:
+            yield _report(message.step, pb.STEP_OUTCOME_APPLIED, 0.0, False, 0.0)
+
+    def _hold(self, message: Message) -> None:
+        if len(self._held) >= MAX_HELD:
+            raise FrameCorrupt("the device sent more micro-batches ahead than the handshake allows")
+        self._held.append(message)
+
+    def _release_held(self) -> Iterator[Message]:
+        due, self._held = self._held, deque()
+        for message in due:
+            yield from self.handle(message)
+
+    def _unpack(self, message: Message) -> MicroBatch | None:
+        try:
+            return self._releases.unpack(message)
+        except NotHeld:
+            return None
+
+
+def _resend(message: Message) -> Message:
+    return Message(kind=RESEND, step=message.step, micro_batch=message.micro_batch)
+
+
+def _report(step: int, outcome: int, norm: float, checkpointed: bool, shared_loss: float) -> Message:
+    report = pb.StepReport(
+        outcome=outcome,  # type: ignore[arg-type]
+        grad_norm=norm,
+        checkpointed=checkpointed,
+        shared_loss=shared_loss,
+    )
+    return Message(kind=STEP, step=step, report=report)

@@ -1,0 +1,81 @@
+"""Keys and values of the texts that are being written, of every inference session of this cloud.
+
+Bounded in bytes and number, over all sessions: over a bound the text that was used longest ago goes, and its device is
+asked to send it again (the identical bytes, so nothing new is learnt). Used on the compute thread only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+
+from privtune.cloud.compute.release_cache import NotHeld
+from privtune.shared.errors import FrameCorrupt, MessageTooLarge
+from privtune.shared.modeling.incremental import TopCache
+
+MIB = 1024 * 1024
+
+
+@dataclass(kw_only=True)
+class _Kept:
+    cache: TopCache
+    size: int
+    used: float
+
+
+class Texts:
+    """What is kept of each text, by session and record handle."""
+
+    def __init__(
+        self, *, max_bytes: int, max_texts: int, idle_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.max_bytes, self._max_texts, self.idle_s, self._clock = max_bytes, max_texts, idle_s, clock
+        self._kept: OrderedDict[tuple[Hashable, int], _Kept] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, session: Hashable, handle: int, past: int) -> TopCache:
+        """The cache that holds the first `past` rows of a text. Raises `NotHeld` if it was let go."""
+        kept = self._kept.get((session, handle))
+        if kept is None:
+            raise NotHeld
+        if kept.cache.past != past:
+            raise FrameCorrupt(f"a text goes on after {past} rows, but {kept.cache.past} of it are here")
+        return kept.cache
+
+    def put(self, session: Hashable, handle: int, cache: TopCache) -> None:
+        """Keep a text's cache in place of what was kept of it, and let old ones go. Raises `MessageTooLarge`."""
+        size = cache.nbytes
+        self.drop(session, [handle])
+        if size > self.max_bytes:
+            raise MessageTooLarge(
+                f"a text of {cache.past} tokens needs {size / MIB:.0f} MiB of keys and values, over this cloud's "
+                f"{self.max_bytes / MIB:.0f}; write a shorter one, or have --max-texts-mib raised"
+            )
+        self._kept[session, handle] = _Kept(cache=cache, size=size, used=self._clock())
+        self.size += size
+        while self.size > self.max_bytes or len(self._kept) > self._max_texts:
+            self._forget(next(iter(self._kept)))
+
+    def drop(self, session: Hashable, handles: Iterable[int]) -> None:
+        """Let texts go; those that are not here are no mistake."""
+        for handle in handles:
+            if (session, handle) in self._kept:
+                self._forget((session, handle))
+
+    def drop_session(self, session: Hashable) -> None:
+        """Let all texts of a session go."""
+        self.drop(session, [handle for owner, handle in list(self._kept) if owner == session])
+
+    def drop_idle(self) -> None:
+        """Let texts go that nobody went on with for `idle_s` seconds."""
+        before = self._clock() - self.idle_s
+        for key in [key for key, kept in self._kept.items() if kept.used < before]:
+            self._forget(key)
+
+    def _forget(self, key: tuple[Hashable, int]) -> None:
+        self.size -= self._kept.pop(key).size

@@ -1,0 +1,268 @@
+"""The control plane's database: metadata and names of artifacts, never tensors, text or labels.
+
+SQLite (WAL) by default, PostgreSQL by URL. Every write is one short transaction that takes its lock first, so that a
+check and the change that rests on it can't be torn apart by another thread or process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, VersionMismatch
+from privtune.shared.sqlite import use_write_ahead_log
+
+_BUSY_TIMEOUT_MS = 10_000
+_WRITE = "privtune_write"
+_DISK_TROUBLE = re.compile(r"disk is full|readonly database|unable to open|disk I/O|no space left", re.IGNORECASE)
+
+# Names for every constraint: SQLite and PostgreSQL must agree with the migrations about what to alter later.
+_NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+_Counter = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """Declarative base; times are whole seconds since 1970, UTC."""
+
+    metadata = MetaData(naming_convention=_NAMING)
+
+
+class ApiKeyRow(Base):
+    """An API key: only the SHA-256 of the secret is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64), index=True)
+    label: Mapped[str] = mapped_column(String(128))
+    display: Mapped[str] = mapped_column(String(16))
+    secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    last_used_at: Mapped[int | None] = mapped_column(BigInteger)
+    revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class JobRow(Base):
+    """A fine-tuning job. `number` orders listings; `id` is what the world sees."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_owner_status_number", "owner", "status", "number"),)
+
+    number: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
+    phase: Mapped[str] = mapped_column(String(32))
+    reason: Mapped[str] = mapped_column(Text)
+    requested: Mapped[str | None] = mapped_column(String(8))
+    held: Mapped[bool]
+    spec: Mapped[str] = mapped_column(Text)
+    labels: Mapped[dict[str, str]] = mapped_column(JSON)
+    session_epoch: Mapped[int] = mapped_column(BigInteger)
+    event_count: Mapped[int] = mapped_column(BigInteger)
+    progress: Mapped[dict[str, Any]] = mapped_column(JSON)
+    tokens: Mapped[int | None] = mapped_column(BigInteger)
+    adapter_sha256: Mapped[str | None] = mapped_column(String(64))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class EventRow(Base):
+    """What happened to a job, numbered from 1 inside the job."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    level: Mapped[str] = mapped_column(String(8))
+    kind: Mapped[str] = mapped_column(String(8))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class CheckpointRow(Base):
+    """A checkpoint that exists among the job's artifacts."""
+
+    __tablename__ = "checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class IdempotencyRow(Base):
+    """Remembers what a client's Idempotency-Key made, so that a repeated request makes nothing new."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (UniqueConstraint("owner", "key"),)
+
+    number: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(255))
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class Store:
+    """Engine and transactions. Thread-safe; `close` it when done.
+
+    Raises InvalidInput for a URL that can't be used and StorageFull where the disk refuses.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _make_engine(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A read-only transaction."""
+        with _translated(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that holds the write lock from its start and commits at the end of the block."""
+        with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            session.connection(execution_options={_WRITE: True})
+            yield session
+
+    def upgrade(self) -> str:
+        """Bring the schema to this version's head; returns the revision. Raises VersionMismatch for a newer one."""
+        from alembic import command
+        from alembic.util import CommandError
+
+        config = migration_config()
+        with _translated(), self.engine.connect().execution_options(**{_WRITE: True}) as connection:
+            with connection.begin():
+                config.attributes["connection"] = connection
+                try:
+                    command.upgrade(config, "head")
+                except CommandError as error:
+                    raise VersionMismatch(
+                        "The database was written by a newer privtune-cloud. Upgrade this one or use another --data.",
+                        detail=str(error),
+                    ) from error
+            return self.revision(connection) or ""
+
+    def revision(self, connection: Connection | None = None) -> str | None:
+        """The schema's revision, or None for an empty database."""
+        from alembic.runtime.migration import MigrationContext
+
+        if connection is not None:
+            return MigrationContext.configure(connection).get_current_revision()
+        with _translated(), self.engine.connect() as opened:
+            return self.revision(opened)
+
+    def ping(self) -> None:
+        """Raises unless the database answers."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def migration_config() -> Any:
+    """Alembic's configuration of the migrations that lie inside this package."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a database file, whose folder is made if need be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFull(f"Can't make the folder {path.parent}: {error.strerror}.") from error
+    return f"sqlite:///{path}"
+
+
+def _make_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite" and not parsed.database:
+            raise InvalidInput("--database-url must name a file: sqlite:////absolute/path.sqlite")
+        engine = create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InvalidInput(
+            "--database-url is not a database URL such as sqlite:////path/cloud.sqlite or postgresql+psycopg://…",
+            detail=str(error),
+        ) from error
+    except ModuleNotFoundError as error:
+        raise InvalidInput(f"--database-url needs the package {error.name!r}: pip install {error.name}") from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # our own BEGIN below, not the driver's late one
+    use_write_ahead_log(connection, _BUSY_TIMEOUT_MS / 1000)
+    cursor = connection.cursor()
+    for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that reads first and writes later fails at once when another wrote in between, whatever
+    # the busy timeout; taking the write lock first makes it wait instead.
+    writing = connection.get_execution_options().get(_WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PrivTuneError:
+        raise
+    except OperationalError as error:
+        detail = str(error.orig)
+        if _DISK_TROUBLE.search(detail):
+            raise StorageFull(
+                "The cloud's database can't be written: disk full or read-only.", detail=detail
+            ) from error
+        if "no such table" in detail:
+            raise InternalError("No tables yet: run `privtune-cloud db upgrade`.", detail=detail) from error
+        raise InternalError("The cloud's database did not answer. Try again.", detail=detail) from error
+    except DBAPIError as error:
+        raise InternalError("The cloud's database refused a change.", detail=str(error.orig)) from error

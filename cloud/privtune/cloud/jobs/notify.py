@@ -1,0 +1,82 @@
+"""Wakes whoever waits for news of a job, across threads and the event loop. Carries no data: waiters read the store."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from privtune.shared.errors import PermissionDenied
+
+
+class Subscription:
+    """One waiter. However many events happen between two waits, it wakes once: memory stays bounded."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._flag = asyncio.Event()
+        self.closed = False
+
+    async def wait(self, timeout_s: float) -> bool:
+        """True as soon as there may be news, False after `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._flag.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        self._flag.clear()
+        return True
+
+    def wake(self) -> None:
+        """Callable from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._flag.set)
+
+
+class Notifier:
+    """Subscriptions by job."""
+
+    def __init__(self, max_subscriptions: int = 256) -> None:
+        self._max = max_subscriptions
+        self._count = 0
+        self._closed = False
+        self._waiters: dict[str, set[Subscription]] = defaultdict(set)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def subscribe(self, job_id: str) -> Iterator[Subscription]:
+        """Wait for news of a job, from the running event loop. Raises PermissionDenied when too many wait already."""
+        subscription = Subscription()
+        with self._lock:
+            if self._count >= self._max:
+                raise PermissionDenied(
+                    f"This cloud streams events to at most {self._max} listeners; close one, or poll /events instead."
+                )
+            self._count += 1
+            subscription.closed = self._closed
+            self._waiters[job_id].add(subscription)
+        try:
+            yield subscription
+        finally:
+            with self._lock:
+                self._count -= 1
+                self._waiters[job_id].discard(subscription)
+                if not self._waiters[job_id]:
+                    del self._waiters[job_id]
+
+    def publish(self, job_id: str) -> None:
+        """There is news of this job."""
+        with self._lock:
+            waiters = list(self._waiters.get(job_id, ()))
+        for waiter in waiters:
+            waiter.wake()
+
+    def close(self) -> None:
+        """Wake everybody for the last time: the server stops."""
+        with self._lock:
+            self._closed = True
+            waiters = [waiter for group in self._waiters.values() for waiter in group]
+        for waiter in waiters:
+            waiter.closed = True
+            waiter.wake()

@@ -1,0 +1,1 @@
+"""The server process: REST and gRPC side by side, TLS, logs."""

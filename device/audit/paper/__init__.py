@@ -1,4 +1,0 @@
-"""The paper's evaluation: five data sets, every mechanism, both attackers. `python -m device.audit.paper --help`.
-
-datasets (texts, splits) -> cells (one measurement, kept in a file) -> tables (JSON, markdown, pictures).
-"""

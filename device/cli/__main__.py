@@ -1,5 +1,0 @@
-"""`python -m device.cli`."""
-
-from device.cli import main
-
-main()

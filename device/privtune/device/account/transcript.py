@@ -1,0 +1,190 @@
+"""What left this device and what came back, frame by frame: kind, shape and hash of each, written before it leaves.
+
+home/jobs/JOB/transcript/0001.jsonl    one line a frame or call, chained; a file for each run of the job
+home/jobs/JOB/transcript/0001.frames   with --record-frames: the frames themselves, both directions, one after another
+home/jobs/JOB/transcript/HASH.keys     24 bytes a record handle: under which key the store keeps its release
+
+A line is handed to the operating system before its frame is handed to gRPC: a killed process has no frame out that is
+not in its transcript. Lines are made on gRPC's own threads, not on the one that trains. REST (the job's description)
+and what the cloud answers to a fetch are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from privtune.device.account.hash_chain import chained, digest, genesis
+from privtune.shared.errors import StorageFull
+from privtune.split.v1 import split_pb2 as pb
+
+FRAMES_MAX_BYTES = 8 << 30
+FORMAT = 1
+
+
+class Transcript:
+    """Writes the lines of one run of a job; safe from several threads. Nothing is created before the first line.
+
+    folder: the job's transcript folder. record_frames: keep the frames too, at most `max_frame_bytes` over all runs
+    of the job; what is over is left out and a line says so.
+    Raises StorageFull when a line can't be written: then the frame must not leave.
+    """
+
+    def __init__(
+        self, folder: Path, job_id: str, *, record_frames: bool = False, max_frame_bytes: int = FRAMES_MAX_BYTES
+    ) -> None:
+        self._folder, self._job_id = folder, job_id
+        # A job whose frames were kept before goes on keeping them.
+        self._recording = record_frames or any(folder.glob("*.frames"))
+        self._room = max_frame_bytes
+        self._lock = threading.Lock()
+        self._file = self._frames = -1
+        self._at = 0
+        self.run = self.lines = 0
+        self.head = ""
+
+    def sent(self, frame: pb.Frame) -> None:
+        """A frame is about to leave."""
+        self._frame(frame, "up")
+
+    def received(self, frame: pb.Frame) -> None:
+        """A frame came."""
+        self._frame(frame, "down")
+
+    def call(self, name: str, request: bytes) -> None:
+        """A unary call (Open, Commit, Refuse, Fetch) is about to leave, serialised as `request`."""
+        with self._lock:
+            self._write({"type": "call", "kind": name, "bytes": len(request), "hash": digest(request)})
+
+    def records(self, scope: str, keys: Sequence[bytes]) -> None:
+        """From here on record handle i means the release under `keys[i]` in the store's `scope`."""
+        packed = b"".join(keys)
+        name = digest(packed)
+        with self._lock:
+            self._open()
+            file = self._folder / f"{name}.keys"
+            try:
+                if not file.exists():
+                    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                        out.write(packed)
+            except OSError as error:
+                raise self._full(error) from error
+            self._write({"type": "records", "scope": scope, "keys": name, "records": len(keys)})
+
+    def close(self) -> dict[str, Any] | None:
+        """End the run's file; where it ended, for the ledger. None if nothing left and nothing came."""
+        with self._lock:
+            if self._file < 0:
+                return None
+            try:
+                self._write({"type": "end", "time": _now()})
+                os.fsync(self._file)
+            finally:
+                for descriptor in (self._file, self._frames):
+                    if descriptor >= 0:
+                        os.close(descriptor)
+                self._file = self._frames = -1
+            return {"run": self.run, "lines": self.lines, "chain": self.head}
+
+    def _frame(self, frame: pb.Frame, direction: str) -> None:
+        with self._lock:
+            facts = describe(frame, direction)
+            self._open()
+            if self._recording:
+                self._keep(frame, facts)
+            self._write(facts)
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        self._open()
+        body = json.dumps(facts, separators=(",", ":"))
+        self.head = chained(self.head, body)
+        line = f'{body[:-1]},"chain":"{self.head}"}}\n'.encode()
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(28, os.strerror(28))  # a partial write: no room
+        except OSError as error:
+            raise self._full(error) from error
+        self.lines += 1
+
+    def _keep(self, frame: pb.Frame, facts: dict[str, Any]) -> None:
+        raw = frame.SerializeToString()
+        if self._at + len(raw) > self._room:
+            self._recording = False
+            self._write({"type": "note", "text": "the bound is reached: frames are not kept from here on"})
+            return
+        try:
+            if os.write(self._frames, raw) != len(raw):
+                raise OSError(28, os.strerror(28))
+        except OSError as error:
+            raise self._full(error) from error
+        facts["at"] = self._at
+        self._at += len(raw)
+
+    def _open(self) -> None:
+        if self._file >= 0:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._room -= sum(file.stat().st_size for file in self._folder.glob("*.frames"))
+            self.run = max((int(file.stem) for file in self._folder.glob("[0-9]*.jsonl")), default=0)
+            while self._file < 0:
+                self.run += 1
+                path = self._folder / f"{self.run:04d}.jsonl"
+                try:
+                    self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+                except FileExistsError:
+                    continue  # another process of this job (a prediction) took the number
+            if self._recording:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                self._frames = os.open(path.with_suffix(".frames"), flags, 0o600)
+        except OSError as error:
+            raise self._full(error) from error
+        self.head = genesis(self._job_id, str(self.run))
+        self._write({"type": "start", "format": FORMAT, "job": self._job_id, "run": self.run, "time": _now()})
+
+    def _full(self, error: OSError) -> StorageFull:
+        return StorageFull(
+            f"the transcript in {self._folder} can't be written ({error.strerror}), so nothing more was sent. Free "
+            "room and run again",
+            detail=str(error),
+        )
+
+
+def describe(frame: pb.Frame, direction: str) -> dict[str, Any]:
+    """A frame's line: all that may be told of it without its content, a hash of its payload and one of the rest."""
+    payload = frame.payload
+    head = pb.Frame()
+    head.CopyFrom(frame)
+    head.ClearField("payload")
+    facts: dict[str, Any] = {
+        "type": "frame",
+        "direction": direction,
+        "kind": pb.FrameKind.Name(frame.kind).removeprefix("FRAME_KIND_"),
+        "session": frame.session_epoch,
+        "seq": frame.seq,
+        "step": frame.step,
+        "micro_batch": frame.micro_batch,
+        "chunk": [frame.chunk_index, frame.chunk_count],
+        "bytes": frame.ByteSize(),
+        "payload_bytes": len(payload),
+        "payload": digest(payload),
+        "rest": digest(head.SerializeToString(deterministic=True)),
+    }
+    if frame.HasField("tensor"):
+        codec = pb.Codec.Name(frame.tensor.codec).removeprefix("CODEC_").lower()
+        facts |= {"shape": [frame.tensor.rows, frame.tensor.width], "codec": codec}
+    if frame.HasField("forward"):
+        header = frame.forward
+        carried = [handle for handle, now in zip(header.record_ids, header.inlined, strict=False) if now]
+        facts |= {"releases": carried, "named": len(header.record_ids) - len(carried)}
+        facts |= {"labels": len(header.shared_labels)} if header.shared_labels else {}
+    return facts
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,221 @@
+"""Reads a job's transcript back: is it whole, does it agree with the ledger, the releases and the kept frames?"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privtune.device.account.hash_chain import chained, digest, genesis
+from privtune.device.account.transcript import describe
+from privtune.device.release.release_store import RecordKey, ReleaseStore
+from privtune.shared.errors import ArtifactCorrupt, JobNotFound
+from privtune.split.v1 import split_pb2 as pb
+
+Json = dict[str, Any]
+_CHAIN = ',"chain":"'
+KEY_BYTES = 24
+_WENT = {"up": "left", "down": "came"}
+
+
+@dataclass(kw_only=True)
+class Check:
+    """What was found. frames, bytes: by "direction KIND"; recomputed: frames whose payload the store (or the kept
+    frame) gives again; open: payloads that nothing here can give again; problems: each in one line, none is good.
+    """
+
+    runs: int = 0
+    frames: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    records: int = 0
+    vectors: int = 0
+    labels: int = 0
+    recomputed: int = 0
+    kept: int = 0
+    open: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The transcript files of a job, in order; JobNotFound if there is none."""
+    files = sorted(folder.glob("[0-9]*.jsonl"))
+    if not files:
+        raise JobNotFound(f"there is no transcript in {folder}; this device has not run the job")
+    return files
+
+
+def read_run(path: Path, job_id: str) -> tuple[list[Json], list[str], str | None]:
+    """Lines of one run, their hashes, and what is wrong with the chain (the lines end there); None: nothing."""
+    previous = genesis(job_id, str(int(path.stem)))
+    lines: list[Json] = []
+    hashes: list[str] = []
+    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not raw:
+            continue
+        body, mark, tail = raw.decode("utf-8", "replace").rpartition(_CHAIN)
+        previous = chained(previous, body + "}")
+        if not mark or tail != previous + '"}':
+            return lines, hashes, f"run {path.stem}: the chain breaks at line {number}: it was changed or damaged there"
+        lines.append(json.loads(raw))
+        hashes.append(previous)
+    return lines, hashes, None
+
+
+def check(job_id: str, folder: Path, ledger: Sequence[Json], releases: Path) -> Check:
+    """Check all runs of a job.
+
+    folder: the job's transcript; ledger: its checked entries, which hold the last hash of every run that ended;
+    releases: the file of the store.
+    """
+    found, ends = Check(), {}
+    carried: set[int] = set()
+    for entry in ledger:
+        if entry["kind"] == "transcript" and entry["job"] == job_id:
+            ends[entry["run"]] = entry
+    for path in runs_of(folder):
+        found.runs += 1
+        lines, hashes, broken = read_run(path, job_id)
+        if broken is not None:
+            found.problems.append(broken)
+        _against_ledger(path, lines, hashes, ends.pop(int(path.stem), None), found)
+        _count(path, lines, carried, found)
+        _Payloads(path, lines, releases, found).check()
+    found.problems += [f"run {run:04d}: the ledger knows it, its file is gone" for run in ends]
+    found.records = len(carried)
+    return found
+
+
+def recorded_frames(folder: Path, job_id: str) -> Iterator[tuple[Json, pb.Frame]]:
+    """Every kept frame with its line, oldest first. Raises ArtifactCorrupt where they do not agree."""
+    for path in runs_of(folder):
+        lines, _, broken = read_run(path, job_id)
+        if broken is not None:
+            raise ArtifactCorrupt(broken)
+        for line in lines:
+            if "at" in line:
+                yield line, kept_frame(path, line)
+
+
+def kept_frame(path: Path, line: Json) -> pb.Frame:
+    """The frame that a line describes, from the run's .frames file; ArtifactCorrupt if it is another."""
+    try:
+        with path.with_suffix(".frames").open("rb") as file:
+            file.seek(line["at"])
+            frame = pb.Frame()
+            frame.ParseFromString(file.read(line["bytes"]))
+    except Exception as error:  # protobuf's DecodeError has no public home
+        raise ArtifactCorrupt(f"run {path.stem}: kept frame {line['seq']} can't be read") from error
+    if any(line.get(name) != value for name, value in describe(frame, line["direction"]).items()):
+        raise ArtifactCorrupt(
+            f"run {path.stem}: kept frame {line['seq']} is not the one that {_WENT[line['direction']]}"
+        )
+    return frame
+
+
+def _against_ledger(path: Path, lines: list[Json], hashes: list[str], end: Json | None, found: Check) -> None:
+    if end is None:
+        found.notes.append(f"run {path.stem} has no end in the ledger (killed, or under way): last lines may lack")
+    elif len(lines) < end["lines"] or hashes[end["lines"] - 1] != end["chain"]:
+        found.problems.append(f"run {path.stem} does not end as the ledger says: lines are missing or were made anew")
+
+
+def _count(path: Path, lines: list[Json], carried: set[int], found: Check) -> None:
+    due: dict[tuple[str, int], int] = {}
+    training = any(line.get("kind") == "STEP" for line in lines)
+    for line in lines:
+        if line["type"] == "note":
+            found.notes.append(f"run {path.stem}: {line['text']}")
+        kind = f"call {line['kind']}" if line["type"] == "call" else f"{line.get('direction')} {line.get('kind')}"
+        if line["type"] not in ("call", "frame"):
+            continue
+        found.frames[kind] += 1
+        found.bytes[kind] += line["bytes"]
+        if line["type"] == "call":
+            continue
+        place = (line["direction"], line["session"])
+        if line["seq"] != due.get(place, 0):
+            found.problems.append(f"run {path.stem}: frame {due.get(place, 0)} of session {line['session']} is missing")
+        due[place] = line["seq"] + 1
+        found.labels += line.get("labels", 0)
+        if "releases" in line:
+            found.vectors += line.get("shape", [0])[0]
+            carried.update(line["releases"] if training else ())
+
+
+class _Payloads:
+    """Works the payloads of one run's outgoing frames out again."""
+
+    def __init__(self, path: Path, lines: list[Json], releases: Path, found: Check) -> None:
+        self._path, self._lines, self._file, self._found = path, lines, releases, found
+        self._store: ReleaseStore | None = None
+        self._keys: list[RecordKey] = []
+        self._message = b""
+        self._known = False
+
+    def check(self) -> None:
+        try:
+            for line in self._lines:
+                if line["type"] == "records":
+                    self._records(line)
+                elif line["type"] == "frame" and line["direction"] == "up":
+                    self._frame(line)
+                elif line["type"] == "frame":
+                    self._kept(line)
+        finally:
+            if self._store is not None:
+                self._store.close()
+
+    def _records(self, line: Json) -> None:
+        """Handles mean these keys from here on."""
+        file = self._path.parent / f"{line['keys']}.keys"
+        packed = file.read_bytes() if file.exists() else b""
+        if digest(packed) != line["keys"]:
+            self._found.problems.append(f"run {self._path.stem}: {file.name} is missing or was changed")
+            return
+        parts = [packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES)]
+        self._keys = [RecordKey(int.from_bytes(part[:8], "big"), part[8:]) for part in parts]
+        if self._store is not None:
+            self._store.close()
+        self._store = ReleaseStore(self._file, line["scope"], 1) if self._file.exists() else None
+
+    def _frame(self, line: Json) -> None:
+        kept = self._kept(line)
+        if "releases" in line:
+            self._message, self._known = self._released(line["releases"])
+        if line["kind"] == "FORWARD" and self._known:
+            payload, self._message = self._message[: line["payload_bytes"]], self._message[line["payload_bytes"] :]
+            if digest(payload) != line["payload"]:
+                self._found.problems.append(
+                    f"run {self._path.stem}: frame {line['seq']} carried other bytes than the store of releases holds"
+                )
+            else:
+                self._found.recomputed += 1
+        elif not line["payload_bytes"]:
+            self._found.recomputed += 1  # nothing to work out
+        elif not kept:
+            self._found.open[line["kind"]] += 1
+
+    def _kept(self, line: Json) -> bool:
+        if "at" not in line:
+            return False
+        try:
+            kept_frame(self._path, line)
+        except ArtifactCorrupt as error:
+            self._found.problems.append(error.message)
+            return False
+        self._found.kept += 1
+        return True
+
+    def _released(self, handles: list[int]) -> tuple[bytes, bool]:
+        if self._store is None or any(handle >= len(self._keys) for handle in handles):
+            return b"", False
+        keys = [self._keys[handle] for handle in handles]
+        held = self._store.get_many(keys)
+        if len(held) < len(set(keys)):
+            self._found.notes.append(f"run {self._path.stem}: the store no longer holds all releases that left")
+            return b"", False
+        return b"".join(held[key].data for key in keys), True

@@ -1,0 +1,167 @@
+"""The agent: waits for jobs that name its data sets, holds each against the policy, and runs them one after another.
+
+It goes on with jobs that it had begun (a restart, a closed lid) unless a person paused them. When the cloud is away it
+says so once and keeps trying.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from privtune.device.agent.config import AgentConfig
+from privtune.device.data.source import DataSource
+from privtune.device.home.paths import holds_job, job_lock
+from privtune.device.link.rest import ControlPlane, Json, job_spec, phase_of
+from privtune.device.session.run_settings import RunSettings
+from privtune.device.training.job import RunResult, ends_job, refuse_job, run_job
+from privtune.device.training.progress import Progress
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    InvalidInput,
+    JobCancelled,
+    JobConflict,
+    JobFailed,
+    JobPaused,
+    PermissionDenied,
+    PolicyRefused,
+    PrivTuneError,
+    Unauthenticated,
+    VersionMismatch,
+)
+from privtune.shared.job_spec import JobSpec
+
+HELD = "held"  # the phase of a job that a person paused
+WAITING = ("queued", "paused")
+LONGEST_WAIT_S = 60.0
+
+
+class Watcher(Progress, Protocol):
+    """Progress of runs, and their results."""
+
+    def finished(self, result: RunResult) -> None:
+        """A job succeeded."""
+
+
+@dataclass(kw_only=True)
+class Agent:
+    """One agent process.
+
+    settings: how to reach the gateway; `grpc_address` may be empty: then the cloud is asked for it.
+    once: end after one job, with that job's error if it had one.
+    poll_s: seconds between two looks at the job list.
+    """
+
+    control: ControlPlane
+    config: AgentConfig
+    settings: RunSettings
+    screen: Watcher
+    stop: threading.Event
+    once: bool = False
+    poll_s: float = 2.0
+    # What came over this device: reported, and not tried again by this process.
+    _set_aside: set[str] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Until `stop` is set, or one job is done with `once`.
+
+        Raises:
+            Unauthenticated, PermissionDenied: the cloud does not want this device.
+            JobPaused: stopped while a job was under way; with `once` also any other error of that job.
+        """
+        names = ", ".join(f"device://{name}" for name in self.config.datasets)
+        self.screen.message(f"waiting for jobs on {names} at {self.control.url}")
+        failures = 0
+        while not self.stop.is_set():
+            try:
+                job = self._next_job()
+            except CloudUnreachable as error:
+                if failures == 0:
+                    self.screen.message(f"{error.message} Still trying.")
+                failures += 1
+                self.stop.wait(min(self.poll_s * 2**failures, LONGEST_WAIT_S))
+                continue
+            if failures:
+                self.screen.message("the cloud is back")
+            failures = 0
+            if job is None:
+                self.stop.wait(self.poll_s)
+                continue
+            finished = self._work_on(job)
+            if finished and self.once:
+                return
+
+    def _next_job(self) -> Json | None:
+        """The oldest job that is for this device and can go on."""
+        mine = [job for job in self.control.list_jobs(status=WAITING) if self._takes(job)]
+        if not mine:
+            return None
+        return min(mine, key=lambda job: (job.get("created_at") or 0, job["id"]))
+
+    def _takes(self, job: Json) -> bool:
+        if job["id"] in self._set_aside or phase_of(job) == HELD or not self.config.knows(job.get("training_file")):
+            return False
+        # A paused job belongs to the device that began it: its head is there.
+        return job["status"] == "queued" or holds_job(self.settings.home, job["id"])
+
+    def _work_on(self, job: Json) -> bool:
+        """Run one job. True when it came to an end here; errors are told, and raised with `once`."""
+        try:
+            self._run(job)
+        except CloudUnreachable as error:
+            self.screen.message(f"job {job['id']}: {error.message}")
+            return False  # it waits as paused, and is found again
+        except (JobPaused, JobCancelled, JobFailed) as error:
+            self.screen.message(f"job {job['id']}: {error.message}")
+            if self.stop.is_set() or self.once:
+                raise
+        except (Unauthenticated, PermissionDenied):
+            raise
+        except PrivTuneError as error:
+            self.screen.message(f"job {job['id']}: {error.message} [{error.reason}]")
+            self._set_aside.add(job["id"])
+            self._tell(job["id"], error)
+            if self.once:
+                raise
+        return True
+
+    def _run(self, job: Json) -> None:
+        spec = job_spec(job)
+        settings = self._reachable(spec)
+        train, validation = self._admit(spec)
+        self.screen.message(f"job {job['id']}: {spec.task} on {spec.training_file} with {spec.model}")
+        with job_lock(settings.home, job["id"]):
+            result = run_job(job["id"], spec, train, validation, settings, self.screen, self.stop)
+        self.screen.finished(result)
+
+    def _admit(self, spec: JobSpec) -> tuple[DataSource, DataSource | None]:
+        """The policy first, then the data; nothing has been sent yet."""
+        try:
+            self.config.policy.check(spec)
+            return self.config.sources(spec)
+        except InvalidInput as error:
+            raise PolicyRefused(error.message) from None
+
+    def _reachable(self, spec: JobSpec) -> RunSettings:
+        address = self.settings.grpc_address or self.control.grpc_address()
+        model, policy = self.config.local_models.get(spec.model), self.config.policy
+        return replace(self.settings, grpc_address=address, local_model=model, policy=policy)
+
+    def _tell(self, job_id: str, error: PrivTuneError) -> None:
+        """A refusal of ours fails the job and says why; `run_job` tells its own; any other job waits."""
+        if isinstance(error, PolicyRefused):
+            settings = replace(self.settings, grpc_address=self.settings.grpc_address or self.control.grpc_address())
+            quiet(lambda: refuse_job(job_id, error, settings), self.screen.message)
+        elif not ends_job(error, job_id, self.settings.home):
+            self.screen.message(f"job {job_id} is set aside; start the agent again to try it once more")
+
+
+def quiet(action: Callable[[], None], say: Callable[[str], None]) -> None:
+    """Do something whose failure is worth a line only."""
+    try:
+        action()
+    except (CloudUnreachable, JobConflict, VersionMismatch, InternalError) as error:
+        say(f"the cloud could not be told: {error.message}")

@@ -1,0 +1,117 @@
+"""EIA-3, inversion by optimisation: find the text whose release would be nearest to what was seen.
+
+Minimises || mean release of bottom(softmax(Z / T) E) - y ||^2 over Z by Adam, T falling from 0.2 to 0.05. Z is a
+distribution over the few candidates of each place that a learned inverter (EIA-2) names first: the warm start.
+The adaptive attacker matches the mechanism's mean (a linear map, fitted to simulated releases) in the noise's metric.
+
+B records, T tokens, N tokens to be told, K candidates each, E embedding width, D hidden width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
+from privtune.device.audit.attacks.density import ridge, whitening
+from privtune.device.audit.attacks.learned import LearnedInversion
+from privtune.device.audit.victim import Knowledge, Seen
+from privtune.shared.errors import InvalidInput
+
+_BATCH = 16
+_HOT, _COLD = 0.2, 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiseSettings:
+    """iterations of Adam; candidates kept a place; learning_rate on Z; prior: weight of the warm start's own odds."""
+
+    iterations: int = 500
+    candidates: int = 32
+    learning_rate: float = 0.02
+    prior: float = 1.0
+
+
+class Optimise(Attack):
+    """Needs a fitted EIA-2 of the same knowledge for its warm start. Not for mechanisms that shorten."""
+
+    name: ClassVar[str] = "EIA-3"
+    kind: ClassVar[Literal["inversion", "attribute"]] = "inversion"
+    settings: OptimiseSettings
+
+    def __init__(self, knowledge: Knowledge, warm: LearnedInversion, settings: OptimiseSettings | None = None) -> None:
+        super().__init__(knowledge, settings or OptimiseSettings())
+        self._warm = warm
+
+    def _fit(self, lab: Lab, seed: int, say: Say) -> None:
+        if lab.victim.mechanism.shortens:
+            raise InvalidInput("EIA-3 needs a released row for each token")
+        self._lab = lab
+        clean_RD = lab.victim.clean(lab.public.records).seen.y_RD
+        drawn_RD = lab.victim.simulate(lab.public.records, self.knowledge).seen.y_RD
+        self._map_DD, self._shift_D = ridge(clean_RD, drawn_RD)
+        residual_RD = drawn_RD - clean_RD @ self._map_DD - self._shift_D
+        # Without noise nothing is left to whiten: plain distance, at the scale of the vectors themselves.
+        spread = float(clean_RD.var(0).mean().sqrt())
+        noisy = float(residual_RD.var(0).mean().sqrt()) > 1e-3 * spread
+        self._whiten_DD = whitening(residual_RD) if noisy else torch.eye(clean_RD.shape[1]) / (1e-2 * spread)
+        say(f"{self.name} ({self.knowledge})", 1.0)
+
+    def _attack(self, seen: Seen) -> Tensor:
+        parts, done = [], 0
+        for part in seen.batches(_BATCH):
+            parts.append(self._solve(part))
+            done += len(part)
+            self._say(f"{self.name} ({self.knowledge})", done / len(seen))
+        return torch.cat(parts)
+
+    def _solve(self, seen: Seen) -> Tensor:
+        """ids_NK for a few records, the most probable candidate of each place first."""
+        settings, bottom = self.settings, self._lab.victim.bottom
+        ids_V, count = self._lab.public.ids_V, min(self.settings.candidates, len(self._lab.public.ids_V))
+        numbers_NK, logits_NK = self._warm.candidates(seen, count)
+        table_VE = bottom.embedding_VD
+        choices_NKE = table_VE[ids_V[numbers_NK]]
+        prior_NK = logits_NK.log_softmax(1)
+        fixed_RE = self._specials(seen, table_VE)
+        y_BTD, mask_BT = seen.padded()
+        real_BT = mask_BT.bool()
+        z_NK = (prior_NK * _HOT).clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([z_NK], lr=settings.learning_rate)
+        for step in range(settings.iterations):
+            heat = _HOT + (_COLD - _HOT) * step / max(settings.iterations - 1, 1)
+            chance_NK = (z_NK / heat).softmax(1)
+            rows_RE = fixed_RE.index_put((seen.row_N,), torch.einsum("nk,nke->ne", chance_NK, choices_NKE))
+            e_BTE = torch.zeros(*mask_BT.shape, table_VE.shape[1]).index_put((seen.record_R, seen.place_R), rows_RE)
+            h_BTD = bottom.blocks(bottom.embed_vectors(e_BTE, mask_BT), mask_BT)
+            off_RD = (h_BTD @ self._map_DD + self._shift_D - y_BTD)[real_BT] @ self._whiten_DD
+            loss = 0.5 * off_RD.square().sum() - settings.prior * (chance_NK * prior_NK).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        best_NK = z_NK.detach().topk(min(GUESSES, count)).indices
+        ids_NK: Tensor = ids_V[numbers_NK.gather(1, best_NK)]
+        return ids_NK
+
+    def _specials(self, seen: Seen, table_VE: Tensor) -> Tensor:
+        """Embeddings of the special tokens, whose places are public; other rows zero. (R, E)."""
+        context = self._lab.victim.mechanism.context
+        rows_RE = torch.zeros(len(seen.y_RD), table_VE.shape[1])
+        secret_R = torch.zeros(len(seen.y_RD), dtype=torch.bool)
+        secret_R[seen.row_N] = True
+        left_R = seen.lengths_B[seen.record_R] - 1 - seen.place_R
+        for place, token in enumerate(context.prefix):
+            rows_RE[~secret_R & (seen.place_R == place)] = table_VE[token]
+        for left, token in enumerate(reversed(context.suffix)):
+            rows_RE[~secret_R & (left_R == left)] = table_VE[token]
+        return rows_RE
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"map_DD": self._map_DD, "shift_D": self._shift_D, "whiten_DD": self._whiten_DD}
+
+    def _restore(self, tensors: dict[str, Tensor], lab: Lab) -> None:
+        self._lab = lab
+        self._map_DD, self._shift_D, self._whiten_DD = tensors["map_DD"], tensors["shift_D"], tensors["whiten_DD"]

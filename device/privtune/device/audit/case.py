@@ -1,0 +1,94 @@
+"""From records, model and mechanism to what the suite attacks. For the audit, the transcript's audit and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privtune.device.audit.public_knowledge import PublicText, without_overlap
+from privtune.device.audit.suite import Case, Size
+from privtune.device.audit.victim import Victim
+from privtune.device.data.encode import EncodedDataset, IntArray
+from privtune.device.model.device_parts import Noise
+from privtune.device.noise.public_texts import PublicTexts, read_texts
+from privtune.shared.errors import DataInvalid
+from privtune.shared.job_spec import Task
+from privtune.shared.modeling.load import load_task_model
+from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.partition import Partition, is_language_model
+
+LEAST_RECORDS = 60
+
+
+def choose(data: EncodedDataset, size: Size, seed: int, among: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Indices of the records to attack: at random, at most a third of all; among: those that may be taken.
+
+    Raises DataInvalid when there are too few records to attack and to build attacks on.
+    """
+    if len(data) < LEAST_RECORDS:
+        raise DataInvalid(f"an audit needs at least {LEAST_RECORDS} records, and there are {len(data)}")
+    order = np.random.default_rng(seed).permutation(len(data))
+    taken = order if among is None else order[np.isin(order, among)]
+    return taken[: min(size.attacked, len(data) // 3)]
+
+
+def build_case(
+    parts: BottomPackage,
+    noise: Noise,
+    data: EncodedDataset,
+    attacked: NDArray[np.int64],
+    *,
+    size: Size,
+    seed: int,
+    public: Sequence[str],
+    max_length: int,
+    whole: Partition | None,
+) -> tuple[Case, dict[str, int]]:
+    """What is attacked and with what, and how many records of each sort.
+
+    public: texts that anyone may know; the records that are not attacked stand in for text of the same kind that the
+    attacker has. whole: the whole model, None where this device has the bottom only.
+    """
+    victims = data.pick(attacked)
+    order = np.random.default_rng(seed).permutation(len(data))
+    rest = data.pick(order[~np.isin(order, attacked)][: size.public])
+    rest = rest.pick(np.array(without_overlap(rest.ids, victims.ids), dtype=np.int64))
+    texts = _public_ids(public[: size.public], parts, max_length, victims)
+    context = noise.mechanism.context
+    special, usable = context.special_ids, context.usable_ids
+    top = None if whole is None else whole.top(parts.cut)
+    case = Case(
+        victim=Victim(parts.bottom, noise.mechanism, special, noise.importance),
+        attacked=victims,
+        public=PublicText([*texts, *rest.ids], special, candidates=usable),
+        labelled=PublicText(rest.ids, special, labels=rest.labels) if rest.labels is not None else None,
+        top=top,
+        encoder=top if parts.readout == "first" else None,
+        reader=whole.model if whole is not None and is_language_model(whole.model) else None,
+        head=parts.head,
+        readout=parts.readout,
+    )
+    return case, {"attacked": len(victims), "own_as_public": len(rest), "public": len(texts)}
+
+
+def whole_model(ref: str, task: Task, classes: int) -> Partition:
+    """The owner's own copy of the model: the attacker has all of it."""
+    return Partition(load_task_model(ref, task, num_labels=max(classes, 2)))
+
+
+def public_texts(file: Path | None, home: Path) -> Sequence[str]:
+    """The file's lines; else what `privtune tables public` declared."""
+    return read_texts(file) if file else PublicTexts.load(home).texts
+
+
+def _public_ids(
+    texts: Sequence[str], parts: BottomPackage, max_length: int, attacked: EncodedDataset
+) -> Sequence[IntArray]:
+    if not texts:
+        return []
+    encoded = parts.tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    rows = [np.array(ids_T, dtype=np.int32) for ids_T in encoded if len(ids_T)]
+    return [rows[index] for index in without_overlap(rows, attacked.ids)]

@@ -1,0 +1,170 @@
+"""The gate before a job: the audit's inversion attacks on the job's own records, held against the policy's thresholds.
+
+home/audits/KEY.json keeps each verdict: the same data, noise, size, thresholds and public texts are not attacked twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from privtune.device.audit.attacks import gradients
+from privtune.device.audit.attacks.attack import Lab
+from privtune.device.audit.case import build_case, choose, public_texts, whole_model
+from privtune.device.audit.metrics import Figure
+from privtune.device.audit.suite import FULL, QUICK, AttackRow, Outcome, Size, attack_gradients, attack_releases
+from privtune.device.data.encode import EncodedDataset
+from privtune.device.home.policy import AuditRule
+from privtune.device.model.device_parts import Noise
+from privtune.shared import __version__
+from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.package import BottomPackage
+
+FOLDER = "audits"
+_SIZES: dict[str, Size] = {"quick": QUICK, "full": FULL}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated:
+    """The job that is held against the rule. scope: names its noise, model, cut and codec; fingerprint: its data."""
+
+    spec: JobSpec
+    data: EncodedDataset
+    fingerprint: str
+    parts: BottomPackage
+    noise: Noise
+    scope: str
+    local_model: str | None
+
+
+def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], stop: threading.Event) -> None:
+    """Return when the worst attack stays within the rule.
+
+    Raises AuditRefused with the figures when it does not, JobPaused when `stop` is set meanwhile (nothing is kept of a
+    broken-off audit), DataInvalid for too few records, InvalidInput for a language model without the owner's own copy,
+    StorageFull.
+    """
+    path = home / FOLDER / f"{_key(rule, job, home)}.json"
+    found = _known(path)
+    if found is None:
+        tell(f"auditing this data and noise before anything is sent ({rule.size}; Ctrl-C pauses)")
+        found = _attacked(rule, job, home, tell, stop)
+        _keep(path, found)
+    else:
+        tell(f"the audit of {found['day']} is used again: same data, noise, size and thresholds")
+    over = [
+        f"{100 * worst['high']:.1f}% of {what} (allowed: {100 * limit:g}%; {worst['attack']} names "
+        f"{100 * worst['value']:.1f}%)"
+        for what, limit, worst in (
+            ("content words", rule.max_content_top1, found["content_top1"]),
+            ("all words", rule.max_top1, found["top1"]),
+        )
+        if worst["high"] > limit
+    ]
+    if over:
+        raise AuditRefused(
+            f"The audit refuses the job: an attacker may name up to {' and '.join(over)}. Nothing of the data was "
+            "sent. `privtune audit` shows the sentences; use more noise, another mechanism or a deeper cut"
+            + ("; a language model's gradients leave only without a tail (--tail)" if _by_gradients(found) else "")
+        )
+    tell(
+        f"audit passed: the attacks name at most {100 * found['content_top1']['high']:.1f}% of content words (allowed: "
+        f"{100 * rule.max_content_top1:g}%) and {100 * found['top1']['high']:.1f}% of all words (allowed: "
+        f"{100 * rule.max_top1:g}%)"
+    )
+
+
+def _attacked(
+    rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], stop: threading.Event
+) -> dict[str, Any]:
+    """The worst attacks' figures. Only inversions run: the rule is about them."""
+
+    def say(what: str, share: float) -> None:
+        if stop.is_set():
+            raise JobPaused("stopped during the audit; nothing of the data was sent")
+        if share >= 1:
+            tell(f"audit: {what}")
+
+    told_by_gradients = job.spec.task == "causal-lm" and not job.spec.tail
+    if told_by_gradients and job.local_model is None:
+        raise InvalidInput(
+            "the audit of a language model needs the blocks above the cut for what its gradients tell: name your own "
+            "copy with --local-model (agent.yaml: local_models)",
+            param="local_model",
+        )
+    size = _SIZES[rule.size]
+    whole = None
+    if job.local_model is not None:
+        whole = whole_model(job.local_model, job.spec.task, len(job.data.label_names))
+    case, _ = build_case(
+        job.parts,
+        job.noise,
+        job.data,
+        choose(job.data, size, 0),
+        size=size,
+        seed=0,
+        public=public_texts(None, home),
+        max_length=job.spec.train.max_length,
+        whole=whole,
+    )
+    lab = Lab(case.public, case.victim, case.encoder)
+    draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
+    outcome = attack_releases(replace(case, labelled=None), lab, size, draws, say=say)
+    if told_by_gradients and case.top is not None:
+        sent_back = gradients.simulated(case.attacked, draws[0], case.top, case.head)
+        attack_gradients(case, draws[0], sent_back, outcome)
+    say("done", 1.0)
+    return {
+        "day": time.strftime("%Y-%m-%d"),
+        "records": len(case.attacked),
+        **{figure: _worst(outcome, figure) for figure in ("top1", "content_top1")},
+    }
+
+
+def _by_gradients(found: dict[str, Any]) -> bool:
+    """Whether noise is not what the refused job lacks."""
+    return any(found[figure]["attack"].startswith(gradients.NAME) for figure in ("top1", "content_top1"))
+
+
+def _worst(outcome: Outcome, figure: str) -> dict[str, Any]:
+    row: AttackRow | None = outcome.worst("adaptive", figure)
+    if row is None:
+        raise InvalidInput("no inversion attack was run, so there is nothing to judge")
+    found: Figure = row.figures[figure]
+    return {"attack": f"{row.name} {row.variant}, {row.knowledge}", **asdict(found)}
+
+
+def _key(rule: AuditRule, job: Gated, home: Path) -> str:
+    texts = hashlib.sha256("\0".join(public_texts(None, home)).encode()).hexdigest()
+    attacker = [job.local_model is not None, job.spec.tail > 0]
+    facts = [__version__, job.fingerprint, job.scope, rule.model_dump_json(), *attacker, texts]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    """A verdict that was kept; None where there is none, or it can't be read (then it is made anew)."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found if {"day", "top1", "content_top1"} <= found.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _keep(path: Path, found: dict[str, Any]) -> None:
+    """Write the verdict whole or not at all, for the owner's eyes only."""
+    scratch = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=1)
+        scratch.rename(path)
+    except OSError as error:
+        raise StorageFull(f"{path.parent} can't be written: {error.strerror or error}") from error

@@ -1,0 +1,112 @@
+"""The owner's audit: from data, model, cut and mechanism to a verdict, before anything is sent.
+
+Nothing here talks to a cloud.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from privtune.device.audit.attacks.attack import Lab, Say
+from privtune.device.audit.case import build_case, choose, public_texts, whole_model
+from privtune.device.audit.frontier import place, strengths
+from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
+from privtune.device.audit.suite import Size, run_suite
+from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
+from privtune.device.data.records import Records
+from privtune.device.data.source import DataSource
+from privtune.device.model.device_parts import build_noise
+from privtune.device.release.own_records import OwnRecords
+from privtune.shared.errors import InvalidInput
+from privtune.shared.job_spec import MechanismSpec, Skip, Task
+from privtune.shared.modeling.package import BottomPackage, bottom_from_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """What is audited.
+
+    skip: what goes past the cloud into a tail; public_text: a file of texts that anyone may know, one a line; frontier:
+    other strengths are measured as well.
+    """
+
+    model: str
+    source: DataSource
+    task: Task = "classification"
+    labelled: bool = True
+    cut: int = 1
+    tail: int = 0
+    skip: Skip = "frozen"
+    mechanism: MechanismSpec
+    max_length: int = 128
+    public_text: Path | None = None
+    size: Size
+    seed: int = 0
+    frontier: bool = False
+
+
+def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = None) -> Audit:
+    """Load, split, attack, judge. Raises DataInvalid (too few records), InvalidInput (a frontier without labels)."""
+    began = time.monotonic()
+    if request.frontier and not request.labelled:
+        raise InvalidInput("--frontier sets what is read against what training keeps, and needs labels for that")
+    other = list(strengths(request.mechanism)) if request.frontier else []
+    parts, data = _parts_and_data(request)
+    whole = whole_model(request.model, request.task, len(data.label_names))
+    whole.check_tail(request.cut, request.tail)
+    say("model and data", 1.0)
+    with tempfile.TemporaryDirectory() as scratch:
+        # What a mechanism learns from the records is learned for this audit only: nothing of it leaves or is kept.
+        own = OwnRecords(home=Path(scratch), fingerprint=data.fingerprint, job=Path(scratch) / "job", data=data)
+        noise = build_noise(parts, request.mechanism, request.cut, home, own, progress=say)
+        case, records = build_case(
+            parts,
+            noise,
+            data,
+            choose(data, request.size, request.seed),
+            size=request.size,
+            seed=request.seed,
+            public=public_texts(request.public_text, home),
+            max_length=request.max_length,
+            whole=whole,
+        )
+        case = replace(case, gradients=request.tail == 0, skip=request.tail > 0 and request.skip != "none")
+        lab = Lab(case.public, case.victim, case.encoder)
+        outcome = run_suite(case, lab, request.size, say=say, keep=keep)
+        points = place(case, lab, request.size, outcome, other, say)
+        statement = noise.mechanism.statement(noise.source)
+    facts = {
+        "model": request.model,
+        "cut": request.cut,
+        "tail": request.tail,
+        "skip": request.skip if request.tail else None,
+        "mechanism": request.mechanism.model_dump(),
+        "size": request.size.name,
+        "records": records,
+        "seconds": round(time.monotonic() - began, 1),
+        "statement": statement.to_dict(),
+        "frontier": points,
+    }
+    return audit_of(facts, case, outcome, NOT_TESTED)
+
+
+def _parts_and_data(request: AuditRequest) -> tuple[BottomPackage, EncodedDataset]:
+    records = request.source.load(request.task, labelled=request.labelled)
+    classes = len({record.label for record in records}) if request.labelled else 2
+    parts = bottom_from_model(request.model, request.task, request.cut, num_labels=max(classes, 2))
+    data = _encoded(records, request, parts)
+    parts.check_ids(data.ids)
+    return parts, data
+
+
+def _encoded(records: Records, request: AuditRequest, parts: BottomPackage) -> EncodedDataset:
+    longest = min(request.max_length, parts.max_positions or request.max_length)
+    if request.task == "causal-lm":
+        return encode_causal_lm(records, parts.tokenizer, longest)
+    if request.labelled:
+        return encode_classification(records, parts.tokenizer, longest)
+    ids, truncated = encode_texts(records, parts.tokenizer, longest)
+    return EncodedDataset(ids=ids, truncated=truncated)

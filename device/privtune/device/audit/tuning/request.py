@@ -1,0 +1,65 @@
+"""What `privtune tune-noise` is asked, and who is told how it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from privtune.device.audit.suite import Size
+from privtune.device.audit.tuning.choice import Value, Wish
+from privtune.device.audit.utility import Training
+from privtune.device.data.source import DataSource
+from privtune.device.noise.registry import entry, validate
+from privtune.shared.job_spec import MechanismSpec, Skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRequest:
+    """What is tuned. values: of `param`, next to the `fixed` ones; refine: so many more between two of them.
+
+    tail, skip: as of the job. What is lost is counted from the whole model trained on clean vectors in any case.
+    """
+
+    model: str
+    train: DataSource
+    dev: DataSource
+    cut: int = 1
+    tail: int = 0
+    skip: Skip = "frozen"
+    mechanism: str
+    fixed: dict[str, Value] = field(default_factory=dict)
+    param: str
+    values: tuple[Value, ...]
+    wish: Wish
+    refine: int = 0
+    size: Size
+    training: Training = field(default_factory=Training)
+    max_length: int = 128
+    public_text: Path | None = None
+    seed: int = 0
+
+    def spec(self, value: Value) -> MechanismSpec:
+        """The mechanism at one setting. Raises InvalidInput where it does not take the value."""
+        spec = MechanismSpec(name=self.mechanism, params={**self.fixed, self.param: value})
+        validate(spec)
+        return spec
+
+    @property
+    def whole(self) -> bool:
+        """Whether the varied parameter takes whole numbers only."""
+        described: dict[str, Any] = entry(self.mechanism).describe()["params"].get(self.param, {})
+        return described.get("type") == "integer"
+
+
+class Watch(Protocol):
+    """Told how the tuning goes on."""
+
+    def begin(self, name: str, number: int, total: int, seconds_left: float | None) -> None:
+        """A setting is about to be measured, the `number`th of `total` as far as is known."""
+
+    def say(self, what: str, share: float) -> None:
+        """A share of one step of it is done."""
+
+    def end(self, name: str, facts: dict[str, Any], *, kept: bool) -> None:
+        """It is measured; kept: it had been before."""

@@ -1,0 +1,89 @@
+"""Measure settings of a mechanism on a dev split and choose one.
+
+There is no way to name a test split here: what a setting was chosen on says too little of it in advance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privtune.device.audit.metrics import bootstrap
+from privtune.device.audit.tuning.bench import FIGURES, SETTINGS, Bench
+from privtune.device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Words, between, choose
+from privtune.device.audit.tuning.request import TuneRequest, Watch
+from privtune.shared.errors import StorageFull
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """clean: without noise; settings: in the order of their values; facts: all that was measured of each value."""
+
+    clean: Setting
+    settings: tuple[Setting, ...]
+    choice: Choice
+    records: dict[str, int]
+    facts: dict[Value, dict[str, Any]]
+
+
+def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
+    """Measure what is not in `out` yet, refine, choose. Interrupt it at will: measured settings are kept.
+
+    Raises DataInvalid where the dev split is too small or is training data, InvalidInput for values that don't fit.
+    """
+    for value in request.values:
+        request.spec(value)
+    make_folder(out / SETTINGS)
+    bench = Bench(request, home, out, watch)
+    clean = bench.facts(None)
+    measured = {value: bench.facts(value) for value in request.values}
+
+    def settings() -> tuple[Setting, ...]:
+        return tuple(setting_of(value, measured[value], clean) for value in in_order(measured))
+
+    for _ in range(request.refine):
+        middle = between(settings(), request.wish, whole=request.whole)
+        if middle is None:
+            break
+        measured[middle] = bench.facts(middle)
+    found = settings()
+    without = setting_of("none", clean, clean)
+    return Tuned(
+        clean=without,
+        settings=found,
+        choice=choose(found, request.wish, without, bench.majority),
+        records=bench.records,
+        facts=measured,
+    )
+
+
+def setting_of(value: Value, facts: dict[str, Any], clean: dict[str, Any]) -> Setting:
+    """With accuracy and its loss, both over the same dev records, averaged over training seeds."""
+    right_B, clean_B = (
+        np.mean([[int(told) for told in seed] for seed in one["right"]], axis=0) for one in (facts, clean)
+    )
+    rows = np.stack([right_B, clean_B - right_B, np.ones(len(right_B))], axis=1)
+    accuracy, drop = (
+        Estimate(value=share, low=low, high=high) for share, low, high in bootstrap(rows, [(0, 2), (1, 2)])
+    )
+    recovered: dict[Words, Recovered] = {words: Recovered(**facts["recovered"][words]) for words in FIGURES}
+    return Setting(value=value, recovered=recovered, accuracy=accuracy, drop=drop)
+
+
+def in_order(values: Any) -> list[Value]:
+    """Numbers by size; where there are others, as they came."""
+    listed = list(values)
+    return listed if any(isinstance(value, str | bool) for value in listed) else sorted(listed)
+
+
+def make_folder(folder: Path) -> None:
+    """Before hours of work. Raises StorageFull."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "can-write").touch()
+        (folder / "can-write").unlink()
+    except OSError as error:
+        raise StorageFull(f"{folder} can't be written: {error.strerror}; give --out another folder.") from error

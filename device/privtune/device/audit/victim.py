@@ -1,0 +1,301 @@
+"""The public side of a mechanism: what the cloud sees of a record, and what an attacker can simulate on its own text.
+
+B records, T tokens, R released rows of all records together, N tokens to be told (special tokens are public and left
+out), D hidden width. A row usually stands for one token; a mechanism that pools puts several tokens in one row.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from privtune.device.data.encode import IntArray
+from privtune.device.noise.base import Mechanism
+from privtune.device.noise.importance import TokenImportance
+from privtune.device.noise.randomness import NoiseSource, OsNoise, noise_source
+from privtune.device.release.perturber import pad
+from privtune.shared.errors import InvalidInput
+from privtune.shared.modeling.partition import Bottom
+
+Knowledge = Literal["oblivious", "adaptive"]
+Mode = Literal["noisy", "quiet", "clean"]
+
+_PLACES = 2048  # in a batch, padding included: many short records, few long ones
+_KEPT = 100_000_000  # values of clean vectors: 400 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Releases of B records as the cloud has them, packed without padding, in record order.
+
+    y_RD: released rows, float32; lengths_B: rows of each record; row_N: the released row that each token to be told is
+    part of; slot_N: its number among such tokens of that row (always 0 where a row is one token). Lengths and layout
+    are public: they cross the wire, or follow from the mechanism's settings.
+    """
+
+    y_RD: Tensor
+    lengths_B: Tensor
+    row_N: Tensor
+    slot_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    @cached_property
+    def record_R(self) -> Tensor:
+        """The record of each row."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths_B)), self.lengths_B)
+
+    @cached_property
+    def place_R(self) -> Tensor:
+        """The number of each row in its record."""
+        starts_B = self.lengths_B.cumsum(0) - self.lengths_B
+        return torch.arange(len(self.y_RD)) - starts_B[self.record_R]
+
+    @cached_property
+    def record_N(self) -> Tensor:
+        """The record of each token to be told."""
+        return self.record_R[self.row_N]
+
+    @cached_property
+    def fill_R(self) -> Tensor:
+        """How many tokens to be told are in each row."""
+        return torch.bincount(self.row_N, minlength=len(self.y_RD))
+
+    @cached_property
+    def slots(self) -> int:
+        """Most tokens that one row stands for."""
+        return int(self.slot_N.max()) + 1 if len(self.slot_N) else 1
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """y_BTD padded with zeros on the right, and mask_BT (1 = released row)."""
+        y_BTD = torch.zeros(len(self), int(self.lengths_B.max()), self.y_RD.shape[1])
+        y_BTD[self.record_R, self.place_R] = self.y_RD
+        mask_BT = (torch.arange(y_BTD.shape[1]) < self.lengths_B.unsqueeze(1)).long()
+        return y_BTD, mask_BT
+
+    def by_length(self) -> tuple[Seen, Tensor, Tensor]:
+        """The same with the shortest records first, and which record and which token of this each of its own is.
+
+        Batches of it hold next to no padding.
+        """
+        order_B = self.lengths_B.argsort(stable=True)
+        rank_B = order_B.argsort()
+        order_R, order_N = (rank_B[record].argsort(stable=True) for record in (self.record_R, self.record_N))
+        sorted_seen = Seen(
+            y_RD=self.y_RD[order_R],
+            lengths_B=self.lengths_B[order_B],
+            row_N=order_R.argsort()[self.row_N[order_N]],
+            slot_N=self.slot_N[order_N],
+        )
+        return sorted_seen, order_B, order_N
+
+    def batches(self, size: int) -> Iterator[Seen]:
+        """The same, `size` records at a time."""
+        row_ends = [0, *self.lengths_B.cumsum(0).tolist()]
+        unit_ends = torch.searchsorted(self.row_N, torch.tensor(row_ends)).tolist()
+        for start in range(0, len(self), size):
+            end = min(start + size, len(self))
+            rows, units = slice(row_ends[start], row_ends[end]), slice(unit_ends[start], unit_ends[end])
+            yield Seen(
+                y_RD=self.y_RD[rows],
+                lengths_B=self.lengths_B[start:end],
+                row_N=self.row_N[units] - row_ends[start],
+                slot_N=self.slot_N[units],
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """Releases with the truth, for building an attack on public text and for scoring it. ids_N: the tokens."""
+
+    seen: Seen
+    ids_N: Tensor
+
+    def first(self, records: int) -> Observed:
+        """The first `records` of them."""
+        seen = next(self.seen.batches(records))
+        return Observed(seen=seen, ids_N=self.ids_N[: len(seen.row_N)])
+
+
+class QuietNoise(OsNoise):
+    """All normal noise is zero: shows the mean of additive mechanisms to whoever simulates. Never for releases."""
+
+    unsafe = True
+
+    def normal(self, *shape: int) -> Tensor:
+        """Zeros."""
+        return torch.zeros(shape, dtype=torch.float32)
+
+
+class CleanStates:
+    """What a frozen bottom makes of records, each worked out once: attacks look at the same text over and over.
+
+    Kept for as many records as there is room for, the first ones.
+    """
+
+    def __init__(self, bottom: Bottom) -> None:
+        self._bottom, self._room = bottom, _KEPT
+        self._rows: dict[bytes, Tensor] = {}
+
+    def __call__(self, records: Sequence[IntArray]) -> Tensor:
+        """h_BTD at the cut, float32, zero at padding."""
+        keys = [np.asarray(ids_T, dtype=np.int64).tobytes() for ids_T in records]
+        found = {key: self._rows.get(key) for key in keys}
+        missing = {key: ids_T for key, ids_T in zip(keys, records, strict=True) if found[key] is None}
+        if missing:
+            ids_BT, mask_BT = pad(list(missing.values()))
+            h_BTD = self._bottom(ids_BT, mask_BT).float()
+            for row, (key, ids_T) in enumerate(missing.items()):
+                found[key] = h_BTD[row, : len(ids_T)]
+                if self._room >= len(ids_T) * h_BTD.shape[2]:
+                    self._rows[key] = h_BTD[row, : len(ids_T)].clone()
+                    self._room -= self._rows[key].numel()
+        return pad_sequence([found[key] for key in keys], batch_first=True)  # type: ignore[misc]
+
+
+class Victim:
+    """Bottom and mechanism as the cloud knows them: weights, code, settings and public tables, never the noise drawn.
+
+    Args:
+        bottom: the frozen bottom.
+        mechanism: the mechanism under attack.
+        special_ids: ids whose places are public and that count as no secret.
+        importance: for mechanisms that ask for one. The attacker is given it too: a table fitted on private records
+            can be told from the vectors in part (`channels`), so this is on the safe side.
+        states: what is known already of this bottom's clean vectors.
+    """
+
+    def __init__(
+        self,
+        bottom: Bottom,
+        mechanism: Mechanism,
+        special_ids: frozenset[int],
+        importance: TokenImportance | None = None,
+        states: CleanStates | None = None,
+    ) -> None:
+        if mechanism.uses_importance and importance is None:
+            raise InvalidInput(f"mechanism {mechanism.name} needs the importance of each token for its audit")
+        self.bottom, self.mechanism, self.special_ids = bottom, mechanism, special_ids
+        self.importance = importance
+        self.states = CleanStates(bottom) if states is None else states
+        # A copy, so that a simulation can't touch what the mechanism itself remembers and states.
+        self._simulated = copy.copy(mechanism)
+        self._sources: dict[Mode, NoiseSource] = {"noisy": noise_source(), "quiet": QuietNoise()}
+        self._special = torch.tensor(sorted(special_ids), dtype=torch.int64)
+
+    def observe(self, records: Sequence[IntArray]) -> Observed:
+        """What the cloud would get for these rows of ids: one fresh draw of the noise."""
+        return self._run(records, "noisy")
+
+    def clean(self, records: Sequence[IntArray]) -> Observed:
+        """The bottom's output without the mechanism: what an attacker builds on who does not know of it."""
+        return self._run(records, "clean")
+
+    @torch.no_grad()
+    def embedded(self, records: Sequence[IntArray]) -> Tensor:
+        """h0_RD, the embedding stage's output of these records, one after the other: what a device may use itself."""
+        rows: list[Tensor] = []
+        for ids_T in records:
+            ids_BT, mask_BT = pad([ids_T])
+            rows.append(self.bottom.embed(ids_BT, mask_BT)[0].float())
+        return torch.cat(rows)
+
+    def quiet(self, records: Sequence[IntArray]) -> Observed:
+        """The mechanism's code run with its normal noise set to zero: shifts, clipping and random targets remain."""
+        return self._run(records, "quiet")
+
+    def simulate(self, records: Sequence[IntArray], knowledge: Knowledge) -> Observed:
+        """What an attacker of this knowledge builds on."""
+        return self._run(records, "noisy" if knowledge == "adaptive" else "clean")
+
+    def received(self, records: Sequence[IntArray], rows: Sequence[Tensor]) -> Observed:
+        """Releases that were really sent, one (rows, D) float32 tensor a record, with their truth.
+
+        Raises InvalidInput where a record has another number of rows than this mechanism gives it.
+        """
+        parts = []
+        for ids_T, rows_RD in zip(records, rows, strict=True):
+            if not len(rows_RD) or (not self.mechanism.shortens and len(rows_RD) != len(ids_T)):
+                raise InvalidInput(
+                    f"a record of {len(ids_T)} tokens was sent as {len(rows_RD)} rows: that is not this mechanism"
+                )
+            ids_BT, mask_BT = pad([ids_T])
+            group_T = self._groups(ids_BT, mask_BT, torch.ones(1, len(rows_RD), dtype=torch.bool))[0]
+            secret_T = ~torch.isin(ids_BT[0], self._special)
+            parts.append((rows_RD, group_T[secret_T], ids_BT[0][secret_T]))
+        return _packed(parts)
+
+    def _run(self, records: Sequence[IntArray], mode: Mode) -> Observed:
+        parts: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(records)
+        for chosen in _batches([len(ids_T) for ids_T in records]):
+            drawn = self._batch([records[index] for index in chosen], mode)
+            for index, part in zip(chosen.tolist(), drawn, strict=True):
+                parts[index] = part
+        return _packed([part for part in parts if part is not None])
+
+    @torch.no_grad()
+    def _batch(self, records: Sequence[IntArray], mode: Mode) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per record: released rows, row of each token to be told, and the tokens."""
+        ids_BT, mask_BT = pad(records)
+        rows_BT = mask_BT.bool()
+        if mode == "clean":
+            h_BTD = self.states(records)
+        else:
+            at_embedding = self.mechanism.injection == "embedding"
+            h_BTD = self.bottom.embed(ids_BT, mask_BT).float() if at_embedding else self.states(records)
+            importance_BT = None if self.importance is None else self.importance.of(ids_BT, mask_BT)
+            source = self._sources[mode]
+            release = self._simulated.release(ids_BT, h_BTD, mask_BT, importance_BT, generator=source)
+            h_BTD, rows_BT = release.h_BTD, release.mask_BT
+            if at_embedding:
+                h_BTD = self.bottom.blocks(h_BTD, rows_BT.long()).float()
+        group_BT = self._groups(ids_BT, mask_BT, rows_BT)
+        secret_BT = mask_BT.bool() & ~torch.isin(ids_BT, self._special)
+        return [(h_BTD[b][rows_BT[b]], group_BT[b][secret_BT[b]], ids_BT[b][secret_BT[b]]) for b in range(len(records))]
+
+    def _groups(self, ids_BT: Tensor, mask_BT: Tensor, rows_BT: Tensor) -> Tensor:
+        """The released row (numbered in its record) that each token went into."""
+        if rows_BT.shape == mask_BT.shape and torch.equal(rows_BT, mask_BT.bool()):
+            return torch.arange(mask_BT.shape[1]).expand_as(mask_BT)
+        tell = getattr(self.mechanism, "groups", None)
+        if tell is not None:
+            told_BT: Tensor = tell(ids_BT, mask_BT)
+            return told_BT
+        # A mechanism that shortens and does not say how: rows share the record out evenly, in order.
+        lengths_B1, rows_B1 = mask_BT.sum(1, keepdim=True), rows_BT.sum(1, keepdim=True)
+        return (torch.arange(mask_BT.shape[1]) * rows_B1 // lengths_B1).clamp(max=rows_B1 - 1)
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[IntArray]:
+    """Record numbers, the shortest records first, as many at a time as fill `_PLACES`."""
+    order = np.argsort(lengths, kind="stable").astype(np.int32)
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * lengths[order[end]] <= _PLACES:
+            end += 1
+        yield order[start:end]
+        start = end
+
+
+def _packed(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Observed:
+    lengths_B = torch.tensor([len(rows_TD) for rows_TD, _, _ in parts])
+    starts = (lengths_B.cumsum(0) - lengths_B).tolist()
+    row_N = torch.cat([group + start for (_, group, _), start in zip(parts, starts, strict=True)])
+    first_N = torch.searchsorted(row_N, row_N)  # rows are in order, so equal ones stand together
+    seen = Seen(
+        y_RD=torch.cat([rows_TD for rows_TD, _, _ in parts]),
+        lengths_B=lengths_B,
+        row_N=row_N,
+        slot_N=torch.arange(len(row_N)) - first_N,
+    )
+    return Observed(seen=seen, ids_N=torch.cat([ids for _, _, ids in parts]))

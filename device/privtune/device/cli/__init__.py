@@ -1,0 +1,85 @@
+"""The owner's command line, `privtune`. Importing it is light: commands import what they need when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from privtune.device.cli.commands import jobs, ledger, tables, transcript
+from privtune.device.cli.commands.agent import agent
+from privtune.device.cli.commands.audit import audit
+from privtune.device.cli.commands.evaluate import evaluate
+from privtune.device.cli.commands.export import export
+from privtune.device.cli.commands.finetune import EPILOG, finetune
+from privtune.device.cli.commands.generate import generate
+from privtune.device.cli.commands.info import mechanisms, version
+from privtune.device.cli.commands.predict import predict
+from privtune.device.cli.commands.push import push
+from privtune.device.cli.commands.serve import serve
+from privtune.device.cli.commands.tune import tune_noise
+from privtune.device.cli.failures import report
+from privtune.device.runtime.memory import keep_lean
+from privtune.shared.errors import PrivTuneError
+
+DEBUG = "--debug"
+
+app = typer.Typer(
+    name="privtune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=EPILOG)(finetune)
+app.command(epilog=EPILOG)(agent)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(transcript.app, name="transcript")
+app.add_typer(tables.app, name="tables")
+app.command()(audit)
+app.command("tune-noise", epilog=EPILOG)(tune_noise)
+app.command()(predict)
+app.command()(generate)
+app.command()(serve)
+app.command(epilog=EPILOG)(evaluate)
+app.command()(export)
+app.command()(push)
+app.command()(mechanisms)
+app.command()(version)
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere in the command.")] = False,
+) -> None:
+    """Fine-tune a provider's model on your text. The text, its tokens and its labels stay on this machine.
+
+    \b
+    Set once where the cloud is, and the key that its operator gave you:
+      export PRIVTUNE_CLOUD=https://cloud.example:8080
+      export PRIVTUNE_API_KEY=...
+
+    \b
+    Then submit and train, look, use the model privately, take it with you:
+      privtune finetune --model minilm --data reviews.csv --holdout 0.1
+      privtune jobs list
+      privtune predict JOB --text "a fine film"
+      privtune export JOB ./adapter
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit. Failures end in one line on stderr and an exit code of docs/exit-codes.md."""
+    if arguments is None:  # this process is the command's own
+        keep_lean()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in given or bool(os.environ.get("PRIVTUNE_DEBUG"))
+    try:
+        app([argument for argument in given if argument != DEBUG], prog_name="privtune")
+    except PrivTuneError as error:
+        sys.exit(report(error, debug=debug))

@@ -1,0 +1,5 @@
+"""`python -m privtune.device.cli`."""
+
+from privtune.device.cli import main
+
+main()

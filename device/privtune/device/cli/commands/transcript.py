@@ -1,0 +1,108 @@
+"""`privtune transcript`: what left this device for a job, frame by frame."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privtune.device.cli.failures import guarded
+from privtune.device.cli.options import AsJson, Home, JobId, home_folder
+
+if TYPE_CHECKING:
+    from privtune.device.account.verify import Check
+
+app = typer.Typer(help="What left this device for a job, frame by frame.", no_args_is_help=True)
+
+
+@app.command()
+@guarded
+def show(
+    job: JobId,
+    limit: Annotated[int, typer.Option(min=0, help="Lines to show at most, the newest; 0: all.")] = 40,
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Show the lines of a job's transcript; --json prints them as they are stored.
+
+    \b
+    Example:
+      privtune transcript show ftjob-abc123 --limit 0 --json
+    """
+    from privtune.device.account.run_account import TRANSCRIPT
+    from privtune.device.account.verify import read_run, runs_of
+    from privtune.device.home.paths import check_job_id
+    from privtune.shared.errors import ArtifactCorrupt
+
+    folder = home_folder(home) / "jobs" / check_job_id(job) / TRANSCRIPT
+    shown = []
+    for path in runs_of(folder):
+        lines, _, broken = read_run(path, job)
+        if broken is not None:
+            raise ArtifactCorrupt(f"{broken}. `privtune transcript verify {job}` says more.")
+        shown += [(path.stem, line) for line in lines]
+    for run, line in shown[-limit:] if limit else shown:
+        if as_json:
+            typer.echo(json.dumps(line))
+        elif line["type"] == "frame":
+            shape = "x".join(map(str, line.get("shape", ())))
+            what = f"step {line['step']}.{line['micro_batch']} {shape} {line.get('codec', '')}".rstrip()
+            carried = f", {len(line['releases'])} releases, {line['named']} by name" if "releases" in line else ""
+            labels = f", {line['labels']} LABELS" if line.get("labels") else ""
+            size = f"{line['bytes']:,} bytes"
+            head = f"{run} {line['direction']:<4} {line['kind']:<12}"
+            typer.echo(f"{head} {what}, {size}{carried}{labels}, {line['payload'][:12]}")
+        elif line["type"] == "call":
+            typer.echo(f"{run} up   {line['kind']:<12} call, {line['bytes']:,} bytes, {line['hash'][:12]}")
+        else:
+            facts = " ".join(f"{key}={value}" for key, value in line.items() if key not in ("type", "chain"))
+            typer.echo(f"{run} {line['type']} {facts}")
+
+
+@app.command()
+@guarded
+def verify(job: JobId, as_json: AsJson = False, home: Home = None) -> None:
+    """Check a job's transcript against itself, the ledger, the stored releases and the kept frames.
+
+    Says what could be worked out again and what could not. Exit code 14 where something does not agree.
+
+    \b
+    Example:
+      privtune transcript verify ftjob-abc123
+    """
+    from privtune.device.account.ledger import FILE, Ledger
+    from privtune.device.account.run_account import TRANSCRIPT
+    from privtune.device.account.verify import check
+    from privtune.device.home.paths import check_job_id
+    from privtune.shared.errors import ArtifactCorrupt
+
+    folder = home_folder(home)
+    entries = []
+    if (folder / FILE).exists():
+        ledger = Ledger(folder)
+        entries = ledger.entries()
+        ledger.close()
+    found = check(job, folder / "jobs" / check_job_id(job) / TRANSCRIPT, entries, folder / "releases.sqlite")
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=1))
+    else:
+        _tell(found)
+    if found.problems:
+        raise ArtifactCorrupt(f"{found.problems[0]} ({len(found.problems)} problems in all).")
+
+
+def _tell(found: Check) -> None:
+    for kind, count in sorted(found.frames.items()):
+        typer.echo(f"{kind:<18} {count:>8,}  {found.bytes[kind]:>14,} bytes")
+    up = Counter({kind: count for kind, count in found.bytes.items() if not kind.startswith("down")})
+    typer.echo(f"left this device: {up.total():,} bytes in {found.runs} runs")
+    typer.echo(f"carried: {found.records:,} records of training and validation, {found.vectors:,} vectors")
+    typer.echo(f"labels: {found.labels:,}" if found.labels else "labels: none")
+    typer.echo(f"verified: {found.recomputed:,} payloads worked out again, {found.kept:,} kept frames unchanged")
+    for kind, count in sorted(found.open.items()):
+        typer.echo(f"not verified: {count:,} payloads of {kind}: only hashes are kept (--record-frames keeps all)")
+    for line in (*found.notes, *found.problems):
+        typer.echo(line)

@@ -1,0 +1,69 @@
+"""How commands fail: one clear line, a documented exit code, details in a private log."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from privtune.shared.errors import InternalError, PrivTuneError, StorageFull, missing_package
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn an unexpected exception of a command into an InternalError whose traceback is in the log."""
+
+    @functools.wraps(command)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except PrivTuneError as error:
+            if error.detail:
+                _log(kwargs.get("home"), f"{error.reason}: {error.message}\n{error.detail}")
+            raise
+        except BrokenPipeError:
+            raise
+        except ModuleNotFoundError as error:
+            raise missing_package(error, "device") or _unexpected(error, kwargs.get("home")) from error
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise StorageFull(f"Can't write {error.filename or 'a file'}: {error.strerror}.") from error
+            raise _unexpected(error, kwargs.get("home")) from error
+        except Exception as error:
+            if type(error).__module__.startswith("typer"):
+                raise  # usage errors and exits, which typer prints itself
+            raise _unexpected(error, kwargs.get("home")) from error
+
+    return inside
+
+
+def report(error: PrivTuneError, *, debug: bool) -> int:
+    """Print the error to stderr as one line (after the traceback with --debug). Returns the exit code."""
+    if debug:
+        traceback.print_exception(error)
+        if error.detail:
+            print(f"detail: {error.detail}", file=sys.stderr)
+    print(f"privtune: {' '.join(error.message.split())}", file=sys.stderr)
+    return error.exit_code
+
+
+def _unexpected(error: Exception, home: object) -> InternalError:
+    file = _log(home, "".join(traceback.format_exception(error)))
+    where = f"The details are in {file} (private: look through it before you send it)." if file else "Try --debug."
+    return InternalError(f"Unexpected failure ({type(error).__name__}). {where}")
+
+
+def _log(home: object, text: str) -> Path | None:
+    from privtune.device.home.paths import default_home, log_failure
+
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    return log_failure(home if isinstance(home, Path) else default_home(), f"{stamp} {text}")

@@ -1,0 +1,150 @@
+"""What the owner sees of `privtune tune-noise`: progress with the time left, a table, a plot, the choice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from privtune.device.audit.tuning.choice import Estimate, Setting, Words, naming, short, shown, span
+from privtune.device.audit.tuning.report import NOTES, headline, wished
+from privtune.device.audit.tuning.request import TuneRequest
+from privtune.device.audit.tuning.tune import Tuned
+from privtune.device.cli.run_screen import duration
+
+_BAR = 28
+_MARKS = (("█", "▒"), ("#", ":"))  # the second where a terminal knows ASCII only
+
+
+class TuneScreen:
+    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. It is the tuning's `Watch`."""
+
+    def __init__(self, words: Words, *, quiet: bool) -> None:
+        self._words: Words = words
+        self._console = _console(sys.stderr)
+        self._quiet = quiet
+        text = TextColumn("{task.description}", markup=False)
+        self._bar = Progress(text, BarColumn(bar_width=24), console=self._console, disable=quiet, transient=True)
+        self._task = self._bar.add_task("reading model and data", total=1.0)
+        self._live = self._console.is_terminal and not quiet
+
+    def __enter__(self) -> TuneScreen:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def begin(self, name: str, number: int, total: int, seconds_left: float | None) -> None:
+        """Name the setting and the time left."""
+        left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
+        self._at = f"{name} ({number} of {total}{left})"
+        if not self._live and not self._quiet:
+            self._console.print(self._at, soft_wrap=True)
+
+    def say(self, what: str, share: float) -> None:
+        """Move the bar."""
+        if self._live:
+            self._bar.update(self._task, description=f"{self._at}: {what}", completed=share)
+
+    def end(self, name: str, facts: dict[str, Any], *, kept: bool) -> None:
+        """One line of figures."""
+        if self._quiet:
+            return
+        right = "".join(facts["right"])
+        accuracy, recovered = right.count("1") / len(right), facts["recovered"][self._words]["value"]
+        how = "measured before" if kept else duration(facts["seconds"])
+        self._console.print(
+            f"  {name}, dev split: {100 * recovered:.1f}% of {naming(self._words)} recovered, accuracy "
+            f"{100 * accuracy:.1f}% ({how})",
+            soft_wrap=True,
+        )
+
+
+def tell(request: TuneRequest, tuned: Tuned, command: str | None, out: Path) -> None:
+    """Table, plot, choice and what to do next."""
+    console = _console(sys.stdout)
+    records, words = tuned.records, request.wish.words
+    if records["dev_left_out"]:
+        console.print(f"{records['dev_left_out']:,} dev records that training has, too, were left out.", soft_wrap=True)
+    console.print(_table(request, tuned, words))
+    plot = _plot(request, tuned, words, plain=console.options.ascii_only)
+    console.print("\n".join(plot) + "\n", soft_wrap=True)
+    choice = tuned.choice
+    lines = [f"Wished: {wished(request.wish)}.", f"{headline(request, tuned)}."]
+    lines += [f"  {line}" for line in choice.remarks]
+    recovered = choice.setting.recovered[words]
+    lines.append(
+        f"  {naming(words)} recovered {span(recovered)}, by {recovered.attack}; floor {100 * recovered.floor:.1f}%"
+    )
+    lines.append(f"  accuracy {span(choice.setting.accuracy)}, lost {span(choice.setting.drop, 'points')}")
+    lines.append(f"  {tuned.facts[choice.setting.value]['statement']['text']}")
+    if command:
+        lines += ["", "Use it (NAME: what the cloud calls this model):", f"  {command}"]
+    lines += ["", NOTES[0], f"Page: {out / 'tune.html'}  picture: {out / 'tune.svg'}  figures: {out / 'tune.json'}"]
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _table(request: TuneRequest, tuned: Tuned, words: Words) -> Table:
+    """Narrow enough for 80 columns."""
+    counted = f"{tuned.records['attacked']:,} dev records attacked, {tuned.records['dev']:,} scored; 95% intervals"
+    table = Table(title=counted, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(request.param, no_wrap=True)
+    for title in (f"{naming(words)}, %", "accuracy, %", "points lost"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("")
+    table.add_row("no noise", *_cells(tuned.clean, words), "")
+    for setting in tuned.settings:
+        chosen = setting == tuned.choice.setting
+        verdict = _verdict(request.wish.misses(setting).keys(), chosen=chosen, met=tuned.choice.met)
+        table.add_row(shown(setting.value), *_cells(setting, words), verdict, style="bold" if chosen else "")
+    return table
+
+
+def _cells(setting: Setting, words: Words) -> list[str]:
+    return [short(estimate) for estimate in (setting.recovered[words], setting.accuracy, setting.drop)]
+
+
+def _verdict(missed: Collection[str], *, chosen: bool, met: bool) -> str:
+    if chosen:
+        return "chosen" if met else "nearest"
+    told = {"recovery": "hides too little", "drop": "loses too much"}
+    return "keeps it" if not missed else "neither" if len(missed) == len(told) else told[next(iter(missed))]
+
+
+def _plot(request: TuneRequest, tuned: Tuned, words: Words, *, plain: bool) -> list[str]:
+    """Two bars a setting: full up to the low end of the interval, hatched up to its high end; a mark at the limit."""
+    wish, rows = request.wish, [("no noise", tuned.clean), *((shown(s.value), s) for s in tuned.settings)]
+    most = max(0.05, *(s.drop.high for _, s in rows), 1.25 * (wish.max_drop or 0.0))
+    name = max(len(request.param), *(len(label) for label, _ in rows))
+    left, right = f"{naming(words)}, 0 to 100%", f"points lost, 0 to {100 * most:.0f}"
+    lines = [f"{request.param:{name}}  {left:{_BAR}}  {right}"]
+    for label, setting in rows:
+        bars = (
+            _bar(setting.recovered[words], 1.0, wish.max_recovery, plain),
+            _bar(setting.drop, most, wish.max_drop, plain),
+        )
+        lines.append(f"{label:{name}}  {bars[0]}  {bars[1]}".rstrip())
+    full, hatched = _MARKS[plain]
+    return [*lines, f"dev split; {full}{hatched} up to the ends of the interval, | your limit"]
+
+
+def _bar(estimate: Estimate, most: float, limit: float | None, plain: bool) -> str:
+    full, hatched = _MARKS[plain]
+    ends = [round(_BAR * min(max(end, 0.0), most) / most) for end in (estimate.low, estimate.high)]
+    cells = list(full * ends[0] + hatched * (ends[1] - ends[0]) + " " * (_BAR - ends[1]))
+    if limit is not None and limit <= most:
+        cells[min(round(_BAR * limit / most), _BAR - 1)] = "|"
+    return "".join(cells)
+
+
+def _console(stream: Any) -> Console:
+    return Console(file=stream, highlight=False, markup=False, emoji=False)

@@ -1,0 +1,230 @@
+"""Tables to records: which columns hold the text and the label, and whether every cell can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from privtune.device.data.messages import ChatMessage, parse_conversation
+from privtune.device.data.tables import Table, is_missing, place
+from privtune.shared.errors import DataInvalid
+from privtune.shared.job_spec import Task
+
+# Names looked for in a header, in this order, when no column is named.
+TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "message", "document", "body", "description")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "condition", "rating")
+PAIR_NAMES = (
+    ("text", "text2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+)
+MESSAGES_NAME = "messages"
+PROMPT_NAMES = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("question", "answer"),
+    ("input", "output"),
+    ("dialogue", "summary"),
+    ("document", "summary"),
+    ("source", "target"),
+    ("mr", "ref"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column holds what; None: found by looking at the header."""
+
+    text: str | None = None
+    text2: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+
+    def __str__(self) -> str:
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f'{role} = "{name}"' for role, name in named.items() if name is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One example and where it stands in its file.
+
+    Classification: `text` (and `text2` of a pair) with `label`. Causal LM: `text` alone; or `prompt` and then `text` as
+    its completion; or `messages`, a conversation up to its last learned answer, which stands in `text` too.
+    """
+
+    number: int
+    text: str
+    text2: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records(Sequence[Record]):
+    """The examples of one data set, in file order, with the columns that were taken."""
+
+    source: str
+    unit: str
+    columns: Columns
+    items: tuple[Record, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # Sequence's own overloads: int or slice
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.items)
+
+    def pick(self, indexes: Sequence[int]) -> Records:
+        """The records at these positions, in that order."""
+        items = tuple(self.items[index] for index in indexes)
+        return Records(source=self.source, unit=self.unit, columns=self.columns, items=items)
+
+    def where(self, record: Record, role: str) -> str:
+        """The place of a record's text, label, ... as messages name it."""
+        return place(self.source, self.unit, record.number, getattr(self.columns, role))
+
+
+def resolve_columns(table: Table, wanted: Columns, task: Task, *, labelled: bool = True) -> Columns:
+    """Check the columns that were named and find the others by the header.
+
+    Raises:
+        DataInvalid: a named column is not there, or none can be found; lists the columns there are.
+    """
+    for field in fields(wanted):
+        name = getattr(wanted, field.name)
+        if name is not None and name not in table.columns:
+            raise DataInvalid(f'{table.source}: no column "{name}" for {field.name}. {_there_are(table)}')
+    if task == "causal-lm":
+        return _causal_columns(table, wanted)
+    if wanted.prompt or wanted.completion or wanted.messages:
+        raise DataInvalid(f"{table.source}: prompt, completion and messages are for causal-lm; name text and label.")
+    label = wanted.label or (_find(table, LABEL_NAMES) if labelled else None)
+    if labelled and label is None:
+        raise DataInvalid(
+            f"{table.source}: which column is the label? Name it with --label-column. {_there_are(table)}"
+        )
+    text, text2 = wanted.text, wanted.text2
+    if text is None:
+        pair = _find_pair(table, PAIR_NAMES)
+        if pair and text2 in (None, pair[1]):
+            text, text2 = pair
+        else:
+            text = _find(table, TEXT_NAMES)
+    if text is None:
+        raise DataInvalid(f"{table.source}: which column is the text? Name it with --text-column. {_there_are(table)}")
+    return Columns(text=text, text2=text2, label=label)
+
+
+def _causal_columns(table: Table, wanted: Columns) -> Columns:
+    if wanted.text2 or wanted.label:
+        raise DataInvalid(
+            f"{table.source}: a causal-lm job takes text, or prompt and completion, or messages; no label, no text2."
+        )
+    kinds = [wanted.text, wanted.prompt or wanted.completion, wanted.messages]
+    if sum(kind is not None for kind in kinds) > 1:
+        raise DataInvalid(f"{table.source}: name either text, or prompt and completion, or messages; not both.")
+    if wanted.text:
+        return Columns(text=wanted.text)
+    messages = wanted.messages or (_find(table, [MESSAGES_NAME]) if not any(kinds) else None)
+    if messages is not None:
+        return Columns(messages=messages)
+    if wanted.prompt or wanted.completion:
+        prompt = wanted.prompt or _find(table, [pair[0] for pair in PROMPT_NAMES])
+        completion = wanted.completion or _find(table, [pair[1] for pair in PROMPT_NAMES])
+        if prompt is None or completion is None:
+            raise DataInvalid(f"{table.source}: name both --prompt-column and --completion-column. {_there_are(table)}")
+        return Columns(prompt=prompt, completion=completion)
+    pair = _find_pair(table, PROMPT_NAMES)
+    if pair:
+        return Columns(prompt=pair[0], completion=pair[1])
+    text = _find(table, TEXT_NAMES)
+    if text is None:
+        hint = "Name it with --text-column, or --prompt-column and --completion-column, or --messages-column."
+        raise DataInvalid(f"{table.source}: which column is the text? {hint} {_there_are(table)}")
+    return Columns(text=text)
+
+
+def _there_are(table: Table) -> str:
+    return "Columns there: " + ", ".join(f'"{name}"' for name in table.columns) + "."
+
+
+def _find(table: Table, names: Sequence[str]) -> str | None:
+    by_lower = {name.lower(): name for name in reversed(table.columns)}
+    return next((by_lower[name] for name in names if name in by_lower), None)
+
+
+def _find_pair(table: Table, pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    for first, second in pairs:
+        one, two = _find(table, [first]), _find(table, [second])
+        if one and two:
+            return one, two
+    return None
+
+
+def to_records(table: Table, columns: Columns) -> Records:
+    """Turn rows into records by resolved columns; every cell is checked.
+
+    Raises:
+        DataInvalid: a text or label is missing, empty or of the wrong kind; names file, line and column.
+    """
+    # text comes last: the completion of a prompt stands in `text`
+    roles = {
+        "text2": columns.text2,
+        "label": columns.label,
+        "prompt": columns.prompt,
+        "text": columns.text or columns.completion,
+        "messages": columns.messages,
+    }
+    taken = [(role, name, table.columns.index(name)) for role, name in roles.items() if name is not None]
+    items = []
+    for number, cells in table.rows:
+        values: dict[str, Any] = {}
+        for role, name, position in taken:
+            cell = cells[position]
+            if role == "label":
+                values[role] = _label(table, number, name, cell)
+            elif role == "messages":
+                values[role] = parse_conversation(cell, place(table.source, table.unit, number, name))
+                values["text"] = values[role][-1].content
+            else:
+                values[role] = _text(table, number, name, cell)
+        items.append(Record(number=number, **values))
+    return Records(source=table.source, unit=table.unit, columns=columns, items=tuple(items))
+
+
+def _text(table: Table, number: int, name: str, cell: object) -> str:
+    if isinstance(cell, str) and cell.strip():
+        return cell
+    where = place(table.source, table.unit, number, name)
+    if isinstance(cell, str):
+        raise DataInvalid(f"{where}: the text is empty. Remove the record or fill it in.")
+    if is_missing(cell):
+        raise DataInvalid(f"{where}: the record has no such value. Remove the record or fill it in.")
+    raise DataInvalid(f"{where}: text is expected, not a {type(cell).__name__}.")
+
+
+def _label(table: Table, number: int, name: str, cell: object) -> str:
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer()):
+        return str(int(cell))
+    if isinstance(cell, str) and cell.strip():
+        return cell.strip()
+    where = place(table.source, table.unit, number, name)
+    if is_missing(cell) or isinstance(cell, str):
+        raise DataInvalid(f"{where}: the label is missing. Remove the record or fill it in.")
+    raise DataInvalid(f"{where}: a label is a text or a whole number, not a {type(cell).__name__}.")

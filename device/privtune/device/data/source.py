@@ -1,0 +1,146 @@
+"""`DataSource`: a data set as the owner describes it, and the records that come of it.
+
+Sampling and the held-out part depend on the seed and the file alone, so that a resumed job sees the same records.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from privtune.device.data.records import Columns, Records, resolve_columns, to_records
+from privtune.device.data.tables import read_table
+from privtune.shared.errors import DataInvalid, InvalidInput
+from privtune.shared.job_spec import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """A file or hub data set, its columns, and which part of it is meant.
+
+    path: a file (JSONL, CSV, TSV, Parquet) or a hub id `owner/name[:config][@split]`.
+    limit: at most this many records, drawn at random with `seed`; applied before the held-out part is split off.
+    holdout: share of records held out for validation (0 to below 1), stratified by label.
+    part: `all`, `train` (without the held-out share) or `held-out`.
+    chat_template: a file with the owner's own template for conversations; None: the tokenizer's.
+    """
+
+    path: str
+    columns: Columns = field(default_factory=Columns)
+    limit: int | None = None
+    holdout: float = 0.0
+    part: Literal["all", "train", "held-out"] = "all"
+    seed: int = 0
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InvalidInput(f"--limit must be at least 1, not {self.limit}.", param="limit")
+        if not 0 <= self.holdout < 1:
+            raise InvalidInput(f"--holdout must be from 0 to below 1, not {self.holdout}.", param="holdout")
+        if self.part != "all" and self.holdout == 0:
+            raise InvalidInput(f"The {self.part} part needs a --holdout above 0.", param="holdout")
+
+    def load(self, task: Task, *, labelled: bool = True) -> Records:
+        """Read, check, sample and split.
+
+        Args:
+            task: decides which columns are needed.
+            labelled: False for prediction: a classification file needs no label column.
+
+        Raises:
+            DataInvalid: names the file, the line and the column.
+        """
+        table = read_table(self.path)
+        columns = resolve_columns(table, self.columns, task, labelled=labelled)
+        records = sample(to_records(table, columns), self.limit, self.seed)
+        if self.part == "all":
+            return records
+        train, held_out = split(records, self.holdout, self.seed)
+        return train if self.part == "train" else held_out
+
+    def with_holdout(self, share: float) -> tuple[DataSource, DataSource]:
+        """The training part and the held-out part of this data set."""
+        return replace(self, holdout=share, part="train"), replace(self, holdout=share, part="held-out")
+
+
+def sample(records: Records, limit: int | None, seed: int) -> Records:
+    """At most `limit` records, drawn without replacement, kept in file order."""
+    if limit is None or limit >= len(records):
+        return records
+    picked = np.random.default_rng(seed).permutation(len(records))[:limit]
+    return records.pick(sorted(picked.tolist()))
+
+
+def split(records: Records, share: float, seed: int) -> tuple[Records, Records]:
+    """Training and held-out records; each label keeps its share, and at least one record in training.
+
+    Raises:
+        DataInvalid: too few records to hold any out.
+    """
+    by_label: dict[str | None, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        by_label[record.label].append(index)
+    rng = np.random.default_rng([seed, 1])
+    held_out: set[int] = set()
+    for indexes in by_label.values():
+        order = rng.permutation(len(indexes))[: min(round(len(indexes) * share), len(indexes) - 1)]
+        held_out.update(indexes[position] for position in order)
+    if not held_out:
+        raise DataInvalid(f"{records.source}: {len(records)} records are too few to hold out {share:.0%} of them.")
+    train = [index for index in range(len(records)) if index not in held_out]
+    return records.pick(train), records.pick(sorted(held_out))
+
+
+def label_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The distinct labels in the order of their class numbers: whole numbers by value, otherwise by name."""
+    names = set(labels)
+    try:
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def training_labels(records: Records) -> tuple[str, ...]:
+    """The label names of a training set.
+
+    Raises:
+        DataInvalid: a record without a label, or one label only.
+    """
+    names = label_order(_labels(records))
+    if len(names) < 2:
+        raise DataInvalid(
+            f'{records.source}, column "{records.columns.label}": all {len(records)} records have the same label; '
+            "a classifier needs at least two."
+        )
+    return names
+
+
+def _labels(records: Records) -> Iterable[str]:
+    for record in records:
+        if record.label is None:
+            raise DataInvalid(f"{records.source}: the records have no labels. Name the column with --label-column.")
+        yield record.label
+
+
+def class_numbers(records: Records, label_names: tuple[str, ...]) -> list[int]:
+    """The class number of each record.
+
+    Raises:
+        DataInvalid: a label that training has not seen; names file, line and column (the label itself is private).
+    """
+    numbers = {name: number for number, name in enumerate(label_names)}
+    classes = []
+    for record, label in zip(records, _labels(records), strict=True):
+        if label not in numbers:
+            raise DataInvalid(
+                f"{records.where(record, 'label')}: this label does not occur in the training data "
+                f"({len(label_names)} labels). Correct it, remove the record or add it to training.",
+                detail=f"label {label!r}; training has {', '.join(label_names)}",
+            )
+        classes.append(numbers[label])
+    return classes

@@ -1,0 +1,125 @@
+"""The endpoint's routes: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from privtune.device.endpoint import answers
+from privtune.device.endpoint.asking import Asking, ClientGone
+from privtune.device.endpoint.guard import Guard
+from privtune.device.endpoint.openai_errors import install_error_handlers
+from privtune.device.endpoint.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from privtune.device.endpoint.worker import Worker
+from privtune.device.inference.generation.prompt_builder import Prompts
+from privtune.shared.errors import ModelNotFound, PrivTuneError
+
+Json = dict[str, Any]
+
+
+def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only: bool) -> FastAPI:
+    """The ASGI app. workers: by the name that clients give as `model`."""
+    app = FastAPI(title="PrivTune endpoint", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, key=key, loopback_only=loopback_only)
+    install_error_handlers(app)
+
+    def worker_of(model: str) -> Worker:
+        if model not in workers:
+            raise ModelNotFound(
+                f"There is no model {model[:80]!r} here; there are: {', '.join(workers)}", param="model"
+            )
+        return workers[model]
+
+    @app.get("/v1/models")
+    def models() -> Json:
+        return {"object": "list", "data": [_card(name) for name in workers]}
+
+    @app.get("/v1/models/{model}")
+    def model_card(model: str) -> Json:
+        worker_of(model)
+        return _card(model)
+
+    @app.post("/v1/chat/completions")
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        messages = asked.conversation()
+        asking = Asking(worker_of(asked.model), [messages], asked.sampling(), raw=False)
+        return await _answer(asked, request, asking, answers.Shape(asked.model, chat=True))
+
+    @app.post("/v1/completions")
+    async def complete(asked: CompletionRequest, request: Request) -> Response:
+        asking = Asking(worker_of(asked.model), asked.prompts, asked.sampling(), raw=True)
+        return await _answer(asked, request, asking, answers.Shape(asked.model, chat=False))
+
+    @app.post("/v1/embeddings")
+    async def embed(asked: EmbeddingRequest) -> Json:
+        worker = worker_of(asked.model)
+        return await asyncio.to_thread(_embeddings, worker, asked)
+
+    return app
+
+
+async def _answer(
+    asked: ChatRequest | CompletionRequest, request: Request, asking: Asking, shape: answers.Shape
+) -> Response:
+    if not asked.stream:
+        async with asking:
+            try:
+                return JSONResponse(shape.whole(await asking.whole(request)))
+            except ClientGone:
+                return Response(status_code=499)
+    try:
+        await asking.begun()  # a refusal is still a plain error
+    except BaseException:
+        await asking.__aexit__()
+        raise
+    events = _events(asking, shape, count=asked.stream_options.include_usage)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def _events(asking: Asking, shape: answers.Shape, *, count: bool) -> AsyncIterator[str]:
+    async with asking:
+        begun: set[int] = set()
+        try:
+            async for index, news in asking.news():
+                finish = news.done.finish if news.done is not None else None
+                if news.text or index not in begun:
+                    yield shape.piece(index, news.text, first=index not in begun)
+                    begun.add(index)
+                if finish is not None:
+                    yield shape.piece(index, "", finish)
+        except PrivTuneError as error:
+            yield answers.failed(error)
+            return
+        if count:
+            yield shape.counted(asking.answers)
+        yield answers.DONE
+
+
+def _card(name: str) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "you"}
+
+
+@torch.no_grad()
+def _embeddings(worker: Worker, asked: EmbeddingRequest) -> Json:
+    """Mean of the bottom's own output over a text's tokens, of length 1. Nothing of it leaves this machine."""
+    parts, data, tokens = worker.parts, [], 0
+    prompts = Prompts(parts, None)
+    for index, text in enumerate(asked.texts):
+        ids_1T = torch.tensor([prompts.ids(text, raw=True)])
+        mean_D = parts.bottom(ids_1T, torch.ones_like(ids_1T))[0].float().mean(dim=0)
+        vector_D = (mean_D / mean_D.norm().clamp(min=1e-9)).numpy().astype("<f4")
+        data.append({"object": "embedding", "index": index, "embedding": _written(vector_D, asked.encoding_format)})
+        tokens += ids_1T.numel()
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "model": asked.model, "data": data, "usage": usage}
+
+
+def _written(vector_D: np.ndarray[Any, np.dtype[np.float32]], how: str) -> Any:
+    return base64.b64encode(vector_D.tobytes()).decode() if how == "base64" else vector_D.tolist()

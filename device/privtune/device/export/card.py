@@ -1,0 +1,156 @@
+"""The model card, README.md of an export: what the model is and how it was made, and nothing of the data.
+
+On it: base and hash, cut, task, tuning, mechanism with parameters, and the statement that the ledger recorded when the
+vectors were released. Not on it: paths, names of data sets, texts, names of labels, numbers of records. Metrics are
+facts about private data, so they are on it only when the owner asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from privtune.device.account.ledger import LABELS, Ledger, outcomes
+from privtune.shared import __version__
+from privtune.shared.job_spec import JobSpec
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # a model's name on a hub
+_RELATION = {"peft": "adapter", "merged": "finetune", "gguf": "quantized"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the ledger says of one way in which the job's vectors (or labels) were perturbed."""
+
+    mechanism: str
+    params: Mapping[str, Any]
+    claim: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a card may tell. base: the public name of the base model. metrics: None unless the owner agreed."""
+
+    spec: JobSpec
+    format: str
+    dtype: str
+    classes: int
+    base: str
+    base_sha256: str | None
+    training: tuple[Training, ...]
+    metrics: Mapping[str, float] | None
+
+
+def training_of(home: Path, job_id: str) -> tuple[Training, ...]:
+    """The ledger's statements on what trained the job: one on vectors, one on randomised labels if they were."""
+    ledger = Ledger(home)
+    try:
+        rows = [row for row in outcomes(ledger.entries()) if row["job"] == job_id and row["part"] in ("train", LABELS)]
+    finally:
+        ledger.close()
+    known = {(row["mechanism"], json.dumps(row["params"]), row["claim"]): row for row in rows}
+    return tuple(
+        Training(mechanism=row["mechanism"], params=row["params"], claim=row["claim"]) for row in known.values()
+    )
+
+
+def write_card(path: Path, facts: Facts) -> None:
+    """Write the card; its front matter is what a hub reads."""
+    front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
+    parts = [f"---\n{front}---", _model(facts), _privacy(facts), _metrics(facts), _use(facts)]
+    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+
+
+def _front_matter(facts: Facts) -> dict[str, Any]:
+    head: dict[str, Any] = {}
+    if HUB_ID.fullmatch(facts.base):  # a hub refuses other names here
+        head = {"base_model": facts.base, "base_model_relation": _RELATION[facts.format]}
+    classifier = facts.spec.task == "classification"
+    return head | {
+        "library_name": "peft" if facts.format == "peft" and facts.spec.tuning.method == "lora" else "transformers",
+        "pipeline_tag": "text-classification" if classifier else "text-generation",
+        "tags": ["privtune", "split-learning", facts.spec.tuning.method, facts.format],
+    }
+
+
+def _model(facts: Facts) -> str:
+    spec, tuning = facts.spec, facts.spec.tuning
+    what = f"text classification, {facts.classes} classes" if spec.task == "classification" else "causal language model"
+    how = f"every weight of the last {spec.tail} blocks" if spec.tail else "every weight above the cut"
+    if tuning.method == "lora":
+        what_blocks = f"of the last {spec.tail} blocks" if spec.tail else "above the cut"
+        where = ", ".join(tuning.targets) or f"every linear layer {what_blocks}"
+        how = f"LoRA, rank {tuning.rank}, alpha {tuning.alpha:g}, on {where}"
+    rows = {
+        "Base model": facts.base,
+        "SHA-256 of the base's weights": facts.base_sha256 or "not recorded",
+        "Task": what,
+        "Cut": f"{spec.cut} blocks and the embedding stayed frozen on the owner's device",
+        "Tuned": how,
+        "Longest text in training": f"{spec.train.max_length} tokens",
+        "Labels": "stayed on the device" if spec.labels == "private" else "were sent to the training provider",
+        "Weights here": facts.format if facts.format == "peft" else f"{facts.format}, {facts.dtype}",
+        "Made with": f"PrivTune {__version__}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"# {facts.base}, tuned with PrivTune\n\n| | |\n|---|---|\n{table}\n\nThe base model's licence applies."
+
+
+def _privacy(facts: Facts) -> str:
+    lines = [
+        "## Privacy of the training",
+        "The top of the model was trained by a provider that received perturbed vectors in place of text. "
+        "What may be said of these vectors, as recorded in the owner's ledger before they were sent:",
+    ]
+    for one in facts.training:
+        settings = ", ".join(f"{name} = {value}" for name, value in sorted(one.params.items()))
+        lines.append(f"* mechanism `{one.mechanism}`{f' ({settings})' if settings else ''}: {one.claim}")
+    if not facts.training:
+        lines.append("* The ledger of the exporting device has no entry of this training, so nothing is claimed.")
+    lines.append(
+        "This is about the vectors that the provider saw. It says nothing of what these weights tell whoever holds "
+        "them: a tuned model can repeat what it was trained on. The model is used here on clean inputs, without the "
+        "perturbation that it was trained with."
+    )
+    return "\n\n".join(lines)
+
+
+def _metrics(facts: Facts) -> str:
+    if facts.metrics is None:
+        return ""
+    rows = "\n".join(f"* {name}: {value:.4f}" for name, value in facts.metrics.items()) or "* none were recorded"
+    return f"## Measured on the owner's held-out data, with the perturbation\n\n{rows}"
+
+
+def _use(facts: Facts) -> str:
+    classifier = facts.spec.task == "classification"
+    auto = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
+    labels = f", num_labels={facts.classes}" if classifier else ""
+    lines = [f"from transformers import {auto}, AutoTokenizer", ""]
+    if facts.format == "merged":
+        lines.append(f'model = {auto}.from_pretrained("FOLDER")')
+    elif facts.format == "gguf":
+        lines.append(f'model = {auto}.from_pretrained("FOLDER", gguf_file="{gguf_name(facts.dtype)}")')
+    elif facts.spec.tuning.method == "lora":
+        lines = ["from peft import PeftModel", *lines, f'base = {auto}.from_pretrained("BASE"{labels})']
+        lines.append('model = PeftModel.from_pretrained(base, "FOLDER")')
+    else:
+        lines = ["from safetensors.torch import load_file", *lines]
+        lines.append(f'model = {auto}.from_pretrained("BASE"{labels})')
+        lines.append('model.load_state_dict(load_file("FOLDER/tuned.safetensors"), strict=False)')
+    if facts.format == "gguf":
+        lines.append(f'tokenizer = AutoTokenizer.from_pretrained("FOLDER", gguf_file="{gguf_name(facts.dtype)}")')
+    else:
+        lines.append('tokenizer = AutoTokenizer.from_pretrained("FOLDER")')
+    return "## How to load\n\n```python\n" + "\n".join(lines) + "\n```"
+
+
+def gguf_name(dtype: str) -> str:
+    """The name of a GGUF export's file, as llama.cpp's own converter ends it."""
+    return f"model-{dtype.upper().replace('FP', 'F')}.gguf"

@@ -1,0 +1,1 @@
+"""The device's own folder: where jobs, packages and releases live, and the owner's policy."""

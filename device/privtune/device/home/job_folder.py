@@ -1,0 +1,122 @@
+"""What the device keeps of a job, and never sends: labels' names, the secret record order, checkpoints, the report.
+
+home/jobs/JOB/job.json        what is needed to resume or to predict
+home/jobs/JOB/checkpoints/    the head, the tail and their optimiser
+home/jobs/JOB/states.sqlite   with a tail: what the cloud computed for each record, until the job is done
+home/jobs/JOB/report.json     figures of the finished run
+home/bottoms/, home/releases/ shared by jobs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privtune.device.data.batches import IndexArray
+from privtune.device.data.prompts import PromptForm
+from privtune.shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
+from privtune.shared.job_spec import JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobState:
+    """`order_secret` shuffles the records once, so that handles tell nothing of a record's place in the file.
+
+    (A file sorted by label would otherwise give its labels away: the cloud knows the seed of the data order.)
+    `prompt`: how a language model's records were written; None for a classifier.
+    """
+
+    spec: JobSpec
+    label_names: tuple[str, ...]
+    data_fingerprint: str
+    order_secret: int
+    local_model: str | None
+    prompt: PromptForm | None = None
+    final_step: int | None = None
+
+    def order(self, records: int) -> IndexArray:
+        """The secret permutation of the training records."""
+        return np.random.default_rng(self.order_secret).permutation(records)
+
+
+class JobFolder:
+    """Reads and writes one job's files; every write is whole or not at all."""
+
+    def __init__(self, home: Path, job_id: str) -> None:
+        self.path = home / "jobs" / job_id
+        self.job_id = job_id
+        self.checkpoints = self.path / "checkpoints"
+        self.states = self.path / "states.sqlite"
+
+    def exists(self) -> bool:
+        """True when this device has run the job before."""
+        return (self.path / "job.json").exists()
+
+    def load(self) -> JobState:
+        """The job's state; `JobNotFound` when this device does not hold it."""
+        try:
+            raw = json.loads((self.path / "job.json").read_text(encoding="utf-8"))
+            spec = JobSpec.model_validate(raw.pop("spec"))
+            prompt = raw.pop("prompt", None)
+            form = None if prompt is None else PromptForm(**prompt)
+            return JobState(spec=spec, label_names=tuple(raw.pop("label_names")), prompt=form, **raw)
+        except FileNotFoundError:
+            raise JobNotFound(
+                f"this device holds nothing of job {self.job_id}; its head and noise live where it was trained"
+            ) from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataInvalid(f"{self.path / 'job.json'} can't be read; restore it from a backup") from error
+
+    def begin(
+        self,
+        spec: JobSpec,
+        label_names: tuple[str, ...],
+        fingerprint: str,
+        local_model: str | None,
+        prompt: PromptForm | None = None,
+    ) -> JobState:
+        """The state of a new job, or of one that goes on; refuses to go on with other data or another description."""
+        if not self.exists():
+            state = JobState(
+                spec=spec,
+                label_names=label_names,
+                data_fingerprint=fingerprint,
+                order_secret=secrets.randbits(128),
+                local_model=local_model,
+                prompt=prompt,
+            )
+            self.save(state)
+            return state
+        state = self.load()
+        if state.data_fingerprint != fingerprint:
+            raise JobConflict(
+                f"the data differs from what job {self.job_id} started with, so it can't go on; "
+                "restore the file or start a new job (--new)"
+            )
+        if state.spec != spec:
+            raise JobConflict(f"job {self.job_id} has another description now than when it started; start a new job")
+        return state
+
+    def save(self, state: JobState) -> None:
+        """Replace the state."""
+        facts = asdict(state) | {"spec": state.spec.model_dump(mode="json")}
+        self.write_json("job.json", facts)
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write a JSON file atomically; `StorageFull` leaves the old one as it was."""
+        scratch = self.path / f".{name}.part"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with scratch.open("w", encoding="utf-8") as file:
+                json.dump(value, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.rename(self.path / name)
+        except OSError as error:
+            raise StorageFull(f"{self.path} can't be written: {error.strerror}; free room and run again") from error

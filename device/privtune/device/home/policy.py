@@ -1,0 +1,176 @@
+"""What the owner's agent will do for jobs that others submit. Checked before anything is sent; the device decides.
+
+The defaults are the safe side: noise always on and never weaker than each mechanism's own default, labels private.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from privtune.shared.errors import InvalidInput, PolicyRefused
+from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+
+NO_NOISE = "none"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Bound(_Strict):
+    """The range in which a mechanism's parameter may lie; with `allowed: false` it may not be set at all."""
+
+    min: float | None = None
+    max: float | None = None
+    allowed: bool = True
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Bound:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+class Budget(_Strict):
+    """What may be released of each data set, over all jobs; what is left out is not limited. See docs/ledger.md."""
+
+    nats_per_record: float | None = Field(
+        None, gt=0, description="Worst-case loss of a record; refuses noise that has no such bound."
+    )
+    releases: int | None = Field(None, ge=0, description="Records drawn; sending one again is no new release.")
+    jobs: int | None = Field(None, ge=0, description="Jobs that draw at least one release.")
+
+
+class AuditRule(_Strict):
+    """What attacks on a job's own data may find, before anything of it is sent: upper ends of the 95% intervals."""
+
+    max_content_top1: float = Field(0.2, ge=0, le=1, description="Share of content words that the worst attack names.")
+    max_top1: float = Field(0.3, ge=0, le=1, description="The same of all words.")
+    size: Literal["quick", "full"] = Field("quick", description="quick: minutes; full: hours.")
+
+
+def _default_bounds() -> dict[str, dict[str, Bound]]:
+    """No less noise than the mechanisms' own defaults; other ways to say how much are closed."""
+    from privtune.device.noise.params import DChiParams, GaussianParams
+
+    dchi, gaussian = DChiParams(), GaussianParams()
+    return {
+        "dchi": {"noise_ratio": Bound(min=dchi.noise_ratio), "eta": Bound(allowed=False)},
+        "gaussian": {"epsilon": Bound(max=gaussian.epsilon), "delta": Bound(max=gaussian.delta)},
+    }
+
+
+class Policy(_Strict):
+    """The `policy` section of agent.yaml. A section that is given replaces that default as a whole."""
+
+    mechanisms: tuple[str, ...] = Field(
+        ("dchi", "gaussian"), description="Noise mechanisms that jobs may use (`none` is ruled by allow_no_noise)."
+    )
+    bounds: dict[str, dict[str, Bound]] = Field(
+        default_factory=_default_bounds,
+        description="Per mechanism and parameter: min, max, allowed. Not listed: any value.",
+    )
+    allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
+    allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
+    gradients: Literal["any", "no-text", "none"] = Field(
+        "no-text",
+        description="Which may go to the cloud: any; no-text: not a language model's, which name its text; none. What "
+        "may not leave needs a job with a tail, which trains on the device.",
+    )
+    max_label_epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="Jobs must train with randomised labels, label_epsilon at most this; language models can't.",
+    )
+    models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
+    datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
+    budget: Budget = Field(default_factory=Budget, description="For each data set.")
+    audit: AuditRule | None = Field(None, description="Attack every job's data first; left out: no job's.")
+    max_epochs: int = Field(50, ge=1, description="Passes over the data that a job may ask for.")
+
+    @model_validator(mode="after")
+    def _known_mechanisms(self) -> Policy:
+        from privtune.device.noise.registry import entry
+
+        for name in (*self.mechanisms, *self.bounds):
+            try:
+                row = entry(name)
+            except InvalidInput as error:
+                raise ValueError(error.message) from None
+            for parameter in self.bounds.get(name, ()):
+                if parameter not in row.params.model_fields:
+                    known = ", ".join(row.params.model_fields) or "none"
+                    raise ValueError(f"bounds: {name} has no parameter '{parameter}'; it has: {known}")
+        return self
+
+    def check(self, spec: JobSpec) -> None:
+        """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings make no sense."""
+        if not any(fnmatchcase(spec.model, pattern) for pattern in self.models):
+            raise PolicyRefused(f"The device's policy does not allow the model {spec.model}.")
+        for handle in (spec.training_file, spec.validation_file or spec.training_file):
+            name = handle.removeprefix(DEVICE_SCHEME)
+            if not any(fnmatchcase(name, pattern) for pattern in self.datasets):
+                raise PolicyRefused(f"The device's policy does not allow the data set {name}.")
+        if spec.labels == "shared" and not self.allow_shared_labels:
+            raise PolicyRefused("The device's policy keeps labels at home: labels 'shared' is not allowed.")
+        self._check_labels(spec)
+        if spec.train.epochs > self.max_epochs:
+            raise PolicyRefused(f"The job asks for {spec.train.epochs} epochs; the device allows {self.max_epochs}.")
+        self._check_mechanism(spec)
+
+    def _check_labels(self, spec: JobSpec) -> None:
+        most = self.max_label_epsilon
+        if spec.tail:
+            return  # labels are used on the device alone
+        if self.gradients == "none":
+            raise PolicyRefused(
+                "The device's policy lets no gradient leave: the job needs a tail, which trains on the device "
+                "(--tail 2)."
+            )
+        if self.gradients == "no-text" and spec.task == "causal-lm":
+            raise PolicyRefused(
+                "The device's policy keeps a language model's gradients here, because they name its text whatever the "
+                "noise: the job needs a tail, which trains on the device (--tail 4)."
+            )
+        if most is None:
+            return
+        if spec.task == "causal-lm":
+            raise PolicyRefused(
+                "The device's policy demands randomised labels, and a language model's labels are its text."
+            )
+        if spec.label_epsilon is None:
+            raise PolicyRefused(f"The device's policy demands randomised labels: label_epsilon of at most {most:g}.")
+        if spec.label_epsilon > most:
+            raise PolicyRefused(f"label_epsilon {spec.label_epsilon:g} is above the {most:g} that the device allows.")
+
+    def _check_mechanism(self, spec: JobSpec) -> None:
+        from privtune.device.noise.registry import validate
+
+        name = spec.mechanism.name
+        settings = validate(spec.mechanism)
+        if name == NO_NOISE:
+            if not self.allow_no_noise:
+                raise PolicyRefused("The device's policy does not let clean vectors leave: mechanism 'none'.")
+            return
+        if name not in self.mechanisms:
+            raise PolicyRefused(
+                f"The device's policy does not allow the mechanism {name}; allowed: {', '.join(self.mechanisms)}."
+            )
+        for parameter, bound in self.bounds.get(name, {}).items():
+            _check_bound(name, parameter, getattr(settings, parameter), bound)
+
+
+def _check_bound(mechanism: str, parameter: str, value: object, bound: Bound) -> None:
+    if value is None:
+        return
+    if not bound.allowed:
+        raise PolicyRefused(f"The device's policy does not allow {mechanism} with {parameter} set.")
+    if not isinstance(value, int | float):
+        return
+    if bound.min is not None and value < bound.min:
+        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device demands.")
+    if bound.max is not None and value > bound.max:
+        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is above the {bound.max:g} that the device allows.")

@@ -1,0 +1,1 @@
+"""Using a tuned model through the same private path: predict, evaluate, generate."""

@@ -1,0 +1,202 @@
+"""How good a tuned model is on held-out records: its loss, through the same noise, and what it writes itself.
+
+The records take the private path of training: the cloud sees noised vectors of them, and their ledger line counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from privtune.device.account.run_account import source_of
+from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
+from privtune.device.data.messages import ChatMessage
+from privtune.device.data.prompts import prompt_ids
+from privtune.device.data.records import Records
+from privtune.device.data.source import DataSource
+from privtune.device.home.job_folder import JobFolder, JobState
+from privtune.device.inference.generate import generate_texts
+from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.text_scores import TextScores, require_packages, score_texts
+from privtune.device.inference.tuned import TunedModel, open_tuned
+from privtune.device.privacy.bounds import Statement
+from privtune.device.release.perturber import Uploader
+from privtune.device.runtime.memory import trim
+from privtune.device.session.run_settings import RunSettings
+from privtune.device.session.scoring import Scorer
+from privtune.shared.errors import DataInvalid, InvalidInput
+
+NAME = "evaluation"  # of the records in the ledger
+IN_FLIGHT = 4
+BATCH, TAIL_BATCH = 16, 4  # records in a message; with a tail all their states come back
+
+Prompt = str | tuple[ChatMessage, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One prompt and every answer that the data has for it."""
+
+    prompt: Prompt
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What the model wrote, greedily, for `questions`, and how near it is to their references.
+
+    too_long: prompts that were left out because the model can't read them whole.
+    """
+
+    questions: tuple[Question, ...]
+    texts: tuple[str, ...]
+    too_long: int
+    scores: TextScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """metrics: loss, accuracy and macro_f1 of a classifier; loss, perplexity and token_accuracy of a language model.
+
+    truncated, dropped: records that were cut at the job's max_length, or left out because nothing to predict was left.
+    """
+
+    job_id: str
+    source: str
+    records: int
+    truncated: int
+    dropped: int
+    metrics: dict[str, float]
+    written: Written | None
+    statement: Statement
+
+
+def evaluate(
+    job_id: str,
+    source: DataSource,
+    settings: RunSettings,
+    *,
+    generate: int = 0,
+    max_new_tokens: int = 64,
+    batch_size: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Score the newest state of a job that this device trained.
+
+    Args:
+        job_id: the job.
+        source: held-out records with labels or completions.
+        settings: how to reach the cloud.
+        generate: for so many different prompts, also let the model write and compare with the completions.
+        max_new_tokens: tokens that it writes at most for a prompt.
+        batch_size: records in one message; None: as many as fit the device's memory well.
+        say: told of warnings.
+
+    Raises:
+        JobNotFound: this device does not hold the job. JobConflict: it has no checkpoint.
+        InvalidInput: generation from a classifier or without prompts; the packages of the `eval` extra are missing.
+        DataInvalid: the records can't be used.
+    """
+    state = JobFolder(settings.home, job_id).load()
+    records = source.load(state.spec.task)
+    questions = _questions(source, state, generate) if generate else ()
+    found, readable = _scored(job_id, records, questions, settings, batch_size, say)
+    if questions and not readable:
+        raise DataInvalid(f"{records.source}: every prompt is longer than this model's context; shorten them.")
+    if not readable:
+        return found
+    trim()  # the model that scored is gone: only one is in memory at a time
+    written = _write(job_id, readable, settings, max_new_tokens, say)
+    return replace(found, written=replace(written, too_long=len(questions) - len(readable)))
+
+
+def _scored(
+    job_id: str,
+    records: Records,
+    questions: Sequence[Question],
+    settings: RunSettings,
+    batch_size: int | None,
+    say: Callable[[str], None],
+) -> tuple[Evaluation, list[Question]]:
+    """The metrics, and the questions that the model can read whole."""
+    with open_tuned(job_id, settings, say) as tuned:
+        data = _encode(records, tuned)
+        warning = tuned.admit(data, source=source_of(records.source), name=NAME, part="validation")
+        if warning is not None:
+            say(warning)
+        scorer = Scorer(
+            stream=tuned.stream(),
+            perturber=tuned.perturber,
+            uploader=Uploader(tuned.parts.hidden_size, tuned.state.spec.codec),
+            outputs=tuned.outputs,
+            logits=tuned.logits,
+            readout=tuned.parts.readout,
+            batch_size=batch_size or (TAIL_BATCH if tuned.state.spec.tail else BATCH),
+            in_flight=IN_FLIGHT,
+            rows_at_once=tuned.head.rows_at_once,
+        )
+        found = Evaluation(
+            job_id=job_id,
+            source=records.source,
+            records=len(data),
+            truncated=data.truncated,
+            dropped=data.dropped,
+            metrics=scorer.score(data),
+            written=None,
+            statement=tuned.statement,
+        )
+        return found, [question for question in questions if _fits(question, tuned)]
+
+
+def _encode(records: Records, tuned: TunedModel) -> EncodedDataset:
+    state, tokenizer = tuned.state, tuned.parts.tokenizer
+    limit = state.spec.train.max_length
+    if state.spec.task == "classification":
+        data = encode_classification(records, tokenizer, limit, state.label_names)
+    else:
+        data = encode_causal_lm(records, tokenizer, limit, state.prompt)
+    tuned.parts.check_ids(data.ids)
+    return data
+
+
+def questions_of(records: Records) -> list[Question]:
+    """The different prompts, in file order, each with all its completions. Raises InvalidInput for plain texts."""
+    if records.columns.prompt is None and records.columns.messages is None:
+        raise InvalidInput(
+            f"{records.source}: --generate needs prompts: data with prompt and completion, or messages.",
+            param="generate",
+        )
+    answers: dict[Prompt, list[str]] = {}
+    for record in records:
+        prompt: Prompt = record.messages[:-1] if record.prompt is None else record.prompt
+        if prompt:
+            answers.setdefault(prompt, []).append(record.text)
+    return [Question(prompt=prompt, references=tuple(texts)) for prompt, texts in answers.items()]
+
+
+def _questions(source: DataSource, state: JobState, count: int) -> tuple[Question, ...]:
+    """At most `count` of them, drawn at random, with all answers of the file: a limit is for the scored records."""
+    if state.spec.task != "causal-lm":
+        raise InvalidInput("--generate is for language models; this job trained a classifier.", param="generate")
+    require_packages()
+    whole = replace(source, limit=None) if source.part == "all" else source
+    found = questions_of(whole.load(state.spec.task))
+    picked = np.random.default_rng([source.seed, 2]).permutation(len(found))[:count]
+    return tuple(found[index] for index in sorted(picked.tolist()))
+
+
+def _fits(question: Question, tuned: TunedModel) -> bool:
+    form, limit = tuned.state.prompt, tuned.parts.max_positions
+    return form is None or limit is None or len(prompt_ids(form, tuned.parts.tokenizer, question.prompt)) < limit
+
+
+def _write(
+    job_id: str, questions: Sequence[Question], settings: RunSettings, longest: int, say: Callable[[str], None]
+) -> Written:
+    prompts = [question.prompt for question in questions]
+    answers = generate_texts(job_id, prompts, settings, sampling=Sampling(max_new_tokens=longest), say=say)
+    texts = tuple(answer.text.strip() for answer in answers)
+    scores = score_texts(texts, [[text.strip() for text in question.references] for question in questions])
+    return Written(questions=tuple(questions), texts=texts, too_long=0, scores=scores)

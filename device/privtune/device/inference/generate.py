@@ -1,0 +1,89 @@
+"""Private generation: prompts go through bottom, noise and the tuned top in the cloud; words are chosen at home."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from privtune.device.home.job_folder import JobFolder
+from privtune.device.inference.generation.prompt_builder import Prompt
+from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.generation.writer import Finish, Reply, Writer
+from privtune.device.inference.tuned import open_tuned
+from privtune.device.session.run_settings import RunSettings
+from privtune.shared.errors import InvalidInput
+
+IN_FLIGHT = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """An answer. tokens: its ids, with the one that ended it; prompt_tokens: how many the prompt had."""
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    finish: Finish
+
+
+@contextlib.contextmanager
+def open_writer(job_id: str, settings: RunSettings, say: Callable[[str], None] = lambda _: None) -> Iterator[Writer]:
+    """A writer with the newest state of a language model that this device trained; answers end with it.
+
+    Raises JobNotFound when this device does not hold the job, JobConflict when it has no checkpoint, InvalidInput for a
+    classifier or a mechanism that can't release a text row by row.
+    """
+    if JobFolder(settings.home, job_id).load().spec.task != "causal-lm":
+        raise InvalidInput("this job trained a classifier, which can't write; use `privtune predict`")
+    with open_tuned(job_id, settings, say) as tuned, tuned.texts() as texts:
+        writer = Writer(tuned, texts, say)
+        with contextlib.closing(writer):
+            yield writer
+
+
+def generate_texts(
+    job_id: str,
+    prompts: Sequence[Prompt],
+    settings: RunSettings,
+    *,
+    sampling: Sampling | None = None,
+    in_flight: int = IN_FLIGHT,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Generated]:
+    """Answers to prompts (texts, or conversations as sequences of `ChatMessage`), in the order given.
+
+    sampling: for each of them; None: greedy, at most 256 tokens. in_flight: answers that are written at once.
+    say: told of warnings and lost connections. Raises as `open_writer`, `Prompts.ids` and `Writer.begin`.
+    """
+    if not prompts:
+        return []
+    done: list[Reply] = []
+    with open_writer(job_id, settings, say) as writer:
+        waiting = iter([writer.prompts.ids(prompt) for prompt in prompts])
+        while len(done) < len(prompts) or writer.active:
+            while writer.active < in_flight and (ids := next(waiting, None)) is not None:
+                done.append(writer.begin(ids, sampling or Sampling()))
+            writer.advance()
+    return [generated(reply) for reply in done]
+
+
+def stream_text(writer: Writer, prompt: Sequence[int], sampling: Sampling, show: Callable[[str], None]) -> Generated:
+    """Write one answer and show its text piece by piece."""
+    reply, shown = writer.begin(prompt, sampling), 0
+    while reply.finish is None:
+        writer.advance()
+        if len(reply.text) > shown:
+            show(reply.text[shown:])
+            shown = len(reply.text)
+    return generated(reply)
+
+
+def generated(reply: Reply) -> Generated:
+    """A finished reply."""
+    return Generated(
+        text=reply.text,
+        tokens=tuple(reply.new_ids),
+        prompt_tokens=len(reply.prompt),
+        finish=reply.finish or "cancelled",
+    )

@@ -1,0 +1,176 @@
+"""The released rows of texts that grow: each row is drawn once for the tokens up to it, and never again.
+
+A row is kept on disk under a hash of all token ids so far, in the store of releases but in generation's own scope. So a
+conversation that goes on, an answer that is asked for again and a connection that was lost send the rows that left
+before; what is computed from kept rows (blocks after noise at the embedding, the codec) tells nothing new.
+T rows so far, N new ones, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from privtune.device.noise.base import Mechanism
+from privtune.device.noise.importance import TokenImportance
+from privtune.device.noise.randomness import NoiseSource
+from privtune.device.release.release_store import EncodedRelease, RecordKey, ReleaseStore
+from privtune.shared.codec import encode
+from privtune.shared.errors import InvalidInput
+from privtune.shared.modeling.incremental import BottomCache
+from privtune.shared.modeling.partition import Bottom
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSource:
+    """What draws rows. store: in generation's own scope; it holds rows at the injection point, float32.
+
+    Raises InvalidInput for a mechanism that can't release a record row by row.
+    """
+
+    bottom: Bottom
+    mechanism: Mechanism
+    source: NoiseSource
+    importance: TokenImportance | None
+    store: ReleaseStore
+    codec: str
+
+    def __post_init__(self) -> None:
+        name = self.mechanism.name
+        if self.mechanism.shortens:
+            raise InvalidInput(f"mechanism {name} shortens records, so it can't release a text that is being written")
+        if self.mechanism.reads_draws:
+            raise InvalidInput(
+                f"mechanism {name} at the cut reads a whole record of drawn words, so each new word would show a "
+                "second draw of the others. Train with injection=embedding to generate"
+            )
+
+
+class GrowingText:
+    """One text and its released rows so far, encoded."""
+
+    def __init__(self, source: RowSource) -> None:
+        self._from = source
+        self._cache = BottomCache(source.bottom)
+        self._digest = hashlib.sha256()
+        self._embedded: list[Tensor] = []
+        self._clean: list[Tensor] = []
+        self._clean_cache = BottomCache(source.bottom)
+        self._clean_at_cut: list[Tensor] = []
+        self._encoded: list[bytes] = []
+        self.ids: list[int] = []
+        self.drawn = 0  # rows that nobody had drawn before
+
+    def missing(self, ids: Sequence[int]) -> int:
+        """How many of the rows that these further ids need are still to be drawn."""
+        digest = self._digest.copy()
+        keys = [_key(digest, token) for token in ids]
+        return len(keys) - len(self._from.store.held(keys))
+
+    def extend(self, ids: Sequence[int]) -> None:
+        """Draw the rows of further ids, or take those that were drawn; they are on disk when this returns."""
+        _extend([self] * len(ids), ids, self._cache.embed, self._cache.blocks)
+
+    @staticmethod
+    def extend_together(texts: Sequence[GrowingText], ids: Sequence[int]) -> None:
+        """`extend` of each of these texts, which have rows already, by one id: one pass, and one write to the disk."""
+        caches = [text._cache for text in texts]
+        embed, blocks = partial(BottomCache.embed_together, caches), partial(BottomCache.blocks_together, caches)
+        _extend(texts, ids, embed, blocks)
+
+    def clean(self, start: int, at: Literal["embedding", "cut"]) -> Tensor:
+        """clean_TD, the clean vectors from `start` on, for a tail of this device; never sent."""
+        if at == "embedding":
+            return torch.stack(self._embedded[start:]).float()
+        if self._from.mechanism.injection == "cut":
+            return torch.stack(self._clean[start:]).float()
+        if new := self._clean[self._clean_cache.past :]:
+            self._clean_at_cut += self._clean_cache.blocks(torch.stack(new))
+        return torch.stack(self._clean_at_cut[start:]).float()
+
+    def encoded(self, start: int) -> bytes:
+        """The rows from `start` on, as they go on the wire."""
+        return b"".join(self._encoded[start:])
+
+    def note(self, token: int, embedded_D: Tensor, clean_D: Tensor) -> _NewRow:
+        """Take up a further id, its vector of the embedding stage and that at the injection point."""
+        self.ids.append(token)
+        self._embedded.append(embedded_D)
+        self._clean.append(clean_D)
+        return _NewRow(self, len(self.ids) - 1, _key(self._digest, token))
+
+    def keep(self, row_1D: Tensor) -> None:
+        """The next row as it is to be sent."""
+        self._encoded.append(encode(row_1D.float().numpy(), self._from.codec))
+
+    def draw(self, first: int) -> Tensor:
+        """A release of the rows from `first` on, (N, D), of which only those that were never drawn may be used."""
+        source = self._from
+        begin = first if source.mechanism.by_position else 0
+        ids_1T = torch.tensor([self.ids[begin:]])
+        mask_1T = torch.ones_like(ids_1T)
+        importance_1T = None if source.importance is None else source.importance.of(ids_1T, mask_1T)
+        clean_1TD = torch.stack(self._clean[begin:])[None]
+        out = source.mechanism.release(ids_1T, clean_1TD, mask_1T, importance_1T, generator=source.source)
+        return out.h_BTD[0, first - begin :].float()
+
+
+class _NewRow(NamedTuple):
+    """A row that was not sent yet: the text's at `place`."""
+
+    text: GrowingText
+    place: int
+    key: RecordKey
+
+
+@torch.no_grad()
+def _extend(
+    owners: Sequence[GrowingText],
+    ids: Sequence[int],
+    embed: Callable[[Tensor], Tensor],
+    blocks: Callable[[Tensor], Tensor],
+) -> None:
+    """Rows of new ids, each of the text at its place in `owners`: all of one, or one of each of several."""
+    source = owners[0]._from
+    at_embedding = source.mechanism.injection == "embedding"
+    embedded_ND = embed(torch.tensor(list(ids), dtype=torch.int64))
+    clean_ND = embedded_ND if at_embedding else blocks(embedded_ND)
+    rows = zip(owners, ids, embedded_ND, clean_ND, strict=True)
+    new = [text.note(int(token), embedded_D, clean_D) for text, token, embedded_D, clean_D in rows]
+    rows_ND = _kept(source.store, new)
+    if at_embedding:
+        rows_ND = blocks(rows_ND)
+    for text, row_1D in zip(owners, rows_ND[:, None], strict=True):
+        text.keep(row_1D)
+
+
+def _kept(store: ReleaseStore, rows: Sequence[_NewRow]) -> Tensor:
+    """What is to be sent of these rows, (N, D): from the store, after it was given what it lacked."""
+    keys = [row.key for row in rows]
+    known, new = store.get_many(keys), {}
+    drawn: dict[int, tuple[int, npt.NDArray[np.float32]]] = {}  # of each text: from which place on, and the rows
+    for row in rows:
+        if row.key not in known and row.key not in new:
+            if id(row.text) not in drawn:
+                drawn[id(row.text)] = row.place, row.text.draw(row.place).numpy()
+            first, drawn_ND = drawn[id(row.text)]
+            new[row.key] = EncodedRelease(1, drawn_ND[row.place - first].astype("<f4").tobytes())
+            row.text.drawn += 1
+    if new:
+        known |= store.put_many(new)
+    raw = b"".join(known[key].data for key in keys)
+    return torch.from_numpy(np.frombuffer(raw, dtype="<f4").reshape(len(keys), -1).copy())
+
+
+def _key(digest: hashlib._Hash, token: int) -> RecordKey:
+    """The key of the next row: 16 bytes of a hash over all ids up to it. Advances the digest."""
+    digest.update(int(token).to_bytes(8, "big", signed=True))
+    return RecordKey(0, digest.digest()[:16])

@@ -1,0 +1,1 @@
+"""The device's connections to the cloud: gRPC for training, REST for jobs, resumable downloads."""

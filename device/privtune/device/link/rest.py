@@ -1,0 +1,290 @@
+"""The device's REST client of the control plane: jobs are made, watched and steered here; training goes over gRPC.
+
+What the cloud answers is untrusted: ids are checked before they name a folder, and texts lose control characters
+before they reach a terminal.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from privtune.device.home.paths import check_job_id
+from privtune.shared.addresses import is_loopback
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    InvalidInput,
+    JobConflict,
+    JobNotFound,
+    MessageTooLarge,
+    PermissionDenied,
+    PrivTuneError,
+    Unauthenticated,
+    VersionMismatch,
+    all_errors,
+    by_reason,
+)
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.wire import PROTOCOL_VERSION
+
+JOBS = "/v1/fine_tuning/jobs"
+TIMEOUT_S = 30.0
+PAGE = 100
+_ATTEMPTS_S = (0.0, 0.5, 2.0)  # waits before each attempt of a request that may be sent again
+
+# For answers without our own error body: a proxy in between, or another server altogether.
+_BY_STATUS: dict[int, type[PrivTuneError]] = {
+    400: InvalidInput,
+    401: Unauthenticated,
+    403: PermissionDenied,
+    404: JobNotFound,
+    409: JobConflict,
+    413: MessageTooLarge,
+    422: InvalidInput,
+}
+_REASONS = {kind.reason for kind in all_errors()}
+Json = dict[str, Any]
+
+
+def printable(text: str) -> str:
+    """Text of the cloud as one line without control characters, for a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text).strip()
+
+
+class ControlPlane:
+    """One cloud's job API. Use as a context manager, or call `close`.
+
+    base_url: `https://host[:port]`; `http://` only on this machine. ca_cert: PEM file of the cloud's own authority.
+    """
+
+    def __init__(self, base_url: str, api_key: str, ca_cert: Path | None = None) -> None:
+        url = _checked_url(base_url)
+        self.url = str(url).rstrip("/")
+        self.host = url.host
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {_checked_key(api_key)}", "Accept": "application/json"},
+            timeout=TIMEOUT_S,
+            verify=_tls(ca_cert) if url.scheme == "https" else False,
+            trust_env=not is_loopback(url.host),  # a proxy of the environment can't reach this machine
+        )
+
+    def __enter__(self) -> ControlPlane:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def info(self) -> Json:
+        """Version, protocol and the gateway's address. Raises VersionMismatch when the protocols differ."""
+        facts = self._call("GET", "/v1/privtune/info")
+        theirs = facts.get("protocol_version")
+        if theirs != PROTOCOL_VERSION:
+            raise VersionMismatch(
+                f"The cloud at {self.url} speaks protocol {printable(str(theirs))}, this device {PROTOCOL_VERSION}. "
+                "Upgrade the older side."
+            )
+        return facts
+
+    def grpc_address(self) -> str:
+        """Where the gateway listens, as this device reaches it: the control plane's host with the gateway's port."""
+        facts = self.info()
+        port, address = facts.get("grpc_port"), facts.get("grpc_address")
+        if isinstance(port, int):
+            return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        if isinstance(address, str) and address:
+            return printable(address)
+        raise VersionMismatch(f"The cloud at {self.url} does not tell its gateway; give --grpc-address.")
+
+    def create_job(self, spec: JobSpec, metadata: Mapping[str, str] | None = None) -> Json:
+        """Submit a job. Sent again after a lost connection without making a second one."""
+        body = _request_body(spec) | ({"metadata": dict(metadata)} if metadata else {})
+        return self._job(self._call("POST", JOBS, json=body, headers={"Idempotency-Key": uuid.uuid4().hex}))
+
+    def get_job(self, job_id: str) -> Json:
+        """One job as the cloud shows it."""
+        return self._job(self._call("GET", _path(job_id)))
+
+    def list_jobs(self, status: Collection[str] | None = None, limit: int | None = None) -> list[Json]:
+        """Jobs of this key, newest first; only those with one of the statuses, at most `limit`."""
+        found: list[Json] = []
+        params = {"status": list(status)} if status else {}
+        for item in self._pages(JOBS, params):
+            job = self._job(item)
+            if status is None or job["status"] in status:
+                found.append(job)
+            if limit is not None and len(found) >= limit:
+                break
+        return found
+
+    def cancel(self, job_id: str) -> Json:
+        """End the job at the next step boundary."""
+        return self._job(self._call("POST", _path(job_id, "cancel")))
+
+    def pause(self, job_id: str) -> Json:
+        """Hold the job at the next step boundary until it is resumed."""
+        return self._job(self._call("POST", _path(job_id, "pause")))
+
+    def resume(self, job_id: str) -> Json:
+        """Let a held job go on as soon as its device is there."""
+        return self._job(self._call("POST", _path(job_id, "resume")))
+
+    def events(self, job_id: str, seen: Collection[str] = ()) -> list[Json]:
+        """The job's events in the order in which they happened, without those whose ids were seen."""
+        fresh: list[Json] = []
+        for event in self._pages(_path(job_id, "events"), {}):  # newest first, as OpenAI's API has it
+            if event.get("id") in seen:
+                break
+            fresh.append(event)
+        return fresh[::-1]
+
+    def _pages(self, path: str, params: Mapping[str, Any]) -> Iterator[Json]:
+        after: str | None = None
+        while True:
+            page = self._call("GET", path, params={**params, "limit": PAGE} | ({"after": after} if after else {}))
+            items = page.get("data")
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise self._not_ours()
+            yield from items
+            if not page.get("has_more") or not items or items[-1].get("id") in (None, after):
+                return
+            after = str(items[-1]["id"])
+
+    def _job(self, job: Json) -> Json:
+        if not isinstance(job.get("id"), str) or not isinstance(job.get("status"), str):
+            raise self._not_ours()
+        check_job_id(job["id"])
+        return job
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:
+        for last, wait in enumerate(_ATTEMPTS_S, start=1):
+            time.sleep(wait)
+            try:
+                response = self._http.request(method, path, **options)
+                break
+            except httpx.HTTPError as error:
+                if last == len(_ATTEMPTS_S) or not isinstance(error, httpx.TransportError) or _tls_failed(error):
+                    raise self._unreachable(error) from None
+        return self._answer(response)
+
+    def _answer(self, response: httpx.Response) -> Json:
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if response.is_success:
+            if not isinstance(body, dict):
+                raise self._not_ours()
+            return body
+        told = body.get("error") if isinstance(body, dict) else None
+        if isinstance(told, dict) and isinstance(told.get("message"), str):
+            raise _told_error(response.status_code, told)
+        status = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
+        kind = _BY_STATUS.get(response.status_code)
+        if kind is None or (kind is JobNotFound and JOBS not in str(response.url)):
+            raise CloudUnreachable(f"{self.url} answered {status}. Is a PrivTune cloud there, and healthy?")
+        raise kind(f"{self.url} answered {status}. {kind.help}")
+
+    def _not_ours(self) -> PrivTuneError:
+        return VersionMismatch(f"{self.url} does not answer like a PrivTune cloud; check the address and its version.")
+
+    def _unreachable(self, error: httpx.HTTPError) -> PrivTuneError:
+        if _tls_failed(error):
+            hint = "Check the address; for a cloud with its own authority give its file with --ca-cert."
+            return CloudUnreachable(f"No trusted TLS connection to {self.url}. {hint}", detail=str(error))
+        why = "no answer in time" if isinstance(error, httpx.TimeoutException) else "no connection"
+        hint = "Check the address and that the cloud runs."
+        return CloudUnreachable(f"The cloud at {self.url} can't be reached ({why}). {hint}", detail=repr(error))
+
+
+def job_spec(job: Json) -> JobSpec:
+    """The description of a job that the cloud shows. Raises VersionMismatch when this device can't read it."""
+    try:
+        return JobSpec.model_validate(job["privtune"]["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise VersionMismatch(
+            f"The description of job {job['id']} can't be read; is the cloud newer than this device?", detail=str(error)
+        ) from None
+
+
+def phase_of(job: Json) -> str:
+    """The finer state; empty if the cloud does not tell."""
+    return str((job.get("privtune") or {}).get("phase") or "")
+
+
+def _request_body(spec: JobSpec) -> Json:
+    facts = spec.model_dump(mode="json")
+    top = {name: facts.pop(name) for name in ("model", "training_file", "validation_file", "suffix")}
+    return {name: value for name, value in top.items() if value is not None} | {
+        "seed": spec.train.seed,
+        "privtune": {name: value for name, value in facts.items() if value is not None},
+    }
+
+
+def _told_error(status: int, told: Json) -> PrivTuneError:
+    reason = str(told.get("code") or "").upper()
+    message, param = printable(told["message"]), told.get("param")
+    if reason in _REASONS:
+        error = by_reason(reason, message)
+    elif reason == "NOT_FOUND":  # no such route: an older cloud
+        error = VersionMismatch(message)
+    else:
+        error = _BY_STATUS.get(status, CloudUnreachable if status in (502, 503, 504) else InternalError)(message)
+    error.param = param if isinstance(param, str) else None
+    return error
+
+
+def _path(job_id: str, *more: str) -> str:
+    return "/".join((JOBS, quote(check_job_id(job_id), safe=""), *more))
+
+
+def _checked_url(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        raise InvalidInput(f"--cloud must be like https://host:port, not {printable(base_url)[:100]!r}.", param="cloud")
+    if url.scheme == "http" and not is_loopback(url.host):
+        raise InvalidInput(
+            f"{printable(base_url)} is clear text, which is allowed on this machine only. Use https://.", param="cloud"
+        )
+    return url
+
+
+def _checked_key(api_key: str) -> str:
+    key = api_key.strip()
+    if not key:
+        raise Unauthenticated("No API key: set PRIVTUNE_API_KEY (or --api-key). The cloud's operator makes one.")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise Unauthenticated("The API key has characters that no key has; copy it again.")
+    return key
+
+
+def _tls(ca_cert: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_cert) if ca_cert is not None else None)
+    except (OSError, ssl.SSLError):
+        raise InvalidInput(f"--ca-cert {ca_cert} is not a readable PEM file.", param="ca_cert") from None
+
+
+def _tls_failed(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return "SSL" in str(error) or "certificate" in str(error).lower()

@@ -1,0 +1,264 @@
+"""The device's end of the wire. It always dials out; gRPC runs on its own threads, training on the caller's.
+
+Only `Message`s of the declared kinds can be sent: there is no call that takes text, token ids or a clean vector.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from privtune.device.account.transcript import Transcript
+from privtune.shared.addresses import is_loopback
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InvalidInput,
+    MessageTooLarge,
+    PrivTuneError,
+    VersionMismatch,
+    by_reason,
+)
+from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, OUTPUT, RESEND, FrameReader, FrameWriter, Message
+from privtune.split.v1 import split_pb2 as pb
+from privtune.split.v1 import split_pb2_grpc
+
+T = TypeVar("T")
+
+JOB_METADATA = "privtune-job"
+REASON_METADATA = "privtune-reason"
+EPOCH_METADATA = "privtune-epoch"
+OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base first
+CALL_TIMEOUT_S = 120.0
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where the cloud's gateway is and how to prove who we are."""
+
+    address: str
+    api_key: str
+    ca_cert: Path | None = None
+
+
+class Link:
+    """A channel to one cloud. Use as a context manager. `transcript`: told of everything before it leaves."""
+
+    def __init__(self, endpoint: Endpoint, transcript: Transcript | None = None) -> None:
+        self._channel = _channel(endpoint)
+        self._stub = split_pb2_grpc.SplitServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._metadata: Metadata = (("authorization", f"Bearer {endpoint.api_key}"),)
+        self._address = endpoint.address
+        self._transcript = transcript
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def open(self, request: pb.OpenRequest) -> pb.OpenResponse:
+        """Claim the job; see the proto."""
+        response: pb.OpenResponse = self._call("Open", self._stub.Open, request, OPEN_TIMEOUT_S)
+        return response
+
+    def commit(self, request: pb.CommitRequest) -> pb.CommitResponse:
+        """End the job."""
+        response: pb.CommitResponse = self._call("Commit", self._stub.Commit, request, CALL_TIMEOUT_S)
+        return response
+
+    def refuse(self, job_id: str, error: PrivTuneError) -> None:
+        """Tell the cloud that this device will not do the job."""
+        request = pb.RefuseRequest(job_id=job_id, reason=error.reason, message=error.message[:500])
+        self._call("Refuse", self._stub.Refuse, request, CALL_TIMEOUT_S)
+
+    def fetch(self, kind: int, job_id: str, file: str, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of an artifact's file from `offset`; the manifest for file ""."""
+        request = pb.FetchRequest(kind=kind, job_id=job_id, file=file, offset=offset)  # type: ignore[arg-type]
+        self._note("Fetch", request)
+        try:
+            for response in self._stub.Fetch(request, metadata=self._metadata, timeout=OPEN_TIMEOUT_S):
+                yield response.data
+        except grpc.RpcError as error:
+            raise self._translate(error) from None
+
+    def stream(self, opened: pb.OpenResponse, job_id: str, *, infer: bool, patience: float) -> Stream:
+        """Start the bidirectional stream of an opened session; close it when done."""
+        method = self._stub.Infer if infer else self._stub.Train
+        metadata = (*self._metadata, (JOB_METADATA, job_id), (EPOCH_METADATA, str(opened.session_epoch)))
+        return Stream(
+            lambda frames: method(frames, metadata=metadata), opened, self._translate, patience, self._transcript
+        )
+
+    def _note(self, name: str, request: Any) -> None:
+        if self._transcript is not None:
+            self._transcript.call(name, request.SerializeToString(deterministic=True))
+
+    def _call(self, name: str, method: Callable[..., T], request: object, timeout: float) -> T:
+        self._note(name, request)
+        try:
+            return method(request, metadata=self._metadata, timeout=timeout)
+        except grpc.RpcError as error:
+            raise self._translate(error) from None
+
+    def _translate(self, error: grpc.RpcError) -> PrivTuneError:
+        """The error of our table behind a failed call."""
+        details = error.details() or ""
+        for key, value in error.trailing_metadata() or ():
+            if key == REASON_METADATA:
+                return by_reason(str(value), details)
+        code = error.code()
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return MessageTooLarge(
+                "a message was larger than the other side accepts; lower --batch-size", detail=details
+            )
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return VersionMismatch(f"{self._address} does not speak this version of PrivTune's protocol")
+        return CloudUnreachable(
+            f"no connection to the cloud's gateway at {self._address}; check that it runs, the address and TLS",
+            detail=f"{code}: {details}",
+        )
+
+
+class Stream:
+    """One session's stream: send messages, and wait for the answer to a given one."""
+
+    def __init__(
+        self,
+        start: Callable[[Iterator[pb.Frame]], Any],
+        opened: pb.OpenResponse,
+        translate: Callable[[grpc.RpcError], PrivTuneError],
+        patience: float,
+        transcript: Transcript | None = None,
+    ) -> None:
+        self._transcript = transcript
+        self._writer = FrameWriter(
+            epoch=opened.session_epoch, chunk_bytes=min(opened.max_payload_bytes, DEFAULT_CHUNK_BYTES)
+        )
+        self._reader = FrameReader(epoch=opened.session_epoch, max_tensor_bytes=opened.max_tensor_bytes)
+        self._max_tensor_bytes = opened.max_tensor_bytes
+        self._patience = patience
+        self._outbox: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Message | PrivTuneError] = queue.SimpleQueue()
+        self._stash: dict[tuple[int, int, int], Message] = {}
+        self._call = start(self._outgoing())
+        self._thread = threading.Thread(target=self._receive, args=(translate,), name="link-receive", daemon=True)
+        self._thread.start()
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes of all frames sent."""
+        return self._writer.bytes_sent
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes of all frames received."""
+        return self._reader.bytes_received
+
+    def send(self, message: Message) -> None:
+        """Queue a message; `MessageTooLarge` before a byte of it leaves when it is over the agreed size."""
+        if len(message.payload) > self._max_tensor_bytes:
+            raise MessageTooLarge(
+                f"a micro-batch of {len(message.payload)} bytes is over the cloud's limit of {self._max_tensor_bytes}; "
+                "lower --batch-size or --max-length"
+            )
+        for frame in self._writer.frames(message):
+            self._outbox.put(frame)
+
+    def expect(self, step: int, micro_batch: int, *kinds: int) -> Message:
+        """Wait for the answer of one of `kinds` to (step, micro-batch); answers to others are kept for later.
+
+        Raises the error that ended the stream, or `CloudUnreachable` after the patience without any answer.
+        """
+        while True:
+            for kind in kinds:
+                if (found := self._stash.pop((kind, step, micro_batch), None)) is not None:
+                    return found
+            item = self.receive()
+            self._stash[(item.kind, item.step, item.micro_batch)] = item
+
+    def output(self, step: int, micro_batch: int, in_full: Callable[[], Message]) -> Message:
+        """Wait for what the cloud computed of a micro-batch. Raises as `expect`.
+
+        in_full: the micro-batch with the bytes of all records, made and sent where the cloud no longer holds one.
+        """
+        answer = self.expect(step, micro_batch, OUTPUT, RESEND)
+        if answer.kind == RESEND:
+            self.send(in_full())
+            answer = self.expect(step, micro_batch, OUTPUT)
+        return answer
+
+    def receive(self) -> Message:
+        """Wait for the next answer, to whatever it is. Raises as `expect`, with which it is not to be mixed."""
+        try:
+            item = self._inbox.get(timeout=self._patience)
+        except queue.Empty:
+            raise CloudUnreachable(f"the cloud sent nothing for {self._patience:.0f} s") from None
+        if isinstance(item, PrivTuneError):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Half-close and wait briefly for the cloud to finish; then cut the call."""
+        self._outbox.put(None)
+        self._thread.join(timeout=10)
+        self._call.cancel()
+
+    def abort(self) -> None:
+        """Cut the call at once."""
+        self._outbox.put(None)
+        self._call.cancel()
+        self._thread.join(timeout=5)
+
+    def _outgoing(self) -> Iterator[pb.Frame]:
+        """The frames in order, each in the transcript before it leaves; gRPC's own thread runs this."""
+        for frame in iter(self._outbox.get, None):
+            if self._transcript is not None:
+                try:
+                    self._transcript.sent(frame)
+                except PrivTuneError as error:
+                    self._inbox.put(error)
+                    return
+            yield frame
+
+    def _receive(self, translate: Callable[[grpc.RpcError], PrivTuneError]) -> None:
+        try:
+            for frame in self._call:
+                if self._transcript is not None:
+                    self._transcript.received(frame)
+                message = self._reader.feed(frame)
+                if message is not None:
+                    self._inbox.put(message)
+            self._inbox.put(CloudUnreachable("the cloud closed the stream"))
+        except grpc.RpcError as error:
+            self._inbox.put(translate(error))
+        except PrivTuneError as error:
+            self._call.cancel()
+            self._inbox.put(error)
+
+
+def _channel(endpoint: Endpoint) -> grpc.Channel:
+    limit = DEFAULT_CHUNK_BYTES + HEADER_BYTES
+    options = [
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    if endpoint.ca_cert is not None:
+        try:
+            roots = endpoint.ca_cert.read_bytes()
+        except OSError as error:
+            raise InvalidInput(f"--ca-cert {endpoint.ca_cert} can't be read: {error.strerror}") from None
+        return grpc.secure_channel(endpoint.address, grpc.ssl_channel_credentials(roots), options)
+    if is_loopback(endpoint.address):
+        return grpc.insecure_channel(endpoint.address, options)
+    return grpc.secure_channel(endpoint.address, grpc.ssl_channel_credentials(), options)

@@ -1,0 +1,100 @@
+"""From what the cloud answers to the final states that the head reads: as they came, or through the tail.
+
+B records, T tokens, D hidden width, N read-out positions, M rows without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privtune.device.data.batches import IndexArray
+from privtune.device.data.encode import EncodedDataset
+from privtune.device.model.head import HeadTrainer
+from privtune.device.model.tail import States, every_row, padded
+from privtune.device.release.perturber import Perturber, Released
+from privtune.device.release.release_store import EncodedRelease, RecordKey, ReleaseStore
+from privtune.shared.codec import BYTES_PER_ELEMENT, decode
+from privtune.shared.errors import FrameCorrupt, InternalError
+from privtune.shared.wire import Message
+
+
+class StateStore(ReleaseStore):
+    """The cloud's states of a job's records: asked for once, so that later epochs need neither cloud nor line."""
+
+    _holds = "states"
+    _if_deleted = "asks the cloud for them again"
+
+
+class Outputs:
+    """Reads a job's answers. kept: where states are remembered; None: nowhere (a model in use)."""
+
+    def __init__(
+        self, head: HeadTrainer, perturber: Perturber, *, width: int, codec: str, kept: StateStore | None = None
+    ) -> None:
+        self.head, self._perturber, self._kept = head, perturber, kept
+        self._width, self._codec = width, codec
+
+    def wanted(self, data: EncodedDataset, indices: IndexArray) -> bool:
+        """Whether the cloud has to be asked about these records."""
+        if self._kept is None or self.head.tail is None:
+            return True
+        keys = self._keys(data, indices)
+        return len(self._kept.held(keys)) < len(set(keys))
+
+    def asked(self, released: Released, readout_N: IndexArray) -> IndexArray:
+        """The positions whose states the cloud is to send."""
+        return readout_N if self.head.tail is None else every_row(released.lengths_B)
+
+    def states(self, data: EncodedDataset, indices: IndexArray, released: Released, answer: Message | None) -> States:
+        """What the tail goes on from. answer: what just came, which is remembered; None where nothing was wanted."""
+        z_BTD, mask_BT = padded(self._rows(data, indices, released, answer), released.lengths_B)
+        place = self.head.tail.begins_with if self.head.tail is not None else None
+        clean_BTD = self._perturber.clean(data, indices, place) if place is not None else None
+        return States(z_BTD=z_BTD, clean_BTD=clean_BTD, mask_BT=mask_BT)
+
+    def out(
+        self,
+        data: EncodedDataset,
+        indices: IndexArray,
+        released: Released,
+        readout_N: IndexArray,
+        answer: Message | None,
+    ) -> Tensor:
+        """out_ND at the read-out positions, without dropout. answer: as in `states`."""
+        if self.head.tail is not None:
+            return self.head.out(self.states(data, indices, released, answer), torch.from_numpy(readout_N))
+        if answer is None:
+            raise InternalError("without a tail every micro-batch is answered by the cloud")
+        return torch.from_numpy(answer.tensor())
+
+    def _rows(self, data: EncodedDataset, indices: IndexArray, released: Released, answer: Message | None) -> Tensor:
+        """rows_MD of the micro-batch, record after record."""
+        if answer is not None and (answer.width != self._width or answer.codec != self._codec):
+            raise FrameCorrupt(f"the cloud sent states of width {answer.width} in {answer.codec or 'no codec'}")
+        if self._kept is None:
+            if answer is None:
+                raise InternalError("states that nobody remembers were not asked for")
+            return torch.from_numpy(answer.tensor())
+        keys = self._keys(data, indices)
+        if answer is not None:
+            self._kept.put_many(dict(zip(keys, self._by_record(answer, released), strict=True)))
+        known = self._kept.get_many(keys)
+        rows = [decode(known[key].data, known[key].rows, self._width, self._codec) for key in keys]
+        return torch.from_numpy(np.concatenate(rows))
+
+    def _by_record(self, answer: Message, released: Released) -> Iterator[EncodedRelease]:
+        """The answer's bytes, cut into records."""
+        size, start = self._width * BYTES_PER_ELEMENT[self._codec], 0
+        if len(answer.payload) != released.rows() * size:
+            raise FrameCorrupt(f"the cloud sent {answer.rows} states for {released.rows()} rows")
+        for rows in released.lengths_B.tolist():
+            yield EncodedRelease(rows, bytes(answer.payload[start : start + rows * size]))
+            start += rows * size
+
+    def _keys(self, data: EncodedDataset, indices: IndexArray) -> list[RecordKey]:
+        every = self._perturber.keys(data)
+        return [every[index] for index in indices.tolist()]

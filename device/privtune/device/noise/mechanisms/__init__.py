@@ -1,0 +1,1 @@
+"""The mechanisms, one file each. `privtune.device.noise.registry` lists them."""

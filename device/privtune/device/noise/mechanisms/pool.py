@@ -1,0 +1,132 @@
+"""`pool`: sums of neighbouring vectors. Words hide in one another, order is lost, and fewer bytes leave."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from privtune.device.noise.base import Mechanism, Release, clip_rows
+from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.mechanisms.dchi import clip_radius
+from privtune.device.noise.mechanisms.shared import UNACCOUNTED
+from privtune.device.noise.params import PoolParams
+from privtune.device.noise.randomness import NoiseSource
+from privtune.device.noise.tables.cluster_targets import ClusterTargets
+from privtune.device.privacy.bounds import Row, Statement, dchi_eta
+from privtune.device.privacy.statements import (
+    fitted_statement,
+    no_bound_statement,
+    pooled_statement,
+    randomised_statement,
+)
+
+
+class Pool(Mechanism):
+    """Rows 1..k, k+1..2k, ... of a record become (sum / sqrt(k)) (+ d_chi noise). A leading special token stays alone.
+
+    The summands are cluster targets or vectors clipped to R, so a sum is at most sqrt(k) R long and the loss of a
+    released row, all of whose k tokens may change, is 2 * eta * sqrt(k) * R; with randomised response of epsilon a
+    token it is k * epsilon. One changed summand moves its row by 2R / sqrt(k) only.
+    Not for tasks with a label at each position.
+    """
+
+    name: ClassVar[str] = "pool"
+    shortens = True
+
+    def __init__(self, params: PoolParams, context: NoiseContext) -> None:
+        super().__init__(context)
+        self.injection = params.injection
+        self.params = params
+        self.clip = clip_radius(params, context)
+        norm = context.typical_norm(params.injection)
+        self.eta = dchi_eta(self.dim, params.noise_ratio * norm) if params.noise_ratio else None
+        self.targets = ClusterTargets(params, context, params.injection) if params.clusters else None
+        self.reads_vectors = self.targets is None
+
+    def prepare(self) -> dict[str, float]:
+        """Figures of the clusters, if it uses any."""
+        return {} if self.targets is None else self.targets.figures()
+
+    def _release(
+        self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
+    ) -> Release:
+        if self.targets is not None:
+            h_BTD = self.targets.draw(ids_BT, mask_BT, generator)
+        if self.clip is not None:
+            h_BTD = clip_rows(h_BTD, self.clip)
+        pooled = pool_rows(h_BTD, mask_BT, self._alone(ids_BT), self.params.size)
+        if self.eta is None:
+            return pooled
+        noise_BTD = generator.dchi(self.eta, *pooled.h_BTD.shape).to(pooled.h_BTD.device)
+        return Release(h_BTD=pooled.h_BTD + noise_BTD, mask_BT=pooled.mask_BT)
+
+    def groups(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """The released row that each token goes into, numbered in its record; public. int64, shape (B, T)."""
+        return group_rows(mask_BT, self._alone(ids_BT), self.params.size)
+
+    def _alone(self, ids_BT: Tensor) -> Tensor:
+        """Whether each record starts with a special token, whose row a classifier may read: bool, shape B."""
+        return torch.isin(ids_BT[:, 0], torch.tensor(sorted(self.context.special_ids), dtype=torch.int64))
+
+    def _statement(self) -> Statement:
+        p, targets = self.params, self.targets
+        if targets is not None and targets.unaccounted:
+            return self._no_bound("fitted", UNACCOUNTED)
+        fitted = 0.0 if targets is None else targets.fitted_epsilon
+        if targets is not None and p.epsilon_cluster and targets.count > 1:
+            statement = randomised_statement(
+                name=self.name,
+                injection=p.injection,
+                epsilon=p.epsilon_cluster,
+                clusters=targets.count,
+                summed=p.size,
+                eta=self.eta,
+                dim=self.dim,
+            )
+        elif self.eta is not None and self.clip is not None:
+            statement = pooled_statement(
+                name=self.name, injection=p.injection, eta=self.eta, dim=self.dim, clip=self.clip, size=p.size
+            )
+        elif targets is not None:
+            why = "tokens of one public cluster are never told apart, but which clusters a sum is made of is shown."
+            statement = self._no_bound("cluster", why)
+        else:
+            statement = self._no_bound("unclipped", "sums of vectors without calibrated noise can be told apart.")
+        return fitted_statement(statement, fitted) if fitted else statement
+
+    def _no_bound(self, row: Row, why: str) -> Statement:
+        numbers = {"pool": float(self.params.size), **self.prepare()}
+        return no_bound_statement(name=self.name, row=row, injection=self.injection, numbers=numbers, why=why)
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {"size": self.params.size, "clip": self.clip, "eta": self.eta}
+        return facts if self.targets is None else {**facts, **self.targets.facts()}
+
+
+def group_rows(mask_BT: Tensor, alone_B: Tensor, size: int) -> Tensor:
+    """The row that each place is summed into; where alone_B, the first place has row 0 to itself."""
+    place_T = torch.arange(mask_BT.shape[1])
+    first_B1 = alone_B.long().unsqueeze(1)
+    return torch.where(place_T < first_B1, 0, first_B1 + (place_T - first_B1) // size)
+
+
+def pool_rows(h_BTD: Tensor, mask_BT: Tensor, alone_B: Tensor, size: int) -> Release:
+    """Sum `size` neighbouring rows over sqrt(size); where alone_B, the first row is its own group, as it is.
+
+    The divisor is the same for a shorter last group, so that its sensitivity is no larger than the others'.
+    """
+    group_BT = group_rows(mask_BT, alone_B, size)
+    length = int(group_BT[mask_BT].max()) + 1
+    group_BT = group_BT.clamp(max=length - 1)
+    kept_BTD = h_BTD * mask_BT.unsqueeze(-1)
+    out_BPD = torch.zeros(len(h_BTD), length, h_BTD.shape[2])
+    out_BPD.scatter_add_(1, group_BT.unsqueeze(-1).expand_as(kept_BTD), kept_BTD)
+    lengths_B = mask_BT.sum(dim=1)
+    groups_B = torch.where(alone_B, 1 + (lengths_B - 1 + size - 1) // size, (lengths_B + size - 1) // size)
+    divisor_BP = torch.full((len(h_BTD), length), math.sqrt(size))
+    divisor_BP[:, 0] = torch.where(alone_B, 1.0, math.sqrt(size))
+    mask_BP = torch.arange(length) < groups_B.unsqueeze(1)
+    return Release(h_BTD=out_BPD / divisor_BP.unsqueeze(-1), mask_BT=mask_BP)

@@ -1,0 +1,96 @@
+"""`shared`: the vocabulary in public clusters, one target for all of a cluster. The defence rests on no secret."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from privtune.device.noise.base import Mechanism, Release, clip_rows
+from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.params import SharedParams
+from privtune.device.noise.randomness import NoiseSource
+from privtune.device.noise.tables.cluster_targets import ClusterTargets
+from privtune.device.privacy.bounds import Statement, dchi_eta
+from privtune.device.privacy.statements import (
+    clipped_statement,
+    cluster_statement,
+    fitted_statement,
+    no_bound_statement,
+    randomised_statement,
+)
+
+CLIP_RATIO = 1.25
+UNACCOUNTED = "its cluster table was fitted on private records without noise of its own (or does not say)."
+
+
+class Shared(Mechanism):
+    """h -> target of t's cluster (+ d_chi noise); optionally the cluster goes through randomised response first.
+
+    Loss 0 inside a cluster; across: eta * distance of the centres with noise, epsilon with randomised response,
+    unbounded with neither. Not covered: what context tells about a word whose cluster is seen.
+    """
+
+    name: ClassVar[str] = "shared"
+    reads_vectors = False
+
+    def __init__(self, params: SharedParams, context: NoiseContext) -> None:
+        super().__init__(context)
+        self.injection = params.injection
+        self.reads_draws = params.target == "mixture" and params.injection == "cut" and context.cut > 0
+        self.params = params
+        self.targets = ClusterTargets(params, context, params.injection)
+        norm = context.typical_norm(params.injection)
+        self.eta = dchi_eta(self.dim, params.noise_ratio * norm) if params.noise_ratio else None
+        # Drawn words are read in context: only clipping bounds their vectors.
+        self.clip = CLIP_RATIO * norm if params.target == "mixture" and self.eta is not None else None
+
+    def prepare(self) -> dict[str, float]:
+        """Clusters, the least one's size, and what word frequency alone would guess."""
+        return self.targets.figures()
+
+    def _release(
+        self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
+    ) -> Release:
+        target_BTD = self.targets.draw(ids_BT, mask_BT, generator)
+        if self.clip is not None:
+            target_BTD = clip_rows(target_BTD, self.clip)
+        if self.eta is not None:
+            target_BTD = target_BTD + generator.dchi(self.eta, *target_BTD.shape)
+        return Release(h_BTD=target_BTD, mask_BT=mask_BT)
+
+    def _statement(self) -> Statement:
+        if self.targets.unaccounted:
+            return no_bound_statement(
+                name=self.name, row="fitted", injection=self.injection, numbers=self.targets.figures(), why=UNACCOUNTED
+            )
+        statement = self._release_statement()
+        return fitted_statement(statement, self.targets.fitted_epsilon) if self.targets.fitted_epsilon else statement
+
+    def _release_statement(self) -> Statement:
+        """For the releases alone, given the table."""
+        p, targets = self.params, self.targets
+        if p.epsilon_cluster and targets.count > 1:
+            return randomised_statement(
+                name=self.name,
+                injection=p.injection,
+                epsilon=p.epsilon_cluster,
+                clusters=targets.count,
+                eta=self.eta,
+                dim=self.dim,
+            )
+        if self.clip is not None and self.eta is not None:
+            return clipped_statement(name=self.name, injection=p.injection, eta=self.eta, dim=self.dim, clip=self.clip)
+        return cluster_statement(
+            name=self.name,
+            injection=p.injection,
+            clusters=targets.count,
+            least=targets.least,
+            guessed=targets.guessed,
+            eta=self.eta,
+            dim=self.dim,
+            diameter=targets.diameter,
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        return {**self.targets.facts(), "eta": self.eta, "clip": self.clip}

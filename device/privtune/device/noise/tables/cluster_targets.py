@@ -1,0 +1,80 @@
+"""What stands for a token when its whole cluster shares one target.
+
+B records, T tokens, D hidden width, K clusters, U usable ids.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privtune.device.noise.randomness import NoiseSource
+from privtune.device.noise.tables.cluster_table import ClusterTable
+from privtune.device.noise.tables.table_cache import cached
+
+
+class ClusterTargets(ClusterTable):
+    """Draws the targets of a cluster table."""
+
+    def draw(self, ids_BT: Tensor, mask_BT: Tensor, generator: NoiseSource) -> Tensor:
+        """The targets of a micro-batch, h_BTD float32. They depend on the text through its clusters alone."""
+        cluster_BT = self.cluster_V[ids_BT]
+        content_BT = (cluster_BT >= 0) & mask_BT
+        reported_BT = self.respond(cluster_BT, content_BT, generator)
+        if self.params.target == "centre":
+            h_BTD = self.centre_KD[reported_BT.clamp(min=0)] + self._offsets(ids_BT.shape[1])
+            return torch.where(content_BT.unsqueeze(-1), h_BTD, self.tables.special_VD[ids_BT])
+        drawn_BT = torch.where(content_BT, self._members(reported_BT.clamp(min=0), generator), ids_BT)
+        run = self.context.bottom.embed if self.injection == "embedding" else self.context.bottom
+        return run(drawn_BT, mask_BT.long()).to(torch.float32)
+
+    def respond(self, cluster_BT: Tensor, content_BT: Tensor, generator: NoiseSource) -> Tensor:
+        """k-ary randomised response: with chance K / (e^eps + K - 1) any cluster, evenly, in place of the true one."""
+        if self.params.epsilon_cluster == 0 or self.count < 2:
+            return cluster_BT
+        chance = self.count / (np.expm1(self.params.epsilon_cluster) + self.count)
+        lie_BT = (generator.uniform(*cluster_BT.shape) < chance) & content_BT
+        return torch.where(lie_BT, generator.integers(self.count, *cluster_BT.shape), cluster_BT)
+
+    def _offsets(self, length: int) -> Tensor:
+        """Public position offsets; positions beyond the table share its last one."""
+        known = self._offset_table
+        if length <= len(known):
+            return known[:length]
+        return torch.cat([known, known[-1:].expand(length - len(known), -1)])
+
+    @cached_property
+    def _offset_table(self) -> Tensor:
+        settings = {"injection": self.injection, "longest": self.context.positions}
+
+        def make() -> dict[str, Tensor]:
+            return {"offsets": self.context.position_offsets(self.injection, self.context.positions)}
+
+        return cached(self.context, "positions", settings, make)["offsets"]
+
+    @cached_property
+    def _mixture(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids sorted by cluster, the running sum of their weights (root of frequency), and each cluster's last place.
+
+        Empty clusters (of a table from a file) have the last place of the one before.
+        """
+        order_U = torch.argsort(self.cluster_U, stable=True)
+        sorted_U = self.cluster_U[order_U]
+        weight_U = torch.from_numpy(self.tables.frequency_U).sqrt()[order_U]
+        # Each cluster's weights sum to one, so the running sum of cluster k goes from k to k + 1.
+        total_K = torch.zeros(self.count, dtype=torch.float64).index_add_(0, sorted_U, weight_U)
+        inside_U = (weight_U / total_K[sorted_U]).cumsum(0)
+        present_K = total_K > 0
+        running_U = inside_U + sorted_U - (present_K.long().cumsum(0) - 1)[sorted_U]
+        last_K = torch.bincount(self.cluster_U, minlength=self.count).cumsum(0) - 1
+        return self.context.usable_ids[order_U], running_U, last_K
+
+    def _members(self, cluster_BT: Tensor, generator: NoiseSource) -> Tensor:
+        """One id a position, drawn from the mixture of its cluster."""
+        ids_U, running_U, last_K = self._mixture
+        place_BT = torch.searchsorted(running_U, cluster_BT + generator.uniform(*cluster_BT.shape), right=True)
+        first_BT = torch.where(cluster_BT > 0, last_K[(cluster_BT - 1).clamp(min=0)] + 1, 0)
+        return ids_U[torch.minimum(torch.maximum(place_BT, first_BT), last_K[cluster_BT].clamp(min=0))]

@@ -1,0 +1,83 @@
+"""Which words go with which class in the PRIVATE records, as counts under Laplace noise with their own budget.
+
+Drawn once a data set and kept: a second draw would cost again. C classes, U usable ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from privtune.device.noise.randomness import NoiseSource
+from privtune.device.noise.tables.table_cache import SUFFIX, Table, read_table, write_table
+from privtune.device.privacy.bounds import counts_scale
+from privtune.shared.errors import JobConflict
+
+KIND = "counts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRows:
+    """rows: token ids of each private record; labels: their classes, 0..classes-1 (classes is public)."""
+
+    rows: Sequence[NDArray[np.int32]]
+    labels: NDArray[np.int64]
+    classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateCounts:
+    """Noised label counts of a data set, made at the first request and read from `folder` ever after.
+
+    fingerprint: names the data set (kept on this device only). records: None where only what is kept may be used, as
+    for predictions.
+    """
+
+    folder: Path
+    fingerprint: str
+    source: NoiseSource
+    records: LabelledRows | None = None
+
+    def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
+        """counts_CU under Laplace noise that makes them `epsilon`-private for replacing one record, and its variance.
+
+        Each record adds at most `words` different ids, picked at random. Every cell of the public vocabulary is
+        noised, so that not even which words occur is told. Raises JobConflict when nothing is kept and no records are
+        at hand, StorageFull, ArtifactCorrupt.
+        """
+        scale = counts_scale(epsilon, words)
+        asked = json.dumps([self.fingerprint, usable_ids.tolist(), epsilon, words, self.source.unsafe])
+        path = self.folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}{SUFFIX}"
+        if not path.exists():
+            if self.records is None:
+                raise JobConflict(
+                    "the word counts that this job's clusters were made of are not on this device; use the device and "
+                    "home folder that trained it"
+                )
+            counts_CU = bounded_counts(self.records, usable_ids, words, self.source)
+            counts_CU += self.source.laplace(scale, *counts_CU.shape)
+            write_table(Table(kind=KIND, tensors={"counts": counts_CU}, facts={"epsilon": epsilon}), path)
+        counts: NDArray[np.float64] = read_table(path).tensors["counts"].numpy()
+        return counts, 2 * scale**2
+
+
+def bounded_counts(records: LabelledRows, usable_ids: Tensor, words: int, source: NoiseSource) -> Tensor:
+    """counts_CU, exact: each record adds one for each of at most `words` different usable ids, picked at random."""
+    place_V = np.full(int(usable_ids.max()) + 1, -1, dtype=np.int64)
+    place_V[usable_ids.numpy()] = np.arange(len(usable_ids))
+    counts_CU = torch.zeros(records.classes, len(usable_ids), dtype=torch.float64)
+    for row, label in zip(records.rows, records.labels.tolist(), strict=True):
+        place = place_V[row[row < len(place_V)]]
+        present = np.unique(place[place >= 0])
+        if len(present) > words:
+            present = present[np.argsort(source.uniform(len(present)).numpy())[:words]]
+        counts_CU[label, torch.from_numpy(present)] += 1
+    return counts_CU

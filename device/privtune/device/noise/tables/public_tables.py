@@ -1,0 +1,104 @@
+"""Public tables of a model at an injection point: prototypes, graph, frequencies, the vectors of special tokens.
+
+Each is worked out once and kept on disk by fingerprint (`table_cache`). V vocabulary, U usable ids, D width.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from privtune.device.noise.context import Injection, NoiseContext
+from privtune.device.noise.tables.graph import Graph, centred, nearest
+from privtune.device.noise.tables.table_cache import cached
+from privtune.device.noise.tables.word_statistics import FloatArray, frequencies
+
+_RARE = 3  # fewer sightings in the public text than this: the isolated state serves
+_TEXTS, _LENGTH = 32, 16  # made-up rows over which the state of a special token is averaged
+
+
+class Tables:
+    """Prototypes, graph and word statistics at one injection point."""
+
+    def __init__(self, context: NoiseContext, injection: Injection) -> None:
+        self.context, self.injection = context, injection
+
+    @cached_property
+    def prototypes_UD(self) -> Tensor:
+        """One vector a usable id: its mean state over the public text, its isolated state where it is too rare."""
+
+        def make() -> dict[str, Tensor]:
+            alone_UD = self.context.isolated_states(self.injection)
+            if self.injection == "cut" and self.context.public_rows:
+                alone_UD = self._mean_states(alone_UD)
+            return {"prototypes": alone_UD.half()}
+
+        return cached(self.context, "prototypes", {"injection": self.injection}, make)["prototypes"].float()
+
+    def _mean_states(self, alone_UD: Tensor) -> Tensor:
+        total_UD = torch.zeros_like(alone_UD)
+        seen_U = torch.zeros(len(alone_UD))
+        rows = [row for row in self.context.public_rows if len(row)]
+        for number, row in enumerate(rows):
+            ids_1T = torch.tensor([list(row)])
+            place_T = self.place_V[ids_1T[0]]
+            real = place_T >= 0
+            states_TD = self.context.states(ids_1T, self.injection)[0]
+            total_UD.index_add_(0, place_T[real], states_TD[real])
+            seen_U.index_add_(0, place_T[real], torch.ones(int(real.sum())))
+            self.context.progress("prototypes from public text", (number + 1) / len(rows))
+        often = seen_U >= _RARE
+        alone_UD[often] = total_UD[often] / seen_U[often, None]
+        return alone_UD
+
+    @cached_property
+    def place_V(self) -> Tensor:
+        """Place of each id among the usable ones, -1 for the others."""
+        place_V = torch.full((len(self.context.tokens),), -1, dtype=torch.int64)
+        place_V[self.context.usable_ids] = torch.arange(len(self.context.usable_ids))
+        return place_V
+
+    @cached_property
+    def unit_UD(self) -> Tensor:
+        """Centred, normalised prototypes."""
+        return centred(self.prototypes_UD)
+
+    def nearest_UK(self, k: int) -> Tensor:
+        """The k nearest usable ids of each, by centred cosine."""
+
+        def make() -> dict[str, Tensor]:
+            return {"nearest": nearest(self.unit_UD, k, self.context.progress).to(torch.int32)}
+
+        return cached(self.context, "nearest", {"injection": self.injection, "k": k}, make)["nearest"].long()
+
+    def graph(self, k: int) -> Graph:
+        """The symmetric k-nearest-neighbour graph."""
+        return Graph.from_nearest(self.nearest_UK(k))
+
+    @cached_property
+    def frequency_U(self) -> FloatArray:
+        """Public relative frequency of each usable id, positive."""
+        return frequencies(self.context, self.place_V.numpy())
+
+    @cached_property
+    def special_VD(self) -> Tensor:
+        """Mean state of each special id where it stands (before or after a text, else alone in one); zero elsewhere."""
+        context = self.context
+        generator = torch.Generator().manual_seed(0)  # a public table, not noise
+        picks = torch.randint(len(context.usable_ids), (_TEXTS, _LENGTH), generator=generator)
+        before = torch.tensor([context.prefix], dtype=torch.int64).expand(_TEXTS, -1)
+        after = torch.tensor([context.suffix], dtype=torch.int64).expand(_TEXTS, -1)
+        rows_BT = torch.cat([before, context.usable_ids[picks], after], dim=1)
+        mean_TD = context.states(rows_BT, self.injection).mean(dim=0)
+        places = {token: len(context.prefix) + _LENGTH + t for t, token in reversed(list(enumerate(context.suffix)))}
+        places |= {token: t for t, token in reversed(list(enumerate(context.prefix)))}
+        table_VD = torch.zeros(len(context.tokens), context.hidden_size)
+        for token in sorted(i for i in context.special_ids if i < len(context.tokens)):
+            if token in places:
+                table_VD[token] = mean_TD[places[token]]
+            else:
+                alone = torch.tensor([[*context.prefix, token, *context.suffix]])
+                table_VD[token] = context.states(alone, self.injection)[0, len(context.prefix)]
+        return table_VD

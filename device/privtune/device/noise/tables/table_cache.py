@@ -1,0 +1,165 @@
+"""Public tables on disk: one safetensors file each, found by how it was made or by what is in it, hash-checked on load.
+
+A file's name says how the table was made (its recipe); its metadata holds a SHA-256 over every tensor and fact, by
+which another device can be told to use exactly this table (`table=HASH`). No pickle; nothing private goes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from privtune.device.noise.context import NoiseContext
+from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
+
+FORMAT = "privtune-table-1"
+SUFFIX = ".safetensors"
+_SHORTEST_PREFIX = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Tensors by name, and the facts they were made from. kind: which table it is, like "shift" or "clusters"."""
+
+    kind: str
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def sha256(self) -> str:
+        """Over kind, facts, and every tensor's name, shape, dtype and bytes: equal for equal content, however saved."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.facts], sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].detach().cpu().contiguous()
+            digest.update(f"\0{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_fits(self, context: NoiseContext, injection: str) -> None:
+        """Raises InvalidInput when it was made for another model, cut, vocabulary or injection point."""
+        wanted = {**_belonging(context), "injection": injection}
+        wrong = [name for name, value in wanted.items() if self.facts.get(name) != value]
+        if wrong:
+            raise InvalidInput(
+                f"the {self.kind} table belongs to another {' and another '.join(wrong)}; build one for this model "
+                "and cut (privtune tables build)",
+                param="table",
+            )
+
+
+def _belonging(context: NoiseContext) -> dict[str, Any]:
+    return {"weights": context.weights, "vocabulary": context.vocabulary, "cut": context.cut}
+
+
+def table_for(context: NoiseContext, kind: str, injection: str, tensors: Mapping[str, Tensor], **facts: Any) -> Table:
+    """A table that belongs to this model at this injection point; `facts` say how it was made, JSON-ready."""
+    return Table(kind=kind, tensors=dict(tensors), facts={**_belonging(context), "injection": injection, **facts})
+
+
+def recipe(context: NoiseContext, kind: str, settings: Mapping[str, Any]) -> str:
+    """Fingerprint of how a table is made: its inputs and settings. Equal recipes give equal tables."""
+    facts = {"name": kind, "format": FORMAT, "identity": context.identity, **settings}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def cached(
+    context: NoiseContext, kind: str, settings: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The table from the cache folder, or made now and kept there. `settings` must name the injection.
+
+    Raises ArtifactCorrupt when the file is damaged, StorageFull when it can't be written.
+    """
+    if context.cache is None:
+        return dict(make())
+    path = context.cache / f"{kind}-{recipe(context, kind, settings)[:24]}{SUFFIX}"
+    if path.exists():
+        return read_table(path).tensors
+    rest = {key: value for key, value in settings.items() if key != "injection"}
+    table = table_for(context, kind, str(settings["injection"]), make(), **rest)
+    write_table(table, path)
+    return table.tensors
+
+
+def write_table(table: Table, path: Path) -> str:
+    """Write the file, whole or not at all; returns its hash. Raises StorageFull."""
+    half_way = path.with_suffix(f".{os.getpid()}.part")
+    sha256 = table.sha256()
+    about = {"format": FORMAT, "kind": table.kind, "facts": json.dumps(table.facts, sort_keys=True), "sha256": sha256}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in table.tensors.items()}, half_way, metadata=about)
+        os.replace(half_way, path)
+    except (OSError, SafetensorError) as error:
+        half_way.unlink(missing_ok=True)
+        raise StorageFull(f"the table {path.name} can't be written; free room or choose another folder") from error
+    return sha256
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """kind, facts, sha256 and shapes, without the tensors (so the hash is only what the file says of itself)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata() or {})
+            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if about["format"] != FORMAT:
+            raise ArtifactCorrupt(f"{path.name} is no table of this version ({FORMAT})")
+        return {
+            "kind": about["kind"],
+            "sha256": about["sha256"],
+            "facts": json.loads(about["facts"]),
+            "shapes": shapes,
+            "bytes": path.stat().st_size,
+        }
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ArtifactCorrupt(f"the table {path.name} is damaged or no table; delete it and make it again") from error
+
+
+def read_table(path: Path) -> Table:
+    """A table whose content matches its hash. Raises ArtifactCorrupt otherwise."""
+    header = read_header(path)
+    try:
+        table = Table(kind=header["kind"], tensors=load_file(path), facts=header["facts"])
+    except (SafetensorError, OSError) as error:
+        raise ArtifactCorrupt(f"the table {path.name} is damaged; delete it and make it again") from error
+    if table.sha256() != header["sha256"]:
+        raise ArtifactCorrupt(f"the table {path.name} does not match its hash; delete it and make it again")
+    return table
+
+
+def find_table(context: NoiseContext, kind: str, injection: str, sha256: str) -> Table:
+    """The table in the cache folder whose hash starts with `sha256` (12 digits or more, with or without "sha256:").
+
+    It is checked to fit the model.
+
+    Raises InvalidInput when there is none (or it is for something else), ArtifactCorrupt when it is damaged.
+    """
+    sha256 = sha256.removeprefix("sha256:")
+    if len(sha256) < _SHORTEST_PREFIX:
+        raise InvalidInput(f"table needs at least {_SHORTEST_PREFIX} digits of the table's hash", param="table")
+    folder = context.cache
+    for path in sorted(folder.glob(f"*{SUFFIX}")) if folder is not None else ():
+        header = read_header(path)
+        if header["kind"] == kind and header["sha256"].startswith(sha256):
+            table = read_table(path)
+            table.check_fits(context, injection)
+            return table
+    raise InvalidInput(
+        f"this device has no {kind} table {sha256[:16]}; put it here with: privtune tables add FILE", param="table"
+    )
+
+
+def adopt(source: Path, folder: Path) -> Path:
+    """Check a table file that came from elsewhere and keep a copy in `folder`, named by its hash."""
+    table = read_table(source)
+    path = folder / f"{table.kind}-{table.sha256()[:24]}{SUFFIX}"
+    write_table(table, path)
+    return path

@@ -1,0 +1,1 @@
+"""Privacy accounting as plain maths, and the statements that an owner reads. Free of torch."""

@@ -1,0 +1,179 @@
+"""Bottom, noise, codec, store: from token ids to the bytes that may leave, drawn once a record.
+
+Clean vectors leave `Perturber` for one place, the tail of a job that trains on this device; no frame is made of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privtune.device.data.batches import IndexArray
+from privtune.device.data.encode import EncodedDataset, IntArray
+from privtune.device.noise.base import Mechanism
+from privtune.device.noise.importance import TokenImportance
+from privtune.device.noise.randomness import NoiseSource
+from privtune.device.release.release_store import EncodedRelease, RecordKey, ReleaseStore, record_keys
+from privtune.shared.codec import encode
+from privtune.shared.modeling.partition import Bottom
+from privtune.shared.wire import FORWARD, Message, pack_positions
+from privtune.split.v1 import split_pb2 as pb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """The releases of one micro-batch. `handles`: the record handles that the cloud sees."""
+
+    handles: IndexArray
+    releases: list[EncodedRelease]
+
+    @property
+    def lengths_B(self) -> IndexArray:
+        """Released rows of each record."""
+        return np.array([release.rows for release in self.releases], dtype=np.int64)
+
+    def rows(self) -> int:
+        """Released rows of the whole micro-batch."""
+        return int(self.lengths_B.sum())
+
+
+class Perturber:
+    """Gives the one release of each record of a data set, drawing it at the first request."""
+
+    def __init__(
+        self,
+        bottom: Bottom,
+        mechanism: Mechanism,
+        source: NoiseSource,
+        store: ReleaseStore,
+        codec: str,
+        importance: TokenImportance | None = None,
+    ) -> None:
+        self._bottom, self._mechanism, self._source = bottom, mechanism, source
+        self._store, self._codec, self._importance = store, codec, importance
+        self._key_lists: list[tuple[EncodedDataset, list[RecordKey]]] = []
+
+    def release(self, data: EncodedDataset, indices: IndexArray, first_handle: int = 0) -> Released:
+        """Releases of the records at `indices`; what is drawn now is on disk before this returns."""
+        all_keys = self.keys(data)
+        keys = [all_keys[index] for index in indices.tolist()]
+        known = self._store.get_many(keys)
+        missing = {key: index for key, index in zip(keys, indices.tolist(), strict=True) if key not in known}
+        if missing:
+            drawn = self._draw([data.ids[index] for index in missing.values()])
+            known |= self._store.put_many(dict(zip(missing, drawn, strict=True)))
+        return Released(handles=indices + first_handle, releases=[known[key] for key in keys])
+
+    @property
+    def source(self) -> NoiseSource:
+        """Where the noise comes from."""
+        return self._source
+
+    @property
+    def importance(self) -> TokenImportance | None:
+        """The weights of tokens, where the mechanism uses them."""
+        return self._importance
+
+    def keys(self, data: EncodedDataset) -> list[RecordKey]:
+        """The store key of each record, see `record_keys`."""
+        for known, keys in self._key_lists:
+            if known is data:
+                return keys
+        keys = record_keys(data.ids)
+        # The data set is kept with its keys: by its id() alone, a later one could be taken for it.
+        self._key_lists = [*self._key_lists[-1:], (data, keys)]
+        return keys
+
+    @torch.no_grad()
+    def clean(self, data: EncodedDataset, indices: IndexArray, at: Literal["embedding", "cut"]) -> Tensor:
+        """clean_BTD, the bottom's vectors without the mechanism: for the tail of this device, and nothing else."""
+        ids_BT, mask_BT = pad([data.ids[index] for index in indices.tolist()])
+        stage = self._bottom if at == "cut" else self._bottom.embed
+        clean_BTD: Tensor = stage(ids_BT, mask_BT)
+        return clean_BTD.float()
+
+    @torch.no_grad()
+    def _draw(self, records: Sequence[IntArray]) -> list[EncodedRelease]:
+        ids_BT, mask_BT = pad(records)
+        importance_BT = None if self._importance is None else self._importance.of(ids_BT, mask_BT)
+        clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
+        out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=self._source)
+        h_BTD = out.h_BTD
+        if self._mechanism.injection == "embedding":
+            h_BTD = self._bottom.blocks(h_BTD, out.mask_BT.long())
+        encoded = []
+        for h_TD, mask_T in zip(h_BTD, out.mask_BT.bool(), strict=True):
+            rows_TD = h_TD[mask_T].float().numpy()
+            encoded.append(EncodedRelease(rows=len(rows_TD), data=encode(rows_TD, self._codec)))
+        return encoded
+
+
+def vectors_for(mechanism: Mechanism, bottom: Bottom, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The clean vectors at the mechanism's injection point; zeros for one that goes by the ids alone."""
+    if not mechanism.reads_vectors:
+        return torch.zeros(*ids_BT.shape, mechanism.dim)
+    vectors_BTD: Tensor = (bottom.embed if mechanism.injection == "embedding" else bottom)(ids_BT, mask_BT)
+    return vectors_BTD
+
+
+def pad(records: Sequence[IntArray]) -> tuple[Tensor, Tensor]:
+    """Right-padded ids_BT (int64, zero where padded) and mask_BT (1 = real)."""
+    lengths_B = np.array([len(ids_T) for ids_T in records])
+    mask_BT = np.arange(lengths_B.max())[None, :] < lengths_B[:, None]
+    ids_BT = np.zeros(mask_BT.shape, dtype=np.int64)
+    ids_BT[mask_BT] = np.concatenate(records)
+    return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT.astype(np.int64))
+
+
+class Uploader:
+    """Builds FORWARD messages and remembers which records the cloud already holds in this session."""
+
+    def __init__(self, width: int, codec: str) -> None:
+        self._width, self._codec = width, codec
+        self._uploaded: set[int] = set()
+
+    def forward(
+        self,
+        released: Released,
+        readout_N: IndexArray,
+        *,
+        step: int,
+        micro_batch: int,
+        last: bool = False,
+        forward_only: bool = False,
+        inline_all: bool = False,
+        shared_labels: Sequence[int] = (),
+        weight: float = 0.0,
+        want_cut_gradient: bool = False,
+    ) -> Message:
+        """The message of a micro-batch: bytes for records that the cloud does not hold, handles for the others."""
+        handles = released.handles.tolist()
+        inlined = [inline_all or handle not in self._uploaded for handle in handles]
+        self._uploaded.update(handles)
+        payload = b"".join(r.data for r, now in zip(released.releases, inlined, strict=True) if now)
+        header = pb.ForwardHeader(
+            record_ids=handles,
+            lengths=released.lengths_B.tolist(),
+            inlined=inlined,
+            readout=pack_positions(readout_N),
+            shared_labels=shared_labels,
+            want_cut_gradient=want_cut_gradient,
+            forward_only=forward_only,
+            weight=weight,
+        )
+        return Message(
+            kind=FORWARD,
+            step=step,
+            micro_batch=micro_batch,
+            payload=payload,
+            rows=sum(r.rows for r, now in zip(released.releases, inlined, strict=True) if now),
+            width=self._width,
+            codec=self._codec,
+            forward=header,
+            last_micro_batch=last,
+        )

@@ -1,0 +1,1 @@
+"""The process itself: how much memory the libraries may take."""

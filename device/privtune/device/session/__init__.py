@@ -1,0 +1,1 @@
+"""What every session with a tuned or training model needs: run settings, scoring."""

@@ -1,0 +1,52 @@
+"""What training, using and exporting a model all need to know of this device and its cloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from privtune.device.account.run_account import Account
+from privtune.device.home.policy import AuditRule, Policy
+from privtune.device.link.rpc import Endpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How this device reaches the cloud and where it keeps its own things.
+
+    local_model: the owner's own copy of the model; None: the bottom package is fetched from the cloud.
+    no_progress_timeout: seconds without any progress after which a run gives up (the job stays resumable).
+    policy: what jobs may ask for and how much may be released; None: anything.
+    record_frames: keep the frames of both directions, for the audit.
+    audit: attack the data first; where the policy has a rule, that one counts.
+    """
+
+    grpc_address: str
+    api_key: str
+    ca_cert: Path | None = None
+    home: Path
+    local_model: str | None = None
+    no_progress_timeout: float = 600.0
+    policy: Policy | None = None
+    record_frames: bool = False
+    audit: AuditRule | None = None
+
+    @property
+    def audit_rule(self) -> AuditRule | None:
+        """The rule that a job's audit is held against; None: no audit."""
+        return (self.policy.audit if self.policy is not None else None) or self.audit
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Address and key of the gateway."""
+        return Endpoint(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
+
+    def account(self, job_id: str) -> Account:
+        """The account of one run of a job."""
+        return Account(
+            self.home,
+            job_id,
+            cloud=self.grpc_address,
+            budget=self.policy.budget if self.policy is not None else None,
+            record_frames=self.record_frames,
+        )

@@ -1,0 +1,1 @@
+"""One training job on this device, from data to the finished adapter."""

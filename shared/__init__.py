@@ -1,3 +1,0 @@
-"""What the device and the cloud must agree on. Free of torch outside `shared.modeling`."""
-
-__version__ = "0.1.0"

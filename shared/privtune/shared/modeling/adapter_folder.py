@@ -1,0 +1,104 @@
+"""Join an adapter from the cloud with a head that never left the device, without importing peft.
+
+The result loads in plain transformers + peft: `PeftModel.from_pretrained(base_model, folder)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from privtune.shared.errors import ArtifactCorrupt
+from privtune.shared.job_spec import Task
+from privtune.shared.modeling.partition import Head
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+FULL_WEIGHTS = "tuned.safetensors"  # full tuning: the changed weights under the whole model's names
+FULL_FACTS = "tuning.json"
+LABELS = "labels.json"
+PEFT_PREFIX = "base_model.model."
+
+
+def add_head_to_adapter(
+    folder: Path, head: Head, *, task: Task, label_names: Sequence[str] = (), base_model: str | None = None
+) -> None:
+    """Rewrite the folder of `save_adapter`, each file atomically, with the head's weights in it.
+
+    Classification: the pooler and classifier become peft's `modules_to_save`, and labels.json names the classes
+    (`num_labels=len(label_names)` when the base is loaded). Causal LM: the head is the base's own; only the task
+    type is set. `base_model` replaces the name of the base, which may be a path of the cloud's. Raises
+    `ArtifactCorrupt` when the folder is not an adapter's, OSError when it can't be written.
+    """
+    classification = task == "classification"
+    state = {n: p.detach().cpu().contiguous() for n, p in head.named_parameters()} if classification else {}
+    full = (folder / FULL_FACTS).exists()
+    facts = folder / (FULL_FACTS if full else ADAPTER_CONFIG)
+    config = read_config(facts)
+    if base_model is not None:
+        config["base_model_name_or_path"] = base_model
+    if full:
+        _rewrite(folder / FULL_WEIGHTS, state)
+    else:
+        _rewrite(folder / ADAPTER_WEIGHTS, {PEFT_PREFIX + name: value for name, value in state.items()})
+        config["task_type"] = "SEQ_CLS" if classification else "CAUSAL_LM"
+        config["inference_mode"] = True
+        config["modules_to_save"] = _modules_to_save(head) if classification else None
+    _write_json(facts, config)
+    if classification and label_names:
+        _write_json(folder / LABELS, {"id2label": dict(enumerate(label_names)), "num_labels": len(label_names)})
+
+
+def base_sha256(model: Any, task: Task) -> str:
+    """SHA-256 of the weights that an adapter was trained on: names, shapes and fp32 values, alike on both sides.
+
+    Left out is what each job draws or trains for itself: a classifier's own layers and the pooler.
+    """
+    inside = f"{model.base_model_prefix}."
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        if "pooler" in name or (task == "classification" and not name.startswith(inside)):
+            continue
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _modules_to_save(head: Head) -> list[str]:
+    """The modules that hold the head's weights, by the last part of their name; BERT's pooler lives in the base."""
+    prefix = head.task.base_model_prefix
+    names = [name.split(".") for name, _ in head.named_parameters()]
+    return sorted({parts[1] if parts[0] == prefix else parts[0] for parts in names})
+
+
+def _rewrite(path: Path, extra: Mapping[str, Tensor]) -> None:
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # safetensors raises its own, unexported kinds
+        raise ArtifactCorrupt(f"{path.name} can't be read as safetensors; fetch the adapter again") from error
+    scratch = path.with_name(f".{path.name}.part")
+    save_file({**tensors, **extra}, scratch, metadata={"format": "pt"})
+    os.replace(scratch, path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file of an adapter; `ArtifactCorrupt` when it can't be read."""
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactCorrupt(f"{path.name} can't be read; fetch the adapter again") from error
+    return config
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(scratch, path)

@@ -1,0 +1,119 @@
+"""Make a top trainable: LoRA through peft, or every weight of its own. The only module that imports peft."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from privtune.shared.errors import ArtifactCorrupt, InvalidInput
+from privtune.shared.job_spec import TuningSpec
+from privtune.shared.modeling.adapter_folder import ADAPTER_WEIGHTS, FULL_FACTS, FULL_WEIGHTS, PEFT_PREFIX
+from privtune.shared.modeling.partition import Top
+
+_ADAPTER = "default"
+
+
+def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
+    """Put LoRA on linear layers of the top's blocks, in place; the initial adapter depends on `seed` alone.
+
+    The shared base weights are not touched, so tops of other jobs do not notice.
+    Raises `InvalidInput` for a target name that no linear layer has, naming those there are, and without peft.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model  # large, and a device needs it for a tail alone
+    except ImportError:
+        raise InvalidInput(
+            "LoRA on this machine needs peft: pip install 'privtune[tail]'; or train every weight (--tuning full)"
+        ) from None
+    linear = _linear_layers(top)
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    for target in spec.targets:
+        if not any(name.endswith(f".{target}") for name in linear):
+            raise InvalidInput(f"No layer '{target}' to put LoRA on. This model has: {', '.join(leaves)}.")
+    targets = list(spec.targets) or leaves
+    chosen = [m for name, m in linear.items() if any(name.endswith(f".{target}") for target in targets)]
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+        # By number and not by exact name: plain peft then finds the same layers in the whole model, and no others.
+        layers_to_transform=[int(name.rsplit(".", 1)[-1]) for name in top.block_names],
+        layers_pattern=top.block_names[0].split(".")[-2],
+        fan_in_fan_out=isinstance(chosen[0], Conv1D),
+        bias="none",
+        base_model_name_or_path=str(top.config.name_or_path) or None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # peft reads a property that transformers 5.24 calls deprecated; no owner can do anything about that.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            get_peft_model(top.task, config)  # changes the tree in place; the wrapper itself is not needed
+    top.__dict__["adapter_config"] = config
+
+
+def train_fully(top: Top) -> None:
+    """Make every weight of the top's blocks and final norm trainable, as copies: the base stays as it was.
+
+    What the bottom needs too (MPNet's relative position table) stays frozen.
+    """
+    for name in (*top.block_names, *([top.norm_name] if top.norm_name else [])):
+        for module in top.task.get_submodule(name).modules():
+            for key, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, key, nn.Parameter(parameter.detach().clone()))
+
+
+def trainable_parameters(top: Top) -> list[nn.Parameter]:
+    """What the optimiser is given, in a stable order."""
+    return [parameter for parameter in top.parameters() if parameter.requires_grad]
+
+
+def adapter_state(top: Top) -> dict[str, Tensor]:
+    """Name -> value of everything trainable; the values are the live tensors, detached."""
+    return {name: p.detach() for name, p in top.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def load_adapter_state(top: Top, state: Mapping[str, Tensor]) -> None:
+    """Copy a saved state in. Raises `ArtifactCorrupt` when its names or shapes are another adapter's."""
+    here = {name: p for name, p in top.named_parameters() if p.requires_grad}
+    if here.keys() != state.keys() or any(here[name].shape != state[name].shape for name in here):
+        raise ArtifactCorrupt("The saved adapter does not fit this model and tuning; start the job afresh.")
+    for name, parameter in here.items():
+        parameter.copy_(state[name])
+
+
+def save_adapter(top: Top, folder: Path) -> None:
+    """Write the tuned part under the whole model's names. Raises OSError when it can't be written.
+
+    LoRA: a PEFT folder. Full tuning: `tuned.safetensors` with the changed weights and `tuning.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.cpu().contiguous() for name, value in adapter_state(top).items()}
+    config: Any = top.__dict__.get("adapter_config")
+    if config is None:
+        save_file(state, folder / FULL_WEIGHTS, metadata={"format": "pt"})
+        facts = {"method": "full", "base_model_name_or_path": str(top.config.name_or_path), "cut": top.cut}
+        (folder / FULL_FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        return
+    named = {PEFT_PREFIX + name.replace(f".{_ADAPTER}.", "."): value for name, value in state.items()}
+    save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(folder)
+
+
+def _linear_layers(top: Top) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    for block in top.block_names:
+        for name, module in top.task.get_submodule(block).named_modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                found[f"{block}.{name}"] = module
+    return found

@@ -1,0 +1,45 @@
+"""AdamW, its schedule and gradient clipping: the same code drives the top (cloud) and the head (device)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from privtune.shared.job_spec import OptimSpec
+
+
+def build_optimizer(
+    params: Sequence[nn.Parameter] | Sequence[dict[str, Any]], spec: OptimSpec, lr: float | None = None
+) -> torch.optim.AdamW:
+    """AdamW over parameters or groups; groups may carry a `lr` of their own. Default lr: `spec.learning_rate`."""
+    return torch.optim.AdamW(params, lr=spec.learning_rate if lr is None else lr, weight_decay=spec.weight_decay)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, spec: OptimSpec, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Warm-up over `warmup_ratio` of `total_steps`, then linear or cosine to zero, or constant.
+
+    The rates of transformers' own schedules; importing those would load peft, 150 MB that a device does not need.
+    """
+    warm_up = math.ceil(spec.warmup_ratio * total_steps)
+
+    def share(step: int) -> float:
+        if step < warm_up:
+            return step / warm_up
+        rest = max(1, total_steps - warm_up)
+        if spec.schedule == "cosine":
+            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / rest)))
+        return max(0.0, (total_steps - step) / rest) if spec.schedule == "linear" else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Scale one side's gradients down to `max_norm` (0: leave them) and return their L2 norm before that."""
+    limit = max_norm if max_norm > 0 else math.inf
+    return float(nn.utils.clip_grad_norm_(list(params), limit))

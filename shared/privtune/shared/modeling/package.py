@@ -1,0 +1,238 @@
+"""The device's part of a model as a folder: bottom, head-side pre-trained weights, tokenizer, hashes; nothing above.
+
+    config.json  bottom.safetensors  tokenizer files...  manifest.json (written last)
+
+The folder comes from the cloud, which is the adversary: file names, hashes, names and shapes of all tensors are
+checked, and no code in it is run. Whether the weights are the public model's own is for a local copy to say.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoTokenizer
+
+from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported, StorageFull
+from privtune.shared.files import native_os_errors
+from privtune.shared.job_spec import Task
+from privtune.shared.manifest import verify, write_manifest
+from privtune.shared.modeling.load import (
+    build_task_model,
+    check_config,
+    check_folder,
+    draw_fresh,
+    fresh_by_design,
+    load_task_model,
+    load_tokenizer,
+    prepare_tokenizer,
+    quiet,
+)
+from privtune.shared.modeling.partition import Bottom, Head, Partition, Top
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_WEIGHTS = "bottom.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BottomPackage:
+    """What a device runs. `max_positions`: longest text in tokens, None when the model sets no bound.
+
+    `tail`: the last blocks, where a job trains them here; `below`: the bottom's blocks once more, for a tail that
+    trains a copy (None at cut 0). `end_ids`: tokens with which the model ends a text, by its configuration and its
+    tokenizer.
+    """
+
+    name: str
+    bottom: Bottom
+    head: Head
+    tokenizer: Any
+    task: Task
+    cut: int
+    tail: Top | None
+    below: Top | None
+    n_layers: int
+    hidden_size: int
+    readout: Literal["first", "last"]
+    fingerprint: str
+    max_positions: int | None
+    end_ids: frozenset[int]
+
+    def check_ids(self, ids: Iterable[Sequence[int] | npt.NDArray[np.int32]]) -> None:
+        """The token ids of texts, before anything is done with them.
+
+        Raises `ModelUnsupported` when one is outside the model's vocabulary: the tokenizer is another model's. That a
+        tokenizer knows more than the model is no mistake by itself: Gemma's marks places for images.
+        """
+        vocabulary = self.bottom.task.base_model.get_input_embeddings().num_embeddings
+        if any(len(one) and int(np.max(one)) >= vocabulary for one in ids):
+            raise ModelUnsupported(
+                f"The tokenizer of '{self.name}' ({len(self.tokenizer):,} tokens) and its weights ({vocabulary:,}) do "
+                "not belong together: these texts have tokens that the model does not know."
+            )
+
+
+def write_bottom_package(
+    partition: Partition, tokenizer: Any, *, cut: int, task: Task, name: str, folder: Path, tail: int = 0
+) -> dict[str, Any]:
+    """Write the package of `partition` at `cut`, with the last `tail` blocks, and return its manifest.
+
+    `name` is what the model is called in public. Weights that are drawn from a seed are left out: the device draws
+    them for its own number of labels. Raises `CutOutOfRange`; `StorageFull` when the folder can't be written.
+    """
+    partition.check_tail(cut, tail)
+    model = partition.model
+    fresh = getattr(model, "fresh_parameters", frozenset()) | fresh_by_design(model, task)
+    wanted = _names(partition, cut, tail) - fresh
+    stored = dict(model.named_parameters()) | dict(model.named_buffers())  # a tied lm_head appears once
+    state = {key: value.detach().cpu().contiguous() for key, value in stored.items() if key in wanted}
+    config = copy.deepcopy(model.config)
+    config.num_labels = 2
+    config._name_or_path = ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with native_os_errors():
+            save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
+            config.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return write_manifest(
+            folder,
+            format=FORMAT,
+            model=name,
+            task=task,
+            cut=cut,
+            tail=tail,
+            num_layers=partition.n_layers,
+            fingerprint=partition.fingerprint(),
+            end_ids=sorted(_end_ids(model)),
+        )
+    except OSError as error:
+        raise StorageFull(f"The bottom package of {name} can't be written: {error.strerror or error}") from error
+
+
+def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> BottomPackage:
+    """Check every hash, then build bottom and head; the blocks above the cut never take memory.
+
+    Weights that the package lacks by design are drawn from `seed` exactly as `load_task_model` draws them.
+    Raises `ArtifactCorrupt` when anything does not match, `ModelUnsupported` for another format or model type.
+    """
+    manifest = verify(folder)
+    if manifest.get("format") != FORMAT:
+        raise ModelUnsupported(
+            f"{folder.name} has package format {manifest.get('format')}; this version reads {FORMAT}."
+        )
+    task: Task = "causal-lm" if manifest.get("task") == "causal-lm" else "classification"
+    name = str(manifest.get("model", folder.name))
+    check_folder(folder)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+        shell = build_task_model(check_config(config, task, num_labels, name), task)
+        state = load_file(folder / _WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactCorrupt(f"{folder.name} is not a usable bottom package; fetch it again") from error
+    partition = Partition(shell)
+    if partition.fingerprint() != manifest.get("fingerprint"):
+        raise ArtifactCorrupt(f"{folder.name}: the configuration is not that of the model in the manifest")
+    cut, tail = _cuts_of(manifest, partition)
+    _fill(partition, state, cut, tail, task, seed)
+    tokenizer, end_ids = prepare_tokenizer(tokenizer, name), manifest.get("end_ids", [])
+    if not isinstance(end_ids, list) or not all(isinstance(token, int) for token in end_ids):
+        raise ArtifactCorrupt("The manifest of the bottom package names no usable end tokens; fetch it again.")
+    return _package(partition, tokenizer, task=task, cut=cut, tail=tail, name=name, end_ids=frozenset(end_ids))
+
+
+def bottom_from_model(
+    ref: str, task: Task, cut: int, *, tail: int = 0, num_labels: int = 2, seed: int = 0
+) -> BottomPackage:
+    """The same from a full copy of the model that the owner trusts; the cloud's blocks are let go."""
+    partition = Partition(load_task_model(ref, task, num_labels=num_labels, seed=seed))
+    end_ids = _end_ids(partition.model)
+    return _package(partition, load_tokenizer(ref), task=task, cut=cut, tail=tail, name=ref, end_ids=end_ids)
+
+
+def _package(
+    partition: Partition, tokenizer: Any, *, task: Task, cut: int, tail: int, name: str, end_ids: frozenset[int]
+) -> BottomPackage:
+    partition.check_tail(cut, tail)
+    return BottomPackage(
+        name=name,
+        bottom=partition.bottom(cut),
+        head=partition.head(),
+        tokenizer=tokenizer,
+        task=task,
+        cut=cut,
+        tail=partition.tail(tail) if tail else None,
+        below=partition.below(cut) if tail and cut else None,
+        n_layers=partition.n_layers,
+        hidden_size=partition.hidden_size,
+        readout=partition.readout,
+        fingerprint=partition.fingerprint(),
+        max_positions=_max_positions(partition.model),
+        end_ids=(end_ids | {tokenizer.eos_token_id}) - {None},
+    )
+
+
+def _end_ids(model: Any) -> frozenset[int]:
+    """What `model.generate` stops at."""
+    settings = getattr(model, "generation_config", None) or model.config
+    found = getattr(settings, "eos_token_id", None)
+    return frozenset(found if isinstance(found, list) else [found]) - {None}
+
+
+def _cuts_of(manifest: dict[str, Any], partition: Partition) -> tuple[int, int]:
+    """cut and tail."""
+    try:
+        cut, tail = partition.check_cut(int(manifest["cut"])), int(manifest.get("tail", 0))
+        return cut, partition.check_tail(cut, tail)
+    except (KeyError, TypeError, ValueError, CutOutOfRange) as error:
+        raise ArtifactCorrupt("The manifest of the bottom package names no usable cut; fetch it again.") from error
+
+
+def _names(partition: Partition, cut: int, tail: int) -> set[str]:
+    """Of the tensors that a device with this cut and tail holds."""
+    parts = [partition.bottom(cut), partition.head(), *([partition.tail(tail)] if tail else [])]
+    return {name for part in parts for name in part.state_dict()}
+
+
+def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, tail: int, task: Task, seed: int) -> None:
+    """Give the shell the package's tensors; draw what a classifier lacks. Raises `ArtifactCorrupt`."""
+    shell = partition.model
+    names = _names(partition, cut, tail)
+    head = partition.head().state_dict().keys()
+    single = dict(shell.named_parameters()) | dict(shell.named_buffers())  # without a tied lm_head
+    known = dict(shell.named_parameters(remove_duplicate=False)) | single
+    absent = names & single.keys() - state.keys()
+    fresh = frozenset(absent & head) if task == "classification" else frozenset()
+    wrong = sorted((absent - fresh) | (state.keys() - names))
+    wrong += [name for name in state.keys() & known.keys() if state[name].shape != known[name].shape]
+    if wrong:
+        raise ArtifactCorrupt(f"{_WEIGHTS} does not hold the tensors of this model and cut ({', '.join(wrong[:3])})")
+    blanks = {name: torch.zeros(known[name].shape) for name in fresh}
+    shell.load_state_dict({**{k: v.float() for k, v in state.items()}, **blanks}, strict=False, assign=True)
+    output = shell.get_output_embeddings()
+    if output is not None and output.weight.is_meta:
+        output.weight = shell.get_input_embeddings().weight
+    draw_fresh(shell, fresh, seed)
+    shell.requires_grad_(False)
+
+
+def _max_positions(model: Any) -> int | None:
+    """Positions of the model, less the rows that RoBERTa and MPNet keep for padding."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    if limit is None:
+        return None
+    return int(limit) if padding is None else int(limit) - padding - 1

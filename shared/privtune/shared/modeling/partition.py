@@ -1,0 +1,293 @@
+"""Cut a Hugging Face task model into Bottom | Top | Head at a block boundary.
+
+A slice is the original class with the same module tree, in which what does not belong is a pass-through: skipped
+blocks stay at their index, so parameter names, `layer_idx`, `config.layer_types` and PEFT keys are the full model's.
+The original code runs, unmodified, in every slice, so Bottom+Top+Head equals the whole for each architecture.
+
+Shapes: B batch, T tokens, D hidden width, V vocabulary, N read-out positions, C classes (or V for a language model).
+Padding is on the right, and every record has at least one token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+from privtune.shared.errors import CutOutOfRange
+from privtune.shared.modeling.anatomy import Absent, Anatomy, Skip, clone_structure, dissect
+
+# Whatever changes the function that the same weights compute. Parameter shapes say the rest.
+_CONFIG_KEYS = (
+    "model_type",
+    "hidden_act",
+    "hidden_activation",
+    "activation_function",
+    "activation",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "rms_norm_eps",
+    "rope_parameters",
+    "sliding_window",
+    "layer_types",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "tie_word_embeddings",
+    "use_bidirectional_attention",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "is_decoder",
+)
+
+
+class _Slice(nn.Module):
+    """A carved task model that shows the task model's own parameter names as its own."""
+
+    task: Any
+
+    def __init__(self, task: Any) -> None:
+        super().__init__()
+        self.__dict__["task"] = task  # not registered: its children are, under the names of the full model
+        for name, child in task.named_children():
+            self.add_module(name, child)
+
+    @property
+    def config(self) -> Any:
+        """The slice's own copy of the model's configuration."""
+        return self.task.config
+
+
+class Bottom(_Slice):
+    """Embedding stage and blocks[:cut]: frozen, always in eval mode, so one text has one representation."""
+
+    _embed: Any
+    _blocks: Any
+
+    def __init__(self, anatomy: Anatomy, cut: int) -> None:
+        task = _carve(anatomy, keep=range(cut), swaps={})
+        super().__init__(task)
+        self.cut = cut
+        mine = anatomy.within(task)
+        skips: dict[nn.Module, nn.Module] = {b: Skip(anatomy.blocks_return) for b in mine.blocks}
+        self.__dict__["_embed"] = _view(mine, skips).base_model
+        self.__dict__["_blocks"] = _view(mine, mine.embedding_substitutes()).base_model
+        self.eval()
+
+    def train(self, mode: bool = True) -> Bottom:
+        """Stay in eval mode whatever is asked: dropout in a frozen bottom is only noise without a statement."""
+        super().train(False)
+        self._embed.train(False)
+        self._blocks.train(False)
+        return self
+
+    @property
+    def embedding_VD(self) -> Tensor:
+        """The vector of each token id as the embedding stage looks it up (scaled, in Gemma), without positions.
+
+        Its width is the embedding's own, which in ELECTRA may be smaller than D.
+        """
+        table = self.task.base_model.get_input_embeddings()
+        if type(table) is nn.Embedding:
+            return table.weight.detach()
+        ids_V = torch.arange(table.num_embeddings, device=table.weight.device)
+        vectors: Tensor = table(ids_V).detach()
+        return vectors
+
+    def embed(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """h0_BTD, the input of block 0: positions, embedding norm and projection included."""
+        h0_BTD: Tensor = self._embed(input_ids=ids_BT, attention_mask=mask_BT)[0]
+        return h0_BTD
+
+    def embed_vectors(self, e_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        """`embed` for mixtures of `embedding_VD` rows in place of ids. Differentiable in e_BTE."""
+        h0_BTD: Tensor = self._embed(inputs_embeds=e_BTE, attention_mask=mask_BT)[0]
+        return h0_BTD
+
+    def blocks(self, h0_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Go on from `embed`: h_BTD at the cut. Differentiable in h0_BTD."""
+        if self.cut == 0:
+            return h0_BTD
+        h_BTD: Tensor = self._blocks(inputs_embeds=h0_BTD, attention_mask=mask_BT)[0]
+        return h_BTD
+
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """h_BTD at the cut; rows of padding hold no meaning and never NaN."""
+        return self.blocks(self.embed(ids_BT, mask_BT), mask_BT)
+
+
+class Top(_Slice):
+    """blocks[cut:stop], with the final norm where they end the model. Frozen until `shared.modeling.lora` trains it.
+
+    `block_names` and `norm_name` are the full model's names of what it holds.
+    """
+
+    def __init__(self, anatomy: Anatomy, cut: int, stop: int) -> None:
+        last = stop == len(anatomy.blocks)
+        substitutes = anatomy.embedding_substitutes()
+        super().__init__(_carve(anatomy, keep=range(cut, stop), swaps=substitutes, norm=last))
+        self.cut, self.stop = cut, stop
+        self.block_names = tuple(anatomy.name_of(anatomy.blocks[index]) for index in range(cut, stop))
+        self.norm_name = anatomy.name_of(anatomy.norm) if last and anatomy.norm is not None else None
+
+    def forward(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
+        """out_ND: the hidden states after the last block here, at flat positions b*T+t. Differentiable in h_BTD."""
+        out_BTD: Tensor = self.task.base_model(inputs_embeds=h_BTD, attention_mask=mask_BT)[0]
+        return out_BTD.flatten(0, 1).index_select(0, readout_N.to(out_BTD.device))
+
+
+class Head(_Slice):
+    """The task model without its base: pooler and classifier (own, trainable), or lm_head (shared, frozen)."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        # A language-model head is the embedding or as large as it: never copied.
+        own = () if is_language_model(anatomy.task) else anatomy.head_modules()
+        base: nn.Module = _HeadBase(anatomy.pooler)
+        task: Any = clone_structure(anatomy.task, {anatomy.base: base}, own=own)
+        # Decoder classifiers refuse batches without a pad id; the head sees one row a record and no padding.
+        task.config.pad_token_id = 0
+        super().__init__(task)
+        self.requires_grad_(not is_language_model(anatomy.task))
+
+    def forward(self, out_ND: Tensor) -> Tensor:
+        """logits_NC by the model's own head code, soft-capping included. Differentiable in out_ND."""
+        ids_N1 = torch.ones(len(out_ND), 1, dtype=torch.long, device=out_ND.device)
+        logits: Tensor = self.task(input_ids=ids_N1, inputs_embeds=out_ND[:, None, :]).logits
+        return logits.reshape(len(out_ND), logits.shape[-1])
+
+
+class _HeadBase(nn.Module):
+    """Stands in for the base in a head: takes final hidden states and runs what is left of it, the pooler."""
+
+    def __init__(self, pooler: nn.Module | None) -> None:
+        super().__init__()
+        if pooler is not None:
+            self.pooler = clone_structure(pooler, {}, own=(pooler,))
+
+    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        """(N, 1, D) -> the base's own kind of output."""
+        pooled_ND = self.pooler(inputs_embeds) if hasattr(self, "pooler") else None
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled_ND)
+
+
+class Partition:
+    """The parts of one task model, cut anywhere, any number of times, over one set of weights.
+
+    Freezes the model and puts it in eval mode. Move it to its device before cutting. Raises `ModelUnsupported`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        model.requires_grad_(False)
+        model.eval()
+        self._anatomy = dissect(model)
+
+    @property
+    def model(self) -> Any:
+        """The whole task model."""
+        return self._anatomy.task
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks L; a cut is from 0 to L-1."""
+        return len(self._anatomy.blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width at every cut."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def readout(self) -> Literal["first", "last"]:
+        """Which token a classification reads: [CLS] of an encoder, the last one of a decoder."""
+        return self._anatomy.readout
+
+    def fingerprint(self) -> str:
+        """SHA-256 over sizes, names and settings of the base; weights, labels and head do not count.
+
+        The same for the whole model in the cloud and for a device that holds a bottom package only.
+        """
+        config = self.model.config.to_dict()
+        shapes = {name: list(p.shape) for name, p in self._anatomy.base.named_parameters()}
+        about = {"config": {key: config.get(key) for key in _CONFIG_KEYS}, "shapes": shapes}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def check_cut(self, cut: int) -> int:
+        """`cut`, or `CutOutOfRange`."""
+        if not 0 <= cut < self.n_layers:
+            raise CutOutOfRange(f"Cut {cut} is out of range: this model takes 0 to {self.n_layers - 1}.", param="cut")
+        return cut
+
+    def check_tail(self, cut: int, tail: int) -> int:
+        """`tail`, or `CutOutOfRange` when it leaves no block between itself and the cut."""
+        if not 0 <= tail < self.n_layers - cut:
+            raise CutOutOfRange(
+                f"Cut {cut} and a tail of {tail} leave none of this model's {self.n_layers} blocks to the cloud.",
+                param="tail",
+            )
+        return tail
+
+    def bottom(self, cut: int) -> Bottom:
+        """Embedding stage and the first `cut` blocks."""
+        return Bottom(self._anatomy, self.check_cut(cut))
+
+    def top(self, cut: int, tail: int = 0) -> Top:
+        """The blocks from `cut` on, less the last `tail` of them: a tree of its own over the shared frozen weights.
+
+        Raises `CutOutOfRange`.
+        """
+        return Top(self._anatomy, self.check_cut(cut), self.n_layers - self.check_tail(cut, tail))
+
+    def below(self, cut: int) -> Top:
+        """The blocks before `cut` in a tree of their own, which can be trained while the bottom stays as it is."""
+        return Top(self._anatomy, 0, self.check_cut(cut))
+
+    def tail(self, count: int) -> Top:
+        """The last `count` blocks and the final norm, which go on from `top(cut, count)`."""
+        return self.top(self.n_layers - count)
+
+    def head(self) -> Head:
+        """Pooler and classifier with weights of its own, or the shared lm_head."""
+        return Head(self._anatomy)
+
+
+def classification_readout(readout: Literal["first", "last"], lengths_B: Tensor, width: int) -> Tensor:
+    """readout_B: the flat position b*T+t that a classification reads of each record; `width` is T."""
+    starts_B = torch.arange(len(lengths_B), device=lengths_B.device) * width
+    return starts_B if readout == "first" else starts_B + lengths_B.long() - 1
+
+
+def is_language_model(model: Any) -> bool:
+    """Whether the head predicts tokens."""
+    return model.get_output_embeddings() is not None
+
+
+def _carve(anatomy: Anatomy, *, keep: range, swaps: dict[nn.Module, nn.Module], norm: bool = False) -> Any:
+    """The task model with the blocks of `keep` only and no head, over the same tensors."""
+    swaps = dict(swaps)
+    for index, block in enumerate(anatomy.blocks):
+        if index not in keep:
+            swaps[block] = Skip(anatomy.blocks_return)
+    if anatomy.norm is not None and not norm:
+        swaps[anatomy.norm] = nn.Identity()
+    if anatomy.pooler is not None:
+        swaps[anatomy.pooler] = Absent()
+    swaps.update({module: Absent() for module in anatomy.head_modules()})
+    task: Any = clone_structure(anatomy.task, swaps)
+    if anatomy.pooler is not None:
+        task.base_model.pooler = None
+    task.config.use_cache = False
+    return task
+
+
+def _view(anatomy: Anatomy, swaps: dict[nn.Module, nn.Module]) -> Any:
+    """Another order of calls over the very modules of a slice, so that `.to()` on the slice moves the view as well."""
+    spine = [m for m in anatomy.task.modules() if any(child is anatomy.blocks for child in m.modules())]
+    shared = {m: m for m in anatomy.task.modules() if not any(m is s for s in spine)}
+    return clone_structure(anatomy.task, {**shared, **swaps})

@@ -1,0 +1,218 @@
+"""Messages and the frames that carry them: chunking, checksums, order. Used by both ends; free of grpc.
+
+A message is one thing said (a micro-batch's representations, a gradient, a step). It travels as one frame or more,
+each at most `chunk_bytes` of payload with its own crc32c and sequence number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from privtune.shared.codec import BYTES_PER_ELEMENT, FloatArray, decode, encode
+from privtune.shared.errors import FrameCorrupt, MessageTooLarge, SessionSuperseded
+from privtune.split.v1 import split_pb2 as pb
+
+PROTOCOL_VERSION = 2
+DEFAULT_CHUNK_BYTES = 1 << 20
+# Room for a frame's fields around its payload: read-out positions and record handles of a large micro-batch.
+HEADER_BYTES = 4 << 20
+
+FORWARD = pb.FRAME_KIND_FORWARD
+OUTPUT = pb.FRAME_KIND_OUTPUT
+GRADIENT = pb.FRAME_KIND_GRADIENT
+STEP = pb.FRAME_KIND_STEP
+CUT_GRADIENT = pb.FRAME_KIND_CUT_GRADIENT
+RESEND = pb.FRAME_KIND_RESEND
+END = pb.FRAME_KIND_END
+
+_CODECS = {"fp32": pb.CODEC_FP32, "bf16": pb.CODEC_BF16}
+_CODEC_NAMES = {number: name for name, number in _CODECS.items()}
+
+
+def codec_number(name: str) -> int:
+    """The protobuf enum value of a codec's name."""
+    return int(_CODECS[name])
+
+
+def codec_name(number: int) -> str:
+    """The codec's name; `FrameCorrupt` for a number this side does not know."""
+    try:
+        return _CODEC_NAMES[number]  # type: ignore[index]
+    except KeyError:
+        raise FrameCorrupt(f"unknown tensor codec {number}") from None
+
+
+@dataclass(kw_only=True)
+class Message:
+    """One thing said on the stream. `payload` holds `rows` x `width` elements in `codec`, or nothing."""
+
+    kind: int
+    step: int
+    micro_batch: int = 0
+    payload: bytes | bytearray = b""
+    rows: int = 0
+    width: int = 0
+    codec: str = ""
+    forward: pb.ForwardHeader | None = None
+    control: pb.StepControl | None = None
+    report: pb.StepReport | None = None
+    last_micro_batch: bool = False
+
+    def tensor(self) -> FloatArray:
+        """The payload as a (rows, width) float32 matrix."""
+        return decode(self.payload, self.rows, self.width, self.codec)
+
+
+def tensor_message(kind: int, step: int, micro_batch: int, h_ND: FloatArray, codec: str) -> Message:
+    """A message that carries one (N, D) matrix."""
+    return Message(
+        kind=kind,
+        step=step,
+        micro_batch=micro_batch,
+        payload=encode(h_ND, codec),
+        rows=h_ND.shape[0],
+        width=h_ND.shape[1],
+        codec=codec,
+    )
+
+
+def pack_positions(positions_N: npt.NDArray[np.int64]) -> bytes:
+    """Read-out positions as little-endian uint32 bytes."""
+    return positions_N.astype("<u4").tobytes()
+
+
+def unpack_positions(raw: bytes) -> npt.NDArray[np.int64]:
+    """The inverse of `pack_positions`."""
+    if len(raw) % 4:
+        raise FrameCorrupt("read-out positions are not a whole number of uint32")
+    return np.frombuffer(raw, dtype="<u4").astype(np.int64)
+
+
+@dataclass(kw_only=True)
+class FrameWriter:
+    """Cuts messages into numbered frames of one session, one direction."""
+
+    epoch: int
+    chunk_bytes: int = DEFAULT_CHUNK_BYTES
+    seq: int = 0
+    bytes_sent: int = 0
+
+    def frames(self, message: Message) -> Iterator[pb.Frame]:
+        """The frames of a message, in order."""
+        view = memoryview(message.payload)
+        count = max(1, -(-len(view) // self.chunk_bytes))
+        for index in range(count):
+            chunk = bytes(view[index * self.chunk_bytes : (index + 1) * self.chunk_bytes])
+            frame = pb.Frame(
+                session_epoch=self.epoch,
+                seq=self.seq,
+                step=message.step,
+                micro_batch=message.micro_batch,
+                kind=message.kind,  # type: ignore[arg-type]
+                chunk_index=index,
+                chunk_count=count,
+                payload=chunk,
+                crc32c=google_crc32c.value(chunk),
+                last_micro_batch=message.last_micro_batch,
+            )
+            if index == 0:
+                self._add_headers(frame, message)
+            self.seq += 1
+            self.bytes_sent += frame.ByteSize()
+            yield frame
+
+    @staticmethod
+    def _add_headers(frame: pb.Frame, message: Message) -> None:
+        if message.codec:
+            frame.tensor.codec = codec_number(message.codec)  # type: ignore[assignment]
+            frame.tensor.rows, frame.tensor.width = message.rows, message.width
+        if message.forward is not None:
+            frame.forward.CopyFrom(message.forward)
+        if message.control is not None:
+            frame.control.CopyFrom(message.control)
+        if message.report is not None:
+            frame.report.CopyFrom(message.report)
+
+
+@dataclass(kw_only=True)
+class FrameReader:
+    """Checks frames of one session, one direction, and puts messages together again.
+
+    Errors: `SessionSuperseded` for another epoch, `FrameCorrupt` for a gap, a bad checksum or a malformed chunk,
+    `MessageTooLarge` before any oversized memory is taken. A frame seen before is ignored.
+    """
+
+    epoch: int
+    max_tensor_bytes: int
+    expected_seq: int = 0
+    bytes_received: int = 0
+    _first: pb.Frame | None = None
+    _parts: bytearray = field(default_factory=bytearray)
+    _next_chunk: int = 0
+
+    def feed(self, frame: pb.Frame) -> Message | None:
+        """Take one frame; give the message when this frame completes it."""
+        if frame.session_epoch != self.epoch:
+            raise SessionSuperseded("this frame belongs to another session of the job; open the job again")
+        if frame.seq < self.expected_seq:
+            return None
+        if frame.seq > self.expected_seq:
+            raise FrameCorrupt(f"frame {self.expected_seq} is missing, {frame.seq} came instead")
+        if google_crc32c.value(frame.payload) != frame.crc32c:
+            raise FrameCorrupt(f"the checksum of frame {frame.seq} is wrong")
+        self.expected_seq += 1
+        self.bytes_received += frame.ByteSize()
+        self._append(frame)
+        if frame.chunk_index + 1 < frame.chunk_count:
+            return None
+        return self._finish()
+
+    def _append(self, frame: pb.Frame) -> None:
+        if frame.kind == pb.FRAME_KIND_UNSPECIFIED:
+            raise FrameCorrupt("a frame without a kind came")
+        if frame.chunk_count < 1 or frame.chunk_index != self._next_chunk:
+            raise FrameCorrupt(f"chunk {self._next_chunk} was due, chunk {frame.chunk_index} came")
+        if frame.chunk_index == 0:
+            self._check_size(frame)
+            self._first, self._parts = frame, bytearray()
+        elif self._first is None or frame.chunk_count != self._first.chunk_count:
+            raise FrameCorrupt("a message changed its number of chunks on the way")
+        if len(self._parts) + len(frame.payload) > self.max_tensor_bytes:
+            raise MessageTooLarge(self._too_large(len(self._parts) + len(frame.payload)))
+        self._parts += frame.payload
+        self._next_chunk = frame.chunk_index + 1
+
+    def _check_size(self, frame: pb.Frame) -> None:
+        if frame.HasField("tensor"):
+            size = frame.tensor.rows * frame.tensor.width * BYTES_PER_ELEMENT[codec_name(frame.tensor.codec)]
+            if size > self.max_tensor_bytes:
+                raise MessageTooLarge(self._too_large(size))
+
+    def _too_large(self, size: int) -> str:
+        return (
+            f"a tensor of {size} bytes is over the agreed {self.max_tensor_bytes}; "
+            "lower --batch-size or --max-length, or raise the cloud's --max-tensor-mib"
+        )
+
+    def _finish(self) -> Message:
+        first, self._first, self._next_chunk = self._first, None, 0
+        if first is None:
+            raise FrameCorrupt("a message ended before it began")
+        return Message(
+            kind=first.kind,
+            step=first.step,
+            micro_batch=first.micro_batch,
+            payload=self._parts,
+            rows=first.tensor.rows,
+            width=first.tensor.width,
+            codec=codec_name(first.tensor.codec) if first.HasField("tensor") else "",
+            forward=first.forward if first.HasField("forward") else None,
+            control=first.control if first.HasField("control") else None,
+            report=first.report if first.HasField("report") else None,
+            last_micro_batch=first.last_micro_batch,
+        )

@@ -1,0 +1,1 @@
+"""What several tests share: clouds, owners, tiny models, a proxy, a hub."""

@@ -1,0 +1,254 @@
+"""A cloud to test against, in this process or as a real one, with the same face; and small data to train on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privtune.cloud.auth import ApiKeys
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.settings import Settings
+from privtune.device.data.source import DataSource
+from privtune.device.link.rest import ControlPlane
+from privtune.device.session.run_settings import RunSettings
+from privtune.shared.job_spec import JobSpec
+from tests.support.tiny_models import VOCAB, tiny_classifier, tiny_lm, tiny_tokenizer
+
+
+@dataclass
+class Watcher:
+    """Collects what a run reports; `at_step` is called after each step."""
+
+    starts: list[Any] = field(default_factory=list)
+    steps: list[Any] = field(default_factory=list)
+    evaluations: list[Any] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    at_step: Any = None
+
+    def started(self, info):
+        self.starts.append(info)
+
+    def step(self, info):
+        self.steps.append(info)
+        if self.at_step is not None:
+            self.at_step(info)
+
+    def evaluated(self, info):
+        self.evaluations.append(info)
+
+    def message(self, text):
+        self.messages.append(text)
+
+    @property
+    def losses(self):
+        return [info.loss for info in self.steps]
+
+
+def save_model(folder: Path, kind: str, task: str, **changes: Any) -> Path:
+    """A tiny random model with its tokenizer in a local folder."""
+    model = tiny_classifier(kind, **changes) if task == "classification" else tiny_lm(kind, **changes)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_sentences(path: Path, count: int, seed: int = 0) -> Path:
+    """Sentences of random words; the label says whether more words of the upper half of the vocabulary occur."""
+    rng = np.random.default_rng(seed)
+    rows = ["sentence\tlabel"]
+    for _ in range(count):
+        words = rng.integers(0, VOCAB - 4, rng.integers(3, 12))
+        label = "high" if (words >= (VOCAB - 4) // 2).mean() > 0.5 else "low"
+        rows.append(" ".join(f"w{word}" for word in words) + f"\t{label}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+class InProcessCloud:
+    """Gateway, job service and keys in a thread of this process; no control plane."""
+
+    def __init__(self, data_folder: Path, models: dict[str, Path], grpc_port: int = 0) -> None:
+        data_folder.mkdir(parents=True, exist_ok=True)
+        self._settings = Settings(data_folder=data_folder, grpc_port=grpc_port)
+        self._models = models
+        self._store = Store(sqlite_url(data_folder / "cloud.sqlite"))
+        self._store.upgrade()
+        self.jobs, self._keys = Jobs(self._store), ApiKeys(self._store)
+        self.api_key = self._keys.create("alice").secret
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cloud", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(30):
+            raise TimeoutError("the cloud did not start")
+
+    def _run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        from privtune.cloud.gateway import build_server
+
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.jobs.recover()
+        catalog = Catalog([f"{name}={path}" for name, path in self._models.items()])
+        server, gateway = build_server(self._settings, self.jobs, self._keys, catalog)
+        port = server.add_insecure_port(f"127.0.0.1:{self._settings.grpc_port}")
+        self.grpc_address = f"127.0.0.1:{port}"
+        await server.start()
+        self._ready.set()
+        await self._stop.wait()
+        await gateway.shutdown()
+        await server.stop(0)
+
+    def create_job(self, spec: JobSpec) -> str:
+        return self.jobs.create("alice", spec).id
+
+    def status(self, job_id: str) -> tuple[str, str]:
+        job = self.jobs.get(job_id)
+        return job.status, job.reason
+
+    def cancel(self, job_id: str) -> None:
+        self.jobs.cancel(job_id)
+
+    def pause(self, job_id: str) -> None:
+        self.jobs.pause(job_id)
+
+    def resume(self, job_id: str) -> None:
+        self.jobs.resume(job_id)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+
+
+class ProcessCloud:
+    """`privtune-cloud serve` as a process of its own, driven over REST."""
+
+    def __init__(
+        self,
+        data_folder: Path,
+        models: dict[str, Path],
+        *,
+        http_port: int = 0,
+        grpc_port: int = 0,
+        threads: int | None = 1,
+    ) -> None:
+        environment = os.environ | {"PRIVTUNE_CLOUD_BOOTSTRAP_KEY": "pt-" + "k" * 40}
+        environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+        self.api_key = environment["PRIVTUNE_CLOUD_BOOTSTRAP_KEY"]
+        ready = data_folder.with_name(data_folder.name + ".ready")
+        ready.unlink(missing_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "privtune.cloud.cli",
+            "serve",
+            "--data",
+            str(data_folder),
+            "--ready-file",
+            str(ready),
+        ]
+        command += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
+        command += [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
+        self.log = data_folder.with_name(data_folder.name + ".log")
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        addresses = self._wait(ready)
+        self.grpc_address = addresses["grpc"]
+        self.http_url = addresses["url"]
+        self.control = ControlPlane(self.http_url, self.api_key)
+
+    def _wait(self, ready: Path) -> dict[str, str]:
+        deadline = time.monotonic() + 180  # on a busy machine torch alone takes a minute to import
+        while time.monotonic() < deadline:
+            if ready.exists():
+                return json.loads(ready.read_text())
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise TimeoutError(f"the cloud did not start: {self.log.read_text()[-2000:]}")
+
+    def create_job(self, spec: JobSpec) -> str:
+        return self.control.create_job(spec)["id"]
+
+    def status(self, job_id: str) -> tuple[str, str]:
+        job = self.control.get_job(job_id)
+        return job["status"], job["privtune"]["reason"]
+
+    def cancel(self, job_id: str) -> None:
+        self.control.cancel(job_id)
+
+    def pause(self, job_id: str) -> None:
+        self.control.pause(job_id)
+
+    def resume(self, job_id: str) -> None:
+        self.control.resume(job_id)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+
+
+@dataclass(kw_only=True)
+class World:
+    """A running cloud with tiny models `enc` and `dec`, a data set, and settings of a device."""
+
+    cloud: Any
+    folder: Path
+    settings: RunSettings
+    data: DataSource
+    validation: DataSource
+    models: dict[str, Path]
+
+    def spec(self, **changes: Any) -> JobSpec:
+        """A short classification job without noise, fp32 on the wire."""
+        base: dict[str, Any] = {
+            "model": "enc",
+            "training_file": "device://sentences",
+            "cut": 1,
+            "codec": "fp32",
+            "mechanism": {"name": "none"},
+            "tuning": {"rank": 4, "dropout": 0.0},
+            "optim": {"learning_rate": 1e-2},
+            "train": {"batch_size": 8, "accumulation": 2, "max_length": 16, "max_steps": 20, "epochs": 10},
+        }
+        for key, value in changes.items():
+            base[key] = base[key] | value if isinstance(base.get(key), dict) else value
+        return JobSpec.model_validate(base)
+
+    def device(self, **changes: Any) -> RunSettings:
+        """The device's settings with changes."""
+        return replace(self.settings, **changes)
+
+
+def build_world(folder: Path, cloud_type: type = InProcessCloud) -> World:
+    """Models, data and a started cloud under `folder`."""
+    models = {
+        "enc": save_model(folder / "models" / "enc", "bert", "classification", num_labels=2),
+        "dec": save_model(folder / "models" / "dec", "llama", "causal-lm"),
+    }
+    cloud = cloud_type(folder / "cloud", models)
+    return World(
+        cloud=cloud,
+        folder=folder,
+        models=models,
+        settings=RunSettings(grpc_address=cloud.grpc_address, api_key=cloud.api_key, home=folder / "home"),
+        data=DataSource(path=str(write_sentences(folder / "train.tsv", 160))),
+        validation=DataSource(path=str(write_sentences(folder / "dev.tsv", 40, seed=1))),
+    )

@@ -1,0 +1,148 @@
+import pytest
+from pydantic import ValidationError
+
+from privtune.cloud.api.convert import job_object, number_of, to_spec
+from privtune.cloud.api.error_responses import explain
+from privtune.cloud.api.requests import CreateJobRequest
+from privtune.cloud.api.responses import JobObject
+from privtune.shared.errors import InvalidInput
+from privtune.shared.job_spec import JobSpec, OptimSpec, TrainSpec
+
+LEAST = {"model": "m", "training_file": "device://reviews"}
+
+
+def spec(**fields):
+    return to_spec(CreateJobRequest.model_validate(LEAST | fields))
+
+
+def refusal(**fields):
+    """The sentence and the field that a bad request is answered with, wherever it is caught."""
+    try:
+        spec(**fields)
+    except InvalidInput as error:
+        return error.message, error.param
+    except ValidationError as error:
+        return explain(error.errors())
+    raise AssertionError("accepted")
+
+
+def test_the_least_request_takes_every_default():
+    assert spec() == JobSpec(**LEAST)
+
+
+@pytest.mark.parametrize("place", ["hyperparameters", "method"])
+def test_openais_hyperparameters_land_in_the_spec(place):
+    hyper = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}
+    fields = {"hyperparameters": hyper}
+    if place == "method":
+        fields = {"method": {"type": "supervised", "supervised": {"hyperparameters": hyper}}}
+    made = spec(seed=3, suffix="x", validation_file="device://held-out", **fields)
+    assert (made.train.epochs, made.train.batch_size, made.train.seed) == (2, 8, 3)
+    assert made.optim.learning_rate == 0.5 * OptimSpec().learning_rate
+    assert (made.suffix, made.validation_file) == ("x", "device://held-out")
+
+
+def test_auto_and_null_are_defaults():
+    hyper = {"n_epochs": "auto", "batch_size": None, "learning_rate_multiplier": "auto"}
+    assert spec(hyperparameters=hyper, seed=None, privtune={"train": None, "cut": None}) == JobSpec(**LEAST)
+
+
+def test_privtunes_own_fields():
+    options = {
+        "task": "classification",
+        "cut": 2,
+        "labels": "shared",
+        "num_labels": 3,
+        "codec": "fp32",
+        "mechanism": {"name": "gaussian", "params": {"sigma": 0.5, "exact": True}},
+        "tuning": {"rank": 4, "targets": ["query"]},
+        "optim": {"learning_rate": 0.01},
+        "train": {"max_steps": 7},
+    }
+    made = spec(privtune=options)
+    assert made == JobSpec(**LEAST, **options)
+    assert made.train == TrainSpec(max_steps=7)
+
+
+def test_both_spellings_may_agree_but_not_contradict():
+    assert spec(hyperparameters={"n_epochs": 2}, privtune={"train": {"epochs": 2}}).train.epochs == 2
+    cases = [
+        ({"hyperparameters": {"n_epochs": 2}, "privtune": {"train": {"epochs": 3}}}, "n_epochs"),
+        ({"hyperparameters": {"batch_size": 2}, "privtune": {"train": {"batch_size": 16}}}, "batch_size"),
+        ({"seed": 1, "privtune": {"train": {"seed": 0}}}, "seed"),
+        (
+            {"hyperparameters": {"learning_rate_multiplier": 2}, "privtune": {"optim": {"learning_rate": 0.5}}},
+            "learning_rate_multiplier",
+        ),
+        (
+            {"hyperparameters": {"n_epochs": 2}, "method": {"supervised": {"hyperparameters": {"n_epochs": 3}}}},
+            "method.supervised.hyperparameters.n_epochs",
+        ),
+    ]
+    for fields, param in cases:
+        message, named = refusal(**fields)
+        assert "contradict" in message
+        assert named == param
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"modell": "x"}, "modell", "Unknown field"),
+        ({"privtune": {"cutt": 1}}, "privtune.cutt", "Unknown field"),
+        ({"privtune": {"train": {"epoch": 1}}}, "privtune.train.epoch", "Unknown field"),
+        ({"model": None}, "model", "string"),
+        ({"training_file": "file-abc"}, "training_file", "device://NAME"),
+        ({"training_file": "device://../../etc"}, "training_file", "device://NAME"),
+        ({"validation_file": "/home/me/x.csv"}, "validation_file", "device://NAME"),
+        ({"privtune": {"cut": -1}}, "privtune.cut", "greater than or equal to 0"),
+        ({"privtune": {"task": "rhyme"}}, "privtune.task", "classification"),
+        ({"privtune": {"train": {"epochs": 0}}}, "privtune.train.epochs", "greater"),
+        ({"privtune": []}, "privtune", "object"),
+        ({"hyperparameters": {"n_epochs": 0}}, "privtune.train.epochs", "greater"),
+        ({"hyperparameters": {"n_epochs": "many"}}, "hyperparameters.n_epochs", "integer"),
+        ({"hyperparameters": {"learning_rate_multiplier": float("nan")}}, "privtune.optim.learning_rate", "less than"),
+        ({"method": {"type": "dpo"}}, "method.type", "supervised"),
+        ({"suffix": "a/b"}, "suffix", "pattern"),
+        ({"seed": -1}, "privtune.train.seed", "greater"),
+        ({"integrations": [{"type": "wandb"}]}, "integrations", "at most 0"),
+        ({"metadata": {"a": 1}}, "metadata.a", "string"),
+        ({"metadata": {str(i): "x" for i in range(17)}}, "metadata", "16"),
+        ({"metadata": {"a": "\x00"}}, "metadata.a", "pattern"),
+        ({"privtune": {"labels": "shared"}}, "privtune", "num_labels"),
+        ({"privtune": {"label_epsilon": 99}}, "privtune.label_epsilon", "less than or equal to 16"),
+        ({"privtune": {"label_epsilon": 2, "task": "causal-lm"}}, "privtune", "its labels are the text"),
+        ({"privtune": {"labels": "shared", "task": "causal-lm", "num_labels": 2}}, "privtune", "text itself"),
+        ({"privtune": {"mechanism": {"name": "../x"}}}, "privtune.mechanism.name", "pattern"),
+    ],
+)
+def test_bad_requests_get_one_sentence_that_names_the_field(fields, param, words):
+    message, named = refusal(**fields)
+    assert named == param
+    assert words in message
+    assert "\n" not in message
+    assert message.endswith(".")
+
+
+def test_the_answer_fits_its_documented_shape_and_gives_the_spec_back(jobs):
+    made = spec(privtune={"cut": 0}, suffix="mine")
+    job = jobs.create("alice", made, metadata={"a": "b"})
+    answer = JobObject.model_validate(job_object(job))
+    assert JobSpec.model_validate(job_object(job)["privtune"]["spec"]) == made
+    assert answer.fine_tuned_model is None
+    jobs.start(job.id)
+    jobs.progress(job.id, step=5, total_steps=10)
+    assert job_object(jobs.get(job.id))["estimated_finish"] is not None
+    jobs.succeed(job.id, adapter_sha256="a" * 64, tokens=99, steps=10)
+    done = job_object(jobs.get(job.id))
+    assert done["fine_tuned_model"] == f"ft:m:alice:mine:{job.id.removeprefix('ftjob-')}"
+    assert (done["trained_tokens"], done["estimated_finish"]) == (99, None)
+
+
+@pytest.mark.parametrize(
+    "cursor", ["ftevent-other-3", "3", "ftevent-abc-", "ftevent-abc-x", "ftevent-abc-²", "ftckpt-abc-3"]
+)
+def test_cursors_of_other_jobs_are_refused(cursor):
+    assert number_of("ftevent-abc-3", "ftjob-abc", "ftevent") == 3
+    with pytest.raises(InvalidInput, match="after"):
+        number_of(cursor, "ftjob-abc", "ftevent")

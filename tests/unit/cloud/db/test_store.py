@@ -1,0 +1,124 @@
+import sqlite3
+import threading
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from privtune.cloud.auth import ApiKeys
+from privtune.cloud.db.store import Base, Store, migration_config, sqlite_url
+from privtune.shared.errors import InternalError, InvalidInput, StorageFull, VersionMismatch
+
+
+def test_head_of_the_migrations_is_what_the_models_say(store):
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_there_is_one_head_and_upgrading_twice_is_harmless(store):
+    heads = ScriptDirectory.from_config(migration_config()).get_heads()
+    assert [store.revision()] == heads
+    assert store.upgrade() == heads[0]
+
+
+def test_migrations_go_down_and_up_again(store):
+    from alembic import command
+
+    config = migration_config()
+    with store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert store.revision() is None
+    store.upgrade()
+    ApiKeys(store).create("alice")
+
+
+def test_a_newer_database_is_refused(store):
+    with store.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(VersionMismatch, match="newer"):
+        store.upgrade()
+
+
+def test_many_processes_may_upgrade_at_once(tmp_path):
+    url, errors = sqlite_url(tmp_path / "cloud.sqlite"), []
+
+    def upgrade():
+        store = Store(url)
+        try:
+            store.upgrade()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            store.close()
+
+    threads = [threading.Thread(target=upgrade) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_sqlite_is_set_up_for_a_server(store):
+    with store.read() as session:
+        assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
+        assert session.execute(text("PRAGMA busy_timeout")).scalar() >= 5000
+
+
+def test_an_error_in_a_transaction_leaves_nothing_behind(store):
+    def write_and_fail():
+        with store.write() as session:
+            session.execute(text("INSERT INTO api_keys VALUES ('a', 'b', '', 'c', 'd', 1, NULL, NULL)"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
+    assert ApiKeys(store).list() == []
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite://", "nosuchdb://x/y", ""])
+def test_unusable_urls_are_told_so(url):
+    with pytest.raises(InvalidInput, match="--database-url"):
+        Store(url)
+
+
+def test_a_missing_driver_is_told_by_name():
+    with pytest.raises(InvalidInput, match="pip install"):
+        Store("mssql+pymssql://u@h/x")
+
+
+def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageFull):
+        sqlite_url(tmp_path / "file" / "inside" / "cloud.sqlite")
+
+
+def test_an_empty_database_says_what_to_do(tmp_path):
+    store = Store(sqlite_url(tmp_path / "cloud.sqlite"))
+    with pytest.raises(InternalError, match="db upgrade"):
+        ApiKeys(store).list()
+    store.close()
+
+
+def test_a_full_disk_is_told_as_such(store):
+    with store.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        connection.rollback()
+    keys = ApiKeys(store)
+
+    def fill():
+        for _ in range(1000):
+            keys.create("alice", "x" * 128)
+
+    with pytest.raises(StorageFull, match="full"):
+        fill()
+
+
+def test_the_file_is_an_ordinary_sqlite_database(store, tmp_path):
+    tables = sqlite3.connect(tmp_path / "cloud.sqlite").execute("SELECT name FROM sqlite_master WHERE type='table'")
+    assert {"api_keys", "jobs", "job_events", "checkpoints", "idempotency_keys"} <= {name for (name,) in tables}

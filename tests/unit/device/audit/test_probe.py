@@ -1,0 +1,41 @@
+"""The estimate of use before a job: what the cloud's states tell, and with a skip the clean vectors beside them."""
+
+import numpy as np
+import pytest
+
+from privtune.device.audit.attacks.attack import Lab
+from privtune.device.audit.attacks.attribute import AttributeSettings
+from privtune.device.audit.probe import use_for_training
+from privtune.device.audit.public_knowledge import PublicText
+from privtune.shared.errors import InvalidInput
+from tests.unit.device.audit.conftest import sentences
+
+SETTINGS = AttributeSettings(epochs=25, learning_rate=3e-3, hidden=32)
+
+
+def labelled(count, seed):
+    """The label: whether a record has more words of the upper half of the vocabulary."""
+    rows = sentences(count, seed)
+    return rows, np.array([int(np.median(ids_T[1:-1]) >= 12) for ids_T in rows])
+
+
+def test_a_skip_makes_use_of_what_a_mute_cloud_can_not(make_lab):
+    texts, labels = labelled(300, 3)
+    records, truth = labelled(150, 4)
+    majority = max(truth.mean(), 1 - truth.mean())
+
+    def use(lab, *, skip):
+        lab = Lab(PublicText(texts, lab.public.special_ids, labels=labels), lab.victim, lab.encoder)
+        return use_for_training(lab, SETTINGS, records, lab.victim.observe(records).seen, truth, skip=skip).value
+
+    mute = make_lab("codes", {"codes": 2, "dims": 1})
+    assert use(mute, skip=False) < majority + 0.05
+    assert use(mute, skip=True) > majority + 0.15
+    assert use(make_lab(), skip=False) > majority + 0.08
+
+
+def test_it_needs_labels(make_lab):
+    lab = make_lab()
+    records, truth = labelled(10, 4)
+    with pytest.raises(InvalidInput, match="labelled"):
+        use_for_training(lab, SETTINGS, records, lab.victim.observe(records).seen, truth, skip=True)

@@ -1,0 +1,28 @@
+from privtune.device.audit.metrics import Figure
+from privtune.device.audit.report.verdict import judge
+from privtune.device.audit.suite import AttackRow, Outcome
+
+
+def row(name, knowledge, words, content):
+    figures = {
+        key: Figure(value=value, low=value, high=value + 0.01, floor=0.05)
+        for key, value in (("top1", words), ("content_top1", content))
+    }
+    return AttackRow(name=name, variant="", knowledge=knowledge, kind="inversion", records=9, figures=figures)
+
+
+def test_who_knows_the_mechanism_may_also_ignore_it():
+    outcome = Outcome(rows=[row("a", "oblivious", 0.3, 0.2), row("b", "adaptive", 0.2, 0.3)])
+    assert outcome.worst("adaptive").name == "a"
+    assert outcome.worst("adaptive", "content_top1").name == "b"
+    assert outcome.worst("oblivious", "content_top1").name == "a"
+
+
+def test_the_verdict_follows_the_upper_end_of_the_interval():
+    def level(words, content):
+        return judge(Outcome(rows=[row("a", "oblivious", 0.0, 0.0), row("b", "adaptive", words, content)])).level
+
+    assert level(0.15, 0.05) == "little"
+    assert level(0.15, 0.095) == "some"  # its interval reaches over a tenth
+    assert level(0.195, 0.05) == "some"
+    assert level(0.51, 0.05) == level(0.1, 0.51) == "most"

@@ -1,0 +1,137 @@
+"""Columns found by the header, sampling, the held-out part, and the checks on labels."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from privtune.device.data.records import Columns
+from privtune.device.data.source import DataSource, class_numbers, label_order, split, training_labels
+from privtune.shared.errors import DataInvalid, InvalidInput
+
+
+def csv(tmp_path: Path, header: str, *rows: str, name: str = "d.csv") -> str:
+    file = tmp_path / name
+    file.write_text("\n".join((header, *rows)) + "\n")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "taken"),
+    [
+        ("classification", "id,Text,Label", 'text = "Text", label = "Label"'),
+        ("classification", "review,sentiment", 'text = "review", label = "sentiment"'),
+        ("classification", "sentence1,sentence2,label", 'text = "sentence1", text2 = "sentence2", label = "label"'),
+        ("classification", "question,sentence,label", 'text = "question", text2 = "sentence", label = "label"'),
+        ("causal-lm", "prompt,completion", 'prompt = "prompt", completion = "completion"'),
+        ("causal-lm", "question,answer", 'prompt = "question", completion = "answer"'),
+        ("causal-lm", "text,label", 'text = "text"'),
+    ],
+)
+def test_columns_are_found_by_the_header_and_told(tmp_path, task, header, taken):
+    cells = ",".join("abcdef"[: header.count(",") + 1])
+    records = DataSource(path=csv(tmp_path, header, cells)).load(task)
+    assert str(records.columns) == taken
+
+
+def test_named_columns_win(tmp_path):
+    path = csv(tmp_path, "text,body,label,kind", "t,b,0,k1", "u,c,1,k2")
+    columns = Columns(text="body", label="kind")
+    records = DataSource(path=path, columns=columns).load("classification")
+    assert [(record.text, record.label) for record in records] == [("b", "k1"), ("c", "k2")]
+
+
+def test_a_wrong_column_lists_those_there(tmp_path):
+    path = csv(tmp_path, "text,label", "a,1")
+    with pytest.raises(DataInvalid, match=r'd\.csv: no column "txt" for text\. Columns there: "text", "label"\.'):
+        DataSource(path=path, columns=Columns(text="txt")).load("classification")
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "message"),
+    [
+        ("classification", Columns(prompt="text"), "are for causal-lm"),
+        ("causal-lm", Columns(label="label"), "no label"),
+        ("causal-lm", Columns(text="text", prompt="label"), "not both"),
+        ("causal-lm", Columns(prompt="text"), "name both --prompt-column and --completion-column"),
+    ],
+)
+def test_columns_that_do_not_fit_the_task(tmp_path, task, columns, message):
+    path = csv(tmp_path, "text,label", "a,1")
+    with pytest.raises(DataInvalid, match=message):
+        DataSource(path=path, columns=columns).load(task)
+
+
+def test_prediction_needs_no_label_column(tmp_path):
+    records = DataSource(path=csv(tmp_path, "text,id", "a,1")).load("classification", labelled=False)
+    assert [(record.text, record.label) for record in records] == [("a", None)]
+
+
+def reviews(tmp_path: Path, count: int = 200) -> str:
+    # sorted by label, three quarters of class 0: what sampling and splitting must cope with
+    return csv(tmp_path, "text,label", *(f"text {i},{int(i >= count * 3 // 4)}" for i in range(count)))
+
+
+def test_sampling_is_random_repeatable_and_bounded(tmp_path):
+    path = reviews(tmp_path)
+    first = DataSource(path=path, limit=60, seed=1).load("classification")
+    again = DataSource(path=path, limit=60, seed=1).load("classification")
+    other = DataSource(path=path, limit=60, seed=2).load("classification")
+    assert list(first) == list(again) != list(other)
+    assert len(first) == len(set(first)) == 60
+    assert set(Counter(record.label for record in first)) == {"0", "1"}
+    assert len(DataSource(path=path, limit=999).load("classification")) == 200
+
+
+def test_the_held_out_part_is_stratified_disjoint_and_repeatable(tmp_path):
+    train, held_out = DataSource(path=reviews(tmp_path), seed=3).with_holdout(0.1)
+    train_records, held_records = train.load("classification"), held_out.load("classification")
+    assert Counter(record.label for record in held_records) == {"0": 15, "1": 5}
+    assert len(train_records) == 180
+    assert not set(train_records) & set(held_records)
+    assert list(held_records) == list(held_out.load("classification"))
+
+
+def test_a_rare_label_stays_in_training(tmp_path):
+    path = csv(tmp_path, "text,label", *(f"t{i},{i % 2}" for i in range(20)), "rare,9")
+    train, held_out = split(DataSource(path=path).load("classification"), 0.5, seed=0)
+    assert "9" in training_labels(train)
+    class_numbers(held_out, training_labels(train))
+
+
+def test_too_few_records_to_hold_out(tmp_path):
+    train, _ = DataSource(path=csv(tmp_path, "text,label", "a,0", "b,1")).with_holdout(0.1)
+    with pytest.raises(DataInvalid, match="too few to hold out 10%"):
+        train.load("classification")
+
+
+@pytest.mark.parametrize("bad", [{"limit": 0}, {"holdout": 1.0}, {"holdout": -0.1}, {"part": "train"}])
+def test_settings_out_of_range(bad):
+    with pytest.raises(InvalidInput):
+        DataSource(path="a.csv", **bad)
+
+
+def test_labels_are_ordered_by_number_or_name():
+    assert label_order(["10", "9", "-1", "9"]) == ("-1", "9", "10")
+    assert label_order(["b", "10", "a"]) == ("10", "a", "b")
+
+
+def test_one_label_only(tmp_path):
+    records = DataSource(path=csv(tmp_path, "text,label", "a,1", "b,1")).load("classification")
+    with pytest.raises(DataInvalid, match=r'd\.csv, column "label": all 2 records have the same label'):
+        training_labels(records)
+
+
+def test_a_label_that_training_has_not_seen(tmp_path):
+    path = csv(tmp_path, "text,label", "a,1", "b,secret-diagnosis")
+    records = DataSource(path=path).load("classification")
+    with pytest.raises(DataInvalid, match=r'd\.csv, line 3, column "label": this label does not occur') as caught:
+        class_numbers(records, ("0", "1"))
+    assert "secret-diagnosis" not in caught.value.message  # a public message carries no label
+    assert "secret-diagnosis" in caught.value.detail
+
+
+def test_records_without_labels_can_not_be_trained_on(tmp_path):
+    records = DataSource(path=csv(tmp_path, "text", "a")).load("classification", labelled=False)
+    with pytest.raises(DataInvalid, match="no labels"):
+        training_labels(records)

@@ -1,0 +1,86 @@
+"""What every mechanism of the registry must keep, whatever it does to the vectors."""
+
+import copy
+
+import pytest
+import torch
+
+from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.randomness import noise_source
+from privtune.device.noise.registry import REGISTRY, build
+from privtune.shared.job_spec import MechanismSpec
+from privtune.shared.modeling.partition import Partition
+from tests.support.tiny_models import tiny_batch, tiny_classifier, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def context():
+    torch.set_num_threads(1)
+    bottom = Partition(tiny_classifier("bert")).bottom(1)
+    return NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=1, model_fingerprint="tiny", longest=40)
+
+
+@pytest.fixture(scope="module", params=list(REGISTRY))
+def case(request, context):
+    mechanism = build(MechanismSpec(name=request.param), context)
+    ids_BT, mask_BT = tiny_batch((7, 3, 5))
+    run = context.bottom.embed if mechanism.injection == "embedding" else context.bottom
+    importance_BT = torch.rand(ids_BT.shape) if mechanism.uses_importance else None
+    return mechanism, ids_BT, run(ids_BT, mask_BT), mask_BT, importance_BT
+
+
+def release(case):
+    mechanism, ids_BT, h_BTD, mask_BT, importance_BT = case
+    return mechanism.release(ids_BT, h_BTD, mask_BT, importance_BT, generator=noise_source())
+
+
+def test_shapes_padding_and_finiteness(case):
+    mechanism, ids_BT, h_BTD, mask_BT, _ = case
+    out = release(case)
+    assert out.h_BTD.shape[0] == len(ids_BT)
+    assert out.h_BTD.shape[2] == h_BTD.shape[2]
+    assert out.mask_BT.shape == out.h_BTD.shape[:2]
+    assert torch.isfinite(out.h_BTD).all()
+    assert not out.h_BTD[~out.mask_BT].any()
+    assert (out.mask_BT.sum(1) >= 1).all()
+    if not mechanism.shortens:
+        torch.testing.assert_close(out.mask_BT, mask_BT.bool())
+
+
+def test_only_none_lets_clean_vectors_out(case):
+    mechanism, _, h_BTD, _, _ = case
+    out = release(case)
+    if mechanism.shortens:
+        assert out.h_BTD.shape[1] < h_BTD.shape[1]  # sums of rows: there is nothing to compare row by row
+        return
+    words = out.mask_BT.clone()
+    words[:, 0] = False  # a special token may be public
+    same = torch.isclose(out.h_BTD, h_BTD, atol=1e-6).all(-1) & words
+    assert same.any() == (mechanism.name == "none")
+
+
+def test_a_statement_is_given_and_never_claims_what_its_row_can_not(case):
+    statement = case[0].statement()
+    assert statement.text
+    if statement.row in ("none", "scale", "cluster"):
+        assert statement.guarantee == "none"
+        assert statement.position_epsilon is None
+
+
+def test_the_fingerprint_is_stable_and_tells_settings_apart(case, context):
+    mechanism = case[0]
+    again = build(MechanismSpec(name=mechanism.name), context)
+    assert again.fingerprint() == mechanism.fingerprint()
+    others = {build(MechanismSpec(name=name), context).fingerprint() for name in REGISTRY}
+    assert len(others) == len(REGISTRY)
+
+
+def test_it_reads_its_vectors_or_says_that_the_ids_are_enough(case, monkeypatch):
+    """The device does not run the bottom for a mechanism that says so."""
+    monkeypatch.setenv("PRIVTUNE_UNSAFE_TEST_SEED", "1")
+    mechanism, ids_BT, h_BTD, mask_BT, importance_BT = copy.copy(case[0]), *case[1:]
+    drawn = [
+        mechanism.release(ids_BT, vectors, mask_BT, importance_BT, generator=noise_source(7)).h_BTD
+        for vectors in (h_BTD, torch.zeros_like(h_BTD))
+    ]
+    assert torch.equal(*drawn) == (not mechanism.reads_vectors)

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from privtune.shared.codec import BYTES_PER_ELEMENT, check_probe, decode, encode, probe
+from privtune.shared.errors import FrameCorrupt, NonFinite
+
+finite = st.floats(-(2.0**99), 2.0**99, width=32)
+
+
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=17), elements=finite))
+def test_fp32_is_exact(h_ND):
+    np.testing.assert_array_equal(decode(encode(h_ND, "fp32"), *h_ND.shape, "fp32"), h_ND)
+
+
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=17), elements=finite))
+def test_bf16_rounds_as_torch_does(h_ND):
+    expected = torch.from_numpy(h_ND.copy()).bfloat16().float().numpy()
+    np.testing.assert_array_equal(decode(encode(h_ND, "bf16"), *h_ND.shape, "bf16"), expected)
+
+
+@pytest.mark.parametrize("codec", list(BYTES_PER_ELEMENT))
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_is_refused_on_both_sides(codec, bad):
+    h_ND = np.zeros((2, 3), dtype=np.float32)
+    h_ND[1, 2] = bad
+    with pytest.raises(NonFinite):
+        encode(h_ND, codec)
+    raw = h_ND.tobytes() if codec == "fp32" else torch.from_numpy(h_ND).bfloat16().view(torch.int16).numpy().tobytes()
+    with pytest.raises(NonFinite):
+        decode(raw, 2, 3, codec)
+
+
+def test_wrong_size_is_refused():
+    with pytest.raises(FrameCorrupt, match="needs 24 bytes, 23 came"):
+        decode(b"x" * 23, 2, 3, "fp32")
+
+
+@pytest.mark.parametrize("codec", list(BYTES_PER_ELEMENT))
+def test_probe_tells_encodings_apart(codec):
+    other = "bf16" if codec == "fp32" else "fp32"
+    assert check_probe(encode(probe(), codec), codec)
+    assert not check_probe(encode(probe(), other), codec)
+    # bf16 by truncation instead of rounding is a different encoding: the probe must notice.
+    truncated = (probe().view("<u4") >> np.uint32(16)).astype("<u2").tobytes()
+    assert codec == "fp32" or not check_probe(truncated, codec)
