@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from privtune.device.audit.attacks.attack import Say, silent
-from privtune.device.audit.utility import Trainee, Training, epochs, rows
+from privtune.device.audit.utility import Trainee, UtilityTraining, epochs, rows
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.model.objectives import Score
@@ -52,7 +52,14 @@ class TunedLanguageModel(Trainee):
 
 
 def tune(
-    victim: Victim, top: Top, head: Head, train: EncodedDataset, *, training: Training, seed: int = 0, say: Say = silent
+    victim: Victim,
+    top: Top,
+    head: Head,
+    train: EncodedDataset,
+    *,
+    training: UtilityTraining,
+    seed: int = 0,
+    say: Say = silent,
 ) -> TunedLanguageModel:
     """Train a copy of the top on one release of each record; the given top and head are left as they were.
 

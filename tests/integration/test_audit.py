@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from privtune.device.audit.attacker_text import PublicText, without_overlap
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
-from privtune.device.audit.attacks.learned import LearnedSettings, Sequence, Tokenwise
+from privtune.device.audit.attacks.learned import LearnedSettings, SequenceInversion, Tokenwise
 from privtune.device.audit.attacks.optimise import Optimise, OptimiseSettings
 from privtune.device.audit.metrics import AttributeScore, InversionScore
-from privtune.device.audit.public_knowledge import PublicText, without_overlap
 from privtune.device.audit.victim import Victim
 from privtune.device.cli import app
 from privtune.device.data.encode import encode_classification
@@ -177,7 +177,7 @@ def test_every_inversion_finds_nearly_everything_on_a_real_encoder(real, knowled
     observed = lab.victim.observe(test.ids)
     few = lab.victim.observe(test.ids[:16])
     learned = LearnedSettings(epochs=1, hidden=256)
-    warm = Sequence(knowledge, learned)
+    warm = SequenceInversion(knowledge, learned)
     attacks = [
         *(Codebook(knowledge, CodebookSettings(metric=m)) for m in ("euclidean", "cosine", "mahalanobis", "language")),
         Tokenwise(knowledge, learned),

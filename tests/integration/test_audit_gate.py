@@ -16,7 +16,7 @@ from privtune.device.account.verify import check
 from privtune.device.agent.agent import Agent
 from privtune.device.agent.config import AgentConfig, DataSetting
 from privtune.device.audit.jobs import gate
-from privtune.device.audit.suite import QUICK
+from privtune.device.audit.sizes import QUICK
 from privtune.device.home.policy import AuditRule, Policy
 from privtune.device.link.rest import ControlPlane
 from privtune.device.training.job import run_job

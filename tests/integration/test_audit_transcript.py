@@ -14,9 +14,9 @@ from privtune.device.account.run_account import TRANSCRIPT
 from privtune.device.account.transcript import Transcript
 from privtune.device.account.verify import check
 from privtune.device.audit.attacks.attack import silent
-from privtune.device.audit.jobs.sent import JobAudit, audit_job
+from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.report.page import render
-from privtune.device.audit.suite import QUICK
+from privtune.device.audit.sizes import QUICK
 from privtune.device.cli import app
 from privtune.device.home.paths import RunRequest
 from privtune.device.inference.predict import predict

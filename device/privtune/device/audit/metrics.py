@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privtune.device.audit.language import lengths_only
-from privtune.device.audit.public_knowledge import PublicText
+from privtune.device.audit.attacker_text import PublicText
+from privtune.device.audit.lengths_only import lengths_only
 from privtune.device.audit.victim import Observed, Seen
 
 TOPS = (1, 5, 10)

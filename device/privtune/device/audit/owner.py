@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privtune.device.audit.attacks.attack import Lab, Say
-from privtune.device.audit.case import build_case, choose, public_texts, whole_model
-from privtune.device.audit.frontier import place, strengths
+from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
-from privtune.device.audit.suite import Size, run_suite
+from privtune.device.audit.sizes import Size
+from privtune.device.audit.strengths import place, strengths
+from privtune.device.audit.suite import run_suite
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
@@ -66,7 +67,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
             parts,
             noise,
             data,
-            choose(data, request.size, request.seed),
+            choose_attacked(data, request.size, request.seed),
             size=request.size,
             seed=request.seed,
             public=public_texts(request.public_text, home),

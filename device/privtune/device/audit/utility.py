@@ -33,7 +33,7 @@ _SCORE_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class UtilityTraining:
     """precision: bfloat16 runs the top under autocast, twice as fast where the processor has the instructions."""
 
     epochs: int = 3
@@ -46,11 +46,11 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """told_B: the class that each held-out record was given; right_B: whether it is the true one; by_epoch: the share
+    """predicted_B: the class that each held-out record was given; right_B: whether it is the true one; by_epoch: the share
     of these after each epoch.
     """
 
-    told_B: NDArray[np.int64]
+    predicted_B: NDArray[np.int64]
     right_B: NDArray[np.bool_]
     by_epoch: tuple[float, ...]
 
@@ -64,7 +64,7 @@ def measure_utility(
     held_out: EncodedDataset,
     *,
     readout: Literal["first", "last"],
-    training: Training,
+    training: UtilityTraining,
     tail: Top | None = None,
     below: Top | None = None,
     skip: bool = True,
@@ -102,9 +102,9 @@ def measure_utility(
 
     by_epoch = []
     for _ in epochs(network, loss, seen, training, seed, say):
-        told_B = network.predict(unseen)
-        by_epoch.append(float((told_B == truth_B).mean()))
-    return Utility(told_B=told_B, right_B=told_B == truth_B, by_epoch=tuple(by_epoch))
+        predicted_B = network.predict(unseen)
+        by_epoch.append(float((predicted_B == truth_B).mean()))
+    return Utility(predicted_B=predicted_B, right_B=predicted_B == truth_B, by_epoch=tuple(by_epoch))
 
 
 class DeviceAlone(nn.Module):
@@ -131,7 +131,7 @@ class Trainee(nn.Module):
         super().__init__()
         self.top, self.head = copy.deepcopy(top).requires_grad_(True), head
 
-    def groups(self, training: Training) -> list[dict[str, Any]]:
+    def groups(self, training: UtilityTraining) -> list[dict[str, Any]]:
         """What is trained, and at which rate."""
         return [
             {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
@@ -140,7 +140,7 @@ class Trainee(nn.Module):
 
 
 def epochs(
-    network: Trainee, loss: Callable[[Tensor], Tensor], seen: Seen, training: Training, seed: int, say: Say
+    network: Trainee, loss: Callable[[Tensor], Tensor], seen: Seen, training: UtilityTraining, seed: int, say: Say
 ) -> Iterator[None]:
     """Train on releases; an epoch is done each time that it yields.
 
@@ -213,7 +213,7 @@ class _TailNetwork(_Network):
         self.below = None if below is None else copy.deepcopy(below).requires_grad_(True)
         self.skip = nn.Parameter(MEAN * torch.eye(int(tail.config.hidden_size)))
 
-    def groups(self, training: Training) -> list[dict[str, Any]]:
+    def groups(self, training: UtilityTraining) -> list[dict[str, Any]]:
         """The skip learns at the head's rate."""
         found = [*super().groups(training), {"params": [self.skip], "lr": training.head_rate}]
         if self.below is not None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Victim
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.registry import build

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.attribute import AttributeSettings
 from privtune.device.audit.probe import use_for_training
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.shared.errors import InvalidInput
 from tests.unit.device.audit.conftest import sentences
 

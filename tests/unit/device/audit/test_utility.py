@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from privtune.device.audit.utility import Training, measure_utility
+from privtune.device.audit.utility import UtilityTraining, measure_utility
 from privtune.device.data.encode import EncodedDataset
 from privtune.shared.errors import InvalidInput
 from tests.unit.device.audit.conftest import sentences
 
-TRAINING = Training(epochs=12, batch=16, top_rate=3e-3, head_rate=1e-2)
+TRAINING = UtilityTraining(epochs=12, batch=16, top_rate=3e-3, head_rate=1e-2)
 NEARLY_NOTHING = {"codes": 2, "dims": 1}
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from privtune.device.audit import victim
-from privtune.device.audit.public_knowledge import Bigrams, PublicText, batches_of_length, without_overlap
+from privtune.device.audit.attacker_text import Bigrams, PublicText, batches_of_length, without_overlap
 from privtune.device.audit.victim import CleanStates
 from privtune.shared.errors import InvalidInput
 

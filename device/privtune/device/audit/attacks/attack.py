@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from privtune.device.audit.attacker_text import Bigrams, PublicText
 from privtune.device.audit.attacks.density import TokenModel, fit_token_model
-from privtune.device.audit.public_knowledge import Bigrams, PublicText
 from privtune.device.audit.victim import Knowledge, Victim
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privtune.device.audit.attacker_text import batches_of_length
 from privtune.device.audit.attacks.attack import Attack, Lab, Say
 from privtune.device.audit.attacks.encoders import encode, trainable
-from privtune.device.audit.public_knowledge import batches_of_length
 from privtune.device.audit.victim import Knowledge, Seen
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.seeding import seeded

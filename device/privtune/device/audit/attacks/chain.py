@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from privtune.device.audit.public_knowledge import Bigrams
+from privtune.device.audit.attacker_text import Bigrams
 
 _CHUNK = 64  # records at a time: 64 x 50 x 50 transitions
 

@@ -15,11 +15,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.chain import smooth
 from privtune.device.audit.attacks.density import Gaussians, TokenModel
 from privtune.device.audit.metrics import spread
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Knowledge, Seen
 
 Metric = Literal["euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content"]

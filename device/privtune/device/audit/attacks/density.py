@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privtune.device.audit.public_knowledge import PublicText
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.victim import Knowledge, Observed, Seen, Victim
 from privtune.device.data.encode import IntArray
 

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from privtune.device.audit.attacker_text import batches_of_length
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.codebook import CHUNK
 from privtune.device.audit.attacks.density import TokenModel, centred
 from privtune.device.audit.attacks.encoders import NewEncoder, encode, trainable
 from privtune.device.audit.metrics import spread
-from privtune.device.audit.public_knowledge import batches_of_length
 from privtune.device.audit.victim import Knowledge, Observed, Seen
 from privtune.shared.modeling.seeding import seeded
 
@@ -255,7 +255,7 @@ class Tokenwise(LearnedInversion):
         return TokenwiseNet(model, lab.public.log_prior_V, slots, self.settings.hidden)
 
 
-class Sequence(LearnedInversion):
+class SequenceInversion(LearnedInversion):
     """EIA-2b: the whole record at once, through the pre-trained blocks above the cut."""
 
     name: ClassVar[str] = "EIA-2b"

@@ -17,9 +17,11 @@ from typing import Any
 
 from privtune.device.audit.attacks import gradients
 from privtune.device.audit.attacks.attack import Lab
-from privtune.device.audit.case import build_case, choose, public_texts, whole_model
+from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.metrics import Figure
-from privtune.device.audit.suite import FULL, QUICK, AttackRow, Outcome, Size, attack_gradients, attack_releases
+from privtune.device.audit.outcome import AttackRow, Outcome
+from privtune.device.audit.sizes import FULL, QUICK, Size
+from privtune.device.audit.suite import attack_gradients, attack_releases
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import AuditRule
 from privtune.device.model.device_parts import Noise
@@ -108,7 +110,7 @@ def _attacked(
         job.parts,
         job.noise,
         job.data,
-        choose(job.data, size, 0),
+        choose_attacked(job.data, size, 0),
         size=size,
         seed=0,
         public=public_texts(None, home),

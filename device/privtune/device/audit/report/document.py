@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from privtune.device.audit.case import Case
+from privtune.device.audit.outcome import Outcome
 from privtune.device.audit.report.verdict import judge
-from privtune.device.audit.suite import Case, Outcome
 from privtune.shared import __version__
 from privtune.shared.errors import StorageFull
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from privtune.device.audit.attacks import gradients
-from privtune.device.audit.suite import Outcome
+from privtune.device.audit.outcome import Outcome
 from privtune.shared.errors import InvalidInput
 
 # The bar of docs/attacks.md: at most so much of content words and of all words for the best verdict.

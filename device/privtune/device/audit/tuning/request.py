@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from privtune.device.audit.suite import Size
+from privtune.device.audit.sizes import Size
 from privtune.device.audit.tuning.choice import Value, Wish
-from privtune.device.audit.utility import Training
+from privtune.device.audit.utility import UtilityTraining
 from privtune.device.data.source import DataSource
 from privtune.device.noise.registry import entry, validate
 from privtune.shared.job_spec import MechanismSpec, Skip
@@ -34,7 +34,7 @@ class TuneRequest:
     wish: Wish
     refine: int = 0
     size: Size
-    training: Training = field(default_factory=Training)
+    training: UtilityTraining = field(default_factory=UtilityTraining)
     max_length: int = 128
     public_text: Path | None = None
     seed: int = 0

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from privtune.device.audit.metrics import bootstrap
-from privtune.device.audit.tuning.bench import FIGURES, SETTINGS, Bench
 from privtune.device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Words, between, choose
 from privtune.device.audit.tuning.request import TuneRequest, Watch
+from privtune.device.audit.tuning.trials import FIGURES, Trials
 from privtune.shared.errors import StorageFull
 
 
@@ -36,10 +36,10 @@ def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
     """
     for value in request.values:
         request.spec(value)
-    make_folder(out / SETTINGS)
-    bench = Bench(request, home, out, watch)
-    clean = bench.facts(None)
-    measured = {value: bench.facts(value) for value in request.values}
+    make_folder(out)
+    trials = Trials(request, home, out, watch)
+    clean = trials.facts(None)
+    measured = {value: trials.facts(value) for value in request.values}
 
     def settings() -> tuple[Setting, ...]:
         return tuple(setting_of(value, measured[value], clean) for value in in_order(measured))
@@ -48,14 +48,14 @@ def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
         middle = between(settings(), request.wish, whole=request.whole)
         if middle is None:
             break
-        measured[middle] = bench.facts(middle)
+        measured[middle] = trials.facts(middle)
     found = settings()
     without = setting_of("none", clean, clean)
     return Tuned(
         clean=without,
         settings=found,
-        choice=choose(found, request.wish, without, bench.majority),
-        records=bench.records,
+        choice=choose(found, request.wish, without, trials.majority),
+        records=trials.records,
         facts=measured,
     )
 
