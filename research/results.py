@@ -68,9 +68,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--only", nargs="+", help="do only these runs and keep the others of an earlier result")
-    parser.add_argument(
-        "--note", default="", help="a sentence for the page, for example what else the machine was doing"
-    )
+    parser.add_argument("--note", default="", help="a sentence for the page, such as what else the machine did")
     parser.add_argument("--scratch", type=Path, help="keep the jobs here and resume from them")
     arguments = parser.parse_args()
     chosen = [(label, options) for label, options in RUNS[arguments.name] if label in (arguments.only or [label])]

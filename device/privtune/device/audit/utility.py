@@ -34,7 +34,7 @@ _SCORE_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class UtilityTraining:
-    """precision: bfloat16 runs the top under autocast, twice as fast where the processor has the instructions."""
+    """How utility is trained. precision: bfloat16 is twice as fast if the processor has the instructions."""
 
     epochs: int = 3
     batch: int = 32
@@ -46,8 +46,11 @@ class UtilityTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """predicted_B: the class that each held-out record was given; right_B: whether it is the true one; by_epoch: the share
-    of these after each epoch.
+    """What training reached.
+
+    predicted_B: the predicted class of each held-out record.
+    right_B: whether it is the true one.
+    by_epoch: the share of right ones after each epoch.
     """
 
     predicted_B: NDArray[np.int64]
