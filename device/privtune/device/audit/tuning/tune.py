@@ -1,6 +1,6 @@
-"""Measure settings of a mechanism on a dev split and choose one.
+"""Measures settings of a mechanism on a dev split and chooses one.
 
-There is no way to name a test split here: what a setting was chosen on says too little of it in advance.
+A test split can't be given: figures on the records of the choice would flatter the setting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from privtune.shared.errors import StorageFull
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """clean: without noise; settings: in the order of their values; facts: all that was measured of each value."""
+    """The result.
+
+    clean: without noise.
+    settings: in the order of their values.
+    facts: everything measured, by value.
+    """
 
     clean: Setting
     settings: tuple[Setting, ...]
@@ -30,9 +35,10 @@ class Tuned:
 
 
 def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
-    """Measure what is not in `out` yet, refine, choose. Interrupt it at will: measured settings are kept.
+    """Measure what is not kept in `out` yet, refine and choose. An interrupted call resumes.
 
-    Raises DataInvalid where the dev split is too small or is training data, InvalidInput for values that don't fit.
+    Raises DataInvalid if the dev split is too small or is training data, InvalidInput for values out of range,
+    StorageFull.
     """
     for value in request.values:
         request.spec(value)
@@ -61,9 +67,9 @@ def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
 
 
 def setting_of(value: Value, facts: dict[str, Any], clean: dict[str, Any]) -> Setting:
-    """With accuracy and its loss, both over the same dev records, averaged over training seeds."""
+    """A setting with its accuracy and the loss of it, over the same dev records, averaged over training seeds."""
     right_B, clean_B = (
-        np.mean([[int(told) for told in seed] for seed in one["right"]], axis=0) for one in (facts, clean)
+        np.mean([[int(right) for right in seed] for seed in one["right"]], axis=0) for one in (facts, clean)
     )
     rows = np.stack([right_B, clean_B - right_B, np.ones(len(right_B))], axis=1)
     accuracy, drop = (
@@ -74,13 +80,13 @@ def setting_of(value: Value, facts: dict[str, Any], clean: dict[str, Any]) -> Se
 
 
 def in_order(values: Any) -> list[Value]:
-    """Numbers by size; where there are others, as they came."""
+    """Numbers by size; other values in the order given."""
     listed = list(values)
     return listed if any(isinstance(value, str | bool) for value in listed) else sorted(listed)
 
 
 def make_folder(folder: Path) -> None:
-    """Before hours of work. Raises StorageFull."""
+    """Check that results can be written, before hours of work. Raises StorageFull."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "can-write").touch()

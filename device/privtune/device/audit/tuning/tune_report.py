@@ -1,12 +1,11 @@
-"""What tuning found, as a document, a picture and a page. Every figure in them is of the dev split, and says so."""
+"""What tuning found, as a document, a picture and a page. All of them say that the figures are of the dev split."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from html import escape
 from typing import Any
 
-from privtune.device.audit.report.frame import bullets, claim, depth, document, section
+from privtune.device.audit.report.frame import depth, inline, render_page
 from privtune.device.audit.report.picture import Goal, Point, frontier
 from privtune.device.audit.tuning.choice import Setting, Wish, Words, naming, short, shown
 from privtune.device.audit.tuning.request import TuneRequest
@@ -16,11 +15,11 @@ from privtune.shared import __version__
 NOTES = (
     "Every figure is of the dev split, on which the setting was chosen: confirm it on records that were not used here, "
     "with `privtune audit` and `privtune evaluate`.",
-    "Intervals are for each setting alone; trying many settings makes it likelier that one looks better than it is.",
+    "Each interval is for one setting alone; the more settings you try, the likelier one looks better than it is.",
     "The attackers are those of the audit, with its limits: measured attacks are not a proof.",
-    "Training here trains every weight above the cut (with a tail: all that is the device's) in one process, which is "
-    "at least as much as an adapter can do.",
-    "The choice depends on your records; what it tells of them is not accounted.",
+    "Training here updates every weight above the cut (with a tail: every weight of the device's) in one process, "
+    "which is at least as much as an adapter can do.",
+    "The choice depends on your records; what it reveals about them is not accounted for.",
 )
 
 
@@ -28,8 +27,8 @@ def headline(request: TuneRequest, tuned: Tuned) -> str:
     """The outcome in one line."""
     named = f"{request.param}={shown(tuned.choice.setting.value)}"
     if tuned.choice.met:
-        return f"{request.mechanism} with {named} meets the wish on the dev split"
-    return f"No setting of {request.mechanism} surely meets the wish on the dev split; {named} is nearest"
+        return f"{request.mechanism} with {named} meets your limits on the dev split"
+    return f"No setting of {request.mechanism} surely meets your limits on the dev split; {named} is nearest"
 
 
 def wished(wish: Wish) -> str:
@@ -43,7 +42,7 @@ def wished(wish: Wish) -> str:
 
 
 def facts_of(request: TuneRequest, tuned: Tuned, command: str | None) -> dict[str, Any]:
-    """JSON-ready, without any text of the owner's. command: the line that uses the choice; None where none is met."""
+    """JSON-ready, without any of the owner's text. command: the line that uses the choice; None if it is not met."""
     return {
         "privtune": __version__,
         "split": "dev",
@@ -70,7 +69,7 @@ def facts_of(request: TuneRequest, tuned: Tuned, command: str | None) -> dict[st
 
 
 def picture(request: TuneRequest, tuned: Tuned) -> str:
-    """Recovery against accuracy as SVG: a point a setting, the wish as a shaded corner."""
+    """Recovery against accuracy as SVG: one point per setting, the limits as a shaded corner."""
     wish, chosen = request.wish, tuned.choice.setting
     series = f"{request.mechanism}, by {request.param}"
     points = [
@@ -79,7 +78,7 @@ def picture(request: TuneRequest, tuned: Tuned) -> str:
     ]
     points.append(_point("no noise", "", tuned.clean, wish))
     goal = Goal(
-        name="wished",
+        name="wanted",
         x=max(p.x[2] for p in points) if wish.max_recovery is None else wish.max_recovery,
         y=min(p.y[1] for p in points) if wish.max_drop is None else tuned.clean.accuracy.value - wish.max_drop,
     )
@@ -94,28 +93,34 @@ def picture(request: TuneRequest, tuned: Tuned) -> str:
 
 def page(request: TuneRequest, tuned: Tuned, command: str | None) -> str:
     """One HTML file with outcome, picture and table; no script, no outside resource."""
-    title = headline(request, tuned)
-    tone = "good" if tuned.choice.met else "warn"
-    remarks = "".join(f"<p>{escape(line)}</p>" for line in tuned.choice.remarks)
-    used = f"<p>Use it:</p><p><code>{escape(command)}</code></p>" if command else ""
-    statement = tuned.facts[tuned.choice.setting.value]["statement"]
     records = tuned.records
-    where = depth(request.cut, request.tail, request.skip)
-    about = (
-        f"{request.model}, {where}, {request.size.name} attacks on {records['attacked']:,} of {records['dev']:,} dev "
-        f"records; {records['train']:,} training records. In brackets: 95% intervals."
-    )
-    parts = [
-        f'<section class="verdict {tone}"><h2>{escape(title)}</h2><p>Wished: {escape(wished(request.wish))}.</p>'
-        f"{remarks}{used}</section>",
-        section(
-            "Recovery against accuracy, dev split", "The shaded corner is what was wished.", picture(request, tuned)
+    words: tuple[Words, Words] = ("content", "all") if request.wish.words == "content" else ("all", "content")
+    return render_page(
+        "tune.html",
+        name="PrivTune noise tuning",
+        headline=headline(request, tuned),
+        tone="good" if tuned.choice.met else "warn",
+        wanted=wished(request.wish),
+        remarks=tuned.choice.remarks,
+        command=command,
+        picture=inline(picture(request, tuned)),
+        about=f"{request.model}, {depth(request.cut, request.tail, request.skip)}, {request.size.name} attacks on "
+        f"{records['attacked']:,} of {records['dev']:,} dev records; {records['train']:,} training records. In "
+        "brackets: 95% intervals.",
+        titles=(
+            request.param,
+            *(f"{naming(which)}, %" for which in words),
+            "accuracy, %",
+            "points lost",
+            "worst attack",
         ),
-        section("Every setting, dev split", about, _table(request, tuned)),
-        section("Privacy statement of this setting", "", claim(statement)),
-        section("How far this goes", "", bullets(NOTES)),
-    ]
-    return document("PrivTune noise tuning", title, parts)
+        rows=[
+            (_row("no noise", tuned.clean, words), False),
+            *((_row(shown(one.value), one, words), one == tuned.choice.setting) for one in tuned.settings),
+        ],
+        statement=tuned.facts[tuned.choice.setting.value]["statement"],
+        notes=NOTES,
+    )
 
 
 def _point(series: str, name: str, setting: Setting, wish: Wish) -> Point:
@@ -123,20 +128,6 @@ def _point(series: str, name: str, setting: Setting, wish: Wish) -> Point:
     return Point(series=series, name=name, x=(x.value, x.low, x.high), y=(y.value, y.low, y.high))
 
 
-def _table(request: TuneRequest, tuned: Tuned) -> str:
-    words: tuple[Words, Words] = ("content", "all") if request.wish.words == "content" else ("all", "content")
-    titles = (request.param, *(f"{naming(which)}, %" for which in words), "accuracy, %", "points lost", "worst attack")
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>'
-        + _row("no noise", tuned.clean, words, top=False)
-        + "".join(_row(shown(s.value), s, words, top=s == tuned.choice.setting) for s in tuned.settings)
-        + "</tbody></table></div>"
-    )
-
-
-def _row(name: str, setting: Setting, words: tuple[Words, Words], *, top: bool) -> str:
+def _row(name: str, setting: Setting, words: tuple[Words, Words]) -> list[str]:
     estimates = [*(setting.recovered[which] for which in words), setting.accuracy, setting.drop]
-    cells = [short(estimate) for estimate in estimates]
-    told = "".join(f"<td>{escape(cell)}</td>" for cell in [name, *cells, setting.recovered[words[0]].attack])
-    return f'<tr class="top">{told}</tr>' if top else f"<tr>{told}</tr>"
+    return [name, *(short(estimate) for estimate in estimates), setting.recovered[words[0]].attack]
