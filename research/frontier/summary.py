@@ -155,7 +155,7 @@ def _statement(trained: Sequence[dict[str, Any]]) -> str:
     statement = trained[0]["statement"]
     text: str = statement["guarantee"]
     if statement.get("position_epsilon") is not None:
-        text += f", {statement['position_epsilon']:.3g} nats a position"
+        text += f", {statement['position_epsilon']:.3g} nats per position"
     text += f", delta {statement['delta']:.0e}" if statement.get("delta") else ""
     return text + (f", + {statement['fitted_epsilon']:g} once" if statement.get("fitted_epsilon") else "")
 
@@ -168,7 +168,7 @@ def _page(model: str, split: str, some: dict[str, Any], rows: Sequence[FrontierR
         "Written by `python -m research.frontier report` from cells that `python -m research.frontier run` kept, each",
         f"with its own command. Sizes: {sizes}. Per cent; brackets: 95% bootstrap interval over records.",
         "Recovered: the worst attack (EIA-1, EIA-2) on all ordinary tokens, and on content words. Drop: points below",
-        "the best clean cell. Floor: the commonest word guessed everywhere. Attribute: accuracy of the worst attack",
+        "the best clean cell. Floor: the most common word guessed everywhere. Attribute: accuracy of the worst attack",
         "(AIA-1 to 3) on the sentiment, beside its floor, the majority. Seeds: of utility / inversion / attribute.",
         "",
         "| cell | cut | accuracy | drop | oblivious, all | adaptive, all | adaptive, content | floor | best attack "

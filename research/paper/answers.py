@@ -1,6 +1,6 @@
-"""What a tuned language model writes: prompts and answers are released row by row, as in a job.
+"""Answers of a tuned language model: prompts and answers are released row by row, as in a job.
 
-N answers under way, T rows of a prompt, D width.
+N answers in progress, T rows of a prompt, D width.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def write_answers(
     longest: int,
     say: Say = silent,
 ) -> list[str]:
-    """The likeliest answer to each prompt, word by word, of at most `longest` tokens.
+    """Greedy answers to the prompts, of at most `longest` tokens each.
 
-    Every row is drawn once; equal beginnings share their rows, as on a device. Raises InvalidInput for a mechanism that
-    can't release a text row by row.
+    Every row is drawn once, and equal beginnings share their rows, as on a device. Raises InvalidInput for a mechanism
+    that can't release a text row by row.
     """
     tuned.eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ class _Answer:
         self.text.extend([int(token) for token in prompt])
 
     def sent(self, start: int) -> Tensor:
-        """The rows from `start` on, as the cloud has them, (T, D)."""
+        """The rows from `start` on, as the cloud receives them, (T, D)."""
         count = len(self.text.ids[start:])
         return torch.from_numpy(decode(self.text.encoded(start), count, self._width, _CODEC))
 
@@ -105,5 +105,5 @@ def _room(parts: BottomPackage, prompt: IntArray, longest: int) -> int:
 
 
 def prompt_of(ids_T: IntArray, loss_mask_T: BoolArray) -> IntArray:
-    """What comes before the first token that is predicted."""
+    """The tokens before the first predicted one."""
     return ids_T[: int(np.argmax(loss_mask_T))]

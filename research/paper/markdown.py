@@ -16,29 +16,29 @@ _LANGUAGE = ("perplexity", "factor", "token accuracy", "ROUGE-L", "BLEU")
 _HOW = """Per cent unless said otherwise; brackets: 95% bootstrap interval over records, averaged over seeds.
 
 * **EIA** (inversion): ordinary tokens recovered, top-1, by the best variant of each attack: oblivious / adaptive.
-  **Worst**: the best attack of a row, bold in it; who knows the mechanism may also ignore it, so it is over both
-  attackers. Content: not among the 100 most frequent tokens of the public text.
+  **Worst**: the best attack of a row, in bold. It is over both attackers, since one who knows the mechanism may also
+  ignore it. Content: not among the 100 most frequent tokens of the public text.
 * **AIA** (attribute): points above the majority class of the attacked records: oblivious / adaptive. **Worst**: the
   accuracy of the best attack. The best of six on few records looks better than it is: an interval that reaches the
   majority's share shows nothing.
-* **Drop**: points of accuracy below `none`. **Factor**: perplexity over that of `none`.
-* **ROUGE-L, BLEU**: of greedy answers to forms of the test set against all texts that were written to the same form
-  (ROUGE: the nearest counts). The answer's own rows are released with the mechanism as well, as in a job; without a
-  figure where a mechanism can't release a text that grows.
+* **Drop**: points of accuracy below `none`. **Factor**: perplexity relative to `none`.
+* **ROUGE-L, BLEU**: greedy answers to forms of the test set against all texts that were written for the same form
+  (ROUGE: the closest one counts). The answer's own rows are released with the mechanism too, as in a job; there is no
+  figure if a mechanism can't release a growing text.
 * Utility: all weights above the cut trained on releases, each record released once; `none` sends clean vectors.
 * **With a tail** (`codes-tail`) the device trains the last block and, in a skip, a copy of its own blocks on clean
-  vectors (`--tail 1 --skip tuned`), and the cloud's blocks stay as they are: no gradient leaves. Below the tables
-  stands what the same blocks reach without any cloud.
-* Settings are the defaults or named below; none was chosen on a test split. Accuracy of few records moves by points
+  vectors (`--tail 1 --skip tuned`), while the cloud's blocks stay frozen: no gradient leaves. The accuracy of the same
+  blocks without any cloud is below the tables.
+* Settings are the defaults or named below; none was chosen on a test split. With few records, accuracy moves by points
   from run to run: see the intervals.
-* **Claim**: what the mechanism's own statement guarantees; epsilon a position, and epsilon spent once on counts of the
-  owner's records.
+* **Claim**: what the mechanism's own statement guarantees: epsilon per position, and epsilon spent once on counts of
+  the owner's records.
 """
 
 _GRADIENTS = (
-    "what the gradients that training sends back name, of all ordinary tokens: every predicted one, whatever the "
-    "mechanism. The other columns, the worst included, are of the releases alone, as in a job that sends no gradient; "
-    "where gradients are sent, the larger of the two counts."
+    "the share of all ordinary tokens that the gradients of training name: every predicted one, whatever the "
+    "mechanism. The other columns, the worst included, are for the releases alone, as in a job without gradients; "
+    "if gradients are sent, the larger of the two counts."
 )
 
 
@@ -47,8 +47,7 @@ def head(scale: str, cells: Sequence[PaperCell]) -> list[str]:
     lines = [
         f"# The paper's evaluation, scale `{scale}`",
         "",
-        f"`python -m research.paper --scale {scale} --data DATA`; which cells that is, and which are still to be "
-        "run, is at the end.",
+        f"`python -m research.paper --scale {scale} --data DATA`; cells that have not been run are listed at the end.",
         "",
         *_HOW.splitlines(),
         "",
@@ -93,7 +92,7 @@ def section(data: DataSet, rows: Sequence[PaperRow], folder: str) -> list[str]:
         ],
     )
     named = [f"`{row.name}`: `{json.dumps(row.params)}`" for row in rows if row.params]
-    lines += ["", "Settings: " + ("; ".join(named) or "defaults") + "; all else at the registry's defaults.", ""]
+    lines += ["", "Settings: " + ("; ".join(named) or "defaults") + "; all others at the registry's defaults.", ""]
     lines += _seeds(rows)
     for row in rows:
         if "alone" in row.utility:
@@ -113,7 +112,7 @@ def _seeds(rows: Sequence[PaperRow]) -> list[str]:
 
     figures = {name: name, "top1": "worst, all", "content_top1": "worst, content"}
     return [
-        "Seed by seed (another choice of attacked records, order of training and draw of everything):",
+        "Seed by seed (each with its own attacked records, order of training and draws):",
         "",
         *_table(
             ["mechanism", *figures.values()], [[row.name, *(values(row, figure) for figure in figures)] for row in rows]
@@ -143,7 +142,7 @@ def _floors(rows: Sequence[PaperRow]) -> str:
             continue
         floors.append(f"{what} {100 * found[2]['floor']:.1f}")
         if found[2].get("language_floor") is not None:
-            floors[-1] += f" (by a language model that knows the lengths only: {100 * found[2]['language_floor']:.1f})"
+            floors[-1] += f" (by a language model that knows only the lengths: {100 * found[2]['language_floor']:.1f})"
     majority = rows[0].utility.get("majority")
     if majority is not None:
         floors.append(f"the task (majority) {100 * majority:.1f}")
@@ -203,7 +202,7 @@ def unfinished(missing: Sequence[PaperCell]) -> list[str]:
     """What is planned at this scale and has not been run."""
     if not missing:
         return ["All cells of this scale have been run."]
-    lines = ["## Not run", "", "Planned at this scale and not run; the same command goes on with them:", ""]
+    lines = ["## Not run", "", "Planned at this scale and not run; the same command resumes with them:", ""]
     for data, seed in dict.fromkeys((cell.data.name, cell.seed) for cell in missing):
         mine = [cell.setting.name for cell in missing if (cell.data.name, cell.seed) == (data, seed)]
         lines.append(f"* {data}, seed {seed}: {', '.join(mine)}")

@@ -68,7 +68,7 @@ def _picture(data: DataSet, model: str, rows: Sequence[PaperRow], figure: str, w
         points,
         title=f"{data.name}, {model}: what the worst inversion recovers",
         x_label=f"{what} recovered (top-1)",
-        y_label="next tokens told right" if generation else "accuracy",
-        level=None if majority is None else Level(name="the commonest class", y=majority),
+        y_label="next tokens predicted" if generation else "accuracy",
+        level=None if majority is None else Level(name="the most common class", y=majority),
         join=False,
     )

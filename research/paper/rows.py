@@ -116,5 +116,5 @@ def _claim(statement: dict[str, Any]) -> str:
         return "none"
     epsilon = statement.get("position_epsilon")
     once = f", {statement['fitted_epsilon']:g} once" if statement.get("fitted_epsilon") else ""
-    position = f", {epsilon:.3g} a position" if epsilon is not None else ""
+    position = f", {epsilon:.3g} per position" if epsilon is not None else ""
     return f"{statement['guarantee']}{position}{once}"

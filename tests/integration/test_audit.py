@@ -68,7 +68,7 @@ def audit(model, data, folder, *more):
 def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_path):
     page, facts, printed = audit(model, data, tmp_path, "--no-noise", "--cut", "0")
     assert facts["verdict"]["level"] == "most"
-    assert "Most of your text can be read back" in printed
+    assert "Most of your text can be recovered" in printed
     inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]
     assert {row["name"] for row in facts["attacks"]} == {
         "EIA-1",

@@ -77,7 +77,9 @@ def test_clean_vectors_are_refused_before_a_frame_leaves_and_noise_passes_once(l
     assert any("auditing this data" in line for line in watcher.messages)
     again = Watcher()
     run(world, spec, again, audit=rule, local_model=None)
-    assert any("is used again: same data, noise, size and thresholds" in line for line in again.messages)
+    assert any(
+        "reusing the audit of" in line and "same data, noise, size and thresholds" in line for line in again.messages
+    )
     assert not any("auditing this data" in line for line in again.messages)
     assert len(verdicts(world)) == 2
     kept = json.loads(verdicts(world)[0].read_text())

@@ -165,7 +165,7 @@ def test_the_page_shows_drop_worst_majority_and_what_was_not_run(tmp_path):
     assert "| 50.0 [49.0, 51.0] | 25.0 [" in row
     assert "| -5.0 / +15.0 |" in attribute
     assert "| 65.0 [64.0, 66.0] |" in attribute
-    assert "pure, 12.3 a position, 8 once" in attribute
+    assert "pure, 12.3 per position, 8 once" in attribute
     assert "the attribute (majority) 50.0" in text
     assert "* sst2, seed 0: custext\n" in text
     document = json.loads((tmp_path / "paper-small.json").read_text())

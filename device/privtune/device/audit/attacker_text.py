@@ -1,4 +1,4 @@
-"""The attacker's own text: which tokens it considers, how frequent they are, and what follows what.
+"""The attacker's own text: which tokens it considers, how frequent they are, and which follows which.
 
 V candidates (a sorted subset of the vocabulary), N running tokens.
 """
@@ -22,14 +22,16 @@ CONTENT_AFTER = 100  # ids less frequent than the 100 most frequent ones count a
 
 
 class PublicText:
-    """Token-id records that the attacker has, never the attacked ones.
+    """Token-id records that the attacker has; never attacked ones.
 
     Args:
         records: rows of ids, special tokens included.
+        special_ids: ids that are public wherever they occur.
         labels: an attribute of each record, for attribute inference.
-        special_ids: ids that are public wherever they stand.
-        candidates: ids that the attacker considers; None: those that occur in `records`, which saves most of the
-            work (tokens outside count as never found).
+        candidates: ids that the attacker considers; None: those in `records`, which saves most of the work (other
+            tokens count as never found).
+
+    Raises InvalidInput without records or without ordinary tokens.
     """
 
     def __init__(
@@ -63,24 +65,24 @@ class PublicText:
     @cached_property
     def log_prior_V(self) -> Tensor:
         """Log of the smoothed frequency of each candidate, float32."""
-        once = float((self.counts_V == 1).sum())  # Good-Turing: the share that unseen ids deserve together
+        once = float((self.counts_V == 1).sum())  # Good-Turing: the total share of unseen ids
         smoothed_V = self.counts_V + max(once, 1.0) / len(self.ids_V)
         return (smoothed_V / smoothed_V.sum()).log().float()
 
     @cached_property
     def frequent_ids(self) -> Tensor:
-        """The ids that don't count as content words: the most frequent of the public text, most frequent first."""
+        """The ids that don't count as content words: the most frequent ones of the public text, most frequent first."""
         order = self.counts_V.argsort(descending=True, stable=True)[:CONTENT_AFTER]
         frequent: Tensor = self.ids_V[order]
         return frequent
 
     def index(self, ids_N: Tensor) -> Tensor:
-        """The candidate number of each id; -1 where it is none."""
+        """The candidate number of each id; -1 if it is no candidate."""
         place_N = torch.searchsorted(self.ids_V, ids_N).clamp(max=len(self.ids_V) - 1)
         return torch.where(self.ids_V[place_N] == ids_N, place_N, -1)
 
     def check_disjoint(self, attacked: Sequence[IntArray]) -> None:
-        """Raise InvalidInput if one attacked record is in the attacker's text: such figures would mean nothing."""
+        """Raise InvalidInput if an attacked record is in the attacker's text: such figures would mean nothing."""
         mine = {_digest(ids_T) for ids_T in self.records}
         both = sum(_digest(ids_T) in mine for ids_T in attacked)
         if both:
@@ -91,9 +93,9 @@ class PublicText:
 
 
 def batches_of_length(lengths_B: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[Tensor]:
-    """Record numbers in random batches of at most `size` whose records are about equally long: little padding.
+    """Record numbers in random batches of at most `size` records of similar length, which keeps padding small.
 
-    Sorted by length within windows of a few batches only, so that batches differ from epoch to epoch.
+    Records are sorted by length only within windows of a few batches, so that batches differ from epoch to epoch.
     """
     order = rng.permutation(len(lengths_B))
     batches = []
@@ -117,7 +119,7 @@ def _digest(ids_T: IntArray) -> bytes:
 class Bigrams:
     """P(t | previous) over ids of public text: Witten-Bell mixture of pair and single frequencies, in logs.
 
-    Special tokens count as a previous token, so the first word of a text has its own law.
+    Special tokens count as previous tokens, so the first word of a text has its own distribution.
     """
 
     def __init__(self, public: PublicText, vocabulary: int) -> None:

@@ -1,6 +1,6 @@
-"""What the language alone tells: the guesses of an attacker who sees nothing but lengths.
+"""The floor that language alone sets: guesses of an attacker who sees nothing but lengths.
 
-N tokens to be told, F frequent candidates, P different (place, tokens left) of them.
+N secret tokens, F frequent candidates, P distinct pairs (position, tokens left).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from privtune.device.audit.attacker_text import Bigrams, PublicText
 
-_FREQUENT = 1000  # candidates of the guess without a signal: rarer ones are never the best guess anywhere
+_FREQUENT = 1000  # candidates: rarer ones are never the best guess
 
 
 class LengthsOnly:
-    """The guesses of an attacker who gets no vector, only how long each text is: posterior under the bigram model."""
+    """Guesses of an attacker who knows only how long each text is: the posterior under the bigram model."""
 
     def __init__(self, public: PublicText) -> None:
         self._public = public
@@ -26,7 +26,7 @@ class LengthsOnly:
 
     @cached_property
     def _chain(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Start law, moves from row to column, and chance of the end after each; not logs."""
+        """Start distribution, transitions from row to column, and probability of the end after each; not logs."""
         ids_F, records = self._ids_F, self._public.records
         size = 1 + max(int(self._public.ids_V.max()), max(int(ids_T.max()) for ids_T in records))
         bigrams = Bigrams(self._public, size)
@@ -38,7 +38,7 @@ class LengthsOnly:
         )
 
     def guesses(self, record_N: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The best ids at each token, and the best among content words; record_N: sorted record of each; (N, count)."""
+        """The best ids for each token, and the best content words, both (N, count). record_N: sorted record of each."""
         lengths_B = torch.bincount(record_N)
         place_N = torch.arange(len(record_N)) - torch.searchsorted(record_N, record_N)
         left_N = lengths_B[record_N] - 1 - place_N
@@ -59,7 +59,7 @@ class LengthsOnly:
 
 @lru_cache(maxsize=1)
 def lengths_only(public: PublicText) -> LengthsOnly:
-    """One for all figures of a run: its moves take a second to work out."""
+    """One for all figures of a run: its transitions take a second to compute."""
     return LengthsOnly(public)
 
 

@@ -1,6 +1,6 @@
-"""Where the audited setting stands between the clean vectors and a blind guess, and other strengths of its mechanism.
+"""The audited setting between clean vectors and a blind guess, and other strengths of its mechanism.
 
-Other strengths are attacked by the codebook only (EIA-1 euclidean and bayes): minutes, not hours, for a picture.
+Other strengths are attacked by the codebook only (EIA-1 euclidean and bayes), which takes minutes instead of hours.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 
 STRENGTHS = (0.25, 0.5, 2.0, 4.0)
-# What says how strong a mechanism is, the first that it has; False: more of it is less noise.
+# The parameter that sets the strength of a mechanism is the first that it has; False: a larger one means less noise.
 _KNOBS = (("eta", False), ("noise_ratio", True), ("epsilon", False), ("cluster_size", True))
 
 
 def place(
     case: Case, lab: Lab, size: Size, outcome: Outcome, other: list[MechanismSpec], say: Say
 ) -> list[dict[str, Any]]:
-    """Points of the picture, JSON-ready: series, name, content words recovered, accuracy. Empty without labels."""
+    """Points of the picture, JSON-ready: series, name, content words recovered, accuracy. Empty without labels.
+
+    other: further strengths to measure.
+    """
     worst = outcome.worst("adaptive", "content_top1")
     if worst is None or not outcome.utility:
         return []
@@ -47,7 +50,7 @@ def place(
 
 
 def strengths(spec: MechanismSpec) -> Iterator[MechanismSpec]:
-    """The same mechanism, weaker and stronger. Raises InvalidInput when it has no setting for that."""
+    """The same mechanism, weaker and stronger. Raises InvalidInput if it has no parameter for that."""
     params = validate(spec)
     name, grows = _knob(params)
     value = getattr(params, name)
@@ -59,7 +62,7 @@ def strengths(spec: MechanismSpec) -> Iterator[MechanismSpec]:
         try:
             validate(other)
         except InvalidInput:
-            continue  # outside the range of the setting
+            continue  # out of range
         yield other
 
 

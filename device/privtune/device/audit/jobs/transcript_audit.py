@@ -1,6 +1,6 @@
-"""`privtune audit --transcript`: the attacks on what a job of this device really sent, and what came back.
+"""`privtune audit --transcript`: attacks what a job of this device really sent, and what came back.
 
-Needs the frames (`privtune finetune --record-frames`), the data as it was, and the owner's own copy of the model.
+Needs the frames (`privtune finetune --record-frames`), the unchanged data, and the owner's own copy of the model.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from privtune.device.release.release_store import record_keys
 from privtune.shared.errors import InvalidInput, JobConflict
 from privtune.shared.modeling.package import BottomPackage, bottom_from_model
 
-_LABEL_ROWS = 20_000  # gradients that the label attack holds at most, over all epochs
+_LABEL_ROWS = 20_000  # most gradients that the label attack holds, over all epochs
 _SIMULATED = (
-    "Noise drawn anew (averaging of fresh draws, links between jobs of different settings): nothing of the kind was "
-    "sent. `privtune audit --data` simulates it."
+    "Fresh noise (averaging of fresh draws, links between jobs of different settings): none was sent. "
+    "`privtune audit --data` simulates it."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobAudit:
-    """Which job, and what this device does not remember of it.
+    """Which job, and what this device has no record of.
 
-    model: the owner's copy; None: that with which the job was started. sources: training and held-out data; None: as
-    `privtune finetune` was told.
+    model: the owner's copy; None: the one that the job started with.
+    sources: training and held-out data; None: those given to `privtune finetune`.
     """
 
     job_id: str
@@ -127,7 +127,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
 
 
 def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[BottomPackage, EncodedDataset, int]:
-    """The model's parts; the job's records in the order of their handles; how many of them are training records."""
+    """The model's parts, the job's records in the order of their handles, and the number of training records."""
     asked = RunRequest.load(home, request.job_id)
     sources = request.sources or (None if asked is None else (asked.train, asked.validation))
     if sources is None:
@@ -149,8 +149,8 @@ def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[Bot
     train, *held_out = [_encoded(source, parts, state) for source in sources if source is not None]
     if train.fingerprint != state.data_fingerprint:
         raise JobConflict(
-            f"{sources[0].path} is not what job {request.job_id} was trained on (or the model's tokenizer is another), "
-            "so the truth of what was sent is not known; put the file back as it was"
+            f"{sources[0].path} is not what job {request.job_id} was trained on (or the tokenizer has changed), so "
+            "what was sent is not known; restore the file"
         )
     return parts, _joined([train.pick(state.order(len(train))), *held_out]), len(train)
 
@@ -178,13 +178,13 @@ def _joined(parts: Sequence[EncodedDataset]) -> EncodedDataset:
 
 
 def _check_noise(traffic: Traffic, noise: Noise, parts: BottomPackage, state: JobState) -> None:
-    """Attacks simulate the mechanism: it must be the one that drew what was sent."""
+    """Attacks simulate the mechanism, so it must be the one that drew what was sent. Raises JobConflict."""
     if not traffic.scopes:
-        raise JobConflict("the held-out data is not what the job was run with; put the file back as it was")
+        raise JobConflict("the held-out data is not what the job used; restore the file")
     if traffic.scopes != {release_scope(noise, parts, state.spec)}:
         raise JobConflict(
             "the noise that can be built here is not the job's: the model's weights, the public texts or tables, or "
-            "the version have changed since; put them back"
+            "the version have changed since; restore them"
         )
 
 
@@ -198,7 +198,7 @@ def _collect(traffic: Traffic, attacked: IndexArray, trained: IndexArray, state:
 
 
 def _numbered(sent: SentBack, chosen: IndexArray) -> SentBack:
-    """Records by their number among the attacked ones instead of their handle."""
+    """The same with records numbered among the attacked ones instead of by handle."""
     numbers = {handle: number for number, handle in enumerate(chosen.tolist())}
     kept_P = torch.isin(sent.record_P, torch.from_numpy(chosen))
     return SentBack(
