@@ -26,7 +26,7 @@ from privtune.shared.errors import DataInvalid, ModelNotFound, PrivTuneError
 if TYPE_CHECKING:
     from privtune.device.audit.kept import Kept
     from research.paper.cell import PaperCell
-    from research.paper.evaluation import Evaluation
+    from research.paper.evaluation import PaperEvaluation
 
 STOPPED = 130
 # Package, model in it, and what pip installs.
@@ -104,16 +104,16 @@ def _measure(options: argparse.Namespace, cells: Kept, left: Sequence[PaperCell]
     import torch
 
     from research.paper.cell import keep
-    from research.paper.evaluation import Evaluation
+    from research.paper.evaluation import PaperEvaluation
 
     torch.set_num_threads(options.threads)
     work = options.work or _cache() / options.scale
-    evaluation: Evaluation | None = None
+    evaluation: PaperEvaluation | None = None
     began = time.monotonic()
     for number, cell in enumerate(left):
         if evaluation is None or evaluation.data is not cell.data:
             reference = _reference(getattr(options, cell.data.model))
-            evaluation = Evaluation(cell.data, reference, options.data, cell.amount, work / cell.model)
+            evaluation = PaperEvaluation(cell.data, reference, options.data, cell.amount, work / cell.model)
         named = f"[{number + 1}/{len(left)}] {cell.data.name} {cell.setting.name}, seed {cell.seed}"
         started = time.monotonic()
         result = evaluation.measure(cell, _progress(named))

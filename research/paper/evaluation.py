@@ -29,14 +29,14 @@ from privtune.device.model.device_parts import Noise
 from privtune.device.noise.public_texts import declare
 from privtune.shared.errors import DataInvalid, StorageFull
 from privtune.shared.files import write_text
-from research.paper.answers import prompt_of, write_answers
 from research.paper.cell import PaperCell
 from research.paper.datasets import DataSet, Example, Parts, draw
 from research.paper.perplexity import score, tune
 from research.paper.scales import Amount
+from research.paper.written_answers import prompt_of, write_answers
 
 
-class Evaluation:
+class PaperEvaluation:
     """A data set, read and encoded once for all its cells.
 
     Args:

@@ -162,7 +162,10 @@ def test_finetune_audit_from_the_command_line(owner):
     assert refused.code == 7
     last = refused.err.strip().splitlines()[-1]
     assert last.startswith("privtune: The audit refuses the job: an attacker may name up to 100.0% of all words")
-    assert "used again" in owner.finetune("--no-noise", "--audit", "--local-model", str(owner.world.models["enc"])).out
+    assert (
+        "reusing the audit"
+        in owner.finetune("--no-noise", "--audit", "--local-model", str(owner.world.models["enc"])).out
+    )
     assert "audit" not in owner.world.cloud.status(job_id_of(refused))[1].replace("audit of its own data", "")
     (owner.home / "policy.yaml").write_text("allow_no_noise: true\naudit: {max_content_top1: 1, max_top1: 1}\n")
     passed = owner.finetune("--no-noise")

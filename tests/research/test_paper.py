@@ -341,16 +341,16 @@ def test_every_mechanism_can_be_measured(paper, tmp_path, of):
 
 
 def test_an_interrupt_keeps_what_is_done(paper, tmp_path, capsys, monkeypatch):
-    from research.paper.evaluation import Evaluation
+    from research.paper.evaluation import PaperEvaluation
 
-    measure = Evaluation.measure
+    measure = PaperEvaluation.measure
 
     def interrupted(self, cell, say):
         if cell.setting.name == "dchi":
             raise KeyboardInterrupt
         return measure(self, cell, say)
 
-    monkeypatch.setattr(Evaluation, "measure", interrupted)
+    monkeypatch.setattr(PaperEvaluation, "measure", interrupted)
     assert paper("--datasets", "sst2", "--mechanisms", "none", "dchi", "custext") == 130
     assert "Finished cells are kept" in capsys.readouterr().err
     assert list(found(tmp_path)) == ["sst2-encoder-none-smoke-0"]

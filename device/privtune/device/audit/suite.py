@@ -61,7 +61,7 @@ def attack_releases(
     Raises InvalidInput when the attacker's text and the attacked one overlap.
     """
     case.public.check_disjoint(case.attacked.ids)
-    run = _Run(case=case, lab=lab, size=size, draws=draws, first_seed=seed, say=say, keep=keep)
+    run = _SuiteRun(case=case, lab=lab, size=size, draws=draws, first_seed=seed, say=say, keep=keep)
     if case.labelled is not None:
         case.labelled.check_disjoint(case.attacked.ids)
     inverters = run.invert()
@@ -86,7 +86,7 @@ def attack_attributes(
     seed: int = 0,
 ) -> Outcome:
     """The attribute attacks alone. inverters: of each attacker, for AIA-3; see `attack_releases` for the rest."""
-    run = _Run(case=case, lab=lab, size=size, draws=draws, first_seed=seed)
+    run = _SuiteRun(case=case, lab=lab, size=size, draws=draws, first_seed=seed)
     run.infer_attributes(inverters)
     return run.outcome
 
@@ -119,7 +119,7 @@ def attack_gradients(case: Case, observed: Observed, sent_back: Iterable[gradien
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class _SuiteRun:
     """The attacks of one run. Oblivious ones are built once for all runs that share `lab.clean`."""
 
     case: Case

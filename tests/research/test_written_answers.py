@@ -9,8 +9,8 @@ from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.package import bottom_from_model
 from privtune.shared.modeling.partition import Partition
-from research.paper.answers import prompt_of, write_answers
 from research.paper.perplexity import TunedLanguageModel
+from research.paper.written_answers import prompt_of, write_answers
 from tests.support.tiny_models import VOCAB, tiny_lm, tiny_tokenizer
 
 PROMPTS = [np.array(ids, dtype=np.int32) for ids in ([2, 9, 17, 30, 8], [2, 40], [2, 11, 12, 13, 14, 15, 16, 21])]
