@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from tests.support.owner import Owner
 from tests.support.world import InProcessCloud, ProcessCloud, build_world
 
 
@@ -23,3 +24,9 @@ def local_world(tmp_path):
     built = build_world(tmp_path)
     yield built
     built.cloud.stop()
+
+
+@pytest.fixture
+def owner(world, capsys):
+    """`privtune` at a terminal, before the world of the test or of its module, which must be a cloud of processes."""
+    return Owner(world=world, capsys=capsys)

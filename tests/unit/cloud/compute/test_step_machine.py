@@ -24,7 +24,7 @@ from privtune.shared.wire import (
     tensor_message,
 )
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.world import save_model
+from tests.support.tiny_models import save_model
 
 WIDTH = 32
 

@@ -17,7 +17,7 @@ from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.incremental import TopCache
 from privtune.shared.wire import END, FORWARD, OUTPUT, RESEND, STEP, Message, pack_positions, tensor_message
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.world import save_model
+from tests.support.tiny_models import save_model
 
 WIDTH = 32
 

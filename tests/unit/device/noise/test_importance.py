@@ -19,7 +19,8 @@ from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.errors import DataInvalid, InvalidInput, JobConflict
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import VOCABULARY, tiny_context
+from tests.support.builders import dataset
+from tests.support.noise_contexts import VOCABULARY, tiny_context
 
 POLAR, NEUTRAL, EVERYWHERE = 10, 30, 40
 
@@ -73,11 +74,7 @@ def own_records(tmp_path: Path, data: EncodedDataset | None) -> OwnRecords:
 
 def encoded() -> EncodedDataset:
     rows, labels = rows_and_labels()
-    return EncodedDataset(
-        ids=tuple(np.array(row, dtype=np.int32) for row in rows),
-        labels=np.array(labels, dtype=np.int64),
-        label_names=("a", "b"),
-    )
+    return dataset(rows, labels, ("a", "b"))
 
 
 def test_private_importance_is_fitted_once_and_kept(bottom: Bottom, tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from privtune.shared.modeling.lora import adapter_state, attach_lora, train_full
 from privtune.shared.modeling.partition import Partition
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
-from tests.support.tiny_models import CONFIGS, ENCODERS, WIDTH, tiny_classifier, tiny_lm
-from tests.support.world import save_model
+from tests.support.tiny_models import CONFIGS, ENCODERS, WIDTH, save_model, tiny_classifier, tiny_lm
 
 
 def tops(kind, *, full=False, cut=1, dropout=0.3, spread=0.2):

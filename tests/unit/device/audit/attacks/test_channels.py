@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from privtune.device.audit.attacks import channels
-from privtune.device.data.encode import EncodedDataset
 from privtune.device.noise.importance import TokenImportance
 from privtune.shared.errors import InvalidInput
+from tests.support.builders import dataset
 
 
 def data_of(records, classes=3):
-    labels = np.random.default_rng(0).integers(classes, size=len(records)).astype(np.int64)
-    return EncodedDataset(ids=tuple(records), labels=labels, label_names=tuple("abc"[:classes]))
+    labels = np.random.default_rng(0).integers(classes, size=len(records))
+    return dataset(records, labels, "abc"[:classes])
 
 
 def test_labels_lie_in_the_direction_of_head_gradients(make_lab, partition, attacked):
@@ -22,7 +22,7 @@ def test_labels_lie_in_the_direction_of_head_gradients(make_lab, partition, atta
     # Three classes, epsilon 2: 79 in 100 labels are told truly; there are 60 records.
     assert private.figure.value <= 0.97
     assert private.figure.floor == plain.figure.floor
-    bare = EncodedDataset(ids=data.ids)
+    bare = dataset(data.ids)
     with pytest.raises(InvalidInput, match="have none"):
         channels.label_from_gradients(lab.victim, partition.top(1), partition.head(), bare, "first")
 
