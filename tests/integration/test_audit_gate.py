@@ -33,7 +33,7 @@ SMALL = replace(QUICK, metrics=("euclidean",), optimise=replace(QUICK.optimise, 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setitem(gate._SIZES, "quick", SMALL)
+    monkeypatch.setitem(gate.SIZES, "quick", SMALL)
 
 
 @pytest.fixture

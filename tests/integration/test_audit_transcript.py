@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -173,7 +174,8 @@ def _lines(path):
 
 
 def test_a_part_that_was_not_kept_is_said(local_world, monkeypatch):
-    monkeypatch.setitem(Transcript.__init__.__kwdefaults__, "max_frame_bytes", 50_000)
+    small = partial(Transcript, max_frame_bytes=50_000)
+    monkeypatch.setattr("privtune.device.account.run_account.Transcript", small)
     world = local_world
     facts = audit(world, run(world, world.spec(**SHORT))).document
     assert any("frames are not kept from here on" in note for note in facts["transcript"]["notes"])

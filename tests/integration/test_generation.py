@@ -243,8 +243,8 @@ def test_a_conversation_ends_where_its_template_closes_the_turn(tmp_path):
         with open_writer(job_id, world.settings) as writer:
             tokenizer = writer.parts.tokenizer
             closing = tokenizer.convert_tokens_to_ids("<|im_end|>")
-            assert closing in writer._end_ids
-            assert tokenizer.eos_token_id in writer._end_ids
+            assert closing in writer.prompts.end_ids()
+            assert tokenizer.eos_token_id in writer.prompts.end_ids()
             asked = writer.prompts.ids([ChatMessage("user", "hi")])
             assert tokenizer.decode(asked).endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
             assert writer.prompts.ids("hi") == asked

@@ -6,8 +6,6 @@ from functools import partial
 
 import pytest
 
-from privtune.cloud.compute.desk import Desk
-from privtune.cloud.compute.release_cache import ReleaseCache
 from privtune.device.inference.predict import predict
 from privtune.shared.errors import (
     CloudUnreachable,
@@ -60,10 +58,10 @@ def test_later_epochs_send_handles_instead_of_vectors(local_world):
     assert third < first / 5
 
 
-def test_what_the_cloud_no_longer_holds_is_sent_again(local_world, monkeypatch):
+def test_what_the_cloud_no_longer_holds_is_sent_again(local_world):
     spec = local_world.spec(train={"max_steps": 30})  # three epochs, each with an evaluation
     first, remembered = run(local_world, spec)
-    monkeypatch.setattr(Desk, "_new_cache", lambda _, spec, request: ReleaseCache(request.hidden_size, spec.codec, 1))
+    local_world.restart(max_release_bytes=1)
     second = local_world.cloud.create_job(spec)
     same_order(local_world, first, second)
     _, forgotten = run(local_world, spec, job_id=second)

@@ -29,7 +29,7 @@ from privtune.shared.modeling.package import bottom_from_model
 from tests.support.proxy import Proxy
 from tests.support.running import ledger_entries, once, run, same_order, transcript_folder
 from tests.support.texts import TEXTS
-from tests.support.world import InProcessCloud, Watcher
+from tests.support.world import Watcher
 from tests.support.writing import PROMPTS, plain_model, plain_tokens, tune
 
 FREELY = Sampling(max_new_tokens=20, ignore_end=True)
@@ -205,9 +205,7 @@ def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_worl
     noise = {"name": "dchi", "params": {"noise_ratio": 0.3, "injection": injection}}
     job_id = tune(world, tail=1, skip=skip, mechanism=noise, train={"max_steps": 12})
     (found,) = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
-    world.cloud.stop()
-    world.cloud = InProcessCloud(world.folder / "cloud", world.models, max_texts=0)  # forgets every state at once
-    world.settings = world.device(grpc_address=world.cloud.grpc_address, api_key=world.cloud.api_key)
+    world.restart(max_texts=0)  # forgets every state at once
     again = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
     assert again[0].tokens == found.tokens
     with (

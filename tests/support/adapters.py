@@ -1,12 +1,14 @@
-"""Adapters with something in them, the answers of a model in its parts, and texts to compare answers on."""
+"""Adapters: with something in them, as the cloud hands them out, and the answers of the parts that they are in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from privtune.cloud.compute.session import TopSession
 from privtune.shared.modeling.partition import Partition, classification_readout
 
 
@@ -24,3 +26,9 @@ def split_logits(
     """logits_BC of a classifier through bottom, top and head."""
     readout_B = classification_readout(partition.readout, mask_BT.sum(1), ids_BT.shape[1])
     return head(top.eval()(partition.bottom(cut)(ids_BT, mask_BT), mask_BT, readout_B)).detach()
+
+
+def exported(session: TopSession) -> dict[str, Tensor]:
+    """The adapter as the cloud hands it out, read as a whole: the next export replaces the file."""
+    session.export(session.folder / "exported")
+    return load((session.folder / "exported" / "adapter_model.safetensors").read_bytes())

@@ -216,6 +216,12 @@ class World:
         """The device's settings with changes."""
         return replace(self.settings, **changes)
 
+    def restart(self, **limits: Any) -> None:
+        """Go on with another in-process cloud on the same data, with other limits."""
+        self.cloud.stop()
+        self.cloud = InProcessCloud(self.folder / "cloud", self.models, **limits)
+        self.settings = self.device(grpc_address=self.cloud.grpc_address, api_key=self.cloud.api_key)
+
 
 def build_world(folder: Path, cloud_type: type = InProcessCloud) -> World:
     """Models, data and a started cloud under `folder`."""

@@ -4,6 +4,7 @@ import torch
 
 from privtune.device.audit.attacks import channels
 from privtune.device.noise.importance import TokenImportance
+from privtune.device.noise.mechanisms.none import NoMechanism
 from privtune.shared.errors import InvalidInput
 from tests.support.builders import dataset
 
@@ -47,13 +48,12 @@ def test_importance_shows_in_the_length_of_vectors(make_lab, attacked):
     weight_V = torch.linspace(0, 1, 64)
     importance = TokenImportance(weight_V, 1.0)
     plain = channels.importance_from_radius(make_lab("dchi").victim.observe(attacked), importance)
-    lab = make_lab("none")
-    inner = lab.victim._simulated._release
 
-    def scaled(ids_BT, h_BTD, mask_BT, importance_BT, generator):
-        noise_BTD = generator.normal(*h_BTD.shape) * (2 - weight_V[ids_BT]).unsqueeze(-1) * 5
-        return inner(ids_BT, h_BTD + noise_BTD, mask_BT, importance_BT, generator)
+    class Scaled(NoMechanism):
+        def _release(self, ids_BT, h_BTD, mask_BT, importance_BT, generator):
+            noise_BTD = generator.normal(*h_BTD.shape) * (2 - weight_V[ids_BT]).unsqueeze(-1) * 5
+            return super()._release(ids_BT, h_BTD + noise_BTD, mask_BT, importance_BT, generator)
 
-    lab.victim._simulated._release = scaled
+    lab = make_lab(kind=Scaled)
     shown = channels.importance_from_radius(lab.victim.observe(attacked), importance)
     assert shown.figure.value > 0.6 > plain.figure.value
