@@ -42,12 +42,7 @@ class Served:
 
     def __init__(self, world, job, *arguments, **environment):
         command = [sys.executable, "-m", "privtune.device.cli", "serve", job, "--port", "0", *arguments]
-        variables = os.environ | {
-            "PRIVTUNE_CLOUD": world.cloud.http_url,
-            "PRIVTUNE_API_KEY": world.cloud.api_key,
-            "PRIVTUNE_HOME": str(world.settings.home),
-            "OMP_NUM_THREADS": "1",
-        }
+        variables = os.environ | world.environment | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, env=variables | environment, stderr=subprocess.PIPE, text=True)
         self.url = ""
         for line in self.process.stderr:

@@ -113,12 +113,7 @@ def test_ctrl_c_ends_the_answer_and_settles_it(world, job):
         "--max-new-tokens",
         "450",
     ]
-    environment = os.environ | {
-        "PRIVTUNE_CLOUD": world.cloud.http_url,
-        "PRIVTUNE_API_KEY": world.cloud.api_key,
-        "PRIVTUNE_HOME": str(world.settings.home),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = os.environ | world.environment | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "--temperature", "1"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

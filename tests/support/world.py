@@ -216,6 +216,15 @@ class World:
         """The device's settings with changes."""
         return replace(self.settings, **changes)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells a command of this device where its cloud and its home are; for a cloud of processes."""
+        return {
+            "PRIVTUNE_CLOUD": self.cloud.http_url,
+            "PRIVTUNE_API_KEY": self.cloud.api_key,
+            "PRIVTUNE_HOME": str(self.settings.home),
+        }
+
     def restart(self, **limits: Any) -> None:
         """Go on with another in-process cloud on the same data, with other limits."""
         self.cloud.stop()
