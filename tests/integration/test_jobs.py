@@ -19,7 +19,7 @@ from privtune.shared.errors import (
     VersionMismatch,
 )
 from tests.support.proxy import Proxy
-from tests.support.running import adapter_hash, once, run, same_order, wait_for
+from tests.support.running import Died, adapter_hash, die_after, once, run, same_order, wait_for
 from tests.support.texts import write_sentences
 from tests.support.world import InProcessCloud, ProcessCloud, Watcher, build_world
 
@@ -155,19 +155,12 @@ def test_a_new_device_process_resumes_from_its_folder(local_world):
     """The device dies without warning: nothing but its folder is left."""
     world = local_world
 
-    class Died(Exception):
-        pass
-
-    def die(info):
-        if info.step == 9:
-            raise Died
-
     spec = world.spec(tuning={"dropout": 0.1}, train={"checkpoint_every": 4})
     calm_id, _ = run(world, spec)
     job_id = world.cloud.create_job(spec)
     same_order(world, calm_id, job_id)
     with pytest.raises(Died):
-        run(world, spec, watcher=Watcher(at_step=die), job_id=job_id)
+        run(world, spec, watcher=Watcher(at_step=die_after(9)), job_id=job_id)
     watcher = Watcher()
     run(world, spec, watcher=watcher, job_id=job_id)
     assert watcher.starts[0].start_step == 8

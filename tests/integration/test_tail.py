@@ -27,7 +27,7 @@ from privtune.shared.errors import CutOutOfRange, InvalidInput, JobCancelled, Jo
 from privtune.shared.modeling.load import load_tokenizer
 from privtune.shared.modeling.package import bottom_from_model
 from tests.support.proxy import Proxy
-from tests.support.running import ledger_entries, once, run, same_order, transcript_folder
+from tests.support.running import Died, die_after, ledger_entries, once, run, same_order, transcript_folder
 from tests.support.texts import TEXTS
 from tests.support.world import Watcher
 from tests.support.writing import PROMPTS, plain_model, plain_tokens, tune
@@ -83,13 +83,6 @@ def test_prediction_and_evaluation_go_through_the_tail(world):
 def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world, skip, method):
     world = local_world
 
-    class Died(Exception):
-        pass
-
-    def die(info):
-        if info.step == 9:
-            raise Died
-
     spec = world.spec(
         tail=1,
         skip=skip,
@@ -103,7 +96,7 @@ def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world,
     with Proxy(world.settings.grpc_address, record=False) as proxy:
         settings = world.device(grpc_address=proxy.address)
         with pytest.raises(Died):
-            run(world, spec, settings=settings, watcher=Watcher(at_step=die), job_id=job_id)
+            run(world, spec, settings=settings, watcher=Watcher(at_step=die_after(9)), job_id=job_id)
         watcher = Watcher(at_step=once({11}, proxy.cut))
         _, result = run(world, spec, settings=settings, watcher=watcher, job_id=job_id)
     assert watcher.starts[0].start_step == 8

@@ -64,6 +64,20 @@ def once(steps: set[int], action: Callable[[], object]) -> Callable[[Any], None]
     return at_step
 
 
+class Died(Exception):
+    """The device died without warning: nothing but its folder is left."""
+
+
+def die_after(step: int) -> Callable[[Any], None]:
+    """For `Watcher.at_step`: raise `Died` after this step."""
+
+    def at_step(info: Any) -> None:
+        if info.step == step:
+            raise Died
+
+    return at_step
+
+
 def same_order(world: World, job_id: str, other_id: str, **changes: Any) -> None:
     """Give a second job the data order of the first, so that both runs are comparable."""
     first = JobFolder(world.settings.home, job_id).load()
