@@ -103,7 +103,7 @@ def test_a_resumed_job_sent_the_same_bytes_again(local_world):
     job_id = paused_and_resumed(local_world, lambda: None)
     share, text = finding(audit(local_world, job_id), "records sent as two")
     assert share == 0
-    assert "Every time the bytes were the same" in text
+    assert "The bytes were the same every time" in text
     assert not text.startswith("0 of 200")
 
 
