@@ -43,7 +43,7 @@ def test_named_columns_win(tmp_path):
 
 def test_a_wrong_column_lists_those_there(tmp_path):
     path = csv(tmp_path, "text,label", "a,1")
-    with pytest.raises(DataInvalid, match=r'd\.csv: no column "txt" for text\. Columns there: "text", "label"\.'):
+    with pytest.raises(DataInvalid, match=r'd\.csv: no column "txt" for text\. Its columns: "text", "label"\.'):
         DataSource(path=path, columns=Columns(text="txt")).load("classification")
 
 
