@@ -155,7 +155,7 @@ def real():
     ref = str(Path(found.submodule_search_locations[0]) / "model")
     tokenizer, partition = load_tokenizer(ref), Partition(load_task_model(ref, "classification"))
     bottom = partition.bottom(1)
-    context = NoiseContext.for_model(bottom, tokenizer, hidden_size=384, cut=1, model_fingerprint="minilm")
+    context = NoiseContext.for_model(bottom, tokenizer, hidden_size=384, cut=1)
     train, test = (
         encode_classification(
             DataSource(path=str(DATA / "sst2" / name), limit=limit).load("classification"), tokenizer, 64

@@ -46,9 +46,7 @@ def make_lab(partition):
 
     def make(name="none", params=None, cut=1, records=200):
         bottom = partition.bottom(cut)
-        context = NoiseContext.for_model(
-            bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=cut, model_fingerprint="tiny", longest=40
-        )
+        context = NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=cut, longest=40)
         mechanism = build(MechanismSpec(name=name, params=params or {}), context)
         public = PublicText(sentences(records, seed=0), context.special_ids, candidates=context.usable_ids)
         return Lab(public, Victim(bottom, mechanism, context.special_ids), partition.top(cut))

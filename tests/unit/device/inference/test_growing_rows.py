@@ -25,9 +25,7 @@ IDS = [2, 9, 30, 11, 4, 50, 33]
 def context():
     torch.set_num_threads(1)
     bottom = Partition(tiny_lm("llama")).bottom(1)
-    return NoiseContext.for_model(
-        bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=1, model_fingerprint="tiny", longest=40
-    )
+    return NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=1, longest=40)
 
 
 @pytest.fixture

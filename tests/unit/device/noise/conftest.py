@@ -47,7 +47,6 @@ def tiny_context(bottom: Bottom, **changes: Any) -> NoiseContext:
         "bottom": bottom,
         "hidden_size": HIDDEN,
         "cut": 1,
-        "model_fingerprint": "tiny",
         "tokens": WORDS,
         "special_ids": frozenset({0, 2, 3}),
         "prefix": (2,),

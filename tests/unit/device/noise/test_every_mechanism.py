@@ -17,7 +17,7 @@ from tests.support.tiny_models import tiny_batch, tiny_classifier, tiny_tokenize
 def context():
     torch.set_num_threads(1)
     bottom = Partition(tiny_classifier("bert")).bottom(1)
-    return NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=1, model_fingerprint="tiny", longest=40)
+    return NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=1, longest=40)
 
 
 @pytest.fixture(scope="module", params=list(REGISTRY))

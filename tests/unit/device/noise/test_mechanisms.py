@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from privtune.device.noise.base import Mechanism, clip_rows
+from privtune.device.noise.base import Mechanism
+from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.mechanisms.dchi import DChi
 from privtune.device.noise.mechanisms.gaussian import Gaussian

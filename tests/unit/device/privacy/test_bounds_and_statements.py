@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from privtune.device.privacy import bounds as p
-from privtune.device.privacy import statements as s
+from privtune.device.privacy.pair_report import pair_report
+from privtune.device.privacy.statements import Statement, added_noise, no_bound, shared_target
+from privtune.device.privacy.statements.fitted_tables import fitted_statement
 from privtune.shared.errors import InvalidInput
 
 positive = st.floats(1e-3, 1e3)
@@ -40,30 +43,21 @@ def test_clipped_positions_never_exceed_their_bound(
 
 @given(eta=positive, clip=positive, n=st.integers(0, 500))
 def test_composition_adds_up(eta: float, clip: float, n: int) -> None:
-    assert p.record_bound(eta, clip, n) == pytest.approx(n * 2 * eta * clip)
+    assert p.compose_pure(p.position_bound(eta, clip), n) == pytest.approx(n * 2 * eta * clip)
     assert p.compose_mu(eta, n) == pytest.approx(eta * math.sqrt(n))
-
-
-def test_once_per_record_costs_one_draw() -> None:
-    assert p.draws(20, once_per_record=True) == 1
-    assert p.draws(20, once_per_record=False) == 20
-    with pytest.raises(InvalidInput):
-        p.draws(0, once_per_record=True)
 
 
 def test_scale_importance_gets_no_bound() -> None:
     """The ratio of two densities with different scales grows without end: no constant is above it."""
-    assert p.scale_loss(1.0, 0.5, 0.6) == math.inf
-    assert p.scale_loss(1.0, 0.5, 0.5) == 0.0
     far = np.array([1e2, 1e4, 1e6])
     ratios = far / 0.5 - far / 0.6
     assert (np.diff(ratios) > 0).all()
     assert ratios[-1] > 1e5
-    statement = s.no_bound_statement(name="privtune", row="scale", injection="cut", numbers={}, why="because.")
+    statement = no_bound.no_bound_statement(name="privtune", row="scale", injection="cut", numbers={}, why="because.")
     assert statement.guarantee == "none"
     assert statement.record_epsilon(1) is None
     with pytest.raises(InvalidInput):
-        p.Statement(mechanism="x", row="scale", guarantee="pure", injection="cut", text="", position_epsilon=math.inf)
+        Statement(mechanism="x", row="scale", guarantee="pure", injection="cut", text="", position_epsilon=math.inf)
 
 
 @given(eta=positive, gain=st.floats(0, 1), other=st.floats(0, 1), g=vectors, h=vectors, z=vectors)
@@ -71,7 +65,8 @@ def test_gain_importance_keeps_a_bound(
     eta: float, gain: float, other: float, g: np.ndarray, h: np.ndarray, z: np.ndarray
 ) -> None:
     ratio = eta * abs(np.linalg.norm(z - other * h) - np.linalg.norm(z - gain * g))
-    assert ratio <= p.gain_loss(eta, gain, g, other, h) * (1 + 1e-9) + 1e-9
+    moved = float(np.linalg.norm(gain * g - other * h))
+    assert ratio <= p.dchi_loss(eta, moved) * (1 + 1e-9) + 1e-9
 
 
 @given(epsilon=st.floats(0.01, 20), k=st.integers(2, 5000))
@@ -79,15 +74,17 @@ def test_randomised_response_is_exactly_its_epsilon(epsilon: float, k: int) -> N
     keep = p.krr_keep_probability(epsilon, k)
     other = (1 - keep) / (k - 1)
     assert math.log(keep / other) == pytest.approx(epsilon, rel=1e-6, abs=1e-6)
-    assert p.randomised_loss(epsilon) == epsilon
-    assert p.randomised_loss(epsilon, 2.0, 3.0) == pytest.approx(epsilon + 6)
-    assert p.randomised_loss(epsilon, None, 3.0) == math.inf
 
 
-def test_cluster_loss() -> None:
-    assert p.cluster_loss(True) == 0
-    assert p.cluster_loss(False) == math.inf
-    assert p.cluster_loss(False, 2.0, 1.5) == 3.0
+def test_clusters_are_bounded_across_with_noise_alone() -> None:
+    facts: dict[str, Any] = {"name": "shared", "injection": "cut", "clusters": 9, "least": 4, "guessed": 0.1, "dim": 8}
+    clean = shared_target.cluster_statement(**facts, eta=None, diameter=1.5)
+    assert (clean.guarantee, clean.position_epsilon) == ("none", None)
+    assert "WHICH cluster it was is revealed" in clean.text
+    assert "(loss 0)" in clean.text
+    noised = shared_target.cluster_statement(**facts, eta=2.0, diameter=1.5)
+    assert (noised.guarantee, noised.position_epsilon) == ("pure", 3.0)
+    assert "(loss 0)" in noised.text
 
 
 @given(eta=positive, clip=positive, size=st.integers(1, 8), z=vectors, data=st.data())
@@ -133,10 +130,10 @@ def test_replacing_a_record_moves_noised_counts_by_at_most_epsilon(
     assert moved / p.counts_scale(epsilon, words) <= epsilon * (1 + 1e-9)
 
 
-def test_what_fitted_tables_cost_is_told_wherever_the_claim_is_and_added() -> None:
-    base = s.randomised_statement(name="shared", injection="cut", epsilon=1.0, clusters=50)
-    fitted = s.fitted_statement(base, 2.5)
-    assert fitted.record_epsilon(4, releases=2) == pytest.approx(2.5 + 8)
+def test_the_cost_of_fitted_tables_is_in_the_claim_and_in_the_figure() -> None:
+    base = shared_target.randomised_statement(name="shared", injection="cut", epsilon=1.0, clusters=50, eta=None, dim=8)
+    fitted = fitted_statement(base, 2.5)
+    assert fitted.record_epsilon(8) == pytest.approx(2.5 + 8)
     assert fitted.numbers["fitted_epsilon"] == 2.5
     assert fitted.text.startswith(base.text)
     assert "2.5 nats, once for this data set" in fitted.text
@@ -148,10 +145,12 @@ def test_what_fitted_tables_cost_is_told_wherever_the_claim_is_and_added() -> No
 
 
 def test_pooled_rows_count_every_token_in_them() -> None:
-    one = s.randomised_statement(name="pool", injection="cut", epsilon=0.5, clusters=9, summed=4)
+    one = shared_target.randomised_statement(
+        name="pool", injection="cut", epsilon=0.5, clusters=9, summed=4, eta=None, dim=8
+    )
     assert one.position_epsilon == 2.0
     assert one.record_epsilon(3) == 6.0
-    pooled = s.pooled_statement(name="pool", injection="cut", eta=2.0, dim=64, clip=1.5, size=4)
+    pooled = added_noise.pooled_statement(name="pool", injection="cut", eta=2.0, dim=64, clip=1.5, size=4)
     assert pooled.position_epsilon == pytest.approx(2 * 2.0 * 2 * 1.5)
     assert pooled.numbers["one_vector_bound"] == pytest.approx(2.0 * 2 * 1.5 / 2)
     assert pooled.position_mu == pytest.approx(12 / 8)
@@ -171,8 +170,8 @@ def test_gaussian_delta_against_integration(epsilon: float) -> None:
     """delta(eps) = max over events of P(S) - e^eps Q(S), reached where the log-ratio is above eps."""
     sigma, sensitivity = 0.7, 2.0
     threshold = epsilon * sigma**2 / sensitivity + sensitivity / 2
-    law, other = stats.norm(sensitivity, sigma), stats.norm(0, sigma)
-    exact = law.sf(threshold) - math.exp(epsilon + other.logsf(threshold))
+    one, other = stats.norm(sensitivity, sigma), stats.norm(0, sigma)
+    exact = one.sf(threshold) - math.exp(epsilon + other.logsf(threshold))
     assert p.gaussian_delta(epsilon, sigma, sensitivity) == pytest.approx(exact, rel=1e-6, abs=1e-14)
 
 
@@ -199,7 +198,7 @@ def test_gdp_round_trip(mu: float, log_delta: float) -> None:
 
 def test_pair_report_is_ordered_and_scales() -> None:
     distances = np.linspace(0, 2, 101).reshape(1, 101)
-    report = p.pair_report(distances, eta=3.0, dim=100)
+    report = pair_report(distances, eta=3.0, dim=100)
     values = list(report.quantiles.values())
     assert values == sorted(values)
     assert report.worst == pytest.approx(6.0)
@@ -207,9 +206,9 @@ def test_pair_report_is_ordered_and_scales() -> None:
     assert report.mu == pytest.approx(0.3)
     assert report.told_apart == pytest.approx(stats.norm.cdf(0.15))
     with pytest.raises(InvalidInput):
-        p.pair_report(np.array([]), 1.0, 2)
+        pair_report(np.array([]), 1.0, 2)
     with pytest.raises(InvalidInput):
-        p.pair_report(np.array([np.nan]), 1.0, 2)
+        pair_report(np.array([np.nan]), 1.0, 2)
 
 
 def test_typical_mu_describes_the_loss() -> None:
@@ -227,18 +226,20 @@ def test_typical_mu_describes_the_loss() -> None:
 
 
 def test_statements_are_plain_and_json() -> None:
-    pairs = p.pair_report(np.array([1.0, 2.0]), 3.0, 64)
+    pairs = pair_report(np.array([1.0, 2.0]), 3.0, 64)
     made = [
-        s.none_statement(),
-        s.metric_statement(name="dchi", injection="embedding", eta=3, dim=64, diameter=4.0, pairs=pairs),
-        s.metric_statement(name="dchi", injection="embedding", eta=3, dim=64, diameter=None, pairs=pairs),
-        s.metric_statement(
-            name="privtune", injection="embedding", eta=3, dim=64, diameter=4.0, pairs=None, shifted=True
+        no_bound.none_statement(),
+        added_noise.metric_statement(name="dchi", injection="embedding", eta=3, dim=64, diameter=4.0, pairs=pairs),
+        added_noise.metric_statement(name="dchi", injection="embedding", eta=3, dim=64, diameter=None, pairs=pairs),
+        added_noise.metric_statement(
+            name="privtune", injection="embedding", eta=3, dim=64, diameter=4.0, pairs=pairs, shifted=True
         ),
-        s.clipped_statement(name="dchi", injection="cut", eta=3, dim=64, clip=2.0),
-        s.no_bound_statement(name="dchi", row="unclipped", injection="cut", numbers={}, why="not clipped."),
-        s.gaussian_statement(name="gaussian", injection="cut", epsilon=2, delta=1e-5, clip=1, sigma=3, dim=64),
-        s.randomised_statement(name="shared", injection="cut", epsilon=1.0, clusters=50),
+        added_noise.clipped_statement(name="dchi", injection="cut", eta=3, dim=64, clip=2.0),
+        no_bound.no_bound_statement(name="dchi", row="unclipped", injection="cut", numbers={}, why="not clipped."),
+        added_noise.gaussian_statement(
+            name="gaussian", injection="cut", epsilon=2, delta=1e-5, clip=1, sigma=3, dim=64
+        ),
+        shared_target.randomised_statement(name="shared", injection="cut", epsilon=1.0, clusters=50, eta=None, dim=8),
     ]
     for statement in made:
         again = json.loads(json.dumps(statement.to_dict(), allow_nan=False))
@@ -252,7 +253,7 @@ def test_statements_are_plain_and_json() -> None:
     assert made[2].record_epsilon(10) is None
     assert "no limit is stated" in made[2].text
     assert any("public tables" in caveat for caveat in made[3].caveats)
-    assert made[4].record_epsilon(5, releases=2) == pytest.approx(10 * 12)
+    assert made[4].record_epsilon(10) == pytest.approx(10 * 12)
     assert "2*eta*R = 12 nats" in made[4].text
     assert made[6].record_epsilon(4) == pytest.approx(p.gdp_epsilon(2 * made[6].position_mu, 1e-5))  # type: ignore[operator]
     assert made[7].record_epsilon(3) == pytest.approx(3.0)
@@ -268,6 +269,11 @@ def test_nonsense_is_refused(value: float) -> None:
 
 
 def test_free_of_torch() -> None:
-    modules = "privtune.device.privacy.bounds, privtune.device.privacy.statements"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    code = (
+        "import importlib, pkgutil, sys, privtune.device.privacy as room;"
+        "names = [module.name for module in pkgutil.walk_packages(room.__path__, room.__name__ + '.')];"
+        "assert room.__name__ + '.statements.added_noise' in names;"
+        "[importlib.import_module(name) for name in names];"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

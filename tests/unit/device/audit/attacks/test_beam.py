@@ -34,9 +34,7 @@ def model(request):
 def make(model):
     def lab(name="none", params=None, cut=0):
         bottom = model.bottom(cut)
-        context = NoiseContext.for_model(
-            bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=cut, model_fingerprint="tiny-lm", longest=40
-        )
+        context = NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=cut, longest=40)
         mechanism = build(MechanismSpec(name=name, params=params or {}), context)
         public = PublicText(sentences(600, seed=0), context.special_ids, candidates=context.usable_ids)
         return Lab(public, Victim(bottom, mechanism, context.special_ids))

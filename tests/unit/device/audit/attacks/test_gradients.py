@@ -28,9 +28,7 @@ def observed(model):
     rows = sentences(40, seed=3)
     masks = tuple(np.arange(len(row)) >= PROMPT for row in rows)
     bottom = model.bottom(1)
-    context = NoiseContext.for_model(
-        bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=1, model_fingerprint="tiny-lm", longest=40
-    )
+    context = NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=1, longest=40)
     noise = build(MechanismSpec(name="dchi", params={"noise_ratio": 500.0}), context)
     victim = Victim(bottom, noise, context.special_ids)
     return EncodedDataset(ids=tuple(rows), loss_masks=masks), victim.observe(rows)

@@ -12,7 +12,7 @@ from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.mechanisms.codes import Codes
 from privtune.device.noise.params import CodesParams
 from privtune.device.noise.randomness import NoiseSource, noise_source
-from privtune.device.noise.tables.directions import PrivateMeans, contrasts, public_directions
+from privtune.device.noise.tables.class_directions import PrivateMeans, contrasts, public_directions
 from privtune.device.noise.tables.private_counts import LabelledRows
 from privtune.shared.errors import InvalidInput, JobConflict
 from privtune.shared.modeling.partition import Bottom

@@ -47,7 +47,7 @@ def test_the_mean_of_the_noise_is_the_shift(context: NoiseContext, injection: st
 def test_encoders_and_decoders_at_both_injection_points(kind: str, cut: int) -> None:
     model = tiny_classifier(kind) if kind in ("bert", "mpnet") else tiny_lm(kind)
     bottom = Partition(model).bottom(cut)
-    context = NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=cut, model_fingerprint=kind)
+    context = NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=cut)
     for injection in ("embedding", "cut"):
         mechanism = make(context, injection=injection, neighbours=4)
         figures = mechanism.prepare()

@@ -10,10 +10,11 @@ import torch
 from scipy import stats
 
 from privtune.device.noise.randomness import NoiseSource, noise_source
-from privtune.device.noise.tables.clusters import greedy_groups, make_clusters
+from privtune.device.noise.tables.class_words import class_groups, public_counts
+from privtune.device.noise.tables.clustering import greedy_groups, make_clusters
 from privtune.device.noise.tables.graph import centred
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts, bounded_counts
-from privtune.device.noise.tables.word_statistics import frequencies, public_counts, speaking_groups
+from privtune.device.noise.tables.word_frequency import frequencies
 from privtune.device.privacy.bounds import counts_scale
 from privtune.shared.errors import JobConflict
 from privtune.shared.modeling.partition import Bottom
@@ -82,15 +83,15 @@ def test_speaking_words_are_found_and_chance_is_not(seeded: NoiseSource) -> None
     counts = rng.poisson(40, size=(2, 500)).astype(float)
     counts[0, :20] += 80
     counts[1, 20:40] += 80
-    groups = speaking_groups(counts, significance=4.0)
+    groups = class_groups(counts, significance=4.0)
     assert (groups[:20] == 1).all()
     assert (groups[20:40] == 2).all()
     assert (groups[40:] == 0).mean() > 0.98
     # Pure noise of known variance makes (almost) nobody speak.
     scale = counts_scale(0.5, 8)
     noise = seeded.laplace(scale, 2, 5000).numpy()
-    assert (speaking_groups(noise + 5, 2 * scale**2, significance=4.0) > 0).mean() < 0.01
-    assert not speaking_groups(counts[:1], significance=2.0).any()
+    assert (class_groups(noise + 5, 2 * scale**2, significance=4.0) > 0).mean() < 0.01
+    assert not class_groups(counts[:1], significance=2.0).any()
 
 
 def test_frequencies_follow_the_public_text_then_the_vocabulary(bottom: Bottom) -> None:

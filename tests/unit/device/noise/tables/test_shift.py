@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from privtune.device.noise.tables.clusters import kmeans
+from privtune.device.noise.tables.clustering import kmeans
 from privtune.device.noise.tables.graph import Graph, centred, nearest
 from privtune.device.noise.tables.shift import ShiftSettings, Solution, anchors_and_rivals, solve
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from privtune.device.noise.params import SharedParams
 from privtune.device.noise.randomness import noise_source
+from privtune.device.noise.tables.class_words import class_scores, graded_groups
 from privtune.device.noise.tables.cluster_targets import ClusterTargets
-from privtune.device.noise.tables.grades import class_scores, graded_groups
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.partition import Bottom
