@@ -37,7 +37,7 @@ class RawTable:
     rows: Sequence[tuple[int, Sequence[object]]]
 
 
-def place(source: str, unit: str, number: int, column: str | None = None) -> str:
+def place(source: str, unit: str, number: int, column: str | None) -> str:
     """`reviews.csv, line 7, column "text"`: how every message of this room names a place."""
     return f"{source}, {unit} {number}" + (f', column "{column}"' if column is not None else "")
 

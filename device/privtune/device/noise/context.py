@@ -72,7 +72,7 @@ class NoiseContext:
     prefix, suffix: special ids before and after a text.
     public_rows: token ids of PUBLIC texts, if the owner named any.
     labelled_rows, labels: token ids and classes of public labelled texts or words.
-    consistency: the pre-trained top on single vectors, (N, D) -> (N, K), where the device has it.
+    consistency: the pre-trained top on single vectors, (N, D) -> (N, K); set where the device has it.
     private_counts: in how many private records of each class an id occurs, already NOISED, where a job has them
         (`tables.private_counts`).
     private_means: directions between the class means of private records, already NOISED (`tables.class_directions`).
@@ -109,7 +109,6 @@ class NoiseContext:
         longest: int | None = None,
         public_texts: Sequence[str] = (),
         labelled_texts: Sequence[tuple[str, int]] = (),
-        consistency: Callable[[Tensor], Tensor] | None = None,
         cache: Path | None = None,
         progress: OnProgress = lambda what, share: None,
     ) -> NoiseContext:
@@ -130,7 +129,6 @@ class NoiseContext:
             longest=longest,
             prefix=prefix,
             suffix=suffix,
-            consistency=consistency,
             cache=cache,
             progress=progress,
             public_rows=[tokenizer(text, truncation=True, max_length=128)["input_ids"] for text in public_texts],
@@ -154,7 +152,7 @@ class NoiseContext:
 
     @cached_property
     def usable_ids(self) -> Tensor:
-        """Ids that stand for text: no special, unused or byte ids; int64, sorted, shape U. Raises InvalidInput."""
+        """Ids of ordinary text: no special, unused or byte ids; int64, sorted, shape U. Raises InvalidInput."""
         keep = [
             i for i, token in enumerate(self.tokens) if i not in self.special_ids and not _NOT_A_WORD.fullmatch(token)
         ]

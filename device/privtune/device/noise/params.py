@@ -83,17 +83,12 @@ TABLE = (
 )
 
 
-class GraphParams(Params):
-    """The token graph."""
-
-    neighbours: int = Field(10, ge=1, le=256, description="Nearest neighbours of a token in the graph.")
-
-
-class PrivTuneParams(DChiParams, GraphParams):
+class PrivTuneParams(DChiParams):
     """PrivTune: d_chi noise whose mean is moved to an optimal direction of each token."""
 
     shift: float = Field(1.0, ge=0, le=4, description="Share of the optimal shift to apply; 0: plain d_chi noise.")
-    hops: int = Field(2, ge=1, le=4, description="Distance of the anchor in the token graph, in edges.")
+    neighbours: int = Field(10, ge=1, le=256, description="Nearest neighbours of each token in the token graph.")
+    hops: int = Field(2, ge=1, le=4, description="Distance of the anchor in the graph, in edges.")
     rivals: int = Field(
         24, ge=1, le=256, description="Number of nearer tokens that the shifted vector must move away from."
     )
@@ -183,7 +178,7 @@ class ClusterParams(Params):
         8,
         ge=1,
         le=1000,
-        description="groups=private, both: number of different words that a record adds to the counts at most.",
+        description="groups=private, both: largest number of different words that a record adds to the counts.",
     )
     epsilon_cluster: float = Field(
         0.0, ge=0, le=100, description="Randomised response between clusters with this epsilon per token; 0: off."

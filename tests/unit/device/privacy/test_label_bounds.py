@@ -17,6 +17,7 @@ from privtune.shared.errors import InvalidInput
 epsilons = st.floats(0.05, 8)
 
 
+@settings(deadline=None)
 @given(epsilon=epsilons, other=epsilons, k=st.integers(2, 100))
 def test_the_truth_is_that_of_randomised_response_and_multiplies(epsilon: float, other: float, k: int) -> None:
     truth = p.label_truth(epsilon, k)

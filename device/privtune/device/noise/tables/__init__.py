@@ -4,7 +4,7 @@ table_cache       tables as files: found by how they were made or by their hash,
 graph             who is near whom in the vocabulary
 word_frequency    how frequent each word is
 public_tables     prototypes, graph, frequencies and special tokens of one model at one injection point
-class_words       which words speak for which class of a task, and how loudly
+class_words       which words indicate which class of a task, and how strongly
 private_counts    word counts of the private records by class, under noise
 class_directions  directions that tell the classes apart, from public texts or from private means under noise
 clustering        balanced clusters of the vocabulary

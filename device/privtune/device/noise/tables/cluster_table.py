@@ -195,7 +195,7 @@ class ClusterTable:
         if len(public_CU) != len(counts_CU):
             raise InvalidInput(
                 f"the public labelled texts have {len(public_CU)} classes and the records {len(counts_CU)}; "
-                "groups=both needs the same classes, named so that they sort alike",
+                "groups=both needs the same classes, in the same sorted order",
                 param="groups",
             )
         return counts_CU + _PUBLIC_WEIGHT * public_CU, variance

@@ -22,7 +22,7 @@ _PROJECTED = 96
 
 
 def centred(table_UD: Tensor) -> Tensor:
-    """Unit vectors away from the mean: with it, all states of a transformer look alike by cosine."""
+    """Rows minus their mean, normalised: with the mean, all states of a transformer are similar by cosine."""
     return normalize(table_UD - table_UD.mean(dim=0), dim=-1)
 
 

@@ -204,7 +204,7 @@ class _Problem:
         return change_N
 
     def descend(self) -> tuple[Tensor, Tensor]:
-        """x_ND with the least loss seen, and the mean of each term after every step, (steps + 1, 4)."""
+        """The x_ND with the smallest loss seen, and the mean of each term after every step, (steps + 1, 4)."""
         steps = self.settings.steps
         # Not from e itself: there the attribute term has no gradient for a word that is its cluster's centre.
         x_ND = self._project(self.e_ND - 0.02 * self._slope_NRD.mean(dim=1))

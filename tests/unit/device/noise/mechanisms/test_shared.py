@@ -1,4 +1,4 @@
-"""`shared`: the release tells nothing but the cluster, and the cluster no more than the randomised response allows."""
+"""`shared`: the release reveals only the cluster, and that no more than the randomised response allows."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_centres_have_the_statistics_of_prototypes(context: NoiseContext) -> Non
     assert torch.allclose(away_K, (e_UD - e_UD.mean(dim=0)).norm(dim=-1).mean().expand_as(away_K), rtol=1e-4)
 
 
-def test_the_mixture_is_one_law_for_the_whole_cluster(context: NoiseContext, seeded: NoiseSource) -> None:
+def test_the_mixture_is_one_distribution_for_the_whole_cluster(context: NoiseContext, seeded: NoiseSource) -> None:
     mechanism = make(context, target="mixture")
     a, b, _ = two_of_one_cluster(mechanism)
     targets, count = mechanism.targets, 30_000
