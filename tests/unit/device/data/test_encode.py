@@ -28,7 +28,7 @@ def word_tokenizer(*, special: bool) -> PreTrainedTokenizerFast:
 
 
 class WithoutRust:
-    """The same tokenizer as the slow ones answer: without `encodings`."""
+    """The same tokenizer with the answers of a slow one: without `encodings`."""
 
     def __init__(self, inner: PreTrainedTokenizerFast) -> None:
         self.inner = inner

@@ -1,4 +1,4 @@
-"""Token importance, what it is fitted on, and that the perturber hands it to the mechanism."""
+"""Token importance: what it is fitted on, and that the perturber hands it to the mechanism."""
 
 from __future__ import annotations
 

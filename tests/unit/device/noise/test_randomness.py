@@ -1,4 +1,4 @@
-"""The sampler against textbook distributions; significance 1e-4 per test with a fixed seed, so it never flickers."""
+"""The sampler against textbook distributions; significance 1e-4 per test with a fixed seed, so it is stable."""
 
 from __future__ import annotations
 

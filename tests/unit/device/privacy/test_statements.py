@@ -1,4 +1,4 @@
-"""Statements: what each may claim, in words and figures, and that no claim is left where none may be."""
+"""Statements: what each claims, in words and figures, and that nothing is claimed without a bound."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from privtune.shared.errors import InvalidInput
 
 
 def test_scale_importance_gets_no_bound() -> None:
-    """The ratio of two densities with different scales grows without end: no constant is above it."""
+    """The ratio of two densities with different scales grows without bound."""
     far = np.array([1e2, 1e4, 1e6])
     ratios = far / 0.5 - far / 0.6
     assert (np.diff(ratios) > 0).all()

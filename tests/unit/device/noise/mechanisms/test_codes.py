@@ -76,7 +76,7 @@ def test_directions_tell_the_classes_apart_and_cost_what_is_stated(bottom: Botto
     assert mechanism.statement().guarantee == "none"
 
 
-def test_codes_that_hide_the_task_are_chosen_by_nothing_that_goes_along_with_it(bottom: Bottom, tmp_path: Path) -> None:
+def test_codes_that_hide_the_task_are_chosen_by_nothing_correlated_with_it(bottom: Bottom, tmp_path: Path) -> None:
     context = private_context(bottom, tmp_path)
     rows, labels = labelled_rows()
     score_N1 = context.private_means(context, 100.0)  # type: ignore[misc]

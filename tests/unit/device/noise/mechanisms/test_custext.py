@@ -1,4 +1,4 @@
-"""`custext`: the exponential mechanism inside an output set, nothing across."""
+"""`custext`: the exponential mechanism within an output set, no bound across."""
 
 from __future__ import annotations
 

@@ -63,13 +63,13 @@ def counts() -> tuple[np.ndarray, torch.Tensor]:
 def test_scores_follow_counts_and_neighbours(counts: tuple[np.ndarray, torch.Tensor]) -> None:
     scores_CU = class_scores(counts[0], 0.0, counts[1])
     assert scores_CU[0, :200:2].min() > 0.2 > -0.2 > scores_CU[0, 200:400:2].max()
-    # Never counted: graded by what their embeddings share with those that were.
+    # Never counted: scored by what their embeddings share with counted words.
     assert (scores_CU[0, 1:200:2] > 0).mean() > 0.95
     assert (scores_CU[0, 201:400:2] < 0).mean() > 0.95
     assert np.abs(scores_CU[0, 401::2]).mean() < np.abs(scores_CU[0, 1:200:2]).mean() / 2
 
 
-def test_noise_is_believed_less(counts: tuple[np.ndarray, torch.Tensor]) -> None:
+def test_noised_counts_are_trusted_less(counts: tuple[np.ndarray, torch.Tensor]) -> None:
     noisy = np.random.default_rng(1).laplace(0, 30, size=counts[0].shape)
     trusting = class_scores(counts[0] + noisy, 0.0, counts[1])
     wary = class_scores(counts[0] + noisy, 2 * 30**2, counts[1])

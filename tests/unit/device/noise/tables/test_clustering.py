@@ -41,7 +41,7 @@ def test_frequency_weight_makes_members_alike_in_frequency(points_UD: torch.Tens
     assert spread(5.0) < 0.5 * spread(0.0)
 
 
-def test_groups_never_meet_and_have_their_own_size(points_UD: torch.Tensor) -> None:
+def test_groups_never_share_a_cluster_and_have_their_own_size(points_UD: torch.Tensor) -> None:
     groups = np.arange(COUNT) % 3
     labels = make_clusters(
         points_UD,

@@ -1,4 +1,4 @@
-"""The optimisation: each term does what it is for, each constraint holds, and switches turn them off."""
+"""The optimisation: each term does its job, each constraint holds, and each can be turned off."""
 
 from __future__ import annotations
 
