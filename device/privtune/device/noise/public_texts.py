@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privtune.shared.errors import DataInvalid, StorageFull
+from privtune.shared.files import replacing_file
 
 TEXTS, LABELLED = "texts.txt", "labelled.tsv"
 MOST = 50_000  # lines that are used: more only costs time
@@ -67,7 +68,8 @@ def declare(home: Path, *, texts: Path | None = None, labelled: Path | None = No
         read(source)
         try:
             (home / "public").mkdir(parents=True, exist_ok=True)
-            (home / "public" / name).write_bytes(source.read_bytes())
+            with replacing_file(home / "public" / name) as scratch:
+                scratch.write_bytes(source.read_bytes())
         except OSError as error:
             raise StorageFull(f"{home / 'public'} can't be written: {error.strerror}") from error
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from privtune.device.noise.context import NoiseContext
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
+from privtune.shared.files import replacing_file
 
 FORMAT = "privtune-table-1"
 SUFFIX = ".safetensors"
@@ -98,15 +98,13 @@ def cached(
 
 def write_table(table: StoredTable, path: Path) -> str:
     """Write the file, completely or not at all; returns its hash. Raises StorageFull."""
-    half_way = path.with_suffix(f".{os.getpid()}.part")
     sha256 = table.sha256()
     about = {"format": FORMAT, "kind": table.kind, "facts": json.dumps(table.facts, sort_keys=True), "sha256": sha256}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in table.tensors.items()}, half_way, metadata=about)
-        os.replace(half_way, path)
+        with replacing_file(path) as scratch:
+            save_file({name: tensor.contiguous() for name, tensor in table.tensors.items()}, scratch, metadata=about)
     except (OSError, SafetensorError) as error:
-        half_way.unlink(missing_ok=True)
         raise StorageFull(f"the table {path.name} can't be written; free room or choose another folder") from error
     return sha256
 
