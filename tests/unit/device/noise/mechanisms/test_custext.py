@@ -11,8 +11,8 @@ from privtune.device.noise.mechanisms.custext import CusText
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.registry import build
 from privtune.shared.job_spec import MechanismSpec
+from tests.support.noise_contexts import VOCABULARY
 from tests.support.privacy_losses import certain_loss_of_counts
-from tests.unit.device.noise.conftest import VOCABULARY
 
 
 @pytest.fixture(scope="module")

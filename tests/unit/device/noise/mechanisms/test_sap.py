@@ -10,8 +10,8 @@ from privtune.device.noise.mechanisms.sap import SplitAndPrivatize
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.registry import build
 from privtune.shared.job_spec import MechanismSpec
+from tests.support.noise_contexts import HIDDEN
 from tests.support.privacy_losses import certain_loss
-from tests.unit.device.noise.conftest import HIDDEN
 
 
 def test_sap_gives_contributing_tokens_less_noise(context: NoiseContext, seeded: NoiseSource) -> None:

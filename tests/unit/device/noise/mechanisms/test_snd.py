@@ -9,7 +9,7 @@ from privtune.device.noise.mechanisms.snd import SplitNDenoise
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
 from privtune.shared.job_spec import MechanismSpec
-from tests.unit.device.noise.conftest import HIDDEN
+from tests.support.noise_contexts import HIDDEN
 
 
 def test_snd_clips_embeddings_before_the_noise(context: NoiseContext) -> None:

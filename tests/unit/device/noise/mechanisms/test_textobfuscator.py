@@ -15,8 +15,8 @@ from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.registry import build
 from privtune.device.privacy.bounds import laplace_bound
 from privtune.shared.job_spec import MechanismSpec
+from tests.support.noise_contexts import HIDDEN
 from tests.support.privacy_losses import certain_loss
-from tests.unit.device.noise.conftest import HIDDEN
 
 
 def test_textobfuscator_is_pulled_clipped_and_laplacian(context: NoiseContext, seeded: NoiseSource) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from privtune.device.noise.tables.word_frequency import frequencies
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import tiny_context
+from tests.support.noise_contexts import tiny_context
 
 
 def test_frequencies_follow_the_public_text_then_the_vocabulary(bottom: Bottom) -> None:
