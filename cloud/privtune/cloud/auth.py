@@ -61,8 +61,8 @@ class ApiKeys:
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         return NewApiKey(key=self._insert(owner, label, secret), secret=secret)
 
-    def ensure(self, secret: str, owner: str = "default") -> bool:
-        """Add a key that the operator chose, unless it exists; a revoked one stays revoked. Returns whether it is new.
+    def ensure(self, secret: str) -> bool:
+        """Add a bootstrap key of the owner `default` unless it exists; returns whether it is new. Revoked ones stay so.
 
         Raises InvalidInput for a key that is too short.
         """
@@ -75,7 +75,7 @@ class ApiKeys:
         with self._store.read() as session:
             known = session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.secret_sha256 == _digest(secret)))
         if known is None:
-            self._insert(owner, "bootstrap", secret)
+            self._insert("default", "bootstrap", secret)
         return known is None
 
     def list(self) -> list[ApiKey]:

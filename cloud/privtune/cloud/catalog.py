@@ -24,13 +24,7 @@ from typing import Any
 
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 from privtune.shared.job_spec import JobSpec
-
-# The families of privtune.shared.modeling.anatomy, whose import needs torch; a test compares them.
-ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra", "xlm-roberta", "camembert", "deberta-v2")
-DECODERS = (
-    *("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"),
-    *("olmo2", "starcoder2"),
-)
+from privtune.shared.modeling.architectures import ENCODERS, SUPPORTED
 
 _PYPI = "pypi:"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,199}$")
@@ -236,9 +230,9 @@ def _gguf_card(name: str, path: Path) -> ModelCard:
 
 
 def _card(name: str, family: str, *, layers: Any, hidden_size: Any, vocabulary: Any, max_positions: Any) -> ModelCard:
-    if family not in ENCODERS + DECODERS:
+    if family not in SUPPORTED:
         raise ModelUnsupported(
-            f"{name} is of type {family!r}, which can't be split. Supported: {', '.join(ENCODERS + DECODERS)}.",
+            f"{name} is of type {family!r}, which can't be split. Supported: {', '.join(SUPPORTED)}.",
             param="model",
         )
     if layers is None or hidden_size is None:
