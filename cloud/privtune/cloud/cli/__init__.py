@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from privtune.cloud.cli import certs, db, keys
-from privtune.cloud.cli.models import models
-from privtune.cloud.cli.serve import SERVE_EPILOG, serve
+from privtune.cloud.cli.commands import certs, db, keys
+from privtune.cloud.cli.commands.models import models
+from privtune.cloud.cli.commands.serve import SERVE_EPILOG, serve
 from privtune.shared import __version__
 from privtune.shared.errors import InvalidInput, PrivTuneError, missing_package
 

@@ -6,7 +6,7 @@ import grpc
 
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
-from privtune.cloud.gateway.service import Gateway
+from privtune.cloud.gateway.split_service import Gateway
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.settings import Settings
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from privtune.cloud.cli.options import AllowHub, Models
 from privtune.cloud.cli.output import print_table
+from privtune.cloud.cli.shared_options import AllowHub, Models
 
 
 def models(model: Models = None, allow_hub: AllowHub = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privtune.cloud.cli.options import DEFAULT_DATA, ENV, AllowHub, Data, DatabaseUrl, Models
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, AllowHub, Data, DatabaseUrl, Models
 from privtune.shared import __version__
 from privtune.shared.errors import InvalidInput
 

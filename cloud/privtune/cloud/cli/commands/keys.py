@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from privtune.cloud.cli.options import DEFAULT_DATA, Data, DatabaseUrl
 from privtune.cloud.cli.output import print_table, utc
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, Data, DatabaseUrl
 
 app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke. Works while the cloud serves.")
 

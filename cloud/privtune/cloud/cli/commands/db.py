@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from privtune.cloud.cli.options import DEFAULT_DATA, Data, DatabaseUrl
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, Data, DatabaseUrl
 
 app = typer.Typer(no_args_is_help=True, help="The database's schema.")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from privtune.cloud.cli.options import DEFAULT_DATA, Data
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, Data
 
 app = typer.Typer(no_args_is_help=True, help="Certificates of a private authority.")
 
