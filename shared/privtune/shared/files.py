@@ -81,12 +81,12 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Hold a lock file against other processes, without waiting. Yields False when another one has it.
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file against other processes. Yields False when another one has it; with `wait`, waits for it.
 
     The operating system releases it when its holder dies. Raises OSError when the file can't be made.
     """
-    lock = FileLock(path, timeout=0, mode=0o600)
+    lock = FileLock(path, timeout=-1 if wait else 0, mode=0o600)
     try:
         lock.acquire()
     except Timeout:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -46,6 +47,7 @@ def test_a_folder_takes_the_place_of_the_older_one_only_when_it_is_whole(tmp_pat
 
 HOLD = """
 import sys
+import threading
 from pathlib import Path
 from privtune.shared.files import held
 with held(Path(sys.argv[1])) as mine:
@@ -64,3 +66,19 @@ def test_a_lock_has_one_holder_and_goes_with_its_process(tmp_path):
         assert mine
         assert other_process_holds(lock) == "False"
     assert other_process_holds(lock) == "True"
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    lock, order = tmp_path / "lock", []
+
+    def second():
+        with held(lock, wait=True) as mine:
+            order.append(("second", mine))
+
+    with held(lock):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append(("first", True))
+    thread.join(10)
+    assert order == [("first", True), ("second", True)]

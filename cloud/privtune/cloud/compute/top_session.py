@@ -1,8 +1,9 @@
-"""The top of one job while it trains: forward, backward, optimiser step. Pure torch; one caller at a time.
+"""The top of one job in memory: forward, backward, optimiser step, checkpoint. Pure torch; one caller at a time.
 
-A job whose tail trains on the device trains nothing here: its top is frozen, and a step only counts.
+The top of a job with a tail is frozen here, since the tail trains on the device; a step then only counts.
+Dropout is a function of (seed, step, micro-batch), so a resumed job repeats an uninterrupted run exactly.
 
-Dropout is a function of (seed, step, micro-batch), so a resumed job repeats the undisturbed run exactly.
+Shapes: B batch, T tokens, D hidden width, N read-out positions, C classes.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from privtune.cloud.compute.host import Host
-from privtune.shared.errors import FrameCorrupt, InvalidInput, NonFinite, StorageFull
-from privtune.shared.files import native_os_errors
+from privtune.shared.errors import FrameCorrupt, InvalidInput, NonFinite
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import (
     checkpoint_steps,
@@ -39,12 +39,18 @@ from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
 
-# With shared labels the head is trained in the cloud; the owner's export takes it from here.
+# With shared labels the head trains in the cloud; the owner's export takes it from this file.
 HEAD_WEIGHTS = "head.safetensors"
 
 
 class TopSession:
-    """One job's top, adapter and optimiser. `step` counts the optimiser steps applied so far."""
+    """One job's top with its adapter and optimiser.
+
+    step: optimiser steps applied so far.
+    total_steps: steps of the whole job, the length of the learning-rate schedule.
+    folder: where checkpoints are kept.
+    shared_loss: with shared labels, the mean loss of the step so far.
+    """
 
     def __init__(self, host: Host, spec: JobSpec, total_steps: int, folder: Path) -> None:
         self.spec, self.folder, self.step = spec, folder, 0
@@ -62,15 +68,15 @@ class TopSession:
 
     @property
     def trainable_parameters(self) -> int:
-        """Number of parameters that the cloud trains."""
+        """Number of the top's parameters that train in the cloud."""
         return sum(parameter.numel() for parameter in trainable_parameters(self._top))
 
     def forward(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool
     ) -> Tensor:
-        """Run the top in training mode, keep its graph, and return out_ND (float32, CPU)."""
+        """Run the top in training mode and keep its graph; returns out_ND (float32, CPU)."""
         if self.spec.tail:
-            raise FrameCorrupt("this job trains on its device: only forward-only frames are taken")
+            raise FrameCorrupt("this job trains on its device: only forward-only frames are accepted")
         h_BTD = h_BTD.to(self.device).requires_grad_(want_cut_gradient)
         self._top.train()
         with self._seeded(micro_batch), self._mixed():
@@ -81,9 +87,9 @@ class TopSession:
     def forward_loss(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, labels_N: Tensor, weight: float
     ) -> None:
-        """`labels: shared`: loss and backward pass in the cloud; `weight` is the micro-batch's share of the step."""
+        """With shared labels: loss and backward pass here. weight: the micro-batch's share of the step's mean loss."""
         if self._head is None:
-            raise FrameCorrupt("labels came for a job whose labels are private; nothing was done with them")
+            raise FrameCorrupt("labels came for a job whose labels are private; they were not used")
         self._top.train()
         self._head.train()
         with self._seeded(micro_batch), self._mixed():
@@ -95,7 +101,7 @@ class TopSession:
         self.shared_loss += float(loss.detach())
 
     def backward(self, micro_batch: int, dout_ND: Tensor) -> Tensor | None:
-        """Accumulate gradients; return d loss / d h_BTD when the forward pass was asked to keep it."""
+        """Accumulate gradients from dout_ND; returns d loss / d h_BTD (CPU) if `forward` was asked for it."""
         if micro_batch not in self._graphs:
             raise FrameCorrupt(f"a gradient came for micro-batch {micro_batch}, which has no forward pass")
         h_BTD, out_ND = self._graphs.pop(micro_batch)
@@ -107,7 +113,7 @@ class TopSession:
 
     @torch.no_grad()
     def evaluate(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
-        """Run the top without dropout and without a graph; with shared labels the result is logits_NC."""
+        """out_ND (float32, CPU) without dropout or graph; logits_NC with shared labels."""
         self._top.eval()
         with self._mixed():
             out_ND: Tensor = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
@@ -117,12 +123,12 @@ class TopSession:
         return out_ND.float().cpu()
 
     def new_text(self) -> TopCache:
-        """An empty cache for one text."""
+        """An empty cache of keys and values for one text."""
         return TopCache(self._top)
 
     @torch.no_grad()
     def extend(self, text: TopCache, h_TD: Tensor) -> Tensor:
-        """out_TD of the new positions of one text (float32, CPU), without dropout."""
+        """out_TD of the new positions of one text (float32, CPU). Raises `InvalidInput` over the model's context."""
         self._check_length(text.past + len(h_TD))
         self._top.eval()
         with self._mixed():
@@ -131,7 +137,7 @@ class TopSession:
 
     @torch.no_grad()
     def extend_together(self, texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
-        """out_ND of one new position of each text, in one pass over the weights."""
+        """out_ND of one new position per text, in one pass over the weights."""
         self._check_length(max(text.past for text in texts) + 1)
         self._top.eval()
         with self._mixed():
@@ -140,7 +146,7 @@ class TopSession:
 
     @torch.no_grad()
     def begin_together(self, texts: Sequence[TopCache], h_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
-        """out_BTD of the first positions of new texts, in one pass over the weights; h_BTD is padded on the right."""
+        """out_BTD of the first positions of new texts, in one pass over the weights. h_BTD is padded on the right."""
         self._check_length(max(lengths))
         self._top.eval()
         with self._mixed():
@@ -153,7 +159,10 @@ class TopSession:
             raise InvalidInput(f"a text of {tokens} tokens is over this model's {longest}")
 
     def apply(self) -> float:
-        """One optimiser step; returns the gradient norm before clipping. Refuses a step with an open micro-batch."""
+        """One optimiser step; returns the gradient norm before clipping.
+
+        Raises `FrameCorrupt` when a micro-batch still lacks its gradient, `NonFinite` for NaN or infinity.
+        """
         if self._graphs:
             raise FrameCorrupt(f"the step ended while micro-batch {min(self._graphs)} had no gradient")
         norm = clip_gradients(trainable_parameters(self._top), self.spec.optim.max_grad_norm)
@@ -168,17 +177,17 @@ class TopSession:
         return norm
 
     def begin_step(self) -> None:
-        """Forget what an interrupted step left behind."""
+        """Drop what an interrupted step left behind."""
         self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
         self.shared_loss = 0.0
         self._optimizer.zero_grad(set_to_none=True)
 
     def save(self) -> None:
-        """Checkpoint the steps applied so far."""
+        """Write a checkpoint of the present step. Raises `StorageFull`."""
         save_checkpoint(self.folder, self.step, self._state(), self._optimizer, self._schedule)
 
     def rewind(self, step: int) -> None:
-        """Go to the state after `step` steps: a checkpoint, or the beginning for 0."""
+        """Restore the checkpoint of `step`, or the initial state for 0, and drop newer checkpoints."""
         self._start_over()
         if step > 0:
             self._load(load_checkpoint(self.folder, step, self._optimizer, self._schedule))
@@ -187,7 +196,7 @@ class TopSession:
         self.begin_step()
 
     def load_newest(self) -> None:
-        """Take the parameters of the newest checkpoint, for prediction; a frozen top has none to take."""
+        """Load the parameters of the newest checkpoint, for inference; the frozen top of a job with a tail has none."""
         if self.spec.tail:
             return
         steps = checkpoint_steps(self.folder)
@@ -197,17 +206,13 @@ class TopSession:
         self.step = steps[-1]
 
     def export(self, folder: Path) -> None:
-        """Write the PEFT folder of the adapter; nothing where the tail trained on the device."""
+        """Write the adapter's files; none for a job with a tail. Raises what safetensors raises on a full disk."""
         if self.spec.tail:
             return
-        try:
-            with native_os_errors():
-                save_adapter(self._top, folder)
-                if self._head is not None:
-                    head = {name: value.cpu().contiguous() for name, value in self._head.state_dict().items()}
-                    save_file(head, folder / HEAD_WEIGHTS)
-        except OSError as error:
-            raise StorageFull(f"the adapter can't be written: {error.strerror}; free room and resume") from error
+        save_adapter(self._top, folder)
+        if self._head is not None:
+            head = {name: value.cpu().contiguous() for name, value in self._head.state_dict().items()}
+            save_file(head, folder / HEAD_WEIGHTS)
 
     def _make_trainable(self) -> None:
         if self.spec.tuning.method == "lora":
@@ -219,7 +224,7 @@ class TopSession:
         self._load(self._initial)
         self.step = 0
         optim = self.spec.optim
-        # A frozen top has nothing to train; a placeholder keeps schedule and checkpoints in one form.
+        # A frozen top has nothing to train; the placeholder keeps optimiser and checkpoints in one form.
         trained = trainable_parameters(self._top) or [torch.nn.Parameter(torch.zeros(1))]
         groups = [{"params": trained, "lr": optim.learning_rate}]
         if self._head is not None:
@@ -245,7 +250,7 @@ class TopSession:
         return seeded("top", self.spec.train.seed, self.step, micro_batch)
 
     def _recomputing(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
-        """Blocks that are computed again draw their dropout again: nobody else may use torch's generator meanwhile."""
+        """Recomputed blocks draw their dropout again, so no other thread may use torch's generator meanwhile."""
         return self._seeded(micro_batch) if self.spec.tuning.gradient_checkpointing else contextlib.nullcontext()
 
     def _mixed(self) -> contextlib.AbstractContextManager[object]:
