@@ -1,0 +1,56 @@
+"""The one policy for trying again: waits double up to a bound, and every wait can be cut short."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_never, wait_exponential
+from tenacity.stop import stop_base
+
+T = TypeVar("T")
+
+FIRST_S = 1.0
+LONGEST_S = 30.0
+
+
+def retrying(
+    call: Callable[[], T],
+    *,
+    again: Callable[[BaseException], bool],
+    stop: stop_base = stop_never,
+    first_s: float = FIRST_S,
+    longest_s: float = LONGEST_S,
+    before_wait: Callable[[BaseException, float], None] = lambda error, wait_s: None,
+    interrupt: threading.Event | None = None,
+) -> T:
+    """Call until it succeeds, `again` says no, or `stop` (tenacity's) ends it; then the last error is raised.
+
+    Args:
+        call: what to try.
+        again: whether an error is worth another try.
+        first_s, longest_s: the first wait and the longest, in seconds; each is twice the one before.
+        before_wait: gets the error and the seconds until the next try.
+        interrupt: ends a wait when set; the next try sees it.
+    """
+
+    def waiting(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            before_wait(error, state.upcoming_sleep)
+
+    pause = threading.Event() if interrupt is None else interrupt
+
+    def sleep(seconds: float) -> None:
+        pause.wait(seconds)
+
+    policy = Retrying(
+        retry=retry_if_exception(again),
+        stop=stop,
+        wait=wait_exponential(multiplier=first_s, max=longest_s),
+        sleep=sleep,
+        before_sleep=waiting,
+        reraise=True,
+    )
+    return policy(call)

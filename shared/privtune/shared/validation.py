@@ -1,0 +1,40 @@
+"""The first problem that pydantic found, in the words of every surface: REST, CLI, YAML files and mechanisms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem of a validated document.
+
+    kind: pydantic's name of the problem, like `extra_forbidden`.
+    where: path of the field from the document's root, empty for the document as a whole.
+    text: what is wrong, starting in lower case, without a full stop.
+    """
+
+    kind: str
+    where: tuple[int | str, ...]
+    text: str
+
+    @property
+    def field(self) -> str:
+        """The dotted path; empty for the document as a whole."""
+        return ".".join(map(str, self.where))
+
+    @property
+    def sentence(self) -> str:
+        """`field: text`, without a full stop; the field once if the text begins with it."""
+        return self.text if not self.field or self.text.startswith(self.field) else f"{self.field}: {self.text}"
+
+
+def first_problem(errors: Sequence[Any]) -> Problem:
+    """The first of pydantic's `error.errors()`."""
+    first = errors[0]
+    text = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
+    if first["type"] != "value_error":  # our own messages begin as they mean to
+        text = text[:1].lower() + text[1:]
+    return Problem(kind=first["type"], where=tuple(first["loc"]), text=text)

@@ -1,0 +1,66 @@
+"""Files appear whole or not at all, and a lock has one holder."""
+
+import subprocess
+import sys
+
+import pytest
+
+from privtune.shared.files import held, replacing_file, replacing_folder, write_json
+
+
+def test_a_reader_never_sees_a_part_of_a_file(tmp_path):
+    path = tmp_path / "state.json"
+    write_json(path, {"step": 1})
+
+    def fail_half_way():
+        with replacing_file(path) as scratch:
+            scratch.write_text("{")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
+    assert path.read_text() == '{\n "step": 1\n}'
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_private_file_is_its_owners(tmp_path):
+    write_json(tmp_path / "key.json", {}, private=True)
+    assert (tmp_path / "key.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_takes_the_place_of_the_older_one_only_when_it_is_whole(tmp_path):
+    target = tmp_path / "adapter"
+    with replacing_folder(target) as scratch:
+        (scratch / "weights").write_text("1")
+
+    def fail_half_way():
+        with replacing_folder(target) as scratch:
+            (scratch / "weights").write_text("2")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way()
+    assert (target / "weights").read_text() == "1"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from privtune.shared.files import held
+with held(Path(sys.argv[1])) as mine:
+    print(mine)
+"""
+
+
+def other_process_holds(lock):
+    command = [sys.executable, "-c", HOLD, str(lock)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_lock_has_one_holder_and_goes_with_its_process(tmp_path):
+    lock = tmp_path / "lock"
+    with held(lock) as mine:
+        assert mine
+        assert other_process_holds(lock) == "False"
+    assert other_process_holds(lock) == "True"
