@@ -68,14 +68,14 @@ lint: $(STAMP)  ## run ruff, mypy --strict, the import contracts, and check the 
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/check_protos.sh
+	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/check_protos.sh
 
 format: $(STAMP)  ## let ruff fix and format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 protos: $(STAMP)  ## regenerate the committed protobuf stubs
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/gen_protos.sh
+	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/gen_protos.sh
 
 demo: $(STAMP)  ## fine-tune a real model on real sentences through a cloud on loopback; writes demo-out/
 	$(PY) scripts/demo.py --out demo-out $(DEMO_ARGS)
