@@ -22,18 +22,17 @@ data set.
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privtune.device.account.hash_chain import chained, genesis
-from privtune.shared.errors import ArtifactCorrupt, JobConflict, PolicyRefused, StorageFull
+from privtune.shared.errors import ArtifactCorrupt, PolicyRefused
+from privtune.shared.sqlite import open_private, sqlite_errors, transaction
 
 if TYPE_CHECKING:
     from privtune.device.home.policy import Budget
@@ -71,12 +70,8 @@ class Ledger:
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
-        with self._translated():
-            home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+        with self._errors():
+            self._db = open_private(self.path, _SCHEMA)
             self._genesis = genesis("ledger", self._db.execute("SELECT id FROM ledger").fetchone()[0])
 
     def close(self) -> None:
@@ -85,18 +80,18 @@ class Ledger:
 
     def entries(self) -> list[Json]:
         """Every entry, oldest first, after the chain was checked."""
-        with self._translated():
+        with self._errors():
             return self._read()
 
     @property
     def head(self) -> str:
         """The hash of the last entry: note it elsewhere to notice a ledger that was made anew."""
-        with self._translated():
+        with self._errors():
             return self._last()
 
     def holds(self, head: str) -> bool:
         """Whether a hash that was noted is one of this ledger's."""
-        with self._translated():
+        with self._errors():
             row = self._db.execute("SELECT 1 FROM entries WHERE chain = ?", (head,)).fetchone()
             return row is not None or head == self._genesis
 
@@ -155,30 +150,11 @@ class Ledger:
     @contextmanager
     def _transaction(self) -> Iterator[list[Json]]:
         """The checked entries, and nobody else writes until the end. All or nothing."""
-        with self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._read()
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+        with self._errors(), transaction(self._db):
+            yield self._read()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                raise JobConflict(f"another process keeps {self.path} locked; end it and try again") from error
-            raise StorageFull(f"{self.path} can't be written ({text}), so nothing was sent; free room") from error
-        except sqlite3.DatabaseError as error:
-            raise ArtifactCorrupt(f"{self.path} is damaged ({error}). Restore it from a backup") from error
-        except OSError as error:
-            raise StorageFull(
-                f"{self.path} can't be made: {error.strerror}; set --home to a folder that can"
-            ) from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return sqlite_errors(f"the ledger {self.path}")
 
 
 def outcomes(entries: Sequence[Json]) -> list[Json]:

@@ -17,7 +17,8 @@ from privtune.device.privacy.bounds import Statement
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.perturber import Perturber
-from privtune.device.release.release_store import RecordKey, ReleaseStore
+from privtune.device.release.record_keys import RecordKey
+from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT
 from privtune.shared.errors import PrivTuneError
 from privtune.shared.job_spec import JobSpec
@@ -87,7 +88,7 @@ class Account:
         try:
             warning = _rolled_back(ledger, how.store, "releases")
             keys = how.perturber.keys(data)
-            held = how.store.held(keys)
+            held = how.store.sizes(keys)
             lengths = dict(zip(keys, data.lengths.tolist(), strict=True))
             missing = [key for key in keys if key not in held]
             rows = sum(lengths[key] for key in missing)
@@ -198,7 +199,7 @@ class Account:
         try:
             while self._admissions:
                 admission = self._admissions.pop()
-                drawn = list(admission.how.store.held(admission.missing).values())
+                drawn = list(admission.how.store.sizes(admission.missing).values())
                 rows = [count for count, _ in drawn]
                 facts = {
                     "records": len(drawn),

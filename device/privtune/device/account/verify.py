@@ -11,7 +11,8 @@ from typing import Any
 
 from privtune.device.account.hash_chain import chained, digest, genesis
 from privtune.device.account.transcript import describe
-from privtune.device.release.release_store import RecordKey, ReleaseStore
+from privtune.device.release.record_keys import RecordKey
+from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.errors import ArtifactCorrupt, JobNotFound
 from privtune.split.v1 import split_pb2 as pb
 

@@ -18,7 +18,8 @@ from privtune.device.data.encode import EncodedDataset, IntArray
 from privtune.device.noise.base import Mechanism
 from privtune.device.noise.importance import TokenImportance
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.release.release_store import EncodedRelease, RecordKey, ReleaseStore, record_keys
+from privtune.device.release.record_keys import RecordKey, record_keys
+from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
 from privtune.shared.modeling.partition import Bottom
 from privtune.shared.wire import FORWARD, Message, pack_positions

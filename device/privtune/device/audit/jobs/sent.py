@@ -31,7 +31,7 @@ from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.home.paths import RunRequest, check_job_id
 from privtune.device.model.device_parts import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords
-from privtune.device.release.release_store import record_keys
+from privtune.device.release.record_keys import record_keys
 from privtune.shared.errors import InvalidInput, JobConflict
 from privtune.shared.modeling.package import BottomPackage, bottom_from_model
 
