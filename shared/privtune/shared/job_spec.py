@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from privtune.shared.validation import Strict
 
 Task = Literal["classification", "causal-lm"]
 Labels = Literal["private", "shared"]
@@ -22,11 +24,7 @@ MAX_LABEL_EPSILON = 16.0  # beyond it, fewer than one binary label in eight mill
 DataHandle = Annotated[str, StringConstraints(pattern=r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class TuningSpec(_Frozen):
+class TuningSpec(Strict):
     """What is trained in the blocks: the cloud's, or with a tail the device's last ones."""
 
     method: Literal["lora", "full"] = Field(
@@ -47,7 +45,7 @@ class TuningSpec(_Frozen):
     )
 
 
-class OptimSpec(_Frozen):
+class OptimSpec(Strict):
     """AdamW and its schedule. The same settings drive the blocks that are trained and the head."""
 
     learning_rate: float = Field(5e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
@@ -68,7 +66,7 @@ class OptimSpec(_Frozen):
     )
 
 
-class TrainSpec(_Frozen):
+class TrainSpec(Strict):
     """Length and shape of the training."""
 
     epochs: int = Field(3, ge=1, le=1000, description="Passes over the training data.")
@@ -94,7 +92,7 @@ class TrainSpec(_Frozen):
     checkpoint_every: int = Field(50, ge=1, description="Optimiser steps between checkpoints.")
 
 
-class MechanismSpec(_Frozen):
+class MechanismSpec(Strict):
     """Name and parameters of the noise mechanism; the device's registry validates the parameters."""
 
     name: str = Field(
@@ -109,7 +107,7 @@ class MechanismSpec(_Frozen):
     )
 
 
-class JobSpec(_Frozen):
+class JobSpec(Strict):
     """One fine-tuning job."""
 
     model: str = Field(
