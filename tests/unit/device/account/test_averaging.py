@@ -1,4 +1,4 @@
-"""Fresh noise in every epoch could be averaged away; a release that is drawn once can't. Real bottom, noise and store."""
+"""Fresh noise in every epoch could be averaged away; a release drawn once can't. Real bottom, noise and store."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Randomised labels on the device: drawn once, kept, chained, within their bound; and the loss that corrects for them."""
+"""Randomised labels on the device: drawn once, kept, chained, within their bound; the loss corrects for them."""
 
 from __future__ import annotations
 
