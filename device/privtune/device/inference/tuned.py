@@ -10,7 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from privtune.device.account.run_account import GENERATIONS, Account, Releasing
+from privtune.device.account.releasing import Releasing
+from privtune.device.account.run_account import GENERATIONS, Account
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.inference.generation.growing_rows import RowSource

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from privtune.device.account.run_account import Account, Releasing, source_of
+from privtune.device.account.releasing import Releasing
+from privtune.device.account.run_account import Account, source_of
 from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from privtune.device.data.prompts import PromptForm, form_of
