@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any
 
 from privtune.device.account.ledger import LABELS, Ledger, outcomes
+from privtune.device.account.releasing import Releasing
 from privtune.device.account.transcript import Transcript
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import Budget
 from privtune.device.privacy.bounds import Statement
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore
-from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import RecordKey, ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT
 from privtune.shared.errors import PrivTuneError
@@ -25,23 +25,6 @@ from privtune.shared.job_spec import JobSpec
 TRANSCRIPT = "transcript"
 GENERATIONS = "generations"  # the ledger's data set of texts that were generated, prompts included
 PREDICTIONS = "predictions"  # the ledger's data set of texts that were given to predict
-
-
-@dataclass(frozen=True, kw_only=True)
-class Releasing:
-    """How a run releases: its store and perturber, what may be claimed, and the width D of a vector."""
-
-    spec: JobSpec
-    store: ReleaseStore
-    perturber: Perturber
-    statement: Statement
-    width: int
-
-    @property
-    def law(self) -> str:
-        """Names the law of noise and the store: under one of these a record has one draw at most."""
-        parts = (self.store.fingerprint, self.store.identity, str(self.spec.train.max_length))
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +199,7 @@ class Account:
         return {
             "job": self._job_id,
             "cloud": self._cloud,
-            "law": how.law,
+            "law": how.noise_id,
             "mechanism": how.spec.mechanism.name,
             "params": dict(how.spec.mechanism.params),
             "model": how.spec.model,
