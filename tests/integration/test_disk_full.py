@@ -1,7 +1,4 @@
-"""A disk that fills up: one clear line, exit code 13, what was there stays, and all goes on when there is room."""
-
-import resource
-from contextlib import contextmanager
+"""A disk that fills up: one clear line, exit code 13, earlier files stay, and the run resumes when there is room."""
 
 import pytest
 import torch
@@ -11,22 +8,12 @@ from privtune.shared.errors import StorageFull
 from privtune.shared.files import native_os_errors
 from privtune.shared.modeling.checkpoint import checkpoint_steps, save_checkpoint
 from tests.integration.test_jobs import run
+from tests.support.disk import room_for
 from tests.support.owner import Owner, job_id_of
 from tests.support.tiny_models import tiny_tokenizer
 from tests.support.world import ProcessCloud, build_world
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@contextmanager
-def room_for(file_bytes):
-    """No file of this process may grow beyond so many bytes: the real system call fails in the middle of a write."""
-    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
 
 
 @pytest.fixture(scope="module")

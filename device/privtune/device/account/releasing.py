@@ -1,4 +1,4 @@
-"""The door that a job's records leave by: its noise and store, what the ledger says of them, and the transcript."""
+"""The door that a job's records leave by: its noise and store, and what ledger and transcript say about them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.privacy.bounds import Statement
+from privtune.device.release.label_store import LabelStore
 from privtune.device.release.noising import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
+from privtune.shared.codec import BYTES_PER_ELEMENT
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.package import BottomPackage
 
@@ -26,11 +28,11 @@ STORE_BYTES = 64 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Outgoing:
-    """A data set that is about to be released.
+    """A data set that a run is about to release.
 
     data: its records.
-    source: which data set it is (`source_of`): budgets are per source.
-    name: what the cloud calls it.
+    source: which data set it is, from `source_of`.
+    name: the data set as the cloud knows it.
     part: what it is used for.
     """
 
@@ -42,14 +44,15 @@ class Outgoing:
 
 @dataclass(frozen=True, kw_only=True)
 class Releasing:
-    """How a run releases.
+    """How a run releases, and what may be claimed of it.
 
-    account: where it is entered.
+    spec: the job.
+    account: of the run.
     noise: what is drawn.
-    store: what was drawn, once per record.
-    perturber: draws into the store.
-    statement: what may be claimed for the releases.
-    width: D of a vector.
+    store: where its releases are, under the scope of its noise.
+    perturber: draws releases and stores them there.
+    statement: what the mechanism guarantees.
+    width: D, the elements of a released vector.
     """
 
     spec: JobSpec
@@ -61,15 +64,16 @@ class Releasing:
     width: int
 
     @property
-    def noise_id(self) -> str:
-        """Identifies noise distribution, store and length limit: under one of these a record is drawn at most once."""
-        named = (self.store.fingerprint, self.store.identity, str(self.spec.train.max_length))
-        return hashlib.sha256("\0".join(named).encode()).hexdigest()
+    def law(self) -> str:
+        """Names the noise distribution together with the store: under one name a record has at most one draw."""
+        parts = (self.store.fingerprint, self.store.identity, str(self.spec.train.max_length))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def admit(self, data_sets: Sequence[Outgoing], say: Callable[[str], None]) -> None:
         """Enter in ledger and transcript what may leave. say: gets warnings for the owner.
 
-        Raises PolicyRefused when a budget does not allow it; then nothing may be sent.
+        Raises:
+            PolicyRefused: the budget does not allow it; then nothing may be sent.
         """
         keys: list[bytes] = []
         for one in data_sets:
@@ -79,6 +83,40 @@ class Releasing:
             keys += [key.packed() for key in self.perturber.keys(one.data)]
         self.account.transcript.records(self.store.fingerprint, keys)
 
+    def facts(self) -> dict[str, Any]:
+        """What an admission says about the job and its noise."""
+        return {
+            "law": self.law,
+            "mechanism": self.spec.mechanism.name,
+            "params": dict(self.spec.mechanism.params),
+            "model": self.spec.model,
+            "cut": self.spec.cut,
+            "statement": {"row": self.statement.row, "guarantee": self.statement.guarantee},
+            "claim": self.statement.text,
+            "seed": "fixed" if self.statement.unsafe_seed else "os",
+            "labels": self.spec.labels,
+            "label_epsilon": self.spec.label_epsilon,
+            "gradients": "none leave" if self.spec.tail else "leave",
+        }
+
+    def size(self, rows: int) -> dict[str, Any]:
+        """`rows` released vectors, and their bytes."""
+        return {"rows": rows, "bytes": rows * self.width * BYTES_PER_ELEMENT[self.spec.codec]}
+
+    def cost(self, rows: int) -> dict[str, Any]:
+        """Worst-case loss of a record of `rows` rows; epsilon is None where no bound is claimed."""
+        statement = self.statement
+        return {"epsilon": statement.record_epsilon(rows) if rows else 0.0, "delta": statement.delta if rows else 0.0}
+
+    def text_facts(self, rows: int, length: int) -> dict[str, Any]:
+        """Size and cost of a generated text of `length` rows, of which `rows` are drawn for it."""
+        return {
+            "records": int(rows > 0),
+            **self.size(rows),
+            **self.cost(length if rows else 0),
+            **store_facts(self.store),
+        }
+
 
 @contextlib.contextmanager
 def open_releasing(
@@ -86,8 +124,10 @@ def open_releasing(
 ) -> Iterator[Releasing]:
     """A job's noise, seeded by the operating system, and its store; at the end the ledger learns what was drawn.
 
-    own: the job's records, for mechanisms that learn from them, and the job's pin to one noise distribution.
-    Raises JobConflict when the noise is not the one that the job began with.
+    own: the job's records, for mechanisms that learn from them; they also pin the job to one noise distribution.
+
+    Raises:
+        JobConflict: the noise is not the one that the job began with.
     """
     noise = build_noise(package, spec.mechanism, spec.cut, home, own)
     own.pin(noise.fingerprint)
@@ -106,3 +146,8 @@ def open_releasing(
             )
         finally:
             account.settle()
+
+
+def store_facts(store: ReleaseStore | LabelStore) -> dict[str, Any]:
+    """Which store an entry is about, and how much it holds."""
+    return {"store": store.identity, "scope": store.fingerprint, "store_records": store.size}

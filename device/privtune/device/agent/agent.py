@@ -13,7 +13,8 @@ from typing import Protocol
 
 from privtune.device.agent.config import AgentConfig
 from privtune.device.data.source import DataSource
-from privtune.device.home.paths import holds_job, job_lock
+from privtune.device.home.job_lock import job_lock
+from privtune.device.home.paths import holds_job
 from privtune.device.link.rest import ControlPlane, Json, job_spec, phase_of
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, ends_job, refuse_job, run_job

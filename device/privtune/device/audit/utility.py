@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from privtune.device.audit.attacks.attack import Say, silent
 from privtune.device.audit.victim import Seen, Victim
 from privtune.device.data.encode import EncodedDataset
-from privtune.device.model.tail import EVEN_SHARE, fuse
+from privtune.device.model.tail import MEAN, fuse
 from privtune.device.runtime.memory import fast_memory
 from privtune.shared.errors import InvalidInput, NonFinite
 from privtune.shared.job_spec import OptimSpec
@@ -226,7 +226,7 @@ class _TailNetwork(_Network):
         z_BTD, h_BTD = y_BTD.chunk(2, dim=-1)
         if self.below is not None:
             h_BTD = self.below(h_BTD, mask_BT, torch.arange(mask_BT.numel())).view_as(h_BTD)
-        return super().states(fuse(z_BTD, h_BTD, self.skip, EVEN_SHARE), mask_BT, readout_B)
+        return super().states(fuse(z_BTD, h_BTD, self.skip, MEAN), mask_BT, readout_B)
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from privtune.device.data.encode import EncodedDataset
 from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import States, every_row, padded
 from privtune.device.release.perturber import Perturber, Released
-from privtune.device.release.release_store import EncodedRelease, RecordKey, ReleaseStore
+from privtune.device.release.record_keys import RecordKey
+from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT, decode
 from privtune.shared.errors import FrameCorrupt, InternalError
 from privtune.shared.job_spec import JobSpec
@@ -27,8 +28,8 @@ from privtune.shared.wire import Message
 class StateStore(ReleaseStore):
     """The cloud's states of a job's records: asked for once, so that later epochs need no answer of the cloud."""
 
-    _holds = "states"
-    _if_deleted = "asks the cloud for them again"
+    contents = "states"
+    if_deleted = "asks the cloud for them again"
 
 
 class FinalStates:
@@ -54,7 +55,7 @@ class FinalStates:
         if self._kept is None or self.head.tail is None:
             return True
         keys = self._keys(data, indices)
-        return len(self._kept.held(keys)) < len(set(keys))
+        return len(self._kept.sizes(keys)) < len(set(keys))
 
     def asked(self, released: Released, readout_N: IndexArray) -> IndexArray:
         """The positions whose states the cloud is to send: those of the head, or every row for a tail."""

@@ -41,7 +41,7 @@ from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.recompute import recompute_blocks
 
 _SKIP, _SHARE = "skip.weight", "skip.share"
-EVEN_SHARE = 0.5  # the device's own states and the cloud's count alike
+MEAN = 0.5  # share of a skip that begins at the mean of the cloud's states and the device's own
 Place = Literal["embedding", "cut"]
 PIECE_ROWS = 96  # positions that the tail trains on at a time
 
@@ -162,7 +162,7 @@ class Tail:
 
 def skip_share(task: Task) -> float:
     """The share of the device's own states that a skip begins with."""
-    return EVEN_SHARE if task == "classification" else 0.0
+    return MEAN if task == "classification" else 0.0
 
 
 def fuse(z: Tensor, h: Tensor, skip_DD: Tensor, share: float) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privtune.device.account.run_account import Account
 from privtune.device.home.policy import AuditRule, Policy
-from privtune.device.link.rpc import Endpoint
+from privtune.device.link.rpc import GatewayAccess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class RunSettings:
         return (self.policy.audit if self.policy is not None else None) or self.audit
 
     @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> GatewayAccess:
         """Address and key of the gateway."""
-        return Endpoint(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
+        return GatewayAccess(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
 
     def account(self, job_id: str) -> Account:
         """Opens the account of one run of a job."""

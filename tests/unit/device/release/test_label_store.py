@@ -110,7 +110,7 @@ def test_a_damaged_locked_or_unwritable_store_is_told_in_one_line(tmp_path) -> N
     with pytest.raises(ArtifactCorrupt, match="damaged"):
         LabelStore(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageFull, match="can't be made"):
+    with pytest.raises(StorageFull, match="can't be created"):
         LabelStore(tmp_path / "file" / "home")
     one, other = LabelStore(tmp_path / "home"), LabelStore(tmp_path / "home")
     other._db.execute("PRAGMA busy_timeout=10")

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from privtune.device.release.noising import Noise
-from privtune.device.release.release_store import EncodedRelease, RecordKey, ReleaseStore
+from privtune.device.release.record_keys import RecordKey
+from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.incremental import BottomCache
@@ -75,7 +76,7 @@ class GrowingText:
         """How many of the rows that these further ids need are still to be drawn."""
         digest = self._digest.copy()
         keys = [_key(digest, token) for token in ids]
-        return len(keys) - len(self._from.store.held(keys))
+        return len(keys) - len(self._from.store.sizes(keys))
 
     def extend(self, ids: Sequence[int]) -> None:
         """Draw the rows of further ids, or take those that were drawn; they are on disk when this returns."""
