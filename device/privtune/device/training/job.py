@@ -250,7 +250,7 @@ def _patiently(session: Callable[[], str], run: RunContext, totals: Totals) -> s
 
     def attempt() -> str:
         if waited and run.stop.is_set():
-            raise JobPaused("stopped while the cloud was away; the job goes on from its last checkpoint")
+            raise JobPaused("stopped while the cloud was away; the job resumes from its last checkpoint")
         return session()
 
     def before_wait(error: BaseException, wait_s: float) -> None:
@@ -270,15 +270,15 @@ def _patiently(session: Callable[[], str], run: RunContext, totals: Totals) -> s
 
 @contextlib.contextmanager
 def _states(run: RunContext, scope: str) -> Iterator[StateStore]:
-    """What the cloud computes for a tail; kept while the job may go on, gone when it is done or cancelled."""
-    may_go_on = False
+    """What the cloud computes for a tail; kept while the job can be resumed, gone when it is done or cancelled."""
+    resumable = False
     states = StateStore(run.folder.states, scope, STATES_BYTES)
     try:
         yield states
     except BaseException as error:
-        may_go_on = not isinstance(error, JobCancelled)
+        resumable = not isinstance(error, JobCancelled)
         raise
     finally:
         states.close()
-        if not may_go_on:
+        if not resumable:
             run.folder.states.unlink(missing_ok=True)
