@@ -12,7 +12,7 @@ from privtune.device.session.handshake import open_request
 from privtune.shared.errors import NonFinite
 from privtune.shared.wire import FORWARD, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.owner import Owner, job_id_of
+from tests.support.owner import job_id_of
 from tests.support.world import ProcessCloud, build_world
 
 pytestmark = pytest.mark.timeout(60)  # an agent that takes no job would wait for ever
@@ -28,11 +28,6 @@ def world(tmp_path_factory):
         del os.environ["PRIVTUNE_CLOUD_MAX_TENSOR_MIB"]
     yield built
     built.cloud.stop()
-
-
-@pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
 
 
 def written(world, name, content):

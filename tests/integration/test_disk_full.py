@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 from privtune.shared.errors import StorageFull
 from privtune.shared.files import native_os_errors
 from privtune.shared.modeling.checkpoint import checkpoint_steps, save_checkpoint
-from tests.integration.test_jobs import run
 from tests.support.disk import room_for
-from tests.support.owner import Owner, job_id_of
+from tests.support.owner import job_id_of
+from tests.support.running import adapter_file, run
 from tests.support.tiny_models import tiny_tokenizer
 from tests.support.world import ProcessCloud, build_world
 
@@ -24,11 +24,6 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
-
-
-@pytest.fixture
 def trained(owner):
     done = owner.finetune("--new")
     assert done.code == 0, done.err
@@ -37,7 +32,7 @@ def trained(owner):
 
 @pytest.mark.parametrize("stage", ["fetch", "head"])
 def test_export_leaves_nothing_half_written(owner, trained, stage, tmp_path):
-    weights = owner.world.folder / "cloud" / "jobs" / trained / "adapter" / "adapter_model.safetensors"
+    weights = adapter_file(owner.world, trained)
     limit = 2000 if stage == "fetch" else weights.stat().st_size + 100  # the head makes the file larger than that
     target = tmp_path / "adapter"
     with room_for(limit):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.owner import Owner, job_id_of
+from tests.support.owner import job_id_of
 from tests.support.world import ProcessCloud, build_world
 
 TEMPLATE = "{% for m in messages %}[CLS] {{ m.role }} {{ m.content }} [SEP] {% endfor %}"
@@ -15,11 +15,6 @@ def world(tmp_path_factory):
     built = build_world(tmp_path_factory.mktemp("world"), ProcessCloud)
     yield built
     built.cloud.stop()
-
-
-@pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
 
 
 def write_chats(path):

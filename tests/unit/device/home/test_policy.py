@@ -6,11 +6,11 @@ from pydantic import ValidationError
 from privtune.device.home.policy import Policy
 from privtune.device.noise.params import DChiParams, GaussianParams
 from privtune.shared.errors import InvalidInput, PolicyRefused
-from privtune.shared.job_spec import JobSpec
+from tests.support.builders import least_spec
 
 
 def job(**changes):
-    return JobSpec.model_validate({"model": "minilm", "training_file": "device://reviews"} | changes)
+    return least_spec(**{"model": "minilm"} | changes)
 
 
 def policy(**changes):

@@ -5,19 +5,17 @@ import copy
 import pytest
 import torch
 
-from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import REGISTRY, build
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Partition
-from tests.support.tiny_models import tiny_batch, tiny_classifier, tiny_tokenizer
+from tests.support.noise_contexts import model_context
+from tests.support.tiny_models import tiny_batch, tiny_classifier
 
 
 @pytest.fixture(scope="module")
 def context():
-    torch.set_num_threads(1)
-    bottom = Partition(tiny_classifier("bert")).bottom(1)
-    return NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=1, model_fingerprint="tiny", longest=40)
+    return model_context(Partition(tiny_classifier("bert")).bottom(1))
 
 
 @pytest.fixture(scope="module", params=list(REGISTRY))

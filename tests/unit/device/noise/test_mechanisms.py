@@ -18,8 +18,7 @@ from privtune.device.noise.registry import build
 from privtune.device.privacy.bounds import dchi_loss, position_bound
 from privtune.shared.errors import InvalidInput, NonFinite
 from privtune.shared.job_spec import MechanismSpec
-
-HIDDEN = 32
+from tests.support.noise_contexts import HIDDEN
 
 
 def make(context: NoiseContext, name: str, **params: float | str) -> Mechanism:

@@ -16,8 +16,8 @@ from privtune.device.noise.randomness import NoiseSource, noise_source
 from privtune.device.noise.registry import build
 from privtune.device.privacy.bounds import laplace_bound
 from privtune.shared.job_spec import MechanismSpec
+from tests.support.noise_contexts import HIDDEN, VOCABULARY
 from tests.support.privacy_losses import certain_loss, certain_loss_of_counts
-from tests.unit.device.noise.conftest import HIDDEN, VOCABULARY
 
 
 def test_snd_clips_embeddings_before_the_noise(context: NoiseContext) -> None:

@@ -16,7 +16,7 @@ from privtune.device.noise.tables.directions import PrivateMeans, contrasts, pub
 from privtune.device.noise.tables.private_counts import LabelledRows
 from privtune.shared.errors import InvalidInput, JobConflict
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import HIDDEN, tiny_context
+from tests.support.noise_contexts import HIDDEN, tiny_context
 
 IDS_BT = torch.tensor([[2, *range(10, 28), 3]])
 

@@ -15,8 +15,8 @@ from privtune.device.noise.mechanisms.pool import Pool, pool_rows
 from privtune.device.noise.randomness import NoiseSource, noise_source
 from privtune.device.noise.registry import build
 from privtune.shared.job_spec import MechanismSpec
+from tests.support.noise_contexts import HIDDEN
 from tests.support.privacy_losses import certain_loss, certain_loss_of_counts
-from tests.unit.device.noise.conftest import HIDDEN
 
 
 def make(context: NoiseContext, **params: float | str | bool) -> Pool:

@@ -17,9 +17,9 @@ from privtune.device.noise.registry import build
 from privtune.device.privacy.bounds import position_bound
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Bottom, Partition
+from tests.support.noise_contexts import HIDDEN, model_context, tiny_context
 from tests.support.privacy_losses import certain_loss
-from tests.support.tiny_models import tiny_classifier, tiny_lm, tiny_tokenizer
-from tests.unit.device.noise.conftest import HIDDEN, tiny_context
+from tests.support.tiny_models import tiny_classifier, tiny_lm
 
 COUNT = 40_000
 
@@ -47,7 +47,7 @@ def test_the_mean_of_the_noise_is_the_shift(context: NoiseContext, injection: st
 def test_encoders_and_decoders_at_both_injection_points(kind: str, cut: int) -> None:
     model = tiny_classifier(kind) if kind in ("bert", "mpnet") else tiny_lm(kind)
     bottom = Partition(model).bottom(cut)
-    context = NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=cut, model_fingerprint=kind)
+    context = model_context(bottom, cut=cut, fingerprint=kind, longest=None)
     for injection in ("embedding", "cut"):
         mechanism = make(context, injection=injection, neighbours=4)
         figures = mechanism.prepare()

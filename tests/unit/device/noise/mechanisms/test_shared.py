@@ -18,8 +18,8 @@ from privtune.device.noise.tables.table_cache import read_header
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Bottom
+from tests.support.noise_contexts import HIDDEN, VOCABULARY, tiny_context
 from tests.support.privacy_losses import certain_loss, certain_loss_of_counts
-from tests.unit.device.noise.conftest import HIDDEN, VOCABULARY, tiny_context
 
 SMALL = {"cluster_size": 10, "max_share": 0.9}
 

@@ -17,7 +17,7 @@ from privtune.device.noise.tables.word_statistics import frequencies, public_cou
 from privtune.device.privacy.bounds import counts_scale
 from privtune.shared.errors import JobConflict
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import tiny_context
+from tests.support.noise_contexts import tiny_context
 
 COUNT = 900
 

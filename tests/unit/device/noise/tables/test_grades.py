@@ -16,7 +16,7 @@ from privtune.device.noise.tables.grades import class_scores, graded_groups
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import tiny_context
+from tests.support.noise_contexts import tiny_context
 
 WORDS = 600
 

@@ -43,7 +43,6 @@ class Setting:
 
 @pytest.fixture(scope="module")
 def setting() -> Setting:
-    torch.set_num_threads(1)
     return Setting()
 
 

@@ -19,7 +19,7 @@ from privtune.device.noise.tables.table_cache import (
 )
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import tiny_context
+from tests.support.noise_contexts import tiny_context
 
 
 def test_a_table_survives_the_disk(bottom: Bottom, tmp_path: Path) -> None:
