@@ -15,8 +15,7 @@ from privtune.device.home.paths import holds_job
 from privtune.device.link.rpc import Link
 from privtune.device.model.final_states import FinalStates, StateStore
 from privtune.device.model.head import HeadTrainer
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, Statement
 from privtune.device.release.perturber import Uploader
 from privtune.device.runtime.memory import trim
 from privtune.device.session.handshake import open_request
