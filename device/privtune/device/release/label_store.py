@@ -5,8 +5,8 @@ or norm, so the label itself is randomised. The cloud sees one row per record: a
 classes every epsilon-private local mechanism is a post-processing of randomised response (Kairouz et al. 2014).
 
 A draw is made once and kept, like a release: later epochs, a retry, a resume and later jobs train with the same one. A
-job with another epsilon gets a draw that is chained to the earlier ones (`privacy.bounds.label_distributions`), so that a record
-loses the largest epsilon ever used and not their sum. Dimensions: N records, C classes.
+job with another epsilon gets a draw that is chained to the earlier ones (`privacy.bounds.label_distributions`), so that
+a record loses the largest epsilon ever used and not their sum. Dimensions: N records, C classes.
 """
 
 from __future__ import annotations
