@@ -27,7 +27,7 @@ from torch import Tensor
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.host import Host
-from privtune.cloud.compute.session import TopSession
+from privtune.cloud.compute.top_session import TopSession
 from privtune.device.audit.attacks import label_inference as attack
 from privtune.device.audit.attacks.channels import called
 from privtune.device.audit.kept import Kept

@@ -27,8 +27,8 @@ from privtune.device.audit.victim import Knowledge
 from privtune.device.data.encode import EncodedDataset, encode_classification
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
-from privtune.device.model.device_parts import Noise, noise_context
 from privtune.device.noise.public_texts import declare
+from privtune.device.release.noising import Noise, noise_context
 from research.frontier.cells import FrontierCell
 
 MINILM = "minilm"

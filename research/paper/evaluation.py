@@ -25,8 +25,8 @@ from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode
 from privtune.device.data.records import Columns, Record, Records
 from privtune.device.data.source import label_order
 from privtune.device.inference.text_scores import require_packages, score_texts
-from privtune.device.model.device_parts import Noise
 from privtune.device.noise.public_texts import declare
+from privtune.device.release.noising import Noise
 from privtune.shared.errors import DataInvalid, StorageFull
 from privtune.shared.files import write_text
 from research.paper.cell import PaperCell

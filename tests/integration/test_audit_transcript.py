@@ -18,7 +18,7 @@ from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.report.page import render
 from privtune.device.audit.sizes import QUICK
 from privtune.device.cli import app
-from privtune.device.home.paths import RunRequest
+from privtune.device.home.run_request import RunRequest
 from privtune.device.inference.predict import predict
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, JobNotFound, JobPaused
 from tests.support import running

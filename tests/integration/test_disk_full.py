@@ -1,7 +1,4 @@
-"""A disk that fills up: one clear line, exit code 13, what was there stays, and all goes on when there is room."""
-
-import resource
-from contextlib import contextmanager
+"""A disk that fills up: one clear line, exit code 13, earlier files stay, and the run resumes when there is room."""
 
 import pytest
 import torch
@@ -10,23 +7,13 @@ from safetensors.torch import save_file
 from privtune.shared.errors import StorageFull
 from privtune.shared.files import native_os_errors
 from privtune.shared.modeling.checkpoint import checkpoint_steps, save_checkpoint
+from tests.support.disk import room_for
 from tests.support.owner import job_id_of
 from tests.support.running import adapter_file, run
 from tests.support.tiny_models import tiny_tokenizer
 from tests.support.world import ProcessCloud, build_world
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@contextmanager
-def room_for(file_bytes):
-    """No file of this process may grow beyond so many bytes: the real system call fails in the middle of a write."""
-    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +70,8 @@ def test_a_cloud_that_can_not_write_keeps_the_job_and_says_why(local_world, bloc
     in_the_way.write_text("a file where a folder must be")
     with pytest.raises(StorageFull, match="can't be written"):
         run(world, spec, job_id=job_id)
-    told = [event.message for event in world.cloud.jobs.events(job_id, limit=50).items]
-    assert any("can't be written" in message for message in told), told
+    messages = [event.message for event in world.cloud.jobs.events(job_id, limit=50).items]
+    assert any("can't be written" in message for message in messages), messages
     assert world.cloud.status(job_id)[0] in ("running", "paused")
     in_the_way.unlink()
     run(world, spec, job_id=job_id)
@@ -107,7 +94,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
     [lambda folder: save_file({"a": torch.zeros(5000)}, folder / "a"), lambda f: tiny_tokenizer().save_pretrained(f)],
     ids=["safetensors", "tokenizers"],
 )
-def test_libraries_with_errors_of_their_own_are_told_as_os_errors(tmp_path, write):
+def test_errors_of_rust_libraries_become_os_errors(tmp_path, write):
     with room_for(1000), pytest.raises(OSError, match="File too large") as caught, native_os_errors():
         write(tmp_path)
     assert caught.value.errno == 27

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, one holder per lock file, and one kind of error for the file system."""
+"""Files and folders that appear whole or not at all, locks between processes, and OSError for every file problem."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,13 +15,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
 def native_os_errors() -> Iterator[None]:
-    """Raise OSError where a library written in Rust (safetensors, tokenizers) raises its own kind for one.
+    """Raise OSError where a library written in Rust (safetensors, tokenizers) raises an error class of its own.
 
-    They name the cause only in their text, like `I/O error: No space left on device (os error 28)`.
+    Those name the cause only in their text, like `I/O error: No space left on device (os error 28)`.
     """
     try:
         yield
@@ -36,40 +38,51 @@ def native_os_errors() -> Iterator[None]:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A scratch path beside `path` that replaces it at the end, flushed to disk; after any failure it is gone.
+    """Yield a scratch path; what is written there is flushed to disk and then replaces `path`.
 
-    A reader sees the old file or the new one, never a part. Raises OSError.
+    A reader sees the old file or the new one, never a part. After a failure the scratch file is removed and `path` is
+    as it was. Raises OSError.
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with native_os_errors():
             yield scratch
-        _flush(scratch)
+        _flush_to_disk(scratch)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
 
 
 @contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """An empty scratch folder beside `target` that takes its place at the end; after any failure it is gone.
+def replacing_folder(target: Path, *, resumable: bool = False) -> Iterator[Path]:
+    """Yield a scratch folder; its files are flushed to disk and then it takes the place of `target`.
 
-    An older `target` is removed just before the exchange. Raises OSError.
+    An older `target` is removed just before. One process at a time may replace a folder. Raises OSError.
+
+    Args:
+        target: the folder to make or replace.
+        resumable: a failure leaves the scratch folder, and the next attempt finds what is in it. Otherwise the scratch
+            folder starts empty and a failure removes it.
     """
     scratch = target.with_name(f".{target.name}.part")
-    shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
-    scratch.mkdir(parents=True)
+    if not resumable:
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
+    scratch.mkdir(parents=True, exist_ok=resumable)
     try:
         with native_os_errors():
             yield scratch
+        for path in scratch.rglob("*"):
+            if path.is_file():
+                _flush_to_disk(path)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if not resumable:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Replace a text file, whole or not at all. private: only its owner may read it. Raises OSError."""
+    """Replace a UTF-8 text file, whole or not at all. With `private`, only its owner can read it. Raises OSError."""
     with replacing_file(path) as scratch:
         scratch.touch(0o600 if private else 0o666)
         scratch.write_text(text, encoding="utf-8")
@@ -77,27 +90,34 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     """Replace a JSON file, whole or not at all; see `write_text`."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False), private=private)
+    write_text(path, json.dumps(value, indent=1), private=private)
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Hold a lock file against other processes, without waiting. Yields False when another one has it.
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock a file against other processes. Yields False when another one holds it; with `wait`, waits for it.
 
-    The operating system releases it when its holder dies. Raises OSError when the file can't be made.
+    The operating system releases the lock when its holder dies. Raises OSError when the file can't be created, or,
+    with a `strerror` that says so, when its file system has no locks.
     """
-    lock = FileLock(path, timeout=0, mode=0o600)
+    # Without the fallback, which leaves a file behind that outlives a killed holder.
+    lock = FileLock(path, timeout=-1 if wait else 0, mode=0o600, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
         yield False
         return
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise OSError(error.errno, "its file system has no locks, as on some network drives", str(path)) from error
+        raise
     try:
         yield True
     finally:
         lock.release()
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
+def _flush_to_disk(path: Path) -> None:
+    # Windows flushes only what is open for writing; elsewhere a copy of a read-only file must not be refused.
+    with path.open("r+b" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())

@@ -1,5 +1,6 @@
-"""What a fine-tuning job is: one frozen, validated description that REST, CLI, device and cloud share.
+"""A fine-tuning job: one frozen, validated description that REST, command line, device and cloud share.
 
+The fields' descriptions, defaults and bounds are the only source of the REST reference and the command line's help.
 `JobSpec` holds no private data: no text, no label names, no paths of the device. The cloud stores it as it is.
 """
 
@@ -8,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from privtune.shared.validation import Strict
 
 Task = Literal["classification", "causal-lm"]
 Labels = Literal["private", "shared"]
@@ -17,107 +20,151 @@ Skip = Literal["none", "frozen", "tuned"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 DEVICE_SCHEME = "device://"
-# Beyond this a label is told truly in all but one of millions of records.
-MAX_LABEL_EPSILON = 16.0
+MAX_LABEL_EPSILON = 16.0  # beyond it, fewer than one binary label in eight million is flipped
 DataHandle = Annotated[str, StringConstraints(pattern=r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+class TuningSpec(Strict):
+    """What is trained in the blocks: the cloud's, or with a tail the device's last ones."""
 
-
-class TuningSpec(_Frozen):
-    """How the top is trained."""
-
-    method: Literal["lora", "full"] = Field("lora", description="LoRA through peft, or every weight of the top.")
-    rank: int = Field(8, ge=1, le=512, description="LoRA rank.")
-    alpha: float = Field(16.0, gt=0, description="LoRA alpha; updates are scaled by alpha / rank.")
-    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the LoRA branch.")
+    method: Literal["lora", "full"] = Field(
+        "lora", description="lora: low-rank adapters on linear layers. full: every weight of the trained blocks."
+    )
+    rank: int = Field(8, ge=1, le=512, description="Rank of the LoRA adapters.")
+    alpha: float = Field(16.0, gt=0, description="Scale of the LoRA adapters: updates are multiplied by alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout rate on the input of the LoRA adapters.")
     targets: tuple[str, ...] = Field(
-        (), description="Names of the linear layers that get LoRA; empty: every linear layer of each block."
+        (),
+        description="Names of the linear layers that get LoRA adapters. By default, every linear layer of the trained "
+        "blocks.",
     )
     gradient_checkpointing: bool = Field(
-        False, description="The cloud computes each block twice and keeps only its input: less memory, a third slower."
+        False,
+        description="Keep only each block's input in the cloud and recompute the rest for the backward pass: less "
+        "memory, about a third slower.",
     )
 
 
-class OptimSpec(_Frozen):
-    """AdamW and its schedule. The same settings drive the top (cloud) and the head (device)."""
+class OptimSpec(Strict):
+    """AdamW and its schedule. The same settings drive the blocks that are trained and the head."""
 
-    learning_rate: float = Field(5e-4, gt=0, le=1)
-    head_learning_rate: float | None = Field(None, gt=0, le=1, description="For the head; None: learning_rate.")
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_ratio: float = Field(0.06, ge=0, le=1, description="Share of all steps spent warming up.")
+    learning_rate: float = Field(5e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
+    head_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Peak learning rate of the head. By default, the same as learning_rate."
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay of AdamW.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Learning rate after warm-up: decays to zero along a line or a cosine, or stays constant."
+    )
+    warmup_ratio: float = Field(
+        0.06, ge=0, le=1, description="Fraction of all steps over which the learning rate rises linearly from zero."
+    )
     max_grad_norm: float = Field(
-        1.0, ge=0, description="Gradient norm at which each side clips its own parameters; 0 turns clipping off."
+        1.0,
+        ge=0,
+        description="L2 norm to which device and cloud each clip their own gradients. 0 turns clipping off.",
     )
 
 
-class TrainSpec(_Frozen):
+class TrainSpec(Strict):
     """Length and shape of the training."""
 
-    epochs: int = Field(3, ge=1, le=1000)
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; None: all epochs.")
-    batch_size: int = Field(16, ge=1, le=4096, description="Records in a micro-batch.")
-    accumulation: int = Field(1, ge=1, le=1024, description="Micro-batches in one optimiser step.")
-    max_length: int = Field(128, ge=2, le=32768, description="Tokens a record; longer ones are cut and counted.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Data order, dropout and initial adapter; never the noise.")
+    epochs: int = Field(3, ge=1, le=1000, description="Passes over the training data.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Stop after this many optimiser steps. By default, all epochs are trained."
+    )
+    batch_size: int = Field(16, ge=1, le=4096, description="Records per micro-batch.")
+    accumulation: int = Field(1, ge=1, le=1024, description="Micro-batches per optimiser step.")
+    max_length: int = Field(
+        128, ge=2, le=32768, description="Maximum tokens per record. Longer records are truncated, and counted."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of data order, dropout and initial weights. It never seeds the noise."
+    )
     precision: Precision = Field(
         "auto",
-        description="Of the cloud's compute; weights and optimiser stay fp32. auto: bf16 on a GPU that has it.",
+        description="Compute precision in the cloud; weights and optimiser state stay fp32. auto: bf16 on a GPU that "
+        "supports it, else fp32.",
     )
-    in_flight: int = Field(2, ge=1, le=16, description="Micro-batches that may be under way at once.")
+    in_flight: int = Field(
+        2, ge=1, le=16, description="Micro-batches that the device sends ahead before it waits for an answer."
+    )
     checkpoint_every: int = Field(50, ge=1, description="Optimiser steps between checkpoints.")
 
 
-class MechanismSpec(_Frozen):
+class MechanismSpec(Strict):
     """Name and parameters of the noise mechanism; the device's registry validates the parameters."""
 
-    name: str = Field("dchi", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
-    params: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    name: str = Field(
+        "dchi",
+        pattern=r"^[a-z][a-z0-9_-]{0,31}$",
+        description="Mechanism that perturbs every vector before it leaves the device; `privtune mechanisms` lists "
+        "them. none: clean vectors, from which nearly every word can be recovered.",
+    )
+    params: dict[str, float | int | str | bool] = Field(
+        default_factory=dict,
+        description="Parameters of the mechanism by name. Those left out take the mechanism's defaults.",
+    )
 
 
-def _stored_skip(value: object) -> object:
-    """Jobs that are stored from when a skip was yes or no stay readable."""
-    return ("frozen" if value else "none") if isinstance(value, bool) else value
-
-
-class JobSpec(_Frozen):
+class JobSpec(Strict):
     """One fine-tuning job."""
 
-    model: str = Field(min_length=1, max_length=512, description="A model that the cloud offers (`GET /v1/models`).")
-    training_file: DataHandle = Field(description="`device://NAME`: a data set registered on the owner's device.")
-    validation_file: DataHandle | None = None
-    task: Task = "classification"
-    cut: int = Field(1, ge=0, le=1024, description="Blocks that run on the device, after the embedding.")
+    model: str = Field(
+        min_length=1, max_length=512, description="Base model, by its name in the cloud's list (`GET /v1/models`)."
+    )
+    training_file: DataHandle = Field(
+        description="Training data, as `device://NAME`: a data set registered on its owner's device, never an upload."
+    )
+    validation_file: DataHandle | None = Field(
+        None, description="Held-out data to evaluate on, as `device://NAME`. By default there is none."
+    )
+    task: Task = Field(
+        "classification", description="classification: a label per record. causal-lm: next-token prediction."
+    )
+    cut: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="Number of blocks that run on the device, after the embedding; their output is perturbed and sent. "
+        "0: the embedding alone.",
+    )
     tail: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Last blocks that run and train on the device, on states that the cloud computes once a record: no "
-        "gradient leaves the device. 0: the cloud trains every block above the cut.",
+        description="Number of last blocks that run and train on the device, on states that the cloud computes once "
+        "per record: no gradient leaves the device. 0: the cloud trains every block above the cut.",
     )
-    skip: Annotated[Skip, BeforeValidator(_stored_skip)] = Field(
+    skip: Skip = Field(
         "frozen",
-        description="With a tail: what goes past the cloud into it, by a map that is trained. frozen: the bottom's "
-        "clean output; tuned: that of a copy of the bottom's blocks that is trained as well. It serves the task and "
-        "tells the cloud nothing, but such a model can only be used here, not exported. none: nothing does.",
+        description="With a tail: skip connection, through a trained map, from the device's clean vectors into the "
+        "tail. frozen: the vectors of the frozen bottom; tuned: those of a copy of it that is trained too; none: no "
+        "connection. It helps the task and reveals nothing to the cloud, but only a model with none can be exported.",
     )
-    labels: Labels = Field("private", description="shared: labels go to the cloud (classification only).")
+    labels: Labels = Field(
+        "private",
+        description="private: labels and loss stay on the device. shared: labels go to the cloud, which computes the "
+        "loss (classification only).",
+    )
     label_epsilon: float | None = Field(
         None,
         gt=0,
         le=MAX_LABEL_EPSILON,
-        description="Private labels train as one randomised draw a record, epsilon-private; None: gradients tell them.",
+        description="Train on private labels randomised once per record, so that gradients reveal at most this many "
+        "nats of each. By default, labels are not randomised and gradients reveal them.",
     )
-    num_labels: int | None = Field(None, ge=2, le=100_000, description="Only for shared labels; else the device's.")
-    suffix: str | None = Field(None, max_length=64)
-    codec: Codec = Field("bf16", description="How vectors are encoded on the wire, after the noise.")
-    mechanism: MechanismSpec = Field(default_factory=MechanismSpec)
-    tuning: TuningSpec = Field(default_factory=TuningSpec)
-    optim: OptimSpec = Field(default_factory=OptimSpec)
-    train: TrainSpec = Field(default_factory=TrainSpec)
+    num_labels: int | None = Field(
+        None, ge=2, le=100_000, description="Number of classes. Needed for shared labels; else the device counts them."
+    )
+    suffix: str | None = Field(None, max_length=64, description="Becomes part of the tuned model's name.")
+    codec: Codec = Field(
+        "bf16", description="Encoding of vectors on the wire, after the noise: 2 (bf16) or 4 (fp32) bytes per element."
+    )
+    mechanism: MechanismSpec = Field(default_factory=MechanismSpec, description="Noise that the device adds.")
+    tuning: TuningSpec = Field(default_factory=TuningSpec, description="What is trained in the blocks.")
+    optim: OptimSpec = Field(default_factory=OptimSpec, description="AdamW and its schedule.")
+    train: TrainSpec = Field(default_factory=TrainSpec, description="Length and shape of the training.")
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> JobSpec:
@@ -142,7 +189,7 @@ class JobSpec(_Frozen):
         if self.label_epsilon is not None:
             raise ValueError("label_epsilon randomises labels against gradients, and with a tail none leaves: drop it")
         if self.tuning.gradient_checkpointing:
-            raise ValueError("gradient_checkpointing is for the cloud's training, and with a tail it trains nothing")
+            raise ValueError("gradient_checkpointing is for training in the cloud; with a tail it trains nothing")
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: both sides compare it at the handshake."""

@@ -1,15 +1,15 @@
-"""A folder of files with its table of contents: names, sizes and SHA-256, written last, checked on every read."""
+"""The manifest of a folder: the names, sizes and SHA-256 of its files, written last and checked on every read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from privtune.shared.errors import ArtifactCorrupt
+from privtune.shared.files import write_json
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -22,33 +22,31 @@ def sha256_file(path: Path) -> str:
 
 
 def write_manifest(folder: Path, **facts: object) -> dict[str, Any]:
-    """List every file of the flat folder with size and hash, plus `facts`; atomic, so a manifest means whole."""
+    """List every file of a flat folder with its size and hash, plus `facts`. Written last: it marks a whole folder.
+
+    Raises OSError.
+    """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     files = [{"name": n, "size": (folder / n).stat().st_size, "sha256": sha256_file(folder / n)} for n in names]
     manifest: dict[str, Any] = {**facts, "files": files}
-    scratch = folder / f".{MANIFEST}.part"
-    with scratch.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest)
     return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; `ArtifactCorrupt` when there is none or a name in it leaves the folder."""
+    """The manifest of a folder. Raises ArtifactCorrupt when there is none, or when a name in it leaves the folder."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         names = [entry["name"] for entry in manifest["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactCorrupt(f"{folder.name}: no readable {MANIFEST}; fetch or make it again") from error
+        raise ArtifactCorrupt(f"{folder.name}: no readable {MANIFEST}; fetch or create it again") from error
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         raise ArtifactCorrupt(f"{folder.name}: the manifest names a file outside the folder; do not use it")
     return manifest
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Check every file of the manifest; `ArtifactCorrupt` names the first that is missing or changed."""
+    """Check every file of the manifest. Raises ArtifactCorrupt for the first that is missing or has changed."""
     manifest = read_manifest(folder)
     for entry in manifest["files"]:
         path = folder / entry["name"]

@@ -1,10 +1,21 @@
-"""The first problem that pydantic found, in the words of every surface: REST, CLI, YAML files and mechanisms."""
+"""Validated documents: models that accept no unknown field, and the first problem in one that is wrong.
+
+Every surface words a problem alike: REST, command line, YAML files and mechanisms.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A frozen model that accepts no unknown field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 @dataclass(frozen=True, kw_only=True)

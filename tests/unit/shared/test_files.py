@@ -1,7 +1,11 @@
 """Files appear whole or not at all, and a lock has one holder."""
 
+import errno
+import fcntl
+import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -44,8 +48,32 @@ def test_a_folder_takes_the_place_of_the_older_one_only_when_it_is_whole(tmp_pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_a_resumable_folder_goes_on_with_what_was_there(tmp_path):
+    target = tmp_path / "bottom"
+
+    def stop_half_way():
+        with replacing_folder(target, resumable=True) as scratch:
+            (scratch / "one").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_half_way()
+    assert not target.exists()
+    with replacing_folder(target, resumable=True) as scratch:
+        assert (scratch / "one").read_text() == "1"
+        (scratch / "two").write_text("2")
+    assert sorted(entry.name for entry in target.iterdir()) == ["one", "two"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bottom"]
+
+
+def test_any_text_of_an_owner_can_be_stored(tmp_path):
+    write_json(tmp_path / "labels.json", ["grün", "\ud800"])
+    assert json.loads((tmp_path / "labels.json").read_text()) == ["grün", "\ud800"]
+
+
 HOLD = """
 import sys
+import threading
 from pathlib import Path
 from privtune.shared.files import held
 with held(Path(sys.argv[1])) as mine:
@@ -64,3 +92,30 @@ def test_a_lock_has_one_holder_and_goes_with_its_process(tmp_path):
         assert mine
         assert other_process_holds(lock) == "False"
     assert other_process_holds(lock) == "True"
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    lock, order = tmp_path / "lock", []
+
+    def second():
+        with held(lock, wait=True) as mine:
+            order.append(("second", mine))
+
+    with held(lock):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append(("first", True))
+    thread.join(10)
+    assert order == [("first", True), ("second", True)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_as_the_cause(tmp_path, monkeypatch, number):
+    def refuse(descriptor, operation):
+        raise OSError(number, "as NFS answers")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="its file system has no locks") as caught, held(tmp_path / "lock"):
+        pass
+    assert caught.value.errno == number

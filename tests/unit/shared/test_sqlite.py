@@ -1,10 +1,13 @@
+import contextlib
 import sqlite3
+import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from privtune.shared.sqlite import use_write_ahead_log
+from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
+from privtune.shared.sqlite import open_private, sqlite_errors, transaction, use_write_ahead_log
 
 
 def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
@@ -50,3 +53,40 @@ def test_other_errors_are_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"not a database " * 100)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         use_write_ahead_log(sqlite3.connect(tmp_path / "f"), timeout_s=60)
+
+
+def test_a_transaction_is_whole_or_nothing(tmp_path: Path) -> None:
+    with contextlib.closing(open_private(tmp_path / "deep" / "f", "CREATE TABLE t (x);")) as db:
+        with transaction(db):
+            db.execute("INSERT INTO t VALUES (1)")
+        with pytest.raises(sqlite3.OperationalError, match="no such table"), transaction(db):
+            db.executemany("INSERT INTO t VALUES (?)", [(2,), (3,)]).execute("SELECT * FROM missing")
+        assert db.execute("SELECT x FROM t").fetchall() == [(1,)]
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert stat.S_IMODE((tmp_path / "deep").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "deep" / "f").stat().st_mode) == 0o600
+
+
+def test_each_kind_of_error_is_a_row_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"not a database " * 100)
+    damaged = sqlite_errors("the file", if_damaged="Delete it")
+    with pytest.raises(ArtifactCorrupt, match=r"the file is damaged .* Delete it"), damaged:
+        open_private(tmp_path / "text", "")
+    with pytest.raises(StorageFull, match="the file can't be created: File exists"), sqlite_errors("the file"):
+        open_private(tmp_path / "text" / "f", "")
+    one, other = (open_private(tmp_path / "f", "CREATE TABLE IF NOT EXISTS t (x);") for _ in range(2))
+    other.execute("PRAGMA busy_timeout=10")
+    with pytest.raises(JobConflict, match="locked"), transaction(one), sqlite_errors("the file"), transaction(other):
+        pass
+    other.execute("PRAGMA query_only=1")
+    with pytest.raises(StorageFull, match="can't be written"), sqlite_errors("the file"):
+        other.execute("INSERT INTO t VALUES (1)")
+    one.close()
+    other.close()
+
+
+def test_a_defect_of_ours_is_no_damage() -> None:
+    db = sqlite3.connect(":memory:")
+    db.close()
+    with pytest.raises(sqlite3.ProgrammingError), sqlite_errors("the file"):
+        db.execute("SELECT 1")

@@ -1,8 +1,8 @@
-"""A chain over lines: each line's hash covers the one before, so a change, a gap or a swap shows from there on.
+"""A hash chain over lines: each hash covers the one before, so a change, a gap or a swap breaks the chain there.
 
-It does not show that lines are missing at the END, or that somebody who may write the file made all of it anew: for
-that, compare the last hash with one that was noted elsewhere (`privtune ledger` prints it; the ledger holds those of
-the transcripts).
+It does not show that lines are missing at the END, or that somebody with write access rewrote the whole file. For that,
+compare the last hash with one that was noted elsewhere: `privtune ledger` prints it, and the ledger holds those of the
+transcripts.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ def chained(previous: str, line: str) -> str:
 
 
 def digest(data: bytes | bytearray | memoryview) -> str:
-    """SHA-256, hex: hardware makes it the fastest here, and large inputs are hashed without the interpreter's lock."""
+    """SHA-256, hex. Processors have instructions for it, and hashlib releases the GIL for large inputs."""
     return hashlib.sha256(data).hexdigest()

@@ -1,45 +1,45 @@
-"""The ledger: what every job released from this device, and what it cost. Append-only, chained, one file a device.
+"""The ledger: what every job released from this device, and its privacy cost. Append-only, chained, one per device.
 
-Two entries a run and data set: `admitted`, written BEFORE anything may be drawn or sent, with the most that the run can
-release anew, and `released`, with what it did. A run that was killed has only the first and counts in full, until the
-job's next run finds in the store of releases what was drawn.
+A run has two entries per data set: `admitted`, written BEFORE anything may be drawn or sent, with the most that the run
+can newly release, and `released`, with what it did release. A run that is killed has only the first and counts in full
+until the job's next run finds in the store of releases what was drawn.
 
 What is counted (`Spent`), for each data set:
-* releases: records drawn. A release that is sent again, to whatever cloud, is the same bytes and costs nothing.
+* releases: records drawn. Sending a release again, to whatever cloud, sends the same bytes and costs nothing.
 * jobs: those that drew at least one release.
-* label nats: the largest epsilon of the randomised labels that jobs trained with, as one store chains them (see
-  device/labels.py), added over stores and sets of label names. None once a job's gradients told labels, or texts, as
-  they are.
-* nats a record: the largest loss of a record under each law of noise, ADDED over the laws (sequential composition; the
-  deltas add too). Under one law (mechanism, model, cut, codec, length limit, store) a record is drawn once, so later
-  jobs add nothing for it. Undefined as soon as one job had no bound: then it is `None`, never a number.
+* label nats: the largest epsilon of the randomised labels that jobs trained with, as one store chains them
+  (`release.label_store`), added over stores and sets of label names. None once a job's gradients revealed labels, or
+  texts, that were not randomised.
+* nats per record: the largest loss of a record under each noise distribution (`law`), ADDED over the distributions
+  (sequential composition; the deltas add too). Under one distribution (mechanism, model, cut, codec, length limit,
+  store) a record is drawn once, so later jobs add nothing for it. Undefined as soon as one job has no bound: then it
+  is `None`, never a number.
 
-Not covered: equal texts in one data set are records of their own (k copies of a text tell k times as much), an edited
-text is a new record, gradients and labels as they are are not releases, a copy of a file under another path is another
-data set.
+Not covered: equal texts in one data set are separate records (k copies of a text reveal k times as much); an edited
+text is a new record; gradients and labels that are not randomised are not releases; a copy of a file under another path
+is another data set.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privtune.device.account.hash_chain import chained, genesis
-from privtune.shared.errors import ArtifactCorrupt, JobConflict, PolicyRefused, StorageFull
+from privtune.shared.errors import ArtifactCorrupt, PolicyRefused
+from privtune.shared.sqlite import open_private, sqlite_errors, transaction
 
 if TYPE_CHECKING:
     from privtune.device.home.policy import Budget
 
 FILE = "ledger.sqlite"
-LABELS = "labels"  # the part of a data set that an entry on randomised labels is about
+LABELS = "labels"  # the `part` of entries about randomised labels
 Json = dict[str, Any]
 
 _SCHEMA = """
@@ -53,7 +53,14 @@ CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAI
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the releases of one data set cost so far. `nats`: the most that any record lost; None: no bound."""
+    """What the releases of one data set have cost so far.
+
+    releases: records drawn.
+    jobs: jobs that drew at least one.
+    nats: worst-case loss of any record, in nats; None: no bound.
+    delta: probability that the loss is larger.
+    label_nats: worst-case loss of any label, in nats; None: no bound.
+    """
 
     releases: int = 0
     jobs: int = 0
@@ -63,49 +70,63 @@ class Spent:
 
 
 class Ledger:
-    """The device's ledger, `home/ledger.sqlite` (mode 0600, made if missing).
+    """The device's ledger, `home/ledger.sqlite` (mode 0600, created if missing).
 
-    Safe to use from several processes; an entry is on disk when its call returns. Raises StorageFull, JobConflict
-    (locked) and ArtifactCorrupt (damaged, or the chain is broken).
+    Use as a context manager, or `close` it. Safe to use from several processes; an entry is on disk when its call
+    returns.
+
+    Raises, in every call:
+        StorageFull: no room on the disk.
+        JobConflict: another process keeps the file locked.
+        ArtifactCorrupt: the file is damaged, or the chain is broken.
     """
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
-        with self._translated():
-            home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+        with self._errors():
+            self._db = open_private(self.path, _SCHEMA)
             self._genesis = genesis("ledger", self._db.execute("SELECT id FROM ledger").fetchone()[0])
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
     def entries(self) -> list[Json]:
-        """Every entry, oldest first, after the chain was checked."""
-        with self._translated():
+        """Every entry, oldest first. Checks the chain."""
+        with self._errors():
             return self._read()
 
     @property
     def head(self) -> str:
-        """The hash of the last entry: note it elsewhere to notice a ledger that was made anew."""
-        with self._translated():
+        """The hash of the last entry: note it elsewhere to detect a ledger that was rewritten."""
+        with self._errors():
             return self._last()
 
     def holds(self, head: str) -> bool:
-        """Whether a hash that was noted is one of this ledger's."""
-        with self._translated():
+        """Whether a hash that was noted belongs to this ledger."""
+        with self._errors():
             row = self._db.execute("SELECT 1 FROM entries WHERE chain = ?", (head,)).fetchone()
             return row is not None or head == self._genesis
 
     def admit(self, facts: Json, budget: Budget) -> str:
-        """Enter what a run may release anew of one data set; the entry's id.
+        """Enter what a run may newly release of one data set. Returns the entry's id.
 
-        facts: at least source, job, part, law, records (drawn anew at most), epsilon (of the costliest record; None:
-        no bound) and delta. An earlier run of the same job that was killed is settled first by `records`: what is
-        still missing was not drawn by it. Raises PolicyRefused, and enters the refusal, when the budget is too small.
+        An earlier run of the same job that was killed is settled first, by `records`: what is still missing now was
+        not drawn by it.
+
+        Args:
+            facts: at least source, job, part, law, records (the most that are drawn now), epsilon (of the costliest
+                record; None: no bound) and delta.
+            budget: of the data set.
+
+        Raises:
+            PolicyRefused: the budget is too small; the refusal is entered.
         """
         with self._transaction() as entries:
             for gone in _unsettled(entries, facts):
@@ -122,7 +143,7 @@ class Ledger:
         raise PolicyRefused(f"The device's privacy budget for this data set does not allow the job: {reason}.")
 
     def settle(self, admission: str, facts: Json) -> None:
-        """Enter what a run did release: records, and epsilon and delta of the costliest."""
+        """Enter what a run did release: at least records, and epsilon and delta of the costliest."""
         with self._transaction():
             self._append({"kind": "released", "admission": admission, **facts})
 
@@ -137,8 +158,8 @@ class Ledger:
         for number, body, chain in self._db.execute("SELECT number, body, chain FROM entries ORDER BY number"):
             if number != len(entries) + 1 or chained(previous, body) != chain:
                 raise ArtifactCorrupt(
-                    f"{self.path}: the chain breaks at entry {len(entries) + 1}, so the ledger was changed or damaged "
-                    "there. Restore it from a backup; without it nothing can be said of what is spent"
+                    f"{self.path}: the chain breaks at entry {len(entries) + 1}: the ledger was changed or damaged "
+                    "there. Restore it from a backup; without it, what has been spent is unknown"
                 )
             previous = chain
             entries.append(json.loads(body))
@@ -154,35 +175,19 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[list[Json]]:
-        """The checked entries, and nobody else writes until the end. All or nothing."""
-        with self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._read()
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+        """The checked entries; no other process writes until the end. All or nothing."""
+        with self._errors(), transaction(self._db):
+            yield self._read()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                raise JobConflict(f"another process keeps {self.path} locked; end it and try again") from error
-            raise StorageFull(f"{self.path} can't be written ({text}), so nothing was sent; free room") from error
-        except sqlite3.DatabaseError as error:
-            raise ArtifactCorrupt(f"{self.path} is damaged ({error}). Restore it from a backup") from error
-        except OSError as error:
-            raise StorageFull(
-                f"{self.path} can't be made: {error.strerror}; set --home to a folder that can"
-            ) from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return sqlite_errors(f"the ledger {self.path}")
 
 
 def outcomes(entries: Sequence[Json]) -> list[Json]:
-    """One row an admission: its facts, overlaid with what was really released where the run was settled."""
+    """One row per admission: its facts, replaced by those of its release where the run is settled.
+
+    `open` says whether it is not settled yet.
+    """
     settled = {entry["admission"]: entry for entry in entries if entry["kind"] == "released"}
     rows = []
     for entry in entries:
@@ -193,7 +198,7 @@ def outcomes(entries: Sequence[Json]) -> list[Json]:
 
 
 def spent(entries: Sequence[Json], source: str) -> Spent:
-    """What the releases of one data set cost; see the module for the composition."""
+    """What the releases of one data set cost; the module's docstring says how costs compose."""
     mine = [row for row in outcomes(entries) if row["source"] == source]
     drawn = [row for row in mine if row["records"] and row["part"] != LABELS]
     laws: dict[str, tuple[float, float]] = {}
@@ -223,7 +228,7 @@ def _label_nats(rows: Sequence[Json]) -> float | None:
 
 
 def refusal(now: Spent, after: Spent, budget: Budget) -> str | None:
-    """Why going from `now` to `after` is over the budget; None if it is not. Public: the cloud is told."""
+    """Why going from `now` to `after` exceeds the budget; None if it does not. Public: it is sent to the cloud."""
     if budget.releases is not None and after.releases > budget.releases:
         left = max(0, budget.releases - now.releases)
         return f"it may draw {after.releases - now.releases} new releases and {left} are left"
@@ -231,14 +236,14 @@ def refusal(now: Spent, after: Spent, budget: Budget) -> str | None:
         return f"{budget.jobs} jobs may draw new releases, and it would be one more"
     if budget.nats_per_record is not None:
         if after.nats is None:
-            return "the budget is in nats a record, and the noise of this job (or of an earlier one) has no such bound"
+            return "the budget is in nats per record, and the noise of this job (or an earlier one) has no such bound"
         if after.nats > budget.nats_per_record:
             return f"a record would lose up to {after.nats:.4g} nats of the {budget.nats_per_record:g} allowed"
     return None
 
 
 def _unsettled(entries: Sequence[Json], facts: Json) -> list[Json]:
-    """Admissions of killed runs of the same work: one process at a time works on a job's training."""
+    """Admissions of killed runs of the same work. Only one process at a time trains a job, so none is still running."""
     if facts["part"] == "predict":
         return []
     same = ("job", "source", "part", "law")

@@ -1,12 +1,12 @@
-"""What left this device and what came back, frame by frame: kind, shape and hash of each, written before it leaves.
+"""The transcript: what left this device and what came back, with the kind, shape and hash of every frame.
 
-home/jobs/JOB/transcript/0001.jsonl    one line a frame or call, chained; a file for each run of the job
-home/jobs/JOB/transcript/0001.frames   with --record-frames: the frames themselves, both directions, one after another
-home/jobs/JOB/transcript/HASH.keys     24 bytes a record handle: under which key the store keeps its release
+home/jobs/JOB/transcript/0001.jsonl    one line per frame or call, chained; one file per run of the job
+home/jobs/JOB/transcript/0001.frames   with --record-frames: the frames themselves, both directions, concatenated
+home/jobs/JOB/transcript/HASH.keys     24 bytes per record handle: the key under which the store keeps its release
 
-A line is handed to the operating system before its frame is handed to gRPC: a killed process has no frame out that is
-not in its transcript. Lines are made on gRPC's own threads, not on the one that trains. REST (the job's description)
-and what the cloud answers to a fetch are not in it.
+A line is given to the operating system before its frame is given to gRPC: a killed process has sent no frame that is
+not in its transcript. Lines are written on gRPC's own threads, not on the one that trains. REST (the job's description)
+and the cloud's answers to a fetch are not in it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from privtune.device.account.hash_chain import chained, digest, genesis
 from privtune.shared.errors import StorageFull
+from privtune.shared.files import replacing_file
 from privtune.split.v1 import split_pb2 as pb
 
 FRAMES_MAX_BYTES = 8 << 30
@@ -28,20 +29,22 @@ FORMAT = 1
 
 
 class Transcript:
-    """Writes the lines of one run of a job; safe from several threads. Nothing is created before the first line.
+    """Writes the lines of one run of a job. Safe to use from several threads; creates nothing before the first line.
 
-    folder: the job's transcript folder. record_frames: keep the frames too, at most `max_frame_bytes` over all runs
-    of the job; what is over is left out and a line says so.
-    Raises StorageFull when a line can't be written: then the frame must not leave.
+    Args:
+        folder: the job's transcript folder.
+        job_id: the job.
+        record_frames: keep the frames too, up to `FRAMES_MAX_BYTES` over all runs of the job.
+
+    Raises, in every call:
+        StorageFull: a line can't be written; then its frame must not leave.
     """
 
-    def __init__(
-        self, folder: Path, job_id: str, *, record_frames: bool = False, max_frame_bytes: int = FRAMES_MAX_BYTES
-    ) -> None:
+    def __init__(self, folder: Path, job_id: str, *, record_frames: bool = False) -> None:
         self._folder, self._job_id = folder, job_id
-        # A job whose frames were kept before goes on keeping them.
+        # A job whose frames were kept in an earlier run continues to keep them.
         self._recording = record_frames or any(folder.glob("*.frames"))
-        self._room = max_frame_bytes
+        self._room = FRAMES_MAX_BYTES
         self._lock = threading.Lock()
         self._file = self._frames = -1
         self._at = 0
@@ -53,7 +56,7 @@ class Transcript:
         self._frame(frame, "up")
 
     def received(self, frame: pb.Frame) -> None:
-        """A frame came."""
+        """A frame has arrived."""
         self._frame(frame, "down")
 
     def call(self, name: str, request: bytes) -> None:
@@ -62,7 +65,7 @@ class Transcript:
             self._write({"type": "call", "kind": name, "bytes": len(request), "hash": digest(request)})
 
     def records(self, scope: str, keys: Sequence[bytes]) -> None:
-        """From here on record handle i means the release under `keys[i]` in the store's `scope`."""
+        """From here on, record handle i means the release under `keys[i]` in the store's `scope`."""
         packed = b"".join(keys)
         name = digest(packed)
         with self._lock:
@@ -70,14 +73,15 @@ class Transcript:
             file = self._folder / f"{name}.keys"
             try:
                 if not file.exists():
-                    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                        out.write(packed)
+                    with replacing_file(file) as scratch:
+                        scratch.touch(0o600)
+                        scratch.write_bytes(packed)
             except OSError as error:
                 raise self._full(error) from error
             self._write({"type": "records", "scope": scope, "keys": name, "records": len(keys)})
 
     def close(self) -> dict[str, Any] | None:
-        """End the run's file; where it ended, for the ledger. None if nothing left and nothing came."""
+        """End the run's file. Returns its end, for the ledger; None if nothing was sent or received."""
         with self._lock:
             if self._file < 0:
                 return None
@@ -115,7 +119,7 @@ class Transcript:
         raw = frame.SerializeToString()
         if self._at + len(raw) > self._room:
             self._recording = False
-            self._write({"type": "note", "text": "the bound is reached: frames are not kept from here on"})
+            self._write({"type": "note", "text": "the size limit is reached: no more frames are kept"})
             return
         try:
             if os.write(self._frames, raw) != len(raw):
@@ -138,7 +142,7 @@ class Transcript:
                 try:
                     self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
                 except FileExistsError:
-                    continue  # another process of this job (a prediction) took the number
+                    continue  # another process of this job (a prediction) has taken the number
             if self._recording:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
                 self._frames = os.open(path.with_suffix(".frames"), flags, 0o600)
@@ -149,14 +153,14 @@ class Transcript:
 
     def _full(self, error: OSError) -> StorageFull:
         return StorageFull(
-            f"the transcript in {self._folder} can't be written ({error.strerror}), so nothing more was sent. Free "
+            f"the transcript in {self._folder} can't be written ({error.strerror}), so nothing more was sent; free "
             "room and run again",
             detail=str(error),
         )
 
 
 def describe(frame: pb.Frame, direction: str) -> dict[str, Any]:
-    """A frame's line: all that may be told of it without its content, a hash of its payload and one of the rest."""
+    """A frame's line: what can be said without its content, a hash of its payload, and a hash of the rest."""
     payload = frame.payload
     head = pb.Frame()
     head.CopyFrom(frame)

@@ -1,17 +1,18 @@
-"""Reads a job's transcript back: is it whole, does it agree with the ledger, the releases and the kept frames?"""
+"""Verifies a job's transcript: is it whole, and does it agree with the ledger, the releases and the kept frames?"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from privtune.device.account.hash_chain import chained, digest, genesis
 from privtune.device.account.transcript import describe
-from privtune.device.release.release_store import RecordKey, ReleaseStore
+from privtune.device.release.record_keys import RecordKey
+from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.errors import ArtifactCorrupt, JobNotFound
 from privtune.split.v1 import split_pb2 as pb
 
@@ -23,8 +24,19 @@ _WENT = {"up": "left", "down": "came"}
 
 @dataclass(kw_only=True)
 class Check:
-    """What was found. frames, bytes: by "direction KIND"; recomputed: frames whose payload the store (or the kept
-    frame) gives again; open: payloads that nothing here can give again; problems: each in one line, none is good.
+    """What was found.
+
+    runs: runs of the job.
+    frames: number of frames by "direction KIND", and of calls by "call NAME".
+    bytes: their bytes, by the same names.
+    records: records whose release left in training.
+    vectors: vectors that left.
+    labels: labels that left.
+    recomputed: frames whose payload was recomputed from the store of releases, or that have none.
+    kept: frames that were kept and match their line.
+    open: frames by kind whose payload can be neither recomputed nor compared with a kept frame.
+    notes: what an owner should know, each in one line.
+    problems: what is wrong, each in one line; empty for a sound transcript.
     """
 
     runs: int = 0
@@ -41,7 +53,7 @@ class Check:
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """The transcript files of a job, in order; JobNotFound if there is none."""
+    """The transcript files of a job, in order. Raises JobNotFound if there is none."""
     files = sorted(folder.glob("[0-9]*.jsonl"))
     if not files:
         raise JobNotFound(f"there is no transcript in {folder}; this device has not run the job")
@@ -49,7 +61,7 @@ def runs_of(folder: Path) -> list[Path]:
 
 
 def read_run(path: Path, job_id: str) -> tuple[list[Json], list[str], str | None]:
-    """Lines of one run, their hashes, and what is wrong with the chain (the lines end there); None: nothing."""
+    """The lines of one run, their hashes, and where the chain breaks (the lines end there); None if it does not."""
     previous = genesis(job_id, str(int(path.stem)))
     lines: list[Json] = []
     hashes: list[str] = []
@@ -59,7 +71,7 @@ def read_run(path: Path, job_id: str) -> tuple[list[Json], list[str], str | None
         body, mark, tail = raw.decode("utf-8", "replace").rpartition(_CHAIN)
         previous = chained(previous, body + "}")
         if not mark or tail != previous + '"}':
-            return lines, hashes, f"run {path.stem}: the chain breaks at line {number}: it was changed or damaged there"
+            return lines, hashes, f"run {path.stem}: the chain breaks at line {number}: changed or damaged there"
         lines.append(json.loads(raw))
         hashes.append(previous)
     return lines, hashes, None
@@ -68,8 +80,11 @@ def read_run(path: Path, job_id: str) -> tuple[list[Json], list[str], str | None
 def check(job_id: str, folder: Path, ledger: Sequence[Json], releases: Path) -> Check:
     """Check all runs of a job.
 
-    folder: the job's transcript; ledger: its checked entries, which hold the last hash of every run that ended;
-    releases: the file of the store.
+    Args:
+        job_id: the job.
+        folder: its transcript.
+        ledger: the ledger's checked entries, which hold the last hash of every run that ended.
+        releases: the file of the store of releases.
     """
     found, ends = Check(), {}
     carried: set[int] = set()
@@ -84,24 +99,13 @@ def check(job_id: str, folder: Path, ledger: Sequence[Json], releases: Path) -> 
         _against_ledger(path, lines, hashes, ends.pop(int(path.stem), None), found)
         _count(path, lines, carried, found)
         _Payloads(path, lines, releases, found).check()
-    found.problems += [f"run {run:04d}: the ledger knows it, its file is gone" for run in ends]
+    found.problems += [f"run {run:04d}: it is in the ledger, but its file is gone" for run in ends]
     found.records = len(carried)
     return found
 
 
-def recorded_frames(folder: Path, job_id: str) -> Iterator[tuple[Json, pb.Frame]]:
-    """Every kept frame with its line, oldest first. Raises ArtifactCorrupt where they do not agree."""
-    for path in runs_of(folder):
-        lines, _, broken = read_run(path, job_id)
-        if broken is not None:
-            raise ArtifactCorrupt(broken)
-        for line in lines:
-            if "at" in line:
-                yield line, kept_frame(path, line)
-
-
 def kept_frame(path: Path, line: Json) -> pb.Frame:
-    """The frame that a line describes, from the run's .frames file; ArtifactCorrupt if it is another."""
+    """The frame that a line describes, from the run's .frames file. Raises ArtifactCorrupt if it is a different one."""
     try:
         with path.with_suffix(".frames").open("rb") as file:
             file.seek(line["at"])
@@ -118,9 +122,11 @@ def kept_frame(path: Path, line: Json) -> pb.Frame:
 
 def _against_ledger(path: Path, lines: list[Json], hashes: list[str], end: Json | None, found: Check) -> None:
     if end is None:
-        found.notes.append(f"run {path.stem} has no end in the ledger (killed, or under way): last lines may lack")
+        found.notes.append(
+            f"run {path.stem} has no end in the ledger (killed, or still running): its last lines may be missing"
+        )
     elif len(lines) < end["lines"] or hashes[end["lines"] - 1] != end["chain"]:
-        found.problems.append(f"run {path.stem} does not end as the ledger says: lines are missing or were made anew")
+        found.problems.append(f"run {path.stem} does not end as the ledger says: lines are missing or were rewritten")
 
 
 def _count(path: Path, lines: list[Json], carried: set[int], found: Check) -> None:
@@ -147,7 +153,7 @@ def _count(path: Path, lines: list[Json], carried: set[int], found: Check) -> No
 
 
 class _Payloads:
-    """Works the payloads of one run's outgoing frames out again."""
+    """Recomputes the payloads of one run's outgoing frames."""
 
     def __init__(self, path: Path, lines: list[Json], releases: Path, found: Check) -> None:
         self._path, self._lines, self._file, self._found = path, lines, releases, found
@@ -170,7 +176,7 @@ class _Payloads:
                 self._store.close()
 
     def _records(self, line: Json) -> None:
-        """Handles mean these keys from here on."""
+        """From here on, handles mean these keys."""
         file = self._path.parent / f"{line['keys']}.keys"
         packed = file.read_bytes() if file.exists() else b""
         if digest(packed) != line["keys"]:
@@ -195,7 +201,7 @@ class _Payloads:
             else:
                 self._found.recomputed += 1
         elif not line["payload_bytes"]:
-            self._found.recomputed += 1  # nothing to work out
+            self._found.recomputed += 1  # there is nothing to recompute
         elif not kept:
             self._found.open[line["kind"]] += 1
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from privtune.device.data.records import Columns
 from privtune.device.data.source import DataSource
 from privtune.device.home.policy import AuditRule, Budget, Policy
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.validation import Strict
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
@@ -33,11 +34,7 @@ def check_name(name: str) -> None:
         raise ValueError(f"'{name}' can't be a data set's name: letters, digits, '.', '_' and '-' only")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class DataSetting(_Strict):
+class DataSetting(Strict):
     """One registered data set: the file, its columns, and which part of it."""
 
     path: str = Field(min_length=1)
@@ -66,7 +63,7 @@ class DataSetting(_Strict):
         )
 
 
-class AgentConfig(_Strict):
+class AgentConfig(Strict):
     """The whole file. `base`: the folder that relative paths count from."""
 
     datasets: dict[str, DataSetting] = Field(default_factory=dict)

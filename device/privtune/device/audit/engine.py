@@ -20,7 +20,7 @@ from privtune.device.audit.sizes import Size
 from privtune.device.audit.utility import DeviceAlone, Utility, UtilityTraining, measure_utility
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset
-from privtune.device.model.device_parts import Noise, build_noise
+from privtune.device.release.noising import Noise, build_noise
 from privtune.device.release.own_records import OwnRecords
 from privtune.shared.job_spec import MechanismSpec, Skip, Task
 from privtune.shared.modeling.package import BottomPackage, bottom_from_model

@@ -63,7 +63,8 @@ def _unexpected(error: Exception, home: object) -> InternalError:
 
 
 def _log(home: object, text: str) -> Path | None:
-    from privtune.device.home.paths import default_home, log_failure
+    from privtune.device.home.failure_log import log_failure
+    from privtune.device.home.paths import default_home
 
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return log_failure(home if isinstance(home, Path) else default_home(), f"{stamp} {text}")

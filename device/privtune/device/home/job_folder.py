@@ -1,16 +1,16 @@
-"""What the device keeps of a job, and never sends: labels' names, the secret record order, checkpoints, the report.
+"""What the device keeps of a job and never sends: label names, the secret record order, checkpoints, the report.
 
-home/jobs/JOB/job.json        what is needed to resume or to predict
-home/jobs/JOB/checkpoints/    the head, the tail and their optimiser
+home/jobs/JOB/job.json        what is needed to resume the job or to predict with it
+home/jobs/JOB/request.json    what the owner asked for (`run_request`)
+home/jobs/JOB/lock            held by the process that works on the job (`job_lock`)
+home/jobs/JOB/checkpoints/    head, tail and their optimiser
 home/jobs/JOB/states.sqlite   with a tail: what the cloud computed for each record, until the job is done
 home/jobs/JOB/report.json     figures of the finished run
-home/bottoms/, home/releases/ shared by jobs
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +21,22 @@ import numpy as np
 from privtune.device.data.batches import IndexArray
 from privtune.device.data.prompts import PromptForm
 from privtune.shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
+from privtune.shared.files import write_json
 from privtune.shared.job_spec import JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobState:
-    """`order_secret` shuffles the records once, so that handles tell nothing of a record's place in the file.
+    """What `job.json` holds.
 
-    (A file sorted by label would otherwise give its labels away: the cloud knows the seed of the data order.)
-    `prompt`: how a language model's records were written; None for a classifier.
+    spec: the job as the cloud has it.
+    label_names: names of the classes, in their numbers' order; empty for a language model.
+    data_fingerprint: of the encoded training data.
+    order_secret: seed that shuffles the records once, so that a handle reveals nothing about a record's place in the
+        file. (A file sorted by label would otherwise give its labels away: the cloud knows the seed of the data order.)
+    local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
+    prompt: how a language model's records were written; None for a classifier.
+    final_step: steps that the finished job trained; None before that.
     """
 
     spec: JobSpec
@@ -46,7 +53,7 @@ class JobState:
 
 
 class JobFolder:
-    """Reads and writes one job's files; every write is whole or not at all."""
+    """One job's files on this device; every write is whole or not at all."""
 
     def __init__(self, home: Path, job_id: str) -> None:
         self.path = home / "jobs" / job_id
@@ -55,15 +62,15 @@ class JobFolder:
         self.states = self.path / "states.sqlite"
 
     def exists(self) -> bool:
-        """True when this device has run the job before."""
+        """Whether this device has worked on the job before."""
         return (self.path / "job.json").exists()
 
     def load(self) -> JobState:
-        """The job's state; `JobNotFound` when this device does not hold it."""
+        """The job's state. Raises JobNotFound when this device does not hold it, DataInvalid when it is damaged."""
         try:
             raw = json.loads((self.path / "job.json").read_text(encoding="utf-8"))
             spec = JobSpec.model_validate(raw.pop("spec"))
-            prompt = raw.pop("prompt", None)
+            prompt = raw.pop("prompt")
             form = None if prompt is None else PromptForm(**prompt)
             return JobState(spec=spec, label_names=tuple(raw.pop("label_names")), prompt=form, **raw)
         except FileNotFoundError:
@@ -81,7 +88,7 @@ class JobFolder:
         local_model: str | None,
         prompt: PromptForm | None = None,
     ) -> JobState:
-        """The state of a new job, or of one that goes on; refuses to go on with other data or another description."""
+        """The state of a new job, or of one that is resumed. Raises JobConflict if data or description have changed."""
         if not self.exists():
             state = JobState(
                 spec=spec,
@@ -96,11 +103,11 @@ class JobFolder:
         state = self.load()
         if state.data_fingerprint != fingerprint:
             raise JobConflict(
-                f"the data differs from what job {self.job_id} started with, so it can't go on; "
+                f"the data differs from what job {self.job_id} started with, so it can't be resumed; "
                 "restore the file or start a new job (--new)"
             )
         if state.spec != spec:
-            raise JobConflict(f"job {self.job_id} has another description now than when it started; start a new job")
+            raise JobConflict(f"job {self.job_id} no longer has the description it started with; start a new job")
         return state
 
     def save(self, state: JobState) -> None:
@@ -109,14 +116,9 @@ class JobFolder:
         self.write_json("job.json", facts)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Write a JSON file atomically; `StorageFull` leaves the old one as it was."""
-        scratch = self.path / f".{name}.part"
+        """Replace a JSON file of the job. Raises StorageFull, which leaves the old one as it was."""
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with scratch.open("w", encoding="utf-8") as file:
-                json.dump(value, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.rename(self.path / name)
+            write_json(self.path / name, value)
         except OSError as error:
             raise StorageFull(f"{self.path} can't be written: {error.strerror}; free room and run again") from error

@@ -1,6 +1,6 @@
-"""What the owner's agent will do for jobs that others submit. Checked before anything is sent; the device decides.
+"""The device's policy: which jobs it accepts from others. Checked before anything is sent; the device decides.
 
-The defaults are the safe side: noise always on and never weaker than each mechanism's own default, labels private.
+The defaults are strict: noise is always on and never weaker than each mechanism's own default, labels are private.
 """
 
 from __future__ import annotations
@@ -8,20 +8,17 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.validation import Strict
 
 NO_NOISE = "none"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Bound(_Strict):
-    """The range in which a mechanism's parameter may lie; with `allowed: false` it may not be set at all."""
+class Bound(Strict):
+    """The allowed range of a mechanism's parameter; with `allowed: false` it may not be set at all."""
 
     min: float | None = None
     max: float | None = None
@@ -34,26 +31,30 @@ class Bound(_Strict):
         return self
 
 
-class Budget(_Strict):
-    """What may be released of each data set, over all jobs; what is left out is not limited. See docs/ledger.md."""
+class Budget(Strict):
+    """What may be released of each data set, over all jobs. A limit left out does not apply. See docs/ledger.md."""
 
     nats_per_record: float | None = Field(
-        None, gt=0, description="Worst-case loss of a record; refuses noise that has no such bound."
+        None, gt=0, description="Worst-case privacy loss per record, in nats. Refuses noise without such a bound."
     )
-    releases: int | None = Field(None, ge=0, description="Records drawn; sending one again is no new release.")
+    releases: int | None = Field(
+        None, ge=0, description="Records drawn. Sending a release again does not count as a new one."
+    )
     jobs: int | None = Field(None, ge=0, description="Jobs that draw at least one release.")
 
 
-class AuditRule(_Strict):
-    """What attacks on a job's own data may find, before anything of it is sent: upper ends of the 95% intervals."""
+class AuditRule(Strict):
+    """What attacks may find in a job's own data before any of it is sent: upper ends of 95% intervals."""
 
-    max_content_top1: float = Field(0.2, ge=0, le=1, description="Share of content words that the worst attack names.")
-    max_top1: float = Field(0.3, ge=0, le=1, description="The same of all words.")
-    size: Literal["quick", "full"] = Field("quick", description="quick: minutes; full: hours.")
+    max_content_top1: float = Field(
+        0.2, ge=0, le=1, description="Fraction of content words that the strongest attack names correctly."
+    )
+    max_top1: float = Field(0.3, ge=0, le=1, description="The same for all words.")
+    size: Literal["quick", "full"] = Field("quick", description="quick takes minutes, full takes hours.")
 
 
 def _default_bounds() -> dict[str, dict[str, Bound]]:
-    """No less noise than the mechanisms' own defaults; other ways to say how much are closed."""
+    """At least the noise of the mechanisms' own defaults; no other parameter may set its strength."""
     from privtune.device.noise.params import DChiParams, GaussianParams
 
     dchi, gaussian = DChiParams(), GaussianParams()
@@ -63,32 +64,36 @@ def _default_bounds() -> dict[str, dict[str, Bound]]:
     }
 
 
-class Policy(_Strict):
-    """The `policy` section of agent.yaml. A section that is given replaces that default as a whole."""
+class Policy(Strict):
+    """The `policy` section of agent.yaml, or policy.yaml. A section that is given replaces its default as a whole."""
 
     mechanisms: tuple[str, ...] = Field(
-        ("dchi", "gaussian"), description="Noise mechanisms that jobs may use (`none` is ruled by allow_no_noise)."
+        ("dchi", "gaussian"), description="Noise mechanisms that jobs may use (`none` is governed by allow_no_noise)."
     )
     bounds: dict[str, dict[str, Bound]] = Field(
         default_factory=_default_bounds,
-        description="Per mechanism and parameter: min, max, allowed. Not listed: any value.",
+        description="Bounds per mechanism and parameter: min, max, allowed. A parameter that is not listed may have "
+        "any value.",
     )
     allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
     allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
     gradients: Literal["any", "no-text", "none"] = Field(
         "no-text",
-        description="Which may go to the cloud: any; no-text: not a language model's, which name its text; none. What "
-        "may not leave needs a job with a tail, which trains on the device.",
+        description="Gradients that may go to the cloud: any; no-text: all but a language model's, which name its "
+        "text; none. A job whose gradients may not leave needs a tail, which trains on the device.",
     )
     max_label_epsilon: float | None = Field(
         None,
         gt=0,
-        description="Jobs must train with randomised labels, label_epsilon at most this; language models can't.",
+        description="Jobs must train on randomised labels with at most this label_epsilon, in nats; language models "
+        "can't. By default, labels need not be randomised.",
     )
     models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
     datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
-    budget: Budget = Field(default_factory=Budget, description="For each data set.")
-    audit: AuditRule | None = Field(None, description="Attack every job's data first; left out: no job's.")
+    budget: Budget = Field(default_factory=Budget, description="Limits for each data set.")
+    audit: AuditRule | None = Field(
+        None, description="Attack every job's data before it is sent. By default, no job is audited."
+    )
     max_epochs: int = Field(50, ge=1, description="Passes over the data that a job may ask for.")
 
     @model_validator(mode="after")
@@ -107,7 +112,7 @@ class Policy(_Strict):
         return self
 
     def check(self, spec: JobSpec) -> None:
-        """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings make no sense."""
+        """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings are wrong."""
         if not any(fnmatchcase(spec.model, pattern) for pattern in self.models):
             raise PolicyRefused(f"The device's policy does not allow the model {spec.model}.")
         for handle in (spec.training_file, spec.validation_file or spec.training_file):
@@ -115,7 +120,7 @@ class Policy(_Strict):
             if not any(fnmatchcase(name, pattern) for pattern in self.datasets):
                 raise PolicyRefused(f"The device's policy does not allow the data set {name}.")
         if spec.labels == "shared" and not self.allow_shared_labels:
-            raise PolicyRefused("The device's policy keeps labels at home: labels 'shared' is not allowed.")
+            raise PolicyRefused("The device's policy keeps labels here: labels 'shared' is not allowed.")
         self._check_labels(spec)
         if spec.train.epochs > self.max_epochs:
             raise PolicyRefused(f"The job asks for {spec.train.epochs} epochs; the device allows {self.max_epochs}.")
@@ -139,10 +144,10 @@ class Policy(_Strict):
             return
         if spec.task == "causal-lm":
             raise PolicyRefused(
-                "The device's policy demands randomised labels, and a language model's labels are its text."
+                "The device's policy requires randomised labels, and a language model's labels are its text."
             )
         if spec.label_epsilon is None:
-            raise PolicyRefused(f"The device's policy demands randomised labels: label_epsilon of at most {most:g}.")
+            raise PolicyRefused(f"The device's policy requires randomised labels: label_epsilon of at most {most:g}.")
         if spec.label_epsilon > most:
             raise PolicyRefused(f"label_epsilon {spec.label_epsilon:g} is above the {most:g} that the device allows.")
 
@@ -171,6 +176,6 @@ def _check_bound(mechanism: str, parameter: str, value: object, bound: Bound) ->
     if not isinstance(value, int | float):
         return
     if bound.min is not None and value < bound.min:
-        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device demands.")
+        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device requires.")
     if bound.max is not None and value > bound.max:
         raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is above the {bound.max:g} that the device allows.")

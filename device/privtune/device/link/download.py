@@ -1,39 +1,46 @@
-"""Files from the cloud, resumable and hash-checked: the bottom package and the trained adapter."""
+"""Fetches files from the cloud, resumably, and checks their hashes: the bottom package and the trained adapter."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import ArtifactCorrupt, CloudUnreachable, StorageFull
+from privtune.shared.files import replacing_folder
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, verify
 
 
 def fetch_folder(link: Link, kind: int, job_id: str, target: Path, say: Callable[[str], None] = lambda _: None) -> Path:
     """Fetch every file of an artifact into `target`, which appears only when all hashes match.
 
-    An interrupted fetch goes on where it stopped. Raises `ArtifactCorrupt` when a file still differs after a fresh
-    copy, `StorageFull` when it can't be written.
+    An interrupted fetch resumes where it stopped.
+
+    Args:
+        link: to the cloud's gateway.
+        kind: the artifact, an `ArtifactKind` of the protocol.
+        job_id: the job that it belongs to.
+        target: the folder to make; one that is whole already is only checked.
+        say: gets a line per file.
+
+    Raises:
+        ArtifactCorrupt: a file still differs after a second copy, or the cloud's manifest is unreadable.
+        StorageFull: a file can't be written.
+        CloudUnreachable: the connection was lost.
     """
     if (target / MANIFEST).exists():
         verify(target)
         return target
-    scratch = target.with_name(f".{target.name}.part")
     try:
-        _fetch(link, kind, job_id, scratch, say)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
+        with replacing_folder(target, resumable=True) as scratch:
+            _fetch(link, kind, job_id, scratch, say)
     except OSError as error:
         raise StorageFull(f"{target.parent} can't be written: {error.strerror}; free room and run again") from error
     return target
 
 
 def _fetch(link: Link, kind: int, job_id: str, scratch: Path, say: Callable[[str], None]) -> None:
-    scratch.mkdir(parents=True, exist_ok=True)
     manifest = b"".join(link.fetch(kind, job_id, ""))
     try:
         json.loads(manifest)
@@ -64,4 +71,4 @@ def _append(link: Link, kind: int, job_id: str, path: Path, size: int) -> None:
                 raise ArtifactCorrupt(f"the cloud sent more of {path.name} than its manifest says; nothing was used")
             file.write(data)
     if have < size:
-        raise CloudUnreachable(f"the cloud sent only a part of {path.name}; run again to go on from there")
+        raise CloudUnreachable(f"the cloud sent only a part of {path.name}; run again to resume")

@@ -1,22 +1,20 @@
-"""Labels that train as one randomised draw a record (label differential privacy), for `label_epsilon` of a job.
+"""Randomised labels: one draw per record (label differential privacy), for jobs with `label_epsilon`.
 
-The gradient of a record at the head's input tells the label that it trains with, whatever is done to direction or
-norm, so the label itself is randomised. The cloud sees a row a record: any defence is a local one, and for two classes
-every epsilon-private local mechanism is a post-processing of randomised response (Kairouz et al. 2014).
+The gradient of a record at the head's input reveals the label that it trains with, whatever is done to its direction
+or norm, so the label itself is randomised. The cloud sees one row per record: any defence is a local one, and for two
+classes every epsilon-private local mechanism is a post-processing of randomised response (Kairouz et al. 2014).
 
-A draw is made once and kept, like a release: epochs, a retry, a resume and later jobs train with the same one. A job
-with another epsilon gets a draw that is chained to those there are (`privacy.bounds.label_laws`), so that a record
-loses the largest epsilon ever used and not their sum. N records, C classes.
+A draw is made once and kept, like a release: later epochs, a retry, a resume and later jobs train with the same one. A
+job with another epsilon gets a draw that is chained to the earlier ones (`privacy.bounds.label_distributions`), so that
+a record loses the largest epsilon ever used and not their sum. Dimensions: N records, C classes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +23,8 @@ import torch
 
 from privtune.device.data.records import Records
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.privacy.bounds import label_laws, label_truth
-from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
+from privtune.device.privacy.bounds import label_distributions, label_truth
+from privtune.shared.sqlite import open_private, sqlite_errors, transaction
 
 FILE, FIXED_SEED_FILE = "labels.sqlite", "labels-fixed-seed.sqlite"
 Labels = npt.NDArray[np.int64]
@@ -37,13 +35,13 @@ CREATE TABLE IF NOT EXISTS draws (
 CREATE TABLE IF NOT EXISTS identity (only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL);
 INSERT OR IGNORE INTO identity VALUES (0, lower(hex(randomblob(16))));
 """
-_BATCH = 500  # keys in one query; SQLite allows 32,766 variables
+_BATCH = 500  # keys per query; SQLite allows 32,766 variables
 
 
 def label_keys(records: Records, label_names: Sequence[str]) -> list[bytes]:
-    """A store key for each record: its text and label among these label names, and how many equal ones came before.
+    """A store key for each record: its text, its label among these names, and its number among equal records.
 
-    Not its tokens: another model or length limit trains with the same draw.
+    A key does not depend on tokens: another model or length limit trains with the same draw.
     """
     seen: Counter[bytes] = Counter()
     keys = []
@@ -55,23 +53,26 @@ def label_keys(records: Records, label_names: Sequence[str]) -> list[bytes]:
 
 
 class LabelStore:
-    """The draws of this device, `home/labels.sqlite` (mode 0600, made if missing).
+    """The draws of this device, `home/labels.sqlite` (mode 0600, created if missing).
 
-    fixed_seed: for draws of a seeded source (tests); they have a file of their own and are never taken for real ones.
-    What is on disk wins over any later draw; safe to use from several processes. Raises StorageFull, JobConflict
-    (locked) and ArtifactCorrupt (damaged).
+    What is on disk wins over any later draw. Safe to use from several processes.
+
+    Args:
+        home: the device's folder.
+        fixed_seed: for draws of a seeded source (tests), in a file of their own, so that none is taken for a real one.
+
+    Raises, in every call:
+        StorageFull: no room on the disk.
+        JobConflict: another process keeps the file locked.
+        ArtifactCorrupt: the file is damaged.
     """
 
-    fingerprint = "labels"  # one scope a file, unlike releases
+    fingerprint = "labels"  # one scope per file, unlike releases
 
     def __init__(self, home: Path, *, fixed_seed: bool = False) -> None:
         self.path = home / (FIXED_SEED_FILE if fixed_seed else FILE)
-        with self._translated():
-            home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+        with self._errors():
+            self._db = open_private(self.path, _SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
@@ -79,52 +80,53 @@ class LabelStore:
 
     @property
     def identity(self) -> str:
-        """A random name of this file's contents: a file that was deleted and made anew has another."""
-        with self._translated():
+        """A random name of this file's contents: a file that is deleted and created again has another."""
+        with self._errors():
             return str(self._db.execute("SELECT id FROM identity").fetchone()[0])
 
     def renew_identity(self) -> None:
-        """Say that draws were lost (an older copy was put back): what is drawn now may be a second draw."""
-        with self._translated():
+        """Record that draws were lost (an older copy was put back): what is drawn now may be a second draw."""
+        with self._errors():
             self._db.execute("UPDATE identity SET id = lower(hex(randomblob(16)))")
 
     @property
     def size(self) -> int:
-        """Draws stored."""
-        with self._translated():
+        """Number of stored draws, of any epsilon."""
+        with self._errors():
             return int(self._db.execute("SELECT COUNT(*) FROM draws").fetchone()[0])
 
     def missing(self, keys: Sequence[bytes], epsilon: float) -> int:
         """How many of these records have no draw of this epsilon yet."""
-        with self._translated():
+        with self._errors():
             known = self._read(keys)
         return sum(epsilon not in known[key] for key in keys)
 
     def randomised(
         self, keys: Sequence[bytes], labels_N: Labels, classes: int, epsilon: float, source: NoiseSource
     ) -> Labels:
-        """The one label that each record trains with at this epsilon; drawn now where there is none. On disk on return.
+        """The label that each record trains with at this epsilon: the stored draw, or a new one. On disk on return.
 
-        keys: from `label_keys`, all different. All or nothing; no two processes draw at once.
+        All or nothing; no two processes draw at once.
+
+        Args:
+            keys: from `label_keys`, all different.
+            labels_N: the true labels, in 0..classes-1.
+            classes: number of classes C.
+            epsilon: nats that a draw may reveal of its label.
+            source: where new draws come from.
         """
-        with self._translated():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                known = self._read(keys)
-                todo = np.array([n for n, key in enumerate(keys) if epsilon not in known[key]], dtype=np.int64)
-                drawn = draw(labels_N[todo], [known[keys[n]] for n in todo], classes, epsilon, source)
-                rows = [(keys[n], epsilon, label) for n, label in zip(todo.tolist(), drawn.tolist(), strict=True)]
-                self._db.executemany("INSERT INTO draws VALUES (?, ?, ?)", rows)
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+        with self._errors(), transaction(self._db):
+            known = self._read(keys)
+            todo = np.array([n for n, key in enumerate(keys) if epsilon not in known[key]], dtype=np.int64)
+            drawn = draw(labels_N[todo], [known[keys[n]] for n in todo], classes, epsilon, source)
+            rows = [(keys[n], epsilon, label) for n, label in zip(todo.tolist(), drawn.tolist(), strict=True)]
+            self._db.executemany("INSERT INTO draws VALUES (?, ?, ?)", rows)
         for key, _, label in rows:
             known[key][epsilon] = label
         return np.array([known[key][epsilon] for key in keys], dtype=np.int64)
 
     def _read(self, keys: Sequence[bytes]) -> defaultdict[bytes, dict[float, int]]:
-        """epsilon -> label of each record's draws."""
+        """Each record's draws: epsilon -> label."""
         found: defaultdict[bytes, dict[float, int]] = defaultdict(dict)
         for start in range(0, len(keys), _BATCH):
             some = keys[start : start + _BATCH]
@@ -134,28 +136,14 @@ class LabelStore:
                 found[record][epsilon] = label
         return found
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """SQLite's errors as rows of our table."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                raise JobConflict(f"another process keeps {self.path} locked; end it and try again") from error
-            raise StorageFull(f"{self.path} can't be written ({text}), so nothing was sent; free room") from error
-        except sqlite3.DatabaseError as error:
-            raise ArtifactCorrupt(f"{self.path} is damaged ({error}). Restore it from a backup") from error
-        except OSError as error:
-            raise StorageFull(
-                f"{self.path} can't be made: {error.strerror}; set --home to a folder that can"
-            ) from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return sqlite_errors(f"the store of randomised labels {self.path}")
 
 
 def draw(
     labels_N: Labels, known_N: Sequence[dict[float, int]], classes: int, epsilon: float, source: NoiseSource
 ) -> Labels:
-    """A draw of this epsilon for each label, chained to the draws of other epsilons that are known. (N,)"""
+    """Draw a label (N,) of this epsilon for each record, chained to the known draws of other epsilons."""
     if not len(labels_N):
         return labels_N
     truths = {other: label_truth(other, classes) for known in known_N for other in known}
@@ -168,5 +156,5 @@ def draw(
             nearer[n], nearer_truth[n] = known[larger], truths[larger]
         if smaller is not None:
             farther[n], farther_truth[n] = known[smaller], truths[smaller]
-    law_NC = label_laws(label_truth(epsilon, classes), classes, nearer, nearer_truth, farther, farther_truth)
+    law_NC = label_distributions(label_truth(epsilon, classes), classes, nearer, nearer_truth, farther, farther_truth)
     return source.choice(torch.from_numpy(law_NC)).numpy()

@@ -45,12 +45,6 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         assert place == value, option
 
 
-@pytest.mark.parametrize(("stored", "skip"), [(True, "frozen"), (False, "none")])
-def test_a_job_that_was_stored_with_a_yes_or_no_is_still_read(stored, skip):
-    facts = build(tail=1).model_dump() | {"skip": stored}
-    assert JobSpec.model_validate(facts).skip == skip
-
-
 def test_the_handle_tells_nothing_unless_named():
     assert build().training_file != build().training_file
     spec = build_spec({"model": "m"}, NOISE, name="reviews", validated=True)

@@ -23,7 +23,7 @@ from privtune.device.audit.sizes import FULL, QUICK, Size
 from privtune.device.audit.suite import attack_releases, attack_simulated_gradients
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import AuditRule
-from privtune.device.model.device_parts import Noise
+from privtune.device.release.noising import Noise
 from privtune.shared import __version__
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
 from privtune.shared.files import write_json

@@ -125,7 +125,7 @@ def _source(job: str, data: str | None, columns: dict[str, str | None], limit: i
 
     from privtune.device.data.records import Columns
     from privtune.device.data.source import DataSource
-    from privtune.device.home.paths import RunRequest
+    from privtune.device.home.run_request import RunRequest
     from privtune.shared.errors import InvalidInput
 
     if data is not None:

@@ -33,7 +33,7 @@ from privtune.device.cli.options import (
 if TYPE_CHECKING:
     from privtune.device.cli.run_screen import Screen
     from privtune.device.data.source import DataSource
-    from privtune.device.home.paths import RunRequest
+    from privtune.device.home.run_request import RunRequest
     from privtune.device.link.rest import ControlPlane
     from privtune.shared.job_spec import JobSpec
 
@@ -228,7 +228,7 @@ def _prepare(options: dict[str, Any], folder: Path, screen: Screen) -> RunReques
     """Check the options, the device's policy and the data; nothing has been sent yet."""
     from privtune.device.agent.config import home_policy
     from privtune.device.cli.spec_options import PATHS, build_spec, mechanism_of
-    from privtune.device.home.paths import RunRequest
+    from privtune.device.home.run_request import RunRequest
     from privtune.shared.errors import InvalidInput
 
     for needed in ("model", "data"):
@@ -327,7 +327,7 @@ def _submit(
     """The id of the job to work on: an unfinished one that asks for the same, or a new one."""
     from dataclasses import replace
 
-    from privtune.device.home.paths import RunRequest, unfinished
+    from privtune.device.home.run_request import RunRequest, unfinished
     from privtune.device.link.rest import job_spec
     from privtune.shared.errors import JobNotFound, VersionMismatch
 
@@ -363,7 +363,7 @@ def _request_of(
     job_id: str, options: dict[str, Any], folder: Path, control: ControlPlane, screen: Screen
 ) -> RunRequest:
     """What to run for `--job`: as it was asked for here; else the cloud's description with --data."""
-    from privtune.device.home.paths import RunRequest
+    from privtune.device.home.run_request import RunRequest
     from privtune.shared.errors import InvalidInput
 
     job = control.get_job(job_id)
@@ -409,7 +409,7 @@ def _train(job_id: str, request: RunRequest, settings: Any, screen: Screen) -> N
     from dataclasses import replace
 
     from privtune.device.agent.agent import quiet
-    from privtune.device.home.paths import job_lock
+    from privtune.device.home.job_lock import job_lock
     from privtune.device.training.job import refuse_job, run_job
     from privtune.shared.errors import CloudUnreachable, JobPaused, PolicyRefused
 

@@ -34,7 +34,7 @@ def model(request):
 def make(model):
     def lab(name="none", params=None, cut=0):
         bottom = model.bottom(cut)
-        context = model_context(bottom, cut=cut, fingerprint="tiny-lm")
+        context = model_context(bottom, cut=cut)
         mechanism = build(MechanismSpec(name=name, params=params or {}), context)
         public = PublicText(token_rows(600, seed=0), context.special_ids, candidates=context.usable_ids)
         return Lab(public, Victim(bottom, mechanism, context.special_ids))

@@ -1,0 +1,86 @@
+"""What an owner asked `privtune finetune` for, in `home/jobs/JOB/request.json`: a job is found and resumed by it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from privtune.device.data.records import Columns
+from privtune.device.data.source import DataSource
+from privtune.device.home.job_folder import JobFolder
+from privtune.device.home.paths import check_job_id, job_path
+from privtune.shared.errors import DataInvalid, InvalidInput
+from privtune.shared.job_spec import JobSpec
+
+REQUEST = "request.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """A job as its owner asked for it here.
+
+    cloud: address of the cloud's REST API.
+    spec: what the cloud was given.
+    train: the training records.
+    validation: the held-out records; None without any.
+    local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
+    """
+
+    cloud: str
+    spec: JobSpec
+    train: DataSource
+    validation: DataSource | None
+    local_model: str | None = None
+
+    def same_work(self, other: RunRequest) -> bool:
+        """Whether both ask for the same training of the same data; handles are drawn at random each time."""
+        unnamed = {"training_file": "device://any", "validation_file": None}
+        one, two = (replace(request, spec=request.spec.model_copy(update=unnamed)) for request in (self, other))
+        return one == two
+
+    def save(self, home: Path, job_id: str) -> None:
+        """Store the request with its job. Raises StorageFull."""
+        facts = asdict(replace(self, spec=None)) | {"spec": self.spec.model_dump(mode="json")}  # type: ignore[arg-type]
+        JobFolder(home, check_job_id(job_id)).write_json(REQUEST, facts)
+
+    @classmethod
+    def load(cls, home: Path, job_id: str) -> RunRequest | None:
+        """The stored request of a job; None if there is none. Raises DataInvalid if the file is damaged."""
+        file = job_path(home, job_id) / REQUEST
+        try:
+            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            spec = JobSpec.model_validate(facts.pop("spec"))
+            train, validation = _source(facts.pop("train")), facts.pop("validation")
+            return cls(spec=spec, train=train, validation=_source(validation) if validation else None, **facts)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError):
+            raise DataInvalid(f"{file} can't be read; give --data and the other options again with --new.") from None
+
+
+def unfinished(home: Path, request: RunRequest) -> list[str]:
+    """Ids of jobs on this device that ask for the same work and have not ended, newest first."""
+    found = []
+    for file in (home / "jobs").glob(f"*/{REQUEST}"):
+        job_id = file.parent.name
+        try:
+            before = RunRequest.load(home, job_id)
+        except (DataInvalid, InvalidInput):
+            continue  # a damaged file is no reason not to start a new job
+        if before is not None and before.same_work(request) and not _finished(file.parent):
+            found.append((file.stat().st_mtime, job_id))
+    return [job_id for _, job_id in sorted(found, reverse=True)]
+
+
+def _source(facts: dict[str, Any]) -> DataSource:
+    return DataSource(columns=Columns(**facts.pop("columns")), **facts)
+
+
+def _finished(folder: Path) -> bool:
+    try:
+        state = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and state.get("final_step") is not None
