@@ -44,7 +44,7 @@ def written(world, name, content):
         (["--model", "nope"], 4, "nope"),
         (["--cut", "3"], 4, "0 to 2"),
         (["--cut", "-1"], 2, "--cut"),
-        (["--text-column", "txt"], 3, 'no column "txt" for text. Columns there: "sentence", "label"'),
+        (["--text-column", "txt"], 3, 'no column "txt" for text. Its columns: "sentence", "label"'),
         (["--task", "causal-lm", "--tail", "1", "--model", "dec", "--label-column", "label"], 3, "no label"),
         (["--task", "causal-lm", "--tail", "1"], 2, "causal-lm"),
         (["--task", "causal-lm", "--model", "dec"], 2, "--tail 4 to train the last four blocks here"),

@@ -13,8 +13,7 @@ from privtune.device.account.ledger import LABELS, Ledger, outcomes
 from privtune.device.account.transcript import Transcript
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import Budget
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, Statement
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import RecordKey, ReleaseStore

@@ -20,7 +20,7 @@ from privtune.device.model.final_states import Outputs
 from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import Tail
 from privtune.device.noise.base import Mechanism
-from privtune.device.privacy.bounds import Statement
+from privtune.device.privacy.statements import Statement
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber
 from privtune.device.session.run_settings import RunSettings

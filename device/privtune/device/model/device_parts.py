@@ -73,7 +73,6 @@ def noise_context(
         parts.tokenizer,
         hidden_size=parts.hidden_size,
         cut=cut,
-        model_fingerprint=parts.fingerprint,
         longest=parts.max_positions and min(parts.max_positions, DEFAULT_POSITIONS),
         public_texts=public.texts,
         labelled_texts=public.labelled,

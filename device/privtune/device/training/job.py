@@ -25,8 +25,7 @@ from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import Tail
 from privtune.device.noise.base import Mechanism
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, Statement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber

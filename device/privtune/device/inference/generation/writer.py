@@ -27,7 +27,7 @@ from privtune.device.inference.generation.text_pieces import TextPieces
 from privtune.device.inference.tuned import Texts, TunedModel
 from privtune.device.link.rpc import Stream
 from privtune.device.model.tail import every_row
-from privtune.device.privacy.bounds import Statement
+from privtune.device.privacy.statements import Statement
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
 from privtune.shared.modeling.package import BottomPackage
 from privtune.shared.wire import END, FORWARD, OUTPUT, RESEND, Message, pack_positions
