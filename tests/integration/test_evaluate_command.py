@@ -62,7 +62,7 @@ def test_mistakes_end_in_one_line(owner, tmp_path):
     assert "name some with --data" in owner("evaluate", job_id).line
     wrong = owner("evaluate", job_id, "--data", owner.world.validation.path, "--label-column", "star")
     assert wrong.code == 3
-    assert 'no column "star" for label. Columns there: "sentence", "label"' in wrong.line
+    assert 'no column "star" for label. Its columns: "sentence", "label"' in wrong.line
     writing = owner("evaluate", job_id, "--data", owner.world.validation.path, "--generate", "3")
     assert writing.code == 2
     assert "--generate is for language models" in writing.line

@@ -67,7 +67,7 @@ def test_prompts_that_leave_no_room_for_a_completion(owner):
     done = finetune(owner, written(owner.world, "mixed.jsonl", [*PAIRS, long]))  # --max-length 16
     assert done.code == 0, done.err
     assert "1 left out" in done.out
-    told(finetune(owner, written(owner.world, "long.jsonl", [long])), 3, "no record keeps anything to predict")
+    told(finetune(owner, written(owner.world, "long.jsonl", [long])), 3, "no record has anything left to predict")
 
 
 def test_evaluation_leaves_out_prompts_over_the_context(owner):

@@ -36,7 +36,6 @@ def tiny_context(bottom: Bottom, **changes: Any) -> NoiseContext:
         "bottom": bottom,
         "hidden_size": HIDDEN,
         "cut": 1,
-        "model_fingerprint": "tiny",
         "tokens": WORDS,
         "special_ids": frozenset({0, 2, 3}),
         "prefix": (2,),
@@ -45,8 +44,6 @@ def tiny_context(bottom: Bottom, **changes: Any) -> NoiseContext:
     return NoiseContext(**{**facts, **changes})
 
 
-def model_context(bottom: Bottom, *, cut: int = 1, fingerprint: str = "tiny", longest: int | None = 40) -> NoiseContext:
+def model_context(bottom: Bottom, *, cut: int = 1, longest: int | None = 40) -> NoiseContext:
     """What mechanisms may know of the bottom of one of `tests.support.tiny_models`."""
-    return NoiseContext.for_model(
-        bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=cut, model_fingerprint=fingerprint, longest=longest
-    )
+    return NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=cut, longest=longest)

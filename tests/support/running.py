@@ -130,5 +130,5 @@ def fixed_noise_seed(seed: int = 7) -> Iterator[None]:
     """Jobs in here draw their noise from a fixed seed, which is marked and claims nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(UNSAFE_SEED_ENV, "1")
-        patch.setattr("privtune.device.model.device_parts.noise_source", lambda: noise_source(seed))
+        patch.setattr("privtune.device.release.noising.noise_source", lambda: noise_source(seed))
         yield

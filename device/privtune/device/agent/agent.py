@@ -18,7 +18,7 @@ from privtune.device.home.paths import holds_job
 from privtune.device.link.rest import ControlPlane, Json, job_spec, phase_of
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, ends_job, refuse_job, run_job
-from privtune.device.training.progress import Progress
+from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import (
     CloudUnreachable,
     InternalError,
@@ -40,7 +40,7 @@ WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
 
 
-class Watcher(Progress, Protocol):
+class Watcher(TrainingProgress, Protocol):
     """Progress of runs, and their results."""
 
     def finished(self, result: RunResult) -> None:

@@ -23,7 +23,7 @@ from privtune.device.export.merge import merge_into
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.download import fetch_folder
 from privtune.device.link.rpc import Link
-from privtune.device.model.device_parts import load_parts
+from privtune.device.model.bottom import load_bottom
 from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import Tail
 from privtune.device.session.run_settings import RunSettings
@@ -47,8 +47,10 @@ from privtune.shared.modeling.adapter_folder import (
     add_head_to_adapter,
     base_sha256,
 )
-from privtune.shared.modeling.anatomy import ENCODERS
-from privtune.shared.modeling.load import gguf_file, load_task_model, load_tokenizer, quiet
+from privtune.shared.modeling.architectures import ENCODERS
+from privtune.shared.modeling.gguf_source import gguf_file
+from privtune.shared.modeling.hf_calls import quiet
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
 from privtune.split.v1 import split_pb2 as pb
 
@@ -163,13 +165,13 @@ def _device_part(
     settings: RunSettings,
     local: str | None,
 ) -> _Parts:
-    parts = load_parts(
+    parts = load_bottom(
         link,
         job_id,
         state.spec,
         home=settings.home,
         local_model=local,
-        num_labels=max(len(state.label_names), 2),
+        num_labels=len(state.label_names),
         say=lambda _: None,
     )
     return _Parts(model=None, head=parts.head, tail=parts.tail, tokenizer=parts.tokenizer)

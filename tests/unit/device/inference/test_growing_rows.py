@@ -10,6 +10,7 @@ import torch
 from privtune.device.inference.generation.growing_rows import GrowingText, RowSource, _key
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
+from privtune.device.release.noising import Noise
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import decode
 from privtune.shared.errors import InvalidInput
@@ -37,9 +38,7 @@ def source(context, tmp_path):
             )
             return RowSource(
                 bottom=context.bottom,
-                mechanism=mechanism,
-                source=noise_source(),
-                importance=None,
+                noise=Noise(mechanism=mechanism, importance=None, source=noise_source()),
                 store=store,
                 codec="fp32",
             )

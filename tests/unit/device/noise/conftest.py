@@ -1,4 +1,4 @@
-"""A noise source that can be repeated."""
+"""A reproducible noise source."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What every mechanism of the registry must keep, whatever it does to the vectors."""
+"""Properties of every mechanism in the registry."""
 
 import copy
 
@@ -57,7 +57,7 @@ def test_only_none_lets_clean_vectors_out(case):
     assert same.any() == (mechanism.name == "none")
 
 
-def test_a_statement_is_given_and_never_claims_what_its_row_can_not(case):
+def test_a_statement_never_claims_more_than_its_row(case):
     statement = case[0].statement()
     assert statement.text
     if statement.row in ("none", "scale", "cluster"):
@@ -65,7 +65,7 @@ def test_a_statement_is_given_and_never_claims_what_its_row_can_not(case):
         assert statement.position_epsilon is None
 
 
-def test_the_fingerprint_is_stable_and_tells_settings_apart(case, context):
+def test_fingerprints_are_stable_and_differ_between_mechanisms(case, context):
     mechanism = case[0]
     again = build(MechanismSpec(name=mechanism.name), context)
     assert again.fingerprint() == mechanism.fingerprint()
@@ -73,8 +73,8 @@ def test_the_fingerprint_is_stable_and_tells_settings_apart(case, context):
     assert len(others) == len(REGISTRY)
 
 
-def test_it_reads_its_vectors_or_says_that_the_ids_are_enough(case, monkeypatch):
-    """The device does not run the bottom for a mechanism that says so."""
+def test_it_reads_its_vectors_or_declares_that_ids_are_enough(case, monkeypatch):
+    """The device does not run the bottom for a mechanism that declares so."""
     monkeypatch.setenv("PRIVTUNE_UNSAFE_TEST_SEED", "1")
     mechanism, ids_BT, h_BTD, mask_BT, importance_BT = copy.copy(case[0]), *case[1:]
     drawn = [

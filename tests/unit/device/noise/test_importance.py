@@ -1,4 +1,4 @@
-"""Token importance, what it is fitted on, and that the perturber hands it to the mechanism."""
+"""Token importance: what it is fitted on, and that the perturber hands it to the mechanism."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ def test_the_perturber_feeds_importance(bottom: Bottom, tmp_path: Path, injectio
         other.release(data, np.arange(2))
 
 
-def test_a_job_is_held_to_its_law(tmp_path: Path) -> None:
+def test_a_job_keeps_the_noise_distribution_it_began_with(tmp_path: Path) -> None:
     own = own_records(tmp_path, None)
-    own.pin("law one")
-    own.pin("law one")
+    own.pin("noise one")
+    own.pin("noise one")
     with pytest.raises(JobConflict, match="released a second time"):
-        own.pin("law two")
+        own.pin("noise two")
 
 
 def test_declared_public_texts_reach_the_context(tmp_path: Path) -> None:

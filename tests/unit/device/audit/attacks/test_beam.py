@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.beam import Beam, BeamSettings
 from privtune.device.audit.attacks.codebook import Codebook
 from privtune.device.audit.metrics import InversionScore
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Victim
 from privtune.device.noise.registry import build
 from privtune.shared.errors import InvalidInput
@@ -34,7 +34,7 @@ def model(request):
 def make(model):
     def lab(name="none", params=None, cut=0):
         bottom = model.bottom(cut)
-        context = model_context(bottom, cut=cut, fingerprint="tiny-lm")
+        context = model_context(bottom, cut=cut)
         mechanism = build(MechanismSpec(name=name, params=params or {}), context)
         public = PublicText(token_rows(600, seed=0), context.special_ids, candidates=context.usable_ids)
         return Lab(public, Victim(bottom, mechanism, context.special_ids))

@@ -28,7 +28,7 @@ def observed(model):
     rows = token_rows(40, seed=3)
     masks = tuple(np.arange(len(row)) >= PROMPT for row in rows)
     bottom = model.bottom(1)
-    context = model_context(bottom, fingerprint="tiny-lm")
+    context = model_context(bottom)
     noise = build(MechanismSpec(name="dchi", params={"noise_ratio": 500.0}), context)
     victim = Victim(bottom, noise, context.special_ids)
     return EncodedDataset(ids=tuple(rows), loss_masks=masks), victim.observe(rows)

@@ -1,4 +1,4 @@
-"""Tables on disk: whole, hash-checked, and refused where they do not belong."""
+"""Tables on disk: complete, hash-checked, and refused for a model they were not made for."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_changed_byte_is_noticed(bottom: Bottom, tmp_path: Path) -> None:
         read_table(path)
 
 
-def test_cached_makes_once_and_anew_for_other_settings(bottom: Bottom, tmp_path: Path) -> None:
+def test_cached_makes_a_table_once_for_the_same_settings(bottom: Bottom, tmp_path: Path) -> None:
     context = tiny_context(bottom, cache=tmp_path)
     calls = []
 

@@ -1,0 +1,146 @@
+"""Directions in which the mean state of a record reveals its class, from public texts or private sums under noise.
+
+D hidden width, C classes, B records. Linear discriminant analysis: inverse covariance of PUBLIC states times sums that
+tell the classes apart; everything after the noise is post-processing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from privtune.device.noise.clipping import clip_rows
+from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.randomness import NoiseSource
+from privtune.device.noise.tables.private_counts import LabelledRows
+from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
+from privtune.device.privacy.bounds import dchi_variance
+from privtune.shared.errors import JobConflict
+
+KIND = "means"
+_SHRINKAGE = 0.3  # smallest ridge, in mean variances of a state
+_BATCH = 64
+_RECORDS = 4000  # public records that the covariance is estimated on
+
+
+def public_directions(context: NoiseContext) -> Tensor:
+    """directions_DC of unit length, from the labelled public texts."""
+    labels_B = np.unique(np.asarray(context.labels), return_inverse=True)[1]
+    ids = [np.asarray(row, dtype=np.int32) for row in context.labelled_rows]
+    rows = LabelledRows(rows=ids, labels=labels_B, classes=int(labels_B.max()) + 1)
+    contrasts_CD, _, public_BD = contrasts(context, rows)
+    return _discriminants(contrasts_CD, public_BD, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateMeans:
+    """Directions from a data set's class means under noise, drawn at the first request and read from `folder` after.
+
+    folder: on this device.
+    fingerprint: identifies the data set; stays on this device.
+    source: of the noise.
+    records: None: only directions that are already kept may be used, as for predictions.
+    """
+
+    folder: Path
+    fingerprint: str
+    source: NoiseSource
+    records: LabelledRows | None = None
+
+    def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
+        """directions_DC of unit length, `epsilon`-private for replacing one record.
+
+        A record adds its mean state x, centred by public states and clipped to their median length R, to the sums
+        (`contrasts`): replacing it moves all of them together by at most 2R in L2 (2R sqrt(2) for three classes or
+        more), so one draw of d_chi noise over the whole block at rate epsilon / that is epsilon-private (the K-norm
+        mechanism of Hardt & Talwar 2010 for the L2 ball).
+
+        Raises:
+            JobConflict: nothing is kept, and no records are at hand.
+            StorageFull, ArtifactCorrupt: the file can't be written, or is damaged.
+        """
+        asked = json.dumps([self.fingerprint, context.identity, epsilon, self.source.unsafe])
+        path = self.folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}{SUFFIX}"
+        if not path.exists():
+            if self.records is None:
+                raise JobConflict(
+                    "the class means that this job's codes were made from are not on this device; use the device and "
+                    "home folder that trained it"
+                )
+            tensors = {"directions": self._draw(context, self.records, epsilon)}
+            write_table(StoredTable(kind=KIND, tensors=tensors, facts={"epsilon": epsilon}), path)
+        return read_table(path).tensors["directions"]
+
+    def _draw(self, context: NoiseContext, records: LabelledRows, epsilon: float) -> Tensor:
+        contrasts_CD, moved, public_BD = contrasts(context, records)
+        size = contrasts_CD.numel()
+        # One draw over the whole block: its length hides all sums at once.
+        noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
+        return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size))
+
+
+def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor]:
+    """Exact sums that tell the classes apart (C', D), how far one record can move them in L2, and the public means_BD.
+
+    Two classes: one sum, of x for one class and -x for the other. More: for each class its sum of x, minus that of the
+    other classes over their number.
+    """
+    public_BD = record_means(context, _public_rows(context))
+    centre_D = public_BD.mean(0)
+    radius = float((public_BD - centre_D).norm(dim=1).median())
+    away_BD = clip_rows(record_means(context, records.rows) - centre_D, radius)
+    one_BC = torch.nn.functional.one_hot(torch.from_numpy(records.labels), records.classes).float()
+    if records.classes == 2:
+        return (one_BC[:, :1] - one_BC[:, 1:]).T @ away_BD, 2 * radius, public_BD
+    against_BC = one_BC - (1 - one_BC) / (records.classes - 1)
+    # A record's block has squared length (1 + 1 / (C - 1)) |x|^2 <= 1.5 R^2, so two differ by at most 2 R sqrt(1.5).
+    return against_BC.T @ away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD
+
+
+def _discriminants(contrasts_CD: Tensor, public_BD: Tensor, noise_variance: float) -> Tensor:
+    """Unit directions (D, C'): (covariance + ridge)^-1 contrast; the ridge grows with a contrast's share of noise.
+
+    This is the posterior mean for contrasts whose prior covariance is that of the states (Wiener filter).
+    """
+    away_BD = (public_BD - public_BD.mean(0)).double()
+    covariance_DD = away_BD.T @ away_BD / len(away_BD)
+    spread, width = float(covariance_DD.diagonal().mean()), len(covariance_DD)
+    seen_C = contrasts_CD.double().square().mean(dim=1)
+    noise_C = (noise_variance / (seen_C - noise_variance).clamp(min=0.05 * seen_C.clamp(min=1e-30))).tolist()
+    found = [
+        torch.linalg.solve(covariance_DD + spread * (_SHRINKAGE + noise) * torch.eye(width), contrast_D.double())
+        for contrast_D, noise in zip(contrasts_CD, noise_C, strict=True)
+    ]
+    directions_DC = torch.stack(found, dim=1)
+    unit_DC: Tensor = (directions_DC / directions_DC.norm(dim=0).clamp(min=1e-30)).float()
+    return unit_DC
+
+
+def record_means(context: NoiseContext, rows: Sequence[Sequence[int]] | Sequence[NDArray[np.int32]]) -> Tensor:
+    """Mean state at the cut of each row's ordinary tokens, (B, D); zero for rows without any."""
+    lengths_B = np.array([len(row) for row in rows])
+    means_BD = torch.zeros(len(rows), context.hidden_size)
+    done = 0
+    for length in np.unique(lengths_B[lengths_B > 0]).tolist():
+        # Rows of equal length share a batch, so that none is padded.
+        for chosen in torch.split(torch.from_numpy(np.flatnonzero(lengths_B == length)), _BATCH):
+            ids_BT = torch.from_numpy(np.stack([np.asarray(rows[index], dtype=np.int64) for index in chosen.tolist()]))
+            real_BT1 = (~context.is_special(ids_BT)).unsqueeze(-1)
+            states_BTD = context.states(ids_BT, "cut")
+            means_BD[chosen] = (states_BTD * real_BT1).sum(1) / real_BT1.sum(1).clamp(min=1)
+            done += len(chosen)
+            context.progress("means of records", done / len(rows))
+    return means_BD
+
+
+def _public_rows(context: NoiseContext) -> Sequence[Sequence[int]]:
+    return context.public_rows[:_RECORDS] or [row.tolist() for rows in context.sample_rows() for row in rows]
