@@ -70,8 +70,8 @@ def test_a_cloud_that_can_not_write_keeps_the_job_and_says_why(local_world, bloc
     in_the_way.write_text("a file where a folder must be")
     with pytest.raises(StorageFull, match="can't be written"):
         run(world, spec, job_id=job_id)
-    told = [event.message for event in world.cloud.jobs.events(job_id, limit=50).items]
-    assert any("can't be written" in message for message in told), told
+    messages = [event.message for event in world.cloud.jobs.events(job_id, limit=50).items]
+    assert any("can't be written" in message for message in messages), messages
     assert world.cloud.status(job_id)[0] in ("running", "paused")
     in_the_way.unlink()
     run(world, spec, job_id=job_id)
@@ -94,7 +94,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
     [lambda folder: save_file({"a": torch.zeros(5000)}, folder / "a"), lambda f: tiny_tokenizer().save_pretrained(f)],
     ids=["safetensors", "tokenizers"],
 )
-def test_libraries_with_errors_of_their_own_are_told_as_os_errors(tmp_path, write):
+def test_errors_of_rust_libraries_become_os_errors(tmp_path, write):
     with room_for(1000), pytest.raises(OSError, match="File too large") as caught, native_os_errors():
         write(tmp_path)
     assert caught.value.errno == 27

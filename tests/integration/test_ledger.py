@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 from privtune.device.account.ledger import outcomes, spent
 from privtune.device.account.run_account import TRANSCRIPT, source_of
-from privtune.device.account.verify import check, recorded_frames
+from privtune.device.account.verify import check
 from privtune.device.agent.agent import Agent
 from privtune.device.agent.config import AgentConfig
 from privtune.device.cli import app, main
 from privtune.device.inference.predict import predict
 from privtune.shared.errors import ArtifactCorrupt, JobPaused, PolicyRefused
 from tests.support.running import cost, fixed_noise_seed, ledger_entries, run, transcript_folder
+from tests.support.transcripts import recorded_frames
 from tests.support.world import ProcessCloud, Watcher, build_world
 
 NOISY = {"mechanism": {"name": "dchi"}, "train": {"max_steps": 40, "epochs": 20}}
@@ -81,7 +82,7 @@ def test_the_same_again_costs_nothing_and_other_noise_adds_up(local_world):
 
 
 def test_over_twenty_epochs_and_resumes_the_cloud_gets_one_draw(local_world):
-    """The averaging attack on what really left: every time that a record was uploaded, it was the same bytes."""
+    """The averaging attack on what really left: every upload of a record had the same bytes."""
     world = local_world
     world.settings = world.device(record_frames=True)
     spec = world.spec(**NOISY | {"train": {"max_steps": 200, "epochs": 20}})

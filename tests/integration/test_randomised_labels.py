@@ -9,7 +9,6 @@ import torch
 from typer.testing import CliRunner
 
 from privtune.device.account.ledger import outcomes
-from privtune.device.account.verify import recorded_frames
 from privtune.device.cli import app
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.noise.randomness import noise_source
@@ -17,6 +16,7 @@ from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.shared.errors import JobConflict, JobPaused, PolicyRefused
 from tests.support import running
 from tests.support.running import adapter_hash, cost, fixed_noise_seed, ledger_entries, same_order, transcript_folder
+from tests.support.transcripts import recorded_frames
 from tests.support.world import Watcher
 
 PRIVATE = {"label_epsilon": 1.0, "train": {"max_steps": 30, "epochs": 3}}
@@ -173,7 +173,7 @@ def test_the_device_policy_wins(local_world):
     settings = world.device(policy=Policy(allow_no_noise=True, max_label_epsilon=0.5))
     with pytest.raises(PolicyRefused, match=r"label_epsilon 1 is above the 0\.5 that the device allows"):
         run(world, world.spec(**PRIVATE), settings=settings)
-    with pytest.raises(PolicyRefused, match="demands randomised labels"):
+    with pytest.raises(PolicyRefused, match="requires randomised labels"):
         run(world, world.spec(), settings=settings)
     assert not (world.settings.home / "labels.sqlite").exists()
     run(world, world.spec(**PRIVATE | {"label_epsilon": 0.5}), settings=settings)

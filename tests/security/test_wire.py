@@ -1,4 +1,4 @@
-"""Invariant 2: nothing but declared frames leaves the device. A proxy records every byte of a run and we look."""
+"""Nothing but declared frames leaves the device (invariant 2): a proxy records every byte of a run."""
 
 import contextlib
 import re

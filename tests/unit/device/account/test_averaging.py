@@ -1,4 +1,4 @@
-"""Fresh noise could be averaged away over epochs; a release that is drawn once can't. Real bottom, noise and store."""
+"""Fresh noise in every epoch could be averaged away; a release drawn once can't. Real bottom, noise and store."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_averaging_over_20_epochs_gains_nothing(tmp_path, bottom, context, data)
         assert all(np.array_equal(epoch[index], epochs[0][index]) for index in truth)
     once, averaged = error_of(epochs[0], truth), attack(epochs, truth)
     assert averaged == pytest.approx(once, rel=1e-5)
-    # The same attack does work where each epoch is drawn anew: so it is the store that stops it.
+    # The same attack works where each epoch is drawn afresh: it is the store that stops it.
     fresh = []
     for number in range(EPOCHS):
         one, store = perturber(bottom, context, tmp_path / f"fresh-{number}")
@@ -85,7 +85,7 @@ def store_size(path):
 
 
 def test_a_later_data_set_never_gets_the_keys_of_an_earlier_one(tmp_path, bottom, context):
-    """An object may get the address of one that is gone; its records must not get that one's releases."""
+    """An object may get the address of a deleted one; its records must not get the releases of that one."""
     one, store = perturber(bottom, context, tmp_path / "r")
     for token in range(5, 60):
         data = dataset([[token] * (1 + token % 7)])

@@ -1,4 +1,4 @@
-"""The device's REST client against the real control plane, and against whatever else may answer at its address."""
+"""The device's REST client against the real control plane, and against other servers at its address."""
 
 import socket
 import threading
@@ -79,7 +79,7 @@ def test_listing_pages_filters_and_stops(plane, control, monkeypatch):
     assert mine[0] not in queued
 
 
-def test_the_gateway_is_told_as_this_device_reaches_it(plane, control):
+def test_the_gateway_s_address_is_the_one_that_this_device_reaches(plane, control):
     assert control.info()["protocol_version"] == 2
     assert control.grpc_address() == "127.0.0.1:4321"
     with ControlPlane(plane.url.replace("127.0.0.1", "localhost"), plane.key) as other:
