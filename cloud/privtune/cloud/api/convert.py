@@ -1,4 +1,4 @@
-"""One converter each way: a request to a JobSpec, and snapshots to the objects that OpenAI's client knows."""
+"""Converts requests to job specs, and snapshots to the objects that OpenAI's client knows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec, OptimSpec
 
 _DEFAULT_RATE = OptimSpec().learning_rate
 _HANDLE = re.compile(r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-# Fields of the job that the request has under `privtune`: their errors are told by the client's own names.
+# Fields of JobSpec that the request has at its top level; all others are under `privtune`, as their errors say.
 _TOP_LEVEL = ("model", "training_file", "validation_file", "suffix")
 
 
@@ -43,7 +43,7 @@ def to_spec(request: CreateJobRequest) -> JobSpec:
 
 
 def job_object(job: Job) -> dict[str, Any]:
-    """`fine_tuning.job`. Our `paused` stands as it is: OpenAI's client takes statuses that it doesn't know."""
+    """`fine_tuning.job`. The status `paused` is ours; OpenAI's client accepts statuses that it doesn't know."""
     spec = job.spec
     hyper = {
         "n_epochs": spec.train.epochs,
@@ -130,7 +130,7 @@ def model_object(card: ModelCard, catalog: Catalog) -> dict[str, Any]:
 
 
 def list_object(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
-    """`list`: a page and where the next one begins."""
+    """`list`: a page, and the id after which the next one begins."""
     return {
         "object": "list",
         "data": data,
@@ -141,7 +141,7 @@ def list_object(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
 
 
 def tuned_name(job: Job) -> str:
-    """OpenAI's way to name a tuned model: ft:MODEL:OWNER:SUFFIX:ID."""
+    """A tuned model's name in OpenAI's form: ft:MODEL:OWNER:SUFFIX:ID."""
     return f"ft:{job.spec.model}:{job.owner}:{job.spec.suffix or ''}:{_bare(job.id)}"
 
 
@@ -154,7 +154,7 @@ def number_of(cursor: str, job_id: str, prefix: str) -> int:
     """The number at the end of an event's or checkpoint's id. Raises InvalidInput for another job's."""
     head, _, number = cursor.rpartition("-")
     if head != f"{prefix}-{_bare(job_id)}" or not (number.isascii() and number.isdigit() and len(number) < 16):
-        raise InvalidInput(f"after: {cursor[:80]!r} is no {prefix} id of job {job_id}.", param="after")
+        raise InvalidInput(f"after: {cursor[:80]!r} is not a {prefix} id of job {job_id}.", param="after")
     return int(number)
 
 

@@ -1,4 +1,4 @@
-"""What a client may send to create a job: OpenAI's fields, and `privtune` for what only PrivTune has."""
+"""What a client sends to create a job: OpenAI's fields, and under `privtune` what OpenAI's API lacks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class _Request(BaseModel):
 
 
 class Hyperparameters(_Request):
-    """OpenAI's three; "auto" takes PrivTune's default."""
+    """OpenAI's three hyperparameters; "auto" takes PrivTune's default."""
 
     n_epochs: AutoInt = Field(None, description="Same as `privtune.train.epochs`.")
     batch_size: AutoInt = Field(None, description="Records in a micro-batch; same as `privtune.train.batch_size`.")
     learning_rate_multiplier: AutoFloat = Field(
-        None, description="Times the default learning rate; sets `privtune.optim.learning_rate`."
+        None, description="Multiplies the default learning rate into `privtune.optim.learning_rate`."
     )
 
 
@@ -44,7 +44,7 @@ class SupervisedMethod(_Request):
 
 
 class Method(_Request):
-    """How to tune. Only `supervised` exists here."""
+    """How to tune. Only `supervised` is supported."""
 
     type: Literal["supervised"] = "supervised"
     supervised: SupervisedMethod | None = None
@@ -94,17 +94,19 @@ class CreateJobRequest(_Request):
 
     model: str = Field(min_length=1, max_length=512, description="A model of `GET /v1/models`.")
     training_file: str = Field(
-        max_length=200, description="`device://NAME`: a data set registered on the owner's device. Never an upload."
+        max_length=200, description="`device://NAME`: a data set registered on the owner's device, never an upload."
     )
-    validation_file: str | None = Field(None, max_length=200, description="`device://NAME`, or nothing.")
+    validation_file: str | None = Field(None, max_length=200, description="`device://NAME`; optional.")
     suffix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
-        None, description="Becomes part of the tuned model's name."
+        None, description="Part of the tuned model's name."
     )
     seed: int | None = Field(None, description="Same as `privtune.train.seed`. It never seeds the noise.")
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = Field(
-        None, description="Up to 16 of your own pairs. The cloud reads them: put nothing private there."
+        None, description="Up to 16 pairs of your own. The cloud reads them: put nothing private there."
     )
     method: Method | None = None
-    hyperparameters: Hyperparameters | None = Field(None, description="OpenAI's older place for them.")
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="None exist here.")
+    hyperparameters: Hyperparameters | None = Field(
+        None, description="OpenAI's older place for `method.supervised.hyperparameters`."
+    )
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="None are supported.")
     privtune: PrivTuneOptions | None = None

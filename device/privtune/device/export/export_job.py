@@ -47,8 +47,10 @@ from privtune.shared.modeling.adapter_folder import (
     add_head_to_adapter,
     base_sha256,
 )
-from privtune.shared.modeling.anatomy import ENCODERS
-from privtune.shared.modeling.load import gguf_file, load_task_model, load_tokenizer, quiet
+from privtune.shared.modeling.architectures import ENCODERS
+from privtune.shared.modeling.gguf_source import gguf_file
+from privtune.shared.modeling.hf_calls import quiet
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
 from privtune.split.v1 import split_pb2 as pb
 

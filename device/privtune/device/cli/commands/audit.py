@@ -14,7 +14,7 @@ from privtune.device.cli.options import DATA, AsJson, Home, TextColumn, Threads,
 
 if TYPE_CHECKING:
     from privtune.device.audit.report.document import Audit
-    from privtune.device.audit.suite import Size
+    from privtune.device.audit.sizes import Size
 
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
@@ -194,7 +194,7 @@ def _simulated(options: dict[str, Any]) -> Run:
 def _recorded(job_id: str, options: dict[str, Any]) -> Run:
     """The audit of what a job sent."""
     from privtune.device.agent.config import load_agent_config
-    from privtune.device.audit.jobs.sent import JobAudit, audit_job
+    from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
     from privtune.device.data.records import Columns
     from privtune.device.data.source import DataSource
     from privtune.device.home.job_folder import JobFolder
@@ -225,7 +225,7 @@ def _recorded(job_id: str, options: dict[str, Any]) -> Run:
 
 
 def _size(options: dict[str, Any]) -> Size:
-    from privtune.device.audit.suite import FULL, QUICK
+    from privtune.device.audit.sizes import FULL, QUICK
 
     return FULL if options["full"] else QUICK
 

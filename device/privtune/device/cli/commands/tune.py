@@ -135,8 +135,8 @@ def tune_noise(
     options = dict(locals())
     request = _request(options)
     from privtune.device.audit.report.document import write_private
-    from privtune.device.audit.tuning.report import facts_of, page, picture
     from privtune.device.audit.tuning.tune import tune
+    from privtune.device.audit.tuning.tune_report import facts_of, page, picture
     from privtune.device.cli.tune_screen import TuneScreen, tell
     from privtune.shared.errors import JobPaused
 
@@ -178,10 +178,10 @@ def _request(options: dict[str, Any]) -> TuneRequest:
             "hides, so no setting of it could keep a wish; `privtune audit --task causal-lm` shows by how much.",
             param="task",
         )
-    from privtune.device.audit.suite import FULL, QUICK
+    from privtune.device.audit.sizes import FULL, QUICK
     from privtune.device.audit.tuning.choice import Wish
     from privtune.device.audit.tuning.request import TuneRequest
-    from privtune.device.audit.utility import Training
+    from privtune.device.audit.utility import UtilityTraining
 
     check_skip(options["skip"], options["tail"], options["cut"])
     fixed, param, values = _settings(options["mechanism"], options["vary"], options["param"] or ())
@@ -204,7 +204,7 @@ def _request(options: dict[str, Any]) -> TuneRequest:
         ),
         refine=options["refine"],
         size=FULL if options["full"] else QUICK,
-        training=Training(epochs=options["epochs"]),
+        training=UtilityTraining(epochs=options["epochs"]),
         max_length=options["max_length"],
         public_text=options["public_text"],
         seed=options["seed"],
