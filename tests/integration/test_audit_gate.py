@@ -14,7 +14,7 @@ from privtune.device.account.ledger import Ledger, outcomes
 from privtune.device.account.run_account import TRANSCRIPT
 from privtune.device.account.verify import check
 from privtune.device.agent.agent import Agent
-from privtune.device.agent.config import AgentConfig, DataSetting
+from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.audit.jobs import gate
 from privtune.device.audit.suite import QUICK
 from privtune.device.home.policy import AuditRule, Policy

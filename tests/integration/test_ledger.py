@@ -17,7 +17,7 @@ from privtune.device.account.ledger import Ledger, outcomes, spent
 from privtune.device.account.run_account import TRANSCRIPT, source_of
 from privtune.device.account.verify import check, recorded_frames
 from privtune.device.agent.agent import Agent
-from privtune.device.agent.config import AgentConfig
+from privtune.device.agent.agent_config import AgentConfig
 from privtune.device.cli import app, main
 from privtune.device.inference.predict import predict
 from privtune.device.noise.randomness import UNSAFE_SEED_ENV, noise_source

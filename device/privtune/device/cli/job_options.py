@@ -1,27 +1,31 @@
-"""The job's fields as options of a command: names, types, defaults and help are those of `JobSpec`."""
+"""The job's fields as options of a command: names, types, defaults, bounds and help are those of `JobSpec`."""
 
 from __future__ import annotations
 
 import inspect
+import secrets
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from privtune.device.cli.option_groups import OptionGroup
-from privtune.shared.job_spec import JobSpec
+from privtune.device.cli.options import DATA, option
+from privtune.shared.errors import InvalidInput
+from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.validation import first_problem
 
-DATA, NOISE, TRAINING = "Data", "Noise", "Training"
+NOISE, TRAINING = "Noise", "Training"
 Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobOption:
-    """One option: its place in the JobSpec, and its panel in `--help`."""
+    """One option: the path of its field in the JobSpec, and its panel in `--help`."""
 
     path: Path
     panel: str | None = None
@@ -31,8 +35,7 @@ def _in(panel: str, **paths: str) -> dict[str, JobOption]:
     return {name: JobOption(path=tuple(path.split(".")), panel=panel) for name, path in paths.items()}
 
 
-# Every option, in the order of `--help`. A field that is missing here is a field that the command line can't set, and
-# tests/unit/shared/test_job_surfaces.py fails.
+# Every option, in the order of `--help`. tests/unit/shared/test_job_surfaces.py fails for a field that is missing here.
 JOB_OPTIONS: dict[str, JobOption] = {
     "model": JobOption(path=("model",)),
     "task": JobOption(path=("task",)),
@@ -111,28 +114,87 @@ class JobOptions(OptionGroup):
         return [_parameter(name) for name in cls.names]
 
 
+def build_spec(
+    given: Mapping[str, Any],
+    mechanism: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    validated: bool = False,
+    num_labels: int | None = None,
+) -> JobSpec:
+    """The job of these options; those left out take JobSpec's defaults.
+
+    Args:
+        given: values of options by name, as `JobOptions.given`.
+        mechanism: from `mechanism_of`; it goes before an option of that name.
+        name: of the data set in the handle that the cloud sees; None: a random one, which reveals nothing.
+        validated: the job has held-out records.
+        num_labels: number of classes; None where the job does not need it.
+
+    Raises:
+        InvalidInput: names the option.
+    """
+    from privtune.device.noise.registry import validate
+
+    if "skip" in given and not given.get("tail"):
+        raise InvalidInput("--skip needs a tail: give --tail as well.", param="skip")
+    handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"
+    fields: dict[str, Any] = {"training_file": handle, "num_labels": num_labels}
+    if validated:
+        fields["validation_file"] = f"{handle}-validation"
+    for option_name, value in given.items():
+        *groups, last = JOB_OPTIONS[option_name].path
+        place = fields
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    try:
+        spec = JobSpec.model_validate(fields | {"mechanism": dict(mechanism)})
+    except ValidationError as error:
+        raise InvalidInput(_in_options_words(error)) from None
+    validate(spec.mechanism)
+    return spec
+
+
+def _in_options_words(error: ValidationError) -> str:
+    """The first problem, by the name of the option that it is about."""
+    first = error.errors()[0]
+    problem = first_problem([first])
+    if problem.where[:1] in (("training_file",), ("validation_file",)):
+        return "--name: letters, digits, '.', '_' and '-' only, at most 100 of them."
+    for name, job_option in JOB_OPTIONS.items():
+        if job_option.path == problem.where[: len(job_option.path)]:
+            return f"{flag_of(name)} {first['input']!r}: {problem.text.removeprefix('input ')}."
+    return f"{problem.text}."
+
+
+def flag_of(name: str) -> str:
+    """`--max-length` for `max_length`."""
+    return f"--{name.replace('_', '-')}"
+
+
 @cache
 def _parameter(name: str) -> inspect.Parameter:
-    option = JOB_OPTIONS[name]
-    field = field_at(option.path)
-    kind, flag = _type_of(field), ()
-    if kind is bool:
-        flag = (f"--{name.replace('_', '-')}",)  # without typer's --no-...
-    info = typer.Option(*flag, help=help_of(field), rich_help_panel=option.panel, show_default=False)
+    job_option = JOB_OPTIONS[name]
+    field = field_at(job_option.path)
+    kind = _type_of(field)
+    names = (flag_of(name),) if kind is bool else ()  # without typer's --no-...
+    info = option(help_of(field), job_option.panel, *names)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
 
 
 def help_of(field: FieldInfo) -> str:
-    """The field's description, and its default where that is a value."""
+    """The field's description, and its default unless the description says what is done without a value."""
     default = field.get_default(call_default_factory=True)
-    told = field.is_required() or default is None or default == () or default is False
-    return f"{field.description}" if told else f"{field.description} Default: {_shown(default)}."
-
-
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if field.is_required() or default is None or default == () or default is False:
+        return f"{field.description}"
+    return (
+        f"{field.description} Default: {default:g}."
+        if isinstance(default, float)
+        else (f"{field.description} Default: {default}.")
+    )
 
 
 def _type_of(field: FieldInfo) -> Any:

@@ -31,17 +31,17 @@ class OptionGroup:
 
 
 def grouped(command: Callable[P, R]) -> Callable[P, R]:
-    """Give the command the options of each parameter that is an `OptionGroup`, and hand it the filled group."""
+    """Give the command the options of each parameter that is an `OptionGroup`, and call it with the filled group."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, type[OptionGroup]] = {
         name: parameter.annotation
         for name, parameter in signature.parameters.items()
         if isinstance(parameter.annotation, type) and issubclass(parameter.annotation, OptionGroup)
     }
-    expanded: list[inspect.Parameter] = []
+    options: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-        expanded += groups[name].options() if name in groups else own
+        options += groups[name].options() if name in groups else own
 
     @functools.wraps(command)
     def inside(**given: Any) -> R:
@@ -51,7 +51,7 @@ def grouped(command: Callable[P, R]) -> Callable[P, R]:
         }
         return cast(Callable[..., R], command)(**filled, **given)
 
-    shown = cast(Any, inside)  # typer reads both
-    shown.__signature__ = signature.replace(parameters=expanded)
-    shown.__annotations__ = {option.name: option.annotation for option in expanded}
+    seen = cast(Any, inside)  # typer reads both
+    seen.__signature__ = signature.replace(parameters=options)
+    seen.__annotations__ = {option.name: option.annotation for option in options}
     return cast(Callable[P, R], inside)

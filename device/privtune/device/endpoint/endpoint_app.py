@@ -13,10 +13,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from privtune.device.endpoint import answers
-from privtune.device.endpoint.asking import Asking, ClientGone
 from privtune.device.endpoint.guard import Guard
 from privtune.device.endpoint.openai_errors import install_error_handlers
 from privtune.device.endpoint.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from privtune.device.endpoint.pending_answers import Asking, ClientGone
 from privtune.device.endpoint.worker import Worker
 from privtune.device.inference.generation.prompt_builder import Prompts
 from privtune.shared.errors import ModelNotFound, PrivTuneError

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file
 
-from privtune.device.export.card import HUB_ID, Facts, gguf_name, training_of, write_card
-from privtune.device.export.folder import CARD, MADE_BY, check_room, check_target, new_folder
+from privtune.device.export.export_folder import CARD, MADE_BY, check_room, check_target, new_folder
 from privtune.device.export.gguf_file import check_gguf, write_gguf
 from privtune.device.export.merge import merge_into
+from privtune.device.export.model_card import HUB_ID, Facts, gguf_name, training_of, write_card
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.download import fetch_folder
 from privtune.device.link.rpc import Link

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privtune.device.export.folder import CARD, MADE_BY
+from privtune.device.export.export_folder import CARD, MADE_BY
 from privtune.shared.errors import (
     ArtifactCorrupt,
     CloudUnreachable,

@@ -37,6 +37,7 @@ from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import PROTOCOL_VERSION
 
 JOBS = "/v1/fine_tuning/jobs"
+HELD = "held"  # the phase of a job that a person paused
 TIMEOUT_S = 30.0
 PAGE = 100
 _ATTEMPTS_S = (0.0, 0.5, 2.0)  # waits before each attempt of a request that may be sent again

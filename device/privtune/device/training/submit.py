@@ -1,4 +1,4 @@
-"""From what an owner asks for to a job in the cloud: checked here first, submitted once, resumed when asked for again."""
+"""From an owner's request to a job in the cloud: checked here first, submitted once, resumed by the same request."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from privtune.device.agent.config import home_policy
+from pydantic import ValidationError
+
 from privtune.device.data.source import DataSource, class_numbers, training_labels
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.policy import Policy
+from privtune.device.home.policy_file import home_policy
 from privtune.device.home.run_request import RunRequest, unfinished
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
 from privtune.device.session.run_settings import RunSettings
@@ -18,7 +20,9 @@ from privtune.device.training.job import RunResult, refuse_job, run_job
 from privtune.device.training.progress import Progress
 from privtune.shared.errors import (
     CloudUnreachable,
+    InternalError,
     InvalidInput,
+    JobConflict,
     JobNotFound,
     JobPaused,
     PolicyRefused,
@@ -26,6 +30,7 @@ from privtune.shared.errors import (
     VersionMismatch,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.validation import first_problem
 
 Say = Callable[[str], None]
 UNFINISHED = ("queued", "running", "paused")
@@ -33,7 +38,7 @@ UNFINISHED = ("queued", "running", "paused")
 
 @dataclass(frozen=True, kw_only=True)
 class Consent:
-    """What the owner allows in so many words; without it such a job is refused.
+    """What the owner allows explicitly; without it such a job is refused.
 
     no_noise: clean vectors leave.
     shared_labels: labels go to the cloud.
@@ -46,7 +51,7 @@ class Consent:
 
 
 def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -> RunRequest:
-    """The request with its labels counted. Nothing is sent: policy and all of the data are checked here.
+    """The request with its labels counted. Nothing is sent: the policy and all of the data are checked here.
 
     Raises InvalidInput, DataInvalid or PolicyRefused.
     """
@@ -62,8 +67,15 @@ def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -
         policy.check(spec)
     classes = check_data(request.train, request.validation, spec, say)
     if spec.labels == "shared":
-        spec = JobSpec.model_validate(spec.model_dump() | {"num_labels": classes})
+        spec = _with_classes(spec, classes)
     return replace(request, spec=spec)
+
+
+def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
+    try:
+        return JobSpec.model_validate(spec.model_dump() | {"num_labels": classes})
+    except ValidationError as error:
+        raise InvalidInput(f"{first_problem(error.errors()).sentence}.") from None
 
 
 def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
@@ -126,9 +138,7 @@ def resume(
         train, validation = data()
         spec = _admitted(job, home, consent)
         check_data(train, validation, spec, say)
-        request = RunRequest(
-            cloud=control.url, spec=spec, train=train, validation=validation, local_model=local_model
-        )
+        request = RunRequest(cloud=control.url, spec=spec, train=train, validation=validation, local_model=local_model)
         request.save(home, job_id)
     _release_hold(job, control)
     return request
@@ -154,11 +164,16 @@ def train(
 
 
 def report_refusal(job_id: str, error: PrivTuneError, settings: RunSettings, say: Say) -> None:
-    """Report to the cloud that this device refuses the job, if the cloud can be reached; else say so here."""
+    """Report to the cloud that this device refuses the job.
+
+    A cloud that is unreachable, or where the job has ended already, is worth a line only.
+
+    Raises Unauthenticated, PermissionDenied.
+    """
     try:
         refuse_job(job_id, error, settings)
-    except PrivTuneError as failed:
-        say(failed.message)
+    except (CloudUnreachable, JobConflict, VersionMismatch, InternalError) as failed:
+        say(f"could not report this to the cloud: {failed.message}")
 
 
 def _release_hold(job: Json, control: ControlPlane) -> None:

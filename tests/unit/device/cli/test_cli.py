@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from privtune.device.cli import app, main
-from privtune.device.cli.failures import guarded, report
+from privtune.device.cli.error_report import guarded, report
 from privtune.shared.errors import InvalidInput, PrivTuneError, StorageFull, all_errors
 
 DOCUMENTED = Path(__file__).parents[4] / "docs" / "exit-codes.md"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from privtune.device.cli.interrupt import ending_in_order
-from privtune.device.export.folder import check_room, check_target, new_folder
+from privtune.device.cli.signals import ending_in_order
+from privtune.device.export.export_folder import check_room, check_target, new_folder
 from privtune.shared.errors import InvalidInput, StorageFull
 
 

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from privtune.device.cli.commands.finetune import finetune
-from privtune.device.cli.spec_options import PATHS, build_spec, mechanism_of
+from privtune.device.cli.mechanism_options import PATHS, build_spec, mechanism_of
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec
 
