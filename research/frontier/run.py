@@ -42,8 +42,8 @@ from privtune.device.audit.utility import DeviceAlone, Training, measure_utility
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, encode_classification
 from privtune.device.data.source import DataSource
-from privtune.device.model.device_parts import build_noise, noise_context
 from privtune.device.noise.public_texts import declare
+from privtune.device.release.noising import build_noise, noise_context
 from privtune.device.release.own_records import OwnRecords
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.load import load_task_model

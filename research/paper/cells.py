@@ -30,9 +30,9 @@ from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode
 from privtune.device.data.records import Columns, Record, Records
 from privtune.device.data.source import label_order
 from privtune.device.inference.text_scores import require_packages, score_texts
-from privtune.device.model.device_parts import Noise, build_noise
 from privtune.device.model.tail import skip_share
 from privtune.device.noise.public_texts import declare
+from privtune.device.release.noising import Noise, build_noise
 from privtune.device.release.own_records import OwnRecords
 from privtune.shared.errors import DataInvalid, StorageFull
 from privtune.shared.modeling.package import BottomPackage, bottom_from_model

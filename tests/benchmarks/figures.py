@@ -19,9 +19,9 @@ from transformers import get_scheduler
 from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset, encode_classification
 from privtune.device.data.source import DataSource
-from privtune.device.model.device_parts import noise_context
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
+from privtune.device.release.noising import noise_context
 from privtune.device.release.perturber import pad
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import run_job

@@ -10,7 +10,8 @@ from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.home.policy import Policy
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import Link
-from privtune.device.model.device_parts import load_parts, open_request
+from privtune.device.model.bottom import load_bottom
+from privtune.device.session.handshake import open_request
 from privtune.shared.errors import DataInvalid, JobNotFound, JobPaused
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
@@ -168,7 +169,7 @@ def test_a_session_belongs_to_the_owner_of_its_job(local_world):
     job_id = world.cloud.create_job(job)
     stranger = world.device(api_key=world.cloud._keys.create("mallory").secret)
     with Link(world.settings.endpoint) as link, Link(stranger.endpoint) as other:
-        parts = load_parts(
+        parts = load_bottom(
             link, job_id, job, home=world.settings.home, local_model=None, num_labels=2, say=lambda _: None
         )
         opened = link.open(open_request(parts, job_id, job, total_steps=1))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from privtune.device.link.rpc import Link
-from privtune.device.model.device_parts import load_parts, open_request
+from privtune.device.model.bottom import load_bottom
+from privtune.device.session.handshake import open_request
 from privtune.shared.errors import NonFinite
 from privtune.shared.wire import FORWARD, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
@@ -177,7 +178,7 @@ def test_another_protocol_is_told_before_a_job_exists(owner, monkeypatch):
 
 
 def test_another_protocol_at_the_gateway_is_refused_and_the_job_says_why(owner, monkeypatch):
-    monkeypatch.setattr("privtune.device.model.device_parts.PROTOCOL_VERSION", 3)
+    monkeypatch.setattr("privtune.device.session.handshake.PROTOCOL_VERSION", 3)
     done = owner.finetune("--new", "--grpc-address", owner.world.cloud.grpc_address)
     assert done.code == 9
     assert "the device speaks protocol 3" in done.line
@@ -223,7 +224,7 @@ def test_nan_in_a_frame_is_refused_and_fails_the_job(world):
     job_id = world.cloud.create_job(spec)
     settings = world.device(home=world.folder / "nan-home")
     with Link(settings.endpoint) as link:
-        parts = load_parts(link, job_id, spec, home=settings.home, local_model=None, num_labels=2, say=lambda _: None)
+        parts = load_bottom(link, job_id, spec, home=settings.home, local_model=None, num_labels=2, say=lambda _: None)
         opened = link.open(open_request(parts, job_id, spec, total_steps=1))
         stream = link.stream(opened, job_id, infer=False, patience=20)
         message = Message(kind=FORWARD, step=0, rows=3, width=parts.hidden_size, codec=spec.codec)

@@ -10,7 +10,7 @@ from privtune.device.data.messages import ChatMessage
 from privtune.device.home.policy import Budget, Policy
 from privtune.device.inference.generate import generate_texts, open_writer
 from privtune.device.inference.generation.sampling import Sampling
-from privtune.device.inference.generation.writer import BACKOFF_S, Writer
+from privtune.device.inference.generation.writer import Writer
 from privtune.shared.errors import (
     CloudUnreachable,
     InvalidInput,
@@ -113,7 +113,8 @@ def test_a_connection_cut_in_the_middle_goes_on_with_the_same_tokens(local_world
 
 
 def test_a_cloud_that_goes_away_ends_it_with_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("privtune.device.inference.generation.writer.BACKOFF_S", (0.01,) * len(BACKOFF_S))
+    for wait in ("FIRST_WAIT_S", "LONGEST_WAIT_S"):
+        monkeypatch.setattr(f"privtune.device.inference.generation.writer.{wait}", 0.01)
     world = build_world(tmp_path, ProcessCloud)
     job_id = tune(world)
     with open_writer(job_id, world.settings) as writer:
@@ -244,7 +245,7 @@ def test_a_conversation_ends_where_its_template_closes_the_turn(tmp_path):
     try:
         job_id = tune_chat(world)
         with open_writer(job_id, world.settings) as writer:
-            tokenizer = writer.parts.tokenizer
+            tokenizer = writer.package.tokenizer
             closing = tokenizer.convert_tokens_to_ids("<|im_end|>")
             assert closing in writer._end_ids
             assert tokenizer.eos_token_id in writer._end_ids

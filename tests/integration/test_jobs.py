@@ -185,6 +185,33 @@ def test_ctrl_c_pauses_and_the_same_job_goes_on(world):
     assert world.cloud.status(job_id)[0] == "succeeded"
 
 
+def test_ctrl_c_while_the_cloud_is_away_pauses_at_once(local_world):
+    world, stop = local_world, threading.Event()
+
+    class Impatient(Watcher):
+        def message(self, text):
+            super().message(text)
+            if text.endswith("; trying again in 1 s"):
+                stop.set()
+
+    spec = world.spec(train={"checkpoint_every": 4})
+    job_id = world.cloud.create_job(spec)
+    with Proxy(world.settings.grpc_address, record=False) as proxy:
+        watcher = Impatient(at_step=once({6}, proxy.cut))
+        with pytest.raises(JobPaused, match="while the cloud was away"):
+            run(
+                world,
+                spec,
+                settings=world.device(grpc_address=proxy.address),
+                watcher=watcher,
+                stop=stop,
+                job_id=job_id,
+            )
+    again = Watcher()
+    run(world, spec, watcher=again, job_id=job_id)
+    assert again.starts[0].start_step == 4
+
+
 def test_a_new_device_process_resumes_from_its_folder(local_world):
     """The device dies without warning: nothing but its folder is left."""
     world = local_world

@@ -173,7 +173,7 @@ def test_a_fixed_seed_is_marked_claims_nothing_and_is_never_reused(local_world, 
     world = local_world
     monkeypatch.setenv(UNSAFE_SEED_ENV, "1")
     with monkeypatch.context() as patch:
-        patch.setattr("privtune.device.model.device_parts.noise_source", lambda: noise_source(7))
+        patch.setattr("privtune.device.release.noising.noise_source", lambda: noise_source(7))
         run(world, world.spec(**NOISY))
     assert {row["seed"] for row in outcomes(entries(world))} == {"fixed"}
     assert cost(world).nats is None

@@ -176,7 +176,7 @@ def test_a_fixed_seed_claims_nothing_and_is_never_reused(local_world, monkeypatc
     world, watcher = local_world, Watcher()
     monkeypatch.setenv(UNSAFE_SEED_ENV, "1")
     with monkeypatch.context() as patch:
-        patch.setattr("privtune.device.model.device_parts.noise_source", lambda: noise_source(7))
+        patch.setattr("privtune.device.release.noising.noise_source", lambda: noise_source(7))
         run(world, world.spec(**PRIVATE), watcher=watcher)
     assert "Nothing is claimed" in watcher.starts[0].label_statement.lines()[0]
     assert cost(world).label_nats is None

@@ -11,7 +11,7 @@ import pytest
 
 from privtune.cloud.server.tls import create_certificates
 from privtune.device.data.source import DataSource
-from privtune.device.link.rpc import Endpoint, Link
+from privtune.device.link.rpc import GatewayAccess, Link
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import CloudUnreachable, InvalidInput
 from tests.support.owner import Owner, job_id_of
@@ -93,7 +93,7 @@ def test_another_authority_is_refused_at_both_doors(owner, tmp_path):
     assert done.code == 8
     assert "No trusted TLS connection" in done.line
     assert "--ca-cert" in done.line
-    endpoint = Endpoint(address=owner.world.cloud.grpc_address, api_key=KEY, ca_cert=wrong)
+    endpoint = GatewayAccess(address=owner.world.cloud.grpc_address, api_key=KEY, ca_cert=wrong)
     with Link(endpoint) as link, pytest.raises(CloudUnreachable, match="TLS"):
         list(link.fetch(1, "ftjob-x", ""))
 
@@ -113,7 +113,7 @@ def test_an_authority_given_for_an_address_without_tls_is_told(owner):
 
 def test_clear_text_to_a_gateway_with_tls_gets_nothing(world):
     with (
-        Link(Endpoint(address=world.cloud.grpc_address, api_key=KEY)) as link,
+        Link(GatewayAccess(address=world.cloud.grpc_address, api_key=KEY)) as link,
         pytest.raises(CloudUnreachable, match="TLS"),
     ):
         list(link.fetch(1, "ftjob-x", ""))
@@ -124,11 +124,11 @@ def test_the_device_never_speaks_clear_text_to_another_machine(address, monkeypa
     """Without --ca-cert the system's authorities decide; an insecure channel is never made."""
     made = []
     monkeypatch.setattr(grpc, "insecure_channel", lambda *_: made.append("clear"))
-    with Link(Endpoint(address=address, api_key=KEY)):
+    with Link(GatewayAccess(address=address, api_key=KEY)):
         assert made == []
 
 
 def test_an_unreadable_authority_is_told_by_name(world, tmp_path):
-    endpoint = Endpoint(address=world.cloud.grpc_address, api_key=KEY, ca_cert=tmp_path / "none.pem")
+    endpoint = GatewayAccess(address=world.cloud.grpc_address, api_key=KEY, ca_cert=tmp_path / "none.pem")
     with pytest.raises(InvalidInput, match=r"none\.pem can't be read"):
         Link(endpoint)

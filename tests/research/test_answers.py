@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from privtune.device.model.device_parts import build_noise
+from privtune.device.release.noising import build_noise
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.package import bottom_from_model

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_never, wait_exponential
+from tenacity import RetryCallState, Retrying, stop_never, wait_exponential
 from tenacity.stop import stop_base
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ def retrying(
     stop: stop_base = stop_never,
     first_s: float = FIRST_S,
     longest_s: float = LONGEST_S,
+    progress: Callable[[], int] = lambda: 0,
     before_wait: Callable[[BaseException, float], None] = lambda error, wait_s: None,
     interrupt: threading.Event | None = None,
 ) -> T:
@@ -31,9 +33,20 @@ def retrying(
         call: what to try.
         again: whether an error is worth another try.
         first_s, longest_s: the first wait and the longest, in seconds; each is twice the one before.
+        progress: what has been achieved so far; when a failed try achieved something, waits and `stop` start over.
         before_wait: gets the error and the seconds until the next try.
         interrupt: ends a wait when set; the next try sees it.
     """
+    achieved = progress()
+
+    def worth_it(state: RetryCallState) -> bool:
+        nonlocal achieved
+        error = state.outcome.exception() if state.outcome else None
+        if error is None or not again(error):
+            return False
+        if progress() != achieved:
+            achieved, state.attempt_number, state.start_time = progress(), 1, time.monotonic()
+        return True
 
     def waiting(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -46,7 +59,7 @@ def retrying(
         pause.wait(seconds)
 
     policy = Retrying(
-        retry=retry_if_exception(again),
+        retry=worth_it,
         stop=stop,
         wait=wait_exponential(multiplier=first_s, max=longest_s),
         sleep=sleep,

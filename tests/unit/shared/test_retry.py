@@ -58,3 +58,23 @@ def test_an_interrupt_cuts_the_wait_short():
     )
     assert answer == "answer"
     assert time.monotonic() - began < 30
+
+
+def test_waits_and_the_number_of_tries_start_over_where_a_failed_try_achieved_something():
+    done, waits = [], []
+
+    def call():
+        if len(waits) == 2:
+            done.append("a step")
+        raise CloudUnreachable("away")
+
+    with pytest.raises(CloudUnreachable):
+        retrying(
+            call,
+            again=unreachable,
+            stop=stop_after_attempt(3),
+            first_s=0.01,
+            progress=lambda: len(done),
+            before_wait=lambda error, wait_s: waits.append(wait_s),
+        )
+    assert waits == [0.01, 0.02, 0.01, 0.02]

@@ -1,17 +1,45 @@
-"""How a run releases, and what a ledger entry says about it: job, noise, cost and store."""
+"""The door that a job's records leave by: its noise and store, and what ledger and transcript say about them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from privtune.device.data.encode import EncodedDataset
 from privtune.device.privacy.bounds import Statement
 from privtune.device.release.label_store import LabelStore
+from privtune.device.release.noising import Noise, build_noise, release_scope
+from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.package import BottomPackage
+
+if TYPE_CHECKING:
+    from privtune.device.account.run_account import Account
+
+STORE_BYTES = 64 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgoing:
+    """A data set that a run is about to release.
+
+    data: its records.
+    source: which data set it is, from `source_of`.
+    name: the data set as the cloud knows it.
+    part: what it is used for.
+    """
+
+    data: EncodedDataset
+    source: str
+    name: str
+    part: Literal["train", "validation", "predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +47,8 @@ class Releasing:
     """How a run releases, and what may be claimed of it.
 
     spec: the job.
+    account: of the run.
+    noise: what is drawn.
     store: where its releases are, under the scope of its noise.
     perturber: draws releases and stores them there.
     statement: what the mechanism guarantees.
@@ -26,6 +56,8 @@ class Releasing:
     """
 
     spec: JobSpec
+    account: Account
+    noise: Noise
     store: ReleaseStore
     perturber: Perturber
     statement: Statement
@@ -36,6 +68,20 @@ class Releasing:
         """Names the noise distribution together with the store: under one name a record has at most one draw."""
         parts = (self.store.fingerprint, self.store.identity, str(self.spec.train.max_length))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def admit(self, data_sets: Sequence[Outgoing], say: Callable[[str], None]) -> None:
+        """Enter in ledger and transcript what may leave. say: gets warnings for the owner.
+
+        Raises:
+            PolicyRefused: the budget does not allow it; then nothing may be sent.
+        """
+        keys: list[bytes] = []
+        for one in data_sets:
+            warning = self.account.admit(self, one.data, source=one.source, name=one.name, part=one.part)
+            if warning is not None:
+                say(warning)
+            keys += [key.packed() for key in self.perturber.keys(one.data)]
+        self.account.transcript.records(self.store.fingerprint, keys)
 
     def facts(self) -> dict[str, Any]:
         """What an admission says about the job and its noise."""
@@ -70,6 +116,36 @@ class Releasing:
             **self.cost(length if rows else 0),
             **store_facts(self.store),
         }
+
+
+@contextlib.contextmanager
+def open_releasing(
+    account: Account, package: BottomPackage, spec: JobSpec, home: Path, own: OwnRecords
+) -> Iterator[Releasing]:
+    """A job's noise, seeded by the operating system, and its store; at the end the ledger learns what was drawn.
+
+    own: the job's records, for mechanisms that learn from them; they also pin the job to one noise distribution.
+
+    Raises:
+        JobConflict: the noise is not the one that the job began with.
+    """
+    noise = build_noise(package, spec.mechanism, spec.cut, home, own)
+    own.pin(noise.fingerprint)
+    store = ReleaseStore(home / "releases.sqlite", release_scope(noise, package, spec), STORE_BYTES)
+    with contextlib.closing(store):
+        perturber = Perturber(package.bottom, noise.mechanism, noise.source, store, spec.codec, noise.importance)
+        try:
+            yield Releasing(
+                spec=spec,
+                account=account,
+                noise=noise,
+                store=store,
+                perturber=perturber,
+                statement=noise.mechanism.statement(noise.source),
+                width=package.hidden_size,
+            )
+        finally:
+            account.settle()
 
 
 def store_facts(store: ReleaseStore | LabelStore) -> dict[str, Any]:

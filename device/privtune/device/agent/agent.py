@@ -17,7 +17,7 @@ from privtune.device.home.paths import holds_job
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, ends_job, run_job
-from privtune.device.training.progress import Progress
+from privtune.device.training.progress import TrainingProgress
 from privtune.device.training.submit import report_refusal
 from privtune.shared.errors import (
     CloudUnreachable,
@@ -36,7 +36,7 @@ WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
 
 
-class Watcher(Progress, Protocol):
+class Watcher(TrainingProgress, Protocol):
     """Progress of runs, and their results."""
 
     def finished(self, result: RunResult) -> None:

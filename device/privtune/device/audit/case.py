@@ -12,8 +12,8 @@ from privtune.device.audit.public_knowledge import PublicText, without_overlap
 from privtune.device.audit.suite import Case, Size
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, IntArray
-from privtune.device.model.device_parts import Noise
 from privtune.device.noise.public_texts import PublicTexts, read_texts
+from privtune.device.release.noising import Noise
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.load import load_task_model

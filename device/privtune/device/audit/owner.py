@@ -18,7 +18,7 @@ from privtune.device.audit.suite import Size, run_suite
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
-from privtune.device.model.device_parts import build_noise
+from privtune.device.release.noising import build_noise
 from privtune.device.release.own_records import OwnRecords
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec, Skip, Task

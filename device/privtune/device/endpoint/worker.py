@@ -82,7 +82,7 @@ class Worker:
     def _run(self) -> None:
         try:
             with open_writer(self.job_id, self._settings, self._say) as writer:
-                self._parts = writer.parts
+                self._parts = writer.package
                 self._ready.set()
                 while self._turn(writer):
                     pass

@@ -23,7 +23,7 @@ from privtune.device.export.model_card import HUB_ID, Facts, gguf_name, training
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.download import fetch_folder
 from privtune.device.link.rpc import Link
-from privtune.device.model.device_parts import load_parts
+from privtune.device.model.bottom import load_bottom
 from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import Tail
 from privtune.device.session.run_settings import RunSettings
@@ -163,13 +163,13 @@ def _device_part(
     settings: RunSettings,
     local: str | None,
 ) -> _Parts:
-    parts = load_parts(
+    parts = load_bottom(
         link,
         job_id,
         state.spec,
         home=settings.home,
         local_model=local,
-        num_labels=max(len(state.label_names), 2),
+        num_labels=len(state.label_names),
         say=lambda _: None,
     )
     return _Parts(model=None, head=parts.head, tail=parts.tail, tokenizer=parts.tokenizer)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import source_of
-from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from privtune.device.data.messages import ChatMessage
 from privtune.device.data.prompts import prompt_ids
 from privtune.device.data.records import Records
@@ -21,8 +21,8 @@ from privtune.device.inference.generate import generate_texts
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.device.inference.text_scores import TextScores, require_packages, score_texts
 from privtune.device.inference.tuned import TunedModel, open_tuned
+from privtune.device.model.bottom import encode_records
 from privtune.device.privacy.bounds import Statement
-from privtune.device.release.perturber import Uploader
 from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.session.scoring import Scorer
@@ -37,7 +37,7 @@ Prompt = str | tuple[ChatMessage, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One prompt and every answer that the data has for it."""
+    """One prompt and all answers that the data has for it."""
 
     prompt: Prompt
     references: tuple[str, ...]
@@ -45,9 +45,12 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What the model wrote, greedily, for `questions`, and how near it is to their references.
+    """What the model wrote, greedily.
 
+    questions: the prompts with their references.
+    texts: an answer per question.
     too_long: prompts that were left out because the model can't read them whole.
+    scores: how near the answers are to the references.
     """
 
     questions: tuple[Question, ...]
@@ -58,9 +61,16 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """metrics: loss, accuracy and macro_f1 of a classifier; loss, perplexity and token_accuracy of a language model.
+    """What was found.
 
-    truncated, dropped: records that were cut at the job's max_length, or left out because nothing to predict was left.
+    job_id: the job.
+    source: where the records come from.
+    records: how many were scored.
+    truncated: records that were cut at the job's max_length.
+    dropped: records that were left out because nothing to predict was left.
+    metrics: loss, accuracy and macro_f1 of a classifier; loss, perplexity and token_accuracy of a language model.
+    written: answers of the model; None where none were asked for.
+    statement: what may be claimed for the releases.
     """
 
     job_id: str
@@ -89,13 +99,14 @@ def evaluate(
         job_id: the job.
         source: held-out records with labels or completions.
         settings: how to reach the cloud.
-        generate: for so many different prompts, also let the model write and compare with the completions.
-        max_new_tokens: tokens that it writes at most for a prompt.
+        generate: number of different prompts that the model answers, to compare with the completions.
+        max_new_tokens: longest answer, in tokens.
         batch_size: records in one message; None: as many as fit the device's memory well.
-        say: told of warnings.
+        say: gets warnings.
 
     Raises:
-        JobNotFound: this device does not hold the job. JobConflict: it has no checkpoint.
+        JobNotFound: this device does not hold the job.
+        JobConflict: it has no checkpoint.
         InvalidInput: generation from a classifier or without prompts; the packages of the `eval` extra are missing.
         DataInvalid: the records can't be used.
     """
@@ -122,20 +133,17 @@ def _scored(
 ) -> tuple[Evaluation, list[Question]]:
     """The metrics, and the questions that the model can read whole."""
     with open_tuned(job_id, settings, say) as tuned:
-        data = _encode(records, tuned)
-        warning = tuned.admit(data, source=source_of(records.source), name=NAME, part="validation")
-        if warning is not None:
-            say(warning)
+        state, package = tuned.state, tuned.package
+        data = encode_records(package, records, state.spec, state.label_names, state.prompt)
+        outgoing = Outgoing(data=data, source=source_of(records.source), name=NAME, part="validation")
+        tuned.releasing.admit([outgoing], say)
         scorer = Scorer(
             stream=tuned.stream(),
-            perturber=tuned.perturber,
-            uploader=Uploader(tuned.parts.hidden_size, tuned.state.spec.codec),
-            outputs=tuned.outputs,
-            logits=tuned.logits,
-            readout=tuned.parts.readout,
-            batch_size=batch_size or (TAIL_BATCH if tuned.state.spec.tail else BATCH),
+            uploader=tuned.uploader(),
+            states=tuned.states,
+            readout=package.readout,
+            batch_size=batch_size or (TAIL_BATCH if state.spec.tail else BATCH),
             in_flight=IN_FLIGHT,
-            rows_at_once=tuned.head.rows_at_once,
         )
         found = Evaluation(
             job_id=job_id,
@@ -145,20 +153,9 @@ def _scored(
             dropped=data.dropped,
             metrics=scorer.score(data),
             written=None,
-            statement=tuned.statement,
+            statement=tuned.releasing.statement,
         )
         return found, [question for question in questions if _fits(question, tuned)]
-
-
-def _encode(records: Records, tuned: TunedModel) -> EncodedDataset:
-    state, tokenizer = tuned.state, tuned.parts.tokenizer
-    limit = state.spec.train.max_length
-    if state.spec.task == "classification":
-        data = encode_classification(records, tokenizer, limit, state.label_names)
-    else:
-        data = encode_causal_lm(records, tokenizer, limit, state.prompt)
-    tuned.parts.check_ids(data.ids)
-    return data
 
 
 def questions_of(records: Records) -> list[Question]:
@@ -188,8 +185,8 @@ def _questions(source: DataSource, state: JobState, count: int) -> tuple[Questio
 
 
 def _fits(question: Question, tuned: TunedModel) -> bool:
-    form, limit = tuned.state.prompt, tuned.parts.max_positions
-    return form is None or limit is None or len(prompt_ids(form, tuned.parts.tokenizer, question.prompt)) < limit
+    form, limit = tuned.state.prompt, tuned.package.max_positions
+    return form is None or limit is None or len(prompt_ids(form, tuned.package.tokenizer, question.prompt)) < limit
 
 
 def _write(

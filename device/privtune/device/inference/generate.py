@@ -19,7 +19,13 @@ IN_FLIGHT = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """An answer. tokens: its ids, with the one that ended it; prompt_tokens: how many the prompt had."""
+    """An answer.
+
+    text: without special tokens and stop texts.
+    tokens: its ids, with the one that ended it.
+    prompt_tokens: length of the prompt.
+    finish: why it ended.
+    """
 
     text: str
     tokens: tuple[int, ...]
@@ -29,10 +35,12 @@ class Generated:
 
 @contextlib.contextmanager
 def open_writer(job_id: str, settings: RunSettings, say: Callable[[str], None] = lambda _: None) -> Iterator[Writer]:
-    """A writer with the newest state of a language model that this device trained; answers end with it.
+    """A writer with the newest state of a language model that this device trained; closing it ends its answers.
 
-    Raises JobNotFound when this device does not hold the job, JobConflict when it has no checkpoint, InvalidInput for a
-    classifier or a mechanism that can't release a text row by row.
+    Raises:
+        JobNotFound: this device does not hold the job.
+        JobConflict: it has no checkpoint.
+        InvalidInput: a classifier, or a mechanism that can't release a text row by row.
     """
     if JobFolder(settings.home, job_id).load().spec.task != "causal-lm":
         raise InvalidInput("this job trained a classifier, which can't write; use `privtune predict`")
@@ -53,8 +61,12 @@ def generate_texts(
 ) -> list[Generated]:
     """Answers to prompts (texts, or conversations as sequences of `ChatMessage`), in the order given.
 
-    sampling: for each of them; None: greedy, at most 256 tokens. in_flight: answers that are written at once.
-    say: told of warnings and lost connections. Raises as `open_writer`, `Prompts.ids` and `Writer.begin`.
+    Args:
+        sampling: of each answer; None: greedy, at most 256 tokens.
+        in_flight: answers written at once.
+        say: gets warnings and lost connections.
+
+    Raises as `open_writer`, `Prompts.ids` and `Writer.begin`.
     """
     if not prompts:
         return []

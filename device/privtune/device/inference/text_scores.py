@@ -15,9 +15,11 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 @dataclass(frozen=True, kw_only=True)
 class TextScores:
-    """rouge1, rouge2, rougeL: mean F1, 0 to 1. bleu: of the corpus, 0 to 100; `signature` says how it was computed.
+    """How near generated texts are to their references.
 
-    ROUGE: Lin 2004; with several references, the nearest counts. BLEU: Papineni et al. 2002, Post 2018.
+    rouge1, rouge2, rougeL: mean F1, 0 to 1; with several references the nearest counts (Lin 2004).
+    bleu: of the corpus, 0 to 100 (Papineni et al. 2002, Post 2018).
+    signature: how BLEU was computed.
     """
 
     rouge1: float
@@ -28,7 +30,7 @@ class TextScores:
 
 
 def require_packages() -> None:
-    """Raises InvalidInput when the packages of the `eval` extra are not installed: before hours of generating."""
+    """Raise InvalidInput, before hours of generating, when the packages of the `eval` extra are not installed."""
     try:
         for package in ("rouge_score", "sacrebleu"):
             importlib.import_module(package)
@@ -55,6 +57,6 @@ def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> Te
     each = [rouge.score_multi(list(known), text) for text, known in zip(texts, references, strict=True)]
     mean = {name: sum(scores[name].fmeasure for scores in each) / len(each) for name in ROUGE}
     bleu = sacrebleu.BLEU()
-    # sacrebleu wants the first references of all texts, then the second ones, ...; None where there is no more
+    # sacrebleu takes the first references of all texts, then the second ones, ...; None where a text has no more
     corpus = bleu.corpus_score(list(texts), [list(row) for row in zip_longest(*references)])
     return TextScores(**mean, bleu=corpus.score, signature=str(bleu.get_signature()))

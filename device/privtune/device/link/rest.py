@@ -1,13 +1,12 @@
-"""The device's REST client of the control plane: jobs are made, watched and steered here; training goes over gRPC.
+"""The device's REST client of the control plane: it creates, watches and steers jobs; training goes over gRPC.
 
-What the cloud answers is untrusted: ids are checked before they name a folder, and texts lose control characters
-before they reach a terminal.
+The cloud's answers are untrusted: ids are checked before they name a folder, and texts lose control characters before
+they reach a terminal.
 """
 
 from __future__ import annotations
 
 import ssl
-import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+from tenacity import stop_after_attempt
 
 from privtune.device.home.paths import check_job_id
 from privtune.shared.addresses import is_loopback
@@ -34,15 +34,17 @@ from privtune.shared.errors import (
     by_reason,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.retry import retrying
 from privtune.shared.wire import PROTOCOL_VERSION
 
 JOBS = "/v1/fine_tuning/jobs"
 HELD = "held"  # the phase of a job that a person paused
-TIMEOUT_S = 30.0
 PAGE = 100
-_ATTEMPTS_S = (0.0, 0.5, 2.0)  # waits before each attempt of a request that may be sent again
+TIMEOUT_S = 30.0  # of one attempt
+ATTEMPTS = 3  # at a request that no server has answered
+FIRST_WAIT_S = 0.5
 
-# For answers without our own error body: a proxy in between, or another server altogether.
+# For answers without our own error body, from a proxy in between or another server.
 _BY_STATUS: dict[int, type[PrivTuneError]] = {
     400: InvalidInput,
     401: Unauthenticated,
@@ -57,14 +59,24 @@ Json = dict[str, Any]
 
 
 def printable(text: str) -> str:
-    """Text of the cloud as one line without control characters, for a terminal."""
+    """A text from the cloud as one line without control characters, for a terminal."""
     return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
 class ControlPlane:
     """One cloud's job API. Use as a context manager, or call `close`.
 
-    base_url: `https://host[:port]`; `http://` only on this machine. ca_cert: PEM file of the cloud's own authority.
+    Args:
+        base_url: `https://host[:port]`; `http://` for this machine only.
+        api_key: the owner's key.
+        ca_cert: PEM file of the cloud's own certificate authority; None: the system's authorities.
+
+    Raises:
+        InvalidInput: the address or the PEM file is wrong.
+        Unauthenticated: the key is missing or malformed.
+
+    Every call raises the cloud's refusal as the error of its reason, CloudUnreachable without an answer, and
+    VersionMismatch for an answer that is not a PrivTune cloud's.
     """
 
     def __init__(self, base_url: str, api_key: str, ca_cert: Path | None = None) -> None:
@@ -86,7 +98,7 @@ class ControlPlane:
         self.close()
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._http.close()
 
     def info(self) -> Json:
@@ -101,26 +113,26 @@ class ControlPlane:
         return facts
 
     def grpc_address(self) -> str:
-        """Where the gateway listens, as this device reaches it: the control plane's host with the gateway's port."""
+        """The gateway's address as this device reaches it: the control plane's host with the gateway's port."""
         facts = self.info()
         port, address = facts.get("grpc_port"), facts.get("grpc_address")
         if isinstance(port, int):
             return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
         if isinstance(address, str) and address:
             return printable(address)
-        raise VersionMismatch(f"The cloud at {self.url} does not tell its gateway; give --grpc-address.")
+        raise VersionMismatch(f"The cloud at {self.url} does not say where its gateway is; give --grpc-address.")
 
-    def create_job(self, spec: JobSpec, metadata: Mapping[str, str] | None = None) -> Json:
-        """Submit a job. Sent again after a lost connection without making a second one."""
-        body = _request_body(spec) | ({"metadata": dict(metadata)} if metadata else {})
-        return self._job(self._call("POST", JOBS, json=body, headers={"Idempotency-Key": uuid.uuid4().hex}))
+    def create_job(self, spec: JobSpec) -> Json:
+        """Submit a job. A repetition after a lost connection does not create a second one."""
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._job(self._call("POST", JOBS, json=_request_body(spec), headers=key))
 
     def get_job(self, job_id: str) -> Json:
         """One job as the cloud shows it."""
         return self._job(self._call("GET", _path(job_id)))
 
     def list_jobs(self, status: Collection[str] | None = None, limit: int | None = None) -> list[Json]:
-        """Jobs of this key, newest first; only those with one of the statuses, at most `limit`."""
+        """Jobs of this key, newest first: at most `limit`, and only those with one of the given statuses."""
         found: list[Json] = []
         params = {"status": list(status)} if status else {}
         for item in self._pages(JOBS, params):
@@ -136,15 +148,15 @@ class ControlPlane:
         return self._job(self._call("POST", _path(job_id, "cancel")))
 
     def pause(self, job_id: str) -> Json:
-        """Hold the job at the next step boundary until it is resumed."""
+        """Hold the job at the next step boundary until `resume`."""
         return self._job(self._call("POST", _path(job_id, "pause")))
 
     def resume(self, job_id: str) -> Json:
-        """Let a held job go on as soon as its device is there."""
+        """Let a held job continue as soon as its device connects."""
         return self._job(self._call("POST", _path(job_id, "resume")))
 
     def events(self, job_id: str, seen: Collection[str] = ()) -> list[Json]:
-        """The job's events in the order in which they happened, without those whose ids were seen."""
+        """The job's events, oldest first, without those whose ids are in `seen`."""
         fresh: list[Json] = []
         for event in self._pages(_path(job_id, "events"), {}):  # newest first, as OpenAI's API has it
             if event.get("id") in seen:
@@ -171,14 +183,15 @@ class ControlPlane:
         return job
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
-        for last, wait in enumerate(_ATTEMPTS_S, start=1):
-            time.sleep(wait)
-            try:
-                response = self._http.request(method, path, **options)
-                break
-            except httpx.HTTPError as error:
-                if last == len(_ATTEMPTS_S) or not isinstance(error, httpx.TransportError) or _tls_failed(error):
-                    raise self._unreachable(error) from None
+        try:
+            response = retrying(
+                lambda: self._http.request(method, path, **options),
+                again=lambda error: isinstance(error, httpx.TransportError) and not _tls_failed(error),
+                stop=stop_after_attempt(ATTEMPTS),
+                first_s=FIRST_WAIT_S,
+            )
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
         return self._answer(response)
 
     def _answer(self, response: httpx.Response) -> Json:
@@ -190,9 +203,9 @@ class ControlPlane:
             if not isinstance(body, dict):
                 raise self._not_ours()
             return body
-        told = body.get("error") if isinstance(body, dict) else None
-        if isinstance(told, dict) and isinstance(told.get("message"), str):
-            raise _told_error(response.status_code, told)
+        named = body.get("error") if isinstance(body, dict) else None
+        if isinstance(named, dict) and isinstance(named.get("message"), str):
+            raise _named_error(response.status_code, named)
         status = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
         kind = _BY_STATUS.get(response.status_code)
         if kind is None or (kind is JobNotFound and JOBS not in str(response.url)):
@@ -204,7 +217,7 @@ class ControlPlane:
 
     def _unreachable(self, error: httpx.HTTPError) -> PrivTuneError:
         if _tls_failed(error):
-            hint = "Check the address; for a cloud with its own authority give its file with --ca-cert."
+            hint = "Check the address; for a cloud with its own authority, give its file with --ca-cert."
             return CloudUnreachable(f"No trusted TLS connection to {self.url}. {hint}", detail=str(error))
         why = "no answer in time" if isinstance(error, httpx.TimeoutException) else "no connection"
         hint = "Check the address and that the cloud runs."
@@ -212,7 +225,7 @@ class ControlPlane:
 
 
 def job_spec(job: Json) -> JobSpec:
-    """The description of a job that the cloud shows. Raises VersionMismatch when this device can't read it."""
+    """A job's description as the cloud shows it. Raises VersionMismatch when this device can't read it."""
     try:
         return JobSpec.model_validate(job["privtune"]["spec"])
     except (KeyError, TypeError, ValueError) as error:
@@ -222,7 +235,7 @@ def job_spec(job: Json) -> JobSpec:
 
 
 def phase_of(job: Json) -> str:
-    """The finer state; empty if the cloud does not tell."""
+    """The finer state; empty if the cloud does not give one."""
     return str((job.get("privtune") or {}).get("phase") or "")
 
 
@@ -235,9 +248,10 @@ def _request_body(spec: JobSpec) -> Json:
     }
 
 
-def _told_error(status: int, told: Json) -> PrivTuneError:
-    reason = str(told.get("code") or "").upper()
-    message, param = printable(told["message"]), told.get("param")
+def _named_error(status: int, body: Json) -> PrivTuneError:
+    """The error that the cloud's own error body names."""
+    reason = str(body.get("code") or "").upper()
+    message, param = printable(body["message"]), body.get("param")
     if reason in _REASONS:
         error = by_reason(reason, message)
     elif reason == "NOT_FOUND":  # no such route: an older cloud

@@ -1,6 +1,6 @@
-"""The device's end of the wire. It always dials out; gRPC runs on its own threads, training on the caller's.
+"""The device's end of the gRPC link. The device always dials out; gRPC has its own threads, training has the caller's.
 
-Only `Message`s of the declared kinds can be sent: there is no call that takes text, token ids or a clean vector.
+Only a `Message` of a declared kind can be sent: no call takes text, token ids or a clean vector.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ from privtune.shared.errors import (
     VersionMismatch,
     by_reason,
 )
+from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, OUTPUT, RESEND, FrameReader, FrameWriter, Message
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
 
 T = TypeVar("T")
 
-JOB_METADATA = "privtune-job"
-REASON_METADATA = "privtune-reason"
-EPOCH_METADATA = "privtune-epoch"
-OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base first
+OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base model first
 CALL_TIMEOUT_S = 120.0
 Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """Where the cloud's gateway is and how to prove who we are."""
+class GatewayAccess:
+    """How to reach the cloud's gateway.
+
+    address: `host:port`; clear text for this machine only, TLS otherwise.
+    api_key: the owner's key.
+    ca_cert: PEM file of the cloud's own certificate authority; None: the system's authorities.
+    """
 
     address: str
     api_key: str
@@ -48,13 +51,22 @@ class Endpoint:
 
 
 class Link:
-    """A channel to one cloud. Use as a context manager. `transcript`: told of everything before it leaves."""
+    """A channel to one cloud's gateway. Use as a context manager.
 
-    def __init__(self, endpoint: Endpoint, transcript: Transcript | None = None) -> None:
-        self._channel = _channel(endpoint)
+    Args:
+        gateway: how to reach it.
+        transcript: records every call and frame before it leaves.
+
+    Raises, in every call:
+        PrivTuneError: the cloud's refusal, as the error of its reason.
+        CloudUnreachable: no connection.
+    """
+
+    def __init__(self, gateway: GatewayAccess, transcript: Transcript | None = None) -> None:
+        self._channel = _channel(gateway)
         self._stub = split_pb2_grpc.SplitServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._metadata: Metadata = (("authorization", f"Bearer {endpoint.api_key}"),)
-        self._address = endpoint.address
+        self._metadata: Metadata = ((AUTHORIZATION, f"Bearer {gateway.api_key}"),)
+        self._address = gateway.address
         self._transcript = transcript
 
     def __enter__(self) -> Link:
@@ -64,12 +76,12 @@ class Link:
         self._channel.close()
 
     def open(self, request: pb.OpenRequest) -> pb.OpenResponse:
-        """Claim the job; see the proto."""
+        """Open a session of a job; see the proto."""
         response: pb.OpenResponse = self._call("Open", self._stub.Open, request, OPEN_TIMEOUT_S)
         return response
 
     def commit(self, request: pb.CommitRequest) -> pb.CommitResponse:
-        """End the job."""
+        """End a job; see the proto."""
         response: pb.CommitResponse = self._call("Commit", self._stub.Commit, request, CALL_TIMEOUT_S)
         return response
 
@@ -79,7 +91,7 @@ class Link:
         self._call("Refuse", self._stub.Refuse, request, CALL_TIMEOUT_S)
 
     def fetch(self, kind: int, job_id: str, file: str, offset: int = 0) -> Iterator[bytes]:
-        """The bytes of an artifact's file from `offset`; the manifest for file ""."""
+        """Yield the bytes of an artifact's file, from `offset` on. The file "" is the manifest."""
         request = pb.FetchRequest(kind=kind, job_id=job_id, file=file, offset=offset)  # type: ignore[arg-type]
         self._note("Fetch", request)
         try:
@@ -89,9 +101,16 @@ class Link:
             raise self._translate(error) from None
 
     def stream(self, opened: pb.OpenResponse, job_id: str, *, infer: bool, patience: float) -> Stream:
-        """Start the bidirectional stream of an opened session; close it when done."""
+        """Start the stream of an opened session; `close` it when done. See `Stream`.
+
+        Args:
+            opened: the cloud's answer to `open`.
+            job_id: the job.
+            infer: use the tuned model instead of training it.
+            patience: longest wait for an answer, in seconds.
+        """
         method = self._stub.Infer if infer else self._stub.Train
-        metadata = (*self._metadata, (JOB_METADATA, job_id), (EPOCH_METADATA, str(opened.session_epoch)))
+        metadata = (*self._metadata, (JOB, job_id), (EPOCH, str(opened.session_epoch)))
         return Stream(
             lambda frames: method(frames, metadata=metadata), opened, self._translate, patience, self._transcript
         )
@@ -108,10 +127,10 @@ class Link:
             raise self._translate(error) from None
 
     def _translate(self, error: grpc.RpcError) -> PrivTuneError:
-        """The error of our table behind a failed call."""
+        """The row of the error table for a failed call."""
         details = error.details() or ""
         for key, value in error.trailing_metadata() or ():
-            if key == REASON_METADATA:
+            if key == REASON:
                 return by_reason(str(value), details)
         code = error.code()
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -127,7 +146,7 @@ class Link:
 
 
 class Stream:
-    """One session's stream: send messages, and wait for the answer to a given one."""
+    """One session's bidirectional stream: `send` messages, and `expect` the answer to each."""
 
     def __init__(
         self,
@@ -162,7 +181,7 @@ class Stream:
         return self._reader.bytes_received
 
     def send(self, message: Message) -> None:
-        """Queue a message; `MessageTooLarge` before a byte of it leaves when it is over the agreed size."""
+        """Queue a message. Raises MessageTooLarge, before any of it leaves, when it exceeds the agreed size."""
         if len(message.payload) > self._max_tensor_bytes:
             raise MessageTooLarge(
                 f"a micro-batch of {len(message.payload)} bytes is over the cloud's limit of {self._max_tensor_bytes}; "
@@ -172,9 +191,9 @@ class Stream:
             self._outbox.put(frame)
 
     def expect(self, step: int, micro_batch: int, *kinds: int) -> Message:
-        """Wait for the answer of one of `kinds` to (step, micro-batch); answers to others are kept for later.
+        """Wait for an answer of one of `kinds` to (step, micro-batch). Other answers are kept for later calls.
 
-        Raises the error that ended the stream, or `CloudUnreachable` after the patience without any answer.
+        Raises the error that ended the stream, or CloudUnreachable when no answer arrives within the patience.
         """
         while True:
             for kind in kinds:
@@ -184,9 +203,9 @@ class Stream:
             self._stash[(item.kind, item.step, item.micro_batch)] = item
 
     def output(self, step: int, micro_batch: int, in_full: Callable[[], Message]) -> Message:
-        """Wait for what the cloud computed of a micro-batch. Raises as `expect`.
+        """Wait for the cloud's output for a micro-batch. Raises as `expect`.
 
-        in_full: the micro-batch with the bytes of all records, made and sent where the cloud no longer holds one.
+        in_full: builds the micro-batch with the bytes of all its records, sent if the cloud no longer holds some.
         """
         answer = self.expect(step, micro_batch, OUTPUT, RESEND)
         if answer.kind == RESEND:
@@ -195,7 +214,7 @@ class Stream:
         return answer
 
     def receive(self) -> Message:
-        """Wait for the next answer, to whatever it is. Raises as `expect`, with which it is not to be mixed."""
+        """Wait for the next answer, to any message. Raises as `expect`; use one or the other on a stream."""
         try:
             item = self._inbox.get(timeout=self._patience)
         except queue.Empty:
@@ -243,7 +262,7 @@ class Stream:
             self._inbox.put(error)
 
 
-def _channel(endpoint: Endpoint) -> grpc.Channel:
+def _channel(gateway: GatewayAccess) -> grpc.Channel:
     limit = DEFAULT_CHUNK_BYTES + HEADER_BYTES
     options = [
         ("grpc.max_receive_message_length", limit),
@@ -253,12 +272,12 @@ def _channel(endpoint: Endpoint) -> grpc.Channel:
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.max_pings_without_data", 0),
     ]
-    if endpoint.ca_cert is not None:
+    if gateway.ca_cert is not None:
         try:
-            roots = endpoint.ca_cert.read_bytes()
+            roots = gateway.ca_cert.read_bytes()
         except OSError as error:
-            raise InvalidInput(f"--ca-cert {endpoint.ca_cert} can't be read: {error.strerror}") from None
-        return grpc.secure_channel(endpoint.address, grpc.ssl_channel_credentials(roots), options)
-    if is_loopback(endpoint.address):
-        return grpc.insecure_channel(endpoint.address, options)
-    return grpc.secure_channel(endpoint.address, grpc.ssl_channel_credentials(), options)
+            raise InvalidInput(f"--ca-cert {gateway.ca_cert} can't be read: {error.strerror}") from None
+        return grpc.secure_channel(gateway.address, grpc.ssl_channel_credentials(roots), options)
+    if is_loopback(gateway.address):
+        return grpc.insecure_channel(gateway.address, options)
+    return grpc.secure_channel(gateway.address, grpc.ssl_channel_credentials(), options)

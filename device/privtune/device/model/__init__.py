@@ -1,1 +1,1 @@
-"""The device's part of the model: bottom, tail and head, objectives and final states."""
+"""The device's part of a model: bottom, tail and head, objectives and final states."""

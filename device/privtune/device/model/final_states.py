@@ -20,24 +20,35 @@ from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT, decode
 from privtune.shared.errors import FrameCorrupt, InternalError
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.package import BottomPackage
 from privtune.shared.wire import Message
 
 
 class StateStore(ReleaseStore):
-    """The cloud's states of a job's records: asked for once, so that later epochs need neither cloud nor line."""
+    """The cloud's states of a job's records: asked for once, so that later epochs need no answer of the cloud."""
 
     contents = "states"
     if_deleted = "asks the cloud for them again"
 
 
-class Outputs:
-    """Reads a job's answers. kept: where states are remembered; None: nowhere (a model in use)."""
+class FinalStates:
+    """Reads the answers of a job's session.
+
+    kept: where a tail's states are remembered; None: nowhere (a model in use).
+    """
 
     def __init__(
-        self, head: HeadTrainer, perturber: Perturber, *, width: int, codec: str, kept: StateStore | None = None
+        self,
+        head: HeadTrainer,
+        perturber: Perturber,
+        package: BottomPackage,
+        spec: JobSpec,
+        kept: StateStore | None = None,
     ) -> None:
-        self.head, self._perturber, self._kept = head, perturber, kept
-        self._width, self._codec = width, codec
+        self.head, self.perturber, self._kept = head, perturber, kept
+        self._width, self._codec = package.hidden_size, spec.codec
+        self._head_in_cloud = spec.labels == "shared"
 
     def wanted(self, data: EncodedDataset, indices: IndexArray) -> bool:
         """Whether the cloud has to be asked about these records."""
@@ -47,14 +58,14 @@ class Outputs:
         return len(self._kept.sizes(keys)) < len(set(keys))
 
     def asked(self, released: Released, readout_N: IndexArray) -> IndexArray:
-        """The positions whose states the cloud is to send."""
+        """The positions whose states the cloud is to send: those of the head, or every row for a tail."""
         return readout_N if self.head.tail is None else every_row(released.lengths_B)
 
     def states(self, data: EncodedDataset, indices: IndexArray, released: Released, answer: Message | None) -> States:
-        """What the tail goes on from. answer: what just came, which is remembered; None where nothing was wanted."""
+        """The input of the tail. answer: what just came, which is remembered; None where nothing was asked."""
         z_BTD, mask_BT = padded(self._rows(data, indices, released, answer), released.lengths_B)
         place = self.head.tail.begins_with if self.head.tail is not None else None
-        clean_BTD = self._perturber.clean(data, indices, place) if place is not None else None
+        clean_BTD = self.perturber.clean(data, indices, place) if place is not None else None
         return States(z_BTD=z_BTD, clean_BTD=clean_BTD, mask_BT=mask_BT)
 
     def out(
@@ -72,13 +83,17 @@ class Outputs:
             raise InternalError("without a tail every micro-batch is answered by the cloud")
         return torch.from_numpy(answer.tensor())
 
+    def logits(self, out_ND: Tensor) -> Tensor:
+        """logits_NC without dropout. With shared labels the head is in the cloud, and its logits are what came."""
+        return out_ND if self._head_in_cloud else self.head.logits(out_ND)
+
     def _rows(self, data: EncodedDataset, indices: IndexArray, released: Released, answer: Message | None) -> Tensor:
         """rows_MD of the micro-batch, record after record."""
         if answer is not None and (answer.width != self._width or answer.codec != self._codec):
             raise FrameCorrupt(f"the cloud sent states of width {answer.width} in {answer.codec or 'no codec'}")
         if self._kept is None:
             if answer is None:
-                raise InternalError("states that nobody remembers were not asked for")
+                raise InternalError("states that are kept nowhere were not asked for")
             return torch.from_numpy(answer.tensor())
         keys = self._keys(data, indices)
         if answer is not None:
@@ -97,5 +112,5 @@ class Outputs:
             start += rows * size
 
     def _keys(self, data: EncodedDataset, indices: IndexArray) -> list[RecordKey]:
-        every = self._perturber.keys(data)
+        every = self.perturber.keys(data)
         return [every[index] for index in indices.tolist()]

@@ -21,7 +21,8 @@ from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip
 from privtune.shared.modeling.partition import Head
 from privtune.shared.modeling.seeding import seeded
 
-# Logits at a time, in rows and in bytes: a loss holds them three times, and a batch of a language model has gigabytes.
+# Logits in memory at a time, in rows and in bytes: a loss holds them three times, and a language model's batch would
+# have gigabytes.
 CHUNK_ROWS = 256
 CHUNK_BYTES = 2 << 20
 
@@ -29,9 +30,9 @@ CHUNK_BYTES = 2 << 20
 class HeadTrainer:
     """Owns the head, the tail, their optimiser and the loss.
 
-    tail: the last blocks, where they train here; None: what comes from the cloud goes into the head.
-    label_epsilon: that of the labels, where they are randomised.
-    rows_at_once: how many rows of logits are in memory at a time.
+    tail: the last blocks, where they train here; None: the head reads what the cloud sends.
+    label_epsilon: of the labels, where they are randomised.
+    rows_at_once: rows of logits in memory at a time.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class HeadTrainer:
             with seeded("tail", self._seed, *place.values()):
                 out_PD = self.tail.forward(some, readout_P)
                 loss, gradient_PD = self.loss(out_PD.detach(), targets_P, **place, items=items)
-                # As `out_PD.backward(gradient_PD)`, which would load a library of symbolic algebra (33 MB).
+                # The same as `out_PD.backward(gradient_PD)`, which would import sympy (33 MB).
                 (out_PD * gradient_PD).sum().backward()  # type: ignore[no-untyped-call]
             total += loss
         return total
@@ -122,7 +123,7 @@ class HeadTrainer:
         if self.tail is None:
             raise InternalError("a job without a tail gets its outputs from the cloud")
         self.tail.train(False)
-        # Read-out positions go from record to record, so that parts are in their order.
+        # Read-out positions are sorted by record, so the parts are in their order.
         parts = [self.tail.forward(some, readout_P) for some, readout_P, _ in pieces(states, readout_N, readout_N)]
         return torch.cat(parts)
 
@@ -133,7 +134,7 @@ class HeadTrainer:
         return logits_NC.float()
 
     def step(self) -> float:
-        """One optimiser step on what is trained here; the gradient norm before clipping (0 if that is nothing)."""
+        """One optimiser step on what is trained here; the gradient norm before clipping (0 where nothing is)."""
         norm = clip_gradients(self._trained, self._optim.max_grad_norm)
         if not math.isfinite(norm):
             raise NonFinite("the device's gradient is NaN or infinite; lower --learning-rate")
@@ -153,20 +154,20 @@ class HeadTrainer:
             self._load(load_checkpoint(root, step, self._optimizer, self._schedule))
 
     def load(self, root: Path, step: int) -> None:
-        """Take only the parameters of a checkpoint, for prediction."""
+        """Load only the parameters of a checkpoint, for prediction."""
         self._load(load_parameters(root, step))
 
     def start_over(self) -> None:
         """Go to the state before the first step."""
         self._load(self._initial)
-        # A frozen head has nothing to train; a placeholder keeps schedule and checkpoints in one form.
+        # A frozen head has nothing to train; a placeholder gives schedule and checkpoints the same form.
         parameters = self._of_head or [torch.nn.Parameter(torch.zeros(1))]
         groups = [{"params": parameters, "lr": self._optim.head_learning_rate or self._optim.learning_rate}]
         if self.tail is not None:
             groups.append({"params": self.tail.parameters, "lr": self._optim.learning_rate})
         self._optimizer = build_optimizer(groups, self._optim)
         self._schedule = build_schedule(self._optimizer, self._optim, self._total_steps)
-        self._optimizer.zero_grad(set_to_none=True)  # of a step that a lost connection left half done
+        self._optimizer.zero_grad(set_to_none=True)  # of a step that a lost connection left unfinished
 
     def _load(self, state: dict[str, Tensor]) -> None:
         mine = self.tail.state().keys() if self.tail is not None else set()

@@ -45,31 +45,31 @@ def targets(
 
 
 def pooled_positions(lengths_B: IndexArray, readout: Readout) -> IndexArray:
-    """One position a record: the first ([CLS] of encoders) or the last (decoder classifiers)."""
+    """One position per record: the first ([CLS] of encoders) or the last (decoder classifiers)."""
     starts = np.arange(len(lengths_B)) * int(lengths_B.max())
     return starts if readout == "first" else starts + lengths_B - 1
 
 
 def count_targets(data: EncodedDataset, indices: IndexArray) -> int:
-    """How many terms the loss of these records has."""
+    """Number of terms in the loss of these records."""
     if data.loss_masks is None:
         return len(indices)
     return int(sum(data.loss_masks[index][1:].sum() for index in indices.tolist()))
 
 
 def loss_N(logits_NC: Tensor, targets_N: Tensor, label_epsilon: float | None = None) -> Tensor:
-    """Cross-entropy of each target; of randomised labels, that of the draw rather than of the label.
+    """Cross-entropy of each target; of a randomised label, the likelihood of the draw instead.
 
-    The draw has the law t * p + (1 - t) / C, so its likelihood is the loss ("forward correction", Patrini et al. 2017):
-    consistent, and bounded where the unbiased "backward" correction is not.
+    The draw has the distribution t * p + (1 - t) / C, so its likelihood is the loss ("forward correction", Patrini et
+    al. 2017): consistent, and bounded where the unbiased "backward" correction is not.
     """
     if label_epsilon is None:
         return torch.nn.functional.cross_entropy(logits_NC, targets_N, reduction="none")
     classes = logits_NC.shape[-1]
     truth = label_truth(label_epsilon, classes)
-    told_N = logits_NC.log_softmax(-1).gather(1, targets_N.unsqueeze(1)).squeeze(1)
-    rolled_N = torch.full_like(told_N, math.log((1 - truth) / classes))
-    return -torch.logaddexp(told_N + math.log(truth), rolled_N)
+    true_N = logits_NC.log_softmax(-1).gather(1, targets_N.unsqueeze(1)).squeeze(1)
+    random_N = torch.full_like(true_N, math.log((1 - truth) / classes))
+    return -torch.logaddexp(true_N + math.log(truth), random_N)
 
 
 class Score:
@@ -81,7 +81,7 @@ class Score:
         self._loss, self._count, self._hits = 0.0, 0, 0
 
     def add(self, logits_NC: Tensor, targets_N: Tensor) -> None:
-        """Take one micro-batch in."""
+        """Add a micro-batch of N targets."""
         guesses_N = logits_NC.argmax(-1)
         self._loss += float(torch.nn.functional.cross_entropy(logits_NC, targets_N, reduction="sum"))
         self._count += len(targets_N)

@@ -4,8 +4,12 @@
     clean, never sent ---- (tuned copy of the        |
                             bottom's blocks) - W h --+
 
-z_BTD: the cloud's states after its last block; clean_BTD: what the skip begins with, the bottom's clean output or,
-where the skip is tuned, that of its embedding stage; h_BTD: at the cut; out_ND: final states at the read-out positions.
+The skip connection, from the device's clean vectors into the tail, carries what the noise hides from the cloud.
+
+z_BTD: the cloud's states after its last block.
+clean_BTD: input of the skip: the bottom's clean output or, where the skip is tuned, its embedding stage's.
+h_BTD: the device's own states at the cut.
+out_ND: final states at the read-out positions.
 B records, T tokens, D hidden width, N read-out positions, M rows without padding.
 """
 
@@ -22,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from privtune.device.data.batches import IndexArray
-from privtune.shared.errors import FrameCorrupt, InternalError
+from privtune.shared.errors import ArtifactCorrupt, FrameCorrupt, InternalError
 from privtune.shared.job_spec import JobSpec, Task
 from privtune.shared.modeling.lora import (
     adapter_state,
@@ -37,14 +41,14 @@ from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.recompute import recompute_blocks
 
 _SKIP, _SHARE = "skip.weight", "skip.share"
-MEAN = 0.5  # of the device's own states, where a tail begins with both alike
+MEAN = 0.5  # share of a skip that begins at the mean of the cloud's states and the device's own
 Place = Literal["embedding", "cut"]
-PIECE_ROWS = 96  # that the tail trains on at a time
+PIECE_ROWS = 96  # positions that the tail trains on at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class States:
-    """What a tail goes on from in a micro-batch. clean_BTD: None without a skip; mask_BT: 1 = real."""
+    """The tail's input of a micro-batch. clean_BTD: None without a skip; mask_BT: 1 = real."""
 
     z_BTD: Tensor
     clean_BTD: Tensor | None
@@ -52,13 +56,16 @@ class States:
 
 
 class Tail:
-    """The last blocks and, if the job says so, the way past the cloud: a square map W, which adds what it was not told.
+    """The last blocks and, if the job has one, the skip connection, a square map W.
 
-    The blocks go on from (1 - s) z + W h, where W starts at s times the identity. A language model starts as it was
-    pre-trained, s = 0. A classifier, whose head has yet to learn everything, starts from the mean of both, s = 1/2: it
-    learned more where the cloud was told little, and no less elsewhere (SST-2, dev split).
-    `below`: what the clean vectors pass before it where the skip is tuned, a copy of the bottom's blocks; the frozen
-    ones still release.
+    The blocks' input is (1 - s) z + W h, where W starts at s times the identity. A language model starts as it was
+    pre-trained, s = 0. A classifier, whose head has yet to learn everything, starts at the mean of both, s = 1/2: it
+    learned more where the noise was strong, and no less elsewhere (SST-2, dev split).
+
+    blocks: the model's last blocks.
+    below: where the skip is tuned, a copy of the bottom's blocks that the clean vectors pass first; the frozen ones
+        still release.
+
     Raises `InvalidInput` for LoRA without peft, or on layers that the blocks do not have.
     """
 
@@ -71,15 +78,15 @@ class Tail:
                 attach_lora(part, spec.tuning, spec.train.seed)
             else:
                 train_fully(part)
-            recompute_blocks(part)  # a device has less memory than time
+            recompute_blocks(part)  # on a device memory is scarcer than time
         self.share = skip_share(spec.task) if spec.skip != "none" else 0.0
         start_DD = self.share * torch.eye(int(blocks.config.hidden_size))
         self.skip = nn.Parameter(start_DD) if spec.skip != "none" else None
 
     @classmethod
-    def of(cls, parts: BottomPackage, spec: JobSpec) -> Tail | None:
-        """That of a job, if it has one."""
-        return None if parts.tail is None else cls(parts.tail, spec, parts.below)
+    def of(cls, package: BottomPackage, spec: JobSpec) -> Tail | None:
+        """The job's tail, if it has one."""
+        return None if package.tail is None else cls(package.tail, spec, package.below)
 
     @property
     def _parts(self) -> list[Top]:
@@ -87,7 +94,7 @@ class Tail:
 
     @property
     def begins_with(self) -> Place | None:
-        """Where the clean vectors that the skip needs are taken from; None without a skip."""
+        """Where the skip's clean vectors are taken from; None without a skip."""
         if self.skip is None:
             return None
         return "cut" if self.below is None else "embedding"
@@ -99,13 +106,13 @@ class Tail:
         return [*trained, *([] if self.skip is None else [self.skip])]
 
     def state(self) -> dict[str, Tensor]:
-        """Name -> value of what is trained (live tensors), and the share that a skip began with."""
+        """Name -> value of what is trained (live tensors), and the share that the skip began with."""
         state = {name: value for part in self._parts for name, value in adapter_state(part).items()}
         skip = {} if self.skip is None else {_SKIP: self.skip.detach(), _SHARE: torch.tensor(self.share)}
         return state | skip
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Copy a saved state in. Raises `ArtifactCorrupt` for another tail's."""
+        """Copy a saved state in. Raises `ArtifactCorrupt` for the state of another tail."""
         left = {name: value for name, value in state.items() if name not in (_SKIP, _SHARE)}
         if self.below is not None:
             mine = adapter_state(self.below).keys()
@@ -113,9 +120,11 @@ class Tail:
             left = {name: value for name, value in left.items() if name not in mine}
         load_adapter_state(self.blocks, left)
         if self.skip is not None:
+            if not {_SKIP, _SHARE} <= state.keys():
+                raise ArtifactCorrupt("the checkpoint of this job's tail holds no skip connection; restore a backup")
             with torch.no_grad():
                 self.skip.copy_(state[_SKIP])
-            self.share = float(state.get(_SHARE, 0.0))  # tails of before it was kept have none
+            self.share = float(state[_SHARE])
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
@@ -123,7 +132,7 @@ class Tail:
             part.train(mode)
 
     def fused(self, z: Tensor, h: Tensor | None) -> Tensor:
-        """What the blocks go on from, (..., D). h: at the cut. Raises `InternalError` when a skip has none."""
+        """The blocks' input, (..., D). h: the device's states at the cut. Raises `InternalError` when it is missing."""
         if self.skip is None:
             return z
         if h is None:
@@ -143,7 +152,7 @@ class Tail:
         save_adapter(self.blocks, folder)
 
     def sha256(self) -> str:
-        """Names the tuned tail: SHA-256 over names and values of what is trained."""
+        """Identifies the tuned tail: SHA-256 over names and values of what is trained."""
         digest = hashlib.sha256()
         for name, value in sorted(self.state().items()):
             digest.update(name.encode())
@@ -152,17 +161,17 @@ class Tail:
 
 
 def skip_share(task: Task) -> float:
-    """With how much of the device's own states a skip begins."""
+    """The share of the device's own states that a skip begins with."""
     return MEAN if task == "classification" else 0.0
 
 
 def fuse(z: Tensor, h: Tensor, skip_DD: Tensor, share: float) -> Tensor:
-    """What a tail goes on from, (..., D): the cloud's states z and, through the map, the device's own h."""
+    """The input of a tail, (..., D): the cloud's states z and, through the map, the device's own h."""
     return (1 - share) * z + nn.functional.linear(h, skip_DD)
 
 
 def every_row(lengths_B: IndexArray) -> IndexArray:
-    """The flat positions b*T+t of all rows: a tail reads every state, and not those alone that the loss reads."""
+    """The flat positions b*T+t of all rows: a tail reads every state, not only those that the loss reads."""
     width = int(lengths_B.max())
     return np.flatnonzero(np.arange(width)[None, :] < lengths_B[:, None])
 
@@ -181,7 +190,7 @@ def padded(rows_MD: Tensor, lengths_B: IndexArray) -> tuple[Tensor, Tensor]:
 def pieces(states: States, readout_N: Tensor, targets_N: Tensor) -> Iterator[tuple[States, Tensor, Tensor]]:
     """A micro-batch in parts of at most `PIECE_ROWS` positions, or of one record, each as narrow as its longest record.
 
-    What a backward pass keeps of a position is many times its vector: so it is as much for large micro-batches.
+    A backward pass keeps many times a position's vector; in pieces it keeps no more for a larger micro-batch.
     """
     lengths_B, width = states.mask_BT.sum(1), states.mask_BT.shape[1]
     records_N, places_N = readout_N // width, readout_N % width

@@ -1,7 +1,8 @@
-"""What mechanisms learn from the owner's own records, kept on this device: token importance and noised word counts.
+"""What mechanisms fit on the owner's own records, kept on this device.
 
-home/fitted/   importance-*.safetensors (never sent, not accounted), counts-*, means-*.safetensors (noised,
-             accounted)
+home/fitted/importance-*.safetensors   token importance: never sent, not accounted
+home/fitted/counts-*.safetensors       word counts by class: noised, accounted
+home/fitted/means-*.safetensors        directions between class means: noised, accounted
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from privtune.device.noise.tables.directions import PrivateMeans
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts
 from privtune.device.noise.tables.table_cache import SUFFIX, Table, read_table, write_table
 from privtune.shared.errors import InvalidInput, JobConflict, StorageFull
+from privtune.shared.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnRecords:
-    """The records of a job.
+    """A job's own records.
 
-    fingerprint: the data set's; job: the job's folder; data: None where only what is kept may be used (predictions).
+    home: the device's folder.
+    fingerprint: of the data set.
+    job: the job's folder.
+    data: the records; None where only what is stored already may be used (predictions).
     """
 
     home: Path
@@ -40,32 +45,39 @@ class OwnRecords:
         file: str = "law.txt",
         what: str = "the public texts, tables or version that make this job's noise",
     ) -> None:
-        """Hold a job to the law of noise that it began with: under another, records would be drawn a second time.
+        """Hold a job to the noise distribution it began with: under another, records would be drawn a second time.
 
-        Raises JobConflict when `what` it rests on has changed since, StorageFull.
+        Args:
+            law: names the distribution.
+            file: in the job's folder, where the name is kept.
+            what: what the distribution depends on, for the message.
+
+        Raises:
+            JobConflict: the job began with another distribution.
+            StorageFull: the file can't be written.
         """
         path = self.job / file
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                path.write_text(law)
+                write_text(path, law)
             known = path.read_text()
         except OSError as error:
             raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error
         if known != law:
             raise JobConflict(
-                f"{what} have changed since it began, and its records would be released a second time; put them back "
-                "or start a new job"
+                f"{what} have changed since it began, and its records would be released a second time; restore them or "
+                "start a new job"
             )
 
     def counts(self, source: NoiseSource) -> PrivateCounts:
-        """Word counts by class, under noise with their own line in the accounts."""
+        """Word counts by class, under noise that the statement accounts for separately."""
         return PrivateCounts(
             folder=self._folder, fingerprint=self.fingerprint, source=source, records=self._labelled_rows()
         )
 
     def means(self, source: NoiseSource) -> PrivateMeans:
-        """Directions between class means, under noise with their own line in the accounts."""
+        """Directions between class means, under noise that the statement accounts for separately."""
         return PrivateMeans(
             folder=self._folder, fingerprint=self.fingerprint, source=source, records=self._labelled_rows()
         )
@@ -77,7 +89,7 @@ class OwnRecords:
         return LabelledRows(rows=data.ids, labels=data.labels, classes=len(data.label_names))
 
     def importance(self, context: NoiseContext) -> TokenImportance:
-        """Fitted on the records at the first run, read from the disk ever after. Raises JobConflict, StorageFull."""
+        """Fitted on the records in the first run, then read from disk. Raises JobConflict, StorageFull."""
         named = hashlib.sha256(f"{self.fingerprint} {context.vocabulary}".encode()).hexdigest()[:24]
         path = self._folder / f"importance-{named}{SUFFIX}"
         if not path.exists():
@@ -98,7 +110,7 @@ class OwnRecords:
 def importance_for(
     source: Literal["private", "public"], context: NoiseContext, own: OwnRecords | None
 ) -> TokenImportance:
-    """The importance that a mechanism asked for. Raises InvalidInput when there is nothing to fit it on."""
+    """The importance that a mechanism asks for. Raises InvalidInput when there is nothing to fit it on."""
     if source == "private":
         if own is None:
             raise InvalidInput("importance_from=private needs a job's own records", param="importance_from")

@@ -1,6 +1,6 @@
-"""Bottom, noise, codec, store: from token ids to the bytes that may leave, drawn once a record.
+"""From token ids to the bytes that may leave, drawn once per record: bottom, noise, codec, store.
 
-Clean vectors leave `Perturber` for one place, the tail of a job that trains on this device; no frame is made of them.
+Clean vectors leave `Perturber` for one place only, the tail of a job that trains on this device; no frame carries them.
 """
 
 from __future__ import annotations
@@ -28,23 +28,36 @@ from privtune.split.v1 import split_pb2 as pb
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """The releases of one micro-batch. `handles`: the record handles that the cloud sees."""
+    """The releases of one micro-batch.
+
+    handles: the record handles that the cloud sees, one per record.
+    releases: one per record, in the same order.
+    """
 
     handles: IndexArray
     releases: list[EncodedRelease]
 
     @property
     def lengths_B(self) -> IndexArray:
-        """Released rows of each record."""
+        """Number of released rows of each record."""
         return np.array([release.rows for release in self.releases], dtype=np.int64)
 
     def rows(self) -> int:
-        """Released rows of the whole micro-batch."""
+        """Number of released rows of the whole micro-batch."""
         return int(self.lengths_B.sum())
 
 
 class Perturber:
-    """Gives the one release of each record of a data set, drawing it at the first request."""
+    """Gives each record's one release, and draws it at the first request.
+
+    Args:
+        bottom: the model's part below the cut.
+        mechanism: the noise.
+        source: where its randomness comes from.
+        store: where releases are kept.
+        codec: encoding of a release on the wire.
+        importance: weights of tokens, for a mechanism that uses them.
+    """
 
     def __init__(
         self,
@@ -60,7 +73,10 @@ class Perturber:
         self._key_lists: list[tuple[EncodedDataset, list[RecordKey]]] = []
 
     def release(self, data: EncodedDataset, indices: IndexArray, first_handle: int = 0) -> Released:
-        """Releases of the records at `indices`; what is drawn now is on disk before this returns."""
+        """Releases of the records at `indices`. New draws are on disk on return. Raises as `ReleaseStore`.
+
+        first_handle: handle of the data set's record 0.
+        """
         all_keys = self.keys(data)
         keys = [all_keys[index] for index in indices.tolist()]
         known = self._store.get_many(keys)
@@ -72,27 +88,27 @@ class Perturber:
 
     @property
     def source(self) -> NoiseSource:
-        """Where the noise comes from."""
+        """Where the noise's randomness comes from."""
         return self._source
 
     @property
     def importance(self) -> TokenImportance | None:
-        """The weights of tokens, where the mechanism uses them."""
+        """The weights of tokens, if the mechanism uses them."""
         return self._importance
 
     def keys(self, data: EncodedDataset) -> list[RecordKey]:
-        """The store key of each record, see `record_keys`."""
+        """The store key of each record; see `record_keys`."""
         for known, keys in self._key_lists:
             if known is data:
                 return keys
         keys = record_keys(data.ids)
-        # The data set is kept with its keys: by its id() alone, a later one could be taken for it.
+        # The data set itself is kept with its keys: a later data set could get the same id().
         self._key_lists = [*self._key_lists[-1:], (data, keys)]
         return keys
 
     @torch.no_grad()
     def clean(self, data: EncodedDataset, indices: IndexArray, at: Literal["embedding", "cut"]) -> Tensor:
-        """clean_BTD, the bottom's vectors without the mechanism: for the tail of this device, and nothing else."""
+        """clean_BTD, the bottom's vectors without noise: for the tail on this device, and for nothing else."""
         ids_BT, mask_BT = pad([data.ids[index] for index in indices.tolist()])
         stage = self._bottom if at == "cut" else self._bottom.embed
         clean_BTD: Tensor = stage(ids_BT, mask_BT)
@@ -115,7 +131,7 @@ class Perturber:
 
 
 def vectors_for(mechanism: Mechanism, bottom: Bottom, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """The clean vectors at the mechanism's injection point; zeros for one that goes by the ids alone."""
+    """vectors_BTD, clean, at the mechanism's injection point; zeros for a mechanism that reads only token ids."""
     if not mechanism.reads_vectors:
         return torch.zeros(*ids_BT.shape, mechanism.dim)
     vectors_BTD: Tensor = (bottom.embed if mechanism.injection == "embedding" else bottom)(ids_BT, mask_BT)
@@ -123,7 +139,7 @@ def vectors_for(mechanism: Mechanism, bottom: Bottom, ids_BT: Tensor, mask_BT: T
 
 
 def pad(records: Sequence[IntArray]) -> tuple[Tensor, Tensor]:
-    """Right-padded ids_BT (int64, zero where padded) and mask_BT (1 = real)."""
+    """Right-padded ids_BT (int64, 0 where padded) and mask_BT (int64, 1 where real)."""
     lengths_B = np.array([len(ids_T) for ids_T in records])
     mask_BT = np.arange(lengths_B.max())[None, :] < lengths_B[:, None]
     ids_BT = np.zeros(mask_BT.shape, dtype=np.int64)
@@ -132,7 +148,12 @@ def pad(records: Sequence[IntArray]) -> tuple[Tensor, Tensor]:
 
 
 class Uploader:
-    """Builds FORWARD messages and remembers which records the cloud already holds in this session."""
+    """Builds FORWARD messages and remembers which records the cloud already holds in this session.
+
+    Args:
+        width: D, the elements of a released vector.
+        codec: their encoding on the wire.
+    """
 
     def __init__(self, width: int, codec: str) -> None:
         self._width, self._codec = width, codec
@@ -150,9 +171,19 @@ class Uploader:
         inline_all: bool = False,
         shared_labels: Sequence[int] = (),
         weight: float = 0.0,
-        want_cut_gradient: bool = False,
     ) -> Message:
-        """The message of a micro-batch: bytes for records that the cloud does not hold, handles for the others."""
+        """The message of a micro-batch: bytes of the records that the cloud does not hold, handles for the others.
+
+        Args:
+            released: the micro-batch's releases.
+            readout_N: positions, in the padded micro-batch, of the rows that the cloud returns.
+            step, micro_batch: the message's place in the session.
+            last: it ends the step.
+            forward_only: the cloud computes no gradient for it.
+            inline_all: send the bytes of every record.
+            shared_labels: one class per record, where the cloud computes the loss.
+            weight: with shared labels, the micro-batch's share of the step's mean loss.
+        """
         handles = released.handles.tolist()
         inlined = [inline_all or handle not in self._uploaded for handle in handles]
         self._uploaded.update(handles)
@@ -163,7 +194,6 @@ class Uploader:
             inlined=inlined,
             readout=pack_positions(readout_N),
             shared_labels=shared_labels,
-            want_cut_gradient=want_cut_gradient,
             forward_only=forward_only,
             weight=weight,
         )

@@ -1,6 +1,10 @@
-"""Keeps out of a device process what transformers loads and a device never runs: over 100 MB of its memory.
+"""Keeps out of a command's process what transformers loads and a device never runs, and returns freed memory at once.
 
-For processes that are a command's own. Whatever is left out is loaded whole by the first use of it.
+With torch 2.13 and transformers 5.24, on tiny models, the peak of `finetune`, with and without a tail, and of
+`generate` falls from 440-465 MB to 330-360 MB: 70 MB are torch's compiler with sympy, 37 MB are scipy.
+`tests/unit/device/runtime/test_memory.py` measures it and fails for other versions, to be measured again.
+
+Whatever is left out, scipy excepted, is loaded by its first use.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ from typing import Any
 COMPILER = "torch._dynamo"
 # glibc's mallopt: most arenas, and the size from which a block goes back to the system as soon as it is free.
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
-_MOST = 32 << 20  # that glibc takes for the threshold
-_LARGE = 64 << 10  # the buffers of a tail's training are of this size: its peak is lower, at some cost of time
+_MOST = 32 << 20  # the largest threshold that glibc accepts
+_LARGE = 64 << 10  # the size of a tail's buffers in training: a lower peak, at some cost of time
 
 _frugal = False  # whether this process gives freed memory back at once
 
@@ -33,13 +37,13 @@ def keep_lean() -> None:
 
 
 class _BeforeTransformers(MetaPathFinder):
-    """Prepares the process when transformers is about to be imported, and not before: most commands never do."""
+    """Prepares the process when transformers is about to be imported, and not before: most commands never import it."""
 
     def find_spec(self, name: str, *_: Any) -> None:
         """Never finds anything."""
         if name == "transformers":
             sys.meta_path.remove(self)
-            # transformers takes it, where it is installed, for losses of object detection. None: not installed.
+            # transformers imports it, where it is installed, for losses of object detection. None: not installed.
             sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
             _frugal_malloc()
             _postpone_compiler()
@@ -48,7 +52,7 @@ class _BeforeTransformers(MetaPathFinder):
 def _postpone_compiler() -> None:
     import torch
 
-    # As in a torch that was built without it: its tensors bring sympy and the compiler's symbolic shapes.
+    # As in a torch built without it: distributed tensors import sympy and the compiler's symbolic shapes.
     torch.distributed.is_available = lambda: False
     spec = importlib.util.find_spec(COMPILER)
     if spec is not None and COMPILER not in sys.modules:
@@ -56,7 +60,7 @@ def _postpone_compiler() -> None:
 
 
 class _Compiler(ModuleType):
-    """torch's compiler: marks for functions, which mean nothing where nothing is compiled; the rest when it is used."""
+    """A stand-in for torch's compiler: its decorators do nothing; any other name loads the real module."""
 
     def __init__(self, spec: ModuleSpec) -> None:
         super().__init__(spec.name)
@@ -67,9 +71,9 @@ class _Compiler(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or self.__spec__ is None or self.__spec__.loader is None:
             raise AttributeError(name)
-        if name == "config":  # gradient check-pointing reads a setting; it needs nothing of the rest
+        if name == "config":  # gradient checkpointing reads a setting of it and needs nothing else
             return importlib.import_module(f"{COMPILER}.config")
-        self.__class__ = ModuleType  # type: ignore[assignment]  # its own names are found, or missed, from here on
+        self.__class__ = ModuleType  # type: ignore[assignment]  # the module's own names are looked up from here on
         self.__spec__.loader.exec_module(self)
         return getattr(self, name)
 
@@ -84,9 +88,9 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 @contextmanager
 def fast_memory() -> Iterator[None]:
-    """Keep freed memory for the next step meanwhile: what trains for an audit is faster, and takes more room.
+    """Keep freed memory for the next step: an audit's training is faster, and takes more memory.
 
-    Changes nothing in a process that was not made frugal.
+    No effect in a process that was not made frugal.
     """
     if not _frugal:
         yield
@@ -101,13 +105,13 @@ def fast_memory() -> Iterator[None]:
 
 
 def trim() -> None:
-    """Hand back to the system what big temporary things have left in the heap. glibc only."""
+    """Return to the system what large temporary objects have left in the heap. glibc only."""
     gc.collect()
     _glibc("malloc_trim", 0)
 
 
 def _frugal_malloc() -> None:
-    """One thread's freed buffers are another's, and a large one is never kept for later."""
+    """One arena for all threads, and large buffers go back to the system when freed."""
     global _frugal
     _frugal = True
     for setting, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE)):

@@ -1,1 +1,1 @@
-"""What every session with a tuned or training model needs: run settings, scoring."""
+"""What every session with the cloud needs, in training and in use: settings, handshake, send-ahead window, scoring."""

@@ -1,4 +1,4 @@
-"""What training, using and exporting a model all need to know of this device and its cloud."""
+"""What training, using and exporting a model need to know about this device and its cloud."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from pathlib import Path
 
 from privtune.device.account.run_account import Account
 from privtune.device.home.policy import AuditRule, Policy
-from privtune.device.link.rpc import Endpoint
+from privtune.device.link.rpc import GatewayAccess
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How this device reaches the cloud and where it keeps its own things.
+    """How this device reaches the cloud, and where it keeps its files.
 
-    local_model: the owner's own copy of the model; None: the bottom package is fetched from the cloud.
-    no_progress_timeout: seconds without any progress after which a run gives up (the job stays resumable).
+    grpc_address: host:port of the cloud's gateway.
+    api_key: proves who this device's owner is.
+    ca_cert: PEM file of the authority to trust; None: the system's.
+    home: the device's folder.
+    local_model: the owner's own copy of the model; None: the bottom package is downloaded from the cloud.
+    no_progress_timeout: seconds without progress after which a run gives up (the job stays resumable).
     policy: what jobs may ask for and how much may be released; None: anything.
     record_frames: keep the frames of both directions, for the audit.
-    audit: attack the data first; where the policy has a rule, that one counts.
+    audit: attack the data first; the policy's rule, where it has one, takes precedence.
     """
 
     grpc_address: str
@@ -33,16 +37,16 @@ class RunSettings:
 
     @property
     def audit_rule(self) -> AuditRule | None:
-        """The rule that a job's audit is held against; None: no audit."""
+        """What a job's audit must stay within; None: no audit."""
         return (self.policy.audit if self.policy is not None else None) or self.audit
 
     @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> GatewayAccess:
         """Address and key of the gateway."""
-        return Endpoint(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
+        return GatewayAccess(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
 
     def account(self, job_id: str) -> Account:
-        """The account of one run of a job."""
+        """Opens the account of one run of a job."""
         return Account(
             self.home,
             job_id,

@@ -2,91 +2,76 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
-from privtune.device.data.batches import IndexArray, evaluation_batches
+from privtune.device.data.batches import evaluation_batches
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.link.rpc import Stream
-from privtune.device.model.final_states import Outputs
+from privtune.device.model.final_states import FinalStates
 from privtune.device.model.objectives import Readout, Score, targets
-from privtune.device.release.perturber import Perturber, Released, Uploader
-from privtune.shared.wire import Message
+from privtune.device.release.perturber import Uploader
+from privtune.device.session.window import PendingBatch, SendAhead, forward_only
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredBatch(PendingBatch):
+    """A micro-batch and what the model should have answered, N targets."""
+
+    targets_N: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
     """What scoring needs of a session.
 
-    in_flight: batches that may be under way at once. rows_at_once: rows of logits in memory at a time.
+    stream: to the tuned top.
+    uploader: remembers what the cloud holds of this session's records.
+    states: reads the answers.
+    readout: where a classifier's head reads.
+    batch_size: records in a message.
+    in_flight: messages under way at once.
     """
 
     stream: Stream
-    perturber: Perturber
     uploader: Uploader
-    outputs: Outputs
-    logits: Callable[[Tensor], Tensor]
+    states: FinalStates
     readout: Readout
     batch_size: int
     in_flight: int
-    rows_at_once: int
 
     def score(
-        self, data: EncodedDataset, *, step: int = 0, first_batch: int = 0, first_handle: int = 0
+        self, data: EncodedDataset, *, step: int = 0, first_number: int = 0, first_handle: int = 0
     ) -> dict[str, float]:
         """The metrics of `Score` over all records.
 
-        step, first_batch, first_handle: so numbered that messages and records never meet those of training.
+        step, first_number, first_handle: where messages and records are numbered from, apart from those of training.
         """
-        score = Score(data.label_names)
-        batches = deque(enumerate(evaluation_batches(data.lengths, self.batch_size), first_batch))
-        waiting: deque[_Batch] = deque()
-        while batches or waiting:
-            while batches and len(waiting) < self.in_flight:
-                number, indices = batches.popleft()
-                released = self.perturber.release(data, indices, first_handle=first_handle)
-                readout_N, targets_N = targets(data, indices, released, self.readout)
-                batch = _Batch(
-                    number=number,
-                    indices=indices,
-                    released=released,
-                    readout_N=readout_N,
-                    targets_N=targets_N,
-                    answered=self.outputs.wanted(data, indices),
-                )
-                if batch.answered:
-                    self.stream.send(self._forward(batch, step))
-                waiting.append(batch)
-            batch = waiting.popleft()
-            answer = None
-            if batch.answered:
-                answer = self.stream.output(step, batch.number, partial(self._forward, batch, step, inline_all=True))
-            out_ND = self.outputs.out(data, batch.indices, batch.released, batch.readout_N, answer)
-            for start in range(0, len(out_ND), self.rows_at_once):
-                some = slice(start, start + self.rows_at_once)
-                score.add(self.logits(out_ND[some]), batch.targets_N[some])
+        score, rows = Score(data.label_names), self.states.head.rows_at_once
+        coming = self._coming(data, step, first_number, first_handle)
+        request = partial(forward_only, self.uploader, self.states)
+        window = SendAhead(self.stream, coming, request, in_flight=self.in_flight)
+        for batch in window:
+            answer = window.answer(batch)
+            out_ND = self.states.out(data, batch.indices, batch.released, batch.readout_N, answer)
+            for start in range(0, len(out_ND), rows):
+                some = slice(start, start + rows)
+                score.add(self.states.logits(out_ND[some]), batch.targets_N[some])
         return score.metrics()
 
-    def _forward(self, batch: _Batch, step: int, *, inline_all: bool = False) -> Message:
-        return self.uploader.forward(
-            batch.released,
-            self.outputs.asked(batch.released, batch.readout_N),
-            step=step,
-            micro_batch=batch.number,
-            forward_only=True,
-            inline_all=inline_all,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    number: int
-    indices: IndexArray
-    released: Released
-    readout_N: IndexArray
-    targets_N: Tensor
-    answered: bool
+    def _coming(self, data: EncodedDataset, step: int, first_number: int, first_handle: int) -> Iterator[ScoredBatch]:
+        for number, indices in enumerate(evaluation_batches(data.lengths, self.batch_size), first_number):
+            released = self.states.perturber.release(data, indices, first_handle=first_handle)
+            readout_N, targets_N = targets(data, indices, released, self.readout)
+            yield ScoredBatch(
+                step=step,
+                number=number,
+                indices=indices,
+                released=released,
+                readout_N=readout_N,
+                targets_N=targets_N,
+                asks=self.states.wanted(data, indices),
+            )

@@ -1,4 +1,4 @@
-"""What a running job tells whoever watches it: the terminal, a log, a test. Nothing of it is sent to the cloud."""
+"""What a running job reports to whoever watches it: the terminal, a log, a test. None of it is sent to the cloud."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from privtune.device.privacy.statements import LabelStatement
 
 @dataclass(frozen=True, kw_only=True)
 class StartInfo:
-    """Known before the first step. label_statement: where labels are randomised; tail: blocks that train here."""
+    """Known before the first step of a session.
+
+    job_id: the job.
+    statement: what may be claimed for its releases.
+    total_steps: optimiser steps of the whole job.
+    start_step: where this session resumes, 0 at the beginning.
+    records: training records.
+    validation_records: held-out records.
+    truncated: training records cut at the job's max_length.
+    dropped: training records left out because nothing to predict was left.
+    device_parameters: trained here.
+    cloud_parameters: trained in the cloud, to the nearest thousand.
+    label_statement: what may be claimed for randomised labels; None where labels are as they are.
+    tail: blocks that train here.
+    """
 
     job_id: str
     statement: Statement
@@ -29,9 +43,16 @@ class StartInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class StepInfo:
-    """After each optimiser step. Bytes and tokens are sums over the run; `loss` is the step's mean.
+    """After each optimiser step.
 
+    step: steps done.
+    total_steps: of the whole job.
+    epoch: from 1.
+    loss: the step's mean.
     grad_norm: of what is trained (in the cloud, or here with a tail), before clipping.
+    tokens, bytes_up, bytes_down: sums over the run.
+    tokens_per_second: over the run.
+    seconds_left: until the last step, at the run's mean speed.
     """
 
     step: int
@@ -48,23 +69,27 @@ class StepInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalInfo:
-    """After each evaluation on held-out records, through the same noise."""
+    """After each evaluation on held-out records, through the same noise.
+
+    step: steps done.
+    metrics: see `privtune.device.model.objectives.Score.metrics`.
+    """
 
     step: int
     metrics: dict[str, float]
 
 
-class Progress(Protocol):
+class TrainingProgress(Protocol):
     """A watcher of a run."""
 
     def started(self, info: StartInfo) -> None:
-        """The job is about to train."""
+        """A session begins to train."""
 
     def step(self, info: StepInfo) -> None:
         """An optimiser step was applied on both sides."""
 
     def evaluated(self, info: EvalInfo) -> None:
-        """An evaluation was finished."""
+        """An evaluation is finished."""
 
     def message(self, text: str) -> None:
-        """Something a person should know: a download, a reconnect."""
+        """A line for a person: a download, a reconnect, a warning."""

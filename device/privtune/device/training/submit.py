@@ -17,7 +17,7 @@ from privtune.device.home.run_request import RunRequest, unfinished
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, refuse_job, run_job
-from privtune.device.training.progress import Progress
+from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import (
     CloudUnreachable,
     InternalError,
@@ -145,7 +145,7 @@ def resume(
 
 
 def train(
-    job_id: str, request: RunRequest, settings: RunSettings, progress: Progress, stop: threading.Event
+    job_id: str, request: RunRequest, settings: RunSettings, progress: TrainingProgress, stop: threading.Event
 ) -> RunResult:
     """Run the job to its end on this device; see `run_job` for what it raises.
 

@@ -11,6 +11,7 @@ from privtune.device.inference.generation.growing_rows import GrowingText, RowSo
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
+from privtune.device.release.noising import Noise
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import decode
 from privtune.shared.errors import InvalidInput
@@ -41,9 +42,7 @@ def source(context, tmp_path):
             )
             return RowSource(
                 bottom=context.bottom,
-                mechanism=mechanism,
-                source=noise_source(),
-                importance=None,
+                noise=Noise(mechanism=mechanism, importance=None, source=noise_source()),
                 store=store,
                 codec="fp32",
             )

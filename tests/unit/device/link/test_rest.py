@@ -49,10 +49,10 @@ def test_a_job_comes_back_as_it_was_submitted(control):
         | {"cut": 2, "suffix": "mine", "validation_file": "device://dev", "mechanism": {"name": "gaussian"}}
         | {"train": {"seed": 7, "max_steps": 5}, "tuning": {"rank": 3, "targets": ["c_attn"]}}
     )
-    job = control.create_job(spec, {"team": "a"})
+    job = control.create_job(spec)
     assert job_spec(job) == spec
     assert job_spec(control.get_job(job["id"])) == spec
-    assert (job["status"], job["metadata"], job["seed"]) == ("queued", {"team": "a"}, 7)
+    assert (job["status"], job["seed"]) == ("queued", 7)
 
 
 def test_jobs_are_steered_and_their_events_read_once_in_order(control):
@@ -263,7 +263,7 @@ def test_nobody_listens():
 
 def test_somebody_listens_and_never_answers(monkeypatch):
     monkeypatch.setattr(control_module, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(control_module, "_ATTEMPTS_S", (0.0,))
+    monkeypatch.setattr(control_module, "ATTEMPTS", 1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         ControlPlane(f"http://127.0.0.1:{silent.getsockname()[1]}", KEY) as client,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from privtune.device.model.device_parts import noise_context
 from privtune.device.noise.mechanisms.privtune import PrivTune
 from privtune.device.noise.registry import build
+from privtune.device.release.noising import noise_context
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.package import bottom_from_model
 

@@ -22,7 +22,7 @@ from privtune.device.audit.metrics import Figure
 from privtune.device.audit.suite import FULL, QUICK, AttackRow, Outcome, Size, attack_gradients, attack_releases
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import AuditRule
-from privtune.device.model.device_parts import Noise
+from privtune.device.release.noising import Noise
 from privtune.shared import __version__
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
 from privtune.shared.job_spec import JobSpec

@@ -30,7 +30,7 @@ from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.home.paths import check_job_id
 from privtune.device.home.run_request import RunRequest
-from privtune.device.model.device_parts import Noise, build_noise, release_scope
+from privtune.device.release.noising import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.record_keys import record_keys
 from privtune.shared.errors import InvalidInput, JobConflict

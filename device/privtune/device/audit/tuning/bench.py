@@ -28,8 +28,8 @@ from privtune.device.audit.tuning.choice import Recovered, Value, Words, shown
 from privtune.device.audit.tuning.request import TuneRequest, Watch
 from privtune.device.audit.utility import measure_utility
 from privtune.device.data.encode import EncodedDataset, encode_classification
-from privtune.device.model.device_parts import build_noise
 from privtune.device.noise.public_texts import PublicTexts
+from privtune.device.release.noising import build_noise
 from privtune.device.release.own_records import OwnRecords
 from privtune.shared import __version__
 from privtune.shared.errors import DataInvalid

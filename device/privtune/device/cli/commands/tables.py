@@ -56,9 +56,9 @@ def build(
       privtune tables build --model ./minilm --cut 1 --mechanism privtune --param hops=3
     """
     limit_threads(threads)
-    from privtune.device.model.device_parts import noise_context
     from privtune.device.noise.registry import build as build_mechanism
     from privtune.device.noise.tables.table_cache import read_header
+    from privtune.device.release.noising import noise_context
     from privtune.shared.job_spec import MechanismSpec
     from privtune.shared.modeling.package import bottom_from_model
 

@@ -1,8 +1,8 @@
 """The released rows of texts that grow: each row is drawn once for the tokens up to it, and never again.
 
-A row is kept on disk under a hash of all token ids so far, in the store of releases but in generation's own scope. So a
-conversation that goes on, an answer that is asked for again and a connection that was lost send the rows that left
-before; what is computed from kept rows (blocks after noise at the embedding, the codec) tells nothing new.
+A row is kept on disk under a hash of all token ids so far, in the store of releases but in generation's own scope. A
+longer conversation, an answer that is requested again and a lost connection therefore send the rows that left before;
+what is computed from kept rows (blocks after noise at the embedding, the codec) reveals nothing new.
 T rows so far, N new ones, D width.
 """
 
@@ -19,9 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from privtune.device.noise.base import Mechanism
-from privtune.device.noise.importance import TokenImportance
-from privtune.device.noise.randomness import NoiseSource
+from privtune.device.release.noising import Noise
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
@@ -32,23 +30,27 @@ from privtune.shared.modeling.partition import Bottom
 
 @dataclass(frozen=True, kw_only=True)
 class RowSource:
-    """What draws rows. store: in generation's own scope; it holds rows at the injection point, float32.
+    """What draws rows.
+
+    bottom: the model's, which the noise goes into.
+    noise: what is drawn.
+    store: in generation's own scope; it holds rows at the injection point, float32.
+    codec: of rows on the wire.
 
     Raises InvalidInput for a mechanism that can't release a record row by row.
     """
 
     bottom: Bottom
-    mechanism: Mechanism
-    source: NoiseSource
-    importance: TokenImportance | None
+    noise: Noise
     store: ReleaseStore
     codec: str
 
     def __post_init__(self) -> None:
-        name = self.mechanism.name
-        if self.mechanism.shortens:
+        mechanism = self.noise.mechanism
+        name = mechanism.name
+        if mechanism.shortens:
             raise InvalidInput(f"mechanism {name} shortens records, so it can't release a text that is being written")
-        if self.mechanism.reads_draws:
+        if mechanism.reads_draws:
             raise InvalidInput(
                 f"mechanism {name} at the cut reads a whole record of drawn words, so each new word would show a "
                 "second draw of the others. Train with injection=embedding to generate"
@@ -68,7 +70,7 @@ class GrowingText:
         self._clean_at_cut: list[Tensor] = []
         self._encoded: list[bytes] = []
         self.ids: list[int] = []
-        self.drawn = 0  # rows that nobody had drawn before
+        self.drawn = 0  # rows that no text had drawn before
 
     def missing(self, ids: Sequence[int]) -> int:
         """How many of the rows that these further ids need are still to be drawn."""
@@ -82,7 +84,7 @@ class GrowingText:
 
     @staticmethod
     def extend_together(texts: Sequence[GrowingText], ids: Sequence[int]) -> None:
-        """`extend` of each of these texts, which have rows already, by one id: one pass, and one write to the disk."""
+        """Extend each of these texts, which have rows already, by one id: one pass and one write to the disk."""
         caches = [text._cache for text in texts]
         embed, blocks = partial(BottomCache.embed_together, caches), partial(BottomCache.blocks_together, caches)
         _extend(texts, ids, embed, blocks)
@@ -91,7 +93,7 @@ class GrowingText:
         """clean_TD, the clean vectors from `start` on, for a tail of this device; never sent."""
         if at == "embedding":
             return torch.stack(self._embedded[start:]).float()
-        if self._from.mechanism.injection == "cut":
+        if self._from.noise.mechanism.injection == "cut":
             return torch.stack(self._clean[start:]).float()
         if new := self._clean[self._clean_cache.past :]:
             self._clean_at_cut += self._clean_cache.blocks(torch.stack(new))
@@ -102,7 +104,7 @@ class GrowingText:
         return b"".join(self._encoded[start:])
 
     def note(self, token: int, embedded_D: Tensor, clean_D: Tensor) -> _NewRow:
-        """Take up a further id, its vector of the embedding stage and that at the injection point."""
+        """Append an id, its vector at the embedding stage and the one at the injection point."""
         self.ids.append(token)
         self._embedded.append(embedded_D)
         self._clean.append(clean_D)
@@ -113,19 +115,19 @@ class GrowingText:
         self._encoded.append(encode(row_1D.float().numpy(), self._from.codec))
 
     def draw(self, first: int) -> Tensor:
-        """A release of the rows from `first` on, (N, D), of which only those that were never drawn may be used."""
-        source = self._from
-        begin = first if source.mechanism.by_position else 0
+        """A release of the rows from `first` on, (N, D); only those that were never drawn before may be used."""
+        noise = self._from.noise
+        begin = first if noise.mechanism.by_position else 0
         ids_1T = torch.tensor([self.ids[begin:]])
         mask_1T = torch.ones_like(ids_1T)
-        importance_1T = None if source.importance is None else source.importance.of(ids_1T, mask_1T)
+        importance_1T = None if noise.importance is None else noise.importance.of(ids_1T, mask_1T)
         clean_1TD = torch.stack(self._clean[begin:])[None]
-        out = source.mechanism.release(ids_1T, clean_1TD, mask_1T, importance_1T, generator=source.source)
+        out = noise.mechanism.release(ids_1T, clean_1TD, mask_1T, importance_1T, generator=noise.source)
         return out.h_BTD[0, first - begin :].float()
 
 
 class _NewRow(NamedTuple):
-    """A row that was not sent yet: the text's at `place`."""
+    """The row at `place` of a text, which was not sent yet."""
 
     text: GrowingText
     place: int
@@ -139,9 +141,9 @@ def _extend(
     embed: Callable[[Tensor], Tensor],
     blocks: Callable[[Tensor], Tensor],
 ) -> None:
-    """Rows of new ids, each of the text at its place in `owners`: all of one, or one of each of several."""
+    """Rows of new ids; owners: the text of each id, one text throughout or several different ones."""
     source = owners[0]._from
-    at_embedding = source.mechanism.injection == "embedding"
+    at_embedding = source.noise.mechanism.injection == "embedding"
     embedded_ND = embed(torch.tensor(list(ids), dtype=torch.int64))
     clean_ND = embedded_ND if at_embedding else blocks(embedded_ND)
     rows = zip(owners, ids, embedded_ND, clean_ND, strict=True)
@@ -154,10 +156,10 @@ def _extend(
 
 
 def _kept(store: ReleaseStore, rows: Sequence[_NewRow]) -> Tensor:
-    """What is to be sent of these rows, (N, D): from the store, after it was given what it lacked."""
+    """What is to be sent of these rows, (N, D): from the store, in which missing ones are drawn first."""
     keys = [row.key for row in rows]
     known, new = store.get_many(keys), {}
-    drawn: dict[int, tuple[int, npt.NDArray[np.float32]]] = {}  # of each text: from which place on, and the rows
+    drawn: dict[int, tuple[int, npt.NDArray[np.float32]]] = {}  # by text: the first place, and the rows from there
     for row in rows:
         if row.key not in known and row.key not in new:
             if id(row.text) not in drawn:

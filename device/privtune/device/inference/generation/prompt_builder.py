@@ -1,4 +1,4 @@
-"""Prompts to token ids, and where an answer ends. Chat templates come from the other side; see device/data/chat.py."""
+"""Prompts to token ids, and where an answer ends. Chat templates are the cloud's: see `privtune.device.data.chat`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ PLAIN = PromptForm(kind="text")
 
 
 class Prompts:
-    """Writes prompts as the tuned model met them. form: of the job's records."""
+    """Writes prompts as the model saw them in training. form: of the job's records."""
 
-    def __init__(self, parts: BottomPackage, form: PromptForm | None) -> None:
-        self._parts, self._form = parts, form or PLAIN
+    def __init__(self, package: BottomPackage, form: PromptForm | None) -> None:
+        self._package, self._form = package, form or PLAIN
 
     def ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
-        """Token ids of a text or of messages. raw: a text as it stands, without the job's form or template.
+        """Token ids of a text or of messages. raw: the text as it is, without the job's form or template.
 
-        Raises InvalidInput for an empty prompt, one over the context length, messages that can't be written, and
-        ModelUnsupported for a tokenizer that is not this model's.
+        Raises:
+            InvalidInput: the prompt is empty or over the context length, or the job's form has no place for messages.
+            ModelUnsupported: the tokenizer is not this model's.
         """
         ids = self._written(prompt, raw)
         if not ids:
             raise InvalidInput("the prompt is empty: the tokenizer makes no token of it", param="prompt")
-        self._parts.check_ids([ids])
-        limit = self._parts.max_positions
+        self._package.check_ids([ids])
+        limit = self._package.max_positions
         if limit is not None and len(ids) >= limit:
             raise InvalidInput(
                 f"the prompt has {len(ids)} tokens, and this model reads and writes at most {limit}; shorten it",
@@ -42,20 +43,20 @@ class Prompts:
 
     def room(self, prompt: Sequence[int]) -> int | None:
         """Tokens that may follow a prompt; None: no bound."""
-        limit = self._parts.max_positions
+        limit = self._package.max_positions
         return None if limit is None else limit - len(prompt)
 
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the model's own, and what closes the assistant's turn in the job's template."""
         if self._form.kind != "chat":
-            return self._parts.end_ids
-        frame = chat_template(self._form, self._parts.tokenizer).frame(("user", "assistant"))
+            return self._package.end_ids
+        frame = chat_template(self._form, self._package.tokenizer).frame(("user", "assistant"))
         closing = frame.after[: frame.holes[-1].closing]
-        ids = self._parts.tokenizer(closing, add_special_tokens=False)["input_ids"] if closing else []
-        return self._parts.end_ids | frozenset(ids[-1:])
+        ids = self._package.tokenizer(closing, add_special_tokens=False)["input_ids"] if closing else []
+        return self._package.end_ids | frozenset(ids[-1:])
 
     def _written(self, prompt: Prompt, raw: bool) -> list[int]:
-        tokenizer = self._parts.tokenizer
+        tokenizer = self._package.tokenizer
         if isinstance(prompt, str):
             return prompt_ids(PLAIN if raw else self._form, tokenizer, prompt)
         if self._form.kind == "prompt" and [message.role for message in prompt] == ["user"]:

@@ -23,10 +23,13 @@ MAX_STOPS = 16
 class Sampling:
     """How an answer is written. Raises InvalidInput for a value out of range.
 
-    max_new_tokens: None: 256, or what the context length leaves. temperature: 0 takes the likeliest token (greedy).
-    top_p, top_k: draw from the likeliest tokens only; 1 and 0 turn them off. seed: of the sampling, never of the noise;
-    None: fresh. stop: texts at which the answer ends; they are left out of it. ignore_end: write on after the tokens
-    that end a text.
+    max_new_tokens: longest answer; None: 256, or what the context length leaves.
+    temperature: 0 takes the likeliest token (greedy).
+    top_p: draw from the likeliest tokens with this total probability; 1 turns it off.
+    top_k: draw from this many likeliest tokens; 0 turns it off.
+    seed: of the sampling, never of the noise; None: a fresh one.
+    stop: texts at which the answer ends; they are left out of it.
+    ignore_end: continue past the tokens that end a text.
     """
 
     max_new_tokens: int | None = None

@@ -12,7 +12,7 @@ from privtune.shared.modeling.incremental import TopCache
 
 
 class TailText:
-    """Goes on with a text each time that the cloud sends states of it. M states, T positions so far, D width."""
+    """Extends a text through the tail each time the cloud sends states of it. M states, T positions so far, D width."""
 
     def __init__(self, tail: Tail) -> None:
         tail.train(False)
@@ -21,7 +21,7 @@ class TailText:
 
     @torch.no_grad()
     def extend(self, rows_MD: Tensor, text: GrowingText) -> Tensor:
-        """out_ND of the positions that are new here. rows_MD: the text's last M states, of which some may be known."""
+        """out_ND of the N positions that are new here. rows_MD: the text's last M states; some may be known already."""
         past = self._cache.past
         new = len(text.ids) - past
         if not 0 < new <= len(rows_MD):

@@ -7,11 +7,15 @@ from typing import Any
 
 # Tokens of the prompt that decide how the first new one is written (a leading space).
 CONTEXT = 6
-_BROKEN = "�"  # a character of which not all bytes are there yet
+_BROKEN = "�"  # a character whose last bytes are still to come
 
 
 class TextPieces:
-    """What new tokens add to a text. stop: texts that end it; `stopped` tells that one came."""
+    """What new tokens add to a text.
+
+    stop: texts that end it.
+    stopped: whether one of them came.
+    """
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer, self._stop = tokenizer, stop
@@ -21,7 +25,7 @@ class TextPieces:
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """The text that may be shown now that `token` has come."""
+        """The further text that may be shown with `token`; empty while a character or a stop text may be incomplete."""
         self._ids.append(token)
         before = self._decode(self._ids[self._done : self._read])
         after = self._decode(self._ids[self._done :])
@@ -31,7 +35,7 @@ class TextPieces:
         return self._released(after[len(before) :])
 
     def finish(self) -> str:
-        """What was held back, once nothing follows any more."""
+        """What was held back; nothing follows it."""
         if self.stopped:
             return ""
         before = self._decode(self._ids[self._done : self._read])
@@ -55,6 +59,6 @@ class TextPieces:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` with which `stop` begins."""
+    """Length of the longest end of `text` that `stop` begins with."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if stop.startswith(text[-size:])), 0)

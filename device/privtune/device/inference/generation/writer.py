@@ -1,21 +1,21 @@
-"""Writes answers with a tuned language model, several at once over one stream: rows up, one state a token back.
+"""Writes answers with a tuned language model, several at once over one stream: rows up, one state per token back.
 
-Prompts that begin together go up in one message. What follows goes up in rounds, a row of each answer that has a token
-to go on from, and one round is under way at a time: so both sides go through their weights once for all answers.
-The cloud keeps keys and values of the rows it has; the device keeps the rows. So what the cloud let go, or a connection
-that was lost, costs one sending of the same bytes and no answer.
+Prompts that begin together go up in one message. What follows goes up in rounds, one row of each answer that has a new
+token, and one round is under way at a time: both sides go through their weights once for all answers.
+The cloud keeps keys and values of the rows it has, the device keeps the rows. An eviction in the cloud or a lost
+connection therefore costs sending the same bytes once more, and no answer.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
+from tenacity import stop_after_attempt
 from torch import Tensor
 
 from privtune.device.data.batches import IndexArray
@@ -24,25 +24,34 @@ from privtune.device.inference.generation.prompt_builder import Prompts
 from privtune.device.inference.generation.sampling import Sampler, Sampling
 from privtune.device.inference.generation.tail_text import TailText
 from privtune.device.inference.generation.text_pieces import TextPieces
-from privtune.device.inference.tuned import Texts, TunedModel
+from privtune.device.inference.tuned import TextReleases, TunedModel
 from privtune.device.link.rpc import Stream
 from privtune.device.model.tail import every_row
 from privtune.device.privacy.bounds import Statement
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
 from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.retry import retrying
 from privtune.shared.wire import END, FORWARD, OUTPUT, RESEND, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
 
 DEFAULT_NEW_TOKENS = 256
 ROWS_TOGETHER = 1024  # of prompts in one message
-BACKOFF_S = (0.5, 1.0, 2.0, 4.0)
+FIRST_WAIT_S, LONGEST_WAIT_S, TRIES = 0.5, 4.0, 5  # when the connection is lost
+_LOST = (CloudUnreachable, FrameCorrupt)
 Finish = Literal["stop", "length", "cancelled"]
 
 
 class Reply:
-    """One answer while it is written. `text` is what may be shown so far; `finish`: why it ended, None until then.
+    """One answer while it is written.
 
-    growing, onward: its rows here and its states in a tail, until it ends.
+    handle: its name on the stream.
+    prompt: token ids that it follows.
+    limit: most tokens that it may have.
+    new_ids: its tokens so far.
+    text: what may be shown so far.
+    finish: why it ended; None until then.
+    admission: its entry in the ledger.
+    growing, in_tail: its released rows, and its states in a tail; both until it ends.
     """
 
     def __init__(
@@ -53,7 +62,7 @@ class Reply:
         sampling: Sampling,
         limit: int,
         pieces: TextPieces,
-        onward: TailText | None,
+        in_tail: TailText | None,
     ) -> None:
         self.handle, self.prompt, self.limit = handle, tuple(prompt), limit
         self.new_ids: list[int] = []
@@ -61,45 +70,45 @@ class Reply:
         self.finish: Finish | None = None
         self.admission = ""
         self.growing, self.pieces, self.sampler = growing, pieces, Sampler(sampling)
-        self.onward = onward
+        self.in_tail = in_tail
         self.ignore_end = sampling.ignore_end
 
     def final_state(self, rows_MD: Tensor) -> Tensor:
-        """out_D, from which the next token is chosen, of the states that came back."""
-        if self.onward is not None:
-            rows_MD = self.onward.extend(rows_MD, self.growing)
+        """out_D, from which the next token is chosen. rows_MD: the states that came back."""
+        if self.in_tail is not None:
+            rows_MD = self.in_tail.extend(rows_MD, self.growing)
         return rows_MD[-1]
 
 
 class Writer:
-    """Begins answers and goes on with them, a token of some or all at each `advance`. One caller at a time.
+    """Begins answers and continues them, a token of some or all at each `advance`. One caller at a time.
 
-    say: told of warnings and of a connection that was lost.
+    say: gets warnings and lost connections.
     """
 
-    def __init__(self, tuned: TunedModel, texts: Texts, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, tuned: TunedModel, texts: TextReleases, say: Callable[[str], None]) -> None:
         self._tuned, self._texts, self._say = tuned, texts, say
-        self.prompts = Prompts(tuned.parts, tuned.state.prompt)
+        self.prompts = Prompts(tuned.package, tuned.state.prompt)
         self._end_ids = self.prompts.end_ids()
         self._handles, self._numbers = itertools.count(), itertools.count()
         self._stream: Stream | None = None
         self._active: dict[int, Reply] = {}
-        # Whose rows are in a message that is not answered yet, and how many states of each were asked for.
+        # By message that is not answered yet: whose rows are in it, and how many states of each were asked for.
         self._sent: dict[int, list[tuple[Reply, int]]] = {}
-        self._round: int | None = None  # the one of these that goes on with several
+        self._round: int | None = None  # the number of the round under way
         self._ready: list[Reply] = []  # whose next row waits for the next round
         self._new: list[Reply] = []  # whose rows this stream has not had
-        self._failures: int | None = None  # since the last answer; None before the first one
+        self._answers = False  # whether the cloud has answered since it was last given up
 
     @property
-    def parts(self) -> BottomPackage:
+    def package(self) -> BottomPackage:
         """The device's part of the model."""
-        return self._tuned.parts
+        return self._tuned.package
 
     @property
     def statement(self) -> Statement:
-        """What may be claimed for the rows."""
-        return self._texts.how.statement
+        """What may be claimed for the released rows."""
+        return self._texts.releasing.statement
 
     @property
     def active(self) -> int:
@@ -109,18 +118,19 @@ class Writer:
     def begin(self, prompt: Sequence[int], sampling: Sampling) -> Reply:
         """Start an answer to a prompt of `prompts.ids`.
 
-        Raises PolicyRefused, before anything is sent, when the budget does not allow the prompt and a longest answer.
+        Raises PolicyRefused, before anything is sent, when the budget does not allow the prompt with a longest answer.
         """
         wanted, room = sampling.max_new_tokens or DEFAULT_NEW_TOKENS, self.prompts.room(prompt)
         limit = wanted if room is None else min(wanted, room)
         growing = GrowingText(self._texts.rows)
-        pieces = TextPieces(self._tuned.parts.tokenizer, prompt, sampling.stop)
-        tail = self._tuned.head.tail
-        onward = TailText(tail) if tail is not None else None
-        reply = Reply(next(self._handles), prompt, growing, sampling, limit, pieces, onward)
+        pieces = TextPieces(self._tuned.package.tokenizer, prompt, sampling.stop)
+        tail = self._tuned.states.head.tail
+        in_tail = TailText(tail) if tail is not None else None
+        reply = Reply(next(self._handles), prompt, growing, sampling, limit, pieces, in_tail)
         # The last token is chosen and never sent.
-        reply.admission, warning = self._texts.account.admit_text(
-            self._texts.how, rows=growing.missing(prompt) + limit - 1, length=len(prompt) + limit - 1
+        releasing, length = self._texts.releasing, len(prompt) + limit - 1
+        reply.admission, warning = releasing.account.admit_text(
+            releasing, rows=growing.missing(prompt) + limit - 1, length=length
         )
         if warning is not None:
             self._say(warning)
@@ -136,28 +146,39 @@ class Writer:
     def advance(self) -> list[Reply]:
         """Wait for the cloud's next answer; the replies that got a token.
 
-        Raises CloudUnreachable when the connection can't be brought back, and whatever ended the stream otherwise; the
+        Raises CloudUnreachable when the connection can't be restored, and whatever ended the stream otherwise; the
         replies under way are then lost, and further ones may be begun.
         """
+        try:
+            return retrying(
+                self._next_answer,
+                again=lambda error: isinstance(error, _LOST) and self._answers,
+                stop=stop_after_attempt(TRIES),
+                first_s=FIRST_WAIT_S,
+                longest_s=LONGEST_WAIT_S,
+                before_wait=self._reconnect_later,
+            )
+        except PrivTuneError as error:
+            self._answers = self._answers and not isinstance(error, _LOST)
+            self._disconnect()
+            raise
+
+    def _next_answer(self) -> list[Reply]:
+        stream = self._connected()
         while True:
-            try:
-                stream = self._connected()
-                self._send_new(stream)
-                message = stream.receive()
-                told = self._answered(stream, message)
-                if self._round is None and self._ready:
-                    self._send_round(stream)
-                if told:
-                    return told
-            except (CloudUnreachable, FrameCorrupt) as error:
-                self._disconnect()
-                self._wait(error)
-            except PrivTuneError:
-                self._disconnect()
-                raise
+            self._send_new(stream)
+            advanced = self._answered(stream, stream.receive())
+            if self._round is None and self._ready:
+                self._send_round(stream)
+            if advanced:
+                return advanced
+
+    def _reconnect_later(self, error: BaseException, wait_s: float) -> None:
+        self._disconnect()
+        self._say(f"{error}; trying again in {wait_s:g} s")
 
     def end(self, reply: Reply, why: Finish) -> None:
-        """End a reply that is not finished: what the cloud keeps of it is let go, and the ledger is settled."""
+        """End a reply that is not finished: the cloud frees what it keeps of it, and the ledger is settled."""
         if reply.finish is not None:
             return
         reply.finish = why
@@ -165,10 +186,9 @@ class Writer:
         self._new = [other for other in self._new if other is not reply]
         if self._active.pop(reply.handle, None) is not None and self._stream is not None:
             self._stream.send(Message(kind=END, step=0, forward=pb.ForwardHeader(record_ids=[reply.handle])))
-        self._texts.account.settle_text(
-            reply.admission, self._texts.how, rows=reply.growing.drawn, length=len(reply.growing.ids)
-        )
-        del reply.growing, reply.onward  # keys, values and rows: a megabyte a text, and there may be many answers
+        releasing, rows = self._texts.releasing, reply.growing
+        releasing.account.settle_text(reply.admission, releasing, rows=rows.drawn, length=len(rows.ids))
+        del reply.growing, reply.in_tail  # keys, values and rows: a megabyte a text, and there may be many answers
 
     def close(self) -> None:
         """End all replies."""
@@ -192,19 +212,19 @@ class Writer:
                 f"the cloud sent {len(rows_MD)} states; {sum(count for _, count in sent)} were asked for"
             )
         parts = torch.split(rows_MD, [count for _, count in sent])
-        going_on = [(reply, rows) for (reply, _), rows in zip(sent, parts, strict=True) if reply.finish is None]
-        if not going_on:
+        alive = [(reply, rows) for (reply, _), rows in zip(sent, parts, strict=True) if reply.finish is None]
+        if not alive:
             return []
-        self._failures = 0
-        logits_NV = self._tuned.logits(torch.stack([reply.final_state(rows) for reply, rows in going_on]))
-        for (reply, _), logits_V in zip(going_on, logits_NV, strict=True):
+        self._answers = True
+        logits_NV = self._tuned.states.logits(torch.stack([reply.final_state(rows) for reply, rows in alive]))
+        for (reply, _), logits_V in zip(alive, logits_NV, strict=True):
             self._take(reply, reply.sampler.choose(logits_V))
-        told = [reply for reply, _ in going_on]
-        if unfinished := [reply for reply in told if reply.finish is None]:
+        advanced = [reply for reply, _ in alive]
+        if unfinished := [reply for reply in advanced if reply.finish is None]:
             newest = [reply.new_ids[-1] for reply in unfinished]
             GrowingText.extend_together([reply.growing for reply in unfinished], newest)
             self._ready += unfinished
-        return told
+        return advanced
 
     def _take(self, reply: Reply, token: int) -> None:
         """Write a token; finish, if it is the last one."""
@@ -260,7 +280,7 @@ class Writer:
             micro_batch=number,
             payload=b"".join(reply.growing.encoded(past) for reply, past in zip(replies, pasts, strict=True)),
             rows=sum(lengths),
-            width=self._tuned.parts.hidden_size,
+            width=self._tuned.package.hidden_size,
             codec=self._tuned.state.spec.codec,
             forward=header,
         )
@@ -269,13 +289,13 @@ class Writer:
         return number
 
     def _asked(self, lengths_B: IndexArray) -> tuple[IndexArray, list[int]]:
-        """Whose states the cloud is to send, and how many of each text: the last, or all that a tail goes on from."""
-        if self._tuned.head.tail is not None:
+        """Whose states the cloud is to send, and how many of each text: the last, or all of them for a tail."""
+        if self._tuned.states.head.tail is not None:
             return every_row(lengths_B), lengths_B.tolist()
         return np.arange(len(lengths_B)) * int(lengths_B.max()) + lengths_B - 1, [1] * len(lengths_B)
 
     def _connected(self) -> Stream:
-        """The stream; a new one takes up every reply where it was."""
+        """The stream; a new one resumes every reply."""
         if self._stream is None:
             self._stream = self._tuned.stream()
             self._new = list(self._active.values())
@@ -286,12 +306,3 @@ class Writer:
         self._sent, self._round, self._ready = {}, None, []
         if stream is not None:
             stream.abort()
-
-    def _wait(self, error: PrivTuneError) -> None:
-        """Before another attempt; raises `error` when there were enough, or when nothing ever came."""
-        if self._failures is None or self._failures >= len(BACKOFF_S):
-            raise error
-        pause = BACKOFF_S[self._failures]
-        self._failures += 1
-        self._say(f"{error.message}; trying again in {pause:g} s")
-        time.sleep(pause)

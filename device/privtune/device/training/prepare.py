@@ -1,0 +1,237 @@
+"""From data and job description to a job that is ready to train: all that happens before the first session.
+
+    data -> model -> token ids in secret order -> noise -> audit gate -> ledger and transcript -> randomised labels
+
+Nothing of the data leaves before it is admitted; a job that is refused here has sent none of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from privtune.device.account.releasing import Outgoing, Releasing, open_releasing
+from privtune.device.account.run_account import Account, source_of
+from privtune.device.data.batches import BatchPlan
+from privtune.device.data.encode import EncodedDataset
+from privtune.device.data.prompts import PromptForm, form_of
+from privtune.device.data.records import Records
+from privtune.device.data.source import DataSource, training_labels
+from privtune.device.home.job_folder import JobFolder, JobState
+from privtune.device.link.rpc import Link
+from privtune.device.model.bottom import encode_records, load_bottom
+from privtune.device.model.tail import Tail
+from privtune.device.noise.base import Mechanism
+from privtune.device.privacy.statements import LabelStatement
+from privtune.device.release.label_store import LabelStore, label_keys
+from privtune.device.release.own_records import OwnRecords
+from privtune.device.session.run_settings import RunSettings
+from privtune.device.training.progress import TrainingProgress
+from privtune.shared.errors import InvalidInput
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.package import BottomPackage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """One run of a job on this device, as every stage sees it.
+
+    link: to the cloud.
+    account: of what leaves.
+    progress: watches.
+    stop: pauses the run when set.
+    """
+
+    job_id: str
+    spec: JobSpec
+    settings: RunSettings
+    link: Link
+    account: Account
+    progress: TrainingProgress
+    stop: threading.Event
+
+    @property
+    def folder(self) -> JobFolder:
+        """What the device keeps of the job."""
+        return JobFolder(self.settings.home, self.job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A job that is ready to train; the same in all its sessions.
+
+    state: what the job's folder holds.
+    package: bottom, head and tokenizer.
+    tail: blocks that train here.
+    plan: which records make up each micro-batch.
+    train, validation: the records as token ids.
+    releasing: open until the job ends.
+    label_statement: what may be claimed for randomised labels; None where labels are as they are.
+    """
+
+    state: JobState
+    package: BottomPackage
+    tail: Tail | None
+    plan: BatchPlan
+    train: EncodedDataset
+    validation: EncodedDataset | None
+    releasing: Releasing
+    label_statement: LabelStatement | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """Model and data, before anything is entered or sent. label_keys: of the training records, in their order."""
+
+    state: JobState
+    package: BottomPackage
+    tail: Tail | None
+    train: EncodedDataset
+    validation: EncodedDataset | None
+    label_keys: list[bytes]
+
+
+@contextlib.contextmanager
+def prepared(run: RunContext, train: DataSource, validation: DataSource | None) -> Iterator[Prepared]:
+    """The job ready to train, its records admitted; at the end the ledger learns what was released.
+
+    Raises:
+        InvalidInput, DataInvalid: the data, or the job with this data or model, makes no sense.
+        JobConflict: the job began with other data, another description or other noise.
+        PolicyRefused, AuditRefused: the budget or the audit does not allow it.
+    """
+    loaded = _load(run, train, validation)
+    home, data = run.settings.home, loaded.train
+    own = OwnRecords(home=home, fingerprint=loaded.state.data_fingerprint, job=run.folder.path, data=data)
+    with open_releasing(run.account, loaded.package, run.spec, home, own) as releasing:
+        _check_mechanism(run, releasing.noise.mechanism)
+        _audit(run, loaded, releasing)
+        outgoing = _outgoing(run.spec, loaded, train, validation)
+        releasing.admit(outgoing, run.progress.message)
+        statement = None
+        if run.spec.label_epsilon is not None:
+            data, statement = _randomise_labels(run, loaded, run.spec.label_epsilon, releasing, own, outgoing[0].source)
+        yield Prepared(
+            state=loaded.state,
+            package=loaded.package,
+            tail=loaded.tail,
+            plan=BatchPlan(data.lengths, run.spec.train),
+            train=data,
+            validation=loaded.validation,
+            releasing=releasing,
+            label_statement=statement,
+        )
+
+
+def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
+    """Read the data, load the model, and bring the records into the job's secret order."""
+    spec, settings, folder = run.spec, run.settings, run.folder
+    records = train.load(spec.task)
+    held_out = validation.load(spec.task) if validation is not None else None
+    names = training_labels(records) if spec.task == "classification" else ()
+    if spec.num_labels not in (None, len(names)):
+        raise InvalidInput(f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels")
+    package = load_bottom(
+        run.link,
+        run.job_id,
+        spec,
+        home=settings.home,
+        local_model=settings.local_model,
+        num_labels=len(names),
+        say=run.progress.message,
+    )
+    tail = Tail.of(package, spec)
+    form = _form(folder, spec, records, package, train.chat_template)
+    limit = spec.train.max_length
+    if package.max_positions is not None and limit > package.max_positions:
+        raise InvalidInput(f"max_length {limit} is over the {package.max_positions} positions of this model")
+    data = encode_records(package, records, spec, names, form)
+    state = folder.begin(spec, names, data.fingerprint, settings.local_model, form)
+    order = state.order(len(data))
+    keys = label_keys(records, names) if spec.label_epsilon is not None else []
+    return _Loaded(
+        state=state,
+        package=package,
+        tail=tail,
+        train=data.pick(order),
+        validation=None if held_out is None else encode_records(package, held_out, spec, names, form),
+        label_keys=[keys[index] for index in order.tolist()] if keys else [],
+    )
+
+
+def _form(
+    folder: JobFolder, spec: JobSpec, records: Records, package: BottomPackage, chat_template: str | None
+) -> PromptForm | None:
+    """The form of a language model's records: the one that the job began with, whatever the package says today."""
+    if spec.task == "classification":
+        return None
+    known = folder.load().prompt if folder.exists() else None
+    return known or form_of(records, package.tokenizer, chat_template)
+
+
+def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
+    """Whether this job can learn from what the mechanism releases; a message where it can but hardly will."""
+    spec = run.spec
+    clean = bool(spec.tail) and spec.skip != "none"
+    if mechanism.shortens and spec.task == "causal-lm":
+        raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
+    if mechanism.shortens and clean:
+        raise InvalidInput(
+            f"mechanism {mechanism.name} shortens records, so clean vectors have no rows to be added to: use "
+            "--skip none with this mechanism"
+        )
+    if mechanism.hides_task and not clean:
+        run.progress.message(
+            f"mechanism {mechanism.name} hides the classes from the cloud, so it can learn little of them: let this "
+            "device learn them from clean vectors (--tail 1 --skip tuned), or set task_use=show"
+        )
+
+
+def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
+    """Attack the job's own data where a rule asks for it, before anything of it leaves or is entered."""
+    rule = run.settings.audit_rule
+    if rule is None:
+        return
+    from privtune.device.audit.jobs.gate import Gated, hold  # heavy, and few jobs ask for it
+
+    job = Gated(
+        spec=run.spec,
+        data=loaded.train,
+        fingerprint=loaded.state.data_fingerprint,
+        parts=loaded.package,
+        noise=releasing.noise,
+        scope=releasing.store.fingerprint,
+        local_model=run.settings.local_model,
+    )
+    hold(rule, job, run.settings.home, run.progress.message, run.stop)
+
+
+def _outgoing(spec: JobSpec, loaded: _Loaded, train: DataSource, validation: DataSource | None) -> list[Outgoing]:
+    found = [Outgoing(data=loaded.train, source=source_of(train.path), name=spec.training_file, part="train")]
+    if validation is not None and loaded.validation is not None:
+        name = spec.validation_file or spec.training_file
+        source = source_of(validation.path)
+        found.append(Outgoing(data=loaded.validation, source=source, name=name, part="validation"))
+    return found
+
+
+def _randomise_labels(
+    run: RunContext, loaded: _Loaded, epsilon: float, releasing: Releasing, own: OwnRecords, source: str
+) -> tuple[EncodedDataset, LabelStatement]:
+    """The records with the one randomised label each that trains; the true ones are out of reach from here on."""
+    data, noise, keys = loaded.train, releasing.noise.source, loaded.label_keys
+    if data.labels is None:
+        raise InvalidInput("label_epsilon needs records with labels")
+    statement = LabelStatement(epsilon=epsilon, classes=len(data.label_names), unsafe_seed=noise.unsafe)
+    with contextlib.closing(LabelStore(run.settings.home, fixed_seed=noise.unsafe)) as store:
+        admission, warning = run.account.admit_labels(
+            run.spec, statement, store, keys, source=source, names=data.label_names
+        )
+        if warning is not None:
+            run.progress.message(warning)
+        own.pin(store.identity, file="labels.txt", what="the randomised labels of this job")
+        labels_N = store.randomised(keys, data.labels, statement.classes, epsilon, noise)
+        run.account.settle_labels(admission, store)
+    return replace(data, labels=labels_N), statement
