@@ -1,4 +1,4 @@
-"""One converter each way: a request to a JobSpec, and snapshots to the objects that OpenAI's client knows."""
+"""Converters: a request to a JobSpec, and the state of jobs to the objects that OpenAI's client knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from privtune.cloud.api.error_responses import explain
-from privtune.cloud.api.requests import CreateJobRequest, Hyperparameters
+from privtune.cloud.api.requests import TOP_LEVEL, CreateJobRequest, Hyperparameters
 from privtune.cloud.catalog import Catalog, ModelCard
 from privtune.cloud.jobs.states import Checkpoint, Event, Job
 from privtune.shared.errors import InvalidInput
@@ -16,8 +16,6 @@ from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec, OptimSpec
 
 _DEFAULT_RATE = OptimSpec().learning_rate
 _HANDLE = re.compile(r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-# Fields of the job that the request has under `privtune`: their errors are told by the client's own names.
-_TOP_LEVEL = ("model", "training_file", "validation_file", "suffix")
 
 
 def to_spec(request: CreateJobRequest) -> JobSpec:
@@ -34,16 +32,16 @@ def to_spec(request: CreateJobRequest) -> JobSpec:
     for name in ("training_file", "validation_file"):
         _check_handle(name, getattr(request, name))
     try:
-        return JobSpec.model_validate(fields | {name: getattr(request, name) for name in _TOP_LEVEL})
+        return JobSpec.model_validate(fields | {name: getattr(request, name) for name in TOP_LEVEL})
     except ValidationError as error:
-        first = error.errors()[0]
-        inside = not first["loc"] or first["loc"][0] not in _TOP_LEVEL
+        first = error.errors()[0]  # named by the client's own path
+        inside = not first["loc"] or first["loc"][0] not in TOP_LEVEL
         message, param = explain([first | {"loc": ("privtune", *first["loc"]) if inside else first["loc"]}])
         raise InvalidInput(message, param=param) from error
 
 
 def job_object(job: Job) -> dict[str, Any]:
-    """`fine_tuning.job`. Our `paused` stands as it is: OpenAI's client takes statuses that it doesn't know."""
+    """`fine_tuning.job`. The status `paused` is ours: OpenAI's client accepts statuses that it does not know."""
     spec = job.spec
     hyper = {
         "n_epochs": spec.train.epochs,
@@ -130,7 +128,7 @@ def model_object(card: ModelCard, catalog: Catalog) -> dict[str, Any]:
 
 
 def list_object(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
-    """`list`: a page and where the next one begins."""
+    """`list`: a page, and where the next one begins."""
     return {
         "object": "list",
         "data": data,

@@ -1,4 +1,4 @@
-"""The objects of the answers, as the OpenAPI document shows them. Built by cloud/api/convert.py."""
+"""The objects in responses, as the OpenAPI document shows them; `convert` builds them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class _Object(BaseModel):
 
 
 class ErrorBody(_Object):
-    """What went wrong and what to do."""
+    """What went wrong, and what to do about it."""
 
     message: str = Field(examples=["cut must be from 0 to 5 for minilm (6 blocks), not 9."])
     type: str = Field(examples=["invalid_request_error"])
-    param: str | None = Field(None, description="The field that it is about.", examples=["privtune.cut"])
+    param: str | None = Field(None, description="The field at fault.", examples=["privtune.cut"])
     code: str = Field(description="A stable reason of PrivTune's error table.", examples=["CUT_OUT_OF_RANGE"])
 
 
 class ErrorResponse(_Object):
-    """Every refusal. `Accept: application/problem+json` gets RFC 9457's form instead."""
+    """Every refusal. With `Accept: application/problem+json` it has RFC 9457's form instead."""
 
     error: ErrorBody
 
 
 class ProgressObject(_Object):
-    """How far the job is, as of the last step that the cloud saw."""
+    """Progress of the job, as of the last step that the cloud has seen."""
 
     step: int = 0
     total_steps: int = 0
@@ -39,18 +39,18 @@ class ProgressObject(_Object):
     bytes_up: int | None = None
     bytes_down: int | None = None
     grad_norm: float | None = None
-    loss: float | None = Field(None, description="Only with `labels: shared`; else the cloud doesn't know it.")
+    loss: float | None = Field(None, description="Only with `labels: shared`; otherwise the cloud does not know it.")
     updated_at: int | None = None
 
 
 class PrivTuneJob(_Object):
-    """What OpenAI's object has no field for."""
+    """The part of a job that OpenAI's object has no field for."""
 
     spec: JobSpec
-    spec_fingerprint: str = Field(description="SHA-256 of the spec, compared at the device's handshake.")
+    spec_fingerprint: str = Field(description="SHA-256 of the spec; the device compares it at the handshake.")
     phase: Phase
     reason: str = Field(description="Why the job is in this state, for people.")
-    requested: Request | None = Field(None, description="Asked for, and done at the next step boundary.")
+    requested: Request | None = Field(None, description="Requested, and applied after the current step.")
     started_at: int | None = None
     adapter_sha256: str | None = None
     progress: ProgressObject
@@ -65,7 +65,7 @@ class JobErrorObject(_Object):
 
 
 class JobObject(_Object):
-    """OpenAI's `fine_tuning.job` with the status `paused` added: waiting for the device, or held by its owner."""
+    """OpenAI's `fine_tuning.job`, with one more status: `paused`, waiting for the device or held by the owner."""
 
     id: str = Field(examples=["ftjob-5f0f6c2e9d7a4b1c8e3d2a10"])
     object: Literal["fine_tuning.job"]
@@ -137,7 +137,7 @@ class ModelObject(_Object):
 
 class _Page(_Object):
     object: Literal["list"]
-    has_more: bool = Field(description="Ask again with `after=<last_id>`.")
+    has_more: bool = Field(description="If true, request the next page with `after=<last_id>`.")
     first_id: str | None
     last_id: str | None
 
@@ -167,7 +167,7 @@ class ModelPage(_Page):
 
 
 class InfoObject(_Object):
-    """What a device asks first: where gRPC listens and which protocol it speaks."""
+    """What a device asks first: the port and the protocol of the gateway."""
 
     object: Literal["privtune.info"]
     version: str
@@ -178,6 +178,6 @@ class InfoObject(_Object):
 
 
 class HealthObject(_Object):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["ok"]

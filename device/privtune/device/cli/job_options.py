@@ -202,4 +202,4 @@ def _type_of(field: FieldInfo) -> Any:
     kind: Any = field.annotation
     if get_origin(kind) in (Union, types.UnionType):
         (kind,) = (part for part in get_args(kind) if part is not type(None))
-    return list[get_args(kind)[0]] if get_origin(kind) is tuple else kind
+    return types.GenericAlias(list, get_args(kind)[:1]) if get_origin(kind) is tuple else kind

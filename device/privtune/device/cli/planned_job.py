@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from privtune.device.cli.job_options import JobOptions, build_spec
 from privtune.shared.errors import InvalidInput
@@ -15,7 +15,7 @@ LEAST_TOKENS = 4  # fewer leave nothing to attack between the special tokens
 class PlannedJob(JobOptions):
     """What an audit depends on."""
 
-    names = ("task", "max_length", "mechanism", "cut", "tail", "skip")
+    names: ClassVar[tuple[str, ...]] = ("task", "max_length", "mechanism", "cut", "tail", "skip")
 
     def spec(self, mechanism: Mapping[str, Any]) -> JobSpec:
         """The job, whose model is the owner's own copy and has no name in a cloud. Raises InvalidInput."""

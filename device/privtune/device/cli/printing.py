@@ -27,7 +27,7 @@ def print_table(
     numbers: Sequence[int] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """A table without lines, for eyes and for `awk`.
+    """Print a table without lines, for eyes and for `awk`; nothing without rows.
 
     Args:
         rows: their cells.
@@ -38,6 +38,8 @@ def print_table(
     from rich.table import Table
 
     listed = [tuple(row) for row in rows]
+    if not listed:
+        return
     table = Table(box=None, show_header=bool(headings), header_style="", pad_edge=False, padding=(0, 2, 0, 0))
     for number, heading in enumerate(headings or listed[0]):
         table.add_column(heading if headings else "", justify="right" if number in numbers else "left", overflow="fold")

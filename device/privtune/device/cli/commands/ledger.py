@@ -61,8 +61,7 @@ def show(
         facts = {"head": head, "budget": budget.model_dump(), "spent": totals, "released": rows, "refused": refused}
         typer.echo(json.dumps(facts, indent=1))
         return
-    if rows:
-        print_table([_cells(row) for row in rows], HEADINGS, numbers=range(4, len(HEADINGS)))
+    print_table([_cells(row) for row in rows], HEADINGS, numbers=range(4, len(HEADINGS)))
     for entry in refused:
         typer.echo(f"refused: job {entry['job']}: {entry['reason']}")
     for source, cost in costs.items():

@@ -45,12 +45,12 @@ def show(
         if broken is not None:
             raise ArtifactCorrupt(f"{broken}. `privtune transcript verify {job}` says more.")
         shown += [(path.stem, line) for line in lines]
-    lines = shown[-limit:] if limit else shown
+    newest = shown[-limit:] if limit else shown
     if as_json:
-        for _, line in lines:
+        for _, line in newest:
             typer.echo(json.dumps(line))
-    elif lines:
-        print_table([(run, *_cells(line)) for run, line in lines])
+    else:
+        print_table([(run, *_cells(line)) for run, line in newest])
 
 
 def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
@@ -100,9 +100,8 @@ def verify(job: JobId, as_json: AsJson = False, home: Home = None) -> None:
 
 
 def _show(found: Check) -> None:
-    if found.frames:
-        sizes = [(kind, f"{count:,}", f"{found.bytes[kind]:,}") for kind, count in sorted(found.frames.items())]
-        print_table(sizes, ("frames", "number", "bytes"), numbers=(1, 2))
+    sizes = [(kind, f"{count:,}", f"{found.bytes[kind]:,}") for kind, count in sorted(found.frames.items())]
+    print_table(sizes, ("frames", "number", "bytes"), numbers=(1, 2))
     up = Counter({kind: count for kind, count in found.bytes.items() if not kind.startswith("down")})
     typer.echo(f"left this device: {up.total():,} bytes in {found.runs} runs")
     typer.echo(f"carried: {found.records:,} records of training and validation, {found.vectors:,} vectors")
