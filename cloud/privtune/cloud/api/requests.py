@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, WithJsonSchema
-from pydantic import create_model as create
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+    create_model,
+)
 
 from privtune.shared.job_spec import JobSpec, TrainSpec
 
@@ -60,19 +68,20 @@ class Method(StrictRequest):
     supervised: SupervisedMethod | None = None
 
 
-def _optional(name: str) -> tuple[Any, Any]:
-    """A field of the job that may be left out or null; both take its default."""
+def _optional(name: str) -> Any:
+    """Type and description of a field of the job that may be left out or null; both take its default."""
     field = _JOB[name]
-    kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    return kind | None, Field(field.default, default_factory=field.default_factory, description=field.description)
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    if field.default_factory is not None:
+        return kind | None, Field(default_factory=field.default_factory, description=field.description)
+    return kind | None, Field(field.default, description=field.description)
 
 
-_Options = create(
-    "_Options", __base__=StrictRequest, **{name: _optional(name) for name in _JOB if name not in TOP_LEVEL}
-)
+_options: dict[str, Any] = {name: _optional(name) for name in _JOB if name not in TOP_LEVEL}
+_Options = create_model("_Options", __base__=StrictRequest, **_options)
 
 
-class PrivTuneOptions(_Options):  # type: ignore[misc,valid-type]
+class PrivTuneOptions(_Options):
     """The job's fields that OpenAI's API lacks. All are optional; `openai`'s client sends them through `extra_body`."""
 
 
