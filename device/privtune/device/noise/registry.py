@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from privtune.device.noise import params as p
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
+from privtune.shared.validation import first_problem
 
 if TYPE_CHECKING:
     from privtune.device.noise.base import Mechanism
@@ -199,13 +200,10 @@ def validate(spec: MechanismSpec) -> p.Params:
 
 
 def _explain(row: Entry, error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    known = ", ".join(row.params.model_fields) or "none"
-    if first["type"] == "extra_forbidden":
-        return f"mechanism {row.name} has no parameter '{name}'; it has: {known}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"mechanism {row.name}: {name + ': ' if name else ''}{message} (parameters: {known})"
+    problem, known = first_problem(error.errors()), ", ".join(row.params.model_fields) or "none"
+    if problem.kind == "extra_forbidden":
+        return f"mechanism {row.name} has no parameter '{problem.field}'; it has: {known}"
+    return f"mechanism {row.name}: {problem.sentence} (parameters: {known})"
 
 
 def build(spec: MechanismSpec, context: NoiseContext) -> Mechanism:

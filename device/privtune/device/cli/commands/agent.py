@@ -52,7 +52,7 @@ def agent(
       datasets:
         reviews: {path: reviews.csv, text: body, label: stars, holdout: 0.1}
       policy:
-        mechanisms: [dchi]
+        mechanisms: \\[dchi]
         bounds: {dchi: {noise_ratio: {min: 8}}}
         models: ["minilm*"]
         max_epochs: 10

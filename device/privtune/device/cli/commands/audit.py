@@ -100,7 +100,8 @@ def audit(
     """Show what the cloud could recover from your text, before you send it.
 
     Attacks a sample of your records as they would be sent, with the attacks of docs/attacks.md, and writes a page with
-    a verdict. Everything happens on this machine. The page contains your text; only you can read the file.
+    a verdict. Everything happens on this machine. The page contains your text; only you can read the file. With --tail
+    no gradient leaves, so none is attacked.
 
     \b
     Examples:

@@ -45,7 +45,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a tuned model on records it has not seen. They take the same private path as in training: noise is added.
+    """Score a model on records it has not seen. They take the same private path as in training, with the same noise.
 
     \b
     Examples:

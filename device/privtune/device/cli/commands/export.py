@@ -30,7 +30,7 @@ def export(
     dtype: Annotated[
         Literal["fp32", "fp16", "bf16"],
         typer.Option(
-            help="Type of merged and gguf weights. fp32 gives exactly the job's answers; the others are half the size."
+            help="Type of merged and gguf weights. fp32 gives the job's own answers; the others are half the size."
         ),
     ] = "fp32",
     base_name: Annotated[

@@ -59,7 +59,7 @@ def generate(
     stop: Annotated[list[str] | None, option("End the answer at this text; may be repeated.", SAMPLING)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Generate text with a language model that was tuned here. Every token takes the same private path as in training.
+    """Generate text with a model tuned here. Tokens take the same private path as in training, with the same noise.
 
     \b
     Examples:

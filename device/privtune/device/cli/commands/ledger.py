@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 HEADINGS = ("time", "job", "data set", "mechanism", "releases", "vectors", "MB", "nats per record")
 
-app = typer.Typer(
-    help="Show what this device has released, at what privacy cost, and what is left.", invoke_without_command=True
-)
+app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback(invoke_without_command=True)

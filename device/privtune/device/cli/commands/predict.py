@@ -32,7 +32,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Texts per message to the cloud.")] = 32,
     as_json: AsJson = False,
 ) -> None:
-    """Classify texts with a model that was tuned here. Texts take the same private path as in training: noise is added.
+    """Classify texts with a model tuned here. They take the same private path as in training, with the same noise.
 
     \b
     Examples:
