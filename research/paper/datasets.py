@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from privtune.device.data.tables import read_table
+from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import Task
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.podman import Log, Podman, why_not
-from tests.containers.services import Composed
+from tests.support.composed import Composed
+from tests.support.podman import Log, Podman, why_not
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 400

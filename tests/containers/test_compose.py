@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.containers.services import Composed
+from tests.support.composed import Composed
 
 pytestmark = [pytest.mark.slow, pytest.mark.container, pytest.mark.timeout(2400)]
 

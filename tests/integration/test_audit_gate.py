@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from privtune.device.account.ledger import Ledger, outcomes
-from privtune.device.account.run_account import TRANSCRIPT
+from privtune.device.account.ledger import outcomes
 from privtune.device.account.verify import check
 from privtune.device.agent.agent import Agent
 from privtune.device.agent.agent_config import AgentConfig, DataSetting
@@ -19,9 +18,10 @@ from privtune.device.audit.jobs import gate
 from privtune.device.audit.suite import QUICK
 from privtune.device.home.policy import AuditRule, Policy
 from privtune.device.link.rest import ControlPlane
-from privtune.device.training.job import run_job
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, PolicyRefused
+from tests.support import running
 from tests.support.owner import Owner, job_id_of
+from tests.support.running import ledger_entries, train, transcript_folder
 from tests.support.world import ProcessCloud, Watcher, build_world
 
 pytestmark = pytest.mark.timeout(600)
@@ -33,7 +33,7 @@ SMALL = replace(QUICK, metrics=("euclidean",), optimise=replace(QUICK.optimise, 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setitem(gate._SIZES, "quick", SMALL)
+    monkeypatch.setitem(gate.SIZES, "quick", SMALL)
 
 
 @pytest.fixture
@@ -43,11 +43,8 @@ def owner(tmp_path, capsys):
     built.cloud.stop()
 
 
-def run(world, spec, watcher=None, stop=None, **settings):
-    job_id = world.cloud.create_job(spec)
-    settings = world.device(**{"audit": RULE} | settings)
-    run_job(job_id, spec, world.data, None, settings, watcher or Watcher(), stop or threading.Event())
-    return job_id
+def run(world, spec, watcher=None, **settings):
+    return train(world, spec, watcher=watcher, settings=world.device(**{"audit": RULE} | settings))
 
 
 def verdicts(world):
@@ -55,8 +52,11 @@ def verdicts(world):
 
 
 def frames(world, job_id):
-    folder = world.settings.home / "jobs" / job_id / TRANSCRIPT
-    return [kind for kind in check(job_id, folder, [], world.folder / "none").frames if not kind.startswith("call")]
+    return [
+        kind
+        for kind in check(job_id, transcript_folder(world, job_id), [], world.folder / "none").frames
+        if not kind.startswith("call")
+    ]
 
 
 def test_clean_vectors_are_refused_before_a_frame_leaves_and_noise_passes_once(local_world):
@@ -66,9 +66,7 @@ def test_clean_vectors_are_refused_before_a_frame_leaves_and_noise_passes_once(l
     assert refused.value.exit_code == PolicyRefused.exit_code
     (job,) = (world.settings.home / "jobs").iterdir()
     assert frames(world, job.name) == []
-    ledger = Ledger(world.settings.home)
-    assert outcomes(ledger.entries()) == [], "what was not admitted is not entered"
-    ledger.close()
+    assert outcomes(ledger_entries(world)) == [], "what was not admitted is not entered"
     watcher = Watcher()
     rule = AuditRule(max_content_top1=0.5, max_top1=0.5)
     spec = world.spec(mechanism=LOUD, train={"max_steps": 2})
@@ -96,10 +94,10 @@ def test_ctrl_c_in_the_audit_leaves_nothing_and_the_job_goes_on_later(local_worl
     loose = AuditRule(max_content_top1=1.0, max_top1=1.0)
     settings = world.device(audit=loose)
     with pytest.raises(JobPaused, match="stopped during the audit"):
-        run_job(job_id, spec, world.data, None, settings, watcher, stop)
+        train(world, spec, settings=settings, watcher=watcher, stop=stop, job_id=job_id)
     assert verdicts(world) == []
     assert frames(world, job_id) == []
-    result = run_job(job_id, spec, world.data, None, settings, Watcher(), threading.Event())
+    _, result = running.run(world, spec, validation=False, settings=settings, job_id=job_id)
     assert result.steps == 2
 
 

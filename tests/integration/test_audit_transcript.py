@@ -6,11 +6,11 @@ import json
 import threading
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
 
-from privtune.device.account.run_account import TRANSCRIPT
 from privtune.device.account.transcript import Transcript
 from privtune.device.account.verify import check
 from privtune.device.audit.attacks.attack import silent
@@ -20,8 +20,9 @@ from privtune.device.audit.suite import QUICK
 from privtune.device.cli import app
 from privtune.device.home.run_request import RunRequest
 from privtune.device.inference.predict import predict
-from privtune.device.training.job import run_job
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, JobNotFound, JobPaused
+from tests.support import running
+from tests.support.running import transcript_folder
 from tests.support.world import Watcher
 
 # Two attacks and few iterations: what is tested here is what they are given.
@@ -29,11 +30,8 @@ SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.opt
 SHORT = {"train": {"max_steps": 25, "epochs": 10}}
 
 
-def run(world, spec, *, settings=None, job_id=None, watcher=None, stop=None):
-    job_id = job_id or world.cloud.create_job(spec)
-    settings = settings or world.device(record_frames=True)
-    run_job(job_id, spec, world.data, world.validation, settings, watcher or Watcher(), stop or threading.Event())
-    return job_id
+def run(world, spec, **options):
+    return running.run(world, spec, **{"settings": world.device(record_frames=True)} | options)[0]
 
 
 def audit(world, job_id, *, model="enc", **changes):
@@ -62,7 +60,7 @@ def test_clean_vectors_are_read_from_the_frames_and_every_frame_is_accounted_for
     assert facts["records"]["attacked"] == 66  # a third of 160 + 40
     sent = facts["transcript"]
     assert (sent["job"], sent["records_sent"]) == (job_id, 200)
-    verified = check(job_id, world.settings.home / "jobs" / job_id / TRANSCRIPT, [], world.folder / "none")
+    verified = check(job_id, transcript_folder(world, job_id), [], world.folder / "none")
     frames = Counter({kind: count["frames"] for kind, count in sent["frames"].items() if "(call)" not in kind})
     assert frames == Counter({kind: n for kind, n in verified.frames.items() if not kind.startswith("call")})
     assert {"up FORWARD", "up GRADIENT", "up STEP", "down OUTPUT", "down STEP"} <= set(frames)
@@ -176,7 +174,8 @@ def _lines(path):
 
 
 def test_a_part_that_was_not_kept_is_said(local_world, monkeypatch):
-    monkeypatch.setitem(Transcript.__init__.__kwdefaults__, "max_frame_bytes", 50_000)
+    small = partial(Transcript, max_frame_bytes=50_000)
+    monkeypatch.setattr("privtune.device.account.run_account.Transcript", small)
     world = local_world
     facts = audit(world, run(world, world.spec(**SHORT))).document
     assert any("frames are not kept from here on" in note for note in facts["transcript"]["notes"])
@@ -202,7 +201,7 @@ def test_what_cannot_be_audited_is_refused_with_what_to_do(local_world, tmp_path
         audit(world, job_id, sources=(replace(world.data, path=str(changed)), world.validation))
     with pytest.raises(JobConflict, match="held-out data is not what"):
         audit(world, job_id, sources=(world.data, None))
-    (frames,) = (world.settings.home / "jobs" / job_id / TRANSCRIPT).glob("*.frames")
+    (frames,) = transcript_folder(world, job_id).glob("*.frames")
     frames.write_bytes(frames.read_bytes()[:-40] + b"x" * 40)
     with pytest.raises(ArtifactCorrupt):
         audit(world, job_id)

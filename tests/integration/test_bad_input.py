@@ -12,7 +12,7 @@ from privtune.device.session.handshake import open_request
 from privtune.shared.errors import NonFinite
 from privtune.shared.wire import FORWARD, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.owner import Owner, job_id_of
+from tests.support.owner import job_id_of
 from tests.support.world import ProcessCloud, build_world
 
 pytestmark = pytest.mark.timeout(60)  # an agent that takes no job would wait for ever
@@ -30,11 +30,6 @@ def world(tmp_path_factory):
     built.cloud.stop()
 
 
-@pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
-
-
 def written(world, name, content):
     file = world.folder / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -50,7 +45,7 @@ def written(world, name, content):
         (["--model", "nope"], 4, "nope"),
         (["--cut", "3"], 4, "0 to 2"),
         (["--cut", "-1"], 2, "--cut"),
-        (["--text-column", "txt"], 3, 'no column "txt" for text. Columns there: "sentence", "label"'),
+        (["--text-column", "txt"], 3, 'no column "txt" for text. Its columns: "sentence", "label"'),
         (["--task", "causal-lm", "--tail", "1", "--model", "dec", "--label-column", "label"], 3, "no label"),
         (["--task", "causal-lm", "--tail", "1"], 2, "causal-lm"),
         (["--task", "causal-lm", "--model", "dec"], 2, "--tail 4 to train the last four blocks here"),

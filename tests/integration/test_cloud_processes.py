@@ -16,8 +16,8 @@ import pytest
 
 from privtune.cloud.db.store import Store, sqlite_url
 from privtune.cloud.jobs.service import Jobs
-from privtune.shared.job_spec import JobSpec
-from tests.integration.test_control_plane import LEAST, read_stream
+from tests.support.builders import least_spec
+from tests.support.plane import read_stream
 
 MINIMAL = """
 import asyncio, sys
@@ -65,7 +65,7 @@ def test_a_signal_ends_both_servers_gracefully_even_with_an_open_stream(tmp_path
     process, addresses, key = minimal(tmp_path)
     socket.create_connection(("127.0.0.1", addresses["grpc_port"])).close()
     store = Store(sqlite_url(tmp_path / "data" / "cloud.sqlite"))
-    job_id = Jobs(store).create("alice", JobSpec(**LEAST)).id
+    job_id = Jobs(store).create("alice", least_spec()).id
     path = f"{addresses['url']}/v1/fine_tuning/jobs/{job_id}/events/stream"
     with httpx.stream("GET", path, headers={"Authorization": f"Bearer {key}"}, timeout=20) as stream:
         events = read_stream(stream)  # kept: a dropped iterator closes the connection
@@ -84,7 +84,7 @@ def test_a_killed_cloud_leaves_jobs_waiting_for_their_devices(tmp_path):
     process, _, _ = minimal(tmp_path)
     store = Store(sqlite_url(tmp_path / "data" / "cloud.sqlite"))
     jobs = Jobs(store)
-    running, queued = jobs.create("alice", JobSpec(**LEAST)).id, jobs.create("alice", JobSpec(**LEAST)).id
+    running, queued = jobs.create("alice", least_spec()).id, jobs.create("alice", least_spec()).id
     jobs.start(running)
     process.kill()
     process.communicate()

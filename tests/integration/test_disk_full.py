@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 from privtune.shared.errors import StorageFull
 from privtune.shared.files import native_os_errors
 from privtune.shared.modeling.checkpoint import checkpoint_steps, save_checkpoint
-from tests.integration.test_jobs import run
 from tests.support.disk import room_for
-from tests.support.owner import Owner, job_id_of
+from tests.support.owner import job_id_of
+from tests.support.running import adapter_file, run
 from tests.support.tiny_models import tiny_tokenizer
 from tests.support.world import ProcessCloud, build_world
 
@@ -24,11 +24,6 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
-
-
-@pytest.fixture
 def trained(owner):
     done = owner.finetune("--new")
     assert done.code == 0, done.err
@@ -37,7 +32,7 @@ def trained(owner):
 
 @pytest.mark.parametrize("stage", ["fetch", "head"])
 def test_export_leaves_nothing_half_written(owner, trained, stage, tmp_path):
-    weights = owner.world.folder / "cloud" / "jobs" / trained / "adapter" / "adapter_model.safetensors"
+    weights = adapter_file(owner.world, trained)
     limit = 2000 if stage == "fetch" else weights.stat().st_size + 100  # the head makes the file larger than that
     target = tmp_path / "adapter"
     with room_for(limit):
@@ -75,8 +70,8 @@ def test_a_cloud_that_can_not_write_keeps_the_job_and_says_why(local_world, bloc
     in_the_way.write_text("a file where a folder must be")
     with pytest.raises(StorageFull, match="can't be written"):
         run(world, spec, job_id=job_id)
-    told = [event.message for event in world.cloud.jobs.events(job_id, limit=50).items]
-    assert any("can't be written" in message for message in told), told
+    messages = [event.message for event in world.cloud.jobs.events(job_id, limit=50).items]
+    assert any("can't be written" in message for message in messages), messages
     assert world.cloud.status(job_id)[0] in ("running", "paused")
     in_the_way.unlink()
     run(world, spec, job_id=job_id)
@@ -99,7 +94,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
     [lambda folder: save_file({"a": torch.zeros(5000)}, folder / "a"), lambda f: tiny_tokenizer().save_pretrained(f)],
     ids=["safetensors", "tokenizers"],
 )
-def test_libraries_with_errors_of_their_own_are_told_as_os_errors(tmp_path, write):
+def test_errors_of_rust_libraries_become_os_errors(tmp_path, write):
     with room_for(1000), pytest.raises(OSError, match="File too large") as caught, native_os_errors():
         write(tmp_path)
     assert caught.value.errno == 27

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -15,9 +14,10 @@ import numpy as np
 import openai
 import pytest
 
-from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.account.ledger import outcomes
 from privtune.device.inference.generate import generate_texts
 from privtune.device.inference.generation.sampling import Sampling
+from tests.support.running import ledger_entries, wait_until
 from tests.support.world import ProcessCloud
 from tests.support.writing import chat_world, tune_chat
 
@@ -42,12 +42,7 @@ class Served:
 
     def __init__(self, world, job, *arguments, **environment):
         command = [sys.executable, "-m", "privtune.device.cli", "serve", job, "--port", "0", *arguments]
-        variables = os.environ | {
-            "PRIVTUNE_CLOUD": world.cloud.http_url,
-            "PRIVTUNE_API_KEY": world.cloud.api_key,
-            "PRIVTUNE_HOME": str(world.settings.home),
-            "OMP_NUM_THREADS": "1",
-        }
+        variables = os.environ | world.environment | {"OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, env=variables | environment, stderr=subprocess.PIPE, text=True)
         self.url = ""
         for line in self.process.stderr:
@@ -70,20 +65,12 @@ def served(world, job):
     found.process.wait(10)
 
 
-def open_entries(world):
-    ledger = Ledger(world.settings.home)
-    try:
-        return [row for row in outcomes(ledger.entries()) if row["source"] == "generations" and row["open"]]
-    finally:
-        ledger.close()
-
-
 def generations(world):
-    ledger = Ledger(world.settings.home)
-    try:
-        return [row for row in outcomes(ledger.entries()) if row["source"] == "generations"]
-    finally:
-        ledger.close()
+    return [row for row in outcomes(ledger_entries(world)) if row["source"] == "generations"]
+
+
+def open_entries(world):
+    return [row for row in generations(world) if row["open"]]
 
 
 def test_models(served, job):
@@ -165,9 +152,7 @@ def test_a_client_that_hangs_up_ends_the_writing(served, world, job):
     patient = served.client.with_options(timeout=0.3)
     with pytest.raises(openai.APITimeoutError):
         patient.completions.create(model=job, prompt="too slow", max_tokens=450, temperature=0)
-    deadline = time.monotonic() + 30
-    while open_entries(world) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: not open_entries(world))
     ended = generations(world)[before:]
     assert len(ended) == 2
     assert all(not row["open"] and row["rows"] < 400 for row in ended)

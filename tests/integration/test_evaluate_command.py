@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.owner import Owner, job_id_of
+from tests.support.owner import job_id_of
 from tests.support.world import ProcessCloud, build_world
 
 TEMPLATE = "{% for m in messages %}[CLS] {{ m.role }} {{ m.content }} [SEP] {% endfor %}"
@@ -15,11 +15,6 @@ def world(tmp_path_factory):
     built = build_world(tmp_path_factory.mktemp("world"), ProcessCloud)
     yield built
     built.cloud.stop()
-
-
-@pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
 
 
 def write_chats(path):
@@ -67,7 +62,7 @@ def test_mistakes_end_in_one_line(owner, tmp_path):
     assert "name some with --data" in owner("evaluate", job_id).line
     wrong = owner("evaluate", job_id, "--data", owner.world.validation.path, "--label-column", "star")
     assert wrong.code == 3
-    assert 'no column "star" for label. Columns there: "sentence", "label"' in wrong.line
+    assert 'no column "star" for label. Its columns: "sentence", "label"' in wrong.line
     writing = owner("evaluate", job_id, "--data", owner.world.validation.path, "--generate", "3")
     assert writing.code == 2
     assert "--generate is for language models" in writing.line

@@ -13,18 +13,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from privtune.device.data.source import DataSource
 from privtune.device.export.export_job import export_job
 from privtune.device.inference.predict import predict
-from privtune.device.training.job import run_job
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, JobPaused, StorageFull
 from privtune.shared.modeling.load import load_tokenizer
+from tests.support.running import train
+from tests.support.texts import TEXTS
 from tests.support.world import Watcher
-
-TEXTS = ["w5 w6 w7 w50", "w51 w52", "w1 w40 w41 w42 w43 w44"]
-
-
-def train(world, spec, data=None):
-    job_id = world.cloud.create_job(spec)
-    run_job(job_id, spec, data or world.data, None, world.settings, Watcher(), threading.Event())
-    return job_id
 
 
 @pytest.mark.parametrize("changes", [{"cut": 0}, {"cut": 2}, {"labels": "shared", "num_labels": 2}])
@@ -77,7 +70,7 @@ def test_an_unfinished_job(local_world):
     spec = world.spec()
     job_id = world.cloud.create_job(spec)
     with pytest.raises(JobPaused):
-        run_job(job_id, spec, world.data, None, world.settings, Watcher(at_step=lambda _: stop.set()), stop)
+        train(world, spec, watcher=Watcher(at_step=lambda _: stop.set()), stop=stop, job_id=job_id)
     with pytest.raises(JobConflict, match="not finished"):
         export_job(job_id, world.folder / "out", world.settings)
 

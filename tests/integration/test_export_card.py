@@ -1,24 +1,18 @@
 """The model card: what a hub can parse, what the ledger says, and nothing of the data."""
 
 import json
-import threading
 
 import pytest
 from huggingface_hub import ModelCard
 
-from privtune.device.account.ledger import Ledger
 from privtune.device.export.export_job import ExportOptions, export_job
-from privtune.device.training.job import run_job
 from privtune.shared.errors import InvalidInput
 from privtune.shared.manifest import write_manifest
-from tests.support.world import Watcher
+from tests.support.running import ledger_entries, run
 
 
 def train(world, **changes):
-    spec = world.spec(**changes)
-    job_id = world.cloud.create_job(spec)
-    run_job(job_id, spec, world.data, world.validation, world.settings, Watcher(), threading.Event())
-    return job_id
+    return run(world, world.spec(**changes))[0]
 
 
 def card_of(folder):
@@ -34,7 +28,7 @@ def test_it_tells_how_the_model_was_made_as_the_ledger_has_it(local_world):
     assert card.data.library_name == "peft"
     assert card.data.pipeline_tag == "text-classification"
     assert {"privtune", "lora", "peft"} <= set(card.data.tags)
-    entries = Ledger(world.settings.home).entries()
+    entries = ledger_entries(world)
     claim = next(entry["claim"] for entry in entries if entry["kind"] == "admitted" and entry["part"] == "train")
     assert f"`dchi` (noise_ratio = 5.0): {claim}" in card.text
     manifest = json.loads((world.settings.home / "jobs" / job_id / "adapter" / "manifest.json").read_text())

@@ -19,10 +19,11 @@ from privtune.shared.errors import InvalidInput, ModelUnsupported, VersionMismat
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.manifest import verify
 from privtune.shared.modeling.load import load_task_model
-from tests.integration.test_export import TEXTS, train
+from tests.support.gguf_models import RULES, byte_level, gguf_lm, logits
+from tests.support.running import train
+from tests.support.texts import TEXTS
 from tests.support.tiny_models import tiny_classifier
 from tests.support.world import InProcessCloud, Watcher
-from tests.unit.device.export.test_gguf import RULES, byte_level, logits, tiny
 
 MERGED = ExportOptions(format="merged")
 GGUF = ExportOptions(format="gguf")
@@ -101,7 +102,7 @@ def test_gguf_in_and_gguf_out(tmp_path, monkeypatch):
     monkeypatch.setenv("PRIVTUNE_CACHE", str(tmp_path / "cache"))
     tokenizer = byte_level(RULES["gpt-2"])
     base = tmp_path / "base.gguf"
-    write_gguf(base, tiny("llama", tokenizer), tokenizer, "fp32", name="tiny", source=None)
+    write_gguf(base, gguf_lm("llama", tokenizer), tokenizer, "fp32", name="tiny", source=None)
     cloud = InProcessCloud(tmp_path / "cloud", {"g": base})
     try:
         settings = RunSettings(

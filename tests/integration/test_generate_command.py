@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.account.ledger import outcomes
 from privtune.device.inference.generate import generate_texts
 from privtune.device.inference.generation.sampling import Sampling
-from tests.support.owner import Owner
+from tests.support.running import ledger_entries
 from tests.support.world import ProcessCloud
 from tests.support.writing import chat_world, tune_chat
 
@@ -29,11 +29,6 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def job(world):
     return tune_chat(world)
-
-
-@pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
 
 
 def written(world, job, prompt, tokens=10):
@@ -118,12 +113,7 @@ def test_ctrl_c_ends_the_answer_and_settles_it(world, job):
         "--max-new-tokens",
         "450",
     ]
-    environment = os.environ | {
-        "PRIVTUNE_CLOUD": world.cloud.http_url,
-        "PRIVTUNE_API_KEY": world.cloud.api_key,
-        "PRIVTUNE_HOME": str(world.settings.home),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = os.environ | world.environment | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "--temperature", "1"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -132,10 +122,6 @@ def test_ctrl_c_ends_the_answer_and_settles_it(world, job):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
-    ledger = Ledger(world.settings.home)
-    try:
-        last = [row for row in outcomes(ledger.entries()) if row["source"] == "generations"][-1]
-    finally:
-        ledger.close()
+    last = [row for row in outcomes(ledger_entries(world)) if row["source"] == "generations"][-1]
     assert not last["open"]
     assert last["rows"] < 440

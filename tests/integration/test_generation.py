@@ -1,11 +1,9 @@
 """Private generation against plain transformers + peft, and what happens when it is disturbed."""
 
-import contextlib
-
 import pytest
 
 from privtune.cloud.compute.text_cache import Texts
-from privtune.device.account.ledger import Ledger, outcomes
+from privtune.device.account.ledger import outcomes
 from privtune.device.data.messages import ChatMessage
 from privtune.device.home.policy import Budget, Policy
 from privtune.device.inference.generate import generate_texts, open_writer
@@ -19,11 +17,11 @@ from privtune.shared.errors import (
     PolicyRefused,
     VersionMismatch,
 )
-from tests.integration.test_export import train
 from tests.support.chats import byte_tokenizer
 from tests.support.proxy import Proxy
-from tests.support.tiny_models import DECODERS, tiny_lm
-from tests.support.world import InProcessCloud, ProcessCloud, build_world, save_model
+from tests.support.running import ledger_entries, train
+from tests.support.tiny_models import DECODERS, save_model, tiny_lm
+from tests.support.world import InProcessCloud, ProcessCloud, build_world
 from tests.support.writing import PROMPTS, chat_world, plain_model, plain_tokens, tune, tune_chat
 
 NEW = 30
@@ -31,8 +29,7 @@ FREELY = Sampling(max_new_tokens=NEW, ignore_end=True)
 
 
 def entries(world):
-    with contextlib.closing(Ledger(world.settings.home)) as ledger:
-        return [row for row in outcomes(ledger.entries()) if row["source"] == "generations"]
+    return [row for row in outcomes(ledger_entries(world)) if row["source"] == "generations"]
 
 
 def write_all(writer):
@@ -247,8 +244,8 @@ def test_a_conversation_ends_where_its_template_closes_the_turn(tmp_path):
         with open_writer(job_id, world.settings) as writer:
             tokenizer = writer.package.tokenizer
             closing = tokenizer.convert_tokens_to_ids("<|im_end|>")
-            assert closing in writer._end_ids
-            assert tokenizer.eos_token_id in writer._end_ids
+            assert closing in writer.prompts.end_ids()
+            assert tokenizer.eos_token_id in writer.prompts.end_ids()
             asked = writer.prompts.ids([ChatMessage("user", "hi")])
             assert tokenizer.decode(asked).endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
             assert writer.prompts.ids("hi") == asked

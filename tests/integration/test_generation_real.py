@@ -1,12 +1,10 @@
 """A pre-trained decoder with a trained adapter writes 64 tokens as plain transformers + peft do."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from privtune.device.inference.generate import generate_texts, open_writer
 from privtune.device.inference.generation.sampling import Sampling
+from tests.support.real import model_folder
 from tests.support.world import InProcessCloud, build_world
 from tests.support.writing import plain_model, plain_tokens, tune
 
@@ -14,17 +12,9 @@ pytestmark = pytest.mark.slow
 TEXTS = ["Once upon a time", "The little dog ran to", "Lily said"]
 
 
-def pretrained() -> Path:
-    root = os.environ.get("PRIVTUNE_TEST_MODELS", Path(__file__).resolve().parents[3] / "shared" / "models")
-    folder = Path(root) / "babyllama-tok105"
-    if not folder.is_dir():
-        pytest.skip(f"needs the model babyllama-tok105 in {root}; set PRIVTUNE_TEST_MODELS")
-    return folder
-
-
 @pytest.mark.parametrize("cut", [0, 2])
 def test_babyllama(tmp_path, cut):
-    folder = pretrained()
+    folder = model_folder("babyllama-tok105")
     world = build_world(tmp_path, lambda place, models: InProcessCloud(place, {**models, "baby": folder}))
     world.models["baby"] = folder
     try:

@@ -1,17 +1,12 @@
 """Whole jobs, in process and against a real cloud process: they end as they should, whatever happens on the way."""
 
-import hashlib
 import threading
 import time
-from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from privtune.cloud.compute.desk import Desk
-from privtune.cloud.compute.release_cache import ReleaseCache
-from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.predict import predict
-from privtune.device.training.job import run_job
 from privtune.shared.errors import (
     CloudUnreachable,
     InvalidInput,
@@ -24,38 +19,9 @@ from privtune.shared.errors import (
     VersionMismatch,
 )
 from tests.support.proxy import Proxy
-from tests.support.world import ProcessCloud, Watcher, build_world, write_sentences
-
-
-def run(world, spec, *, settings=None, watcher=None, stop=None, job_id=None, validation=True):
-    job_id = job_id or world.cloud.create_job(spec)
-    held_out = world.validation if validation else None
-    result = run_job(
-        job_id, spec, world.data, held_out, settings or world.settings, watcher or Watcher(), stop or threading.Event()
-    )
-    return job_id, result
-
-
-def once(steps, action):
-    """Do something after each of these steps, but only the first time that the run comes there."""
-
-    def at_step(info):
-        if info.step in steps:
-            steps.remove(info.step)
-            action()
-
-    return at_step
-
-
-def adapter_hash(world, job_id):
-    path = world.folder / "cloud" / "jobs" / job_id / "adapter" / "adapter_model.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def same_order(world, job_id, other_id):
-    """Give a second job the data order of the first, so that both runs are comparable."""
-    first = JobFolder(world.settings.home, job_id).load()
-    JobFolder(world.settings.home, other_id).save(replace(first, final_step=None))
+from tests.support.running import Died, adapter_hash, die_after, once, run, same_order, wait_for
+from tests.support.texts import write_sentences
+from tests.support.world import InProcessCloud, ProcessCloud, Watcher, build_world
 
 
 def test_a_private_job_learns_and_predicts(world):
@@ -92,10 +58,10 @@ def test_later_epochs_send_handles_instead_of_vectors(local_world):
     assert third < first / 5
 
 
-def test_what_the_cloud_no_longer_holds_is_sent_again(local_world, monkeypatch):
+def test_what_the_cloud_no_longer_holds_is_sent_again(local_world):
     spec = local_world.spec(train={"max_steps": 30})  # three epochs, each with an evaluation
     first, remembered = run(local_world, spec)
-    monkeypatch.setattr(Desk, "_new_cache", lambda _, spec, request: ReleaseCache(request.hidden_size, spec.codec, 1))
+    local_world.restart(max_release_bytes=1)
     second = local_world.cloud.create_job(spec)
     same_order(local_world, first, second)
     _, forgotten = run(local_world, spec, job_id=second)
@@ -216,19 +182,12 @@ def test_a_new_device_process_resumes_from_its_folder(local_world):
     """The device dies without warning: nothing but its folder is left."""
     world = local_world
 
-    class Died(Exception):
-        pass
-
-    def die(info):
-        if info.step == 9:
-            raise Died
-
     spec = world.spec(tuning={"dropout": 0.1}, train={"checkpoint_every": 4})
     calm_id, _ = run(world, spec)
     job_id = world.cloud.create_job(spec)
     same_order(world, calm_id, job_id)
     with pytest.raises(Died):
-        run(world, spec, watcher=Watcher(at_step=die), job_id=job_id)
+        run(world, spec, watcher=Watcher(at_step=die_after(9)), job_id=job_id)
     watcher = Watcher()
     run(world, spec, watcher=watcher, job_id=job_id)
     assert watcher.starts[0].start_step == 8
@@ -283,11 +242,13 @@ def test_other_data_can_not_continue_a_job(local_world):
         run(world, spec, job_id=job_id)
 
 
-def test_too_large_a_micro_batch_is_refused_before_it_leaves(local_world):
-    world = local_world
-    world.cloud._settings.__dict__["max_tensor_bytes"] = 4000
-    with pytest.raises(MessageTooLarge, match="--batch-size"):
-        run(world, world.spec())
+def test_too_large_a_micro_batch_is_refused_before_it_leaves(tmp_path):
+    world = build_world(tmp_path, partial(InProcessCloud, max_tensor_bytes=4000))
+    try:
+        with pytest.raises(MessageTooLarge, match="--batch-size"):
+            run(world, world.spec())
+    finally:
+        world.cloud.stop()
 
 
 def test_training_that_diverges_fails_the_job_with_a_reason(local_world):
@@ -313,10 +274,3 @@ def test_max_length_over_the_model_is_refused_and_the_job_says_why(local_world):
     status, reason = world.cloud.status(job_id)
     assert status == "failed"
     assert "4096" in reason
-
-
-def wait_for(world, job_id, status):
-    deadline = time.monotonic() + 10
-    while world.cloud.status(job_id)[0] != status:
-        assert time.monotonic() < deadline, world.cloud.status(job_id)
-        time.sleep(0.05)

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.chats import byte_tokenizer
 from tests.support.owner import TINY, Owner, job_id_of
-from tests.support.tiny_models import tiny_lm
-from tests.support.world import ProcessCloud, build_world, save_model
+from tests.support.tiny_models import save_model, tiny_lm
+from tests.support.world import ProcessCloud, build_world
 
 pytestmark = pytest.mark.timeout(300)
 PAIRS = [{"prompt": f"w{n}", "completion": f"w{n + 1} w{n + 2}"} for n in range(40)]
@@ -21,11 +21,6 @@ def world(tmp_path_factory):
     built = build_world(tmp_path_factory.mktemp("mistakes"), ProcessCloud)
     yield built
     built.cloud.stop()
-
-
-@pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
 
 
 def written(world, name, rows):
@@ -72,7 +67,7 @@ def test_prompts_that_leave_no_room_for_a_completion(owner):
     done = finetune(owner, written(owner.world, "mixed.jsonl", [*PAIRS, long]))  # --max-length 16
     assert done.code == 0, done.err
     assert "1 left out" in done.out
-    told(finetune(owner, written(owner.world, "long.jsonl", [long])), 3, "no record keeps anything to predict")
+    told(finetune(owner, written(owner.world, "long.jsonl", [long])), 3, "no record has anything left to predict")
 
 
 def test_evaluation_leaves_out_prompts_over_the_context(owner):

@@ -1,6 +1,5 @@
 """Language-model jobs from conversations to scores: resumed, recomputed, evaluated; and what is refused."""
 
-import hashlib
 import json
 import threading
 from dataclasses import replace
@@ -12,8 +11,8 @@ from privtune.device.data.records import Columns
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.evaluate import evaluate
-from privtune.device.training.job import run_job
 from privtune.shared.errors import InvalidInput, JobConflict, JobPaused, ModelUnsupported
+from tests.support.running import adapter_hash, run, same_order
 from tests.support.tiny_models import tiny_tokenizer
 from tests.support.world import Watcher
 
@@ -57,22 +56,6 @@ def lm(world, **changes):
     return world.spec(**base)
 
 
-def run(world, spec, source, *, job_id=None, watcher=None, stop=None, validation=None):
-    job_id = job_id or world.cloud.create_job(spec)
-    result = run_job(job_id, spec, source, validation, world.settings, watcher or Watcher(), stop or threading.Event())
-    return job_id, result
-
-
-def adapter_hash(world, job_id):
-    path = world.folder / "cloud" / "jobs" / job_id / "adapter" / "adapter_model.safetensors"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def same_order(world, job_id, other_id):
-    state = JobFolder(world.settings.home, job_id).load()
-    JobFolder(world.settings.home, other_id).save(replace(state, final_step=None))
-
-
 def test_a_chat_job_trains_resumes_and_recomputes_to_the_same_adapter(local_world, chats):
     """Paused in the middle, with and without gradient check-pointing: the same adapter, byte by byte."""
     world = local_world
@@ -88,8 +71,7 @@ def test_a_chat_job_trains_resumes_and_recomputes_to_the_same_adapter(local_worl
         world, mechanism={"name": "dchi"}, codec="bf16", tuning={"dropout": 0.1, "gradient_checkpointing": True}
     )
     job_id = world.cloud.create_job(recomputed)
-    state = JobFolder(world.settings.home, calm_id).load()
-    JobFolder(world.settings.home, job_id).save(replace(state, spec=recomputed, final_step=None))
+    same_order(world, calm_id, job_id, spec=recomputed)
     stop = threading.Event()
     with pytest.raises(JobPaused):
         run(

@@ -13,51 +13,31 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from privtune.device.account.ledger import Ledger, outcomes, spent
+from privtune.device.account.ledger import outcomes, spent
 from privtune.device.account.run_account import TRANSCRIPT, source_of
-from privtune.device.account.verify import check, recorded_frames
+from privtune.device.account.verify import check
 from privtune.device.agent.agent import Agent
 from privtune.device.agent.agent_config import AgentConfig
 from privtune.device.cli import app, main
 from privtune.device.inference.predict import predict
-from privtune.device.noise.randomness import UNSAFE_SEED_ENV, noise_source
-from privtune.device.training.job import run_job
 from privtune.shared.errors import ArtifactCorrupt, JobPaused, PolicyRefused
+from tests.support.running import cost, fixed_noise_seed, ledger_entries, run, transcript_folder
+from tests.support.transcripts import recorded_frames
 from tests.support.world import ProcessCloud, Watcher, build_world
 
 NOISY = {"mechanism": {"name": "dchi"}, "train": {"max_steps": 40, "epochs": 20}}
 
 
-def run(world, spec, *, settings=None, job_id=None, watcher=None, stop=None):
-    job_id = job_id or world.cloud.create_job(spec)
-    args = (world.data, world.validation, settings or world.settings, watcher or Watcher(), stop or threading.Event())
-    return job_id, run_job(job_id, spec, *args)
-
-
-def entries(world):
-    ledger = Ledger(world.settings.home)
-    try:
-        return ledger.entries()
-    finally:
-        ledger.close()
-
-
-def cost(world):
-    return spent(entries(world), source_of(world.data.path))
-
-
-def folder(world, job_id):
-    return world.settings.home / "jobs" / job_id / TRANSCRIPT
-
-
 def checked(world, job_id):
-    return check(job_id, folder(world, job_id), entries(world), world.settings.home / "releases.sqlite")
+    return check(
+        job_id, transcript_folder(world, job_id), ledger_entries(world), world.settings.home / "releases.sqlite"
+    )
 
 
 def test_a_job_is_entered_verified_and_shown(local_world):
     world = local_world
     job_id, result = run(world, world.spec(**NOISY))
-    train, validation = outcomes(entries(world))
+    train, validation = outcomes(ledger_entries(world))
     assert (train["records"], validation["records"]) == (160, 40)
     assert train["epsilon"] > 0
     assert train["bytes"] == train["rows"] * 32 * 4
@@ -95,13 +75,13 @@ def test_the_same_again_costs_nothing_and_other_noise_adds_up(local_world):
     assert cost(world).jobs == 2
     assert cost(world).nats == pytest.approx(1.5 * first.nats)
     predict(job_id, ["w5 w6 w7", "w50 w51 w52"], world.settings)
-    assert spent(entries(world), "predictions").releases == 2
+    assert spent(ledger_entries(world), "predictions").releases == 2
     assert cost(world).nats == pytest.approx(1.5 * first.nats)
     assert checked(world, job_id).problems == []
 
 
 def test_over_twenty_epochs_and_resumes_the_cloud_gets_one_draw(local_world):
-    """The averaging attack on what really left: every time that a record was uploaded, it was the same bytes."""
+    """The averaging attack on what really left: every upload of a record had the same bytes."""
     world = local_world
     world.settings = world.device(record_frames=True)
     spec = world.spec(**NOISY | {"train": {"max_steps": 200, "epochs": 20}})
@@ -113,7 +93,7 @@ def test_over_twenty_epochs_and_resumes_the_cloud_gets_one_draw(local_world):
     assert result.steps == 200
     uploads: dict[int, list[bytes]] = {}
     payload, header = bytearray(), None
-    for line, frame in recorded_frames(folder(world, job_id), job_id):
+    for line, frame in recorded_frames(transcript_folder(world, job_id), job_id):
         if line["kind"] != "FORWARD":
             continue
         payload, header = (bytearray(), frame.forward) if frame.chunk_index == 0 else (payload, header)
@@ -142,7 +122,7 @@ def test_over_twenty_epochs_and_resumes_the_cloud_gets_one_draw(local_world):
 def test_tampering_shows(local_world, tmp_path):
     world = local_world
     job_id, _ = run(world, world.spec(**NOISY), settings=world.device(record_frames=True))
-    log, frames = (folder(world, job_id) / f"0001.{end}" for end in ("jsonl", "frames"))
+    log, frames = (transcript_folder(world, job_id) / f"0001.{end}" for end in ("jsonl", "frames"))
     whole, kept = log.read_bytes(), frames.read_bytes()
     log.write_bytes(whole.replace(b'"kind":"STEP"', b'"kind":"OUTPUT"', 1))
     assert "chain breaks" in checked(world, job_id).problems[0]
@@ -168,16 +148,14 @@ def test_tampering_shows(local_world, tmp_path):
     assert end.value.code == ArtifactCorrupt.exit_code
 
 
-def test_a_fixed_seed_is_marked_claims_nothing_and_is_never_reused(local_world, monkeypatch):
+def test_a_fixed_seed_is_marked_claims_nothing_and_is_never_reused(local_world):
     world = local_world
-    monkeypatch.setenv(UNSAFE_SEED_ENV, "1")
-    with monkeypatch.context() as patch:
-        patch.setattr("privtune.device.release.noising.noise_source", lambda: noise_source(7))
+    with fixed_noise_seed():
         run(world, world.spec(**NOISY))
-    assert {row["seed"] for row in outcomes(entries(world))} == {"fixed"}
+    assert {row["seed"] for row in outcomes(ledger_entries(world))} == {"fixed"}
     assert cost(world).nats is None
     run(world, world.spec(**NOISY))
-    assert outcomes(entries(world))[-2]["records"] == 160, "what the fixed seed drew is not taken for real noise"
+    assert outcomes(ledger_entries(world))[-2]["records"] == 160, "what the fixed seed drew is not taken for real noise"
 
 
 def test_a_lost_store_is_noticed_and_counted_again(local_world):
@@ -306,8 +284,8 @@ def test_a_killed_device_has_no_frame_out_that_is_not_in_its_transcript(local_wo
     assert found.problems == []
     assert found.recomputed >= 8
     settings = replace(world.settings, no_progress_timeout=60)
-    run_job(job_id, spec, world.data, None, settings, Watcher(), threading.Event())
-    first, second = outcomes(entries(world))
+    run(world, spec, validation=False, settings=settings, job_id=job_id)
+    first, second = outcomes(ledger_entries(world))
     assert first["recovered"]
     assert first["records"] + second["records"] == 160
     assert first["records"] > 0

@@ -7,7 +7,7 @@ import pytest
 
 from privtune.device.inference.predict import predict
 from privtune.shared.errors import JobConflict
-from tests.integration.test_jobs import run
+from tests.support.running import run
 
 FAST = {"train": {"max_steps": 6, "checkpoint_every": 3}}
 

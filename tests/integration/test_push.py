@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 from huggingface_hub import constants
 
 from privtune.device.cli import main
 from privtune.device.export.export_job import ExportOptions, export_job
-from privtune.device.training.job import run_job
 from tests.support.hub import READ_ONLY, TOKEN, Repo, serving
-from tests.support.world import Watcher, build_world
+from tests.support.running import train
+from tests.support.world import build_world
 
 REPO = "owner/reviews"
 
@@ -24,9 +23,7 @@ def exported(tmp_path_factory):
     """An adapter and a merged model of one job."""
     world = build_world(tmp_path_factory.mktemp("push"))
     try:
-        spec = world.spec(train={"max_steps": 2})
-        job_id = world.cloud.create_job(spec)
-        run_job(job_id, spec, world.data, None, world.settings, Watcher(), threading.Event())
+        job_id = train(world, world.spec(train={"max_steps": 2}))
         export_job(job_id, world.folder / "adapter", world.settings)
         settings = world.device(local_model=str(world.models["enc"]))
         export_job(job_id, world.folder / "merged", settings, ExportOptions(format="merged", label_names=False))

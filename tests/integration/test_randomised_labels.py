@@ -1,43 +1,28 @@
 """`label_epsilon` in real jobs: what leaves tells the draw and not the label, once for all epochs, resumes and jobs."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from privtune.device.account.ledger import Ledger, outcomes, spent
-from privtune.device.account.run_account import TRANSCRIPT, source_of
-from privtune.device.account.verify import recorded_frames
+from privtune.device.account.ledger import outcomes
 from privtune.device.cli import app
 from privtune.device.home.job_folder import JobFolder
-from privtune.device.noise.randomness import UNSAFE_SEED_ENV, noise_source
+from privtune.device.noise.randomness import noise_source
 from privtune.device.release.label_store import LabelStore, label_keys
-from privtune.device.training.job import run_job
 from privtune.shared.errors import JobConflict, JobPaused, PolicyRefused
-from tests.integration.test_jobs import adapter_hash, same_order
+from tests.support import running
+from tests.support.running import adapter_hash, cost, fixed_noise_seed, ledger_entries, same_order, transcript_folder
+from tests.support.transcripts import recorded_frames
 from tests.support.world import Watcher
 
 PRIVATE = {"label_epsilon": 1.0, "train": {"max_steps": 30, "epochs": 3}}
 
 
-def run(world, spec, *, job_id=None, watcher=None, stop=None, settings=None):
-    job_id = job_id or world.cloud.create_job(spec)
-    args = (world.data, None, settings or world.settings, watcher or Watcher(), stop or threading.Event())
-    return job_id, run_job(job_id, spec, *args)
-
-
-def entries(world):
-    ledger = Ledger(world.settings.home)
-    try:
-        return ledger.entries()
-    finally:
-        ledger.close()
-
-
-def cost(world):
-    return spent(entries(world), source_of(world.data.path))
+run = partial(running.run, validation=False)
 
 
 def records_of(world):
@@ -59,7 +44,7 @@ def draws(world, epsilon=1.0):
 def gradients_sent(world, job_id):
     """Direction of the gradients that left for each record, in file order, one row an epoch: (E, N, D)."""
     handles, sent = {}, {}
-    for line, frame in recorded_frames(world.settings.home / "jobs" / job_id / TRANSCRIPT, job_id):
+    for line, frame in recorded_frames(transcript_folder(world, job_id), job_id):
         at = (frame.step, frame.micro_batch)
         if line["kind"] == "FORWARD" and frame.chunk_index == 0:
             handles[at] = list(frame.forward.record_ids)
@@ -100,7 +85,7 @@ def test_what_left_tells_the_draw_and_epochs_add_nothing(local_world):
 def test_entry_statement_and_ledger(local_world):
     world, watcher = local_world, Watcher()
     _, result = run(world, world.spec(**PRIVATE), watcher=watcher)
-    train, labels = outcomes(entries(world))
+    train, labels = outcomes(ledger_entries(world))
     assert (train["part"], train["label_epsilon"]) == ("train", 1.0)
     assert (labels["part"], labels["records"], labels["epsilon"], labels["open"]) == ("labels", 160, 1.0, False)
     assert "at most 1 nats" in labels["claim"]
@@ -120,7 +105,7 @@ def test_later_jobs_train_with_the_same_draw_and_a_larger_epsilon_costs_the_larg
     first = draws(world)
     run(world, world.spec(**PRIVATE | {"optim": {"learning_rate": 1e-3}}))
     assert np.array_equal(draws(world), first)
-    assert [row["records"] for row in outcomes(entries(world)) if row["part"] == "labels"] == [160, 0]
+    assert [row["records"] for row in outcomes(ledger_entries(world)) if row["part"] == "labels"] == [160, 0]
     run(world, world.spec(**PRIVATE | {"label_epsilon": 3.0}))
     run(world, world.spec(**PRIVATE | {"label_epsilon": 2.0}))
     assert cost(world).label_nats == 3.0
@@ -172,11 +157,9 @@ def test_an_older_copy_of_the_store_is_noticed(local_world):
     assert cost(world).label_nats == 2.0
 
 
-def test_a_fixed_seed_claims_nothing_and_is_never_reused(local_world, monkeypatch):
+def test_a_fixed_seed_claims_nothing_and_is_never_reused(local_world):
     world, watcher = local_world, Watcher()
-    monkeypatch.setenv(UNSAFE_SEED_ENV, "1")
-    with monkeypatch.context() as patch:
-        patch.setattr("privtune.device.release.noising.noise_source", lambda: noise_source(7))
+    with fixed_noise_seed():
         run(world, world.spec(**PRIVATE), watcher=watcher)
     assert "Nothing is claimed" in watcher.starts[0].label_statement.lines()[0]
     assert cost(world).label_nats is None
@@ -190,7 +173,7 @@ def test_the_device_policy_wins(local_world):
     settings = world.device(policy=Policy(allow_no_noise=True, max_label_epsilon=0.5))
     with pytest.raises(PolicyRefused, match=r"label_epsilon 1 is above the 0\.5 that the device allows"):
         run(world, world.spec(**PRIVATE), settings=settings)
-    with pytest.raises(PolicyRefused, match="demands randomised labels"):
+    with pytest.raises(PolicyRefused, match="requires randomised labels"):
         run(world, world.spec(), settings=settings)
     assert not (world.settings.home / "labels.sqlite").exists()
     run(world, world.spec(**PRIVATE | {"label_epsilon": 0.5}), settings=settings)

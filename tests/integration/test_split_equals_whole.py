@@ -1,7 +1,5 @@
 """Invariant 1: with the mechanism off, split training is ordinary training."""
 
-import threading
-
 import peft
 import pytest
 import torch
@@ -13,10 +11,10 @@ from privtune.device.data.encode import encode_causal_lm, encode_classification
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.release.perturber import pad
-from privtune.device.training.job import run_job
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.lora import adapter_state, attach_lora
 from privtune.shared.modeling.partition import Partition
+from tests.support.running import adapter_file, train
 from tests.support.world import Watcher
 
 LLAMA_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -93,7 +91,7 @@ def split(world, spec, source, data):
     )
     JobFolder(world.settings.home, job_id).save(state)
     watcher = Watcher()
-    run_job(job_id, spec, source, None, world.settings, watcher, threading.Event())
+    train(world, spec, source, watcher=watcher, job_id=job_id)
     return job_id, data.pick(state.order(len(data))), watcher
 
 
@@ -166,7 +164,7 @@ def test_decoder_language_model(local_world, tail):
 
 
 def check_adapter(world, job_id, adapter):
-    exported = load_file(world.folder / "cloud" / "jobs" / job_id / "adapter" / "adapter_model.safetensors")
+    exported = load_file(adapter_file(world, job_id))
     assert exported.keys() == adapter.keys()
     for name, value in adapter.items():
         torch.testing.assert_close(exported[name], value, atol=1e-5, rtol=0)

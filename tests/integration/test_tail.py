@@ -1,6 +1,5 @@
 """Jobs with a tail: the last blocks train on the device, no gradient leaves, and everything else goes on as before."""
 
-import contextlib
 import json
 import sys
 import threading
@@ -12,8 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from privtune.device.account.ledger import Ledger, outcomes
-from privtune.device.account.run_account import TRANSCRIPT
+from privtune.device.account.ledger import outcomes
 from privtune.device.audit.jobs.recorded import Traffic
 from privtune.device.export.export_job import ExportOptions, export_job
 from privtune.device.home.job_folder import JobFolder
@@ -28,18 +26,18 @@ from privtune.device.release.perturber import pad
 from privtune.shared.errors import CutOutOfRange, InvalidInput, JobCancelled, JobPaused, ModelUnsupported, PolicyRefused
 from privtune.shared.modeling.load import load_tokenizer
 from privtune.shared.modeling.package import bottom_from_model
-from tests.integration.test_jobs import once, run, same_order
 from tests.support.proxy import Proxy
+from tests.support.running import Died, die_after, ledger_entries, once, run, same_order, transcript_folder
+from tests.support.texts import TEXTS
 from tests.support.world import Watcher
 from tests.support.writing import PROMPTS, plain_model, plain_tokens, tune
 
-TEXTS = ["w5 w6 w7 w50", "w51 w52", "w1 w40 w41 w42 w43 w44"]
 FREELY = Sampling(max_new_tokens=20, ignore_end=True)
 
 
 def kinds(world, job_id):
     """Which kinds of frames crossed the wire and in which direction, by the device's own transcript."""
-    traffic = Traffic(world.settings.home / "jobs" / job_id / TRANSCRIPT, job_id, None)
+    traffic = Traffic(transcript_folder(world, job_id), job_id, None)
     return {kind.partition(" (")[0] for kind in traffic.counts}
 
 
@@ -58,8 +56,7 @@ def test_it_learns_without_a_gradient_and_asks_the_cloud_once_a_record(world):
     first, last = by_epoch[0], by_epoch[-1] - by_epoch[1]
     assert last < 0.1 * first, "later epochs send nothing but the steps themselves"
     assert not JobFolder(world.settings.home, job_id).states.exists(), "a finished job lets its states go"
-    with contextlib.closing(Ledger(world.settings.home)) as ledger:
-        told = {row["gradients"] for row in ledger.entries() if row.get("job") == job_id and "gradients" in row}
+    told = {row["gradients"] for row in ledger_entries(world) if row.get("job") == job_id and "gradients" in row}
     assert told == {"none leave"}
 
 
@@ -86,13 +83,6 @@ def test_prediction_and_evaluation_go_through_the_tail(world):
 def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world, skip, method):
     world = local_world
 
-    class Died(Exception):
-        pass
-
-    def die(info):
-        if info.step == 9:
-            raise Died
-
     spec = world.spec(
         tail=1,
         skip=skip,
@@ -106,7 +96,7 @@ def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world,
     with Proxy(world.settings.grpc_address, record=False) as proxy:
         settings = world.device(grpc_address=proxy.address)
         with pytest.raises(Died):
-            run(world, spec, settings=settings, watcher=Watcher(at_step=die), job_id=job_id)
+            run(world, spec, settings=settings, watcher=Watcher(at_step=die_after(9)), job_id=job_id)
         watcher = Watcher(at_step=once({11}, proxy.cut))
         _, result = run(world, spec, settings=settings, watcher=watcher, job_id=job_id)
     assert watcher.starts[0].start_step == 8
@@ -208,7 +198,7 @@ def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_worl
     noise = {"name": "dchi", "params": {"noise_ratio": 0.3, "injection": injection}}
     job_id = tune(world, tail=1, skip=skip, mechanism=noise, train={"max_steps": 12})
     (found,) = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
-    world.cloud._settings.__dict__["max_texts"] = 0
+    world.restart(max_texts=0)  # forgets every state at once
     again = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=FREELY)
     assert again[0].tokens == found.tokens
     with (
@@ -230,8 +220,7 @@ def test_lora_without_peft_is_refused_before_anything_is_entered(local_world, mo
     with pytest.raises(InvalidInput, match=r"pip install 'privtune\[tail\]'.*--tuning full"):
         run(world, world.spec(tail=1), job_id=job_id)
     assert "peft" in world.cloud.status(job_id)[1]
-    with contextlib.closing(Ledger(world.settings.home)) as ledger:
-        assert outcomes(ledger.entries()) == []
+    assert outcomes(ledger_entries(world)) == []
     run(world, world.spec(tail=1, tuning={"method": "full"}, train={"max_steps": 2}))
 
 

@@ -16,7 +16,9 @@ from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import CloudUnreachable, InvalidInput
 from tests.support.owner import Owner, job_id_of
 from tests.support.proxy import Proxy
-from tests.support.world import World, save_model, write_sentences
+from tests.support.texts import write_sentences
+from tests.support.tiny_models import save_model
+from tests.support.world import World
 
 pytestmark = pytest.mark.timeout(120)
 KEY = "pt-" + "t" * 40

@@ -27,7 +27,8 @@ from privtune.device.audit.utility import Training
 from privtune.device.cli import app, main
 from privtune.device.data.source import DataSource
 from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput, StorageFull
-from tests.support.tiny_models import tiny_classifier, tiny_tokenizer
+from tests.support.texts import topic_row, write_rows
+from tests.support.tiny_models import save_model
 
 # Two attacks and few iterations: what is tested here is what is made of their figures.
 SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.optimise, iterations=5))
@@ -37,23 +38,11 @@ SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.opt
 def folder(tmp_path_factory):
     """model/, train.csv, dev.csv: one of 25 words of each record tells its class."""
     made = tmp_path_factory.mktemp("tune")
-    tiny_classifier("bert").save_pretrained(made / "model")
-    tiny_tokenizer().save_pretrained(made / "model")
+    save_model(made / "model", "bert", "classification")
     rng = np.random.default_rng(0)
     for name, count in (("train", 150), ("dev", 70)):
-        write(made / f"{name}.csv", [record(rng) for _ in range(count)])
+        write_rows(made / f"{name}.csv", [topic_row(rng) for _ in range(count)])
     return made
-
-
-def record(rng):
-    label = int(rng.integers(2))
-    words = rng.integers(0, 30, size=8) + 25 * label * (rng.random(8) < 0.5)
-    return " ".join(f"w{word}" for word in words) + f",{label}"
-
-
-def write(path, lines):
-    path.write_text("text,label\n" + "\n".join(lines) + "\n")
-    return path
 
 
 def arguments(folder, out, *more):
@@ -215,7 +204,7 @@ def test_ctrl_c_ends_with_its_code_and_says_how_to_go_on(folder, tmp_path):
 def test_dev_records_that_are_training_records_do_not_count(folder, tmp_path):
     lines = (folder / "train.csv").read_text().splitlines()[1:]
     rng = np.random.default_rng(5)
-    mixed = write(tmp_path / "mixed.csv", [*lines[:20], *(record(rng) for _ in range(60))])
+    mixed = write_rows(tmp_path / "mixed.csv", [*lines[:20], *(topic_row(rng) for _ in range(60))])
     tuned = tune(
         request(folder, dev=DataSource(path=str(mixed)), values=(200.0,)), tmp_path / "home", tmp_path, Watcher()
     )
@@ -223,12 +212,12 @@ def test_dev_records_that_are_training_records_do_not_count(folder, tmp_path):
     assert tuned.records["dev_left_out"] == 20
     for file, words in (
         (folder / "train.csv", "150 of 150 dev records are training records too"),
-        (write(tmp_path / "most.csv", [*lines[:70], *(record(rng) for _ in range(60))]), "70 of 130"),
-        (write(tmp_path / "few.csv", [record(rng) for _ in range(29)]), "at least 30 dev records"),
+        (write_rows(tmp_path / "most.csv", [*lines[:70], *(topic_row(rng) for _ in range(60))]), "70 of 130"),
+        (write_rows(tmp_path / "few.csv", [topic_row(rng) for _ in range(29)]), "at least 30 dev records"),
     ):
         with pytest.raises(DataInvalid, match=words):
             tune(request(folder, dev=DataSource(path=str(file))), tmp_path / "home", tmp_path, Watcher())
-    odd = write(tmp_path / "odd.csv", [*(record(rng) for _ in range(60)), "w1 w2,7"])
+    odd = write_rows(tmp_path / "odd.csv", [*(topic_row(rng) for _ in range(60)), "w1 w2,7"])
     with pytest.raises(DataInvalid, match="does not occur in the training data"):
         tune(request(folder, dev=DataSource(path=str(odd))), tmp_path / "home", tmp_path, Watcher())
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.support.owner import TINY, Owner, job_id_of
-from tests.support.world import ProcessCloud, build_world, save_model
+from tests.support.owner import TINY, job_id_of
+from tests.support.tiny_models import save_model
+from tests.support.world import ProcessCloud, build_world
 
 # The tiny tokenizer knows w0 ... w59 as tokens 4 ... 63; these models have no row for the last ones.
 ROWS = 40
@@ -25,11 +26,6 @@ def world(tmp_path_factory):
     (folder / "beyond.jsonl").write_text('{"prompt": "w1", "completion": "w2 w55"}\n' * 8)
     yield built
     built.cloud.stop()
-
-
-@pytest.fixture
-def owner(world, capsys):
-    return Owner(world=world, capsys=capsys)
 
 
 def refused(done):

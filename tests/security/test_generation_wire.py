@@ -1,4 +1,4 @@
-"""Nothing but noised rows leaves while a tuned model writes: a proxy records every byte and we look."""
+"""Only noised rows leave the device while a tuned model writes: a proxy records every byte of it."""
 
 import json
 

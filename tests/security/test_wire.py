@@ -1,8 +1,7 @@
-"""Invariant 2: nothing but declared frames leaves the device. A proxy records every byte of a run and we look."""
+"""Nothing but declared frames leaves the device (invariant 2): a proxy records every byte of a run."""
 
 import contextlib
 import re
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +10,9 @@ import torch
 
 from privtune.device.data.encode import encode_classification
 from privtune.device.inference.predict import predict
-from privtune.device.training.job import run_job
 from privtune.shared.modeling.package import bottom_from_model
 from tests.support.proxy import Proxy
+from tests.support.running import run
 from tests.support.world import InProcessCloud, Watcher, build_world
 
 RUNS = {"cloud-trains": {"tail": 0}, "tail-trains": {"tail": 1}, "skip-trains": {"tail": 1, "skip": "tuned"}}
@@ -27,9 +26,8 @@ def recording(folder, changes):
     spec = world.spec(mechanism={"name": "dchi"}, train={"max_steps": 30}, **changes)
     with Proxy(world.settings.grpc_address) as proxy:
         settings = world.device(grpc_address=proxy.address)
-        job_id = world.cloud.create_job(spec)
         watcher = Watcher()
-        result = run_job(job_id, spec, world.data, world.validation, settings, watcher, threading.Event())
+        job_id, result = run(world, spec, settings=settings, watcher=watcher)
         predictions = predict(job_id, ["w5 w6 w7 w8 w9 w10", "w50 w51 w52"], settings)
         yield world, spec, proxy, result, predictions, watcher
     world.cloud.stop()

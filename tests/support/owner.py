@@ -40,11 +40,7 @@ class Owner:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.environment = {
-            "PRIVTUNE_CLOUD": self.world.cloud.http_url,
-            "PRIVTUNE_API_KEY": self.world.cloud.api_key,
-            "PRIVTUNE_HOME": str(self.home),
-        } | self.environment
+        self.environment = self.world.environment | self.environment
 
     @property
     def home(self) -> Path:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 BINS = 30
-_SURE = 1e-5  # an estimate is above the truth with at most this chance a bin
+_SURE = 1e-5  # an estimate exceeds the truth with at most this probability per bin
 
 
 def certain_loss(score: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """A loss that the sampler surely has: the largest log-ratio of bin frequencies, at exact 99.999% limits.
+    """A loss that the sampler certainly has: the largest log-ratio of bin frequencies, at exact 99.999% limits.
 
     score, other: one real statistic of releases under two inputs. It is below the true worst loss (up to chance), so
     a claimed bound below it is wrong.
@@ -31,7 +31,7 @@ def certain_loss(score: NDArray[np.float64], other: NDArray[np.float64]) -> floa
 
 
 def certain_loss_of_counts(counts: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    """The same for a discrete release: how often each outcome was seen under two inputs."""
+    """The same for a discrete release: counts of each outcome under two inputs."""
     worst = 0.0
     for a, b in ((counts, other), (other, counts)):
         for inside, outside in zip(a, b, strict=True):

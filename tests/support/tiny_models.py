@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,3 +145,11 @@ def tiny_tokenizer() -> Any:
         sep_token="[SEP]",
         model_max_length=48,
     )
+
+
+def save_model(folder: Path, kind: str, task: str, **changes: Any) -> Path:
+    """A tiny random model with its tokenizer in a local folder."""
+    model = tiny_classifier(kind, **changes) if task == "classification" else tiny_lm(kind, **changes)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.db.store import Store, sqlite_url
@@ -25,7 +23,8 @@ from privtune.device.data.source import DataSource
 from privtune.device.link.rest import ControlPlane
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.job_spec import JobSpec
-from tests.support.tiny_models import VOCAB, tiny_classifier, tiny_lm, tiny_tokenizer
+from tests.support.texts import write_sentences
+from tests.support.tiny_models import save_model
 
 
 @dataclass
@@ -57,37 +56,18 @@ class Watcher:
         return [info.loss for info in self.steps]
 
 
-def save_model(folder: Path, kind: str, task: str, **changes: Any) -> Path:
-    """A tiny random model with its tokenizer in a local folder."""
-    model = tiny_classifier(kind, **changes) if task == "classification" else tiny_lm(kind, **changes)
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def write_sentences(path: Path, count: int, seed: int = 0) -> Path:
-    """Sentences of random words; the label says whether more words of the upper half of the vocabulary occur."""
-    rng = np.random.default_rng(seed)
-    rows = ["sentence\tlabel"]
-    for _ in range(count):
-        words = rng.integers(0, VOCAB - 4, rng.integers(3, 12))
-        label = "high" if (words >= (VOCAB - 4) // 2).mean() > 0.5 else "low"
-        rows.append(" ".join(f"w{word}" for word in words) + f"\t{label}")
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
 class InProcessCloud:
-    """Gateway, job service and keys in a thread of this process; no control plane."""
+    """Gateway, job service and keys in a thread of this process; no control plane. limits: fields of `Settings`."""
 
-    def __init__(self, data_folder: Path, models: dict[str, Path], grpc_port: int = 0) -> None:
+    def __init__(self, data_folder: Path, models: dict[str, Path], grpc_port: int = 0, **limits: Any) -> None:
         data_folder.mkdir(parents=True, exist_ok=True)
-        self._settings = Settings(data_folder=data_folder, grpc_port=grpc_port)
+        settings = Settings(data_folder=data_folder, grpc_port=grpc_port)
+        self._settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
         self._models = models
         self._store = Store(sqlite_url(data_folder / "cloud.sqlite"))
         self._store.upgrade()
-        self.jobs, self._keys = Jobs(self._store), ApiKeys(self._store)
-        self.api_key = self._keys.create("alice").secret
+        self.jobs, self.keys = Jobs(self._store), ApiKeys(self._store)
+        self.api_key = self.keys.create("alice").secret
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cloud", daemon=True)
         self._thread.start()
@@ -103,7 +83,7 @@ class InProcessCloud:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.jobs.recover()
         catalog = Catalog([f"{name}={path}" for name, path in self._models.items()])
-        server, gateway = build_server(self._settings, self.jobs, self._keys, catalog)
+        server, gateway = build_server(self._settings, self.jobs, self.keys, catalog)
         port = server.add_insecure_port(f"127.0.0.1:{self._settings.grpc_port}")
         self.grpc_address = f"127.0.0.1:{port}"
         await server.start()
@@ -235,6 +215,21 @@ class World:
     def device(self, **changes: Any) -> RunSettings:
         """The device's settings with changes."""
         return replace(self.settings, **changes)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells a command of this device where its cloud and its home are; for a cloud of processes."""
+        return {
+            "PRIVTUNE_CLOUD": self.cloud.http_url,
+            "PRIVTUNE_API_KEY": self.cloud.api_key,
+            "PRIVTUNE_HOME": str(self.settings.home),
+        }
+
+    def restart(self, **limits: Any) -> None:
+        """Go on with another in-process cloud on the same data, with other limits."""
+        self.cloud.stop()
+        self.cloud = InProcessCloud(self.folder / "cloud", self.models, **limits)
+        self.settings = self.device(grpc_address=self.cloud.grpc_address, api_key=self.cloud.api_key)
 
 
 def build_world(folder: Path, cloud_type: type = InProcessCloud) -> World:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from transformers import AutoModelForCausalLM
 from privtune.device.data.source import DataSource
 from privtune.device.export.export_job import export_job
 from privtune.device.session.run_settings import RunSettings
-from privtune.device.training.job import run_job
 from tests.support.chats import CHATML, byte_tokenizer
+from tests.support.running import train
 from tests.support.tiny_models import tiny_lm
-from tests.support.world import Watcher, World
+from tests.support.world import World
 
 PROMPTS = ["w5 w6 w7", "w50", "w1 w40 w41 w42 w43 w44 w9 w9 w3"]
 
@@ -28,10 +27,8 @@ def tune(world: World, *, model: str = "dec", record: bool = False, **changes: A
     rows.write_text("".join(f'{{"text": "w{n} w{n + 1} w{n + 2} w{n + 3}"}}\n' for n in range(40)))
     wanted = {"train": {"max_steps": 4}, **changes}
     spec = world.spec(model=model, task="causal-lm", **wanted)
-    job_id = world.cloud.create_job(spec)
     settings = world.device(record_frames=record)
-    run_job(job_id, spec, DataSource(path=str(rows)), None, settings, Watcher(), threading.Event())
-    return job_id
+    return train(world, spec, DataSource(path=str(rows)), settings=settings)
 
 
 def plain_model(world: World, job_id: str, model: str = "dec") -> Any:
@@ -76,6 +73,4 @@ def tune_chat(world: World, **changes: Any) -> str:
     file.write_text((json.dumps({"messages": turns}) + "\n") * 8)
     wanted = {"train": {"max_steps": 2, "batch_size": 2, "max_length": 128}, **changes}
     spec = world.spec(model="chatty", task="causal-lm", **wanted)
-    job_id = world.cloud.create_job(spec)
-    run_job(job_id, spec, DataSource(path=str(file)), None, world.settings, Watcher(), threading.Event())
-    return job_id
+    return train(world, spec, DataSource(path=str(file)))

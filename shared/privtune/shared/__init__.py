@@ -1,3 +1,3 @@
-"""What the device and the cloud must agree on. Free of torch outside `privtune.shared.modeling`."""
+"""What device and cloud must agree on. Only `privtune.shared.modeling` imports torch."""
 
 __version__ = "0.1.0"

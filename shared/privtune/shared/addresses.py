@@ -1,4 +1,4 @@
-"""Which addresses stay on this machine: the only ones where clear text is allowed."""
+"""Which addresses stay on this machine; only these allow clear text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def host_of(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """True for localhost and loopback addresses, with or without a port. A name that must be resolved is not."""
+    """Whether an address, with or without a port, is localhost or a loopback address. A name to be resolved is not."""
     host = host_of(address)
     if host == "localhost":
         return True

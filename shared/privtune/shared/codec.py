@@ -1,6 +1,6 @@
-"""How a float32 matrix becomes bytes on the wire and back. numpy only: no per-element Python work.
+"""Encodes float32 matrices for the wire and decodes them, in numpy without per-element Python work.
 
-Encoding happens after the noise, so it is post-processing and can only lose information.
+Encoding comes after the noise, so it is post-processing and can only lose information.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PROBE_ROWS, _PROBE_WIDTH = 4, 16
 def encode(h_ND: FloatArray, codec: str) -> bytes:
     """Encode an (N, D) float32 matrix, row-major and little-endian.
 
-    bf16 rounds to nearest, ties to even. Raises `NonFinite` for NaN or infinity: they would poison the other side.
+    bf16 rounds to nearest, ties to even. Raises NonFinite for NaN or infinity, which would spoil the other side.
     """
     if not np.isfinite(h_ND).all():
-        raise NonFinite("a tensor to be sent holds NaN or infinity; lower --learning-rate or use --precision fp32")
+        raise NonFinite("a tensor to be sent contains NaN or infinity; lower --learning-rate or use --precision fp32")
     contiguous = np.ascontiguousarray(h_ND, dtype="<f4")
     if codec == "fp32":
         return contiguous.tobytes()
@@ -34,22 +34,22 @@ def encode(h_ND: FloatArray, codec: str) -> bytes:
 def decode(payload: bytes | bytearray | memoryview, rows: int, width: int, codec: str) -> FloatArray:
     """Decode bytes into a writable (rows, width) float32 matrix.
 
-    Raises `FrameCorrupt` when the size is not rows x width, `NonFinite` for NaN or infinity.
+    Raises FrameCorrupt when the size is not rows x width, NonFinite for NaN or infinity.
     """
     expected = rows * width * BYTES_PER_ELEMENT[codec]
     if len(payload) != expected:
-        raise FrameCorrupt(f"a tensor of {rows} x {width} in {codec} needs {expected} bytes, {len(payload)} came")
+        raise FrameCorrupt(f"a tensor of {rows} x {width} in {codec} needs {expected} bytes, not {len(payload)}")
     if codec == "fp32":
         h_ND = np.frombuffer(payload, dtype="<f4").reshape(rows, width).copy()
     else:
         h_ND = (np.frombuffer(payload, dtype="<u2").astype("<u4") << np.uint32(16)).view("<f4").reshape(rows, width)
     if not np.isfinite(h_ND).all():
-        raise NonFinite("a received tensor holds NaN or infinity; lower --learning-rate or use --precision fp32")
+        raise NonFinite("a received tensor contains NaN or infinity; lower --learning-rate or use --precision fp32")
     return h_ND
 
 
 def probe() -> FloatArray:
-    """The fixed test vector of the handshake: both signs, nine orders of magnitude, bf16 ties too."""
+    """The fixed test matrix of the handshake: both signs, nine orders of magnitude, and ties of bf16 rounding."""
     count = _PROBE_ROWS * _PROBE_WIDTH
     exponents = (np.arange(count) % 31 - 15).astype(np.float32)
     mantissas = 1.0 + (np.arange(count) * 97 % 1024).astype(np.float32) / 1024.0
@@ -58,5 +58,5 @@ def probe() -> FloatArray:
 
 
 def check_probe(payload: bytes, codec: str) -> bool:
-    """True when the other side's encoding of the test vector is byte for byte ours."""
+    """Whether the other side encodes the test matrix to exactly our bytes."""
     return payload == encode(probe(), codec)

@@ -1,29 +1,29 @@
-"""One table of every way PrivTune can refuse or fail, used by both sides and every surface.
+"""The error table: every way PrivTune can refuse or fail, on both sides and every surface.
 
 A row gives the stable reason, the gRPC status name, the HTTP status, the process exit code and one line of help.
-Raise the class; each surface (CLI, REST, gRPC) looks its own column up. The message is public: it says what went
-wrong and what to do, and never carries private text, labels or paths of the other side. Log the detail instead.
+Raise the class; each surface (CLI, REST, gRPC) looks up its own column. The message is public: it says what went wrong
+and what to do, and never carries private text, labels or paths of the other side. Log the detail instead.
 
     PrivTuneError
-    |- InvalidInput            a value on the command line, in a request or a config file is wrong
+    |- InvalidInput            a value on the command line, in a request or in a config file is wrong
     |- DataInvalid             a data file can't be used (names file, line and column)
-    |- ModelNotFound           no such model here
+    |- ModelNotFound           no such model
     |- ModelUnsupported        the model can't be split or loaded safely
     |- CutOutOfRange           the cut is not a block boundary of this model
     |- Unauthenticated         no valid API key
-    |- PermissionDenied        the key may not do this
+    |- PermissionDenied        the key does not allow this
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
-    |- PolicyRefused           the device's own policy refuses what the job asks for
+    |- PolicyRefused           the device's own policy refuses the job
     |  `- AuditRefused         the same, found by attacking the job's own data; for the owner only
     |- CloudUnreachable        no connection, or it was lost for longer than the patience
     |- VersionMismatch         the two sides speak different protocol versions or hold different models
-    |- MessageTooLarge         a frame or request is over the agreed size
+    |- MessageTooLarge         a frame or request exceeds the agreed size
     |- FrameCorrupt            a frame's checksum, shape or order is wrong
     |- NonFinite               NaN or infinity in a tensor
-    |- SessionSuperseded       another device took the job over
-    |- PortInUse               a server can't listen there
-    |- StorageFull             no room left to write
+    |- SessionSuperseded       another device has taken over the job
+    |- PortInUse               a server can't listen on the address
+    |- StorageFull             no room to write, or not allowed to
     |- ArtifactCorrupt         a downloaded or stored file does not match its hash
     |- JobFailed               the job ended as failed
     |- JobCancelled            the job was cancelled
@@ -35,7 +35,12 @@ from __future__ import annotations
 
 
 class PrivTuneError(Exception):
-    """Root of the table. Picklable: rebuilt from its message and detail alone."""
+    """Root of the table; picklable.
+
+    message: public, one line.
+    detail: for the log only.
+    param: the option or field that is wrong, if one is.
+    """
 
     reason = "INTERNAL"
     grpc_status = "INTERNAL"
@@ -61,7 +66,7 @@ def _rebuild(kind: type[PrivTuneError], message: str, detail: str, param: str | 
 
 
 class InvalidInput(PrivTuneError):
-    """A value that a person or a client gave is wrong."""
+    """A value given by a person or a client is wrong."""
 
     reason, grpc_status, http_status, exit_code = "INVALID_INPUT", "INVALID_ARGUMENT", 400, 2
     help = "A value on the command line, in a request or in a config file is wrong. The message names it."
@@ -75,21 +80,21 @@ class DataInvalid(PrivTuneError):
 
 
 class ModelNotFound(PrivTuneError):
-    """No such model here."""
+    """No such model."""
 
     reason, grpc_status, http_status, exit_code = "MODEL_NOT_FOUND", "NOT_FOUND", 404, 4
-    help = "The model is not known to this side. `privtune-cloud models` lists what a cloud offers."
+    help = "No such model is available. `privtune-cloud models` lists what a cloud offers."
 
 
 class ModelUnsupported(PrivTuneError):
     """The model can't be split, or can't be loaded without running its own code."""
 
     reason, grpc_status, http_status, exit_code = "MODEL_UNSUPPORTED", "FAILED_PRECONDITION", 422, 4
-    help = "The model's architecture or file format is not supported. The README lists what is."
+    help = "The model's architecture or file format is not supported. The README lists those that are."
 
 
 class CutOutOfRange(PrivTuneError):
-    """The cut is not between 0 and the number of blocks minus one."""
+    """The cut is not between 0 and the model's number of blocks minus one."""
 
     reason, grpc_status, http_status, exit_code = "CUT_OUT_OF_RANGE", "INVALID_ARGUMENT", 400, 4
     help = "The cut must be from 0 (embedding only) to the model's number of blocks minus one."
@@ -99,11 +104,11 @@ class Unauthenticated(PrivTuneError):
     """No valid API key."""
 
     reason, grpc_status, http_status, exit_code = "UNAUTHENTICATED", "UNAUTHENTICATED", 401, 5
-    help = "The API key is missing or wrong. Make one with `privtune-cloud keys create` and set PRIVTUNE_API_KEY."
+    help = "The API key is missing or wrong. Create one with `privtune-cloud keys create` and set PRIVTUNE_API_KEY."
 
 
 class PermissionDenied(PrivTuneError):
-    """The key is valid but may not do this."""
+    """The key is valid but does not allow this."""
 
     reason, grpc_status, http_status, exit_code = "PERMISSION_DENIED", "PERMISSION_DENIED", 403, 5
     help = "This API key may not do that."
@@ -120,47 +125,50 @@ class JobConflict(PrivTuneError):
     """The job's state does not allow this."""
 
     reason, grpc_status, http_status, exit_code = "JOB_CONFLICT", "FAILED_PRECONDITION", 409, 6
-    help = "The job's present state does not allow that. `privtune jobs show` tells its state."
+    help = "The job's current state does not allow that. `privtune jobs show` prints its state."
 
 
 class PolicyRefused(PrivTuneError):
-    """The device's own policy refuses what the job asks for."""
+    """The device's own policy refuses the job."""
 
     reason, grpc_status, http_status, exit_code = "POLICY_REFUSED", "PERMISSION_DENIED", 403, 7
-    help = "The device's own policy refuses what was asked; nothing was sent. Change the job or the policy."
+    help = "The device's own policy refuses the job; nothing was sent. Change the job or the policy."
 
 
 class AuditRefused(PolicyRefused):
-    """The audit before a job found more than the policy allows. No row of its own on the wire: the message holds
-    figures about private text, so the cloud is told a plain PolicyRefused (`privtune.device.training.job`)."""
+    """The audit before a job found more than the policy allows.
+
+    No row of its own: the message holds figures about private text, so the cloud gets a plain PolicyRefused
+    (`privtune.device.training.job`).
+    """
 
 
 class CloudUnreachable(PrivTuneError):
-    """No connection to the cloud, or it stayed away longer than the patience allows."""
+    """No connection to the cloud, or it was lost for longer than the patience."""
 
     reason, grpc_status, http_status, exit_code = "CLOUD_UNREACHABLE", "UNAVAILABLE", 503, 8
     help = "The cloud can't be reached. Check its address, that it runs, and TLS; then run the command again to resume."
 
 
 class VersionMismatch(PrivTuneError):
-    """The two sides speak different protocols or hold different models."""
+    """The two sides speak different protocol versions or hold different models."""
 
     reason, grpc_status, http_status, exit_code = "VERSION_MISMATCH", "FAILED_PRECONDITION", 409, 9
-    help = "The two sides do not match in protocol, model or cut. Upgrade the older one or use the same model."
+    help = "The two sides differ in protocol, model or cut. Upgrade the older side or use the same model."
 
 
 class MessageTooLarge(PrivTuneError):
-    """A frame or request is larger than the other side accepts."""
+    """A frame or request exceeds what the other side accepts."""
 
     reason, grpc_status, http_status, exit_code = "MESSAGE_TOO_LARGE", "RESOURCE_EXHAUSTED", 413, 10
-    help = "A message is larger than agreed. Lower --batch-size or --max-length, or raise the cloud's limit."
+    help = "A message exceeds the agreed size. Lower --batch-size or --max-length, or raise the cloud's limit."
 
 
 class FrameCorrupt(PrivTuneError):
     """A frame's checksum, shape, codec or order is wrong."""
 
     reason, grpc_status, http_status, exit_code = "FRAME_CORRUPT", "DATA_LOSS", 400, 10
-    help = "A frame arrived damaged or malformed. The sender repeats it; if it persists, suspect the network path."
+    help = "A frame arrived damaged or malformed. The sender repeats it; if this happens again, suspect the network."
 
 
 class NonFinite(PrivTuneError):
@@ -174,49 +182,49 @@ class SessionSuperseded(PrivTuneError):
     """A newer session holds the job; this one is fenced off."""
 
     reason, grpc_status, http_status, exit_code = "SESSION_SUPERSEDED", "ABORTED", 409, 6
-    help = "Another device (or an earlier run that still lives) took this job over."
+    help = "Another device (or an earlier run that is still alive) has taken over this job."
 
 
 class PortInUse(PrivTuneError):
     """A server can't listen on the address."""
 
     reason, grpc_status, http_status, exit_code = "PORT_IN_USE", "UNAVAILABLE", 500, 12
-    help = "The port is taken or not allowed. Choose another with --http-port / --grpc-port."
+    help = "The port is in use or not allowed. Choose another with --http-port or --grpc-port."
 
 
 class StorageFull(PrivTuneError):
-    """No room left to write, or the folder can't be written."""
+    """No room to write, or the folder can't be written."""
 
     reason, grpc_status, http_status, exit_code = "STORAGE_FULL", "RESOURCE_EXHAUSTED", 507, 13
-    help = "The disk is full or the folder can't be written. Free room; what was there before is untouched."
+    help = "The disk is full or the folder can't be written. Free room and run again; existing files are untouched."
 
 
 class ArtifactCorrupt(PrivTuneError):
     """A downloaded or stored file does not match its hash."""
 
     reason, grpc_status, http_status, exit_code = "ARTIFACT_CORRUPT", "DATA_LOSS", 500, 14
-    help = "A file does not match its recorded hash. Delete it and fetch it again; do not use it."
+    help = "A file does not match its recorded hash. Do not use it: delete it and fetch it again."
 
 
 class JobFailed(PrivTuneError):
     """The job ended as failed."""
 
     reason, grpc_status, http_status, exit_code = "JOB_FAILED", "FAILED_PRECONDITION", 409, 15
-    help = "The job failed. `privtune jobs events` says why."
+    help = "The job failed. `privtune jobs events` shows why."
 
 
 class JobCancelled(PrivTuneError):
     """The job was cancelled."""
 
     reason, grpc_status, http_status, exit_code = "JOB_CANCELLED", "CANCELLED", 409, 16
-    help = "The job was cancelled; what was trained until its last checkpoint is kept by the cloud."
+    help = "The job was cancelled. The cloud keeps what was trained up to the last checkpoint."
 
 
 class JobPaused(PrivTuneError):
     """The job was paused; the same command resumes it."""
 
     reason, grpc_status, http_status, exit_code = "JOB_PAUSED", "CANCELLED", 409, 130
-    help = "The job was paused (Ctrl-C or a request). Nothing is lost: run it again to go on."
+    help = "The job was paused (Ctrl-C or a request). Nothing is lost: run it again to resume."
 
 
 class InternalError(PrivTuneError):
@@ -229,7 +237,7 @@ def all_errors() -> list[type[PrivTuneError]]:
 
 
 def by_reason(reason: str, message: str) -> PrivTuneError:
-    """The error whose stable reason came over the wire; `InternalError` when this side does not know it."""
+    """The error of a reason that came over the wire; InternalError for a reason that this side does not know."""
     for kind in all_errors():
         if kind.reason == reason:
             return kind(message)
@@ -237,7 +245,7 @@ def by_reason(reason: str, message: str) -> PrivTuneError:
 
 
 def missing_package(error: ModuleNotFoundError, extra: str) -> InvalidInput | None:
-    """What to say when a command was started without its side's packages; None when the module is one of ours."""
+    """The error of a command that runs without its side's packages; None when the module is one of ours."""
     name = (error.name or "").partition(".")[0]
     if name in ("", "privtune"):
         return None

@@ -97,8 +97,8 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
 def held(path: Path) -> Iterator[bool]:
     """Try to lock a file against other processes, without waiting. Yields False when another process holds it.
 
-    The operating system releases the lock when its holder dies. Raises OSError when the file can't be made, or, with
-    a `strerror` that says so, when its file system has no locks.
+    The operating system releases the lock when its holder dies. Raises OSError when the file can't be created, or,
+    with a `strerror` that says so, when its file system has no locks.
     """
     # Without the fallback, which leaves a file behind that outlives a killed holder.
     lock = FileLock(path, timeout=0, mode=0o600, fallback_to_soft=False)
@@ -118,5 +118,6 @@ def held(path: Path) -> Iterator[bool]:
 
 
 def _flush_to_disk(path: Path) -> None:
-    with path.open("r+b") as file:  # Windows flushes only what is open for writing
+    # Windows flushes only what is open for writing; elsewhere a copy of a read-only file must not be refused.
+    with path.open("r+b" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())

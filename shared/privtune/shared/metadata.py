@@ -1,6 +1,6 @@
-"""The gRPC metadata keys of PrivTune's calls; both ends import them from here."""
+"""The gRPC metadata keys of PrivTune's calls, for both ends."""
 
-JOB = "privtune-job"  # the job that a stream works on, set by the device
-EPOCH = "privtune-epoch"  # the session epoch of a stream, set by the device; frames of an older one are refused
-REASON = "privtune-reason"  # UPPER_SNAKE reason of a failed call, set by the cloud
+JOB = "privtune-job"  # the stream's job, set by the device
+EPOCH = "privtune-epoch"  # the stream's session epoch, set by the device; frames of an older epoch are refused
+REASON = "privtune-reason"  # reason of a failed call, from the error table, set by the cloud
 AUTHORIZATION = "authorization"  # `Bearer <api key>`, set by the device

@@ -1,4 +1,4 @@
-"""The one policy for trying again: waits double up to a bound, and every wait can be cut short."""
+"""The one retry policy: waits double up to a bound, and an event can cut each one short."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ def retrying(
     before_wait: Callable[[BaseException, float], None] = lambda error, wait_s: None,
     interrupt: threading.Event | None = None,
 ) -> T:
-    """Call until it succeeds, `again` says no, or `stop` (tenacity's) ends it; then the last error is raised.
+    """Call until it succeeds. Raises the last error when `again` or `stop` ends the attempts.
 
     Args:
         call: what to try.
-        again: whether an error is worth another try.
-        first_s, longest_s: the first wait and the longest, in seconds; each is twice the one before.
-        progress: what has been achieved so far; when a failed try achieved something, waits and `stop` start over.
-        before_wait: gets the error and the seconds until the next try.
-        interrupt: ends a wait when set; the next try sees it.
+        again: whether an error is worth another attempt.
+        stop: when to give up, one of tenacity's conditions; by default never.
+        first_s: first wait, in seconds; each wait is twice the one before.
+        longest_s: longest wait, in seconds.
+        progress: what has been achieved so far; a failed attempt that added to it starts waits and `stop` over.
+        before_wait: gets the error and the seconds until the next attempt.
+        interrupt: ends a wait when set; the next attempt follows at once.
     """
     achieved = progress()
 

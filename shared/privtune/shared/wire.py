@@ -1,7 +1,7 @@
-"""Messages and the frames that carry them: chunking, checksums, order. Used by both ends; free of grpc.
+"""Messages and the frames that carry them: chunking, checksums, order. Both ends use it; it does not import grpc.
 
-A message is one thing said (a micro-batch's representations, a gradient, a step). It travels as one frame or more,
-each at most `chunk_bytes` of payload with its own crc32c and sequence number.
+A message is one unit of the protocol (a micro-batch's representations, a gradient, a step). It travels as one or more
+frames, each with at most `chunk_bytes` of payload, its own crc32c and its sequence number.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def codec_number(name: str) -> int:
 
 
 def codec_name(number: int) -> str:
-    """The codec's name; `FrameCorrupt` for a number this side does not know."""
+    """The codec's name. Raises FrameCorrupt for a number that this side does not know."""
     try:
         return _CODEC_NAMES[number]  # type: ignore[index]
     except KeyError:
@@ -49,7 +49,14 @@ def codec_name(number: int) -> str:
 
 @dataclass(kw_only=True)
 class Message:
-    """One thing said on the stream. `payload` holds `rows` x `width` elements in `codec`, or nothing."""
+    """One message on the stream.
+
+    kind: a `FrameKind` of the protocol.
+    step, micro_batch: its place in the session.
+    payload: `rows` x `width` elements in `codec`, or nothing.
+    forward, control, report: the header that its kind has, if any.
+    last_micro_batch: it ends the step.
+    """
 
     kind: int
     step: int
@@ -69,7 +76,7 @@ class Message:
 
 
 def tensor_message(kind: int, step: int, micro_batch: int, h_ND: FloatArray, codec: str) -> Message:
-    """A message that carries one (N, D) matrix."""
+    """A message that carries an (N, D) matrix. Raises NonFinite as `encode`."""
     return Message(
         kind=kind,
         step=step,
@@ -95,7 +102,7 @@ def unpack_positions(raw: bytes) -> npt.NDArray[np.int64]:
 
 @dataclass(kw_only=True)
 class FrameWriter:
-    """Cuts messages into numbered frames of one session, one direction."""
+    """Cuts messages into numbered frames, for one direction of a session."""
 
     epoch: int
     chunk_bytes: int = DEFAULT_CHUNK_BYTES
@@ -103,7 +110,7 @@ class FrameWriter:
     bytes_sent: int = 0
 
     def frames(self, message: Message) -> Iterator[pb.Frame]:
-        """The frames of a message, in order."""
+        """Yield the frames of a message, in order."""
         view = memoryview(message.payload)
         count = max(1, -(-len(view) // self.chunk_bytes))
         for index in range(count):
@@ -141,10 +148,12 @@ class FrameWriter:
 
 @dataclass(kw_only=True)
 class FrameReader:
-    """Checks frames of one session, one direction, and puts messages together again.
+    """Checks the frames of one direction of a session and reassembles messages from them.
 
-    Errors: `SessionSuperseded` for another epoch, `FrameCorrupt` for a gap, a bad checksum or a malformed chunk,
-    `MessageTooLarge` before any oversized memory is taken. A frame seen before is ignored.
+    Raises:
+        SessionSuperseded: a frame of another epoch.
+        FrameCorrupt: a gap, a wrong checksum or a malformed chunk.
+        MessageTooLarge: raised before memory is allocated for it.
     """
 
     epoch: int
@@ -156,13 +165,13 @@ class FrameReader:
     _next_chunk: int = 0
 
     def feed(self, frame: pb.Frame) -> Message | None:
-        """Take one frame; give the message when this frame completes it."""
+        """Take one frame; returns the message that it completes, if any. A frame seen before is ignored."""
         if frame.session_epoch != self.epoch:
             raise SessionSuperseded("this frame belongs to another session of the job; open the job again")
         if frame.seq < self.expected_seq:
             return None
         if frame.seq > self.expected_seq:
-            raise FrameCorrupt(f"frame {self.expected_seq} is missing, {frame.seq} came instead")
+            raise FrameCorrupt(f"frame {self.expected_seq} is missing; frame {frame.seq} arrived instead")
         if google_crc32c.value(frame.payload) != frame.crc32c:
             raise FrameCorrupt(f"the checksum of frame {frame.seq} is wrong")
         self.expected_seq += 1
@@ -174,14 +183,14 @@ class FrameReader:
 
     def _append(self, frame: pb.Frame) -> None:
         if frame.kind == pb.FRAME_KIND_UNSPECIFIED:
-            raise FrameCorrupt("a frame without a kind came")
+            raise FrameCorrupt("a frame has no kind")
         if frame.chunk_count < 1 or frame.chunk_index != self._next_chunk:
-            raise FrameCorrupt(f"chunk {self._next_chunk} was due, chunk {frame.chunk_index} came")
+            raise FrameCorrupt(f"chunk {self._next_chunk} is missing; chunk {frame.chunk_index} arrived instead")
         if frame.chunk_index == 0:
             self._check_size(frame)
             self._first, self._parts = frame, bytearray()
         elif self._first is None or frame.chunk_count != self._first.chunk_count:
-            raise FrameCorrupt("a message changed its number of chunks on the way")
+            raise FrameCorrupt("a message changed its number of chunks in transit")
         if len(self._parts) + len(frame.payload) > self.max_tensor_bytes:
             raise MessageTooLarge(self._too_large(len(self._parts) + len(frame.payload)))
         self._parts += frame.payload
@@ -195,7 +204,7 @@ class FrameReader:
 
     def _too_large(self, size: int) -> str:
         return (
-            f"a tensor of {size} bytes is over the agreed {self.max_tensor_bytes}; "
+            f"a tensor of {size} bytes exceeds the agreed {self.max_tensor_bytes}; "
             "lower --batch-size or --max-length, or raise the cloud's --max-tensor-mib"
         )
 

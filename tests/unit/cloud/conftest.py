@@ -5,7 +5,7 @@ import pytest
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.db.store import Store, sqlite_url
 from privtune.cloud.jobs.service import Jobs
-from privtune.shared.job_spec import JobSpec
+from tests.support.builders import least_spec
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def keys(store):
 
 @pytest.fixture
 def spec():
-    return JobSpec(model="tiny", training_file="device://reviews")
+    return least_spec()
 
 
 @pytest.fixture

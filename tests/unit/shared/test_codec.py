@@ -35,7 +35,7 @@ def test_non_finite_is_refused_on_both_sides(codec, bad):
 
 
 def test_wrong_size_is_refused():
-    with pytest.raises(FrameCorrupt, match="needs 24 bytes, 23 came"):
+    with pytest.raises(FrameCorrupt, match="needs 24 bytes, not 23"):
         decode(b"x" * 23, 2, 3, "fp32")
 
 

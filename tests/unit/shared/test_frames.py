@@ -64,7 +64,7 @@ def test_another_epoch_is_fenced_off():
 
 def test_too_large_is_refused_from_the_header_alone():
     _, frames = make()
-    with pytest.raises(MessageTooLarge, match="832 bytes is over the agreed 831"):
+    with pytest.raises(MessageTooLarge, match="832 bytes exceeds the agreed 831"):
         read(frames[:1], max_tensor_bytes=831)
 
 
@@ -78,12 +78,12 @@ def test_a_lying_header_can_not_grow_past_the_limit():
 def test_a_frame_without_kind_is_refused():
     _, frames = make()
     frames[0].kind = pb.FRAME_KIND_UNSPECIFIED
-    with pytest.raises(FrameCorrupt, match="without a kind"):
+    with pytest.raises(FrameCorrupt, match="has no kind"):
         read(frames)
 
 
 def test_chunks_out_of_place_are_refused():
     _, frames = make()
     frames[1].chunk_index = 2
-    with pytest.raises(FrameCorrupt, match="chunk 1 was due"):
+    with pytest.raises(FrameCorrupt, match="chunk 1 is missing; chunk"):
         read(frames)

@@ -1,4 +1,4 @@
-"""Trying again: waits double, other errors and the end of patience come through, a wait can be cut short."""
+"""The retry policy: waits double, other errors and the last one come through, an event cuts a wait short."""
 
 import threading
 import time

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from privtune.device.data.encode import EncodedDataset
-from privtune.device.privacy.bounds import Statement
+from privtune.device.privacy.statements import Statement
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.noising import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords

@@ -34,20 +34,17 @@ class Transcript:
     Args:
         folder: the job's transcript folder.
         job_id: the job.
-        record_frames: keep the frames too.
-        max_frame_bytes: bound on the kept frames over all runs of the job; beyond it, a line says that none are kept.
+        record_frames: keep the frames too, up to `FRAMES_MAX_BYTES` over all runs of the job.
 
     Raises, in every call:
         StorageFull: a line can't be written; then its frame must not leave.
     """
 
-    def __init__(
-        self, folder: Path, job_id: str, *, record_frames: bool = False, max_frame_bytes: int = FRAMES_MAX_BYTES
-    ) -> None:
+    def __init__(self, folder: Path, job_id: str, *, record_frames: bool = False) -> None:
         self._folder, self._job_id = folder, job_id
         # A job whose frames were kept in an earlier run continues to keep them.
         self._recording = record_frames or any(folder.glob("*.frames"))
-        self._room = max_frame_bytes
+        self._room = FRAMES_MAX_BYTES
         self._lock = threading.Lock()
         self._file = self._frames = -1
         self._at = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,6 @@ def check(job_id: str, folder: Path, ledger: Sequence[Json], releases: Path) -> 
     found.problems += [f"run {run:04d}: it is in the ledger, but its file is gone" for run in ends]
     found.records = len(carried)
     return found
-
-
-def recorded_frames(folder: Path, job_id: str) -> Iterator[tuple[Json, pb.Frame]]:
-    """Every kept frame with its line, oldest first. Raises ArtifactCorrupt where they disagree."""
-    for path in runs_of(folder):
-        lines, _, broken = read_run(path, job_id)
-        if broken is not None:
-            raise ArtifactCorrupt(broken)
-        for line in lines:
-            if "at" in line:
-                yield line, kept_frame(path, line)
 
 
 def kept_frame(path: Path, line: Json) -> pb.Frame:

@@ -1,6 +1,7 @@
-"""Which records make up each micro-batch: a pure function of (seed, epoch), so a resume needs no saved cursor.
+"""Which records make up each micro-batch: a pure function of (seed, epoch), so a resume needs no saved position.
 
 Records of similar length share a micro-batch, which halves the padding on short texts; the order of steps is random.
+R records.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ POOL_STEPS = 16
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The whole training run as (step, micro-batch) -> record indices. `lengths_R`: tokens of each of R records."""
+    """The whole training run as (step, micro-batch) -> record indices.
+
+    lengths_R: tokens of each record.
+    train: seed, epochs and sizes.
+    """
 
     lengths_R: IndexArray
     train: TrainSpec

@@ -1,10 +1,10 @@
 """Conversations to text by a chat template that is not trusted.
 
-The template is a program that comes with the model, from the cloud. A hostile one could write each text many times, one
-draw of noise a copy, or spell it in the number of tokens, which the cloud sees. So a template never gets a text: it is
-rendered (in the sandbox of transformers) with place-holders, which must come out once each, and the texts are put in
-their places. All that it can depend on is the order of the roles. What the assistant is to learn is found the same way:
-from where a prompt for an answer ends, over the place-holder, to the special token that closes the turn.
+The template is a program that comes with the model, from the cloud. A hostile one could repeat each text, with a fresh
+draw of noise for each copy, or encode it in the number of tokens, which the cloud sees. So a template never gets a
+text: it is rendered (in the sandbox of transformers) with placeholders, each of which must appear exactly once, and the
+texts are put in their places. All it can depend on is the order of the roles. What the assistant learns is found the
+same way: from the end of a prompt for an answer, over the placeholder, to the special token that closes the turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from privtune.device.data.messages import ChatMessage
 from privtune.shared.errors import DataInvalid, ModelUnsupported
 
 INSTEAD = "Give a template with --chat-template FILE, or the data as prompt and completion."
-# White space that no template writes: whether it comes out shows whether the template trims the texts.
+# White space that no template writes: if it is missing from the output, the template trims the texts.
 _PAD = "\x0b"
 _CLOCK = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>[^'\"\\]*)(?P=quote)\s*\)")
 Roles = tuple[str, ...]
@@ -28,9 +28,11 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Hole:
-    """The place of one message's text. `before`: what the template writes between it and the hole before.
+    """The place of one message's text.
 
-    trim_left, trim_right: the template drops white space there.
+    message: its number.
+    before: what the template writes between the previous hole and this one.
+    trim_left, trim_right: the template strips white space there.
     opening: characters at the end of `before` that the assistant writes itself, for example an empty thought.
     closing: characters after the hole that end the turn, up to the first special token; 0 where none does.
     """
@@ -45,7 +47,7 @@ class Hole:
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What a template makes of a conversation with these roles, without its texts."""
+    """What a template writes for a conversation with these roles, without its texts."""
 
     holes: tuple[Hole, ...]
     after: str
@@ -70,9 +72,9 @@ class ChatTemplate:
             raise ModelUnsupported(f"The chat template can't be used: {error.message} {INSTEAD}") from None
 
     def render(self, messages: Sequence[ChatMessage], *, prompt: bool = False) -> tuple[str, list[Span]]:
-        """The text of a conversation, and where in it (characters, end excluded) the learned answers stand.
+        """The text of a conversation, and the spans of the learned answers in it (characters, end excluded).
 
-        prompt: end with what makes the assistant answer.
+        prompt: end with what prompts the assistant to answer.
 
         Raises:
             DataInvalid: the template refuses these roles in this order, or leaves a message out.
@@ -90,7 +92,7 @@ class ChatTemplate:
         return text + frame.after, spans
 
     def frame(self, roles: Roles, *, prompt: bool = False) -> Frame:
-        """Made once for each order of roles."""
+        """The frame for an order of roles, made once. Raises DataInvalid as `render`."""
         if (roles, prompt) not in self._frames:
             self._frames[roles, prompt] = self._build(roles, prompt)
         return self._frames[roles, prompt]
@@ -102,7 +104,7 @@ class ChatTemplate:
             nonce = _nonce(number)
             if text.count(nonce) != 1:
                 how = "leaves out" if nonce not in text else "repeats"
-                raise DataInvalid(f"it {how} or changes message {number + 1} of a conversation {_told(roles)}.")
+                raise DataInvalid(f"it {how} or changes message {number + 1} of a conversation {_roles_text(roles)}.")
             start = text.index(nonce)
             end = start + len(nonce)
             left, right = text[start - 1 : start] == _PAD, text[end : end + 1] == _PAD
@@ -123,9 +125,9 @@ class ChatTemplate:
             done = end
         after = text[done:]
         if any(_PAD in hole.before for hole in holes) or _PAD in after:
-            raise DataInvalid(f"it changes a message of a conversation {_told(roles)}.")
+            raise DataInvalid(f"it changes a message of a conversation {_roles_text(roles)}.")
         if not prompt and roles[-1] == "assistant" and not holes[-1].closing:
-            # Nothing says where the last answer ends, so the model would never learn to stop.
+            # Nothing marks the end of the last answer, so the model would never learn to stop.
             after += self._tokenizer.eos_token or ""
             holes[-1] = replace(holes[-1], closing=len(after))
         return Frame(holes=tuple(holes), after=after)
@@ -138,7 +140,7 @@ class ChatTemplate:
         return start - len(asked) if text.startswith(asked) and len(asked) <= start else 0
 
     def _closing(self, rest: str) -> int:
-        """Up to the first special token, if it comes before the next text."""
+        """Length up to and including the first special token, if it comes before the next text; else 0."""
         found = self._special.search(rest.split(_PAD)[0].split(_NONCE)[0])
         return found.end() if found else 0
 
@@ -148,9 +150,9 @@ class ChatTemplate:
             text: str = self._tokenizer.apply_chat_template(
                 messages, chat_template=self._source, tokenize=False, add_generation_prompt=prompt
             )
-        except Exception as error:  # whatever a program of the other side may raise
+        except Exception as error:  # a program of the other side may raise anything
             line = "".join(char if char.isprintable() else " " for char in str(error))[:120]
-            raise DataInvalid(f"it refuses a conversation {_told(roles)}: {line}.") from None
+            raise DataInvalid(f"it refuses a conversation {_roles_text(roles)}: {line}.") from None
         return text
 
 
@@ -161,7 +163,7 @@ def _nonce(number: int) -> str:
     return f"{_NONCE}{number:05}"
 
 
-def _told(roles: Roles) -> str:
+def _roles_text(roles: Roles) -> str:
     shown = ", ".join(roles[:6])
     return f"({shown}{', ...' if len(roles) > 6 else ''})"
 
@@ -179,5 +181,5 @@ def template_source(tokenizer: Any, file_text: str | None, today: datetime) -> s
         raise ModelUnsupported(f"This model's tokenizer has no chat template, so it can't read messages. {INSTEAD}")
     stopped = _CLOCK.sub(lambda call: repr(today.strftime(call["format"])), found)
     if "strftime_now(" in stopped:
-        raise ModelUnsupported(f"The chat template reads the clock in a way that can't be repeated. {INSTEAD}")
+        raise ModelUnsupported(f"The chat template reads the clock in a way that can't be stopped. {INSTEAD}")
     return stopped

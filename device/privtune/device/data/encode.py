@@ -1,4 +1,4 @@
-"""Records to token ids, in batches, without torch.
+"""Records to token ids, without torch.
 
 Legend: B records, T tokens, V vocabulary. Arrays here are per record: ids_T of int32, special tokens included.
 """
@@ -23,7 +23,7 @@ IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 Tokens = tuple[IntArray, BoolArray]  # one record's ids_T, and which of them are predicted
 
-_CHUNK = 1000  # records in one call of the tokenizer: bounds memory
+_CHUNK = 1000  # records in one call of the tokenizer, to bound memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +31,11 @@ class EncodedDataset:
     """Token ids of every record, with what the loss needs.
 
     ids: per record ids_T, int32, at least one token.
-    labels: class numbers, int64, one a record (classification); None for causal LM.
+    labels: class number of each record, int64 (classification); None for causal LM.
     loss_masks: per record a boolean over its T tokens, True where that token is predicted (causal LM); never at 0.
     label_names: names in the order of the class numbers; empty for causal LM.
-    truncated: records that were longer than the limit and lost their end.
-    dropped: causal-LM records left out because nothing to predict was left after truncation.
+    truncated: number of records that were longer than the limit and lost their end.
+    dropped: number of causal-LM records left out because truncation left nothing to predict.
     """
 
     ids: tuple[IntArray, ...]
@@ -65,7 +65,7 @@ class EncodedDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over ids and labels (or loss masks). It identifies private text: it stays on the device."""
+        """SHA-256 over ids and labels (or loss masks). It identifies private text, so it stays on the device."""
         digest = hashlib.sha256(self.lengths.tobytes())
         for ids_T in self.ids:
             digest.update(ids_T.tobytes())
@@ -75,10 +75,6 @@ class EncodedDataset:
             digest.update(mask_T.tobytes())
         return digest.hexdigest()
 
-    def record_fingerprint(self, index: int) -> str:
-        """SHA-256 over one record's ids. It identifies private text: it stays on the device."""
-        return hashlib.sha256(self.ids[index].tobytes()).hexdigest()
-
 
 def encode_classification(
     records: Records, tokenizer: Any, max_length: int, label_names: Sequence[str] | None = None
@@ -87,12 +83,12 @@ def encode_classification(
 
     Args:
         records: from `DataSource.load("classification")`.
-        tokenizer: a Hugging Face tokenizer; its special tokens are added as it does by itself.
-        max_length: tokens a record at most; longer ones are cut (pairs: the longer half first) and counted.
+        tokenizer: a Hugging Face tokenizer; it adds its special tokens.
+        max_length: tokens per record at most; longer records are cut (pairs: the longer half first) and counted.
         label_names: of the training set, for validation; None: taken from these records.
 
     Raises:
-        DataInvalid: one label only, an unseen label, or a text that gives no token.
+        DataInvalid: one label only, an unseen label, or a text without tokens.
     """
     names = tuple(label_names) if label_names is not None else training_labels(records)
     classes = class_numbers(records, names)
@@ -102,7 +98,7 @@ def encode_classification(
 
 
 def encode_texts(records: Records, tokenizer: Any, max_length: int) -> tuple[tuple[IntArray, ...], int]:
-    """Token ids of texts or pairs, and how many were cut; for training and for prediction alike."""
+    """Token ids of texts or pairs, and how many were cut; for training and prediction. Raises DataInvalid."""
     all_ids: list[IntArray] = []
     truncated = 0
     for chunk in _chunks(records):
@@ -123,7 +119,7 @@ def _tokenize(
     options: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
     batch = tokenizer(texts, pairs, truncation=True, max_length=max_length, **options)
     ids: list[list[int]] = batch["input_ids"]
-    if batch.encodings is not None:  # Rust tokenizers keep what they cut off
+    if batch.encodings is not None:  # fast tokenizers keep what they cut off
         return ids, sum(bool(encoding.overflowing) for encoding in batch.encodings)
     full = [index for index, one in enumerate(ids) if len(one) >= max_length]
     if not full:
@@ -137,21 +133,20 @@ def encode_causal_lm(
 ) -> EncodedDataset:
     """Token ids and loss masks for next-token prediction.
 
-    Text: every token but the first is predicted, and the end-of-text token, which is appended. Prompt and completion: a
-    line break is put between them when neither has white space there, and only the completion and the end-of-text token
-    are predicted. Conversations: the chat template's text, of which the learned answers and what ends them are
-    predicted. Texts longer than `max_length` lose their end; records of which no predicted token is left are dropped
-    and counted.
+    Text: every token but the first is predicted, including the end-of-text token, which is appended. Prompt and
+    completion: joined by a line break if neither has white space there; only the completion and the end-of-text token
+    are predicted. Conversations: the chat template's text; the learned answers and what ends them are predicted. Texts
+    longer than `max_length` lose their end; records without a predicted token left are dropped and counted.
 
     Args:
         records: from `DataSource.load("causal-lm")`.
         tokenizer: a fast Hugging Face tokenizer.
-        max_length: tokens a record at most.
+        max_length: tokens per record at most.
         form: the job's; None: that of these records.
 
     Raises:
-        DataInvalid: every record was dropped, the chat template refuses a conversation, or only one of form and
-            records is of conversations.
+        DataInvalid: every record was dropped, the chat template refuses a conversation, or exactly one of form and
+            records is for conversations.
         ModelUnsupported: conversations, but no usable chat template.
     """
     form = form or form_of(records, tokenizer)
@@ -172,7 +167,7 @@ def encode_causal_lm(
             masks.append(mask_T[:max_length])
     if not all_ids:
         raise DataInvalid(
-            f"{records.source}: no record keeps anything to predict within {max_length} tokens. Raise --max-length."
+            f"{records.source}: no record has anything left to predict within {max_length} tokens. Raise --max-length."
         )
     return EncodedDataset(ids=tuple(all_ids), loss_masks=tuple(masks), truncated=truncated, dropped=dropped)
 

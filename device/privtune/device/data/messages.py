@@ -13,7 +13,7 @@ _KEYS = ("role", "content", "weight")
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn. `learned`: the loss counts it; only answers of the assistant are."""
+    """One turn. learned: the loss counts it; only answers of the assistant are learned."""
 
     role: str
     content: str
@@ -21,11 +21,11 @@ class ChatMessage:
 
 
 def parse_conversation(cell: object, where: str) -> tuple[ChatMessage, ...]:
-    """The conversation up to the last answer that is learned: what follows teaches nothing and need not be sent.
+    """The conversation up to the last learned answer: what follows teaches nothing and need not be sent.
 
     Args:
         cell: a list of objects, as JSON gives it.
-        where: the place of the cell, for messages.
+        where: the place of the cell, for error messages.
 
     Raises:
         DataInvalid: not a list of messages, an unknown role or key, an empty content, or no answer to learn.
@@ -38,7 +38,7 @@ def parse_conversation(cell: object, where: str) -> tuple[ChatMessage, ...]:
 
 
 def parse_messages(cell: object, where: str) -> tuple[ChatMessage, ...]:
-    """The messages as they stand, at least one. Raises `DataInvalid` as `parse_conversation`."""
+    """All messages, at least one. Raises DataInvalid as `parse_conversation`."""
     if not isinstance(cell, Sequence) or isinstance(cell, str | bytes) or not cell:
         raise DataInvalid(f'{where}: a list of messages like {{"role": "user", "content": "..."}} is expected.')
     return tuple(_message(entry, f"{where}, message {number}") for number, entry in enumerate(cell, start=1))
@@ -65,7 +65,7 @@ def _message(entry: object, where: str) -> ChatMessage:
 
 
 def _content(content: object, where: str) -> str:
-    """A text, or a list of text parts, which are joined."""
+    """A text; a list of text parts is joined."""
     if isinstance(content, list):
         parts = [
             part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content

@@ -1,6 +1,6 @@
-"""In which form a language model meets a text: plain, prompt and completion, or a conversation in a chat template.
+"""The form in which a language model reads a text: plain, prompt and completion, or a conversation in a chat template.
 
-The form belongs to the tuned model: whoever asks it later must write the prompt as training did. A job keeps its form.
+The form belongs to the tuned model: later prompts must be written as training wrote them. A job keeps its form.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids
 class PromptForm:
     """How a job's records became token sequences.
 
+    kind: plain texts, prompts with completions, or conversations.
     joint: what most records have between a prompt that ends without white space and its completion.
-    template: chat template (Jinja), its clock stopped at the day when the job began.
+    template: chat template (Jinja), its clock stopped on the day that the job began.
     """
 
     kind: Literal["text", "prompt", "chat"]
@@ -70,12 +71,12 @@ def joint_of(record: Record) -> str:
 
 
 def prompt_ids(form: PromptForm, tokenizer: Any, prompt: str | Sequence[ChatMessage]) -> list[int]:
-    """The token ids after which the model is to write, exactly as training met them.
+    """The token ids that the model continues, written exactly as in training.
 
     Args:
         form: the job's.
         tokenizer: the job's.
-        prompt: a text; or for a job that was trained on conversations also messages, of which a text is the only one.
+        prompt: a text, or messages for a job that was trained on conversations; there, a text is the only message.
 
     Raises:
         InvalidInput: messages for a job that was not trained on conversations, or an order of roles that the template
@@ -103,7 +104,7 @@ def opened(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
 
 
 def chat_template(form: PromptForm, tokenizer: Any) -> ChatTemplate:
-    """The template of a chat form, ready to render."""
+    """The template of a chat form, ready to render. Raises InvalidInput for another form."""
     if form.template is None:
         raise InvalidInput("This job has no chat template: it was not trained on conversations.")
     return ChatTemplate(tokenizer, form.template)

@@ -1,4 +1,4 @@
-"""Tables to records: which columns hold the text and the label, and whether every cell can be used."""
+"""Tables to records: which columns hold the text and the label, and whether every cell is usable."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from privtune.device.data.messages import ChatMessage, parse_conversation
-from privtune.device.data.tables import Table, is_missing, place
+from privtune.device.data.table_files import RawTable, is_missing, place
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
 
-# Names looked for in a header, in this order, when no column is named.
+# Column names to look for, in this order, when none is given.
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "message", "document", "body", "description")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "condition", "rating")
 PAIR_NAMES = (
@@ -40,7 +40,7 @@ PROMPT_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column holds what; None: found by looking at the header."""
+    """The name of the column for each role; None: found by the header."""
 
     text: str | None = None
     text2: str | None = None
@@ -56,10 +56,10 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One example and where it stands in its file.
+    """One example and its place in the file.
 
-    Classification: `text` (and `text2` of a pair) with `label`. Causal LM: `text` alone; or `prompt` and then `text` as
-    its completion; or `messages`, a conversation up to its last learned answer, which stands in `text` too.
+    Classification: `text` (and `text2` of a pair) with `label`. Causal LM: `text` alone; or `prompt`, with `text` as
+    its completion; or `messages`, a conversation up to its last learned answer, which is in `text` too.
     """
 
     number: int
@@ -72,7 +72,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Records(Sequence[Record]):
-    """The examples of one data set, in file order, with the columns that were taken."""
+    """The examples of one data set, in file order, with the columns they come from."""
 
     source: str
     unit: str
@@ -94,20 +94,20 @@ class Records(Sequence[Record]):
         return Records(source=self.source, unit=self.unit, columns=self.columns, items=items)
 
     def where(self, record: Record, role: str) -> str:
-        """The place of a record's text, label, ... as messages name it."""
+        """The place of a record's text, label, ... for error messages."""
         return place(self.source, self.unit, record.number, getattr(self.columns, role))
 
 
-def resolve_columns(table: Table, wanted: Columns, task: Task, *, labelled: bool = True) -> Columns:
-    """Check the columns that were named and find the others by the header.
+def resolve_columns(table: RawTable, wanted: Columns, task: Task, *, labelled: bool = True) -> Columns:
+    """Check the named columns and find the others by the header.
 
     Raises:
-        DataInvalid: a named column is not there, or none can be found; lists the columns there are.
+        DataInvalid: a named column is missing, or none can be found; lists the columns of the table.
     """
     for field in fields(wanted):
         name = getattr(wanted, field.name)
         if name is not None and name not in table.columns:
-            raise DataInvalid(f'{table.source}: no column "{name}" for {field.name}. {_there_are(table)}')
+            raise DataInvalid(f'{table.source}: no column "{name}" for {field.name}. {_columns_of(table)}')
     if task == "causal-lm":
         return _causal_columns(table, wanted)
     if wanted.prompt or wanted.completion or wanted.messages:
@@ -115,7 +115,7 @@ def resolve_columns(table: Table, wanted: Columns, task: Task, *, labelled: bool
     label = wanted.label or (_find(table, LABEL_NAMES) if labelled else None)
     if labelled and label is None:
         raise DataInvalid(
-            f"{table.source}: which column is the label? Name it with --label-column. {_there_are(table)}"
+            f"{table.source}: which column is the label? Name it with --label-column. {_columns_of(table)}"
         )
     text, text2 = wanted.text, wanted.text2
     if text is None:
@@ -125,11 +125,11 @@ def resolve_columns(table: Table, wanted: Columns, task: Task, *, labelled: bool
         else:
             text = _find(table, TEXT_NAMES)
     if text is None:
-        raise DataInvalid(f"{table.source}: which column is the text? Name it with --text-column. {_there_are(table)}")
+        raise DataInvalid(f"{table.source}: which column is the text? Name it with --text-column. {_columns_of(table)}")
     return Columns(text=text, text2=text2, label=label)
 
 
-def _causal_columns(table: Table, wanted: Columns) -> Columns:
+def _causal_columns(table: RawTable, wanted: Columns) -> Columns:
     if wanted.text2 or wanted.label:
         raise DataInvalid(
             f"{table.source}: a causal-lm job takes text, or prompt and completion, or messages; no label, no text2."
@@ -146,7 +146,9 @@ def _causal_columns(table: Table, wanted: Columns) -> Columns:
         prompt = wanted.prompt or _find(table, [pair[0] for pair in PROMPT_NAMES])
         completion = wanted.completion or _find(table, [pair[1] for pair in PROMPT_NAMES])
         if prompt is None or completion is None:
-            raise DataInvalid(f"{table.source}: name both --prompt-column and --completion-column. {_there_are(table)}")
+            raise DataInvalid(
+                f"{table.source}: name both --prompt-column and --completion-column. {_columns_of(table)}"
+            )
         return Columns(prompt=prompt, completion=completion)
     pair = _find_pair(table, PROMPT_NAMES)
     if pair:
@@ -154,20 +156,20 @@ def _causal_columns(table: Table, wanted: Columns) -> Columns:
     text = _find(table, TEXT_NAMES)
     if text is None:
         hint = "Name it with --text-column, or --prompt-column and --completion-column, or --messages-column."
-        raise DataInvalid(f"{table.source}: which column is the text? {hint} {_there_are(table)}")
+        raise DataInvalid(f"{table.source}: which column is the text? {hint} {_columns_of(table)}")
     return Columns(text=text)
 
 
-def _there_are(table: Table) -> str:
-    return "Columns there: " + ", ".join(f'"{name}"' for name in table.columns) + "."
+def _columns_of(table: RawTable) -> str:
+    return "Its columns: " + ", ".join(f'"{name}"' for name in table.columns) + "."
 
 
-def _find(table: Table, names: Sequence[str]) -> str | None:
+def _find(table: RawTable, names: Sequence[str]) -> str | None:
     by_lower = {name.lower(): name for name in reversed(table.columns)}
     return next((by_lower[name] for name in names if name in by_lower), None)
 
 
-def _find_pair(table: Table, pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+def _find_pair(table: RawTable, pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     for first, second in pairs:
         one, two = _find(table, [first]), _find(table, [second])
         if one and two:
@@ -175,13 +177,13 @@ def _find_pair(table: Table, pairs: Sequence[tuple[str, str]]) -> tuple[str, str
     return None
 
 
-def to_records(table: Table, columns: Columns) -> Records:
-    """Turn rows into records by resolved columns; every cell is checked.
+def to_records(table: RawTable, columns: Columns) -> Records:
+    """Turn rows into records by their resolved columns; every cell is checked.
 
     Raises:
         DataInvalid: a text or label is missing, empty or of the wrong kind; names file, line and column.
     """
-    # text comes last: the completion of a prompt stands in `text`
+    # `text` also holds the completion of a prompt
     roles = {
         "text2": columns.text2,
         "label": columns.label,
@@ -206,18 +208,18 @@ def to_records(table: Table, columns: Columns) -> Records:
     return Records(source=table.source, unit=table.unit, columns=columns, items=tuple(items))
 
 
-def _text(table: Table, number: int, name: str, cell: object) -> str:
+def _text(table: RawTable, number: int, name: str, cell: object) -> str:
     if isinstance(cell, str) and cell.strip():
         return cell
     where = place(table.source, table.unit, number, name)
     if isinstance(cell, str):
         raise DataInvalid(f"{where}: the text is empty. Remove the record or fill it in.")
     if is_missing(cell):
-        raise DataInvalid(f"{where}: the record has no such value. Remove the record or fill it in.")
-    raise DataInvalid(f"{where}: text is expected, not a {type(cell).__name__}.")
+        raise DataInvalid(f"{where}: the record has no value here. Remove the record or fill it in.")
+    raise DataInvalid(f"{where}: a text is expected, not a {type(cell).__name__}.")
 
 
-def _label(table: Table, number: int, name: str, cell: object) -> str:
+def _label(table: RawTable, number: int, name: str, cell: object) -> str:
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer()):
@@ -227,4 +229,4 @@ def _label(table: Table, number: int, name: str, cell: object) -> str:
     where = place(table.source, table.unit, number, name)
     if is_missing(cell) or isinstance(cell, str):
         raise DataInvalid(f"{where}: the label is missing. Remove the record or fill it in.")
-    raise DataInvalid(f"{where}: a label is a text or a whole number, not a {type(cell).__name__}.")
+    raise DataInvalid(f"{where}: a label must be a text or a whole number, not a {type(cell).__name__}.")

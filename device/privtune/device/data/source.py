@@ -1,6 +1,6 @@
-"""`DataSource`: a data set as the owner describes it, and the records that come of it.
+"""`DataSource`: a data set as the owner describes it, and the records it yields.
 
-Sampling and the held-out part depend on the seed and the file alone, so that a resumed job sees the same records.
+Sampling and the held-out part depend only on the seed and the file, so that a resumed job sees the same records.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from typing import Literal
 import numpy as np
 
 from privtune.device.data.records import Columns, Records, resolve_columns, to_records
-from privtune.device.data.tables import read_table
+from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """A file or hub data set, its columns, and which part of it is meant.
+    """A file or hub data set, its columns, and which part of it to use.
 
     path: a file (JSONL, CSV, TSV, Parquet) or a hub id `owner/name[:config][@split]`.
+    columns: which column holds what.
     limit: at most this many records, drawn at random with `seed`; applied before the held-out part is split off.
     holdout: share of records held out for validation (0 to below 1), stratified by label.
     part: `all`, `train` (without the held-out share) or `held-out`.
+    seed: of the sample and the held-out part.
     chat_template: a file with the owner's own template for conversations; None: the tokenizer's.
     """
 
@@ -49,8 +51,8 @@ class DataSource:
         """Read, check, sample and split.
 
         Args:
-            task: decides which columns are needed.
-            labelled: False for prediction: a classification file needs no label column.
+            task: determines which columns are needed.
+            labelled: False for prediction, where a classification file needs no label column.
 
         Raises:
             DataInvalid: names the file, the line and the column.
@@ -131,7 +133,7 @@ def class_numbers(records: Records, label_names: tuple[str, ...]) -> list[int]:
     """The class number of each record.
 
     Raises:
-        DataInvalid: a label that training has not seen; names file, line and column (the label itself is private).
+        DataInvalid: a label that does not occur in training; names file, line and column (the label is private).
     """
     numbers = {name: number for number, name in enumerate(label_names)}
     classes = []

@@ -16,7 +16,7 @@ _GPT2 = {"type": "ByteLevel", "use_regex": True}
 _BYTES = {"type": "ByteLevel", "use_regex": False}
 _BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
 # The expressions of tokenizer.json behind llama.cpp's names.
-_SPLITS = {
+SPLITS = {
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+": "llama-bpe",
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
@@ -121,7 +121,7 @@ def _pre(rule: dict[str, Any] | None) -> str:
     if shapes == [{"type": "Digits"}, _GPT2] and steps[0]["individual_digits"]:
         return "smollm"
     if shapes == [{"type": "Split"}, _BYTES] and steps[0]["behavior"] == "Isolated" and not steps[0]["invert"]:
-        found = _SPLITS.get(steps[0]["pattern"].get("Regex", ""))
+        found = SPLITS.get(steps[0]["pattern"].get("Regex", ""))
         if found is not None:
             return found
     raise ModelUnsupported(

@@ -1,1 +1,1 @@
-"""The device's own folder: where jobs, packages and releases live, and the owner's policy."""
+"""The device's own folder: its paths, each job's files, lock and request, the failure log, and the policy."""

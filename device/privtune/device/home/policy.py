@@ -120,7 +120,7 @@ class Policy(Strict):
             if not any(fnmatchcase(name, pattern) for pattern in self.datasets):
                 raise PolicyRefused(f"The device's policy does not allow the data set {name}.")
         if spec.labels == "shared" and not self.allow_shared_labels:
-            raise PolicyRefused("The device's policy keeps labels at home: labels 'shared' is not allowed.")
+            raise PolicyRefused("The device's policy keeps labels here: labels 'shared' is not allowed.")
         self._check_labels(spec)
         if spec.train.epochs > self.max_epochs:
             raise PolicyRefused(f"The job asks for {spec.train.epochs} epochs; the device allows {self.max_epochs}.")
@@ -144,10 +144,10 @@ class Policy(Strict):
             return
         if spec.task == "causal-lm":
             raise PolicyRefused(
-                "The device's policy demands randomised labels, and a language model's labels are its text."
+                "The device's policy requires randomised labels, and a language model's labels are its text."
             )
         if spec.label_epsilon is None:
-            raise PolicyRefused(f"The device's policy demands randomised labels: label_epsilon of at most {most:g}.")
+            raise PolicyRefused(f"The device's policy requires randomised labels: label_epsilon of at most {most:g}.")
         if spec.label_epsilon > most:
             raise PolicyRefused(f"label_epsilon {spec.label_epsilon:g} is above the {most:g} that the device allows.")
 
@@ -176,6 +176,6 @@ def _check_bound(mechanism: str, parameter: str, value: object, bound: Bound) ->
     if not isinstance(value, int | float):
         return
     if bound.min is not None and value < bound.min:
-        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device demands.")
+        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device requires.")
     if bound.max is not None and value > bound.max:
         raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is above the {bound.max:g} that the device allows.")

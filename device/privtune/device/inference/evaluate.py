@@ -22,7 +22,7 @@ from privtune.device.inference.generation.sampling import Sampling
 from privtune.device.inference.text_scores import TextScores, require_packages, score_texts
 from privtune.device.inference.tuned import TunedModel, open_tuned
 from privtune.device.model.bottom import encode_records
-from privtune.device.privacy.bounds import Statement
+from privtune.device.privacy.statements import Statement
 from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.session.scoring import Scorer

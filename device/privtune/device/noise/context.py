@@ -1,6 +1,6 @@
-"""What a mechanism may know of the model: public facts only, worked out when first asked for.
+"""What a mechanism may know of the model: public facts only, computed on first use.
 
-Nothing here sees private text. B records, T tokens, D hidden width, V vocabulary.
+Nothing here sees private text. B records, T tokens, D hidden width, V vocabulary, U usable ids.
 """
 
 from __future__ import annotations
@@ -21,59 +21,68 @@ from torch import Tensor, nn
 from privtune.shared.errors import InvalidInput, NonFinite
 
 Injection = Literal["embedding", "cut"]
+OnProgress = Callable[[str, float], None]  # what is being computed, and the share done
 
 _NOT_A_WORD = re.compile(r"^(\[unused\d+\]|<unused\d+>|<0x[0-9A-Fa-f]{2}>|<\|.*\|>|<[/a-z_]+>|\[[A-Z]+\])?$")
-_ROW = 16
+_ROW = 16  # ids in a made-up row
 _SAMPLE_ROWS = 64
 _POSITIONS = 512
-_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # first rows of the table are for padding
+_MEASURED, _NEIGHBOURS = 512, 10  # ids whose distances to their nearest ids are measured
+_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # the table's first rows are for padding
 
 
 class BottomLike(Protocol):
-    """The part of `privtune.shared.modeling.partition.Bottom` that is needed here."""
+    """The part of `privtune.shared.modeling.partition.Bottom` that mechanisms need."""
 
     @property
     def embedding_VD(self) -> Tensor:
         """The input embedding of each id."""
 
     def __call__(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """ids, mask -> h_BTD at the cut."""
+        """h_BTD at the cut."""
 
     def embed(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """ids, mask -> input of block 0, positions included."""
+        """The input of block 0, positions included; h_BTD."""
 
 
 class NoisedCounts(Protocol):
-    """Counts of private records that may be used freely, because their noise is accounted on its own line."""
+    """Word counts of private records that may be used freely: their noise is accounted for on its own line."""
 
     def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
-        """counts_CU of the usable ids with `epsilon` a record of `words` different ids, and the noise's variance."""
+        """counts_CU at `epsilon` per record of at most `words` different ids, and the variance of the noise."""
 
 
 class NoisedDirections(Protocol):
-    """Class directions of private records that may be used freely, because their noise is accounted on its own line."""
+    """Class directions of private records that may be used freely: their noise is accounted for on its own line."""
 
     def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
-        """directions_DC of unit length, with `epsilon` a record."""
+        """directions_DC of unit length, at `epsilon` per record."""
 
 
 @dataclass
 class NoiseContext:
-    """hidden_size: D; cut, model_fingerprint: name the injection point in fingerprints; tokens: text of each id;
-    special_ids: never replaced, never a neighbour, their places are public; longest: positions that the model has
-    (None: 512, or as few as the bottom's configuration says); prefix, suffix: special ids around a text;
-    public_rows: token ids of PUBLIC texts, if the owner named any; labelled_rows, labels: token ids and classes of
-    public labelled texts or words; consistency: a function (N, D) -> (N, K) of single vectors that the pre-trained top
-    reads, where the device has it; private_counts: in how many private records of each class an id occurs, already
-    NOISED, where a job has them (`tables.private_counts`); private_means: directions between their class means, NOISED
-    (`privtune.device.noise.tables.directions`); cache: folder for tables; progress: told what is being worked
-    out and the share done.
+    """The public side of a model, for mechanisms and their tables.
+
+    bottom: the frozen blocks that run on the device.
+    hidden_size: D.
+    cut: number of blocks in the bottom.
+    tokens: text of each id.
+    special_ids: never replaced, never a neighbour; their places are public.
+    longest: positions that the model has; None: 512, or fewer if the bottom's configuration says so.
+    prefix, suffix: special ids before and after a text.
+    public_rows: token ids of PUBLIC texts, if the owner named any.
+    labelled_rows, labels: token ids and classes of public labelled texts or words.
+    consistency: the pre-trained top on single vectors, (N, D) -> (N, K); set where the device has it.
+    private_counts: in how many private records of each class an id occurs, already NOISED, where a job has them
+        (`tables.private_counts`).
+    private_means: directions between the class means of private records, already NOISED (`tables.class_directions`).
+    cache: folder for tables; None: tables are not kept.
+    progress: called with what is being computed and the share done.
     """
 
     bottom: BottomLike
     hidden_size: int
     cut: int
-    model_fingerprint: str
     tokens: Sequence[str]
     special_ids: frozenset[int]
     longest: int | None = None
@@ -86,7 +95,8 @@ class NoiseContext:
     private_counts: NoisedCounts | None = None
     private_means: NoisedDirections | None = None
     cache: Path | None = None
-    progress: Callable[[str, float], None] = field(default=lambda what, share: None)
+    progress: OnProgress = field(default=lambda what, share: None)
+    _norms: dict[Injection, float] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def for_model(
@@ -96,15 +106,13 @@ class NoiseContext:
         *,
         hidden_size: int,
         cut: int,
-        model_fingerprint: str,
         longest: int | None = None,
         public_texts: Sequence[str] = (),
         labelled_texts: Sequence[tuple[str, int]] = (),
-        consistency: Callable[[Tensor], Tensor] | None = None,
         cache: Path | None = None,
-        progress: Callable[[str, float], None] = lambda what, share: None,
+        progress: OnProgress = lambda what, share: None,
     ) -> NoiseContext:
-        """From a bottom and its Hugging Face tokenizer."""
+        """Describe a bottom and its Hugging Face tokenizer; the other arguments are fields of the class."""
         size = int(bottom.embedding_VD.shape[0])
         tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(range(size))]
         # An unknown word is content, not structure, unless the tokenizer uses one id for both (GPT-2).
@@ -116,17 +124,15 @@ class NoiseContext:
             bottom=bottom,
             hidden_size=hidden_size,
             cut=cut,
-            model_fingerprint=model_fingerprint,
             tokens=tokens,
             special_ids=frozenset(special),
             longest=longest,
             prefix=prefix,
             suffix=suffix,
-            consistency=consistency,
             cache=cache,
             progress=progress,
             public_rows=[tokenizer(text, truncation=True, max_length=128)["input_ids"] for text in public_texts],
-            # A leading blank, so that a lone word is the token that it is inside a sentence.
+            # With a leading space, a lone word gets the token that it has inside a sentence.
             labelled_rows=[
                 tokenizer(" " + text, truncation=True, max_length=128)["input_ids"] for text, _ in labelled_texts
             ],
@@ -135,7 +141,7 @@ class NoiseContext:
 
     @cached_property
     def positions(self) -> int:
-        """Longest row that the bottom takes, as far as public tables need it."""
+        """Longest row that the bottom takes, at most 512 unless `longest` is set."""
         if self.longest is not None:
             return self.longest
         config = getattr(self.bottom, "config", None)
@@ -146,7 +152,7 @@ class NoiseContext:
 
     @cached_property
     def usable_ids(self) -> Tensor:
-        """Ids that stand for text: no special, unused or byte ids. Int64, sorted."""
+        """Ids of ordinary text: no special, unused or byte ids; int64, sorted, shape U. Raises InvalidInput."""
         keep = [
             i for i, token in enumerate(self.tokens) if i not in self.special_ids and not _NOT_A_WORD.fullmatch(token)
         ]
@@ -154,9 +160,13 @@ class NoiseContext:
             raise InvalidInput("the tokenizer has no ordinary tokens, so the noise can't be scaled to the model")
         return torch.tensor(keep, dtype=torch.int64)
 
+    def is_special(self, ids: Tensor) -> Tensor:
+        """Which ids are special tokens; bool, of the same shape."""
+        return torch.isin(ids, torch.tensor(sorted(self.special_ids), dtype=torch.int64))
+
     @cached_property
     def weights(self) -> str:
-        """Fingerprint of the bottom's weights: two models of one shape must not share releases or tables."""
+        """Fingerprint of the bottom's weights: two models of the same shape must not share releases or tables."""
         digest = hashlib.sha256()
         state = self.bottom.state_dict() if isinstance(self.bottom, nn.Module) else {"e": self.bottom.embedding_VD}
         for name in sorted(state):
@@ -167,37 +177,43 @@ class NoiseContext:
 
     @cached_property
     def vocabulary(self) -> str:
-        """Fingerprint of what each id stands for."""
+        """Fingerprint of the tokens: what each id stands for, and which are special."""
         return hashlib.sha256("\0".join([*self.tokens, str(sorted(self.special_ids))]).encode()).hexdigest()
 
     @cached_property
     def identity(self) -> str:
-        """Fingerprint of everything public that tables are made of: weights, cut, vocabulary and public rows."""
+        """Fingerprint of everything public that tables are made from: weights, cut, vocabulary and public rows."""
         digest = hashlib.sha256(f"{self.weights} {self.cut} {self.vocabulary} {list(self.labels)}".encode())
         for row in [*self.public_rows, *self.labelled_rows]:
             digest.update(np.asarray(row, dtype=np.int64).tobytes() + b";")
         return digest.hexdigest()
 
     @torch.no_grad()
-    def states(self, ids_BT: Tensor, injection: Injection) -> Tensor:
-        """Clean vectors of full rows of ids at the injection point, float32."""
-        mask_BT = torch.ones_like(ids_BT)
+    def states(self, ids_BT: Tensor, injection: Injection, mask_BT: Tensor | None = None) -> Tensor:
+        """Clean vectors h_BTD of rows of ids at the injection point, float32. mask_BT: 1 for real tokens; None: all."""
+        mask_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT.long()
         run = self.bottom.embed if injection == "embedding" else self.bottom
         return run(ids_BT, mask_BT).to(torch.float32)
 
     def typical_norm(self, injection: Injection) -> float:
-        """Median length of a vector at the injection point over public rows (or rows of spread-out ids).
+        """Median length of a vector at the injection point over public rows (or made-up rows of ordinary ids).
 
-        Noise and clipping are set relative to it, so a bottom whose scale was rigged can't drown the noise.
+        Noise and clipping are set relative to it, so that a bottom with a manipulated scale can't drown the noise.
+        Raises NonFinite for a bottom whose vectors have no length.
         """
-        return self._typical_norms[injection]
-
-    @cached_property
-    def _typical_norms(self) -> _Lazy:
-        return _Lazy(self)
+        if injection not in self._norms:
+            rows = [self.states(ids_BT, injection).flatten(0, 1) for ids_BT in self.sample_rows()]
+            norm = float(torch.cat(rows).norm(dim=-1).median())
+            if not (np.isfinite(norm) and norm > 0):
+                raise NonFinite(
+                    "the model's bottom gives NaN, infinity or only zeros on ordinary tokens; check its weights"
+                )
+            # Three digits, so that the last bits of another machine's arithmetic don't change the settings.
+            self._norms[injection] = float(f"{norm:.3g}")
+        return self._norms[injection]
 
     def sample_rows(self) -> list[Tensor]:
-        """A few public rows: of the public texts if there are any, else of ids spread over the vocabulary."""
+        """A few public rows of ids: from the public texts if there are any, else spread over the vocabulary."""
         if self.public_rows:
             return [torch.tensor([list(row)]) for row in self.public_rows[:_SAMPLE_ROWS] if len(row)]
         usable = self.usable_ids
@@ -219,10 +235,10 @@ class NoiseContext:
             self.progress("prototypes", (start + len(part_B1)) / len(ids))
         return out
 
-    def position_offsets(self, injection: Injection, length: int) -> Tensor:
-        """Mean state at each position minus the mean over positions, over random rows of public ids; (length, D)."""
+    def position_offsets(self, injection: Injection) -> Tensor:
+        """Mean state at each position minus the mean over positions, over random rows of public ids; (positions, D)."""
         generator = torch.Generator().manual_seed(0)  # a public table, not noise
-        usable = self.usable_ids
+        usable, length = self.usable_ids, self.positions
         total_TD = torch.zeros(length, self.hidden_size)
         for _ in range(4):
             picks = torch.randint(len(usable), (8, length), generator=generator)
@@ -232,47 +248,30 @@ class NoiseContext:
             total_TD += self.states(rows, injection).mean(dim=0)
         return total_TD / 4 - (total_TD / 4).mean(dim=0)
 
-    def neighbour_distances(self, count: int = 512, neighbours: int = 10) -> NDArray[np.float64]:
-        """L2 distances of `count` spread-out usable ids to their nearest (centred cosine) ids, at the embedding.
+    def neighbour_distances(self) -> NDArray[np.float64]:
+        """L2 distances of ids spread over the vocabulary to their nearest (centred cosine) ids, at the embedding.
 
-        Measured with every id at the same reference position; shape (count, neighbours).
+        Every id is measured at the same reference position; shape (512, 10), or less for a small vocabulary.
         """
         table_UD = self.isolated_states("embedding")
         centred_UD = torch.nn.functional.normalize(table_UD - table_UD.mean(dim=0), dim=-1)
         total = len(table_UD)
         if total < 2:
             raise InvalidInput("a vocabulary of one token has no neighbours")
-        picks = torch.linspace(0, total - 1, min(count, total)).round().long()
+        picks = torch.linspace(0, total - 1, min(_MEASURED, total)).round().long()
         similar = centred_UD[picks] @ centred_UD.T
         similar[torch.arange(len(picks)), picks] = -2.0
-        near = similar.topk(min(neighbours, total - 1), dim=-1).indices
+        near = similar.topk(min(_NEIGHBOURS, total - 1), dim=-1).indices
         distances: NDArray[np.float64] = (table_UD[picks].unsqueeze(1) - table_UD[near]).norm(dim=-1).double().numpy()
         return distances
 
 
-class _Lazy(dict[Injection, float]):
-    def __init__(self, context: NoiseContext) -> None:
-        super().__init__()
-        self._context = context
-
-    def __missing__(self, injection: Injection) -> float:
-        rows = [self._context.states(ids_BT, injection).flatten(0, 1) for ids_BT in self._context.sample_rows()]
-        norm = float(torch.cat(rows).norm(dim=-1).median())
-        if not (np.isfinite(norm) and norm > 0):
-            raise NonFinite(
-                "the model's bottom gives NaN, infinity or only zeros on ordinary tokens; check its weights"
-            )
-        # Three digits, so that the last bits of another machine's arithmetic don't make other settings of it.
-        self[injection] = float(f"{norm:.3g}")
-        return self[injection]
-
-
 def _wrapping(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Special ids that the tokenizer puts before and after a text; a lone text start where it puts none."""
+    """Special ids that the tokenizer puts before and after a text; one start token where it puts none before."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
     prefix, suffix = tuple(full[:start]), tuple(full[start + len(bare) :])
-    # A first position is special to many decoders (its vector is far longer): keep the token away from it.
+    # Many decoders give the first position a far longer vector: keep the token away from it.
     first = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
     return (prefix or ((first,) if first is not None else ()), suffix)

@@ -1,6 +1,6 @@
-"""How much a token matters to the task: worked out on the device, never sent. Vocabulary V, records B, tokens T.
+"""How much each token matters to the task: computed on the device, never sent. Vocabulary V, records B, tokens T.
 
-Our reading of the paper's cues: classification: TF-IDF-like weight x (1 - normalised class entropy); generation:
+Our reading of the paper's cues. Classification: TF-IDF-like weight x (1 - normalised class entropy). Generation:
 TF-IDF x surprise. Fitted on private records it is itself private knowledge: see the row "fitted" of the accounting.
 """
 
@@ -22,23 +22,24 @@ _SMOOTHING = 1.0
 
 
 class TokenImportance:
-    """weight_V: weight of each id before the record's own term frequency, float32; scale: the weight that counts as 1.
+    """Importance of each id, made by `fit`.
 
-    Make it with `fit`.
+    weight_V: weight of each id before the record's own term frequency, float32.
+    scale: the weight that counts as 1.
     """
 
     def __init__(self, weight_V: Tensor, scale: float) -> None:
         self.weight_V, self.scale = weight_V, scale
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights: it shapes the law of the releases."""
+        """SHA-256 of the weights, which shape the distribution of the releases."""
         return hashlib.sha256(self.weight_V.numpy().tobytes() + repr(self.scale).encode()).hexdigest()
 
     @classmethod
     def fit(
         cls, rows: Sequence[Sequence[int] | IntArray], vocabulary: int, labels: Sequence[int] | IntArray | None = None
     ) -> TokenImportance:
-        """rows: token ids of the texts; labels: their classes for classification, None for generation."""
+        """Fit on the token ids of texts. labels: their classes for classification; None: generation."""
         if not len(rows) or (labels is not None and len(labels) != len(rows)):
             raise InvalidInput("token importance needs texts, and one label for each of them or none at all")
         present = [np.unique(np.asarray(row, dtype=np.int64)) for row in rows]
@@ -56,7 +57,7 @@ class TokenImportance:
         return cls(torch.from_numpy(weight_V).float(), max(float(np.quantile(seen, 0.95)), 1e-9))
 
     def of(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Importance of each token in its record, 0 to 1, float32; 0 at padding. Repeats in a record count by log."""
+        """Importance of each token in its record, 0 to 1, float32; 0 at padding. Repeats count by their log."""
         same_BTT = (ids_BT.unsqueeze(2) == ids_BT.unsqueeze(1)) & mask_BT.to(torch.bool).unsqueeze(1)
         frequency_BT = 1 + same_BTT.sum(dim=2).clamp(min=1).log()
         weight_BT = (self.weight_V[ids_BT] * frequency_BT / self.scale).clamp(0.0, 1.0)

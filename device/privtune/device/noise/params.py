@@ -1,4 +1,4 @@
-"""The settings of each mechanism: frozen, keyword-only, with ranges. Free of torch, so that listing is quick."""
+"""The settings of each mechanism: frozen, with ranges and help. Free of torch, so that listing is quick."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 InjectionPoint = Literal["embedding", "cut"]
 
 INJECTION = (
-    "Where the noise goes in: on the bottom's output (cut), or after the embedding layer, so that the frozen blocks "
-    "run on noised vectors (embedding; a changed token then changes one noised vector only)."
+    "Where the noise is added: to the bottom's output (cut), or after the embedding layer, so that the frozen blocks "
+    "run on noised vectors (embedding; a changed token then changes only one noised vector)."
 )
 
 
@@ -25,10 +25,12 @@ class NoneParams(Params):
 
 
 class ClipParams(Params):
-    """Clipping before the noise, without which there is no bound at the cut."""
+    """Clipping before the noise; without it there is no bound at the cut."""
 
     injection: InjectionPoint = Field("cut", description=INJECTION)
-    clip: float | None = Field(None, gt=0, description="Length R to which every vector is clipped before the noise.")
+    clip: float | None = Field(
+        None, gt=0, description="Length R to which every vector is clipped before noise is added."
+    )
     clip_ratio: float = Field(
         1.25,
         ge=0,
@@ -44,16 +46,16 @@ class ClipParams(Params):
 
 
 class DChiParams(ClipParams):
-    """d_chi noise: give the noise's length relative to the signal's, or the rate itself."""
+    """d_chi noise: its length relative to the signal's, or the rate itself."""
 
     noise_ratio: float = Field(
         6.0,
         gt=0,
         le=10_000,
-        description="Expected length of the noise over the model's typical vector length. Measured on a small encoder: "
-        "at 3 a nearest-neighbour attack still finds most words.",
+        description="Expected length of the noise, relative to the model's typical vector length. On a small encoder, "
+        "a nearest-neighbour attack still finds most words at 3.",
     )
-    eta: float | None = Field(None, gt=0, description="The rate itself, 1 / distance; instead of noise_ratio.")
+    eta: float | None = Field(None, gt=0, description="The noise rate itself (1 / distance), instead of noise_ratio.")
 
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> DChiParams:
@@ -63,10 +65,10 @@ class DChiParams(ClipParams):
 
 
 class GaussianParams(ClipParams):
-    """Gaussian noise for a wanted (epsilon, delta) a position."""
+    """Gaussian noise for a target (epsilon, delta) per position."""
 
-    epsilon: float = Field(16.0, gt=0, le=10_000, description="Wanted epsilon of one position.")
-    delta: float = Field(1e-5, gt=0, lt=1, description="Wanted delta of one position.")
+    epsilon: float = Field(16.0, gt=0, le=10_000, description="Target epsilon of one position.")
+    delta: float = Field(1e-5, gt=0, lt=1, description="Target delta of one position.")
 
     @model_validator(mode="after")
     def _needs_clipping(self) -> GaussianParams:
@@ -76,42 +78,47 @@ class GaussianParams(ClipParams):
 
 
 TABLE = (
-    "sha256:HASH (12 digits or more) of a table file on this device (`privtune tables add`) to use instead of making "
-    "one; empty: make one."
+    "Use this table file of the device (`privtune tables add`) instead of making one: sha256:HASH, at least 12 digits; "
+    "empty: make one."
 )
 
 
-class GraphParams(Params):
-    """The token graph."""
-
-    neighbours: int = Field(10, ge=1, le=256, description="Nearest neighbours of a token in the graph.")
-
-
-class PrivTuneParams(DChiParams, GraphParams):
+class PrivTuneParams(DChiParams):
     """PrivTune: d_chi noise whose mean is moved to an optimal direction of each token."""
 
-    shift: float = Field(1.0, ge=0, le=4, description="Share of the optimal shift that is applied; 0: plain d_chi.")
-    hops: int = Field(2, ge=1, le=4, description="The anchor is this many edges away in the token graph.")
-    rivals: int = Field(24, ge=1, le=256, description="Nearer tokens that the shifted vector must be farther from.")
+    shift: float = Field(1.0, ge=0, le=4, description="Share of the optimal shift to apply; 0: plain d_chi noise.")
+    neighbours: int = Field(10, ge=1, le=256, description="Nearest neighbours of each token in the token graph.")
+    hops: int = Field(2, ge=1, le=4, description="Distance of the anchor in the graph, in edges.")
+    rivals: int = Field(
+        24, ge=1, le=256, description="Number of nearer tokens that the shifted vector must move away from."
+    )
     steps: int = Field(40, ge=1, le=1000, description="Steps of projected gradient descent.")
     w_inversion: float = Field(1.0, ge=0, le=100, description="Weight of the inversion goal; 0: off.")
-    w_attribute: float = Field(0.3, ge=0, le=100, description="Weight of leaving the own cluster; 0: off.")
+    w_attribute: float = Field(0.3, ge=0, le=100, description="Weight of leaving the token's own cluster; 0: off.")
     w_consistency: float = Field(0.3, ge=0, le=100, description="Weight of prediction consistency; 0: off.")
-    tau: float = Field(0.4, ge=0, lt=1, description="Least cosine of shifted and own vector (centred); 0: off.")
+    tau: float = Field(
+        0.4, ge=0, lt=1, description="Smallest cosine between shifted and original vector (centred); 0: off."
+    )
     rho: float = Field(
-        0.25, ge=0, lt=1, description="Largest change of mean and deviation over coordinates, in deviations; 0: off."
+        0.25,
+        ge=0,
+        lt=1,
+        description="Largest change of mean and standard deviation over coordinates, in standard deviations; 0: off.",
     )
     table: str = Field("", pattern=r"^(sha256:)?[0-9a-f]*$", max_length=71, description=TABLE)
     importance: Literal["off", "scale", "gain"] = Field(
         "off",
-        description="scale: important tokens get less noise (the paper's; no bound is left); gain: unimportant tokens "
-        "get a weaker signal under equal noise (keeps a bound).",
+        description="scale: important tokens get less noise (as in the paper; no bound remains). gain: unimportant "
+        "tokens get a weaker signal under equal noise (a bound remains).",
     )
     importance_from: Literal["private", "public"] = Field(
-        "private", description="What the importance is fitted on; private records leave no claim."
+        "private", description="What the importance is fitted on; with private records nothing can be claimed."
     )
     least: float = Field(
-        0.5, gt=0, le=1, description="Noise of the most important tokens (scale), signal of the least important (gain)."
+        0.5,
+        gt=0,
+        le=1,
+        description="Factor on the noise of the most important tokens (scale), or on the signal of the least (gain).",
     )
 
 
@@ -120,129 +127,157 @@ class ClusterParams(Params):
 
     target: Literal["centre", "mixture"] = Field(
         "centre",
-        description="What stands for a token: its cluster's centre at a typical length, or a word drawn from its "
-        "cluster, read by the model in its new company.",
+        description="What replaces a token: its cluster's centre, scaled to a typical length, or a word drawn from its "
+        "cluster, which the model reads in the context of the other drawn words.",
     )
-    cluster_size: int = Field(96, ge=1, le=100_000, description="Least tokens in a cluster.")
+    cluster_size: int = Field(96, ge=1, le=100_000, description="Smallest number of tokens in a cluster.")
     max_share: float = Field(
-        0.25, gt=0, le=1, description="Largest share that one word may have of its cluster's public frequency."
+        0.25, gt=0, le=1, description="Largest share of its cluster's public frequency that one word may have."
     )
     frequency_weight: float = Field(
-        0.3, ge=0, le=100, description="How alike in frequency a cluster's words should be, next to their meaning."
+        0.3, ge=0, le=100, description="Weight of similar frequency, relative to similar meaning, within a cluster."
     )
     groups: Literal["none", "public", "private", "both"] = Field(
         "none",
-        description="Words that speak for different classes never share a cluster: told by public labelled texts or "
-        "words (public), by the private records' own counts under noise (private), or by both together.",
+        description="Keep words that indicate different classes in different clusters, as learned from public labelled "
+        "texts or words (public), from the private records' own word counts under noise (private), or from both.",
     )
     grades: int = Field(
         0,
         ge=0,
         le=64,
-        description="One cluster for each class and grade of how loudly a word speaks for it, every word graded; 0: "
-        "clusters by meaning inside the words that speak for a class and the others.",
+        description="Grade every word by how strongly it indicates a class, with one cluster per class and grade; 0: "
+        "cluster by meaning, separately within the words that indicate each class and within all others.",
     )
     silent: int = Field(
         100,
         ge=0,
         le=10_000,
-        description="grades: so many of the most frequent words share one cluster unless they speak very loudly; "
-        "context gives them away first.",
+        description="grades: this many of the most frequent words share one cluster unless they are loud; they are the "
+        "first that context gives away.",
     )
     loud: float = Field(
-        2.0, ge=0, le=100, description="grades: standard deviations of the scores that count as very loud."
+        2.0,
+        ge=0,
+        le=100,
+        description="grades: number of standard deviations of the scores above which a word counts as loud.",
     )
     significance: float = Field(
-        2.0, ge=0, le=100, description="Standard deviations above chance at which a word speaks for a class."
+        2.0, ge=0, le=100, description="Number of standard deviations above chance at which a word indicates a class."
     )
-    group_size: int = Field(32, ge=1, le=100_000, description="Least tokens in a cluster of words that speak.")
+    group_size: int = Field(
+        32, ge=1, le=100_000, description="Smallest number of tokens in a cluster of words that indicate a class."
+    )
     epsilon_counts: float = Field(
-        1.0, gt=0, le=100, description="groups=private, both: what the counts cost each record, once a data set."
+        1.0,
+        gt=0,
+        le=100,
+        description="groups=private, both: epsilon that the word counts cost each record, once per data set.",
     )
     count_words: int = Field(
-        8, ge=1, le=1000, description="groups=private, both: different words that a record adds to the counts."
+        8,
+        ge=1,
+        le=1000,
+        description="groups=private, both: largest number of different words that a record adds to the counts.",
     )
     epsilon_cluster: float = Field(
-        0.0, ge=0, le=100, description="Randomised response between clusters with this budget a token; 0: off."
+        0.0, ge=0, le=100, description="Randomised response between clusters with this epsilon per token; 0: off."
     )
     table: str = Field("", pattern=r"^(sha256:)?[0-9a-f]*$", max_length=71, description=TABLE)
 
     @model_validator(mode="after")
     def _grades_need_classes(self) -> ClusterParams:
         if self.grades and self.groups == "none":
-            raise ValueError("grades say how loudly a word speaks for a class: set groups to public, private or both")
+            raise ValueError("grades rank words by class: set groups to public, private or both")
         return self
 
 
 class SharedParams(ClusterParams):
-    """One target for a whole public cluster, optionally with d_chi noise and randomised response."""
+    """One target for each public cluster, optionally with d_chi noise and randomised response."""
 
     injection: InjectionPoint = Field("cut", description=INJECTION)
-    noise_ratio: float = Field(0.0, ge=0, le=10_000, description="Extra d_chi noise over the typical length; 0: none.")
+    noise_ratio: float = Field(
+        0.0,
+        ge=0,
+        le=10_000,
+        description="Length of additional d_chi noise, relative to the typical vector length; 0: none.",
+    )
 
 
 class PoolParams(ClusterParams, ClipParams):
     """Sums of neighbouring vectors, on top of clusters or of the clipped vectors themselves."""
 
-    size: int = Field(4, ge=2, le=64, description="Neighbouring vectors in one sum.")
+    size: int = Field(4, ge=2, le=64, description="Number of neighbouring vectors in one sum.")
     clusters: bool = Field(True, description="Sum cluster targets; false: the clipped vectors themselves.")
-    noise_ratio: float = Field(0.0, ge=0, le=10_000, description="d_chi noise over the typical length; 0: none.")
+    noise_ratio: float = Field(
+        0.0, ge=0, le=10_000, description="Length of the d_chi noise, relative to the typical vector length; 0: none."
+    )
 
 
 class CodesParams(Params):
-    """The nearest of K public vectors in place of each contextual one."""
+    """Each contextual vector replaced by the nearest of K public ones."""
 
-    codes: int = Field(64, ge=2, le=4096, description="Codes: few tell little of words, many serve the task better.")
-    dims: int = Field(8, ge=1, le=256, description="Principal components of public states that a code is chosen by.")
+    codes: int = Field(
+        64, ge=2, le=4096, description="Number of codes: few reveal little about words, many serve the task better."
+    )
+    dims: int = Field(
+        8, ge=1, le=256, description="Number of principal components of public states that codes are chosen by."
+    )
     task: Literal["none", "public", "private"] = Field(
         "none",
-        description="Whether codes also follow the directions that tell the classes apart: from public labelled texts "
-        "or words (public), or from the private records' class means under noise (private).",
+        description="Also choose codes by the directions that tell the classes apart, from public labelled texts or "
+        "words (public) or from the private records' class means under noise (private).",
     )
     task_use: Literal["show", "hide"] = Field(
         "show",
-        description="hide: codes are chosen by what goes along with no task direction, so that they tell little of the "
-        "class. For jobs whose device does the task itself (a tail with a tuned skip).",
+        description="hide: choose codes by what is uncorrelated with every task direction, so that they reveal little "
+        "about the class. For jobs whose device does the task itself (a tail with a tuned skip).",
     )
     task_weight: float = Field(
-        2.0, gt=0, le=100, description="Weight of a task direction next to all principal components together."
+        2.0, gt=0, le=100, description="Weight of one task direction, relative to all principal components together."
     )
     epsilon_task: float = Field(
-        4.0, gt=0, le=100, description="task=private: what the class means cost each record, once a data set."
+        4.0, gt=0, le=100, description="task=private: epsilon that the class means cost each record, once per data set."
     )
     epsilon_code: float = Field(
-        0.0, ge=0, le=100, description="Randomised response between codes with this budget a position; 0: off."
+        0.0, ge=0, le=100, description="Randomised response between codes with this epsilon per position; 0: off."
     )
 
 
 class SndParams(Params):
     """Split-N-Denoise's noise: d_chi on clipped token embeddings."""
 
-    noise_ratio: float = Field(6.0, gt=0, le=10_000, description="Expected noise over the typical embedding's length.")
-    clip_ratio: float = Field(1.25, gt=0, le=100, description="Clipping length over the typical embedding's length.")
+    noise_ratio: float = Field(
+        6.0, gt=0, le=10_000, description="Expected length of the noise, relative to the typical embedding."
+    )
+    clip_ratio: float = Field(1.25, gt=0, le=100, description="Clipping length, relative to the typical embedding.")
 
 
 class SapParams(DChiParams):
-    """Split-and-Privatize: d_chi noise, less of it on the tokens that contribute most."""
+    """Split-and-Privatize: d_chi noise, weaker on the tokens that contribute most."""
 
     contributing: float = Field(0.2, ge=0, le=1, description="Share of a record's tokens that count as contributing.")
-    kept_noise: float = Field(0.3, gt=0, le=1, description="Their noise, as a share of the others'.")
+    kept_noise: float = Field(0.3, gt=0, le=1, description="Noise on contributing tokens, as a share of the others'.")
     importance_from: Literal["private", "public"] = Field(
-        "private", description="What the importance is fitted on; no claim is left either way."
+        "private", description="What the importance is fitted on; nothing can be claimed either way."
     )
 
 
 class TextObfuscatorParams(ClipParams):
-    """TextObfuscator's noise: pulled towards the cluster's prototype, then Laplace noise a coordinate."""
+    """TextObfuscator's noise: vectors pulled towards their cluster's prototype, then Laplace noise."""
 
-    cluster_size: int = Field(64, ge=1, le=100_000, description="Least tokens in a cluster.")
-    pull: float = Field(0.5, ge=0, le=1, description="How far a vector is moved to its cluster's prototype.")
-    noise_ratio: float = Field(3.0, gt=0, le=10_000, description="Expected noise over the typical vector's length.")
+    cluster_size: int = Field(64, ge=1, le=100_000, description="Smallest number of tokens in a cluster.")
+    pull: float = Field(
+        0.5, ge=0, le=1, description="How far each vector is moved towards its cluster's prototype; 1: onto it."
+    )
+    noise_ratio: float = Field(
+        3.0, gt=0, le=10_000, description="Expected length of the noise, relative to the typical vector length."
+    )
 
 
 class CusTextParams(Params):
-    """CusText: the exponential mechanism over a token's own output set."""
+    """CusText: the exponential mechanism over each token's output set."""
 
     injection: InjectionPoint = Field("cut", description=INJECTION)
-    epsilon: float = Field(3.0, gt=0, le=1000, description="Budget of one token inside its output set.")
-    set_size: int = Field(20, ge=2, le=1000, description="Words in an output set.")
+    epsilon: float = Field(3.0, gt=0, le=1000, description="Epsilon of one token within its output set.")
+    set_size: int = Field(20, ge=2, le=1000, description="Number of words in an output set.")

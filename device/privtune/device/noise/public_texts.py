@@ -1,7 +1,7 @@
-"""What the owner has declared public: texts, and texts or words with a class. Kept in the device's home folder.
+"""Texts that the owner has declared public, with or without a class. Kept in the device's home folder.
 
-home/public/texts.txt      one text a line: frequencies, prototypes, importance
-home/public/labelled.tsv   a class, a tab, a text or word a line: task-aware clusters, importance
+home/public/texts.txt      one text per line: frequencies, prototypes, importance
+home/public/labelled.tsv   a class, a tab, and a text or word per line: task-aware clusters, importance
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privtune.shared.errors import DataInvalid, StorageFull
+from privtune.shared.files import replacing_file
 
 TEXTS, LABELLED = "texts.txt", "labelled.tsv"
 MOST = 50_000  # lines that are used: more only costs time
@@ -17,14 +18,18 @@ MOST = 50_000  # lines that are used: more only costs time
 
 @dataclass(frozen=True, kw_only=True)
 class PublicTexts:
-    """texts: as they are; labelled: text and class 0..C-1, classes numbered in the order of their sorted names."""
+    """What may be learned from without accounting.
+
+    texts: as declared.
+    labelled: texts or words with their class 0..C-1, classes numbered in the order of their sorted names.
+    """
 
     texts: tuple[str, ...] = ()
     labelled: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def load(cls, home: Path) -> PublicTexts:
-        """What is in the home folder; empty where the owner declared nothing. Raises DataInvalid."""
+        """Read the home folder; empty where the owner declared nothing. Raises DataInvalid."""
         folder = home / "public"
         texts = read_texts(folder / TEXTS) if (folder / TEXTS).exists() else ()
         labelled = read_labelled(folder / LABELLED) if (folder / LABELLED).exists() else ()
@@ -35,7 +40,7 @@ def read_texts(path: Path) -> tuple[str, ...]:
     """Non-empty lines, at most 50,000. Raises DataInvalid."""
     texts = tuple(line.strip() for line in _lines(path) if line.strip())[:MOST]
     if not texts:
-        raise DataInvalid(f"{path.name} has no text; give one text a line")
+        raise DataInvalid(f"{path.name} has no text; give one text per line")
     return texts
 
 
@@ -51,19 +56,20 @@ def read_labelled(path: Path) -> tuple[tuple[str, int], ...]:
         rows.append((label.strip(), text.strip()))
     names = sorted({label for label, _ in rows})
     if len(names) < 2:
-        raise DataInvalid(f"{path.name} needs at least two classes, it has {len(names)}")
+        raise DataInvalid(f"{path.name} needs at least two classes, but has {len(names)}")
     return tuple((text, names.index(label)) for label, text in rows)
 
 
 def declare(home: Path, *, texts: Path | None = None, labelled: Path | None = None) -> None:
-    """Check files and keep copies as this device's public texts. Raises DataInvalid, StorageFull."""
+    """Check the files and keep copies as this device's public texts. Raises DataInvalid, StorageFull."""
     for name, source, read in ((TEXTS, texts, read_texts), (LABELLED, labelled, read_labelled)):
         if source is None:
             continue
         read(source)
         try:
             (home / "public").mkdir(parents=True, exist_ok=True)
-            (home / "public" / name).write_bytes(source.read_bytes())
+            with replacing_file(home / "public" / name) as scratch:
+                scratch.write_bytes(source.read_bytes())
         except OSError as error:
             raise StorageFull(f"{home / 'public'} can't be written: {error.strerror}") from error
 

@@ -1,9 +1,9 @@
-"""Where the noise comes from: a cryptographic generator that the OS seeds, never a plain PRNG.
+"""Where the noise comes from: a cryptographic generator seeded by the OS, never a plain PRNG.
 
 torch's own CPU generator is a Mersenne Twister that keeps 32 bits of its seed: a cloud that knows one clean vector
-([CLS] at cut 0, say) could try them all, or solve for its state, and subtract the noise of a whole job. Here every
-bit comes from OpenSSL's generator (AES-CTR DRBG, seeded and reseeded by the OS, safe over forks; about 15 times faster
-than asking the OS for each byte); normals are made of 32-bit uniforms by Box-Muller, so tails end at 6.6 sigma.
+([CLS] at cut 0, say) could try all seeds, or solve for the generator's state, and subtract the noise of a whole job.
+Here every bit comes from OpenSSL's generator (AES-CTR DRBG, seeded and reseeded by the OS, fork-safe; about 15 times
+faster than asking the OS for each byte). Normals come from 32-bit uniforms by Box-Muller, so tails end at 6.6 sigma.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from privtune.shared.errors import InvalidInput, PolicyRefused
 
 UNSAFE_SEED_ENV = "PRIVTUNE_UNSAFE_TEST_SEED"
-_CHUNK = 1 << 18  # elements transformed at once: stays in the cache
+_CHUNK = 1 << 18  # elements transformed at once: fits in the CPU cache
 _SCALE = 2.0**-31
 
 
 class NoiseSource(ABC):
-    """A stream of random numbers. `unsafe` is true when somebody else could repeat it."""
+    """A stream of random numbers. unsafe: somebody else could reproduce it."""
 
     unsafe: bool
 
@@ -72,19 +72,14 @@ class NoiseSource(ABC):
             todo = todo[~good]
         return out.view(shape)
 
-    def sphere(self, *shape: int) -> Tensor:
-        """Directions uniform on the unit sphere of the last dimension, float32."""
-        z = self.normal(*shape)
-        return z.div_(z.norm(dim=-1, keepdim=True).clamp_(min=1e-30))
-
     def dchi(self, eta: float, *shape: int) -> Tensor:
-        """Noise of density ~ exp(-eta ||z||) in the last dimension: one Gamma(D, 1/eta) radius a vector, float32."""
+        """Noise of density ~ exp(-eta ||z||) over the last dimension, radius Gamma(D, 1/eta) per vector; float32."""
         z = self.normal(*shape)
         radius = self.gamma(shape[-1], *shape[:-1]) / eta
         return z.mul_((radius / z.norm(dim=-1).clamp_(min=1e-30)).to(torch.float32).unsqueeze(-1))
 
     def laplace(self, scale: float, *shape: int) -> Tensor:
-        """Independent Laplace numbers of this scale, float64: the sign and an exponential from one 64-bit integer."""
+        """Independent Laplace variates of this scale, float64; a 64-bit integer gives the sign and the exponential."""
         bits = np.frombuffer(self.random_bytes(8 * math.prod(shape)), dtype=np.int64)
         signed = torch.from_numpy(bits.astype(np.float64))
         # |bits| + 1/2 is in (0, 2^63]: the logarithm is never infinite.
@@ -92,7 +87,7 @@ class NoiseSource(ABC):
         return length.copysign_(signed).view(shape)
 
     def choice(self, probabilities_NK: Tensor) -> Tensor:
-        """One index a row, drawn by the row's probabilities (they are normalised here). Int64, shape N."""
+        """One index for each row, drawn with the row's weights (need not sum to one); int64, shape N."""
         cumulative_NK = probabilities_NK.to(torch.float64).cumsum(dim=-1)
         draw_N1 = self.uniform(cumulative_NK.shape[0], 1) * cumulative_NK[:, -1:]
         index_N = torch.searchsorted(cumulative_NK, draw_N1, right=True).squeeze(-1)
@@ -101,6 +96,15 @@ class NoiseSource(ABC):
     def integers(self, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high), int64."""
         return (self.uniform(*shape) * high).to(torch.int64).clamp_(max=high - 1)
+
+    def randomised_response(self, category: Tensor, categories: int, epsilon: float) -> Tensor:
+        """k-ary randomised response: each category reported truthfully, or replaced by a uniform one; int64.
+
+        With probability k / (e^epsilon + k - 1) the report is uniform over all k categories, the true one included.
+        """
+        chance = categories / (np.expm1(epsilon) + categories)
+        replaced = self.uniform(*category.shape) < chance
+        return torch.where(replaced, self.integers(categories, *category.shape), category)
 
 
 class OsNoise(NoiseSource):
@@ -114,7 +118,7 @@ class OsNoise(NoiseSource):
 
 
 class SeededNoise(NoiseSource):
-    """Repeatable, therefore no protection at all. Tests only."""
+    """Reproducible, therefore no protection at all. Tests only."""
 
     unsafe = True
 
@@ -127,9 +131,9 @@ class SeededNoise(NoiseSource):
 
 
 def noise_source(unsafe_seed: int | None = None) -> NoiseSource:
-    """The source for a process or job: OS entropy, unless a test asks for a fixed seed by its full name.
+    """The source for a process or job: OS entropy, unless a test explicitly asks for a fixed seed.
 
-    Raises PolicyRefused for a fixed seed unless the environment says PRIVTUNE_UNSAFE_TEST_SEED=1.
+    Raises PolicyRefused for a fixed seed unless PRIVTUNE_UNSAFE_TEST_SEED=1 is set in the environment.
     """
     if unsafe_seed is None:
         return OsNoise()

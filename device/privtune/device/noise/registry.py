@@ -1,4 +1,4 @@
-"""Every mechanism by name. Listing is light; torch comes with `build`."""
+"""Every mechanism by name: its settings, its source, what may be claimed. Torch is imported by `build` alone."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """The parameter that trades protection for use, and what to try of it: weakest protection first, about evenly
-    spaced in logarithms."""
+    """The parameter that trades protection for usefulness, and values to try.
+
+    values: weakest protection first, roughly evenly spaced on a logarithmic scale.
+    """
 
     param: str
     values: tuple[float, ...]
@@ -29,10 +31,19 @@ class Strength:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One row: where the class is, its settings, its source, which statement it can give, and what tunes it."""
+    """One mechanism.
+
+    name: as jobs name it.
+    target: its class, "module:Class".
+    params: its settings.
+    paper: its source.
+    summary: what it does, in one sentence.
+    statement: what may be claimed for it.
+    strength: what tunes it; None: nothing does.
+    """
 
     name: str
-    target: str  # "module:Class"
+    target: str
     params: type[p.Params]
     paper: str
     summary: str
@@ -60,7 +71,7 @@ class Entry:
 
 
 def _parameter(schema: dict[str, Any]) -> dict[str, Any]:
-    """One flat row from a JSON schema property; optional ones are a union with null."""
+    """One flat row from a JSON schema property; an optional property is a union with null."""
     merged = dict(schema)
     for part in schema.get("anyOf", ()):
         merged |= {key: value for key, value in part.items() if part.get("type") != "null"}
@@ -78,7 +89,7 @@ def _parameter(schema: dict[str, Any]) -> dict[str, Any]:
     return {names[key]: merged[key] for key in names if key in merged}
 
 
-# Expected length of the noise over that of the signal: from hardly any to drowned.
+# Expected length of the noise relative to the signal: from almost none to drowned out.
 _RATIOS = Strength(param="noise_ratio", values=(1, 3, 10, 30))
 _ENTRIES = (
     Entry(
@@ -86,7 +97,7 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.none:NoMechanism",
         params=p.NoneParams,
         paper="-",
-        summary="Clean vectors leave. For comparison only; needs --no-noise.",
+        summary="Sends clean vectors. For comparison only; needs --no-noise.",
         statement="none: nothing is claimed",
     ),
     Entry(
@@ -94,8 +105,8 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.dchi:DChi",
         params=p.DChiParams,
         paper="Feyisetan et al. 2020, arXiv 1910.08902",
-        summary="Isotropic noise with a Gamma-distributed length, the same law for every token.",
-        statement="embedding: metric privacy, eta * distance; cut: 2*eta*R a position when clipped, else none",
+        summary="Isotropic noise with a Gamma-distributed length, equally distributed for every token.",
+        statement="embedding: metric privacy, eta * distance; cut: 2*eta*R per position when clipped, else none",
         strength=_RATIOS,
     ),
     Entry(
@@ -103,8 +114,8 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.gaussian:Gaussian",
         params=p.GaussianParams,
         paper="Balle & Wang 2018, arXiv 1805.06530",
-        summary="Gaussian noise on clipped vectors, calibrated exactly to (epsilon, delta) a position.",
-        statement="(epsilon, delta) a position, sqrt(n) * mu a record",
+        summary="Gaussian noise on clipped vectors, calibrated exactly to (epsilon, delta) per position.",
+        statement="(epsilon, delta) per position, sqrt(n) * mu per record",
         strength=Strength(param="epsilon", values=(512, 64, 16, 4)),
     ),
     Entry(
@@ -112,8 +123,8 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.privtune:PrivTune",
         params=p.PrivTuneParams,
         paper="PrivTune 2025, arXiv 2512.08809 (our reading)",
-        summary="d_chi noise whose mean is moved, token by token, towards an n-hop neighbour by a public optimisation.",
-        statement="as dchi; gain importance from public text: 2*eta*R a position; scale or private importance: none",
+        summary="d_chi noise whose mean is moved, for each token, towards an n-hop neighbour by a public optimisation.",
+        statement="as dchi; gain importance from public text: 2*eta*R per position; scale or private importance: none",
         strength=_RATIOS,
     ),
     Entry(
@@ -121,8 +132,8 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.shared:Shared",
         params=p.SharedParams,
         paper="this project",
-        summary="Every token of a public cluster gets the same target: its centre, or a word drawn from the cluster.",
-        statement="0 inside a cluster; across: eta * distance with noise, epsilon with randomised response, else none",
+        summary="All tokens of a public cluster get the same target: its centre, or a word drawn from the cluster.",
+        statement="0 within a cluster; across: eta * distance with noise, epsilon with randomised response, else none",
         strength=Strength(param="cluster_size", values=(8, 32, 128, 512)),
     ),
     Entry(
@@ -130,8 +141,8 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.pool:Pool",
         params=p.PoolParams,
         paper="this project",
-        summary="Sums of k neighbouring vectors, on cluster targets or clipped vectors. Shortens records.",
-        statement="2*eta*sqrt(k)*R a released vector with noise; k * epsilon with randomised response; else none",
+        summary="Sums k neighbouring vectors, which are cluster targets or clipped vectors. Shortens records.",
+        statement="2*eta*sqrt(k)*R per released vector with noise; k * epsilon with randomised response; else none",
         strength=Strength(param="size", values=(2, 4, 8, 16)),
     ),
     Entry(
@@ -139,35 +150,35 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.codes:Codes",
         params=p.CodesParams,
         paper="this project",
-        summary="Each vector in context becomes the nearest of K public ones, chosen where the task counts most.",
-        statement="epsilon a position with randomised response, else none",
+        summary="Each vector in context becomes the nearest of K public ones, chosen where it matters for the task.",
+        statement="epsilon per position with randomised response, else none",
         strength=Strength(param="codes", values=(256, 64, 16, 4)),
     ),
     Entry(
         name="snd",
-        target="privtune.device.noise.mechanisms.baselines:SplitNDenoise",
+        target="privtune.device.noise.mechanisms.snd:SplitNDenoise",
         params=p.SndParams,
         paper="Mai et al. 2023, arXiv 2310.09130",
-        summary="Split-N-Denoise's noise: d_chi on clipped token embeddings. In its denoiser's place: --tail.",
-        statement="metric privacy, eta * distance, at most 2*eta*R a position",
+        summary="Split-N-Denoise's noise: d_chi on clipped token embeddings. Use --tail in place of its denoiser.",
+        statement="metric privacy, eta * distance, at most 2*eta*R per position",
         strength=_RATIOS,
     ),
     Entry(
         name="sap",
-        target="privtune.device.noise.mechanisms.baselines:SplitAndPrivatize",
+        target="privtune.device.noise.mechanisms.sap:SplitAndPrivatize",
         params=p.SapParams,
         paper="Shen et al. 2023, arXiv 2312.15603",
-        summary="Split-and-Privatize: d_chi noise, less of it on the contributing tokens (our importance score).",
+        summary="Split-and-Privatize: d_chi noise, weaker on contributing tokens (by our importance score).",
         statement="none: the scale depends on the secret token",
         strength=_RATIOS,
     ),
     Entry(
         name="textobfuscator",
-        target="privtune.device.noise.mechanisms.baselines:TextObfuscator",
+        target="privtune.device.noise.mechanisms.textobfuscator:TextObfuscator",
         params=p.TextObfuscatorParams,
         paper="Zhou et al. 2023, Findings of ACL (2023.findings-acl.337)",
-        summary="Pulled towards the cluster's prototype, clipped, then Laplace noise. No training of its encoder.",
-        statement="2*R*sqrt(D)/b a position when clipped, else none",
+        summary="Vectors pulled towards their cluster's prototype, clipped, then Laplace noise. Encoder not trained.",
+        statement="2*R*sqrt(D)/b per position when clipped, else none",
         strength=_RATIOS,
     ),
     Entry(
@@ -175,8 +186,8 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.custext:CusText",
         params=p.CusTextParams,
         paper="Chen et al. 2022, arXiv 2207.09490",
-        summary="Each token replaced from its own output set by the exponential mechanism, before the bottom.",
-        statement="epsilon inside an output set, none across",
+        summary="Replaces each token from its output set by the exponential mechanism, before the bottom reads it.",
+        statement="epsilon within an output set, none across",
         strength=Strength(param="epsilon", values=(10, 4, 1.5, 0.5)),
     ),
 )
@@ -184,14 +195,14 @@ REGISTRY: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def entry(name: str) -> Entry:
-    """The row of a name; InvalidInput that lists the names there are."""
+    """The mechanism of this name. Raises InvalidInput that lists the known names."""
     if name not in REGISTRY:
         raise InvalidInput(f"there is no mechanism '{name}'; there are: {', '.join(REGISTRY)}", param="mechanism")
     return REGISTRY[name]
 
 
 def validate(spec: MechanismSpec) -> p.Params:
-    """The settings of a job's mechanism, checked without torch or model; InvalidInput names what is wrong."""
+    """The settings of a job's mechanism, checked without torch or model. Raises InvalidInput that names the problem."""
     row = entry(spec.name)
     try:
         return row.params.model_validate(spec.params)
@@ -200,7 +211,8 @@ def validate(spec: MechanismSpec) -> p.Params:
 
 
 def _explain(row: Entry, error: ValidationError) -> str:
-    problem, known = first_problem(error.errors()), ", ".join(row.params.model_fields) or "none"
+    problem = first_problem(error.errors())
+    known = ", ".join(row.params.model_fields) or "none"
     if problem.kind == "extra_forbidden":
         return f"mechanism {row.name} has no parameter '{problem.field}'; it has: {known}"
     return f"mechanism {row.name}: {problem.sentence} (parameters: {known})"

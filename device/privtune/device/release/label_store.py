@@ -5,8 +5,8 @@ or norm, so the label itself is randomised. The cloud sees one row per record: a
 classes every epsilon-private local mechanism is a post-processing of randomised response (Kairouz et al. 2014).
 
 A draw is made once and kept, like a release: later epochs, a retry, a resume and later jobs train with the same one. A
-job with another epsilon gets a draw that is chained to the earlier ones (`privacy.bounds.label_laws`), so that a record
-loses the largest epsilon ever used and not their sum. Dimensions: N records, C classes.
+job with another epsilon gets a draw that is chained to the earlier ones (`privacy.bounds.label_distributions`), so that
+a record loses the largest epsilon ever used and not their sum. Dimensions: N records, C classes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from privtune.device.data.records import Records
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.privacy.bounds import label_laws, label_truth
+from privtune.device.privacy.bounds import label_distributions, label_truth
 from privtune.shared.sqlite import open_private, sqlite_errors, transaction
 
 FILE, FIXED_SEED_FILE = "labels.sqlite", "labels-fixed-seed.sqlite"
@@ -156,5 +156,5 @@ def draw(
             nearer[n], nearer_truth[n] = known[larger], truths[larger]
         if smaller is not None:
             farther[n], farther_truth[n] = known[smaller], truths[smaller]
-    law_NC = label_laws(label_truth(epsilon, classes), classes, nearer, nearer_truth, farther, farther_truth)
+    law_NC = label_distributions(label_truth(epsilon, classes), classes, nearer, nearer_truth, farther, farther_truth)
     return source.choice(torch.from_numpy(law_NC)).numpy()

@@ -57,7 +57,6 @@ def noise_context(
         package.tokenizer,
         hidden_size=package.hidden_size,
         cut=cut,
-        model_fingerprint=package.fingerprint,
         longest=package.max_positions and min(package.max_positions, MAX_TABLE_POSITIONS),
         public_texts=public.texts,
         labelled_texts=public.labelled,

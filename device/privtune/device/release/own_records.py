@@ -16,9 +16,9 @@ from privtune.device.data.encode import EncodedDataset
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.importance import TokenImportance
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.noise.tables.directions import PrivateMeans
+from privtune.device.noise.tables.class_directions import PrivateMeans
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts
-from privtune.device.noise.tables.table_cache import SUFFIX, Table, read_table, write_table
+from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
 from privtune.shared.errors import InvalidInput, JobConflict, StorageFull
 from privtune.shared.files import write_text
 
@@ -97,7 +97,8 @@ class OwnRecords:
                 raise JobConflict("the token importance of this job is not on this device; use the one that trained it")
             fitted = TokenImportance.fit(self.data.ids, len(context.tokens), self.data.labels)
             write_table(
-                Table(kind="importance", tensors={"weight_V": fitted.weight_V}, facts={"scale": fitted.scale}), path
+                StoredTable(kind="importance", tensors={"weight_V": fitted.weight_V}, facts={"scale": fitted.scale}),
+                path,
             )
         table = read_table(path)
         return TokenImportance(table.tensors["weight_V"], float(table.facts["scale"]))

@@ -38,7 +38,7 @@ B = TypeVar("B", bound=PendingBatch)
 B_contra = TypeVar("B_contra", bound=PendingBatch, contravariant=True)
 
 
-class Request(Protocol[B_contra]):
+class MakeMessage(Protocol[B_contra]):
     """Makes the message of a micro-batch."""
 
     def __call__(self, batch: B_contra, /, *, inline_all: bool = False) -> Message:
@@ -51,15 +51,15 @@ class SendAhead(Generic[B]):
     coming: the micro-batches in order; each is made, and so released, when its turn to be sent comes.
     """
 
-    def __init__(self, stream: Stream, coming: Iterator[B], request: Request[B], *, in_flight: int) -> None:
-        self._stream, self._coming, self._request, self._in_flight = stream, coming, request, in_flight
+    def __init__(self, stream: Stream, coming: Iterator[B], message: MakeMessage[B], *, in_flight: int) -> None:
+        self._stream, self._coming, self._message, self._in_flight = stream, coming, message, in_flight
         self._under_way: deque[B] = deque()
 
     def fill(self) -> None:
         """Send micro-batches ahead, up to the bound."""
         while len(self._under_way) < self._in_flight and (batch := next(self._coming, None)) is not None:
             if batch.asks:
-                self._stream.send(self._request(batch))
+                self._stream.send(self._message(batch))
             self._under_way.append(batch)
 
     def __iter__(self) -> Iterator[B]:
@@ -74,7 +74,7 @@ class SendAhead(Generic[B]):
         """Wait for what the cloud computed of a micro-batch; None where it was not asked. Raises as `Stream.expect`."""
         if not batch.asks:
             return None
-        return self._stream.output(batch.step, batch.number, partial(self._request, batch, inline_all=True))
+        return self._stream.output(batch.step, batch.number, partial(self._message, batch, inline_all=True))
 
 
 def forward_only(

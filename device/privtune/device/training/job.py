@@ -15,8 +15,7 @@ from privtune.device.home.paths import holds_job
 from privtune.device.link.rpc import Link
 from privtune.device.model.final_states import FinalStates, StateStore
 from privtune.device.model.head import HeadTrainer
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, Statement
 from privtune.device.release.perturber import Uploader
 from privtune.device.runtime.memory import trim
 from privtune.device.session.handshake import open_request
@@ -250,7 +249,7 @@ def _patiently(session: Callable[[], str], run: RunContext, totals: Totals) -> s
 
     def attempt() -> str:
         if waited and run.stop.is_set():
-            raise JobPaused("stopped while the cloud was away; the job goes on from its last checkpoint")
+            raise JobPaused("stopped while the cloud was away; the job resumes from its last checkpoint")
         return session()
 
     def before_wait(error: BaseException, wait_s: float) -> None:
@@ -270,15 +269,15 @@ def _patiently(session: Callable[[], str], run: RunContext, totals: Totals) -> s
 
 @contextlib.contextmanager
 def _states(run: RunContext, scope: str) -> Iterator[StateStore]:
-    """What the cloud computes for a tail; kept while the job may go on, gone when it is done or cancelled."""
-    may_go_on = False
+    """What the cloud computes for a tail; kept while the job can be resumed, gone when it is done or cancelled."""
+    resumable = False
     states = StateStore(run.folder.states, scope, STATES_BYTES)
     try:
         yield states
     except BaseException as error:
-        may_go_on = not isinstance(error, JobCancelled)
+        resumable = not isinstance(error, JobCancelled)
         raise
     finally:
         states.close()
-        if not may_go_on:
+        if not resumable:
             run.folder.states.unlink(missing_ok=True)

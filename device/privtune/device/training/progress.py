@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, Statement
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ from privtune.cloud.compute.session import TopSession
 from privtune.cloud.compute.step_machine import StepMachine
 from privtune.shared.errors import FrameCorrupt, NonFinite
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.lora import adapter_state
 from privtune.shared.wire import (
     CUT_GRADIENT,
     FORWARD,
@@ -24,7 +23,8 @@ from privtune.shared.wire import (
     tensor_message,
 )
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.world import save_model
+from tests.support.adapters import exported
+from tests.support.tiny_models import save_model
 
 WIDTH = 32
 
@@ -59,7 +59,7 @@ class Bench:
         return list(self.machine.handle(message))
 
     def adapter(self):
-        return {name: value.clone() for name, value in adapter_state(self.top._top).items()}
+        return exported(self.top)
 
     def whole_step(self, step, *, repeat=False, **options):
         for message in (forward(step, 0, **options), gradient(step, 0), step_message(step)):

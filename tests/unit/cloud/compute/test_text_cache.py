@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaModel
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.host import Host
@@ -14,10 +15,9 @@ from privtune.cloud.compute.step_machine import StepMachine
 from privtune.cloud.compute.text_cache import Texts
 from privtune.shared.errors import FrameCorrupt, InvalidInput, MessageTooLarge
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.incremental import TopCache
 from privtune.shared.wire import END, FORWARD, OUTPUT, RESEND, STEP, Message, pack_positions, tensor_message
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.world import save_model
+from tests.support.tiny_models import save_model
 
 WIDTH = 32
 
@@ -98,7 +98,7 @@ def test_several_texts_in_one_message(machine, top):
 
 def test_one_new_row_of_each_text_is_one_pass(machine, top, monkeypatch):
     passes = []
-    monkeypatch.setattr(top._top.task.base_model, "forward", counted(top._top.task.base_model.forward, passes))
+    monkeypatch.setattr(LlamaModel, "forward", counted(LlamaModel.forward, passes))
     state(machine, (1, 0, 4), (2, 0, 2))
     passes.clear()
     out_2D = state(machine, (1, 4, 1), (2, 2, 1))
@@ -114,7 +114,7 @@ def test_texts_that_begin_in_one_message_are_one_pass_unless_it_is_mostly_paddin
     machine, top, monkeypatch, lengths, passes
 ):
     seen = []
-    monkeypatch.setattr(top._top.task.base_model, "forward", counted(top._top.task.base_model.forward, seen))
+    monkeypatch.setattr(LlamaModel, "forward", counted(LlamaModel.forward, seen))
     out_ND = state(machine, *((record, 0, length) for record, length in enumerate(lengths)))
     assert seen == passes
     for record, length in enumerate(lengths):
@@ -123,12 +123,12 @@ def test_texts_that_begin_in_one_message_are_one_pass_unless_it_is_mostly_paddin
 
 
 def test_texts_that_padding_would_make_too_large_go_on_one_by_one(top, monkeypatch):
-    long = TopCache(top._top)
+    long = top.new_text()
     long.extend(torch.zeros(40, WIDTH))
     machine = machine_of(top, Texts(max_bytes=int(1.5 * long.nbytes), max_texts=9, idle_s=10.0))
     state(machine, (1, 0, 40), (2, 0, 2))
     passes = []
-    monkeypatch.setattr(top._top.task.base_model, "forward", counted(top._top.task.base_model.forward, passes))
+    monkeypatch.setattr(LlamaModel, "forward", counted(LlamaModel.forward, passes))
     out_2D = state(machine, (1, 40, 1), (2, 2, 1))
     assert passes == [1, 1]
     np.testing.assert_allclose(out_2D[1:], whole(top, 2, 3), atol=1e-5)
@@ -161,7 +161,7 @@ def test_over_the_number_the_oldest_goes_and_is_asked_for_again(machine, texts, 
 
 
 def test_over_the_bytes_the_oldest_goes(top):
-    one = TopCache(top._top)
+    one = top.new_text()
     one.extend(torch.zeros(8, WIDTH))
     texts = Texts(max_bytes=2 * one.nbytes, max_texts=100, idle_s=10.0)
     machine = machine_of(top, texts)

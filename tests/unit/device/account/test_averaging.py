@@ -1,17 +1,16 @@
-"""Fresh noise could be averaged away over epochs; a release that is drawn once can't. Real bottom, noise and store."""
+"""Fresh noise in every epoch could be averaged away; a release drawn once can't. Real bottom, noise and store."""
 
 import numpy as np
 import pytest
 import torch
 
-from privtune.device.data.encode import EncodedDataset
 from privtune.device.noise.mechanisms.dchi import DChi
 from privtune.device.noise.params import DChiParams
 from privtune.device.noise.randomness import noise_source
 from privtune.device.release.perturber import Perturber, Uploader
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import decode
-from tests.unit.device.noise.conftest import bottom, context  # noqa: F401
+from tests.support.builders import dataset
 
 EPOCHS, RECORDS = 20, 12
 
@@ -19,10 +18,10 @@ EPOCHS, RECORDS = 20, 12
 @pytest.fixture
 def data():
     rng = np.random.default_rng(3)
-    return EncodedDataset(ids=tuple(rng.integers(5, 120, rng.integers(4, 9)).astype(np.int32) for _ in range(RECORDS)))
+    return dataset([rng.integers(5, 120, rng.integers(4, 9)) for _ in range(RECORDS)])
 
 
-def perturber(bottom, context, path):  # noqa: F811
+def perturber(bottom, context, path):
     mechanism = DChi(DChiParams(noise_ratio=3.0), context)
     store = ReleaseStore(path, "law", 10**8)
     return Perturber(bottom, mechanism, noise_source(), store, "fp32"), store
@@ -37,7 +36,7 @@ def seen_by_the_cloud(one, data, order):
     return dict(zip(message.forward.record_ids, parts, strict=True))
 
 
-def clean(bottom, data):  # noqa: F811
+def clean(bottom, data):
     with torch.no_grad():
         return {
             index: bottom(torch.from_numpy(ids_T.astype(np.int64))[None], torch.ones(1, len(ids_T), dtype=torch.int64))[
@@ -56,7 +55,7 @@ def attack(epochs, truth):
     return error_of(average, truth)
 
 
-def test_averaging_over_20_epochs_gains_nothing(tmp_path, bottom, context, data):  # noqa: F811
+def test_averaging_over_20_epochs_gains_nothing(tmp_path, bottom, context, data):
     truth, rng = clean(bottom, data), np.random.default_rng(0)
     epochs = []
     for number in range(EPOCHS):
@@ -68,7 +67,7 @@ def test_averaging_over_20_epochs_gains_nothing(tmp_path, bottom, context, data)
         assert all(np.array_equal(epoch[index], epochs[0][index]) for index in truth)
     once, averaged = error_of(epochs[0], truth), attack(epochs, truth)
     assert averaged == pytest.approx(once, rel=1e-5)
-    # The same attack does work where each epoch is drawn anew: so it is the store that stops it.
+    # The same attack works where each epoch is drawn afresh: it is the store that stops it.
     fresh = []
     for number in range(EPOCHS):
         one, store = perturber(bottom, context, tmp_path / f"fresh-{number}")
@@ -85,11 +84,11 @@ def store_size(path):
         store.close()
 
 
-def test_a_later_data_set_never_gets_the_keys_of_an_earlier_one(tmp_path, bottom, context):  # noqa: F811
-    """An object may get the address of one that is gone; its records must not get that one's releases."""
+def test_a_later_data_set_never_gets_the_keys_of_an_earlier_one(tmp_path, bottom, context):
+    """An object may get the address of a deleted one; its records must not get the releases of that one."""
     one, store = perturber(bottom, context, tmp_path / "r")
     for token in range(5, 60):
-        data = EncodedDataset(ids=(np.array([token] * (1 + token % 7), dtype=np.int32),))
+        data = dataset([[token] * (1 + token % 7)])
         assert one.release(data, np.array([0])).rows() == 1 + token % 7
         assert store.size == token - 4
         del data

@@ -1,4 +1,4 @@
-"""The ledger: composition over jobs, the hard stop, crashes, two processes, and a chain that shows any change."""
+"""The ledger: composition over jobs, refusals, crashes, two processes, and a chain that reveals any change."""
 
 import multiprocessing
 import os
@@ -78,7 +78,7 @@ def test_labels_cost_the_largest_epsilon_of_a_store_and_add_up_over_stores(tmp_p
     assert cost(ledger).label_nats is None, "a fixed seed"
     assert cost(ledger, "/data/b.csv").label_nats == 0
     run(ledger, source="/data/b.csv")
-    assert cost(ledger, "/data/b.csv").label_nats is None, "gradients told the labels"
+    assert cost(ledger, "/data/b.csv").label_nats is None, "gradients reveal the labels"
 
 
 @pytest.mark.parametrize(
@@ -160,17 +160,17 @@ WRITER = """
 """
 
 
-def test_a_killed_writer_loses_no_entry_that_it_was_told_of(tmp_path):
+def test_a_killed_writer_loses_no_entry_that_was_acknowledged(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for _ in range(30):
         process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
-    told = 30 + len(process.stdout.read().splitlines())
+    acknowledged = 30 + len(process.stdout.read().splitlines())
     process.wait()
     entries = Ledger(tmp_path).entries()
     assert [entry["number"] for entry in entries] == list(range(len(entries)))
-    assert told <= len(entries) <= told + 1
+    assert acknowledged <= len(entries) <= acknowledged + 1
 
 
 def _admit_many(home, job):

@@ -4,7 +4,7 @@ import pytest
 
 from privtune.device.agent.agent_config import AgentConfig, load_agent_config
 from privtune.shared.errors import DataInvalid, InvalidInput
-from privtune.shared.job_spec import JobSpec
+from tests.support.builders import least_spec
 
 GOOD = """
 datasets:
@@ -25,7 +25,7 @@ def load(tmp_path, content):
 
 
 def job(**changes):
-    return JobSpec.model_validate({"model": "minilm", "training_file": "device://reviews"} | changes)
+    return least_spec(**{"model": "minilm"} | changes)
 
 
 def test_a_whole_file(tmp_path):

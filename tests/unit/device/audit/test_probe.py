@@ -1,6 +1,5 @@
 """The estimate of use before a job: what the cloud's states tell, and with a skip the clean vectors beside them."""
 
-import numpy as np
 import pytest
 
 from privtune.device.audit.attacks.attack import Lab
@@ -8,15 +7,14 @@ from privtune.device.audit.attacks.attribute import AttributeSettings
 from privtune.device.audit.probe import use_for_training
 from privtune.device.audit.public_knowledge import PublicText
 from privtune.shared.errors import InvalidInput
-from tests.unit.device.audit.conftest import sentences
+from tests.support.texts import half_labels, token_rows
 
 SETTINGS = AttributeSettings(epochs=25, learning_rate=3e-3, hidden=32)
 
 
 def labelled(count, seed):
-    """The label: whether a record has more words of the upper half of the vocabulary."""
-    rows = sentences(count, seed)
-    return rows, np.array([int(np.median(ids_T[1:-1]) >= 12) for ids_T in rows])
+    rows = token_rows(count, seed)
+    return rows, half_labels(rows)
 
 
 def test_a_skip_makes_use_of_what_a_mute_cloud_can_not(make_lab):

@@ -2,24 +2,21 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 from privtune.device.audit.utility import Training, measure_utility
-from privtune.device.data.encode import EncodedDataset
 from privtune.shared.errors import InvalidInput
-from tests.unit.device.audit.conftest import sentences
+from tests.support.builders import dataset
+from tests.support.texts import half_labels, token_rows
 
 TRAINING = Training(epochs=12, batch=16, top_rate=3e-3, head_rate=1e-2)
 NEARLY_NOTHING = {"codes": 2, "dims": 1}
 
 
 def labelled(count, seed):
-    """The label: whether a record has more words of the upper half of the vocabulary."""
-    rows = sentences(count, seed)
-    labels = np.array([int(np.median(ids_T[1:-1]) >= 12) for ids_T in rows])
-    return EncodedDataset(ids=tuple(rows), labels=labels, label_names=("0", "1"))
+    rows = token_rows(count, seed)
+    return dataset(rows, half_labels(rows), ("0", "1"))
 
 
 def accuracy(lab, partition, train, held_out, *, tail=0, below=False, skip=True):

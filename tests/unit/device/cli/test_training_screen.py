@@ -17,8 +17,7 @@ from privtune.device.cli.training_screen import (
     make_screen,
     megabytes,
 )
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, Statement
 from privtune.device.training.job import RunResult
 from privtune.device.training.progress import EvalInfo, StartInfo, StepInfo
 
@@ -93,7 +92,7 @@ def test_randomised_labels_have_a_statement_of_their_own():
     screen, out = plain()
     screen.started(replace(START, label_statement=LabelStatement(epsilon=2.0, classes=2)))
     claim, *caveats = out.getvalue().splitlines()[4:]
-    assert "true with chance 0.881" in claim
+    assert "true with probability 0.881" in claim
     assert "by at most 2 nats" in claim
     assert all(caveat.startswith("  - ") for caveat in caveats)
 

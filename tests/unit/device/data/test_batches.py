@@ -10,7 +10,7 @@ def plan(records=103, **train):
     return BatchPlan(lengths, TrainSpec(**{"batch_size": 4, "accumulation": 2, "epochs": 2, **train}))
 
 
-def test_every_record_once_an_epoch():
+def test_every_record_once_per_epoch():
     p = plan()
     for epoch in range(2):
         steps = range(epoch * p.steps_per_epoch, (epoch + 1) * p.steps_per_epoch)
@@ -19,7 +19,7 @@ def test_every_record_once_an_epoch():
     assert p.total_steps == 2 * 13
 
 
-def test_a_resume_needs_no_cursor():
+def test_a_resume_needs_no_saved_position():
     np.testing.assert_array_equal(plan().micro_batches(17)[1], plan().micro_batches(17)[1])
 
 

@@ -31,7 +31,7 @@ def chats(*conversations):
 
 
 def plain(tokenizer, turns, **options):
-    """What transformers itself makes of the conversation."""
+    """The ids that transformers itself makes of the conversation."""
     return tokenizer.apply_chat_template([{"role": r, "content": c} for r, c in turns], return_dict=False, **options)
 
 
@@ -103,8 +103,8 @@ def test_a_hostile_or_broken_template_is_refused(body, message):
     assert "\n" not in failed.value.message
 
 
-def test_a_template_that_spells_the_text_in_lengths_spells_nothing():
-    """Length, choice of words and order must not depend on what is said, only on who speaks."""
+def test_a_template_that_encodes_the_text_in_lengths_encodes_nothing():
+    """Length, choice of words and order must not depend on the texts, only on the roles."""
     spying = (
         "{% for m in messages %}{% if 'cancer' in m.content %}{{ 'A' * 50 }}{% endif %}"
         "{{ m.content }}{{ 'B' * (m.content | length) }}<|im_end|>{% endfor %}"
@@ -124,7 +124,7 @@ def test_the_template_refuses_an_order_of_roles_with_the_place_of_the_record():
         encode_causal_lm(chats(fine, wrong), tokenizer, 4096)
 
 
-def test_no_template_says_what_to_do_and_the_owner_may_give_one(tmp_path):
+def test_a_missing_template_says_what_to_do_and_the_owner_may_give_one(tmp_path):
     tokenizer = byte_tokenizer(None)
     records = chats(conversation(TURNS))
     with pytest.raises(ModelUnsupported, match=r"no chat template.*--chat-template FILE, or the data as prompt"):
@@ -142,8 +142,8 @@ def test_no_template_says_what_to_do_and_the_owner_may_give_one(tmp_path):
 
 def test_the_clock_stands_still():
     day = datetime(2026, 11, 24)
-    told = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}" + CHATML
-    assert "'24 Nov 2026'" in template_source(byte_tokenizer(), told, day)
+    clock = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}" + CHATML
+    assert "'24 Nov 2026'" in template_source(byte_tokenizer(), clock, day)
     with pytest.raises(ModelUnsupported, match="reads the clock"):
         template_source(byte_tokenizer(), "{{ strftime_now(f) }}" + CHATML, day)
 

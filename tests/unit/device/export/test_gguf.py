@@ -4,66 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import normalizers, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from privtune.device.export.gguf_file import ARCHITECTURES, check_gguf, write_gguf
-from privtune.device.export.gguf_tokens import _SPLITS
 from privtune.shared.errors import ModelUnsupported, NonFinite
+from tests.support.gguf_models import BYTES, RULES, TEXTS, byte_level, gguf_lm, logits, sentencepiece
 from tests.support.tiny_models import DECODERS, tiny_lm, tiny_tokenizer
-
-TEXTS = ["the cat sat on 12 mats", "It's  2 spaces, isn't it?", "Zoë ate crêpes\nand 345 more — 😀", "the\tend"]
-BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-RULES = {
-    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
-    **{
-        name: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(rule), "isolated"), BYTES])
-        for rule, name in _SPLITS.items()
-    },
-}
-
-
-def byte_level(rule, normalizer=None):
-    """A byte-level BPE tokenizer, learned from the sentences above."""
-    inner = Tokenizer(models.BPE())
-    if normalizer is not None:
-        inner.normalizer = normalizer
-    inner.pre_tokenizer, inner.decoder = rule, decoders.ByteLevel()
-    special = ["<|start|>", "<|end|>", "<|pad|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<|start|>", eos_token="<|end|>", pad_token="<|pad|>", clean_up=False
-    )
-
-
-def sentencepiece(lacking=None):
-    """A BPE tokenizer over characters with the sign for a space, a start token, and bytes to fall back on."""
-    inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    special = ["<unk>", "<s>", "</s>"]
-    fallback = [f"<0x{byte:02X}>" for byte in range(256) if byte != lacking]
-    inner.train_from_iterator(TEXTS[:2], trainers.BpeTrainer(vocab_size=320, special_tokens=special + fallback))
-    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-    made.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    return made
-
-
-def tiny(kind, tokenizer, **changes):
-    """A tiny decoder of a kind that GGUF knows, with room for the tokenizer."""
-    settings = {"vocab_size": len(tokenizer) + 3, "sliding_window": None, "use_sliding_window": False}
-    if kind == "qwen3":
-        settings["head_dim"] = 128  # what transformers takes for granted when it reads such a file
-    return tiny_lm(kind, **{**settings, **changes})
-
-
-def logits(model, ids_BT):
-    with torch.no_grad():
-        return model.eval()(input_ids=ids_BT).logits
 
 
 def written(folder, model, tokenizer, dtype="fp32"):
@@ -75,7 +22,7 @@ def written(folder, model, tokenizer, dtype="fp32"):
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_read_back_it_gives_the_same_logits(kind, dtype, tmp_path):
     tokenizer = byte_level(RULES["gpt-2"])
-    model = tiny(kind, tokenizer, tie_word_embeddings=kind == "llama")
+    model = gguf_lm(kind, tokenizer, tie_word_embeddings=kind == "llama")
     again = written(tmp_path, model, tokenizer, dtype)
     ids_BT = torch.arange(3, 43).reshape(2, 20)
     tolerance = {"fp32": 1e-5, "fp16": 2e-2, "bf16": 2e-1}[dtype]
@@ -89,7 +36,7 @@ def test_read_back_it_gives_the_same_logits(kind, dtype, tmp_path):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_byte_level_tokenizer_reads_the_same_tokens(rule, tmp_path):
     tokenizer = byte_level(RULES[rule])
-    written(tmp_path, tiny("llama", tokenizer), tokenizer)
+    written(tmp_path, gguf_lm("llama", tokenizer), tokenizer)
     again = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
     for text in [*TEXTS, "<|start|>the cat<|end|>"]:
         assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
@@ -98,7 +45,7 @@ def test_a_byte_level_tokenizer_reads_the_same_tokens(rule, tmp_path):
 
 def test_a_sentencepiece_tokenizer_reads_the_same_tokens(tmp_path):
     tokenizer = sentencepiece()
-    written(tmp_path, tiny("llama", tokenizer), tokenizer)
+    written(tmp_path, gguf_lm("llama", tokenizer), tokenizer)
     again = AutoTokenizer.from_pretrained(tmp_path, gguf_file="model.gguf")
     assert tokenizer(TEXTS[0])["input_ids"][0] == 1
     for text in TEXTS:
@@ -110,7 +57,7 @@ def test_the_tokenizer_of_a_gguf_base_is_copied(tmp_path):
     from gguf import GGUFReader
 
     tokenizer = sentencepiece()
-    model = tiny("llama", tokenizer)
+    model = gguf_lm("llama", tokenizer)
     write_gguf(tmp_path / "first.gguf", model, tokenizer, "fp32", name="tiny", source=None)
     write_gguf(tmp_path / "second.gguf", model, None, "fp16", name="tiny", source=tmp_path / "first.gguf")
 
@@ -126,7 +73,7 @@ def test_digits_one_by_one_are_named_smollm(tmp_path):
     from gguf import GGUFReader
 
     tokenizer = byte_level(pre_tokenizers.Sequence([pre_tokenizers.Digits(True), RULES["gpt-2"]]))
-    written(tmp_path, tiny("llama", tokenizer), tokenizer)
+    written(tmp_path, gguf_lm("llama", tokenizer), tokenizer)
     assert GGUFReader(tmp_path / "model.gguf").fields["tokenizer.ggml.pre"].contents() == "smollm"
 
 
@@ -160,12 +107,12 @@ def test_what_the_format_would_lose_is_refused_by_name(kind, changes, named):
 )
 def test_a_tokenizer_without_a_name_is_refused(tokenizer, named, tmp_path):
     with pytest.raises(ModelUnsupported, match=named):
-        written(tmp_path, tiny("llama", tokenizer), tokenizer)
+        written(tmp_path, gguf_lm("llama", tokenizer), tokenizer)
 
 
 def test_a_weight_too_large_for_half_precision(tmp_path):
     tokenizer = byte_level(RULES["gpt-2"])
-    model = tiny("llama", tokenizer)
+    model = gguf_lm("llama", tokenizer)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
     with pytest.raises(NonFinite, match=r"layers\.1\.mlp\.up_proj.*bf16"):

@@ -16,8 +16,8 @@ from privtune.shared.modeling.adapter_folder import add_head_to_adapter, base_sh
 from privtune.shared.modeling.load import load_task_model
 from privtune.shared.modeling.lora import save_adapter, train_fully, trainable_parameters
 from privtune.shared.modeling.partition import Partition
+from tests.support.adapters import disturb, split_logits
 from tests.support.tiny_models import CONFIGS, DECODERS, tiny_batch, tiny_classifier, tiny_lm
-from tests.unit.shared.modeling.test_lora import disturb, split_logits
 
 IDS_BT, MASK_BT = tiny_batch()
 # Every linear layer of a block of that architecture, by peft's own choice.

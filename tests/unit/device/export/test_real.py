@@ -13,7 +13,7 @@ from privtune.shared.modeling.adapter_folder import add_head_to_adapter
 from privtune.shared.modeling.load import gguf_file, load_task_model, load_tokenizer
 from privtune.shared.modeling.lora import attach_lora, save_adapter, trainable_parameters
 from privtune.shared.modeling.partition import Partition
-from tests.unit.shared.modeling.test_real import installed
+from tests.support.real import installed
 
 pytestmark = pytest.mark.slow
 CUT = 26

@@ -35,7 +35,7 @@ def test_the_record_order_is_a_secret_of_each_job_and_stable(tmp_path):
     assert sorted(first.order(50)) == list(range(50))
 
 
-def test_a_job_goes_on_with_the_same_data_and_description_only(tmp_path):
+def test_a_job_resumes_with_the_same_data_and_description_only(tmp_path):
     folder = JobFolder(tmp_path, JOB)
     folder.begin(SPEC, (), "f", None)
     with pytest.raises(JobConflict, match=r"the data differs .* start a new job \(--new\)"):
@@ -50,7 +50,7 @@ def test_a_job_of_another_device(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"spec": {}}', '{"spec": 1, "label_names": 2}'])
-def test_a_damaged_state_is_told(tmp_path, content):
+def test_a_damaged_state_is_one_clear_error(tmp_path, content):
     folder = JobFolder(tmp_path, JOB)
     folder.begin(SPEC, (), "f", None)
     (folder.path / "job.json").write_text(content)

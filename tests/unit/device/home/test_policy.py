@@ -6,11 +6,11 @@ from pydantic import ValidationError
 from privtune.device.home.policy import Policy
 from privtune.device.noise.params import DChiParams, GaussianParams
 from privtune.shared.errors import InvalidInput, PolicyRefused
-from privtune.shared.job_spec import JobSpec
+from tests.support.builders import least_spec
 
 
 def job(**changes):
-    return JobSpec.model_validate({"model": "minilm", "training_file": "device://reviews"} | changes)
+    return least_spec(**{"model": "minilm"} | changes)
 
 
 def policy(**changes):
@@ -30,7 +30,7 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         ({}, noise("none"), "does not let clean vectors leave"),
         ({}, {"labels": "shared", "num_labels": 2}, "labels 'shared' is not allowed"),
         ({}, {"train": {"epochs": 51}}, "asks for 51 epochs; the device allows 50"),
-        ({}, noise("dchi", noise_ratio=DCHI * 0.9), rf"noise_ratio .* is below the {DCHI:g} that the device demands"),
+        ({}, noise("dchi", noise_ratio=DCHI * 0.9), rf"noise_ratio .* is below the {DCHI:g} that the device requires"),
         ({}, noise("dchi", eta=1e9), "does not allow dchi with eta set"),
         ({}, noise("gaussian", epsilon=GAUSSIAN.epsilon * 2), r"epsilon .* is above the .* that the device allows"),
         ({}, noise("gaussian", delta=GAUSSIAN.delta * 10), r"delta .* is above the .* that the device allows"),
@@ -38,7 +38,7 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         ({"models": ["minilm*"]}, {"model": "smollm2"}, "does not allow the model smollm2"),
         ({"models": []}, {}, "does not allow the model minilm"),
         ({"max_epochs": 2}, {}, "asks for 3 epochs; the device allows 2"),
-        ({"max_label_epsilon": 2}, {}, "demands randomised labels: label_epsilon of at most 2"),
+        ({"max_label_epsilon": 2}, {}, "requires randomised labels: label_epsilon of at most 2"),
         ({}, {"task": "causal-lm"}, "keeps a language model's gradients here"),
         ({"gradients": "none"}, {"label_epsilon": 1.0}, "lets no gradient leave: the job needs a tail"),
         ({"max_label_epsilon": 2}, {"label_epsilon": 2.5}, "label_epsilon 2.5 is above the 2 that the device allows"),
@@ -46,7 +46,7 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         (
             {"max_label_epsilon": 2, "allow_shared_labels": True},
             {"labels": "shared", "num_labels": 2},
-            "demands randomised labels",
+            "requires randomised labels",
         ),
         ({"bounds": {"dchi": {"noise_ratio": {"min": 90}}}}, noise("dchi", noise_ratio=89), "below the 90"),
         ({"bounds": {"dchi": {"noise_ratio": {"max": 2}}}}, noise("dchi", noise_ratio=2.5), "above the 2 "),
@@ -92,7 +92,7 @@ def test_models_are_matched_by_case():
         policy(models=["minilm"]).check(job(model="MINILM"))
 
 
-def test_settings_that_make_no_sense_are_told_as_such():
+def test_wrong_settings_are_invalid_input():
     with pytest.raises(InvalidInput, match="eta"):
         policy().check(job(**noise("dchi", eta=-1.0)))
     with pytest.raises(InvalidInput, match="quantum"):

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from privtune.device.inference.generation.growing_rows import GrowingText, RowSource, _key
-from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
 from privtune.device.release.noising import Noise
@@ -17,18 +16,15 @@ from privtune.shared.codec import decode
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Partition
-from tests.support.tiny_models import WIDTH, tiny_lm, tiny_tokenizer
+from tests.support.noise_contexts import model_context
+from tests.support.tiny_models import WIDTH, tiny_lm
 
 IDS = [2, 9, 30, 11, 4, 50, 33]
 
 
 @pytest.fixture(scope="module")
 def context():
-    torch.set_num_threads(1)
-    bottom = Partition(tiny_lm("llama")).bottom(1)
-    return NoiseContext.for_model(
-        bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=1, model_fingerprint="tiny", longest=40
-    )
+    return model_context(Partition(tiny_lm("llama")).bottom(1))
 
 
 @pytest.fixture

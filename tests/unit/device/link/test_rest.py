@@ -1,4 +1,4 @@
-"""The device's REST client against the real control plane, and against whatever else may answer at its address."""
+"""The device's REST client against the real control plane, and against other servers at its address."""
 
 import socket
 import threading
@@ -22,7 +22,8 @@ from privtune.shared.errors import (
     VersionMismatch,
 )
 from privtune.shared.job_spec import JobSpec
-from tests.integration.test_control_plane import LEAST, Plane
+from tests.support.builders import LEAST, least_spec
+from tests.support.plane import Plane
 
 KEY = "pt-" + "k" * 40
 
@@ -56,7 +57,7 @@ def test_a_job_comes_back_as_it_was_submitted(control):
 
 
 def test_jobs_are_steered_and_their_events_read_once_in_order(control):
-    job_id = control.create_job(JobSpec(**LEAST))["id"]
+    job_id = control.create_job(least_spec())["id"]
     assert phase_of(control.pause(job_id)) == "held"
     assert control.resume(job_id)["status"] == "queued"
     events = control.events(job_id)
@@ -78,7 +79,7 @@ def test_listing_pages_filters_and_stops(plane, control, monkeypatch):
     assert mine[0] not in queued
 
 
-def test_the_gateway_is_told_as_this_device_reaches_it(plane, control):
+def test_the_gateway_s_address_is_the_one_that_this_device_reaches(plane, control):
     assert control.info()["protocol_version"] == 2
     assert control.grpc_address() == "127.0.0.1:4321"
     with ControlPlane(plane.url.replace("127.0.0.1", "localhost"), plane.key) as other:
@@ -95,7 +96,7 @@ def test_the_gateway_is_told_as_this_device_reaches_it(plane, control):
 )
 def test_refusals_arrive_as_the_errors_they_are(control, changes, kind, words):
     with pytest.raises(kind, match=words) as caught:
-        control.create_job(JobSpec.model_validate(LEAST | changes))
+        control.create_job(least_spec(**changes))
     assert caught.value.param
 
 
@@ -126,7 +127,7 @@ def test_a_request_sent_again_after_a_lost_answer_makes_one_job(canned):
     """The first connection breaks before an answer; both requests carry the same Idempotency-Key."""
     server = canned(200, {"id": "ftjob-1", "status": "queued"}, drop=1)
     with ControlPlane(server.url, KEY) as client:
-        assert client.create_job(JobSpec(**LEAST))["id"] == "ftjob-1"
+        assert client.create_job(least_spec())["id"] == "ftjob-1"
     keys = [headers["Idempotency-Key"] for _, _, headers, _ in server.requests]
     assert len(keys) == 2
     assert keys[0] == keys[1]
@@ -225,7 +226,7 @@ def test_a_job_list_of_another_shape(canned, body):
 def test_a_job_id_of_the_cloud_can_not_name_a_folder_elsewhere(canned):
     body = {"id": "../../.ssh", "status": "queued"}
     with ControlPlane(canned(200, body).url, KEY) as client, pytest.raises(InvalidInput, match="is not a job id"):
-        client.create_job(JobSpec(**LEAST))
+        client.create_job(least_spec())
 
 
 def test_a_listing_that_never_ends_ends(canned):

@@ -7,6 +7,7 @@ from privtune.device.model import head as head_module
 from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import States, Tail
 from privtune.shared.job_spec import JobSpec, OptimSpec
+from privtune.shared.modeling.checkpoint import load_parameters
 from privtune.shared.modeling.partition import Partition
 from tests.support.tiny_models import VOCAB, WIDTH, tiny_classifier, tiny_lm
 
@@ -67,7 +68,8 @@ def test_what_a_lost_connection_left_half_done_is_forgotten(tuned, tmp_path):
             trainer.rewind(folder, 1)
         learn(1, 0)
         trainer.step()
-        return trainer._state()
+        trainer.save(folder, 2)
+        return load_parameters(folder, 2)
 
     calm, resumed = learnt(interrupted=False), learnt(interrupted=True)
     assert all(torch.equal(calm[name], resumed[name]) for name in calm)

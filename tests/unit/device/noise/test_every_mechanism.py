@@ -1,23 +1,21 @@
-"""What every mechanism of the registry must keep, whatever it does to the vectors."""
+"""Properties of every mechanism in the registry."""
 
 import copy
 
 import pytest
 import torch
 
-from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import REGISTRY, build
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Partition
-from tests.support.tiny_models import tiny_batch, tiny_classifier, tiny_tokenizer
+from tests.support.noise_contexts import model_context
+from tests.support.tiny_models import tiny_batch, tiny_classifier
 
 
 @pytest.fixture(scope="module")
 def context():
-    torch.set_num_threads(1)
-    bottom = Partition(tiny_classifier("bert")).bottom(1)
-    return NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=1, model_fingerprint="tiny", longest=40)
+    return model_context(Partition(tiny_classifier("bert")).bottom(1))
 
 
 @pytest.fixture(scope="module", params=list(REGISTRY))
@@ -59,7 +57,7 @@ def test_only_none_lets_clean_vectors_out(case):
     assert same.any() == (mechanism.name == "none")
 
 
-def test_a_statement_is_given_and_never_claims_what_its_row_can_not(case):
+def test_a_statement_never_claims_more_than_its_row(case):
     statement = case[0].statement()
     assert statement.text
     if statement.row in ("none", "scale", "cluster"):
@@ -67,7 +65,7 @@ def test_a_statement_is_given_and_never_claims_what_its_row_can_not(case):
         assert statement.position_epsilon is None
 
 
-def test_the_fingerprint_is_stable_and_tells_settings_apart(case, context):
+def test_fingerprints_are_stable_and_differ_between_mechanisms(case, context):
     mechanism = case[0]
     again = build(MechanismSpec(name=mechanism.name), context)
     assert again.fingerprint() == mechanism.fingerprint()
@@ -75,8 +73,8 @@ def test_the_fingerprint_is_stable_and_tells_settings_apart(case, context):
     assert len(others) == len(REGISTRY)
 
 
-def test_it_reads_its_vectors_or_says_that_the_ids_are_enough(case, monkeypatch):
-    """The device does not run the bottom for a mechanism that says so."""
+def test_it_reads_its_vectors_or_declares_that_ids_are_enough(case, monkeypatch):
+    """The device does not run the bottom for a mechanism that declares so."""
     monkeypatch.setenv("PRIVTUNE_UNSAFE_TEST_SEED", "1")
     mechanism, ids_BT, h_BTD, mask_BT, importance_BT = copy.copy(case[0]), *case[1:]
     drawn = [

@@ -1,4 +1,4 @@
-"""Token importance, what it is fitted on, and that the perturber hands it to the mechanism."""
+"""Token importance: what it is fitted on, and that the perturber hands it to the mechanism."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.noise.importance import TokenImportance
+from privtune.device.noise.mechanisms.privtune import PrivTune
+from privtune.device.noise.params import PrivTuneParams
 from privtune.device.noise.public_texts import PublicTexts, declare
 from privtune.device.noise.randomness import noise_source
-from privtune.device.noise.registry import build
 from privtune.device.release.own_records import OwnRecords, importance_for
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.errors import DataInvalid, InvalidInput, JobConflict
-from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import VOCABULARY, tiny_context
+from tests.support.builders import dataset
+from tests.support.noise_contexts import VOCABULARY, tiny_context
 
 POLAR, NEUTRAL, EVERYWHERE = 10, 30, 40
 
@@ -73,11 +74,7 @@ def own_records(tmp_path: Path, data: EncodedDataset | None) -> OwnRecords:
 
 def encoded() -> EncodedDataset:
     rows, labels = rows_and_labels()
-    return EncodedDataset(
-        ids=tuple(np.array(row, dtype=np.int32) for row in rows),
-        labels=np.array(labels, dtype=np.int64),
-        label_names=("a", "b"),
-    )
+    return dataset(rows, labels, ("a", "b"))
 
 
 def test_private_importance_is_fitted_once_and_kept(bottom: Bottom, tmp_path: Path) -> None:
@@ -107,17 +104,16 @@ def test_the_perturber_feeds_importance(bottom: Bottom, tmp_path: Path, injectio
     context = tiny_context(bottom)
     data = encoded()
     params = {"importance": "scale", "least": 0.1, "noise_ratio": 100.0, "steps": 2, "injection": injection}
-    mechanism = build(MechanismSpec(name="privtune", params=params), context)
-    fitted = importance_for("private", context, own_records(tmp_path, data))
     seen: list[torch.Tensor] = []
-    drawn = mechanism._release
 
-    def spy(*arguments):  # type: ignore[no-untyped-def]
-        out = drawn(*arguments)
-        seen.append(out.h_BTD.norm(dim=-1))
-        return out
+    class Watched(PrivTune):
+        def _release(self, *arguments):  # type: ignore[no-untyped-def]
+            out = super()._release(*arguments)
+            seen.append(out.h_BTD.norm(dim=-1))
+            return out
 
-    mechanism._release = spy  # type: ignore[method-assign]
+    mechanism = Watched(PrivTuneParams.model_validate(params), context)
+    fitted = importance_for("private", context, own_records(tmp_path, data))
     store = ReleaseStore(tmp_path / "r.sqlite", "x", 1 << 20)
     Perturber(bottom, mechanism, noise_source(), store, "fp32", fitted).release(data, np.arange(60))
     lengths = seen[0]
@@ -131,12 +127,12 @@ def test_the_perturber_feeds_importance(bottom: Bottom, tmp_path: Path, injectio
         other.release(data, np.arange(2))
 
 
-def test_a_job_is_held_to_its_law(tmp_path: Path) -> None:
+def test_a_job_keeps_the_noise_distribution_it_began_with(tmp_path: Path) -> None:
     own = own_records(tmp_path, None)
-    own.pin("law one")
-    own.pin("law one")
+    own.pin("noise one")
+    own.pin("noise one")
     with pytest.raises(JobConflict, match="released a second time"):
-        own.pin("law two")
+        own.pin("noise two")
 
 
 def test_declared_public_texts_reach_the_context(tmp_path: Path) -> None:

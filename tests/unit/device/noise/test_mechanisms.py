@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from privtune.device.noise.base import Mechanism, clip_rows
+from privtune.device.noise.base import Mechanism
+from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.mechanisms.dchi import DChi
 from privtune.device.noise.mechanisms.gaussian import Gaussian
@@ -18,8 +19,7 @@ from privtune.device.noise.registry import build
 from privtune.device.privacy.bounds import dchi_loss, position_bound
 from privtune.shared.errors import InvalidInput, NonFinite
 from privtune.shared.job_spec import MechanismSpec
-
-HIDDEN = 32
+from tests.support.noise_contexts import HIDDEN
 
 
 def make(context: NoiseContext, name: str, **params: float | str) -> Mechanism:
@@ -37,7 +37,7 @@ def batch(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_padding_is_zero_and_everything_is_float32(context: NoiseContext, name: str, dtype: torch.dtype) -> None:
     ids_BT, h_BTD, mask_BT = batch()
-    h_BTD[~mask_BT] = torch.nan  # whatever the bottom leaves in padding must not matter
+    h_BTD[~mask_BT] = torch.nan  # what the bottom leaves in padding must not matter
     mechanism = make(context, name)
     out = mechanism.release(ids_BT, h_BTD.to(dtype), mask_BT.long(), generator=noise_source())
     assert out.h_BTD.dtype == torch.float32
@@ -81,7 +81,7 @@ def test_known_bug_half_precision_sampling(context: NoiseContext) -> None:
 
 @pytest.mark.parametrize("name", ["dchi", "gaussian"])
 def test_clip_comes_before_the_noise(context: NoiseContext, name: str) -> None:
-    """Known bug: clipping only after the noise. Huge inputs must not shine through, and the noise stays unclipped."""
+    """Known bug: clipping only after the noise. Huge inputs must not show, and the noise stays unclipped."""
     ids_BT, h_BTD, mask_BT = batch(scale=1e6)
     mechanism = make(context, name, clip=1.0, **({"eta": 0.5} if name == "dchi" else {"epsilon": 1.0}))
     out = mechanism.release(ids_BT, h_BTD, mask_BT, generator=noise_source())
@@ -154,7 +154,7 @@ def test_empirical_loss_of_the_real_sampler_stays_under_the_bound(context: Noise
                 least = stats.beta.ppf(1e-4, a, count - a + 1) if a else 0.0
                 most = stats.beta.ppf(1 - 1e-4, b + 1, count - b)
                 assert math.log(max(least, 1e-300) / most) <= bound
-    # And the bound is not idle: the typical loss is what was announced.
+    # And the typical loss is the stated one.
     mu = mechanism.statement().numbers["position_mu"]
     assert float(score[0].mean()) == pytest.approx(mu**2 / 2, rel=0.1)
     assert float(score[0].std()) == pytest.approx(mu, rel=0.1)
@@ -207,7 +207,7 @@ def test_a_fixed_seed_withdraws_the_statement(context: NoiseContext, seeded: Noi
     assert "FIXED SEED" in after.text
 
 
-def test_fingerprints_tell_settings_apart(context: NoiseContext) -> None:
+def test_fingerprints_differ_between_settings(context: NoiseContext) -> None:
     prints = [
         make(context, "none").fingerprint(),
         make(context, "dchi").fingerprint(),

@@ -1,4 +1,4 @@
-"""The sampler's law, tested against the textbook; significance 1e-4 a test with a fixed seed, so it never flickers."""
+"""The sampler against textbook distributions; significance 1e-4 per test with a fixed seed, so it is stable."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_direction_is_isotropic_and_independent_of_the_radius(dim: int, seeded: 
     slopes = torch.stack([torch.ones(dim, dtype=torch.float64), torch.arange(dim, dtype=torch.float64)])
     for axis in torch.cat([axes, slopes / slopes.norm(dim=-1, keepdim=True)]):
         half = (1 + u @ axis) / 2
-        law = stats.beta((dim - 1) / 2, (dim - 1) / 2)
-        assert stats.kstest(half.numpy(), law.cdf).pvalue > ALPHA
+        projected = stats.beta((dim - 1) / 2, (dim - 1) / 2)
+        assert stats.kstest(half.numpy(), projected.cdf).pvalue > ALPHA
         assert abs(stats.spearmanr(radius.squeeze().numpy(), half.numpy())[0]) < 0.06
 
 

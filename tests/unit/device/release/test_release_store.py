@@ -1,4 +1,4 @@
-"""The once-per-record store: same bytes for ever, through crashes, two writers, damage and full disks."""
+"""The once-per-record store: the same bytes through crashes, two writers, damage and full disks."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ WRITER = """
     while True:
         items = {RecordKey(index * 4 + i, b"c" * 16): EncodedRelease(1, os.urandom(4096)) for i in range(4)}
         sent = store.put_many(items)
-        # Only now may the bytes leave: this line stands for the wire.
+        # Only now may the bytes leave: this line represents the wire.
         for key, item in sent.items():
             sys.stdout.write(f"{key.index} {item.data.hex()}\\n")
         sys.stdout.flush()

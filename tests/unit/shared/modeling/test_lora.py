@@ -26,22 +26,11 @@ from privtune.shared.modeling.lora import (
     trainable_parameters,
 )
 from privtune.shared.modeling.partition import Partition, classification_readout
+from tests.support.adapters import disturb, split_logits
 from tests.support.tiny_models import CONFIGS, DECODERS, LAYERS, tiny_batch, tiny_classifier, tiny_lm
 
 MODELING = Path(__file__).parents[4] / "shared" / "privtune" / "shared" / "modeling"
 SPEC = TuningSpec(rank=2, alpha=8.0, dropout=0.0)
-
-
-def disturb(parameters, seed=5):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-
-
-def split_logits(partition, cut, top, head, ids_BT, mask_BT):
-    readout_B = classification_readout(partition.readout, mask_BT.sum(1), ids_BT.shape[1])
-    return head(top.eval()(partition.bottom(cut)(ids_BT, mask_BT), mask_BT, readout_B)).detach()
 
 
 def test_attaching_warns_of_nothing_and_an_adapter_is_float32_on_half_weights():

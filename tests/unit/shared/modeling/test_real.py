@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -12,16 +9,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.package import load_bottom_package, write_bottom_package
 from privtune.shared.modeling.partition import Partition, classification_readout
+from tests.support.real import installed
 
 pytestmark = pytest.mark.slow
 TEXTS = ["A sentence.", "The film was a good deal longer than its story, and I was glad of that.", "No"]
-
-
-def installed(package: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        pytest.skip(f"needs the package {package}")
-    return Path(found.submodule_search_locations[0])
 
 
 def batch(ref):

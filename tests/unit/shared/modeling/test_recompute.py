@@ -8,12 +8,12 @@ from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.session import TopSession
 from privtune.shared.job_spec import JobSpec, TuningSpec
-from privtune.shared.modeling.lora import adapter_state, attach_lora, train_fully, trainable_parameters
+from privtune.shared.modeling.lora import attach_lora, train_fully, trainable_parameters
 from privtune.shared.modeling.partition import Partition
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
-from tests.support.tiny_models import CONFIGS, ENCODERS, WIDTH, tiny_classifier, tiny_lm
-from tests.support.world import save_model
+from tests.support.adapters import exported
+from tests.support.tiny_models import CONFIGS, ENCODERS, WIDTH, save_model, tiny_classifier, tiny_lm
 
 
 def tops(kind, *, full=False, cut=1, dropout=0.3, spread=0.2):
@@ -124,7 +124,7 @@ def trained(host, folder, **changes):
         for micro_batch in range(2):
             session.backward(micro_batch, out_ND)
         session.apply()
-    return adapter_state(session._top)
+    return exported(session)
 
 
 def test_a_session_trains_the_same_adapter(host, tmp_path):

@@ -1,7 +1,7 @@
 """Alembic's entry: runs the migrations on the connection that `privtune.cloud.db.store.Store.upgrade` hands over.
 
 To add one: change the models in cloud/store.py, write versions/NNNN_what.py by hand after the last one, and run
-tests/unit/cloud/test_store.py, which compares head with the models.
+tests/unit/cloud/db/test_store.py, which compares head with the models.
 """
 
 from __future__ import annotations

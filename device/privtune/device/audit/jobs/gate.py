@@ -29,7 +29,7 @@ from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.package import BottomPackage
 
 FOLDER = "audits"
-_SIZES: dict[str, Size] = {"quick": QUICK, "full": FULL}
+SIZES: dict[str, Size] = {"quick": QUICK, "full": FULL}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def _attacked(
             "copy with --local-model (agent.yaml: local_models)",
             param="local_model",
         )
-    size = _SIZES[rule.size]
+    size = SIZES[rule.size]
     whole = None
     if job.local_model is not None:
         whole = whole_model(job.local_model, job.spec.task, len(job.data.label_names))

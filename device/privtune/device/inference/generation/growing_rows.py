@@ -127,7 +127,7 @@ class GrowingText:
 
 
 class _NewRow(NamedTuple):
-    """The row at `place` of a text, which was not sent yet."""
+    """The row at `place` of a text, not sent yet."""
 
     text: GrowingText
     place: int

@@ -31,7 +31,7 @@ class Prompts:
         """
         ids = self._written(prompt, raw)
         if not ids:
-            raise InvalidInput("the prompt is empty: the tokenizer makes no token of it", param="prompt")
+            raise InvalidInput("the prompt is empty: the tokenizer finds no token in it", param="prompt")
         self._package.check_ids([ids])
         limit = self._package.max_positions
         if limit is not None and len(ids) >= limit:

@@ -27,7 +27,7 @@ from privtune.device.inference.generation.text_pieces import TextPieces
 from privtune.device.inference.tuned import TextReleases, TunedModel
 from privtune.device.link.rpc import Stream
 from privtune.device.model.tail import every_row
-from privtune.device.privacy.bounds import Statement
+from privtune.device.privacy.statements import Statement
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
 from privtune.shared.modeling.package import BottomPackage
 from privtune.shared.retry import retrying
@@ -188,7 +188,7 @@ class Writer:
             self._stream.send(Message(kind=END, step=0, forward=pb.ForwardHeader(record_ids=[reply.handle])))
         releasing, rows = self._texts.releasing, reply.growing
         releasing.account.settle_text(reply.admission, releasing, rows=rows.drawn, length=len(rows.ids))
-        del reply.growing, reply.in_tail  # keys, values and rows: a megabyte a text, and there may be many answers
+        del reply.growing, reply.in_tail  # keys, values and rows: a megabyte per text, and there may be many answers
 
     def close(self) -> None:
         """End all replies."""
@@ -196,14 +196,14 @@ class Writer:
             self.end(reply, "cancelled")
 
     def _answered(self, stream: Stream, message: Message) -> list[Reply]:
-        """Act on an answer to a message of ours; the replies that got a token."""
+        """Act on an answer to one of our messages; the replies that got a token."""
         sent = self._sent.pop(message.micro_batch, [])
         if message.micro_batch == self._round:
             self._round = None
         if message.kind == RESEND:
             for reply, _ in sent:
-                if reply.finish is None:  # some ended meanwhile
-                    self._send_whole(stream, reply)
+                if reply.finish is None:  # some have ended since
+                    self._send(stream, [reply], 0)
         if message.kind != OUTPUT:
             return []
         rows_MD = torch.from_numpy(message.tensor())
@@ -239,10 +239,6 @@ class Writer:
     def _finish(self, reply: Reply, why: Finish) -> None:
         reply.text += reply.pieces.finish()
         self.end(reply, "stop" if reply.pieces.stopped else why)
-
-    def _send_whole(self, stream: Stream, reply: Reply) -> None:
-        """All rows of a reply's text, for a cloud that keeps nothing of it."""
-        self._send(stream, [reply], 0)
 
     def _send_new(self, stream: Stream) -> None:
         """All rows of the replies that have just begun, several in a message: the cloud computes them at once."""

@@ -1,8 +1,8 @@
-"""`codes`: each vector becomes the nearest of K public ones. What a word means in its record stays, its name goes.
+"""`codes`: each vector becomes the nearest of K public ones, which keeps meaning in context and hides the word.
 
-A code is chosen by the word IN CONTEXT (after the frozen blocks), in a subspace where the task counts most. Few codes
-tell little of words, and the attention that mixed the record before lets each of them say something of its meaning.
-D hidden width, E subspace, K codes, C classes.
+A code is chosen by the word IN CONTEXT (after the frozen blocks), in a subspace that favours the task. Few codes reveal
+little about words, and because attention has already mixed the record, each code still carries some of its meaning.
+N public states, D hidden width, E subspace, K codes, C classes.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from privtune.device.noise.base import Mechanism, Release
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.params import CodesParams
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.noise.tables.clusters import kmeans
-from privtune.device.noise.tables.directions import public_directions
-from privtune.device.noise.tables.public_tables import Tables
+from privtune.device.noise.tables.class_directions import public_directions
+from privtune.device.noise.tables.clustering import kmeans
+from privtune.device.noise.tables.public_tables import PublicTables
 from privtune.device.noise.tables.table_cache import cached, recipe
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import codes_statement, fitted_statement
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.fitted_tables import fitted_statement
+from privtune.device.privacy.statements.shared_target import codes_statement
 from privtune.shared.errors import InvalidInput
 
 KIND = "codes"
 _ROWS = 20_000  # public states that the codes are fitted on
-_REACH = 0.8  # centres as long as the states they stand for would be louder than any one word
+_REACH = 0.8  # at full length, a centre would outweigh any single word
 
 
 class Codes(Mechanism):
-    """h -> centre of its code; optionally the code goes through randomised response first.
+    """h -> centre of its code; optionally with randomised response on the code.
 
-    Not covered without randomised response: which code it was. Not covered with it: nothing of a position, but one
-    token moves all positions of its record through attention, so a token has the record's bound.
+    Loss: unbounded without randomised response, which code it was is revealed; epsilon per position with it. One token
+    moves all positions of its record through attention, so a token has the record's bound.
     """
 
     name: ClassVar[str] = "codes"
@@ -55,10 +56,10 @@ class Codes(Mechanism):
         if params.task == "private" and context.private_means is None:
             raise InvalidInput("task=private needs a job whose records have labels", param="task")
         self.hides_task = params.task_use == "hide"
-        self._tables = Tables(context, self.injection)
+        self._tables = PublicTables(context, self.injection)
 
     def prepare(self) -> dict[str, float]:
-        """Codes that are used, and the bits that one of them can tell at most."""
+        """Number of codes in use, and the bits that one of them can reveal at most."""
         count = len(self._table["centre_KD"])
         return {"codes": float(count), "bits_a_position": float(np.log2(count))}
 
@@ -67,29 +68,19 @@ class Codes(Mechanism):
     ) -> Release:
         table = self._table
         code_BT = self.code_of(h_BTD)
-        code_BT = self._respond(code_BT, generator)
-        out_BTD = table["centre_KD"][code_BT]
-        special_BT = torch.isin(ids_BT, torch.tensor(sorted(self.context.special_ids), dtype=torch.int64))
-        return Release(
-            h_BTD=torch.where(special_BT.unsqueeze(-1), self._tables.special_VD[ids_BT], out_BTD), mask_BT=mask_BT
-        )
+        if self.params.epsilon_code and len(table["code_KE"]) > 1:
+            code_BT = generator.randomised_response(code_BT, len(table["code_KE"]), self.params.epsilon_code)
+        special_BT1 = self.context.is_special(ids_BT).unsqueeze(-1)
+        out_BTD = torch.where(special_BT1, self._tables.special_VD[ids_BT], table["centre_KD"][code_BT])
+        return Release(h_BTD=out_BTD, mask_BT=mask_BT)
 
     def code_of(self, h_BTD: Tensor) -> Tensor:
-        """The nearest code of each vector in the subspace; int64, shape (B, T)."""
+        """The nearest code of each vector within the subspace; int64, shape (B, T)."""
         table = self._table
         x_NE = (h_BTD.flatten(0, 1) - table["mean_D"]) @ table["basis_DE"]
         code_KE = table["code_KE"]
         nearest_N = (x_NE @ code_KE.T - code_KE.square().sum(dim=1) / 2).argmax(dim=1)
         return nearest_N.view(h_BTD.shape[:2])
-
-    def _respond(self, code_BT: Tensor, generator: NoiseSource) -> Tensor:
-        """k-ary randomised response: with chance K / (e^eps + K - 1) any code, evenly, in place of the true one."""
-        count = len(self._table["code_KE"])
-        if self.params.epsilon_code == 0 or count < 2:
-            return code_BT
-        chance = count / (np.expm1(self.params.epsilon_code) + count)
-        lie_BT = generator.uniform(*code_BT.shape) < chance
-        return torch.where(lie_BT, generator.integers(count, *code_BT.shape), code_BT)
 
     @cached_property
     def _table(self) -> dict[str, Tensor]:
@@ -123,7 +114,7 @@ class Codes(Mechanism):
         counts_K1 = torch.bincount(labels_N).unsqueeze(1).float()
         code_KE = torch.zeros(len(counts_K1), x_NE.shape[1]).index_add_(0, labels_N, x_NE) / counts_K1
         away_KD = torch.zeros(len(counts_K1), self.dim).index_add_(0, labels_N, away_ND) / counts_K1
-        # Means shrink: a bare centre is shorter than anything that the top has seen.
+        # Averaging shrinks: a plain mean is shorter than any vector that the top was trained on.
         longer_K1 = away_ND.norm(dim=1).mean() / away_KD.norm(dim=1, keepdim=True).clamp(min=1e-9)
         self.context.progress("codes", 1.0)
         return {
@@ -134,9 +125,9 @@ class Codes(Mechanism):
         }
 
     def _basis(self, away_ND: Tensor) -> Tensor:
-        """The first `dims` principal components, of unit deviation together, and the task's directions beside them.
+        """The first `dims` principal components, of unit deviation together, and the task's directions next to them.
 
-        task_use=hide: the components without what goes along with these directions.
+        task_use=hide: the components without what correlates with the task's directions. Shape (D, E).
         """
         p = self.params
         _, vectors_DD = torch.linalg.eigh((away_ND.T @ away_ND / len(away_ND)).double())
@@ -146,19 +137,18 @@ class Codes(Mechanism):
         task_DC = public_directions(self.context) if p.task == "public" else self._private_directions
         score_NC = away_ND @ task_DC
         if p.task_use == "hide":
-            # What is left goes along with no score of the task (least squares over public states).
+            # What remains is uncorrelated with every score of the task (least squares over public states).
             shared_CE = torch.linalg.lstsq(score_NC, away_ND @ leading_DE).solution
             return _evened(leading_DE - task_DC @ shared_CE, away_ND)
         return torch.cat([_evened(leading_DE, away_ND), p.task_weight * task_DC / score_NC.std(dim=0)], dim=1)
 
     def _public_states(self) -> Tensor:
-        """States of ordinary tokens in public rows (rows of spread-out ids where the owner named no text)."""
-        special = torch.tensor(sorted(self.context.special_ids), dtype=torch.int64)
+        """States of ordinary tokens in public rows (in made-up rows where the owner named no text); (N, D)."""
         rows = [torch.tensor([list(row)]) for row in self.context.public_rows if len(row)] or self.context.sample_rows()
         found, total = [], 0
         for ids_BT in rows:
             states_ND = self.context.states(ids_BT, self.injection).flatten(0, 1)
-            found.append(states_ND[~torch.isin(ids_BT.flatten(), special)])
+            found.append(states_ND[~self.context.is_special(ids_BT.flatten())])
             total += len(found[-1])
             self.context.progress("states of public text", min(1.0, total / _ROWS))
             if total >= _ROWS:
@@ -175,6 +165,6 @@ class Codes(Mechanism):
 
 
 def _evened(basis_DE: Tensor, away_ND: Tensor) -> Tensor:
-    """Each direction with the same deviation, all together with one."""
+    """The directions scaled to equal deviations, and to unit deviation together."""
     even_DE: Tensor = basis_DE / (away_ND @ basis_DE).std(dim=0) / basis_DE.shape[1] ** 0.5
     return even_DE

@@ -1,4 +1,4 @@
-"""CusText: each token replaced from its own output set before the bottom reads it. U usable ids, G sets of K ids."""
+"""`custext`: each token replaced from its output set before the bottom reads it. U usable ids, G sets of K ids."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from privtune.device.noise.base import Mechanism, Release
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.params import CusTextParams
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.noise.tables.clusters import greedy_groups
-from privtune.device.noise.tables.public_tables import Tables
+from privtune.device.noise.tables.clustering import greedy_groups
+from privtune.device.noise.tables.public_tables import PublicTables
 from privtune.device.noise.tables.table_cache import cached, recipe
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import no_bound_statement
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.no_bound import no_bound_statement
 
 
 class CusText(Mechanism):
-    """`custext`: CusText (Chen et al. 2022, arXiv 2207.09490): another word from the token's own output set.
+    """CusText (Chen et al. 2022, arXiv 2207.09490): each token becomes a word drawn from its output set.
 
-    Exponential mechanism with the similarity to the token (scaled to 0..1 in the set, so of sensitivity 1) as its
-    score: chance ~ exp(epsilon * score / 2). The bottom then reads the sanitised text. Departures: tokens of the model
-    instead of words; similarity of the model's own embeddings; sets start from publicly frequent ids, not from those of
-    the private corpus; unknown and special ids stay.
-    Loss: at most epsilon a token INSIDE an output set; another set's words are impossible, so unbounded across.
+    The exponential mechanism with the similarity to the token (scaled to 0..1 within the set, so of sensitivity 1) as
+    its score: probability ~ exp(epsilon * score / 2). The bottom then reads the sanitised text.
+    Loss: at most epsilon per token WITHIN an output set; words of another set are impossible, so unbounded across.
+    Departures: the model's tokens instead of words; similarity of the model's own embeddings; sets start from publicly
+    frequent ids, not from those of the private corpus; unknown and special ids stay.
     """
 
     name: ClassVar[str] = "custext"
@@ -38,10 +38,10 @@ class CusText(Mechanism):
         self.injection = params.injection
         self.reads_draws = params.injection == "cut" and context.cut > 0
         self.params = params
-        self.tables = Tables(context, "embedding")
+        self.tables = PublicTables(context, "embedding")
 
     def prepare(self) -> dict[str, float]:
-        """How many output sets there are, and how often a token stays as it is (mean over the vocabulary)."""
+        """Number of output sets, and how often a token is kept (mean over the vocabulary)."""
         own_U = (self.sets_GK[self._set_U] == torch.arange(len(self._set_U)).unsqueeze(1)).float()
         return {"sets": float(len(self.sets_GK)), "kept": float((self.chances_UK * own_U).sum(dim=1).mean())}
 
@@ -50,7 +50,7 @@ class CusText(Mechanism):
 
     @cached_property
     def sets_GK(self) -> Tensor:
-        """Members (places among usable ids) of each output set, -1 padded."""
+        """Members of each output set, as places among the usable ids; padded with -1."""
 
         def make() -> dict[str, Tensor]:
             order_U = np.argsort(-self.tables.frequency_U, kind="stable")
@@ -61,7 +61,7 @@ class CusText(Mechanism):
 
     @cached_property
     def chances_UK(self) -> Tensor:
-        """Probability of each member of the own set: exp(epsilon * score / 2) normalised; float32."""
+        """Probability of each member of an id's output set: exp(epsilon * score / 2) normalised; float32."""
         unit_UD, sets_GK = self.tables.unit_UD, self.sets_GK
         members_GKD = unit_UD[sets_GK.clamp(min=0)]
         similar_GKK = members_GKD @ members_GKD.transpose(1, 2)
@@ -82,7 +82,7 @@ class CusText(Mechanism):
         return set_U
 
     def sanitise(self, ids_BT: Tensor, mask_BT: Tensor, generator: NoiseSource) -> Tensor:
-        """Replacement ids of a micro-batch."""
+        """Replacement ids of a micro-batch; int64, shape (B, T)."""
         place_BT = self.tables.place_V[ids_BT]
         word_BT = (place_BT >= 0) & mask_BT
         place_N = place_BT[word_BT]
@@ -95,8 +95,7 @@ class CusText(Mechanism):
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
         drawn_BT = self.sanitise(ids_BT, mask_BT, generator)
-        run = self.context.bottom.embed if self.injection == "embedding" else self.context.bottom
-        return Release(h_BTD=run(drawn_BT, mask_BT.long()).to(torch.float32), mask_BT=mask_BT)
+        return Release(h_BTD=self.context.states(drawn_BT, self.injection, mask_BT), mask_BT=mask_BT)
 
     def _statement(self) -> Statement:
         return no_bound_statement(
@@ -106,7 +105,7 @@ class CusText(Mechanism):
             numbers={"epsilon_inside_a_set": self.params.epsilon, "set_size": float(self.params.set_size)},
             why=(
                 f"two words of one output set shift the odds by at most {self.params.epsilon:.4g} nats, but which set "
-                "it was is shown."
+                "it was is revealed."
             ),
         )
 

@@ -1,4 +1,4 @@
-"""d_chi noise (Feyisetan et al. 2020): density ~ exp(-eta ||z||), radius Gamma(D, 1/eta), direction uniform."""
+"""`dchi`: noise of density ~ exp(-eta ||z||), radius Gamma(D, 1/eta), direction uniform (Feyisetan et al. 2020)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from privtune.device.noise.base import Mechanism, Release, clip_rows
+from privtune.device.noise.base import Mechanism, Release
+from privtune.device.noise.clipping import clip_radius, clip_rows
 from privtune.device.noise.context import NoiseContext
-from privtune.device.noise.params import ClipParams, DChiParams
+from privtune.device.noise.params import DChiParams
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.privacy.bounds import Statement, dchi_eta, pair_report
-from privtune.device.privacy.statements import clipped_statement, metric_statement, no_bound_statement
-
-
-def clip_radius(params: ClipParams, context: NoiseContext) -> float | None:
-    """R in the model's units, or None when clipping is off."""
-    if params.clip is not None:
-        return params.clip
-    return params.clip_ratio * context.typical_norm(params.injection) or None
+from privtune.device.privacy.bounds import dchi_eta
+from privtune.device.privacy.pair_report import pair_report
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.added_noise import clipped_statement, metric_statement
+from privtune.device.privacy.statements.no_bound import no_bound_statement
 
 
 class DChi(Mechanism):
-    """h -> clip(h, R) + z with ||z|| ~ Gamma(D, 1/eta), one radius a token.
+    """h -> clip(h, R) + z with ||z|| ~ Gamma(D, 1/eta), one radius per token.
 
-    Loss: pure, eta * L2 distance a position (Feyisetan et al. 2020, section 3), so 2 * eta * R after clipping.
+    Loss: pure, eta * L2 distance per position (Feyisetan et al. 2020, section 3), so 2 * eta * R after clipping.
     Not covered: unclipped vectors at the cut, the number of tokens, a second draw of the same record.
     """
 
@@ -33,7 +30,7 @@ class DChi(Mechanism):
     def __init__(self, params: DChiParams, context: NoiseContext) -> None:
         super().__init__(context)
         self.injection = params.injection
-        self.by_position = type(self) is DChi  # what is built on it reads ids, neighbours or importance
+        self.by_position = type(self) is DChi  # subclasses read ids, neighbours or importance
         self.clip = clip_radius(params, context)
         if params.eta is not None:
             self.eta = params.eta

@@ -1,4 +1,4 @@
-"""The analytic Gaussian mechanism (Balle & Wang 2018) on clipped vectors."""
+"""`gaussian`: the analytic Gaussian mechanism (Balle & Wang 2018) on clipped vectors."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from privtune.device.noise.base import Mechanism, Release, clip_rows
+from privtune.device.noise.base import Mechanism, Release
+from privtune.device.noise.clipping import clip_radius, clip_rows
 from privtune.device.noise.context import NoiseContext
-from privtune.device.noise.mechanisms.dchi import clip_radius
 from privtune.device.noise.params import GaussianParams
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.privacy.bounds import Statement, gaussian_sigma
-from privtune.device.privacy.statements import gaussian_statement
+from privtune.device.privacy.bounds import gaussian_sigma
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.added_noise import gaussian_statement
 from privtune.shared.errors import InvalidInput
 
 
 class Gaussian(Mechanism):
     """h -> clip(h, R) + N(0, sigma^2 I), sigma exact for (epsilon, delta) at L2 sensitivity 2R (any two vectors).
 
-    Per position. Not covered: one token's reach over other positions through attention, when injected at the cut.
+    Loss: (epsilon, delta) per position. Not covered: the influence of one token on other positions through attention,
+    when injected at the cut.
     """
 
     name: ClassVar[str] = "gaussian"

@@ -1,4 +1,4 @@
-"""No mechanism: clean vectors leave. For comparisons, behind an explicit `--no-noise`."""
+"""`none`: clean vectors leave. For comparison, behind an explicit `--no-noise`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from privtune.device.noise.base import Mechanism, Release
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.params import NoneParams
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.privacy.bounds import Statement
-from privtune.device.privacy.statements import none_statement
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.no_bound import none_statement
 
 
 class NoMechanism(Mechanism):
-    """Sends what the bottom made. Protects nothing."""
+    """Sends the bottom's output as it is. Protects nothing."""
 
     name: ClassVar[str] = "none"
 

@@ -1,4 +1,4 @@
-"""`pool`: sums of neighbouring vectors. Words hide in one another, order is lost, and fewer bytes leave."""
+"""`pool`: sums of neighbouring vectors. Words hide among their neighbours, order is lost, and fewer bytes leave."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from privtune.device.noise.base import Mechanism, Release, clip_rows
+from privtune.device.noise.base import Mechanism, Release
+from privtune.device.noise.clipping import clip_radius, clip_rows
 from privtune.device.noise.context import NoiseContext
-from privtune.device.noise.mechanisms.dchi import clip_radius
-from privtune.device.noise.mechanisms.shared import UNACCOUNTED
 from privtune.device.noise.params import PoolParams
 from privtune.device.noise.randomness import NoiseSource
+from privtune.device.noise.tables.cluster_table import UNACCOUNTED
 from privtune.device.noise.tables.cluster_targets import ClusterTargets
-from privtune.device.privacy.bounds import Row, Statement, dchi_eta
-from privtune.device.privacy.statements import (
-    fitted_statement,
-    no_bound_statement,
-    pooled_statement,
-    randomised_statement,
-)
+from privtune.device.privacy.bounds import dchi_eta
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.added_noise import pooled_statement
+from privtune.device.privacy.statements.fitted_tables import fitted_statement
+from privtune.device.privacy.statements.no_bound import no_bound_statement
+from privtune.device.privacy.statements.shared_target import randomised_statement
+from privtune.device.privacy.statements.statement import Row
 
 
 class Pool(Mechanism):
     """Rows 1..k, k+1..2k, ... of a record become (sum / sqrt(k)) (+ d_chi noise). A leading special token stays alone.
 
-    The summands are cluster targets or vectors clipped to R, so a sum is at most sqrt(k) R long and the loss of a
-    released row, all of whose k tokens may change, is 2 * eta * sqrt(k) * R; with randomised response of epsilon a
-    token it is k * epsilon. One changed summand moves its row by 2R / sqrt(k) only.
+    The summands are cluster targets or vectors clipped to R, so a released row is at most sqrt(k) * R long. All of its
+    k tokens may change, so its loss is 2 * eta * sqrt(k) * R, or k * epsilon with randomised response of epsilon per
+    token. One changed summand moves its row by at most 2R / sqrt(k).
     Not for tasks with a label at each position.
     """
 
@@ -64,12 +64,12 @@ class Pool(Mechanism):
         return Release(h_BTD=pooled.h_BTD + noise_BTD, mask_BT=pooled.mask_BT)
 
     def groups(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """The released row that each token goes into, numbered in its record; public. int64, shape (B, T)."""
+        """The released row that each token is summed into, numbered within its record; public; int64, shape (B, T)."""
         return group_rows(mask_BT, self._alone(ids_BT), self.params.size)
 
     def _alone(self, ids_BT: Tensor) -> Tensor:
-        """Whether each record starts with a special token, whose row a classifier may read: bool, shape B."""
-        return torch.isin(ids_BT[:, 0], torch.tensor(sorted(self.context.special_ids), dtype=torch.int64))
+        """Whether each record starts with a special token, whose row a classifier may read; bool, shape B."""
+        return self.context.is_special(ids_BT[:, 0])
 
     def _statement(self) -> Statement:
         p, targets = self.params, self.targets
@@ -91,7 +91,7 @@ class Pool(Mechanism):
                 name=self.name, injection=p.injection, eta=self.eta, dim=self.dim, clip=self.clip, size=p.size
             )
         elif targets is not None:
-            why = "tokens of one public cluster are never told apart, but which clusters a sum is made of is shown."
+            why = "tokens of one public cluster are never told apart, but which clusters a sum is made of is revealed."
             statement = self._no_bound("cluster", why)
         else:
             statement = self._no_bound("unclipped", "sums of vectors without calibrated noise can be told apart.")
@@ -107,16 +107,16 @@ class Pool(Mechanism):
 
 
 def group_rows(mask_BT: Tensor, alone_B: Tensor, size: int) -> Tensor:
-    """The row that each place is summed into; where alone_B, the first place has row 0 to itself."""
+    """The row (B, T) that each position is summed into; where alone_B, the first position has row 0 to itself."""
     place_T = torch.arange(mask_BT.shape[1])
     first_B1 = alone_B.long().unsqueeze(1)
     return torch.where(place_T < first_B1, 0, first_B1 + (place_T - first_B1) // size)
 
 
 def pool_rows(h_BTD: Tensor, mask_BT: Tensor, alone_B: Tensor, size: int) -> Release:
-    """Sum `size` neighbouring rows over sqrt(size); where alone_B, the first row is its own group, as it is.
+    """Sum `size` neighbouring rows over sqrt(size); where alone_B, the first row is released unchanged.
 
-    The divisor is the same for a shorter last group, so that its sensitivity is no larger than the others'.
+    A shorter last group has the same divisor, so that its sensitivity is no larger than the others'.
     """
     group_BT = group_rows(mask_BT, alone_B, size)
     length = int(group_BT[mask_BT].max()) + 1

@@ -1,7 +1,7 @@
-"""PrivTune (arXiv 2512.08809, our reading of the paper): d_chi noise with its mean moved to an optimal direction.
+"""`privtune`: PrivTune (arXiv 2512.08809, our reading of the paper), d_chi noise with a shifted mean.
 
 The shift is a public table: it misleads an attacker who does not know it, and adds nothing against one who does. So
-no more is claimed than for plain d_chi noise, and `scale` importance costs even that.
+no more is claimed than for plain d_chi noise, and `scale` importance forfeits even that.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.mechanisms.dchi import DChi
 from privtune.device.noise.params import PrivTuneParams
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.noise.tables.clusters import make_clusters
-from privtune.device.noise.tables.public_tables import Tables
+from privtune.device.noise.tables.clustering import make_clusters
+from privtune.device.noise.tables.public_tables import PublicTables
 from privtune.device.noise.tables.shift import TERMS, ShiftSettings, anchors_and_rivals, probe, solve
 from privtune.device.noise.tables.table_cache import cached, find_table, recipe
-from privtune.device.privacy.bounds import Statement, pair_report
-from privtune.device.privacy.statements import gain_statement, metric_statement, no_bound_statement
+from privtune.device.privacy.pair_report import pair_report
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.added_noise import gain_statement, metric_statement
+from privtune.device.privacy.statements.no_bound import no_bound_statement
 
 KIND = "shift"
 _SOLVED = ("neighbours", "hops", "rivals", "steps", "w_inversion", "w_attribute", "w_consistency", "tau", "rho")
@@ -38,15 +40,15 @@ _REPORT = (
     "distribution_kept",
     "relative_length",
 )
-_CLUSTER = 64  # least tokens of the clusters that the attribute goal moves away from
+_CLUSTER = 64  # smallest size of the clusters that the attribute goal moves away from
 
 
 class PrivTune(DChi):
     """h -> a(t) * clip(h + shift * delta_t, R) + s(t) * z, z d_chi noise; a = s = 1 unless importance is used.
 
-    Loss: that of d_chi on the shifted signal: eta * ||g(t) - g(t')|| at `embedding`, 2 * eta * R a position at `cut`.
-    `gain` importance (a in [least, 1], noise equal) keeps 2 * eta * R, because a shorter signal stays in the ball;
-    under `scale` importance (s in [least, 1]) the ratio of probabilities is unbounded and nothing is claimed.
+    Loss: that of d_chi noise on the shifted signal: eta * ||g(t) - g(t')|| at `embedding`, 2 * eta * R per position at
+    `cut`. `gain` importance (a in [least, 1], equal noise) keeps 2 * eta * R, because a shorter signal stays in the
+    ball. Under `scale` importance (s in [least, 1]) the ratio of probabilities is unbounded and nothing is claimed.
     """
 
     name: ClassVar[str] = "privtune"
@@ -56,18 +58,18 @@ class PrivTune(DChi):
         self.params = params
         self.uses_importance = params.importance != "off"
         self.importance_from = params.importance_from
-        self.tables = Tables(context, params.injection)
+        self.tables = PublicTables(context, params.injection)
 
     @cached_property
     def _table(self) -> dict[str, Tensor]:
-        """delta (U, D), history (steps + 1, 4), report: solved at first use, or read from the cache."""
+        """delta (U, D), history (steps + 1, 4) and report: solved at first use, or read from the cache."""
         if self.params.table:
             return find_table(self.context, KIND, self.injection, self.params.table).tensors
         return cached(self.context, KIND, self._recipe(), self._solve)
 
     @cached_property
     def delta_VD(self) -> Tensor:
-        """The shift of every id; zero for special ids."""
+        """The shift of every id; zero for ids that are not usable."""
         delta_VD = torch.zeros(len(self.context.tokens), self.dim)
         delta_VD[self.context.usable_ids] = self._table["delta"].float()
         return delta_VD
@@ -77,7 +79,7 @@ class PrivTune(DChi):
         return self.params.shift * self.delta_VD
 
     def prepare(self) -> dict[str, float]:
-        """How well each goal is met (see `Solution.report`), and each term's mean at the first and last step."""
+        """How well each goal is met (see `Solution`), and the mean of each term at the first and last step."""
         history_S4 = self._table["history"]
         out = dict(zip(_REPORT, self._table["report"].tolist(), strict=True))
         for i, term in enumerate(TERMS):

@@ -1,4 +1,4 @@
-"""`shared`: the vocabulary in public clusters, one target for all of a cluster. The defence rests on no secret."""
+"""`shared`: one target for all tokens of a public cluster. The defence rests on no secret."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from privtune.device.noise.base import Mechanism, Release, clip_rows
+from privtune.device.noise.base import Mechanism, Release
+from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.params import SharedParams
 from privtune.device.noise.randomness import NoiseSource
+from privtune.device.noise.tables.cluster_table import UNACCOUNTED
 from privtune.device.noise.tables.cluster_targets import ClusterTargets
-from privtune.device.privacy.bounds import Statement, dchi_eta
-from privtune.device.privacy.statements import (
-    clipped_statement,
-    cluster_statement,
-    fitted_statement,
-    no_bound_statement,
-    randomised_statement,
-)
+from privtune.device.privacy.bounds import dchi_eta
+from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements.added_noise import clipped_statement
+from privtune.device.privacy.statements.fitted_tables import fitted_statement
+from privtune.device.privacy.statements.no_bound import no_bound_statement
+from privtune.device.privacy.statements.shared_target import cluster_statement, randomised_statement
 
 CLIP_RATIO = 1.25
-UNACCOUNTED = "its cluster table was fitted on private records without noise of its own (or does not say)."
 
 
 class Shared(Mechanism):
-    """h -> target of t's cluster (+ d_chi noise); optionally the cluster goes through randomised response first.
+    """h -> target of t's cluster (+ d_chi noise); optionally with randomised response on the cluster.
 
-    Loss 0 inside a cluster; across: eta * distance of the centres with noise, epsilon with randomised response,
-    unbounded with neither. Not covered: what context tells about a word whose cluster is seen.
+    Loss: 0 within a cluster. Across clusters: eta * distance of the centres with noise, epsilon with randomised
+    response, unbounded with neither. Not covered: what context reveals about a word whose cluster is seen.
     """
 
     name: ClassVar[str] = "shared"
@@ -46,7 +45,7 @@ class Shared(Mechanism):
         self.clip = CLIP_RATIO * norm if params.target == "mixture" and self.eta is not None else None
 
     def prepare(self) -> dict[str, float]:
-        """Clusters, the least one's size, and what word frequency alone would guess."""
+        """Number of clusters, size of the smallest, and the share of words that frequency alone guesses."""
         return self.targets.figures()
 
     def _release(
@@ -68,7 +67,7 @@ class Shared(Mechanism):
         return fitted_statement(statement, self.targets.fitted_epsilon) if self.targets.fitted_epsilon else statement
 
     def _release_statement(self) -> Statement:
-        """For the releases alone, given the table."""
+        """The statement for the releases alone, given the table."""
         p, targets = self.params, self.targets
         if p.epsilon_cluster and targets.count > 1:
             return randomised_statement(

@@ -1,8 +1,8 @@
 """Clusters of the vocabulary and their centres: made here, or read from a file that somebody else made.
 
-A table is `cluster_V`, the cluster of each token id (-1: a special token, whose place is public), and `centre_KD`, the
-vector that is released for each cluster. Public, or accounted for.
-D hidden width, K clusters, V vocabulary, U usable ids.
+A table is `cluster_V`, the cluster of each token id (-1: a special token, whose position is public), and `centre_KD`,
+the vector that is released for each cluster. Public, or accounted for.
+D hidden width, K clusters, V vocabulary, U usable ids, C classes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ from torch import Tensor
 
 from privtune.device.noise.context import Injection, NoiseContext
 from privtune.device.noise.params import ClusterParams
-from privtune.device.noise.tables.clusters import make_clusters
-from privtune.device.noise.tables.grades import class_scores, graded_groups
-from privtune.device.noise.tables.public_tables import Tables
-from privtune.device.noise.tables.table_cache import cached, find_table, recipe, table_for, write_table
-from privtune.device.noise.tables.word_statistics import FloatArray, IntArray, public_counts, speaking_groups
+from privtune.device.noise.tables.class_words import (
+    FloatArray,
+    IntArray,
+    class_groups,
+    class_scores,
+    graded_groups,
+    public_counts,
+)
+from privtune.device.noise.tables.clustering import make_clusters
+from privtune.device.noise.tables.public_tables import PublicTables
+from privtune.device.noise.tables.table_cache import StoredTable, cached, find_table, recipe, table_for, write_table
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 
 KIND = "clusters"
+UNACCOUNTED = "its cluster table was fitted on private records without noise of its own (or does not say)."
 _MADE_OF = ("cluster_size", "max_share", "frequency_weight", "groups")
 _GROUPED = ("significance", "group_size")
 _GRADED = ("grades", "silent", "loud")
@@ -46,8 +53,12 @@ def save_clusters(
 ) -> str:
     """Write a cluster table that `shared` and `pool` can use as `table=HASH`; returns the hash.
 
-    fitted_on: "private" when any private record had a say in it; then `epsilon` is what it cost each record, None if
-    it was not accounted (nothing is claimed for mechanisms that use it). facts: how it was made, JSON-ready.
+    fitted_on: "private" if any private record had an influence on it.
+    epsilon: what a private table cost each record; None: not accounted for, so nothing is claimed for mechanisms that
+        use it.
+    facts: how it was made, JSON-ready.
+
+    Raises ArtifactCorrupt for a table that does not fit the model, StorageFull.
     """
     check_clusters(context, cluster_V, centre_KD)
     tensors = {"cluster_V": cluster_V.to(torch.int32), "centre_KD": centre_KD.float()}
@@ -56,7 +67,7 @@ def save_clusters(
 
 
 def check_clusters(context: NoiseContext, cluster_V: Tensor, centre_KD: Tensor) -> None:
-    """Raises ArtifactCorrupt unless every id but the special ones has a cluster and every cluster a finite centre."""
+    """Raise ArtifactCorrupt unless every id but the special ones has a cluster, and every cluster a finite centre."""
     size = len(context.tokens)
     if cluster_V.shape != (size,) or centre_KD.ndim != 2 or centre_KD.shape[1] != context.hidden_size:
         raise ArtifactCorrupt(
@@ -66,13 +77,13 @@ def check_clusters(context: NoiseContext, cluster_V: Tensor, centre_KD: Tensor) 
     special_V = torch.zeros(size, dtype=torch.bool)
     special_V[[i for i in context.special_ids if i < size]] = True
     if not torch.equal(cluster_V < 0, special_V) or int(cluster_V.max()) >= len(centre_KD):
-        raise ArtifactCorrupt("a cluster table gives each id but the special ones a cluster that has a centre")
+        raise ArtifactCorrupt("a cluster table assigns each id but the special ones to a cluster with a centre")
     if not torch.isfinite(centre_KD).all():
         raise ArtifactCorrupt("a cluster table has a centre with NaN or infinity")
 
 
 class ClusterTable:
-    """The clusters that the settings ask for."""
+    """The clusters that a mechanism's settings ask for. Raises InvalidInput if what they need is missing."""
 
     def __init__(self, params: ClusterParams, context: NoiseContext, injection: Injection) -> None:
         if params.groups in _PUBLIC and len(set(context.labels)) < 2 and not params.table:
@@ -83,22 +94,22 @@ class ClusterTable:
         if params.groups in _PRIVATE and context.private_counts is None and not params.table:
             raise InvalidInput(f"groups={params.groups} needs a job whose records have labels", param="groups")
         self.params, self.context, self.injection = params, context, injection
-        self.tables = Tables(context, injection)
+        self.tables = PublicTables(context, injection)
 
     def facts(self) -> dict[str, Any]:
-        """What shapes the law of the targets."""
+        """What determines the distribution of the targets, for the mechanism's fingerprint."""
         p = self.params
         clusters = self._file.sha256() if self._file is not None else recipe(self.context, KIND, self._settings())
         return {"clusters": clusters, "target": p.target, "epsilon_cluster": p.epsilon_cluster}
 
     @property
     def unaccounted(self) -> bool:
-        """Whether private records shaped the clusters without noise of their own."""
+        """Whether private records influenced the clusters without noise of their own."""
         return self._file is not None and self._origin == "private" and self._file.facts.get("epsilon") is None
 
     @property
     def fitted_epsilon(self) -> float:
-        """What the clusters cost each private record, once."""
+        """What the clusters cost each private record, once; 0 for public ones."""
         if self._file is not None:
             return float(self._file.facts.get("epsilon") or 0.0) if self._origin == "private" else 0.0
         return self.params.epsilon_counts if self.params.groups in _PRIVATE else 0.0
@@ -109,7 +120,7 @@ class ClusterTable:
         return "private" if self._file is None else str(self._file.facts.get("fitted_on", "private"))
 
     @cached_property
-    def _file(self) -> Any:
+    def _file(self) -> StoredTable | None:
         table = self.params.table
         return find_table(self.context, KIND, self.injection, table) if table else None
 
@@ -150,11 +161,11 @@ class ClusterTable:
         return {"cluster_V": cluster_V.to(torch.int32), "centre_KD": self._centres_of(labels_U)}
 
     def _by_meaning(self) -> IntArray:
-        """Cluster of each usable id: neighbours in meaning, of one group."""
+        """Cluster of each usable id: neighbours in meaning within one group."""
         p, tables = self.params, self.tables
         groups_U = np.zeros(len(self.context.usable_ids), dtype=np.int64)
         if p.groups != "none":
-            groups_U = speaking_groups(*self._counts(), significance=p.significance)
+            groups_U = class_groups(*self._counts(), significance=p.significance)
         return make_clusters(
             tables.unit_UD,
             tables.frequency_U,
@@ -173,7 +184,7 @@ class ClusterTable:
         return graded_groups(scores_CU, tables.frequency_U, grades=p.grades, silent=p.silent, loud=p.loud)
 
     def _counts(self) -> tuple[FloatArray, float]:
-        """counts_CU of what the settings name, and the variance of the noise in them."""
+        """counts_CU from the source that the settings name, and the variance of the noise in them."""
         groups, place_V = self.params.groups, self.tables.place_V.numpy()
         if groups not in _PRIVATE:
             return public_counts(self.context, place_V), 0.0
@@ -184,7 +195,7 @@ class ClusterTable:
         if len(public_CU) != len(counts_CU):
             raise InvalidInput(
                 f"the public labelled texts have {len(public_CU)} classes and the records {len(counts_CU)}; "
-                "groups=both needs the same classes, named so that they sort alike",
+                "groups=both needs the same classes, in the same sorted order",
                 param="groups",
             )
         return counts_CU + _PUBLIC_WEIGHT * public_CU, variance
@@ -192,7 +203,8 @@ class ClusterTable:
     def _centres_of(self, labels_U: Tensor) -> Tensor:
         """Centre of each cluster, moved out to the prototypes' mean distance from their common mean.
 
-        Means shrink: a bare centre is shorter than anything that the top has seen. Frequent words weigh more (root).
+        Averaging shrinks: a plain mean is shorter than any vector that the top was trained on. Words are weighted by
+        the root of their frequency.
         """
         e_UD = self.tables.prototypes_UD
         weight_U1 = torch.from_numpy(self.tables.frequency_U).sqrt().float().unsqueeze(1)
@@ -207,7 +219,7 @@ class ClusterTable:
 
     @cached_property
     def cluster_V(self) -> Tensor:
-        """Cluster of each id, int64; -1 for special ids; ids that are no text (bytes, unused) have one too."""
+        """Cluster of each id, int64; -1 for special ids. Ids that are not text (bytes, unused) have one too."""
         return self._table["cluster_V"].long()
 
     @cached_property
@@ -217,7 +229,7 @@ class ClusterTable:
 
     @cached_property
     def cluster_U(self) -> Tensor:
-        """Cluster of each usable id."""
+        """Cluster of each usable id. Raises ArtifactCorrupt if one has none."""
         cluster_U = self.cluster_V[self.context.usable_ids]
         if int(cluster_U.min()) < 0:
             raise ArtifactCorrupt("the cluster table leaves out ids that stand for text")
@@ -230,24 +242,24 @@ class ClusterTable:
 
     @cached_property
     def least(self) -> int:
-        """Tokens in the smallest cluster that has any."""
+        """Number of tokens in the smallest cluster that is not empty."""
         sizes_K = torch.bincount(self.cluster_U)
         return int(sizes_K[sizes_K > 0].min())
 
     @cached_property
     def guessed(self) -> float:
-        """Share of running words that frequency alone names once the cluster is known."""
+        """Share of running words that frequency alone guesses once the cluster is known."""
         top_K = np.zeros(self.count)
         np.maximum.at(top_K, self.cluster_U.numpy(), self.tables.frequency_U)
         return float(top_K.sum() / self.tables.frequency_U.sum())
 
     @cached_property
     def diameter(self) -> float:
-        """Largest distance of two centres: exact, every position has the same offset."""
+        """Largest distance between two centres; exact, because every cluster has the same position offsets."""
         return float(torch.cdist(self.centre_KD, self.centre_KD).max()) * (1 + 1e-6)
 
     def figures(self) -> dict[str, float]:
-        """Clusters, the least one's size, and what word frequency alone would guess."""
+        """Number of clusters, size of the smallest, and the share of words that frequency alone guesses."""
         return {
             "clusters": float(self.count),
             "least_cluster_size": float(self.least),

@@ -1,4 +1,4 @@
-"""What stands for a token when its whole cluster shares one target.
+"""What is released in place of a token: the one target of its cluster, or a word drawn from the cluster.
 
 B records, T tokens, D hidden width, K clusters, U usable ids.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ class ClusterTargets(ClusterTable):
     """Draws the targets of a cluster table."""
 
     def draw(self, ids_BT: Tensor, mask_BT: Tensor, generator: NoiseSource) -> Tensor:
-        """The targets of a micro-batch, h_BTD float32. They depend on the text through its clusters alone."""
+        """The targets of a micro-batch, h_BTD float32. They depend on the text only through its clusters."""
         cluster_BT = self.cluster_V[ids_BT]
         content_BT = (cluster_BT >= 0) & mask_BT
         reported_BT = self.respond(cluster_BT, content_BT, generator)
@@ -28,19 +27,17 @@ class ClusterTargets(ClusterTable):
             h_BTD = self.centre_KD[reported_BT.clamp(min=0)] + self._offsets(ids_BT.shape[1])
             return torch.where(content_BT.unsqueeze(-1), h_BTD, self.tables.special_VD[ids_BT])
         drawn_BT = torch.where(content_BT, self._members(reported_BT.clamp(min=0), generator), ids_BT)
-        run = self.context.bottom.embed if self.injection == "embedding" else self.context.bottom
-        return run(drawn_BT, mask_BT.long()).to(torch.float32)
+        return self.context.states(drawn_BT, self.injection, mask_BT)
 
     def respond(self, cluster_BT: Tensor, content_BT: Tensor, generator: NoiseSource) -> Tensor:
-        """k-ary randomised response: with chance K / (e^eps + K - 1) any cluster, evenly, in place of the true one."""
+        """Report clusters by randomised response, if it is on; those of special tokens and padding stay."""
         if self.params.epsilon_cluster == 0 or self.count < 2:
             return cluster_BT
-        chance = self.count / (np.expm1(self.params.epsilon_cluster) + self.count)
-        lie_BT = (generator.uniform(*cluster_BT.shape) < chance) & content_BT
-        return torch.where(lie_BT, generator.integers(self.count, *cluster_BT.shape), cluster_BT)
+        reported_BT = generator.randomised_response(cluster_BT, self.count, self.params.epsilon_cluster)
+        return torch.where(content_BT, reported_BT, cluster_BT)
 
     def _offsets(self, length: int) -> Tensor:
-        """Public position offsets; positions beyond the table share its last one."""
+        """Public position offsets (length, D); positions beyond the table share its last row."""
         known = self._offset_table
         if length <= len(known):
             return known[:length]
@@ -51,15 +48,15 @@ class ClusterTargets(ClusterTable):
         settings = {"injection": self.injection, "longest": self.context.positions}
 
         def make() -> dict[str, Tensor]:
-            return {"offsets": self.context.position_offsets(self.injection, self.context.positions)}
+            return {"offsets": self.context.position_offsets(self.injection)}
 
         return cached(self.context, "positions", settings, make)["offsets"]
 
     @cached_property
     def _mixture(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids sorted by cluster, the running sum of their weights (root of frequency), and each cluster's last place.
+        """Ids sorted by cluster, the running sum of their weights (root of frequency), and each cluster's last index.
 
-        Empty clusters (of a table from a file) have the last place of the one before.
+        Empty clusters (possible in a table from a file) have the last index of the cluster before.
         """
         order_U = torch.argsort(self.cluster_U, stable=True)
         sorted_U = self.cluster_U[order_U]
@@ -73,7 +70,7 @@ class ClusterTargets(ClusterTable):
         return self.context.usable_ids[order_U], running_U, last_K
 
     def _members(self, cluster_BT: Tensor, generator: NoiseSource) -> Tensor:
-        """One id a position, drawn from the mixture of its cluster."""
+        """An id for each position, drawn from its cluster."""
         ids_U, running_U, last_K = self._mixture
         place_BT = torch.searchsorted(running_U, cluster_BT + generator.uniform(*cluster_BT.shape), right=True)
         first_BT = torch.where(cluster_BT > 0, last_K[(cluster_BT - 1).clamp(min=0)] + 1, 0)

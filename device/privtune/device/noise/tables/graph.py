@@ -1,11 +1,10 @@
-"""The token graph over prototypes: who is near whom, in how many hops. Public data only.
+"""The token graph over prototypes: which tokens are near each other, in how many hops. Public data only.
 
 U usable ids (by their place in `NoiseContext.usable_ids`), D width, K neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +13,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from privtune.device.noise.context import OnProgress
 from privtune.shared.errors import InvalidInput
 
 IntArray = NDArray[np.int64]
-Progress = Callable[[str, float], None]
-_EXACT_LIMIT = 60_000  # above it, candidates come from a projection: U^2 D would take many minutes on a laptop
+_EXACT_LIMIT = 60_000  # above it, candidates come from a projection: U^2 D takes many minutes on a laptop
 _PROJECTED = 96
 
 
 def centred(table_UD: Tensor) -> Tensor:
-    """Unit vectors from the mean: without the mean, all states of a transformer look alike by cosine."""
+    """Rows minus their mean, normalised: with the mean, all states of a transformer are similar by cosine."""
     return normalize(table_UD - table_UD.mean(dim=0), dim=-1)
 
 
-def nearest(unit_UD: Tensor, k: int, progress: Progress = lambda what, share: None) -> Tensor:
-    """Indices (U, k) of the k most similar other rows, most similar first. Exact to 60,000 rows."""
+def nearest(unit_UD: Tensor, k: int, progress: OnProgress = lambda what, share: None) -> Tensor:
+    """Indices (U, k) of the k most similar other rows, most similar first. Exact up to 60,000 rows."""
     total = len(unit_UD)
     if total <= k:
         raise InvalidInput(f"a vocabulary of {total} tokens has no {k} neighbours each", param="neighbours")
@@ -51,14 +50,14 @@ def nearest(unit_UD: Tensor, k: int, progress: Progress = lambda what, share: No
 
 @dataclass(frozen=True)
 class Graph:
-    """Symmetric neighbourhoods in compressed rows: the neighbours of u are targets[offsets[u]:offsets[u + 1]]."""
+    """Symmetric neighbourhoods as compressed rows: the neighbours of u are targets[offsets[u]:offsets[u + 1]]."""
 
     offsets: IntArray
     targets: IntArray
 
     @classmethod
     def from_nearest(cls, nearest_UK: Tensor) -> Graph:
-        """An edge wherever either end counts the other among its nearest."""
+        """Connect two ids if either is among the other's nearest."""
         total, k = nearest_UK.shape
         a = np.repeat(np.arange(total, dtype=np.int64), k)
         b = nearest_UK.numpy().ravel()
@@ -76,7 +75,7 @@ class Graph:
         return self.targets[self.offsets[node] : self.offsets[node + 1]]
 
     def shells(self, node: int, hops: int) -> list[IntArray]:
-        """shell_0 (the node) to shell_hops: nodes at graph distance exactly n, sorted; later ones may be empty."""
+        """shell_0 (the node) to shell_hops: nodes at graph distance exactly n, sorted; later shells may be empty."""
         out = [np.array([node], dtype=np.int64)]
         seen = out[0]
         for _ in range(hops):

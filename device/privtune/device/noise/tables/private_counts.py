@@ -1,6 +1,6 @@
-"""Which words go with which class in the PRIVATE records, as counts under Laplace noise with their own budget.
+"""Word counts of the PRIVATE records by class, under Laplace noise with an epsilon of their own.
 
-Drawn once a data set and kept: a second draw would cost again. C classes, U usable ids.
+Drawn once per data set and kept: a second draw would cost again. C classes, U usable ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privtune.device.noise.randomness import NoiseSource
-from privtune.device.noise.tables.table_cache import SUFFIX, Table, read_table, write_table
+from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
 from privtune.device.privacy.bounds import counts_scale
 from privtune.shared.errors import JobConflict
 
@@ -26,7 +26,12 @@ KIND = "counts"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledRows:
-    """rows: token ids of each private record; labels: their classes, 0..classes-1 (classes is public)."""
+    """Records with a class.
+
+    rows: token ids of each record.
+    labels: their classes, 0..classes-1.
+    classes: number of classes; public.
+    """
 
     rows: Sequence[NDArray[np.int32]]
     labels: NDArray[np.int64]
@@ -35,10 +40,12 @@ class LabelledRows:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateCounts:
-    """Noised label counts of a data set, made at the first request and read from `folder` ever after.
+    """Noised word counts of a data set, drawn at the first request and read from `folder` after that.
 
-    fingerprint: names the data set (kept on this device only). records: None where only what is kept may be used, as
-    for predictions.
+    folder: on this device.
+    fingerprint: identifies the data set; stays on this device.
+    source: of the noise.
+    records: None: only counts that are already kept may be used, as for predictions.
     """
 
     folder: Path
@@ -50,8 +57,11 @@ class PrivateCounts:
         """counts_CU under Laplace noise that makes them `epsilon`-private for replacing one record, and its variance.
 
         Each record adds at most `words` different ids, picked at random. Every cell of the public vocabulary is
-        noised, so that not even which words occur is told. Raises JobConflict when nothing is kept and no records are
-        at hand, StorageFull, ArtifactCorrupt.
+        noised, so that not even which words occur is revealed.
+
+        Raises:
+            JobConflict: nothing is kept, and no records are at hand.
+            StorageFull, ArtifactCorrupt: the file can't be written, or is damaged.
         """
         scale = counts_scale(epsilon, words)
         asked = json.dumps([self.fingerprint, usable_ids.tolist(), epsilon, words, self.source.unsafe])
@@ -59,18 +69,18 @@ class PrivateCounts:
         if not path.exists():
             if self.records is None:
                 raise JobConflict(
-                    "the word counts that this job's clusters were made of are not on this device; use the device and "
-                    "home folder that trained it"
+                    "the word counts that this job's clusters were made from are not on this device; use the device "
+                    "and home folder that trained it"
                 )
             counts_CU = bounded_counts(self.records, usable_ids, words, self.source)
             counts_CU += self.source.laplace(scale, *counts_CU.shape)
-            write_table(Table(kind=KIND, tensors={"counts": counts_CU}, facts={"epsilon": epsilon}), path)
+            write_table(StoredTable(kind=KIND, tensors={"counts": counts_CU}, facts={"epsilon": epsilon}), path)
         counts: NDArray[np.float64] = read_table(path).tensors["counts"].numpy()
         return counts, 2 * scale**2
 
 
 def bounded_counts(records: LabelledRows, usable_ids: Tensor, words: int, source: NoiseSource) -> Tensor:
-    """counts_CU, exact: each record adds one for each of at most `words` different usable ids, picked at random."""
+    """Exact counts_CU: each record adds one for each of at most `words` different usable ids, picked at random."""
     place_V = np.full(int(usable_ids.max()) + 1, -1, dtype=np.int64)
     place_V[usable_ids.numpy()] = np.arange(len(usable_ids))
     counts_CU = torch.zeros(records.classes, len(usable_ids), dtype=torch.float64)

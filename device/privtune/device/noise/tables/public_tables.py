@@ -1,6 +1,6 @@
-"""Public tables of a model at an injection point: prototypes, graph, frequencies, the vectors of special tokens.
+"""Public tables of a model at one injection point: prototypes, graph, frequencies, vectors of special tokens.
 
-Each is worked out once and kept on disk by fingerprint (`table_cache`). V vocabulary, U usable ids, D width.
+Each is computed once; the costly ones are kept on disk (`table_cache`). V vocabulary, U usable ids, D width.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from torch import Tensor
 from privtune.device.noise.context import Injection, NoiseContext
 from privtune.device.noise.tables.graph import Graph, centred, nearest
 from privtune.device.noise.tables.table_cache import cached
-from privtune.device.noise.tables.word_statistics import FloatArray, frequencies
+from privtune.device.noise.tables.word_frequency import FloatArray, frequencies
 
-_RARE = 3  # fewer sightings in the public text than this: the isolated state serves
+_RARE = 3  # an id that occurs less often in the public text keeps its isolated state
 _TEXTS, _LENGTH = 32, 16  # made-up rows over which the state of a special token is averaged
 
 
-class Tables:
-    """Prototypes, graph and word statistics at one injection point."""
+class PublicTables:
+    """Prototypes, graph and word frequencies at one injection point."""
 
     def __init__(self, context: NoiseContext, injection: Injection) -> None:
         self.context, self.injection = context, injection
 
     @cached_property
     def prototypes_UD(self) -> Tensor:
-        """One vector a usable id: its mean state over the public text, its isolated state where it is too rare."""
+        """The vector of each usable id: its mean state over the public text, or its isolated state if too rare."""
 
         def make() -> dict[str, Tensor]:
             alone_UD = self.context.isolated_states(self.injection)
@@ -55,7 +55,7 @@ class Tables:
 
     @cached_property
     def place_V(self) -> Tensor:
-        """Place of each id among the usable ones, -1 for the others."""
+        """Place of each id among the usable ones, -1 for the others; int64."""
         place_V = torch.full((len(self.context.tokens),), -1, dtype=torch.int64)
         place_V[self.context.usable_ids] = torch.arange(len(self.context.usable_ids))
         return place_V
@@ -65,26 +65,23 @@ class Tables:
         """Centred, normalised prototypes."""
         return centred(self.prototypes_UD)
 
-    def nearest_UK(self, k: int) -> Tensor:
-        """The k nearest usable ids of each, by centred cosine."""
+    def graph(self, k: int) -> Graph:
+        """The symmetric graph of each usable id's k nearest ids, by centred cosine."""
 
         def make() -> dict[str, Tensor]:
             return {"nearest": nearest(self.unit_UD, k, self.context.progress).to(torch.int32)}
 
-        return cached(self.context, "nearest", {"injection": self.injection, "k": k}, make)["nearest"].long()
-
-    def graph(self, k: int) -> Graph:
-        """The symmetric k-nearest-neighbour graph."""
-        return Graph.from_nearest(self.nearest_UK(k))
+        table = cached(self.context, "nearest", {"injection": self.injection, "k": k}, make)
+        return Graph.from_nearest(table["nearest"].long())
 
     @cached_property
     def frequency_U(self) -> FloatArray:
-        """Public relative frequency of each usable id, positive."""
+        """Public relative frequency of each usable id, positive, summing to one."""
         return frequencies(self.context, self.place_V.numpy())
 
     @cached_property
     def special_VD(self) -> Tensor:
-        """Mean state of each special id where it stands (before or after a text, else alone in one); zero elsewhere."""
+        """Mean state of each special id at its usual place (before or after a text, else alone); zero for other ids."""
         context = self.context
         generator = torch.Generator().manual_seed(0)  # a public table, not noise
         picks = torch.randint(len(context.usable_ids), (_TEXTS, _LENGTH), generator=generator)

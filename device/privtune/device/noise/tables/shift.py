@@ -1,15 +1,15 @@
-"""PrivTune's optimal noise vectors: one shift a token id, by projected gradient descent (our reading of the paper).
+"""PrivTune's optimal noise vectors: a shift for each token id, by projected gradient descent (our reading).
 
-For id t with prototype e, anchor a (a member of its n-hop shell), rivals r (t and the nearer shells) and own cluster
+For an id t with prototype e, anchor a (a member of its n-hop shell), rivals r (t and the nearer shells) and cluster
 centre c, in units of the mean distance from the common centre, x = e + delta minimises
 
     w_inversion * (mean and worst of) relu(margin + |x - a|^2 - |x - r|^2)   nearer to the anchor than to any rival
-  + w_attribute * relu(growth - (|x - c| - |e - c|))                         away from the own cluster
-  + w_consistency * |J (x - e)|^2 / typical                                  the pre-trained top predicts alike
+  + w_attribute * relu(growth - (|x - c| - |e - c|))                         away from its own cluster
+  + w_consistency * |J (x - e)|^2 / typical                                  the pre-trained top's predictions stay
 
-subject to cos(x, e) >= tau, both centred (semantic preservation), and mean and deviation over coordinates within rho
-deviations of e's own (distributional similarity): after each step x is projected on both. J is a linear picture of
-the top, see `probe`. Public inputs only. U usable ids, R rivals, D width, K width of J.
+subject to cos(x, e) >= tau, both centred (semantic preservation), and mean and standard deviation over coordinates
+within rho deviations of e's own (distributional similarity): after each step x is projected onto both. J is a linear
+approximation of the top, see `probe`. Public inputs only. U usable ids, R rivals, D width, K width of J, S steps + 1.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, relu
 
-from privtune.device.noise.context import NoiseContext
-from privtune.device.noise.tables.graph import Graph, Progress
+from privtune.device.noise.context import NoiseContext, OnProgress
+from privtune.device.noise.tables.graph import Graph
 
 TERMS = ("loss", "inversion", "attribute", "consistency")
 _CHUNK = 512
@@ -30,12 +30,20 @@ _MARGIN = 0.02
 _GROWTH = 0.25
 _RATE = 0.1  # first step length, in units of the mean distance from the common centre
 _ALTERNATIONS = 3
-_SLACK = 1e-3  # a constraint counts as kept within this
+_SLACK = 1e-3  # tolerance within which a constraint counts as met
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftSettings:
-    """Weights of the terms and the two constraints; 0 turns any of them off."""
+    """The optimisation's settings; 0 turns a term or constraint off.
+
+    hops: distance of the anchor in the token graph.
+    rivals: number of nearer ids to move away from.
+    steps: of projected gradient descent.
+    w_inversion, w_attribute, w_consistency: weights of the terms.
+    tau: smallest cosine to the prototype.
+    rho: largest change of mean and standard deviation, in standard deviations.
+    """
 
     hops: int
     rivals: int
@@ -49,11 +57,14 @@ class ShiftSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """delta_UD; history_S4: mean of TERMS after each step; report: how well each goal is met.
+    """The shifts, and how well they meet the goals.
 
+    delta_UD: the shift of each usable id.
+    history_S4: mean of TERMS after each step.
     report: inversion_met (share of ids nearer to the anchor than to all rivals), attribute_growth (mean growth of the
-    distance to the own cluster's centre, in units), consistency (mean |J delta|^2 over that of a jump to the anchor),
-    cosine (mean), semantic_kept and distribution_kept (share of ids within the constraints), relative_length.
+        distance to the own cluster's centre, in units), consistency (mean |J delta|^2 over that of a jump to the
+        anchor), cosine (mean), semantic_kept and distribution_kept (share of ids within the constraints),
+        relative_length (mean length of the shift over that of the prototype).
     """
 
     delta_UD: Tensor
@@ -62,11 +73,13 @@ class Solution:
 
 
 def anchors_and_rivals(
-    unit_UD: Tensor, graph: Graph, hops: int, rivals: int, progress: Progress
+    unit_UD: Tensor, graph: Graph, hops: int, rivals: int, progress: OnProgress
 ) -> tuple[Tensor, Tensor]:
-    """anchor_U: nearest member of shell_hops (of the farthest shell there is, if that is empty; else the id itself).
+    """The anchor (U) and the rivals (U, R) of each usable id.
 
-    rivals_UR: the id and the nearest members of the shells before the anchor's, padded with the id.
+    The anchor is the nearest member of shell_hops; if that shell is empty, of the farthest one that is not; for an
+    isolated id, the id itself. The rivals are the id and the nearest members of the shells before the anchor's, padded
+    with the id.
     """
     total = len(graph)
     anchor_U = torch.arange(total)
@@ -87,9 +100,9 @@ def anchors_and_rivals(
 
 
 def probe(context: NoiseContext, prototypes_UD: Tensor) -> Tensor:
-    """J (D, K), so that |J^T d|^2 says how much a small change d moves the predictions.
+    """J (D, K), such that |J^T d|^2 measures how much a small change d moves the predictions.
 
-    With the pre-trained top at hand: ridge regression from prototypes to what the top makes of them. Without: the
+    With the pre-trained top at hand: ridge regression from prototypes to the top's outputs. Without it: the
     second-order change of softmax over the input embeddings (a tied head's), which is the embeddings' covariance.
     """
     centred_UD = prototypes_UD - prototypes_UD.mean(dim=0)
@@ -116,9 +129,9 @@ def solve(
     cluster_U: Tensor,
     jacobian_DK: Tensor,
     settings: ShiftSettings,
-    progress: Progress = lambda what, share: None,
+    progress: OnProgress = lambda what, share: None,
 ) -> Solution:
-    """The shifts of the whole vocabulary; ids are independent, so chunks only save memory."""
+    """Solve for the shifts of the whole vocabulary; ids are independent, so chunks only save memory."""
     mean_D = prototypes_UD.mean(dim=0)
     unit = float((prototypes_UD - mean_D).norm(dim=-1).mean())
     e_UD = (prototypes_UD - mean_D) / unit
@@ -149,7 +162,7 @@ def solve(
 
 
 class _Problem:
-    """One chunk of ids, N of them. Vectors are centred and in units; offset_D: the common centre in units."""
+    """One chunk of N ids. Vectors are centred and in units; offset_D: the common centre in units."""
 
     def __init__(
         self,
@@ -191,7 +204,7 @@ class _Problem:
         return change_N
 
     def descend(self) -> tuple[Tensor, Tensor]:
-        """x_ND with the least loss seen, and the mean of each term after every step, (steps + 1, 4)."""
+        """The x_ND with the smallest loss seen, and the mean of each term after every step, (steps + 1, 4)."""
         steps = self.settings.steps
         # Not from e itself: there the attribute term has no gradient for a word that is its cluster's centre.
         x_ND = self._project(self.e_ND - 0.02 * self._slope_NRD.mean(dim=1))
@@ -212,7 +225,7 @@ class _Problem:
         return best_ND, torch.stack(history)
 
     def _project(self, x_ND: Tensor) -> Tensor:
-        """Alternating projections on the two constraints; the cosine's comes last and holds exactly."""
+        """Alternating projections onto the two constraints; the cosine's comes last and holds exactly."""
         s = self.settings
         for _ in range(_ALTERNATIONS if s.rho and s.tau else 1):
             if s.rho:
@@ -222,7 +235,7 @@ class _Problem:
         return x_ND
 
     def _like_distribution(self, x_ND: Tensor) -> Tensor:
-        """Nearest vector whose mean and deviation over coordinates (common centre included) are within rho."""
+        """Nearest vector whose mean and standard deviation over coordinates (common centre included) are within rho."""
         rho, whole_ND = self.settings.rho, x_ND + self._offset_D
         mean_N1, std_N1 = whole_ND.mean(-1, keepdim=True), whole_ND.std(-1, keepdim=True).clamp(min=1e-9)
         slack_N1 = rho * self._std_N1
@@ -232,20 +245,20 @@ class _Problem:
         return like_ND
 
     def _like_meaning(self, x_ND: Tensor) -> Tensor:
-        """Nearest vector in the cone of those whose cosine to e is at least tau."""
+        """Nearest vector in the cone of vectors whose cosine to e is at least tau."""
         axis_ND = self.e_ND / self.e_ND.norm(dim=-1, keepdim=True).clamp(min=1e-9)
         along_N1 = (x_ND * axis_ND).sum(-1, keepdim=True)
         across_ND = x_ND - along_N1 * axis_ND
         across_N1 = across_ND.norm(dim=-1, keepdim=True).clamp(min=1e-9)
         widest = (1 / self.settings.tau**2 - 1) ** 0.5
-        # Onto the nearest ray of the cone's surface, never to its tip: there is no direction at the tip.
+        # Onto the nearest ray of the cone's surface, never to its tip, which has no direction.
         on_axis_N1 = ((along_N1 + widest * across_N1) / (1 + widest**2)).clamp(min=1e-3)
         on_surface_ND = on_axis_N1 * (axis_ND + widest * across_ND / across_N1)
         kept_ND: Tensor = torch.where(across_N1 <= widest * along_N1, x_ND, on_surface_ND)
         return kept_ND
 
     def report(self, x_ND: Tensor) -> dict[str, float]:
-        """Sums over the chunk of what `Solution.report` names."""
+        """Sums of the figures in `Solution.report` over the chunk."""
         whole_ND = x_ND + self._offset_D
         off_N1 = torch.maximum(
             (whole_ND.mean(-1, keepdim=True) - self._mean_N1).abs(),

@@ -1,14 +1,13 @@
-"""Public tables on disk: one safetensors file each, found by how it was made or by what is in it, hash-checked on load.
+"""Tables on disk: one safetensors file each, found by how it was made or by its hash, and checked on load.
 
-A file's name says how the table was made (its recipe); its metadata holds a SHA-256 over every tensor and fact, by
-which another device can be told to use exactly this table (`table=HASH`). No pickle; nothing private goes in.
+A file's name says how the table was made (its recipe). Its metadata holds a SHA-256 over every tensor and fact, by
+which a job on any device can name exactly this table (`table=HASH`). No pickle; nothing private goes in without noise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from privtune.device.noise.context import NoiseContext
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
+from privtune.shared.files import replacing_file
 
 FORMAT = "privtune-table-1"
 SUFFIX = ".safetensors"
@@ -28,15 +28,20 @@ _SHORTEST_PREFIX = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Tensors by name, and the facts they were made from. kind: which table it is, like "shift" or "clusters"."""
+class StoredTable:
+    """A table as it is kept.
+
+    kind: which table it is, like "shift" or "clusters".
+    tensors: by name.
+    facts: what they were made from, JSON-ready.
+    """
 
     kind: str
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
     def sha256(self) -> str:
-        """Over kind, facts, and every tensor's name, shape, dtype and bytes: equal for equal content, however saved."""
+        """Hash of kind, facts, and every tensor's name, shape, dtype and bytes; independent of the file."""
         digest = hashlib.sha256(json.dumps([self.kind, self.facts], sort_keys=True).encode())
         for name in sorted(self.tensors):
             tensor = self.tensors[name].detach().cpu().contiguous()
@@ -45,7 +50,7 @@ class Table:
         return digest.hexdigest()
 
     def check_fits(self, context: NoiseContext, injection: str) -> None:
-        """Raises InvalidInput when it was made for another model, cut, vocabulary or injection point."""
+        """Raise InvalidInput if it was made for another model, cut, vocabulary or injection point."""
         wanted = {**_belonging(context), "injection": injection}
         wrong = [name for name, value in wanted.items() if self.facts.get(name) != value]
         if wrong:
@@ -60,9 +65,11 @@ def _belonging(context: NoiseContext) -> dict[str, Any]:
     return {"weights": context.weights, "vocabulary": context.vocabulary, "cut": context.cut}
 
 
-def table_for(context: NoiseContext, kind: str, injection: str, tensors: Mapping[str, Tensor], **facts: Any) -> Table:
-    """A table that belongs to this model at this injection point; `facts` say how it was made, JSON-ready."""
-    return Table(kind=kind, tensors=dict(tensors), facts={**_belonging(context), "injection": injection, **facts})
+def table_for(
+    context: NoiseContext, kind: str, injection: str, tensors: Mapping[str, Tensor], **facts: Any
+) -> StoredTable:
+    """A table that belongs to this model at this injection point. facts: how it was made, JSON-ready."""
+    return StoredTable(kind=kind, tensors=dict(tensors), facts={**_belonging(context), "injection": injection, **facts})
 
 
 def recipe(context: NoiseContext, kind: str, settings: Mapping[str, Any]) -> str:
@@ -74,9 +81,9 @@ def recipe(context: NoiseContext, kind: str, settings: Mapping[str, Any]) -> str
 def cached(
     context: NoiseContext, kind: str, settings: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The table from the cache folder, or made now and kept there. `settings` must name the injection.
+    """The table from the cache folder, or made now and kept there. settings: must include the injection.
 
-    Raises ArtifactCorrupt when the file is damaged, StorageFull when it can't be written.
+    Raises ArtifactCorrupt if the file is damaged, StorageFull if it can't be written.
     """
     if context.cache is None:
         return dict(make())
@@ -89,29 +96,27 @@ def cached(
     return table.tensors
 
 
-def write_table(table: Table, path: Path) -> str:
-    """Write the file, whole or not at all; returns its hash. Raises StorageFull."""
-    half_way = path.with_suffix(f".{os.getpid()}.part")
+def write_table(table: StoredTable, path: Path) -> str:
+    """Write the file, completely or not at all; returns its hash. Raises StorageFull."""
     sha256 = table.sha256()
     about = {"format": FORMAT, "kind": table.kind, "facts": json.dumps(table.facts, sort_keys=True), "sha256": sha256}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in table.tensors.items()}, half_way, metadata=about)
-        os.replace(half_way, path)
+        with replacing_file(path) as scratch:
+            save_file({name: tensor.contiguous() for name, tensor in table.tensors.items()}, scratch, metadata=about)
     except (OSError, SafetensorError) as error:
-        half_way.unlink(missing_ok=True)
         raise StorageFull(f"the table {path.name} can't be written; free room or choose another folder") from error
     return sha256
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """kind, facts, sha256 and shapes, without the tensors (so the hash is only what the file says of itself)."""
+    """Kind, facts, hash, shapes and size of a table file. The tensors are not read, so the hash is not verified."""
     try:
         with safe_open(path, framework="pt") as file:
             about = dict(file.metadata() or {})
             shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if about["format"] != FORMAT:
-            raise ArtifactCorrupt(f"{path.name} is no table of this version ({FORMAT})")
+            raise ArtifactCorrupt(f"{path.name} is not a table in the format {FORMAT}")
         return {
             "kind": about["kind"],
             "sha256": about["sha256"],
@@ -123,11 +128,11 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ArtifactCorrupt(f"the table {path.name} is damaged or no table; delete it and make it again") from error
 
 
-def read_table(path: Path) -> Table:
-    """A table whose content matches its hash. Raises ArtifactCorrupt otherwise."""
+def read_table(path: Path) -> StoredTable:
+    """Read a table and verify its hash. Raises ArtifactCorrupt."""
     header = read_header(path)
     try:
-        table = Table(kind=header["kind"], tensors=load_file(path), facts=header["facts"])
+        table = StoredTable(kind=header["kind"], tensors=load_file(path), facts=header["facts"])
     except (SafetensorError, OSError) as error:
         raise ArtifactCorrupt(f"the table {path.name} is damaged; delete it and make it again") from error
     if table.sha256() != header["sha256"]:
@@ -135,12 +140,10 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def find_table(context: NoiseContext, kind: str, injection: str, sha256: str) -> Table:
+def find_table(context: NoiseContext, kind: str, injection: str, sha256: str) -> StoredTable:
     """The table in the cache folder whose hash starts with `sha256` (12 digits or more, with or without "sha256:").
 
-    It is checked to fit the model.
-
-    Raises InvalidInput when there is none (or it is for something else), ArtifactCorrupt when it is damaged.
+    Raises InvalidInput if there is none or it does not fit this model, ArtifactCorrupt if it is damaged.
     """
     sha256 = sha256.removeprefix("sha256:")
     if len(sha256) < _SHORTEST_PREFIX:
@@ -158,7 +161,10 @@ def find_table(context: NoiseContext, kind: str, injection: str, sha256: str) ->
 
 
 def adopt(source: Path, folder: Path) -> Path:
-    """Check a table file that came from elsewhere and keep a copy in `folder`, named by its hash."""
+    """Check a table file from elsewhere and keep a copy in `folder`, named by its hash.
+
+    Raises ArtifactCorrupt, StorageFull.
+    """
     table = read_table(source)
     path = folder / f"{table.kind}-{table.sha256()[:24]}{SUFFIX}"
     write_table(table, path)

@@ -14,13 +14,13 @@ from privtune.device.audit.attacks.codebook import Codebook
 from privtune.device.audit.metrics import InversionScore
 from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Victim
-from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.registry import build
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Partition
-from tests.support.tiny_models import WIDTH, tiny_lm, tiny_tokenizer
-from tests.unit.device.audit.conftest import sentences
+from tests.support.noise_contexts import model_context
+from tests.support.texts import token_rows
+from tests.support.tiny_models import tiny_lm
 
 WIDE = BeamSettings(beams=8, candidates=16, shown=40)
 
@@ -34,11 +34,9 @@ def model(request):
 def make(model):
     def lab(name="none", params=None, cut=0):
         bottom = model.bottom(cut)
-        context = NoiseContext.for_model(
-            bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=cut, model_fingerprint="tiny-lm", longest=40
-        )
+        context = model_context(bottom, cut=cut)
         mechanism = build(MechanismSpec(name=name, params=params or {}), context)
-        public = PublicText(sentences(600, seed=0), context.special_ids, candidates=context.usable_ids)
+        public = PublicText(token_rows(600, seed=0), context.special_ids, candidates=context.usable_ids)
         return Lab(public, Victim(bottom, mechanism, context.special_ids))
 
     return lab

@@ -3,14 +3,15 @@ import pytest
 import torch
 
 from privtune.device.audit.attacks import channels
-from privtune.device.data.encode import EncodedDataset
 from privtune.device.noise.importance import TokenImportance
+from privtune.device.noise.mechanisms.none import NoMechanism
 from privtune.shared.errors import InvalidInput
+from tests.support.builders import dataset
 
 
 def data_of(records, classes=3):
-    labels = np.random.default_rng(0).integers(classes, size=len(records)).astype(np.int64)
-    return EncodedDataset(ids=tuple(records), labels=labels, label_names=tuple("abc"[:classes]))
+    labels = np.random.default_rng(0).integers(classes, size=len(records))
+    return dataset(records, labels, "abc"[:classes])
 
 
 def test_labels_lie_in_the_direction_of_head_gradients(make_lab, partition, attacked):
@@ -22,7 +23,7 @@ def test_labels_lie_in_the_direction_of_head_gradients(make_lab, partition, atta
     # Three classes, epsilon 2: 79 in 100 labels are told truly; there are 60 records.
     assert private.figure.value <= 0.97
     assert private.figure.floor == plain.figure.floor
-    bare = EncodedDataset(ids=data.ids)
+    bare = dataset(data.ids)
     with pytest.raises(InvalidInput, match="have none"):
         channels.label_from_gradients(lab.victim, partition.top(1), partition.head(), bare, "first")
 
@@ -47,13 +48,12 @@ def test_importance_shows_in_the_length_of_vectors(make_lab, attacked):
     weight_V = torch.linspace(0, 1, 64)
     importance = TokenImportance(weight_V, 1.0)
     plain = channels.importance_from_radius(make_lab("dchi").victim.observe(attacked), importance)
-    lab = make_lab("none")
-    inner = lab.victim._simulated._release
 
-    def scaled(ids_BT, h_BTD, mask_BT, importance_BT, generator):
-        noise_BTD = generator.normal(*h_BTD.shape) * (2 - weight_V[ids_BT]).unsqueeze(-1) * 5
-        return inner(ids_BT, h_BTD + noise_BTD, mask_BT, importance_BT, generator)
+    class Scaled(NoMechanism):
+        def _release(self, ids_BT, h_BTD, mask_BT, importance_BT, generator):
+            noise_BTD = generator.normal(*h_BTD.shape) * (2 - weight_V[ids_BT]).unsqueeze(-1) * 5
+            return super()._release(ids_BT, h_BTD + noise_BTD, mask_BT, importance_BT, generator)
 
-    lab.victim._simulated._release = scaled
+    lab = make_lab(kind=Scaled)
     shown = channels.importance_from_radius(lab.victim.observe(attacked), importance)
     assert shown.figure.value > 0.6 > plain.figure.value

@@ -7,13 +7,13 @@ import torch
 from privtune.device.audit.attacks import gradients
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset
-from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.registry import build
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Partition
-from tests.support.tiny_models import WIDTH, tiny_lm, tiny_tokenizer
-from tests.unit.device.audit.conftest import sentences
+from tests.support.noise_contexts import model_context
+from tests.support.texts import token_rows
+from tests.support.tiny_models import tiny_lm
 
 PROMPT = 3  # first tokens that are not predicted
 
@@ -25,12 +25,10 @@ def model():
 
 @pytest.fixture(scope="module")
 def observed(model):
-    rows = sentences(40, seed=3)
+    rows = token_rows(40, seed=3)
     masks = tuple(np.arange(len(row)) >= PROMPT for row in rows)
     bottom = model.bottom(1)
-    context = NoiseContext.for_model(
-        bottom, tiny_tokenizer(), hidden_size=WIDTH, cut=1, model_fingerprint="tiny-lm", longest=40
-    )
+    context = model_context(bottom)
     noise = build(MechanismSpec(name="dchi", params={"noise_ratio": 500.0}), context)
     victim = Victim(bottom, noise, context.special_ids)
     return EncodedDataset(ids=tuple(rows), loss_masks=masks), victim.observe(rows)

@@ -6,6 +6,7 @@ import torch
 from privtune.device.audit.attacks.codebook import METRICS, Codebook, CodebookSettings
 from privtune.device.audit.attacks.learned import LearnedSettings, Sequence, Tokenwise
 from privtune.device.audit.metrics import InversionScore
+from privtune.device.noise.mechanisms.none import NoMechanism
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 
 QUICK = LearnedSettings(epochs=4, hidden=64)
@@ -88,14 +89,13 @@ def test_an_attacker_after_content_words_names_no_frequent_one(make_lab, attacke
 
 
 def test_a_public_mean_shift_fools_only_who_does_not_know_it(make_lab, attacked):
-    lab = make_lab("none", cut=0)
-    victim, shift_VD = lab.victim, torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) * 3
-    inner = victim._simulated._release
+    shift_VD = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) * 3
 
-    def shifted(ids_BT, h_BTD, mask_BT, importance_BT, generator):
-        return inner(ids_BT, h_BTD + shift_VD[ids_BT], mask_BT, importance_BT, generator)
+    class Shifted(NoMechanism):
+        def _release(self, ids_BT, h_BTD, mask_BT, importance_BT, generator):
+            return super()._release(ids_BT, h_BTD + shift_VD[ids_BT], mask_BT, importance_BT, generator)
 
-    victim._simulated._release = shifted
+    lab = make_lab(kind=Shifted, cut=0)
     oblivious, adaptive = (top1(Codebook(k), lab, attacked).value for k in ("oblivious", "adaptive"))
     assert adaptive >= 0.95
     assert oblivious < 0.3
@@ -111,15 +111,13 @@ def test_sums_of_tokens_are_taken_apart(make_lab, attacked):
 
 
 def test_ids_drawn_from_a_cluster_are_decoded_by_frequency(make_lab, attacked):
-    lab = make_lab("none", cut=0, records=600)
-    inner, context = lab.victim._simulated._release, lab.victim.mechanism.context
+    class Swapped(NoMechanism):
+        def _release(self, ids_BT, h_BTD, mask_BT, importance_BT, generator):
+            pair_BT = ids_BT ^ generator.integers(2, *ids_BT.shape)  # one of the two ids that differ in the last bit
+            words_BTD = self.context.bottom.embed(torch.where(ids_BT > 3, pair_BT, ids_BT), mask_BT)
+            return super()._release(ids_BT, words_BTD, mask_BT, importance_BT, generator)
 
-    def swapped(ids_BT, h_BTD, mask_BT, importance_BT, generator):
-        pair_BT = ids_BT ^ generator.integers(2, *ids_BT.shape)  # one of the two ids that differ in the last bit
-        words = context.bottom.embed(torch.where(ids_BT > 3, pair_BT, ids_BT), mask_BT)
-        return inner(ids_BT, words, mask_BT, importance_BT, generator)
-
-    lab.victim._simulated._release = swapped
+    lab = make_lab(kind=Swapped, cut=0, records=600)
     nearest = top1(Codebook("adaptive", CodebookSettings(metric="euclidean")), lab, attacked * 3)
     channel = top1(Codebook("adaptive", CodebookSettings(metric="channel")), lab, attacked * 3)
     observed = lab.victim.observe(attacked * 3)

@@ -12,11 +12,11 @@ from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.mechanisms.codes import Codes
 from privtune.device.noise.params import CodesParams
 from privtune.device.noise.randomness import NoiseSource, noise_source
-from privtune.device.noise.tables.directions import PrivateMeans, contrasts, public_directions
+from privtune.device.noise.tables.class_directions import PrivateMeans, contrasts, public_directions
 from privtune.device.noise.tables.private_counts import LabelledRows
 from privtune.shared.errors import InvalidInput, JobConflict
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import HIDDEN, tiny_context
+from tests.support.noise_contexts import HIDDEN, tiny_context
 
 IDS_BT = torch.tensor([[2, *range(10, 28), 3]])
 
@@ -76,26 +76,26 @@ def test_directions_tell_the_classes_apart_and_cost_what_is_stated(bottom: Botto
     assert mechanism.statement().guarantee == "none"
 
 
-def test_codes_that_hide_the_task_are_chosen_by_nothing_that_goes_along_with_it(bottom: Bottom, tmp_path: Path) -> None:
+def test_codes_that_hide_the_task_are_chosen_by_nothing_correlated_with_it(bottom: Bottom, tmp_path: Path) -> None:
     context = private_context(bottom, tmp_path)
     rows, labels = labelled_rows()
     score_N1 = context.private_means(context, 100.0)  # type: ignore[misc]
-    told = {}
+    revealed = {}
     for use in ("show", "hide"):
         mechanism = make(context, codes=4, dims=3, task="private", epsilon_task=100.0, task_use=use)
         states_ND = mechanism._public_states() - mechanism._table["mean_D"]
         both = torch.cat([states_ND @ mechanism._table["basis_DE"], states_ND @ score_N1], dim=1).T.corrcoef()
-        told[use] = float(both[-1, :-1].abs().max())
+        revealed[use] = float(both[-1, :-1].abs().max())
         assert mechanism.statement().fitted_epsilon == 100.0
-        # The share of each code in a record tells its class, or does not.
+        # The share of each code in a record reveals its class, or does not.
         ids_BT = torch.from_numpy(np.stack(rows)).long()
         codes_BT = mechanism.code_of(bottom(ids_BT, torch.ones_like(ids_BT)))[:, 1:-1]
         shares_BK = torch.nn.functional.one_hot(codes_BT, 4).double().mean(dim=1)
         apart_K = shares_BK[labels == 1].mean(0) - shares_BK[labels == 0].mean(0)
-        told[f"{use}, shares"] = float(apart_K.abs().sum())
-    assert told["show"] > 0.99
-    assert told["hide"] < 1e-3
-    assert told["hide, shares"] < 0.5 * told["show, shares"]
+        revealed[f"{use}, shares"] = float(apart_K.abs().sum())
+    assert revealed["show"] > 0.99
+    assert revealed["hide"] < 1e-3
+    assert revealed["hide, shares"] < 0.5 * revealed["show, shares"]
     with pytest.raises(InvalidInput, match="what is hidden"):
         make(context, task_use="hide")
 

@@ -15,8 +15,8 @@ from privtune.device.noise.mechanisms.pool import Pool, pool_rows
 from privtune.device.noise.randomness import NoiseSource, noise_source
 from privtune.device.noise.registry import build
 from privtune.shared.job_spec import MechanismSpec
+from tests.support.noise_contexts import HIDDEN
 from tests.support.privacy_losses import certain_loss, certain_loss_of_counts
-from tests.unit.device.noise.conftest import HIDDEN
 
 
 def make(context: NoiseContext, **params: float | str | bool) -> Pool:
@@ -35,7 +35,7 @@ def test_rows_are_sums_over_the_root_of_their_number() -> None:
     assert torch.allclose(out.h_BTD[0, 1], h_BTD[0, 1:4].sum(0) / root)
     assert torch.allclose(out.h_BTD[0, 2], h_BTD[0, 4:7].sum(0) / root)
     assert torch.allclose(out.h_BTD[1, 0], h_BTD[1, :3].sum(0) / root)
-    assert torch.allclose(out.h_BTD[1, 1], h_BTD[1, 3] / root)  # the divisor stays, so its reach is no larger
+    assert torch.allclose(out.h_BTD[1, 1], h_BTD[1, 3] / root)  # the divisor stays, so its sensitivity is no larger
     assert torch.allclose(out.h_BTD[2, 0], h_BTD[2, 0])
     assert not out.h_BTD[1:, 2].any()
 
@@ -79,7 +79,7 @@ def test_noise_keeps_the_bound_when_all_summands_change(context: NoiseContext, s
 
 
 def test_randomised_response_costs_every_summand_its_epsilon(context: NoiseContext, seeded: NoiseSource) -> None:
-    """Four tokens of epsilon 0.5 in one released row: 2.0 a row, 0.5 a token; measured on the reported clusters."""
+    """Four tokens of epsilon 0.5 in one released row: 2.0 per row, 0.5 per token; measured on the reported clusters."""
     size, epsilon, count = 4, 0.5, 400_000
     mechanism = make(context, size=size, epsilon_cluster=epsilon)
     statement = mechanism.statement()

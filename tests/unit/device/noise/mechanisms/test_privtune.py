@@ -17,9 +17,9 @@ from privtune.device.noise.registry import build
 from privtune.device.privacy.bounds import position_bound
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Bottom, Partition
+from tests.support.noise_contexts import HIDDEN, model_context, tiny_context
 from tests.support.privacy_losses import certain_loss
-from tests.support.tiny_models import tiny_classifier, tiny_lm, tiny_tokenizer
-from tests.unit.device.noise.conftest import HIDDEN, tiny_context
+from tests.support.tiny_models import tiny_classifier, tiny_lm
 
 COUNT = 40_000
 
@@ -47,7 +47,7 @@ def test_the_mean_of_the_noise_is_the_shift(context: NoiseContext, injection: st
 def test_encoders_and_decoders_at_both_injection_points(kind: str, cut: int) -> None:
     model = tiny_classifier(kind) if kind in ("bert", "mpnet") else tiny_lm(kind)
     bottom = Partition(model).bottom(cut)
-    context = NoiseContext.for_model(bottom, tiny_tokenizer(), hidden_size=32, cut=cut, model_fingerprint=kind)
+    context = model_context(bottom, cut=cut, longest=None)
     for injection in ("embedding", "cut"):
         mechanism = make(context, injection=injection, neighbours=4)
         figures = mechanism.prepare()
@@ -117,9 +117,9 @@ def test_scale_importance_has_no_bound(context: NoiseContext, seeded: NoiseSourc
     mechanism = make(context, eta=1.5, clip=0.4, importance="scale", least=0.5)
     a, b = losses_under(mechanism, (1.0, 0.0), seeded)
     assert certain_loss(*(x.norm(dim=-1).double().numpy() for x in (a, b))) > position_bound(1.5, 0.4)
-    # And it grows without end: log-ratio of the two laws of the length, ever farther out.
-    law = [stats.gamma(HIDDEN, scale=scale / 1.5) for scale in (0.5, 1.0)]
-    ratios = [law[1].logpdf(r) - law[0].logpdf(r) for r in (50.0, 500.0, 5000.0)]
+    # And it grows without bound: log-ratio of the two distributions of the length, ever farther out.
+    lengths = [stats.gamma(HIDDEN, scale=scale / 1.5) for scale in (0.5, 1.0)]
+    ratios = [lengths[1].logpdf(r) - lengths[0].logpdf(r) for r in (50.0, 500.0, 5000.0)]
     assert ratios[2] > 10 * ratios[1] - 100 > 10 * ratios[0]
     statement = mechanism.statement()
     assert (statement.row, statement.guarantee, statement.position_epsilon) == ("scale", "none", None)

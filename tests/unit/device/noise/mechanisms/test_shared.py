@@ -1,4 +1,4 @@
-"""`shared`: the release tells nothing but the cluster, and the cluster no more than the randomised response allows."""
+"""`shared`: the release reveals only the cluster, and that no more than the randomised response allows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from privtune.device.noise.tables.table_cache import read_header
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Bottom
+from tests.support.noise_contexts import HIDDEN, VOCABULARY, tiny_context
 from tests.support.privacy_losses import certain_loss, certain_loss_of_counts
-from tests.unit.device.noise.conftest import HIDDEN, VOCABULARY, tiny_context
 
 SMALL = {"cluster_size": 10, "max_share": 0.9}
 
@@ -44,16 +44,14 @@ def two_of_one_cluster(mechanism: Shared) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("injection", ["embedding", "cut"])
-def test_a_centre_is_the_same_for_all_of_a_cluster_whatever_stands_around(
-    context: NoiseContext, injection: str
-) -> None:
+def test_a_centre_is_the_same_for_a_whole_cluster_in_any_context(context: NoiseContext, injection: str) -> None:
     mechanism = make(context, injection=injection)
     a, b, other = two_of_one_cluster(mechanism)
     rows = torch.tensor([[2, a, 20, 3], [2, b, 30, 3], [2, other, 20, 3]])
     out = release(mechanism, rows)
     assert torch.equal(out[0, 1], out[1, 1])
     assert not torch.allclose(out[0, 1], out[2, 1], atol=1e-3)
-    assert torch.equal(out[0, 0], out[1, 0])  # special tokens say nothing but where they stand
+    assert torch.equal(out[0, 0], out[1, 0])  # special tokens reveal only their positions
     assert torch.equal(out[0], release(mechanism, rows)[0])
 
 
@@ -64,7 +62,7 @@ def test_centres_have_the_statistics_of_prototypes(context: NoiseContext) -> Non
     assert torch.allclose(away_K, (e_UD - e_UD.mean(dim=0)).norm(dim=-1).mean().expand_as(away_K), rtol=1e-4)
 
 
-def test_the_mixture_is_one_law_for_the_whole_cluster(context: NoiseContext, seeded: NoiseSource) -> None:
+def test_the_mixture_is_one_distribution_for_the_whole_cluster(context: NoiseContext, seeded: NoiseSource) -> None:
     mechanism = make(context, target="mixture")
     a, b, _ = two_of_one_cluster(mechanism)
     targets, count = mechanism.targets, 30_000
@@ -101,7 +99,7 @@ def test_the_loss_across_clusters_stays_below_the_claim(context: NoiseContext, s
     statement = mechanism.statement()
     a, _, other = two_of_one_cluster(mechanism)
     out = [release(mechanism, torch.full((500, 60), token), seeded)[:, 30].double() for token in (a, other)]
-    # One position of 500 records only shows little; all positions together show more, of the same bound.
+    # One position of 500 records shows only part of the loss; the bound holds for it.
     towards = out[0].mean(0) - out[1].mean(0)
     assert certain_loss(*((x @ towards).numpy() for x in out)) <= (statement.position_epsilon or 0.0)
     assert statement.position_epsilon == pytest.approx(mechanism.eta * mechanism.targets.diameter)  # type: ignore[operator]
@@ -165,7 +163,7 @@ def table_of(bottom: Bottom) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("target", ["centre", "mixture"])
-def test_somebody_elses_table_is_used_by_its_hash(bottom: Bottom, tmp_path: Path, target: str) -> None:
+def test_a_table_from_elsewhere_is_used_by_its_hash(bottom: Bottom, tmp_path: Path, target: str) -> None:
     context = tiny_context(bottom, cache=tmp_path)
     cluster_V, centre_KD = table_of(bottom)
     sha256 = save_clusters(

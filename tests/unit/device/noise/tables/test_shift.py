@@ -1,4 +1,4 @@
-"""The optimisation: each term does what it is for, each constraint holds, and switches turn them off."""
+"""The optimisation: each term does its job, each constraint holds, and each can be turned off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from privtune.device.noise.tables.clusters import kmeans
+from privtune.device.noise.tables.clustering import kmeans
 from privtune.device.noise.tables.graph import Graph, centred, nearest
 from privtune.device.noise.tables.shift import ShiftSettings, Solution, anchors_and_rivals, solve
 
@@ -43,7 +43,6 @@ class Setting:
 
 @pytest.fixture(scope="module")
 def setting() -> Setting:
-    torch.set_num_threads(1)
     return Setting()
 
 

@@ -1,4 +1,4 @@
-"""Tables on disk: whole, hash-checked, and refused where they do not belong."""
+"""Tables on disk: complete, hash-checked, and refused for a model they were not made for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from privtune.device.noise.tables.table_cache import (
 )
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import tiny_context
+from tests.support.noise_contexts import tiny_context
 
 
 def test_a_table_survives_the_disk(bottom: Bottom, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_changed_byte_is_noticed(bottom: Bottom, tmp_path: Path) -> None:
         read_table(path)
 
 
-def test_cached_makes_once_and_anew_for_other_settings(bottom: Bottom, tmp_path: Path) -> None:
+def test_cached_makes_a_table_once_for_the_same_settings(bottom: Bottom, tmp_path: Path) -> None:
     context = tiny_context(bottom, cache=tmp_path)
     calls = []
 

@@ -1,7 +1,7 @@
-"""Directions in which the states of a record tell its class, from public texts or from private sums under noise.
+"""Directions in which the mean state of a record reveals its class, from public texts or private sums under noise.
 
 D hidden width, C classes, B records. Linear discriminant analysis: inverse covariance of PUBLIC states times sums that
-tell the classes apart; only post-processing follows the noise.
+tell the classes apart; everything after the noise is post-processing.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privtune.device.noise.base import clip_rows
+from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.private_counts import LabelledRows
-from privtune.device.noise.tables.table_cache import SUFFIX, Table, read_table, write_table
+from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
 from privtune.device.privacy.bounds import dchi_variance
 from privtune.shared.errors import JobConflict
 
 KIND = "means"
-_SHRINKAGE = 0.3  # least ridge, in mean variances of a state
+_SHRINKAGE = 0.3  # smallest ridge, in mean variances of a state
 _BATCH = 64
 _RECORDS = 4000  # public records that the covariance is estimated on
 
@@ -43,9 +43,12 @@ def public_directions(context: NoiseContext) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateMeans:
-    """Directions from a data set's class means under noise, made at the first request and read from `folder` after.
+    """Directions from a data set's class means under noise, drawn at the first request and read from `folder` after.
 
-    fingerprint: names the data set (kept on this device only). records: None where only what is kept may be used.
+    folder: on this device.
+    fingerprint: identifies the data set; stays on this device.
+    source: of the noise.
+    records: None: only directions that are already kept may be used, as for predictions.
     """
 
     folder: Path
@@ -60,18 +63,21 @@ class PrivateMeans:
         (`contrasts`): replacing it moves all of them together by at most 2R in L2 (2R sqrt(2) for three classes or
         more), so one draw of d_chi noise over the whole block at rate epsilon / that is epsilon-private (the K-norm
         mechanism of Hardt & Talwar 2010 for the L2 ball).
-        Raises JobConflict when nothing is kept and no records are at hand, StorageFull, ArtifactCorrupt.
+
+        Raises:
+            JobConflict: nothing is kept, and no records are at hand.
+            StorageFull, ArtifactCorrupt: the file can't be written, or is damaged.
         """
         asked = json.dumps([self.fingerprint, context.identity, epsilon, self.source.unsafe])
         path = self.folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}{SUFFIX}"
         if not path.exists():
             if self.records is None:
                 raise JobConflict(
-                    "the class means that this job's codes were made of are not on this device; use the device and "
+                    "the class means that this job's codes were made from are not on this device; use the device and "
                     "home folder that trained it"
                 )
             tensors = {"directions": self._draw(context, self.records, epsilon)}
-            write_table(Table(kind=KIND, tensors=tensors, facts={"epsilon": epsilon}), path)
+            write_table(StoredTable(kind=KIND, tensors=tensors, facts={"epsilon": epsilon}), path)
         return read_table(path).tensors["directions"]
 
     def _draw(self, context: NoiseContext, records: LabelledRows, epsilon: float) -> Tensor:
@@ -83,10 +89,10 @@ class PrivateMeans:
 
 
 def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor]:
-    """Exact sums that tell the classes apart, how far one record can move them in L2, and the public means_BD.
+    """Exact sums that tell the classes apart (C', D), how far one record can move them in L2, and the public means_BD.
 
-    Two classes: one sum of x for the one and -x for the other. More: for each class its sum of x, minus the others'
-    over their number.
+    Two classes: one sum, of x for one class and -x for the other. More: for each class its sum of x, minus that of the
+    other classes over their number.
     """
     public_BD = record_means(context, _public_rows(context))
     centre_D = public_BD.mean(0)
@@ -101,9 +107,9 @@ def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, flo
 
 
 def _discriminants(contrasts_CD: Tensor, public_BD: Tensor, noise_variance: float) -> Tensor:
-    """Unit directions (D, C'): (covariance + ridge)^-1 contrast; the ridge grows with the share of noise in a contrast.
+    """Unit directions (D, C'): (covariance + ridge)^-1 contrast; the ridge grows with a contrast's share of noise.
 
-    That is the posterior mean for contrasts whose prior covariance is that of the states (Wiener filter).
+    This is the posterior mean for contrasts whose prior covariance is that of the states (Wiener filter).
     """
     away_BD = (public_BD - public_BD.mean(0)).double()
     covariance_DD = away_BD.T @ away_BD / len(away_BD)
@@ -121,15 +127,14 @@ def _discriminants(contrasts_CD: Tensor, public_BD: Tensor, noise_variance: floa
 
 def record_means(context: NoiseContext, rows: Sequence[Sequence[int]] | Sequence[NDArray[np.int32]]) -> Tensor:
     """Mean state at the cut of each row's ordinary tokens, (B, D); zero for rows without any."""
-    special = torch.tensor(sorted(context.special_ids), dtype=torch.int64)
     lengths_B = np.array([len(row) for row in rows])
     means_BD = torch.zeros(len(rows), context.hidden_size)
     done = 0
     for length in np.unique(lengths_B[lengths_B > 0]).tolist():
-        # Rows of one length go together, so that none is padded.
+        # Rows of equal length share a batch, so that none is padded.
         for chosen in torch.split(torch.from_numpy(np.flatnonzero(lengths_B == length)), _BATCH):
             ids_BT = torch.from_numpy(np.stack([np.asarray(rows[index], dtype=np.int64) for index in chosen.tolist()]))
-            real_BT1 = (~torch.isin(ids_BT, special)).unsqueeze(-1)
+            real_BT1 = (~context.is_special(ids_BT)).unsqueeze(-1)
             states_BTD = context.states(ids_BT, "cut")
             means_BD[chosen] = (states_BTD * real_BT1).sum(1) / real_BT1.sum(1).clamp(min=1)
             done += len(chosen)

@@ -1,6 +1,6 @@
 """Building and running the compose file with podman on a machine that has no Docker engine and can pull no image.
 
-The Dockerfiles and docker-compose.yml stay what a Docker user expects; every departure is here and in README.md.
+The Dockerfiles and docker-compose.yml stay what a Docker user expects; tests/containers/README.md lists all departures.
 """
 
 from __future__ import annotations

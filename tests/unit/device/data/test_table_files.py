@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from privtune.device.data.source import DataSource
-from privtune.device.data.tables import read_table
+from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid
 
 
@@ -74,7 +74,7 @@ BAD = [
     ("a.csv", "text,label\ngood,1\nbad, really,0\n", r"a\.csv, line 3: 3 fields, but the header has 2"),
     ("a.tsv", "text\tlabel\ngood\t1\nbad\n", r"a\.tsv, line 3: 1 fields, but the header has 2"),
     ("a.csv", 'text,label\ngood,1\n"never closed,0\nx,1\n', r"a\.csv, line 3: not valid CSV"),
-    ("a.csv", "text,text\na,b\n", r'a\.csv, line 1: column "text" is there twice'),
+    ("a.csv", "text,text\na,b\n", r'a\.csv, line 1: column "text" occurs twice'),
     ("a.csv", "text,,label\na,b,c\n", r"a\.csv, line 1: field 2 of the header has no name"),
     ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", \n', r"a\.jsonl, line 2: not valid JSON at character"),
     ("a.jsonl", '["a", 1]\n', r"a\.jsonl, line 1: a JSON object .* not a list"),
@@ -86,10 +86,10 @@ BAD = [
     ("a.csv", "text,label\ngood,1\nbad,\n", r'a\.csv, line 3, column "label": the label is missing'),
     ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}\n', r'a\.jsonl, line 2, column "label": the label is mis'),
     ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 0}\n', r'a\.jsonl, line 2, column "text": the record has no'),
-    ("a.jsonl", '{"text": ["a"], "label": 1}\n', r'a\.jsonl, line 1, column "text": text is expected, not a list'),
-    ("a.jsonl", '{"text": "a", "label": 0.5}\n', r'line 1, column "label": a label is a text or a whole number'),
-    ("a.csv", "words,label\na,1\n", r'which column is the text\? .* Columns there: "words", "label"'),
-    ("a.csv", "text,kind\na,1\n", r'which column is the label\? .* Columns there: "text", "kind"'),
+    ("a.jsonl", '{"text": ["a"], "label": 1}\n', r'a\.jsonl, line 1, column "text": a text is expected, not a list'),
+    ("a.jsonl", '{"text": "a", "label": 0.5}\n', r'line 1, column "label": a label must be a text or a whole'),
+    ("a.csv", "words,label\na,1\n", r'which column is the text\? .* Its columns: "words", "label"'),
+    ("a.csv", "text,kind\na,1\n", r'which column is the label\? .* Its columns: "text", "kind"'),
 ]
 
 
@@ -130,7 +130,7 @@ def in_subprocess(code: str, **env: str) -> str:
 
 
 HUB_CODE = """
-from privtune.device.data.tables import read_table
+from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid
 try:
     read_table("someone/some-reviews:plain@validation")
@@ -142,7 +142,7 @@ except DataInvalid as error:
 def test_hub_offline_is_one_clear_line(tmp_path):
     pytest.importorskip("datasets", reason="the hub extra is not installed")
     out = in_subprocess(HUB_CODE, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
-    assert out.startswith("someone/some-reviews:plain@validation: no such file, and the hub does not give it: ")
+    assert out.startswith("someone/some-reviews:plain@validation: no such file, and the hub does not provide it: ")
     assert out.count("\n") == 1
 
 

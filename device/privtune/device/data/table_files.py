@@ -1,6 +1,6 @@
 """Files to tables: JSONL, CSV, TSV, Parquet and hub data sets, with the place of every cell.
 
-Each reader checks what can be checked without knowing what the columns mean, and says file and line. Cells keep
+Each reader checks what can be checked without knowing what the columns mean; its errors name file and line. Cells keep
 their Python type; `privtune.device.data.records` turns them into texts and labels.
 """
 
@@ -22,8 +22,14 @@ HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of one data set. `rows` holds (place, cells); the place is a line (text files) or a row, from 1."""
+class RawTable:
+    """Rows of one data set as its file has them.
+
+    source: the file or hub id.
+    unit: what numbers a row: the line of a text file, or the row, both from 1.
+    columns: names, in order.
+    rows: the number and the cells of each row.
+    """
 
     source: str
     unit: Literal["line", "row"]
@@ -31,13 +37,13 @@ class Table:
     rows: Sequence[tuple[int, Sequence[object]]]
 
 
-def place(source: str, unit: str, number: int, column: str | None = None) -> str:
+def place(source: str, unit: str, number: int, column: str | None) -> str:
     """`reviews.csv, line 7, column "text"`: how every message of this room names a place."""
     return f"{source}, {unit} {number}" + (f', column "{column}"' if column is not None else "")
 
 
-def read_table(path: str) -> Table:
-    """Read a local file or, when no such path exists and it looks like `owner/name`, a data set of the hub.
+def read_table(path: str) -> RawTable:
+    """Read a local file or, if no such path exists and it looks like `owner/name`, a data set from the hub.
 
     Raises:
         DataInvalid: no such file, a folder, an unknown format, or contents that can't be used.
@@ -55,14 +61,14 @@ def read_table(path: str) -> Table:
     raise DataInvalid(f"{path}: no such file. Give a data file ({SUFFIXES}) or a hub data set as owner/name.")
 
 
-def _not_empty(table: Table) -> Table:
+def _not_empty(table: RawTable) -> RawTable:
     if not table.rows:
         raise DataInvalid(f"{table.source} has no records: nothing follows the header.")
     return table
 
 
 def _read_text(file: Path) -> str:
-    """The file as UTF-8 without its byte-order mark, or an error that names the byte."""
+    """The file as UTF-8 without its byte-order mark. Raises DataInvalid that names the byte."""
     try:
         raw = file.read_bytes()
     except OSError as error:
@@ -74,7 +80,7 @@ def _read_text(file: Path) -> str:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # utf-8-sig counts from behind the mark
+        # utf-8-sig counts from after the mark
         start = error.start + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
         line = raw.count(b"\n", 0, start) + 1
         raise DataInvalid(f"{file}, line {line}: not UTF-8 (byte offset {start}). Save the file as UTF-8.") from None
@@ -91,7 +97,7 @@ def _header(file: Path, cells: Sequence[str]) -> tuple[str, ...]:
         if not name:
             raise DataInvalid(f"{file}, line 1: field {number} of the header has no name.")
         if names.index(name) != number - 1:
-            raise DataInvalid(f'{file}, line 1: column "{name}" is there twice.')
+            raise DataInvalid(f'{file}, line 1: column "{name}" occurs twice.')
     return names
 
 
@@ -99,7 +105,7 @@ def _ragged(file: Path, line: int, found: int, wanted: int, hint: str) -> DataIn
     return DataInvalid(f"{file}, line {line}: {found} fields, but the header has {wanted}. {hint}")
 
 
-def _read_csv(file: Path) -> Table:
+def _read_csv(file: Path) -> RawTable:
     text = _read_text(file)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -113,19 +119,19 @@ def _read_csv(file: Path) -> Table:
             elif columns is None:
                 columns = _header(file, cells)
             elif len(cells) != len(columns):
-                hint = "Put a text that holds a comma, a quote or a line break in double quotes."
+                hint = "Put a text that contains a comma, a quote or a line break in double quotes."
                 raise _ragged(file, line, len(cells), len(columns), hint)
             else:
                 rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        hint = "A double quote that opens here may not be closed; inside a quoted text write it twice."
+        hint = "A double quote that opens here may not be closed; inside a quoted text, write it twice."
         raise DataInvalid(f"{file}, line {line}: not valid CSV ({error}). {hint}") from None
-    return Table(source=str(file), unit="line", columns=columns or (), rows=rows)
+    return RawTable(source=str(file), unit="line", columns=columns or (), rows=rows)
 
 
-def _read_tsv(file: Path) -> Table:
-    """Plain TSV: a header, tabs between fields, no quoting (a quote is a quote)."""
+def _read_tsv(file: Path) -> RawTable:
+    """Plain TSV: a header, tabs between fields, no quoting (a quote is an ordinary character)."""
     lines = _read_text(file).split("\n")
     columns = _header(file, lines[0].rstrip("\r").split("\t"))
     rows: list[tuple[int, Sequence[object]]] = []
@@ -134,21 +140,21 @@ def _read_tsv(file: Path) -> Table:
         if len(cells) == 1 and not cells[0].strip():
             continue
         if len(cells) != len(columns):
-            hint = "A text in a TSV file can hold neither tabs nor line breaks; CSV can."
+            hint = "A text in a TSV file can't contain tabs or line breaks; in a CSV file it can."
             raise _ragged(file, line, len(cells), len(columns), hint)
         rows.append((line, cells))
-    return Table(source=str(file), unit="line", columns=columns, rows=rows)
+    return RawTable(source=str(file), unit="line", columns=columns, rows=rows)
 
 
 _MISSING = object()
 
 
 def is_missing(cell: object) -> bool:
-    """Whether a record has no such cell at all, or null."""
+    """Whether a cell is absent from its record, or null."""
     return cell is _MISSING or cell is None
 
 
-def _read_jsonl(file: Path) -> Table:
+def _read_jsonl(file: Path) -> RawTable:
     columns: dict[str, None] = {}
     records: list[tuple[int, dict[str, object]]] = []
     for line, content in enumerate(_read_text(file).split("\n"), start=1):
@@ -158,7 +164,7 @@ def _read_jsonl(file: Path) -> Table:
             record = json.loads(content)
         except ValueError as error:
             column = getattr(error, "colno", 1)
-            hint = "One JSON object a line is expected."
+            hint = "Each line must be one JSON object."
             raise DataInvalid(f"{file}, line {line}: not valid JSON at character {column}. {hint}") from None
         except RecursionError:
             raise DataInvalid(f"{file}, line {line}: JSON nested too deeply.") from None
@@ -169,10 +175,10 @@ def _read_jsonl(file: Path) -> Table:
         records.append((line, record))
     names = tuple(columns)
     rows = [(line, [record.get(name, _MISSING) for name in names]) for line, record in records]
-    return Table(source=str(file), unit="line", columns=names, rows=rows)
+    return RawTable(source=str(file), unit="line", columns=names, rows=rows)
 
 
-def _read_parquet(file: Path) -> Table:
+def _read_parquet(file: Path) -> RawTable:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -184,23 +190,23 @@ def _read_parquet(file: Path) -> Table:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataInvalid(f"{file} can't be read as Parquet: {str(error).splitlines()[0]}") from None
     rows = list(enumerate(zip(*cells, strict=True), start=1))
-    return Table(source=str(file), unit="row", columns=tuple(table.column_names), rows=rows)
+    return RawTable(source=str(file), unit="row", columns=tuple(table.column_names), rows=rows)
 
 
-def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> Table:
+def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> RawTable:
     try:
         from datasets import ClassLabel, load_dataset
     except ImportError:
-        hint = "pip install 'privtune[hub]' to read data sets of the hub"
+        hint = "pip install 'privtune[hub]' to read data sets from the hub"
         raise DataInvalid(f"{path}: no such file, and as a hub data set it needs another package: {hint}.") from None
-    # its retries would print one warning each; the error below says all there is to say
+    # each of its retries would print a warning; the error below says it all
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         data = load_dataset(hub_id, config, split=split)
-    except Exception as error:  # the library raises errors of many libraries for offline, unknown and gated sets
+    except Exception as error:  # offline, unknown and gated sets raise errors of many libraries
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         hint = "Check the name (owner/name[:config][@split]) and the network, or give a local file."
-        raise DataInvalid(f"{path}: no such file, and the hub does not give it: {first} {hint}") from None
+        raise DataInvalid(f"{path}: no such file, and the hub does not provide it: {first} {hint}") from None
     cells: list[list[object]] = []
     for name in data.column_names:
         column: list[object] = list(data[name])
@@ -210,10 +216,10 @@ def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> Table:
             column = [names[value] if isinstance(value, int) and value >= 0 else None for value in column]
         cells.append(column)
     rows = list(enumerate(zip(*cells, strict=True), start=1))
-    return Table(source=path, unit="row", columns=tuple(data.column_names), rows=rows)
+    return RawTable(source=path, unit="row", columns=tuple(data.column_names), rows=rows)
 
 
-READERS: dict[str, Callable[[Path], Table]] = {
+READERS: dict[str, Callable[[Path], RawTable]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_jsonl,

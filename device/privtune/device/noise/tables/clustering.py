@@ -1,6 +1,7 @@
-"""Public clusters of the vocabulary, balanced so that knowing the cluster tells little about the word.
+"""Clusters of the vocabulary, balanced so that knowing the cluster reveals little about the word.
 
-U usable ids, D width, C clusters. Everything is deterministic: a cluster table is public, not noise.
+N points, U usable ids, D width, E width of a point, C clusters. Everything is deterministic: a cluster table is public,
+not noise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privtune.device.noise.tables.graph import Progress
+from privtune.device.noise.context import OnProgress
 from privtune.shared.errors import InvalidInput
 
 _ROUNDS = 12
@@ -25,15 +26,20 @@ def make_clusters(
     frequency_weight: float,
     groups_U: NDArray[np.int64] | None = None,
     group_sizes: dict[int, int] | None = None,
-    progress: Progress = lambda what, share: None,
+    progress: OnProgress = lambda what, share: None,
 ) -> NDArray[np.int64]:
-    """Cluster number of each id, 0..C-1.
+    """Cluster number of each id, 0..C-1, shape U. A group that can't satisfy size or share becomes one cluster.
 
-    size: least members of a cluster. max_share: the most frequent member may hold at most this share of its cluster's
-    frequency, so an attacker who sees the cluster and knows word frequencies guesses right no more often (context
-    aside). frequency_weight: how much alike in log-frequency the members should be, next to their meaning (1 each).
-    groups_U: ids of different groups never meet; group_sizes: least members in that group instead of `size`.
-    A group that can't fulfil size or share becomes one cluster.
+    unit_UD: centred, normalised prototypes.
+    frequency_U: positive.
+    size: smallest number of members of a cluster.
+    max_share: largest share of its cluster's frequency that one member may have: an attacker who sees the cluster and
+        knows word frequencies guesses right no more often (context aside).
+    frequency_weight: weight of similar log-frequency, relative to similar meaning.
+    groups_U: ids of different groups never share a cluster.
+    group_sizes: smallest number of members of a cluster of that group, instead of `size`.
+
+    Raises InvalidInput for a frequency that is missing or not positive.
     """
     if len(unit_UD) != len(frequency_U) or (frequency_U <= 0).any():
         raise InvalidInput("clusters need a positive frequency for each id")
@@ -60,7 +66,7 @@ def _balance(points_NE: Tensor, frequency_N: NDArray[np.float64], size: int, max
 
 
 def kmeans(points_NE: Tensor, count: int) -> NDArray[np.int64]:
-    """Plain k-means from evenly spread seeds; empty clusters vanish. Labels are dense from 0."""
+    """Cluster of each point by k-means from evenly spread seeds; empty clusters are dropped, so labels are dense."""
     spread = np.unique(np.linspace(0, len(points_NE) - 1, count).round().astype(np.int64))
     centres_CE = points_NE[torch.from_numpy(spread)].clone()
     labels_N = torch.zeros(len(points_NE), dtype=torch.int64)
@@ -84,7 +90,7 @@ def _merge(
     size: int,
     max_share: float,
 ) -> NDArray[np.int64]:
-    """Join each cluster that is too small, or dominated by one word, with its nearest until none is left."""
+    """Merge each cluster that is too small, or dominated by one word, into its nearest until none is left."""
     count = int(labels_N.max()) + 1
     sums = np.zeros((count, points_NE.shape[1]))
     np.add.at(sums, labels_N, points_NE)
@@ -115,10 +121,10 @@ def _merge(
     return merged
 
 
-def greedy_groups(unit_UD: Tensor, size: int, order_U: NDArray[np.int64], progress: Progress) -> NDArray[np.int64]:
-    """CusText's output sets: take the next free id in `order_U` with its size-1 nearest free ids, until none is left.
+def greedy_groups(unit_UD: Tensor, size: int, order_U: NDArray[np.int64], progress: OnProgress) -> NDArray[np.int64]:
+    """CusText's output sets: the next free id in `order_U` with its size-1 nearest free ids, until none is left.
 
-    Returns (G, size) indices; the last set is padded with -1.
+    Returns indices of shape (G, size); the last set is padded with -1.
     """
     free = torch.ones(len(unit_UD), dtype=torch.bool)
     groups: list[list[int]] = []

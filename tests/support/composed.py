@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.containers.podman import PROJECT, Podman
+from tests.support.podman import PROJECT, Podman
 
 PORTS = {"PRIVTUNE_REST_PORT": "18080", "PRIVTUNE_GRPC_PORT": "18081"}
 BUILD_STEPS = "STEP|COMMIT|Successfully|[Ee]rror"

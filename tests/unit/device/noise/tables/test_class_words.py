@@ -1,4 +1,4 @@
-"""Graded words: scores find who speaks for which class, neighbours inherit, frequent words fall silent."""
+"""Words that indicate a class: counts find them, neighbours inherit scores, frequent words fall silent."""
 
 from __future__ import annotations
 
@@ -10,20 +10,47 @@ import torch
 from pydantic import ValidationError
 
 from privtune.device.noise.params import SharedParams
-from privtune.device.noise.randomness import noise_source
+from privtune.device.noise.randomness import NoiseSource, noise_source
+from privtune.device.noise.tables.class_words import class_groups, class_scores, graded_groups, public_counts
 from privtune.device.noise.tables.cluster_targets import ClusterTargets
-from privtune.device.noise.tables.grades import class_scores, graded_groups
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts
+from privtune.device.privacy.bounds import counts_scale
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.partition import Bottom
-from tests.unit.device.noise.conftest import tiny_context
+from tests.support.noise_contexts import tiny_context
 
 WORDS = 600
 
 
+def test_words_that_indicate_a_class_are_found_and_chance_is_not(seeded: NoiseSource) -> None:
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(40, size=(2, 500)).astype(float)
+    counts[0, :20] += 80
+    counts[1, 20:40] += 80
+    groups = class_groups(counts, significance=4.0)
+    assert (groups[:20] == 1).all()
+    assert (groups[20:40] == 2).all()
+    assert (groups[40:] == 0).mean() > 0.98
+    # Pure noise of known variance makes (almost) no word indicate a class.
+    scale = counts_scale(0.5, 8)
+    noise = seeded.laplace(scale, 2, 5000).numpy()
+    assert (class_groups(noise + 5, 2 * scale**2, significance=4.0) > 0).mean() < 0.01
+    assert not class_groups(counts[:1], significance=2.0).any()
+
+
+def test_public_counts_count_texts_by_class(bottom: Bottom) -> None:
+    context = tiny_context(bottom, labelled_rows=[[2, 50, 50, 3], [2, 50, 51, 3], [2, 51, 3]], labels=[0, 1, 1])
+    place = np.full(120, -1)
+    place[context.usable_ids.numpy()] = np.arange(len(context.usable_ids))
+    counts = public_counts(context, place)
+    assert counts[:, place[50]].tolist() == [1, 1]
+    assert counts[:, place[51]].tolist() == [0, 2]
+    assert counts.sum() == 4
+
+
 @pytest.fixture
 def counts() -> tuple[np.ndarray, torch.Tensor]:
-    """Words 0..199 speak for class 0, 200..399 for class 1, embeddings say so too; every other word uncounted."""
+    """Words 0..199 indicate class 0, 200..399 class 1, and so do embeddings; every other word is uncounted."""
     rng = np.random.default_rng(0)
     lean = np.repeat([1.0, -1.0, 0.0], 200)
     counts_CU = np.stack([rng.poisson(20 * (1 + side * 0.8 * lean)) for side in (1, -1)]).astype(float)
@@ -36,13 +63,13 @@ def counts() -> tuple[np.ndarray, torch.Tensor]:
 def test_scores_follow_counts_and_neighbours(counts: tuple[np.ndarray, torch.Tensor]) -> None:
     scores_CU = class_scores(counts[0], 0.0, counts[1])
     assert scores_CU[0, :200:2].min() > 0.2 > -0.2 > scores_CU[0, 200:400:2].max()
-    # Never counted: graded by what their embeddings share with those that were.
+    # Never counted: scored by what their embeddings share with counted words.
     assert (scores_CU[0, 1:200:2] > 0).mean() > 0.95
     assert (scores_CU[0, 201:400:2] < 0).mean() > 0.95
     assert np.abs(scores_CU[0, 401::2]).mean() < np.abs(scores_CU[0, 1:200:2]).mean() / 2
 
 
-def test_noise_is_believed_less(counts: tuple[np.ndarray, torch.Tensor]) -> None:
+def test_noised_counts_are_trusted_less(counts: tuple[np.ndarray, torch.Tensor]) -> None:
     noisy = np.random.default_rng(1).laplace(0, 30, size=counts[0].shape)
     trusting = class_scores(counts[0] + noisy, 0.0, counts[1])
     wary = class_scores(counts[0] + noisy, 2 * 30**2, counts[1])

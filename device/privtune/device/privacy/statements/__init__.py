@@ -1,0 +1,14 @@
+"""The claims that an owner reads, one module for each family of mechanisms, none stronger than what is proved.
+
+statement          what a claim consists of, and the caveats that always hold
+no_bound           clean vectors, and noise without a worst-case bound
+added_noise        d_chi, Gaussian and Laplace noise added to vectors
+shared_target      tokens replaced by what their public cluster or code stands for
+fitted_tables      what tables fitted on the private records cost on top
+randomised_labels  labels that train as one randomised draw per record
+"""
+
+from privtune.device.privacy.statements.randomised_labels import LabelStatement
+from privtune.device.privacy.statements.statement import Statement
+
+__all__ = ["LabelStatement", "Statement"]

@@ -1,0 +1,78 @@
+"""A control plane to talk to over real HTTP, in this process, and a reader of its event streams."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+
+import httpx
+import openai
+import uvicorn
+
+from privtune.cloud.api.app import create_app
+from privtune.cloud.auth import ApiKeys
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.notify import Notifier
+from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.settings import Settings
+from tests.support.builders import least_spec
+
+
+class Plane:
+    """A control plane on loopback, in a thread of this process."""
+
+    def __init__(self, folder, *, max_event_streams=8, check_ready=None, **limits):
+        model = folder / "tiny"
+        model.mkdir(exist_ok=True)
+        config = {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "vocab_size": 99, "n_positions": 256}
+        (model / "config.json").write_text(json.dumps(config))
+        (model / "model.safetensors").write_bytes(b"")
+        self.store = Store(sqlite_url(folder / "cloud.sqlite"))
+        self.store.upgrade()
+        self.jobs = Jobs(self.store, notifier=Notifier(max_event_streams), max_active_per_owner=50)
+        self.keys = ApiKeys(self.store)
+        self.key = self.keys.create("alice").secret
+        settings = Settings(data_folder=folder, grpc_port=4321, **limits)
+        app = create_app(
+            self.jobs, self.keys, Catalog([f"tiny={model}"]), settings, check_ready=check_ready or self.store.ping
+        )
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+        self.thread = threading.Thread(target=lambda: self.server.run(sockets=[self.socket]), daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def http(self, key=None, **headers):
+        return httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"} | headers, timeout=20
+        )
+
+    def openai(self, key=None):
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key or self.key, max_retries=0)
+
+    def make(self, **fields):
+        return self.jobs.create("alice", least_spec(), **fields).id
+
+    def stop(self):
+        self.jobs.close()
+        self.server.should_exit = True
+        self.thread.join(15)
+        assert not self.thread.is_alive(), "an open stream must not keep the server from stopping"
+        self.store.close()
+
+
+def read_stream(response):
+    """(id, event) pairs of a server-sent stream."""
+    found = {}
+    for line in response.iter_lines():
+        name, _, value = line.partition(": ")
+        if name in ("id", "data", "event"):
+            found[name] = value
+        elif not line and "data" in found:
+            yield found["id"], json.loads(found["data"])
+            found = {}

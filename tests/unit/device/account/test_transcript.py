@@ -1,0 +1,48 @@
+"""The transcript of a run: its lines form a chain, its files are private, and frames are kept up to a limit."""
+
+import stat
+
+from privtune.device.account import transcript as transcript_module
+from privtune.device.account.transcript import Transcript
+from privtune.device.account.verify import check, read_run
+from privtune.shared.wire import STEP, FrameWriter, Message
+
+JOB = "ftjob-1"
+
+
+def send(transcript, count):
+    writer = FrameWriter(epoch=1)
+    for step in range(count):
+        for frame in writer.frames(Message(kind=STEP, step=step)):
+            transcript.sent(frame)
+
+
+def test_a_run_without_a_line_leaves_nothing(tmp_path):
+    assert Transcript(tmp_path / "transcript", JOB).close() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_file_is_private_and_the_chain_ends_where_close_says(tmp_path):
+    transcript = Transcript(tmp_path, JOB, record_frames=True)
+    transcript.call("Open", b"request")
+    transcript.records("scope", [b"k" * 24])
+    send(transcript, 3)
+    end = transcript.close()
+    lines, hashes, broken = read_run(tmp_path / "0001.jsonl", JOB)
+    assert broken is None
+    assert (end["lines"], end["chain"]) == (len(lines), hashes[-1])
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".frames", ".jsonl", ".keys"]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tmp_path.iterdir())
+
+
+def test_frames_are_kept_up_to_the_limit_and_a_note_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(transcript_module, "FRAMES_MAX_BYTES", 40)
+    transcript = Transcript(tmp_path, JOB, record_frames=True)
+    send(transcript, 10)
+    transcript.close()
+    found = check(JOB, tmp_path, [], tmp_path / "releases.sqlite")
+    assert 0 < found.kept < 10
+    assert found.frames["up STEP"] == 10
+    assert (tmp_path / "0001.frames").stat().st_size <= 40
+    assert "run 0001: the size limit is reached: no more frames are kept" in found.notes
+    assert found.problems == []
