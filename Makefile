@@ -1,10 +1,10 @@
-# Every target makes the environment it needs, once: a fresh clone needs only make and Python 3.11 or newer.
+# Every target first makes the environment that it needs, once: a fresh clone needs only make and Python 3.11 or newer.
 #
-#   TORCH_INDEX   where pip looks for torch. Empty (the default): pip's own configuration. On a machine whose pip would
-#                 fetch the CUDA build (several GB) and that has no GPU:
+#   TORCH_INDEX   index that pip takes torch from. Empty (the default): pip's own configuration. On a machine without a GPU
+#                 where pip would fetch the CUDA build (several GB):
 #                   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
-#   PYTEST_ARGS   more arguments for pytest, for example PYTEST_ARGS='-k noise -x'
-#   TEST_WORKERS  processes that `make test` deals the test files to; 0 runs all in one, as a debugger wants it
+#   PYTEST_ARGS   further arguments for pytest, for example PYTEST_ARGS='-k noise -x'
+#   TEST_WORKERS  number of processes for `make test`; 0 runs everything in one, as a debugger needs
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -22,59 +22,73 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 STAMP := $(VENV)/.made
 
-.PHONY: help env test test-slow test-containers lint format protos demo compose-sample bench wheel clean
+# Resolves without torch, for every platform and Python; hashes are those of PyPI, whatever index pip uses here.
+LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--excludes requirements/excluded.txt --custom-compile-command 'make lock' --no-config \
+	--default-index https://pypi.org/simple
+# Installs exactly a lock file: nothing without a hash, nothing that it does not list.
+SYNC := $(PIP) install --quiet --require-hashes --no-deps -r
 
-help:  ## this list
+.PHONY: help env lock test test-slow test-containers lint format protos demo compose-sample bench wheel clean
+
+help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
 
-env: $(STAMP)  ## make the environment in .venv (the other targets do it by themselves)
+env: $(STAMP)  ## make the environment in .venv (every other target does so when needed)
 
-# torch goes first and alone: asked for through a range, pip would pick the newest build with all of CUDA.
-# The demo's model and sentences go last without their dependencies, which are many and not used here.
-$(STAMP): pyproject.toml
+# torch comes after the lock: its own requirements are installed by then, so pip adds only what its build brings along.
+# The demo's model and sentences come without their dependencies, which are many and not used here.
+$(STAMP): pyproject.toml requirements/lock.txt requirements/lock-demo.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "PrivTune needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(SYNC) requirements/lock.txt
+	$(SYNC) requirements/lock-demo.txt
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
-	$(PIP) install --quiet -e '.[all,dev]'
-	$(PIP) install --quiet --no-deps $$($(PY) scripts/requirements.py demo)
+	$(PIP) install --quiet --no-deps -e .
 	@touch $@
 
-test: $(STAMP)  ## unit, integration, e2e and wire tests; no real model over a minute, no containers
+lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hashes, in requirements/
+	$(LOCK) --upgrade -o requirements/lock.txt --extra all --extra dev pyproject.toml requirements/torch.in
+	$(LOCK) --upgrade -o requirements/lock-demo.txt --no-deps requirements/demo.in
+	for side in cloud device; do $(LOCK) --upgrade -o requirements/lock-$$side.txt -c requirements/lock.txt \
+		--extra $$side --extra gguf pyproject.toml requirements/torch.in; done
+
+test: $(STAMP)  ## run all tests but the slow and the container ones
 	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## the tests that take minutes or need a real pre-trained model
+test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-trained model
 	$(PY) -m pytest -m 'slow and not container' $(PYTEST_ARGS)
 
-test-containers: $(STAMP)  ## build both images, bring the compose file up and train through it (root, podman)
+test-containers: $(STAMP)  ## build both images, start the compose file and train through it (root, podman)
 	$(PY) -m pytest -m container $(PYTEST_ARGS) tests/containers
 
-lint: $(STAMP)  ## ruff, mypy --strict, import contracts, fresh protobuf stubs
+lint: $(STAMP)  ## run ruff, mypy --strict, the import contracts, and check the protobuf stubs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/check_protos.sh
+	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/check_protos.sh
 
-format: $(STAMP)  ## let ruff rewrite what it can
+format: $(STAMP)  ## let ruff fix and format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
 protos: $(STAMP)  ## regenerate the committed protobuf stubs
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/gen_protos.sh
+	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/gen_protos.sh
 
 demo: $(STAMP)  ## fine-tune a real model on real sentences through a cloud on loopback; writes demo-out/
 	$(PY) scripts/demo.py --out demo-out $(DEMO_ARGS)
 
-compose-sample: $(STAMP)  ## a real model, real sentences and a key where docker-compose.yml looks for them
+compose-sample: $(STAMP)  ## put a real model, real sentences and a key where docker-compose.yml expects them
 	$(PY) scripts/compose_sample.py
 
-bench: $(STAMP)  ## speed of the split against an ordinary training loop
+bench: $(STAMP)  ## measure the speed of the split against an ordinary training loop
 	$(PY) -m tests.benchmarks $(BENCH_ARGS)
 
 wheel: $(STAMP)  ## build the wheel into dist/
 	$(PY) -m build --wheel
 
-clean:  ## remove what was built and written, but not the environment
+clean:  ## remove build products and caches, but not the environment
 	rm -rf dist build demo-out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find device cloud shared protos research tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

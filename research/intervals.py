@@ -1,7 +1,7 @@
-"""How sure scores of generated texts are: 95% intervals of ROUGE and BLEU by the bootstrap over prompts.
+"""95% intervals of ROUGE and BLEU of generated texts, by the bootstrap over prompts.
 
-Koehn 2004: prompts are drawn again with replacement, the same ones for every run, so that the difference of two runs
-that answered the same prompts has an interval of its own, far narrower than those of the runs.
+Koehn 2004: prompts are resampled with replacement, the same ones for every run. The difference of two runs on the same
+prompts then has an interval of its own, far narrower than those of the runs. `research.results` uses it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def intervals(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Scores]:
 
 
 def resampled(answers: list[dict[str, Any]], picks: list[npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Each score on each of the picks of answers, of which the first is all of them."""
+    """Each score on each pick of answers; the first pick is all of them."""
     alone = [score_texts([answer["text"]], [answer["references"]]) for answer in answers]
     found = {name: np.array([getattr(one, name) for one in alone]) for name in ROUGE}
     scores = {name: np.array([each[pick].mean() for pick in picks]) for name, each in found.items()}
@@ -43,12 +43,12 @@ def resampled(answers: list[dict[str, Any]], picks: list[npt.NDArray[np.int64]])
 
 
 def bleu(answers: list[dict[str, Any]]) -> float:
-    """BLEU of a corpus: no mean of single scores, so it has to be computed for every pick."""
+    """BLEU of a corpus. It is no mean of single scores, so every pick computes it again."""
     references = list(zip_longest(*(answer["references"] for answer in answers)))
     return float(sacrebleu.BLEU().corpus_score([answer["text"] for answer in answers], references).score)
 
 
 def summed(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """The score itself, and where 95% of the resampled ones lie."""
+    """The score, and the bounds of 95% of the resampled ones."""
     low, high = np.percentile(values[1:], [2.5, 97.5])
     return float(values[0]), float(low), float(high)

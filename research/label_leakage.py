@@ -1,11 +1,12 @@
-"""What the gradients of a training tell of its private labels, with and without `label_epsilon`, and what that costs.
+"""What the gradients of a training reveal about its private labels, with and without `label_epsilon`, and the cost.
 
-    python scripts/label_leakage.py --data ../shared/data --cells /tmp/label-cells --out docs/results
+    python -m research.label_leakage --data ../shared/data --cells /tmp/label-cells.jsonl --out docs/results
 
 Trains SST-2 with the device's own head and label store and the cloud's own top (no network between them), keeps every
-gradient of every epoch, attacks them (device/audit/attacks/labels.py), and scores the tuned model. Vectors are clean
-(mechanism none), so that what labels cost stands alone. Each cell (sentences, epsilon, seed) is a file in --cells: run
-the same command again to go on. Writes labels.json and labels.md about every cell that is there.
+gradient of every epoch, attacks them (privtune.device.audit.attacks.label_inference), and scores the tuned model.
+Vectors are clean (mechanism none), which isolates the cost of randomised labels. A finished cell (sentences, epsilon,
+seed) is a line of the file --cells: the same command resumes an interrupted run. Writes labels.json and labels.md about
+all finished cells.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from torch import Tensor
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.host import Host
-from privtune.cloud.compute.session import TopSession
+from privtune.cloud.compute.top_session import TopSession
 from privtune.device.audit.attacks import label_inference as attack
 from privtune.device.audit.attacks.channels import called
+from privtune.device.audit.kept import Kept
 from privtune.device.data.batches import BatchPlan, IndexArray, evaluation_batches
 from privtune.device.data.encode import EncodedDataset, encode_classification
 from privtune.device.data.source import DataSource
@@ -37,6 +39,7 @@ from privtune.device.model.objectives import pooled_positions
 from privtune.device.noise.randomness import noise_source
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.perturber import pad
+from privtune.shared.files import write_text
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Partition
@@ -57,18 +60,19 @@ COLUMNS = ("sentences", "labels", "seeds", "dev", "test", "test, to plain", "wor
 def main() -> None:
     """Train and attack every cell that is missing, then write the result."""
     arguments = parse()
-    # Seed by seed, so that what is there after an interruption can be compared.
+    # Seed by seed, so that the cells of an interrupted run compare.
+    kept = Kept(arguments.cells)
     for seed in arguments.seeds:
         for epsilon in [None, *arguments.epsilon]:
-            run_cell(epsilon, seed, arguments)
-    write(arguments.cells, arguments.out)
+            run_cell(kept, epsilon, seed, arguments)
+    write(list(kept.all().values()), arguments.out)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
-    parser.add_argument("--cells", type=Path, required=True, help="where finished cells are kept")
+    parser.add_argument("--cells", type=Path, required=True, help="file of finished cells")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--records", type=int, default=RECORDS, help="training sentences")
     parser.add_argument("--epochs", type=int, default=2)
@@ -79,25 +83,22 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_cell(epsilon: float | None, seed: int, arguments: argparse.Namespace) -> None:
-    """One training and its attacks, unless it was done before."""
+def run_cell(kept: Kept, epsilon: float | None, seed: int, arguments: argparse.Namespace) -> None:
+    """One training and its attacks, unless it is kept already."""
     asked = {name: getattr(arguments, name) for name in ("records", "epochs", "cut", "learning_rate")}
     asked |= {"epsilon": epsilon, "seed": seed}
-    path = arguments.cells / ("-".join(f"{name}{value}" for name, value in asked.items()) + ".json")
-    if path.exists():
+    key = "-".join(f"{name}{value}" for name, value in asked.items())
+    if kept.find(key) is not None:
         return
     began = time.monotonic()
     cell = asked | train_and_attack(epsilon, seed, arguments) | {"seconds": round(time.monotonic() - began, 1)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(cell), encoding="utf-8")
-    scratch.rename(path)
+    kept.keep(key, cell)
     print(json.dumps(cell), flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """A data set below the cut: the bottom's rows of each record, h_TD."""
+class ClearRows:
+    """A data set as the bottom sees it. rows: h_TD of each record."""
 
     data: EncodedDataset
     rows: list[Tensor]
@@ -112,7 +113,7 @@ class Rows:
 
 
 def train_and_attack(epsilon: float | None, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Accuracies on dev and test, and how often each attack names a training label."""
+    """Accuracies on dev and test, and the share of training labels that each attack names."""
     spec = JobSpec.model_validate(
         {
             "model": "minilm",
@@ -133,26 +134,26 @@ def train_and_attack(epsilon: float | None, seed: int, arguments: argparse.Names
     partition = Partition(load_task_model(model, "classification", num_labels=2, seed=seed))
     bottom = partition.bottom(spec.cut)
 
-    def encoded(data: EncodedDataset) -> Rows:
+    def encoded(data: EncodedDataset) -> ClearRows:
         rows = []
         with torch.no_grad():
             for start in range(0, len(data), 64):
                 ids_BT, mask_BT = pad(data.ids[start : start + 64])
                 h_BTD = bottom(ids_BT, mask_BT)
                 rows += [h_TD[mask_T.bool()] for h_TD, mask_T in zip(h_BTD, mask_BT, strict=True)]
-        return Rows(data=data, rows=rows)
+        return ClearRows(data=data, rows=rows)
 
     train = encoded(encode_classification(records, tokenizer, spec.train.max_length))
     names = train.data.label_names
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        true_B, told_B = (torch.from_numpy(x) for x in randomised(records, train.data, spec, folder))
+        true_B, given_B = (torch.from_numpy(x) for x in randomised(records, train.data, spec, folder))
         plan = BatchPlan(train.data.lengths, spec.train)
         session = TopSession(Host(catalog, folder / "packages"), spec, plan.total_steps, folder / "session")
         head = HeadTrainer(
             partition.head(), spec.optim, seed=seed, total_steps=plan.total_steps, label_epsilon=spec.label_epsilon
         )
-        gradients_EBD = train_job(spec, plan, session, head, train, told_B)
+        gradients_EBD = train_job(spec, plan, session, head, train, given_B)
         states_BD = final_states(session, train)
     scores = {}
     for part in ("dev", "test"):
@@ -162,7 +163,7 @@ def train_and_attack(epsilon: float | None, seed: int, arguments: argparse.Names
         scores[part] = float((guess_B.numpy() == held_out.data.labels).mean())
     return (
         scores
-        | {"told_truly": float((told_B == true_B).float().mean())}
+        | {"told_truly": float((given_B == true_B).float().mean())}
         | attacked(gradients_EBD, states_BD, true_B, len(names), epsilon, seed)
     )
 
@@ -170,21 +171,21 @@ def train_and_attack(epsilon: float | None, seed: int, arguments: argparse.Names
 def randomised(
     records: Any, data: EncodedDataset, spec: JobSpec, folder: Path
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The true labels, and those that train: from a store, as in a job."""
+    """The true labels, and those that training uses: from a store, as in a job."""
     assert data.labels is not None
     if spec.label_epsilon is None:
         return data.labels, data.labels
     store = LabelStore(folder)
     keys, classes = label_keys(records, data.label_names), len(data.label_names)
-    told = store.randomised(keys, data.labels, classes, spec.label_epsilon, noise_source())
+    given = store.randomised(keys, data.labels, classes, spec.label_epsilon, noise_source())
     store.close()
-    return data.labels, told
+    return data.labels, given
 
 
 def train_job(
-    spec: JobSpec, plan: BatchPlan, session: TopSession, head: HeadTrainer, train: Rows, told_B: Tensor
+    spec: JobSpec, plan: BatchPlan, session: TopSession, head: HeadTrainer, train: ClearRows, given_B: Tensor
 ) -> Tensor:
-    """The whole training; gradients_EBD: what the device sent back for each record in each epoch."""
+    """The whole training. Returns gradients_EBD: what the device sent back for each record in each epoch."""
     first_step = session.step
     gradients_EBD: Tensor | None = None
     for step in range(first_step, plan.total_steps):
@@ -193,10 +194,10 @@ def train_job(
         items = sum(len(indices) for indices in batches)
         for index, indices in enumerate(batches):
             out_ND = session.forward(index, *train.batch(indices), want_cut_gradient=False)
-            _, gradient_ND = head.loss(out_ND, told_B[indices], step=step, micro_batch=index, items=items)
+            _, gradient_ND = head.loss(out_ND, given_B[indices], step=step, micro_batch=index, items=items)
             session.backward(index, gradient_ND)
             if gradients_EBD is None:
-                gradients_EBD = torch.zeros(spec.train.epochs, len(told_B), gradient_ND.shape[1])
+                gradients_EBD = torch.zeros(spec.train.epochs, len(given_B), gradient_ND.shape[1])
             gradients_EBD[step // plan.steps_per_epoch, indices] = gradient_ND * items
         session.apply()
         head.step()
@@ -204,7 +205,7 @@ def train_job(
     return gradients_EBD
 
 
-def final_states(session: TopSession, rows: Rows) -> Tensor:
+def final_states(session: TopSession, rows: ClearRows) -> Tensor:
     """out_BD of the tuned top, in record order."""
     parts = [(indices, session.evaluate(*rows.batch(indices))) for indices in evaluation_batches(rows.data.lengths, 64)]
     states_BD = torch.zeros(len(rows.rows), parts[0][1].shape[1])
@@ -217,33 +218,32 @@ def attacked(
     gradients_EBD: Tensor, states_BD: Tensor, true_B: Tensor, classes: int, epsilon: float | None, seed: int
 ) -> dict[str, float]:
     """Share of training labels that each attack names, and the floors."""
-    told_B = called(attack.by_direction(gradients_EBD, classes), true_B)
-    text_BC = attack.text_log_odds(states_BD, told_B, classes, epsilon, seed)
+    given_B = called(attack.by_direction(gradients_EBD, classes), true_B)
+    text_BC = attack.text_log_odds(states_BD, given_B, classes, epsilon, seed)
     guesses = {
         "direction_first_epoch": called(attack.by_direction(gradients_EBD[:1], classes), true_B),
-        "direction": told_B,
+        "direction": given_B,
         "sign": called(attack.by_sign(gradients_EBD), true_B),
         "length": called(attack.by_length(gradients_EBD, classes), true_B),
-        "with_text": attack.with_text(text_BC, told_B, epsilon),
+        "with_text": attack.with_text(text_BC, given_B, epsilon),
         "text": text_BC.argmax(1),
     }
     found = {name: float((guess_B == true_B).float().mean()) for name, guess_B in guesses.items()}
     return found | {"majority": float(torch.bincount(true_B).max() / len(true_B))}
 
 
-def write(folder: Path, out: Path) -> None:
-    """Every cell as JSON, and a table of means over seeds."""
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
-    # From no protection to the most.
+def write(cells: list[dict[str, Any]], out: Path) -> None:
+    """Write every cell as JSON, and a table of means over seeds."""
+    # From no protection to the strongest.
     cells.sort(key=lambda cell: (cell["records"], -(cell["epsilon"] or float("inf")), cell["seed"]))
-    command = "python scripts/label_leakage.py --data ../shared/data --cells CELLS"
+    command = "python -m research.label_leakage --data ../shared/data --cells CELLS"
     for records in sorted({cell["records"] for cell in cells} - {RECORDS}):
         command += f"; ... --records {records}"
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     out.mkdir(parents=True, exist_ok=True)
     document = {"command": command, "machine": machine, "cells": cells}
-    (out / "labels.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (out / "labels.md").write_text("\n".join(table(cells, command)) + "\n", encoding="utf-8")
+    write_text(out / "labels.json", json.dumps(document, indent=1) + "\n")
+    write_text(out / "labels.md", "\n".join(table(cells, command)) + "\n")
 
 
 def table(cells: list[dict[str, Any]], command: str) -> list[str]:

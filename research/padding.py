@@ -1,8 +1,8 @@
 """How much of a micro-batch is padding, with and without pools of similar length, on real text.
 
-    python scripts/padding.py --tokenizer FOLDER --data ../shared/data
+    python -m research.padding --tokenizer FOLDER --data ../shared/data
 
-FOLDER: a model folder, for example what a GGUF file was converted to under ~/.cache/privtune/gguf.
+FOLDER: a model folder, for example one converted from a GGUF file, under ~/.cache/privtune/gguf.
 """
 
 from __future__ import annotations

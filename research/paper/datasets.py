@@ -1,8 +1,8 @@
-"""The five data sets: who has which records, what the task is, and which attribute is looked for.
+"""The five data sets: who has which records, the task, and the attribute to infer.
 
-Every set comes in three parts that share no record: `train` (the owner's), `test` (scored; a part of it attacked) and
-`public` (the attacker's text of the same kind, with the attribute). `draw` cuts them to size and takes from `public`
-whatever shares six words in a row with a test record.
+Every set has three parts that share no record: `train` (the owner's), `test` (scored; part of it attacked) and `public`
+(the attacker's text of the same kind, with the attribute). `draw` cuts them to size and removes from `public` every
+record that shares six consecutive words with a test record.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import Task
 
-GRAM = 6  # words in a row
+GRAM = 6  # consecutive words
 _LEAST_PUBLIC = 20
-_COMMENTS = 4  # of one author in one record: a single one tells next to nothing of who wrote it
+_COMMENTS = 4  # of one author per record: a single one reveals next to nothing about its author
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One record. label: its class, None for generation (prompt, and text as its completion); attribute: what AIA is
-    after; group: records of one group stay in one part (an author; a form that texts are written from).
+    """One record.
+
+    prompt, text: for generation, a prompt and its completion.
+    label: its class; None for generation.
+    attribute: the target of AIA.
+    group: records of one group stay in one part (an author, or a form that texts are written from).
     """
 
     text: str
@@ -51,7 +55,13 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """name: as on the command line; attribute: in words; length: tokens a record at most; note: for the report."""
+    """A data set.
+
+    name: as on the command line.
+    attribute: in words.
+    length: most tokens per record.
+    note: for the report.
+    """
 
     name: str
     task: Task
@@ -63,17 +73,17 @@ class DataSet:
 
 
 def draw(found: Parts, *, train: int, test: int, public: int) -> Parts:
-    """So many records of each part, always the same ones. Test records of a class that the others lack are left out.
+    """This many records of each part, always the same ones, without test records of a class that the others lack.
 
-    Raises DataInvalid when next to nothing is left of the attacker's text.
+    Raises DataInvalid if too little is left of the attacker's text.
     """
     scored = _some(found.test, test, 1)
     known = {gram for example in scored for gram in grams(example)}
     free = [example for example in found.public if known.isdisjoint(grams(example))]
     if len(free) < _LEAST_PUBLIC:
         raise DataInvalid(
-            f"{len(free)} of {len(found.public)} records are left for the attacker: the others share {GRAM} words in "
-            "a row with a test record"
+            f"{len(free)} of {len(found.public)} records are left for the attacker: the others share {GRAM} "
+            "consecutive words with a test record"
         )
     mine, theirs = _some(found.train, train, 2), _some(free, public, 3)
     labels, attributes = {example.label for example in mine}, {example.attribute for example in theirs}
@@ -82,8 +92,9 @@ def draw(found: Parts, *, train: int, test: int, public: int) -> Parts:
 
 
 def grams(example: Example) -> Iterator[tuple[str, ...]]:
-    """Six words in a row, of each text by itself; the whole of a shorter text. Prompts do not count: those here are
-    forms, whose parts recur by design.
+    """Six consecutive words of each text separately; the whole of a shorter text.
+
+    Prompts do not count: here they are forms, whose parts recur by design.
     """
     for text in (example.text, example.text2):
         words = _WORD.findall((text or "").lower())
@@ -92,7 +103,7 @@ def grams(example: Example) -> Iterator[tuple[str, ...]]:
 
 
 def by_group(examples: Sequence[Example], shares: Sequence[float], seed: int = 0) -> list[list[Example]]:
-    """Parts of about these shares, each group in one of them; records without a group go one by one."""
+    """Parts of about these shares, each group within one; a record without a group is its own group."""
     names = [example.group or f"\0{number}" for number, example in enumerate(examples)]
     groups = sorted(set(names))
     order = np.random.default_rng(seed).permutation(len(groups))
@@ -235,7 +246,7 @@ DATASETS: dict[str, DataSet] = {data.name: data for data in _ALL}
 
 
 def data_set(name: str) -> DataSet:
-    """The data set of a name; InvalidInput that lists the names there are."""
+    """The data set of this name. Raises InvalidInput, which lists the names."""
     if name not in DATASETS:
         raise InvalidInput(f"there is no data set '{name}'; there are: {', '.join(DATASETS)}", param="datasets")
     return DATASETS[name]

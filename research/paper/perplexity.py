@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from privtune.device.audit.attacks.attack import Say, silent
-from privtune.device.audit.utility import Trainee, Training, epochs, rows
+from privtune.device.audit.utility import Trainee, UtilityTraining, epochs, rows
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.model.objectives import Score
@@ -24,7 +24,7 @@ _SCORE_BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageUtility:
-    """Over the predicted tokens of the held-out records; token_accuracy: share of them that was the likeliest."""
+    """Scores over the predicted tokens of held-out records. token_accuracy: share of them that were the most likely."""
 
     perplexity: float
     token_accuracy: float
@@ -40,7 +40,7 @@ class TunedLanguageModel(Trainee):
         self._low = precision == "bfloat16"
 
     def precision(self) -> torch.autocast:
-        """Within it the top computes as it was trained."""
+        """The context in which the top runs, in training and after."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self._low)
 
     def forward(self, y_BTD: Tensor, mask_BT: Tensor, readout_P: Tensor) -> Tensor:
@@ -52,9 +52,16 @@ class TunedLanguageModel(Trainee):
 
 
 def tune(
-    victim: Victim, top: Top, head: Head, train: EncodedDataset, *, training: Training, seed: int = 0, say: Say = silent
+    victim: Victim,
+    top: Top,
+    head: Head,
+    train: EncodedDataset,
+    *,
+    training: UtilityTraining,
+    seed: int = 0,
+    say: Say = silent,
 ) -> TunedLanguageModel:
-    """Train a copy of the top on one release of each record; the given top and head are left as they were.
+    """Train a copy of the top on one release of each record; the given top and head are not changed.
 
     Raises InvalidInput for records without loss masks, NonFinite.
     """
@@ -74,15 +81,15 @@ def tune(
 
 @torch.no_grad()
 def score(network: TunedLanguageModel, victim: Victim, held_out: EncodedDataset) -> LanguageUtility:
-    """Of `held_out`, each record released once. Raises InvalidInput for records without loss masks."""
+    """Scores on `held_out`, each record released once. Raises InvalidInput for records without loss masks."""
     _require_masks(held_out)
-    seen, told = victim.observe(held_out.ids).seen, Score(())
+    seen, total = victim.observe(held_out.ids).seen, Score(())
     network.eval()
     for chosen in torch.split(torch.arange(len(seen)), _SCORE_BATCH):
         y_BTD, mask_BT = rows(seen, chosen)
         readout_P, target_P = _targets(held_out, chosen, mask_BT.shape[1])
-        told.add(network(y_BTD, mask_BT, readout_P), target_P)
-    found = told.metrics()
+        total.add(network(y_BTD, mask_BT, readout_P), target_P)
+    found = total.metrics()
     return LanguageUtility(perplexity=found["perplexity"], token_accuracy=found["token_accuracy"])
 
 
@@ -92,7 +99,7 @@ def _require_masks(data: EncodedDataset) -> None:
 
 
 def _targets(data: EncodedDataset, chosen: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(readout_P, target_P): the state before a token predicts it."""
+    """(readout_P, target_P): a token is predicted from the state before it."""
     positions, tokens = [], []
     for row, index in enumerate(chosen.tolist()):
         predicted = np.flatnonzero(data.loss_masks[index]) if data.loss_masks else np.empty(0, dtype=np.int64)

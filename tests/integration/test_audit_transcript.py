@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from privtune.device.account.transcript import Transcript
 from privtune.device.account.verify import check
 from privtune.device.audit.attacks.attack import silent
-from privtune.device.audit.jobs.sent import JobAudit, audit_job
+from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.report.page import render
-from privtune.device.audit.suite import QUICK
+from privtune.device.audit.sizes import QUICK
 from privtune.device.cli import app
 from privtune.device.home.run_request import RunRequest
 from privtune.device.inference.predict import predict
@@ -225,6 +225,6 @@ def test_from_the_command_line_the_job_remembers_its_data(local_world, tmp_path)
     RunRequest(cloud="any", spec=spec, train=world.data, validation=world.validation).save(world.settings.home, job_id)
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "Most of your text can be read back" in done.output
+    assert "Most of your text can be recovered" in done.output
     assert f"recorded frames of job {job_id}" in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["transcript"]["job"] == job_id

@@ -24,7 +24,8 @@ import asyncio, sys
 from pathlib import Path
 import grpc
 from privtune.cloud.catalog import Catalog
-from privtune.cloud.server.server import open_plane, serve, write_ready_file
+from privtune.cloud.server.plane import open_plane
+from privtune.cloud.server.server import serve, write_ready_file
 from privtune.cloud.settings import Settings
 
 class Gateway:

@@ -41,7 +41,7 @@ def test_every_bad_body_gets_one_sentence_in_openais_shape(plane, content, words
     assert set(error) == {"message", "type", "param", "code"}
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
-    assert plane.jobs.list().items == []
+    assert plane.jobs.list("alice").items == []
 
 
 def test_problem_json_when_asked_for(plane):
@@ -135,7 +135,7 @@ def test_a_repeated_request_with_its_key_makes_no_second_job(plane):
     assert first.json()["id"] == second.json()["id"]
     assert other.status_code == 400
     assert other.json()["error"]["param"] == "Idempotency-Key"
-    assert len(plane.jobs.list().items) == 1
+    assert len(plane.jobs.list("alice").items) == 1
 
 
 def test_every_answer_carries_a_request_id(plane):

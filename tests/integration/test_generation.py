@@ -2,7 +2,7 @@
 
 import pytest
 
-from privtune.cloud.compute.text_cache import Texts
+from privtune.cloud.compute.text_cache import TextCache
 from privtune.device.account.ledger import outcomes
 from privtune.device.data.messages import ChatMessage
 from privtune.device.home.policy import Budget, Policy
@@ -146,10 +146,10 @@ def test_what_the_cloud_let_go_is_sent_again_and_changes_nothing(tmp_path, monke
     kept = []
 
     def narrow(**settings):
-        kept.append(Texts(**settings | {"max_texts": 1}))
+        kept.append(TextCache(**settings | {"max_texts": 1}))
         return kept[-1]
 
-    monkeypatch.setattr("privtune.cloud.compute.desk.Texts", narrow)
+    monkeypatch.setattr("privtune.cloud.compute.desk.TextCache", narrow)
     world = build_world(tmp_path)
     try:
         job_id = tune(world)
@@ -165,10 +165,10 @@ def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
     kept = []
 
     def watched(**settings):
-        kept.append(Texts(**settings))
+        kept.append(TextCache(**settings))
         return kept[-1]
 
-    monkeypatch.setattr("privtune.cloud.compute.desk.Texts", watched)
+    monkeypatch.setattr("privtune.cloud.compute.desk.TextCache", watched)
     world = build_world(tmp_path)
     try:
         job_id = tune(world)

@@ -1,4 +1,4 @@
-"""The owner's commands stay within bottom + head + 400 MB (docs/language-models.md, "On the device").
+"""The owner's commands stay within bottom + head + 400 MB (docs/memory.md, "On the device").
 
 With a tail: and its blocks, and what is trained of them with gradients and optimiser.
 """

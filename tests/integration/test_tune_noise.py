@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from privtune.device.audit.suite import QUICK
-from privtune.device.audit.tuning.bench import SETTINGS
+from privtune.device.audit.sizes import QUICK
 from privtune.device.audit.tuning.choice import Wish
 from privtune.device.audit.tuning.request import TuneRequest
+from privtune.device.audit.tuning.trials import SETTINGS
 from privtune.device.audit.tuning.tune import tune
-from privtune.device.audit.utility import Training
+from privtune.device.audit.utility import UtilityTraining
 from privtune.device.cli import app, main
 from privtune.device.data.source import DataSource
 from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput, StorageFull
@@ -67,7 +67,7 @@ def request(folder, **changes):
         values=(0.05, 200.0),
         wish=Wish(words="all", max_recovery=0.5, max_drop=None),
         size=SIZE,
-        training=Training(epochs=1),
+        training=UtilityTraining(epochs=1),
     )
     return replace(plain, **changes)
 
@@ -125,15 +125,15 @@ def test_from_the_command_line_to_choice_page_and_picture(folder, tmp_path):
     for outside in ("<script", "<link", "src=", "@import", "url("):
         assert outside not in page
     assert not re.search(r"\bw\d", (tmp_path / "tune.json").read_text())  # no text of the owner's
-    for file in [*tmp_path.glob("tune.*"), *(tmp_path / SETTINGS).iterdir()]:
+    for file in [*tmp_path.glob("tune.*"), tmp_path / SETTINGS]:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
     # Another wish measures nothing anew; where none will do, no command is given.
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / SETTINGS).iterdir()}
+    before = (tmp_path / SETTINGS).stat().st_mtime_ns
     wishes = ("--dev", str(folder / "dev.csv"), "--max-recovery", "0.001", "--of", "all", "--epochs", "1")
     printed, facts = run(folder, tmp_path, *wishes, "--vary", "noise_ratio=0.05,200.0")
     assert printed.count("measured before") == 3
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / SETTINGS).iterdir()} == before
+    assert (tmp_path / SETTINGS).stat().st_mtime_ns == before
     assert not facts["choice"]["met"]
     assert facts["command"] is None
     assert "privtune finetune" not in printed
@@ -143,7 +143,7 @@ def test_from_the_command_line_to_choice_page_and_picture(folder, tmp_path):
 def test_what_is_measured_before_ctrl_c_is_kept_and_other_questions_find_nothing_of_it(folder, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tune(request(folder), tmp_path / "home", tmp_path, Watcher(stop_at=3))
-    assert len(list((tmp_path / SETTINGS).iterdir())) == 2
+    assert len((tmp_path / SETTINGS).read_text().splitlines()) == 2
     watcher = Watcher()
     found = tune(request(folder, refine=1), tmp_path / "home", tmp_path, watcher)
     assert watcher.kept == {
@@ -157,13 +157,14 @@ def test_what_is_measured_before_ctrl_c_is_kept_and_other_questions_find_nothing
     assert watcher.left[-1] > 0
     assert [setting.value for setting in found.settings] == [0.05, 3.16, 200.0]
 
-    damaged = next(file for file in (tmp_path / SETTINGS).iterdir() if file.name.startswith("dchi"))
-    damaged.write_text(damaged.read_text()[:100])
+    damaged, *others = (tmp_path / SETTINGS).read_text().splitlines()
+    assert damaged.startswith('{"key":"dchi')
+    (tmp_path / SETTINGS).write_text("\n".join([damaged[:100], *others]) + "\n")
     watcher = Watcher()
     tune(request(folder, values=(0.05, 3.16, 200)), tmp_path / "home", tmp_path, watcher)
     assert sorted(watcher.kept.values()) == [False, True, True, True]
 
-    for changes in ({"cut": 0}, {"seed": 1}, {"training": Training(epochs=2)}, {"fixed": {"clip_ratio": 2}}):
+    for changes in ({"cut": 0}, {"seed": 1}, {"training": UtilityTraining(epochs=2)}, {"fixed": {"clip_ratio": 2}}):
         with pytest.raises(KeyboardInterrupt):  # it has to measure again
             tune(request(folder, **changes), tmp_path / "home", tmp_path, Watcher(stop_at=2))
 
@@ -191,7 +192,7 @@ def test_ctrl_c_ends_with_its_code_and_says_how_to_go_on(folder, tmp_path):
     command = [sys.executable, "-m", "privtune.device.cli", *arguments(folder, tmp_path, "--max-recovery", "0.5")]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads of a tiny model wait for one another on a busy machine
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=alone)
-    while process.poll() is None and not list((tmp_path / SETTINGS).glob("*.json")):
+    while process.poll() is None and not (tmp_path / SETTINGS).exists():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=120)

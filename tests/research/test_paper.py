@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from privtune.device.audit.attacks.attack import Attack
+from privtune.device.audit.kept import Kept
 from privtune.device.noise.registry import REGISTRY, validate
 from privtune.shared.errors import DataInvalid
 from research.paper.__main__ import _reference, main
-from research.paper.cells import Cell, finished, keep
+from research.paper.cell import PaperCell, cells_file, finished, keep
 from research.paper.datasets import DATASETS, Example, Parts, by_group, draw, grams
-from research.paper.settings import SCALES, settings
-from research.paper.tables import rows_of, write_results
+from research.paper.output import write_results
+from research.paper.rows import rows_of
+from research.paper.scales import SCALES, settings
 from tests.support.tiny_models import tiny_classifier, tiny_lm, tiny_tokenizer
 
 SMALL = SCALES["small"]
@@ -102,7 +104,7 @@ def test_a_job_would_take_every_setting(task):
 
 def cell(mechanism="none", seed=0):
     setting = next(s for s in settings(sweep=False) if s.mechanism == mechanism)
-    return Cell(data=DATASETS["sst2"], model="tiny", setting=setting, scale="small", amount=SMALL.short, seed=seed)
+    return PaperCell(data=DATASETS["sst2"], model="tiny", setting=setting, scale="small", amount=SMALL.short, seed=seed)
 
 
 def figure(value, floor=0.1):
@@ -163,7 +165,7 @@ def test_the_page_shows_drop_worst_majority_and_what_was_not_run(tmp_path):
     assert "| 50.0 [49.0, 51.0] | 25.0 [" in row
     assert "| -5.0 / +15.0 |" in attribute
     assert "| 65.0 [64.0, 66.0] |" in attribute
-    assert "pure, 12.3 a position, 8 once" in attribute
+    assert "pure, 12.3 per position, 8 once" in attribute
     assert "the attribute (majority) 50.0" in text
     assert "* sst2, seed 0: custext\n" in text
     document = json.loads((tmp_path / "paper-small.json").read_text())
@@ -184,16 +186,17 @@ def test_seeds_are_told_one_by_one(tmp_path):
 
 
 def test_a_cell_counts_only_if_it_answers_the_same_question(tmp_path):
-    one = cell()
-    assert finished(tmp_path, one) is None
-    keep(tmp_path, one, {"cut": 1, "third": 1 / 3})
-    assert finished(tmp_path, one)["third"] == 0.3333
-    assert finished(tmp_path, cell(seed=1)) is None
+    one, cells = cell(), cells_file(tmp_path / "paper")
+    assert finished(cells, one) is None
+    keep(cells, one, {"cut": 1, "third": 1 / 3})
+    for known in (cells, cells_file(tmp_path / "paper")):
+        assert finished(known, one)["third"] == 0.3333
+        assert finished(known, cell(seed=1)) is None
     larger = replace(one, amount=replace(one.amount, train=5))
-    assert larger.file == one.file
-    assert finished(tmp_path, larger) is None
-    (tmp_path / one.file).write_text('{"question": ')
-    assert finished(tmp_path, one) is None
+    assert larger.key == one.key
+    assert finished(cells, larger) is None
+    cells.path.write_text(cells.path.read_text()[:100])
+    assert finished(cells_file(tmp_path / "paper"), one) is None
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -224,6 +227,18 @@ def models(tmp_path_factory):
     return folder
 
 
+def found(tmp_path):
+    """The kept cells by key."""
+    return Kept(tmp_path / "out.cells.jsonl").all()
+
+
+def forget(tmp_path, key):
+    """Take one cell out of the file."""
+    path = tmp_path / "out.cells.jsonl"
+    kept = [line for line in path.read_text().splitlines() if json.loads(line)["key"] != key]
+    path.write_text("".join(f"{line}\n" for line in kept))
+
+
 @pytest.fixture
 def paper(data, models, tmp_path):
     def run(*more):
@@ -237,40 +252,42 @@ def paper(data, models, tmp_path):
 def test_a_smoke_run_measures_each_cell_once(paper, tmp_path, capsys):
     both = ("--datasets", "sst2", "e2e_nlg", "--mechanisms", "none", "privtune")
     assert paper(*both) == 0
-    files = {path.name: path for path in (tmp_path / "out").glob("*.json")}
-    assert set(files) == {
-        f"{of}-{name}-smoke-0.json" for of in ("sst2-encoder", "e2e_nlg-decoder") for name in ("none", "privtune")
+    cells = found(tmp_path)
+    assert set(cells) == {
+        f"{of}-{name}-smoke-0" for of in ("sst2-encoder", "e2e_nlg-decoder") for name in ("none", "privtune")
     }
-    found = json.loads(files["sst2-encoder-none-smoke-0.json"].read_text())
-    assert {row["name"] for row in found["attacks"]} == {
+    clean, written = cells["sst2-encoder-none-smoke-0"], cells["e2e_nlg-decoder-privtune-smoke-0"]
+    assert {row["name"] for row in clean["attacks"]} == {
         *("EIA-1", "EIA-2a", "EIA-2b", "EIA-3"),
         *("AIA-1", "AIA-2", "AIA-3"),
     }
-    assert max(row["figures"]["top1"]["value"] for row in found["attacks"] if row["name"] == "EIA-1") > 0.9
-    assert found["records"] == {"train": 48, "test": 32, "attacked": 12, "own_as_public": 60, "public": 0}
-    written = json.loads(files["e2e_nlg-decoder-privtune-smoke-0.json"].read_text())
+    assert max(row["figures"]["top1"]["value"] for row in clean["attacks"] if row["name"] == "EIA-1") > 0.9
+    assert clean["records"] == {"train": 48, "test": 32, "attacked": 12, "own_as_public": 60, "public": 0}
     assert written["utility"]["perplexity"] > 1
     assert set(written["utility"]) == {"perplexity", "token_accuracy", "rouge_l", "bleu"}
-    assert "answers" not in found["question"]["sizes"]
+    assert "answers" not in clean["question"]["sizes"]
     assert written["question"]["sizes"]["answers"] == 4
     assert "GIA" in {row["name"] for row in written["attacks"]}
     assert "## e2e_nlg (decoder)" in (tmp_path / "out.md").read_text()
 
-    before = {name: path.stat().st_mtime_ns for name, path in files.items()}
-    files["sst2-encoder-none-smoke-0.json"].unlink()
+    forget(tmp_path, "sst2-encoder-none-smoke-0")
+    capsys.readouterr()
     assert paper(*both) == 0
-    assert "[1/1] sst2 none" in capsys.readouterr().err
-    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.json")}
-    assert {name for name in after if after[name] != before[name]} == {"sst2-encoder-none-smoke-0.json"}
+    shown = capsys.readouterr().err
+    assert "[1/1] sst2 none" in shown
+    assert shown.count("seed 0: ") == 1
+    after = found(tmp_path)
+    assert set(after) == set(cells)
+    assert all(after[key] == cells[key] for key in cells if key != "sst2-encoder-none-smoke-0")
     assert paper(*both, "--list") == 0
     assert "4 of 4 done" in capsys.readouterr().out
 
 
 def test_a_device_with_a_tail_is_set_beside_what_it_reaches_without_a_cloud(paper, tmp_path):
     assert paper("--datasets", "sst2", "e2e_nlg", "--mechanisms", "codes") == 0
-    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")}
-    assert set(found) == {f"{name}-smoke-0.json" for name in (*TAILED, "e2e_nlg-decoder-codes")}
-    plain, tailed = (found[f"{name}-smoke-0.json"] for name in TAILED)
+    cells = found(tmp_path)
+    assert set(cells) == {f"{name}-smoke-0" for name in (*TAILED, "e2e_nlg-decoder-codes")}
+    plain, tailed = (cells[f"{name}-smoke-0"] for name in TAILED)
     assert (plain["cut"], tailed["cut"]) == (2, 1)  # a tail of 1 and the cloud's block need one each of the three
     assert "tail" not in plain["question"]
     assert tailed["question"]["tail"] == 1
@@ -289,12 +306,12 @@ def test_mechanisms_share_what_is_built_on_clean_vectors_and_only_that(paper, tm
     monkeypatch.setattr(Attack, "fit", counted)
 
     def oblivious():
-        (path,) = (tmp_path / "out").glob("*-none-*.json")
-        return [row for row in json.loads(path.read_text())["attacks"] if row["knowledge"] == "oblivious"]
+        clean = found(tmp_path)["sst2-encoder-none-smoke-0"]
+        return [row for row in clean["attacks"] if row["knowledge"] == "oblivious"]
 
     assert paper("--datasets", "sst2", "--mechanisms", "none") == 0
     alone, each = oblivious(), list(built)
-    (tmp_path / "out" / "sst2-encoder-none-smoke-0.json").unlink()
+    forget(tmp_path, "sst2-encoder-none-smoke-0")
     built.clear()
     assert paper("--datasets", "sst2", "--mechanisms", "none", "gaussian", "dchi") == 0
     assert sorted(built, key=str) == sorted(each + 2 * [key for key in each if key[1] == "adaptive"], key=str)
@@ -310,8 +327,8 @@ def test_a_packaged_model_is_found_without_running_the_package(tmp_path, monkeyp
 
 def test_who_cannot_release_a_growing_text_writes_no_answers(paper, tmp_path):
     assert paper("--datasets", "e2e_nlg", "--mechanisms", "custext") == 0
-    (path,) = (tmp_path / "out").glob("*.json")
-    assert set(json.loads(path.read_text())["utility"]) == {"perplexity", "token_accuracy"}
+    (cell,) = found(tmp_path).values()
+    assert set(cell["utility"]) == {"perplexity", "token_accuracy"}
     assert "| - | - |" in (tmp_path / "out.md").read_text()
 
 
@@ -319,24 +336,24 @@ def test_who_cannot_release_a_growing_text_writes_no_answers(paper, tmp_path):
 @pytest.mark.parametrize("of", ["sst2", "e2e_nlg"])
 def test_every_mechanism_can_be_measured(paper, tmp_path, of):
     assert paper("--datasets", of) == 0
-    measured = {json.loads(path.read_text())["question"]["name"] for path in (tmp_path / "out").glob("*.json")}
+    measured = {cell["question"]["name"] for cell in found(tmp_path).values()}
     assert measured == (set(REGISTRY) - {"pool"} if of == "e2e_nlg" else {*REGISTRY, "codes-tail"})
 
 
 def test_an_interrupt_keeps_what_is_done(paper, tmp_path, capsys, monkeypatch):
-    from research.paper.cells import Bench
+    from research.paper.evaluation import PaperEvaluation
 
-    measure = Bench.measure
+    measure = PaperEvaluation.measure
 
     def interrupted(self, cell, say):
         if cell.setting.name == "dchi":
             raise KeyboardInterrupt
         return measure(self, cell, say)
 
-    monkeypatch.setattr(Bench, "measure", interrupted)
+    monkeypatch.setattr(PaperEvaluation, "measure", interrupted)
     assert paper("--datasets", "sst2", "--mechanisms", "none", "dchi", "custext") == 130
     assert "Finished cells are kept" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["sst2-encoder-none-smoke-0.json"]
+    assert list(found(tmp_path)) == ["sst2-encoder-none-smoke-0"]
     assert "* sst2, seed 0: dchi, " in (tmp_path / "out.md").read_text()
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from privtune.cloud.compute.session import TopSession
+from privtune.cloud.compute.top_session import TopSession
 from privtune.shared.modeling.partition import Partition, classification_readout
 
 

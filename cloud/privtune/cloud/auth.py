@@ -1,7 +1,7 @@
-"""API keys: made from the operating system's randomness, shown once, kept only as a hash.
+"""API keys: drawn from the operating system's randomness, shown once, stored only as a hash.
 
-A key carries 256 bits of randomness, so an unsalted SHA-256 can't be guessed backwards and a lookup by it tells an
-attacker's clock nothing about the key. Jobs belong to the key's owner; an owner may hold several keys.
+A key carries 256 bits of randomness, so an unsalted SHA-256 can't be inverted by guessing, and the time of a lookup by
+hash reveals nothing about the key. Jobs belong to the key's owner; an owner may have several keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _OWNER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey:
-    """What may be shown of a key. Times in seconds since 1970."""
+    """What may be shown of a key. Times in seconds since 1970.
+
+    display: the secret's visible beginning.
+    """
 
     id: str
     owner: str
@@ -41,7 +44,7 @@ class ApiKey:
 
 @dataclass(frozen=True, kw_only=True)
 class NewApiKey:
-    """A key at the only moment when its secret is known."""
+    """A new key with its secret, which is not stored."""
 
     key: ApiKey
     secret: str = field(repr=False)
@@ -58,8 +61,11 @@ class ApiKeys:
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         return NewApiKey(key=self._insert(owner, label, secret), secret=secret)
 
-    def ensure(self, secret: str, owner: str = "default") -> bool:
-        """Make sure that a key given from outside exists; True if it was added. A revoked one stays revoked."""
+    def ensure(self, secret: str) -> bool:
+        """Add a bootstrap key of the owner `default` unless it exists; returns whether it is new. Revoked ones stay so.
+
+        Raises InvalidInput for a key that is too short.
+        """
         if not secret.startswith(KEY_PREFIX) or not _MIN_SECRET_CHARACTERS <= len(secret) <= _MAX_SECRET_CHARACTERS:
             raise InvalidInput(
                 f"PRIVTUNE_CLOUD_BOOTSTRAP_KEY must be {KEY_PREFIX!r} and at least "
@@ -69,17 +75,17 @@ class ApiKeys:
         with self._store.read() as session:
             known = session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.secret_sha256 == _digest(secret)))
         if known is None:
-            self._insert(owner, "bootstrap", secret)
+            self._insert("default", "bootstrap", secret)
         return known is None
 
     def list(self) -> list[ApiKey]:
-        """Every key, oldest first, revoked ones too."""
+        """Every key, oldest first, including revoked ones."""
         with self._store.read() as session:
             rows = session.scalars(select(ApiKeyRow).order_by(ApiKeyRow.created_at, ApiKeyRow.id))
             return [_view(row) for row in rows]
 
     def revoke(self, key: str) -> ApiKey:
-        """Revoke by id, or by the secret's visible beginning if that is unique. Takes effect at the next request."""
+        """Revoke by id, or by the secret's visible beginning if that is unique. Raises InvalidInput."""
         with self._store.write() as session:
             wanted = (ApiKeyRow.id == key) | (ApiKeyRow.display == key)
             rows = session.scalars(select(ApiKeyRow).where(wanted)).all()
@@ -92,7 +98,7 @@ class ApiKeys:
     def authenticate(self, secret: str) -> str:
         """The owner behind a key. Raises Unauthenticated."""
         if not secret.startswith(KEY_PREFIX) or len(secret) > _MAX_SECRET_CHARACTERS:
-            raise Unauthenticated("That is not a PrivTune API key: they begin with `pt-`.")
+            raise Unauthenticated("That is not a PrivTune API key: it must begin with `pt-`.")
         digest = _digest(secret)
         with self._store.read() as session:
             row = session.scalar(select(ApiKeyRow).where(ApiKeyRow.secret_sha256 == digest))
@@ -106,10 +112,11 @@ class ApiKeys:
     def _insert(self, owner: str, label: str, secret: str) -> ApiKey:
         if not _OWNER.match(owner):
             raise InvalidInput(
-                f"{owner!r} can't be an owner: use up to 64 letters, digits, dots, dashes.", param="owner"
+                f"{owner!r} can't be an owner: use up to 64 letters, digits, dots, underscores and dashes.",
+                param="owner",
             )
         if len(label) > 128:
-            raise InvalidInput("A key's label may have at most 128 characters.", param="label")
+            raise InvalidInput("A key's label has at most 128 characters.", param="label")
         row = ApiKeyRow(
             id=f"key-{secrets.token_hex(8)}",
             owner=owner,
@@ -123,7 +130,7 @@ class ApiKeys:
         return _view(row)
 
     def _touch(self, row: ApiKeyRow) -> None:
-        # Coarse on purpose: a request must not cost a write.
+        # Coarse, so that not every request costs a write.
         if row.last_used_at is not None and _now() - row.last_used_at < _LAST_USED_GRAIN_S:
             return
         with self._store.write() as session:

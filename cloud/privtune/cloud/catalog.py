@@ -1,7 +1,7 @@
-"""The models that this cloud offers, by name. Free of torch: reads config.json or the head of a GGUF file.
+"""The models that this cloud offers, by name. Free of torch: reads config.json or the header of a GGUF file.
 
-A client names a model, never a path: only what the operator registered is looked up on the disk, and with
-`allow_hub` a name that looks like a hub id and is not a path here is handed to the hub.
+A client names a model, never a path: only models that the operator registered are looked up on the disk. With
+`allow_hub`, a name that looks like a hub id and is not a path here is looked up on the hub.
 
 A reference (`--model REF` or `--model NAME=REF`) is one of
     /path/folder                  a folder with config.json and safetensors
@@ -24,13 +24,7 @@ from typing import Any
 
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 from privtune.shared.job_spec import JobSpec
-
-# The same families as privtune.shared.modeling.anatomy, which needs torch to import; a test compares them.
-ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra", "xlm-roberta", "camembert", "deberta-v2")
-DECODERS = (
-    *("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"),
-    *("olmo2", "starcoder2"),
-)
+from privtune.shared.modeling.architectures import ENCODERS, SUPPORTED
 
 _PYPI = "pypi:"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,199}$")
@@ -38,13 +32,17 @@ _HUB_ID = re.compile(
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})?(::[A-Za-z0-9][A-Za-z0-9_.-]{0,150}\.gguf)?$"
 )
 _GGUF_FAMILY = {"gemma3": "gemma3_text"}
-# Position tables of these begin behind the padding id, so two rows are not for use.
+# Position tables of these families begin after the padding id, so two of their rows are not usable.
 _OFFSET_POSITIONS = ("roberta", "mpnet", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What a client may know of a model. `max_positions` None: no fixed limit known."""
+    """What a client may know of a model.
+
+    architecture: transformers' `model_type`.
+    max_positions: longest text in tokens; None if no limit is known.
+    """
 
     name: str
     architecture: str
@@ -55,12 +53,12 @@ class ModelCard:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What it can be tuned for."""
+        """The tasks that it can be tuned for."""
         return ("classification",) if self.architecture in ENCODERS else ("classification", "causal-lm")
 
 
 class Catalog:
-    """Names and references. Cards are read once, at the first question. Thread-safe.
+    """Names and references of models. Cards are read once, on first use. Thread-safe.
 
     Raises InvalidInput for an unusable entry and ModelNotFound for one that points nowhere.
     """
@@ -83,10 +81,10 @@ class Catalog:
         return list(self._refs)
 
     def resolve(self, name: str) -> str:
-        """The reference that loads a model: a path of a registered one, or a hub id. Raises ModelNotFound."""
+        """The reference that loads a model: the path of a registered one, or a hub id. Raises ModelNotFound."""
         if name in self._refs:
             return self._refs[name]
-        # A hub id that is also a path here would be loaded from the disk: that is the operator's to offer.
+        # A hub id that is also a path here would load from the disk, which only the operator may offer.
         if self.allow_hub and _HUB_ID.match(name) and not Path(name.partition("::")[0]).exists():
             return name
         raise ModelNotFound(
@@ -94,7 +92,7 @@ class Catalog:
         )
 
     def card(self, name: str) -> ModelCard:
-        """What is known of a model. Raises ModelNotFound or ModelUnsupported."""
+        """The card of a model. Raises ModelNotFound or ModelUnsupported."""
         ref = self.resolve(name)
         with self._lock:
             known = self._cards.get(name)
@@ -110,7 +108,10 @@ class Catalog:
         return [self.card(name) for name in self._refs]
 
     def check(self, spec: JobSpec) -> None:
-        """Raises unless this cloud can do the job: model, cut, task and length fit."""
+        """Refuse a job whose model, cut, tail, task or length does not fit.
+
+        Raises ModelNotFound, ModelUnsupported, CutOutOfRange or InvalidInput.
+        """
         card = self.card(spec.model)
         if spec.cut >= card.layers:
             raise CutOutOfRange(
@@ -131,7 +132,7 @@ class Catalog:
             )
         if card.max_positions is not None and spec.train.max_length > card.max_positions:
             raise InvalidInput(
-                f"max_length {spec.train.max_length} is over the {card.max_positions} tokens that {spec.model} takes.",
+                f"max_length {spec.train.max_length} is over {spec.model}'s limit of {card.max_positions} tokens.",
                 param="privtune.train.max_length",
             )
 
@@ -229,13 +230,13 @@ def _gguf_card(name: str, path: Path) -> ModelCard:
 
 
 def _card(name: str, family: str, *, layers: Any, hidden_size: Any, vocabulary: Any, max_positions: Any) -> ModelCard:
-    if family not in ENCODERS + DECODERS:
+    if family not in SUPPORTED:
         raise ModelUnsupported(
-            f"{name} is of type {family!r}, which can't be split. Supported: {', '.join(ENCODERS + DECODERS)}.",
+            f"{name} is of type {family!r}, which can't be split. Supported: {', '.join(SUPPORTED)}.",
             param="model",
         )
     if layers is None or hidden_size is None:
-        raise ModelUnsupported(f"The description of {name} tells no number of layers or width.", param="model")
+        raise ModelUnsupported(f"The description of {name} lacks the number of layers or the width.", param="model")
     return ModelCard(
         name=name,
         architecture=family,
@@ -251,7 +252,7 @@ def _first(config: dict[str, Any], *keys: str) -> int | None:
 
 
 def _hub_file(repository: str, file: str) -> str:
-    """A file of a hub model, from the local cache where it is there."""
+    """A file of a hub model, from the local cache if it is there. Raises ModelNotFound."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 

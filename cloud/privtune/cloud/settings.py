@@ -1,4 +1,4 @@
-"""How one cloud process runs. Frozen; made once by the command line, handed to whoever needs it."""
+"""The settings of one cloud process: frozen, made once by the command line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MIB = 1024 * 1024
 
 
 class Settings(BaseModel):
-    """Settings of `privtune-cloud serve`. Sizes in bytes, ports 0 to let the system choose."""
+    """Settings of `privtune-cloud serve`. Sizes in bytes; port 0 lets the system choose."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    data_folder: Path = Field(description="Database, keys of TLS, checkpoints, adapters, bottom packages.")
-    host: str = Field("127.0.0.1", min_length=1, description="Address of both servers; REST and gRPC.")
+    data_folder: Path = Field(description="Holds database, TLS keys, checkpoints, adapters, bottom packages.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address of both servers.")
     http_port: int = Field(8080, ge=0, le=65535)
     grpc_port: int = Field(8081, ge=0, le=65535)
     database_url: str | None = Field(None, description="None: SQLite in the data folder.")
@@ -25,15 +25,13 @@ class Settings(BaseModel):
     max_request_bytes: int = Field(MIB, ge=1024, description="Largest body of a REST request.")
     max_tensor_bytes: int = Field(256 * MIB, ge=MIB, description="Largest tensor that a device may send.")
     max_release_bytes: int = Field(
-        2048 * MIB, ge=0, description="Memory in which a job's released vectors are kept for later epochs."
+        2048 * MIB, ge=0, description="Memory for a job's released vectors, kept for later epochs."
     )
-    max_texts_bytes: int = Field(
-        2048 * MIB, ge=MIB, description="Memory for keys and values of all texts that are being generated."
-    )
-    max_texts: int = Field(1024, ge=1, description="Texts that may be under way at once, over all owners.")
-    texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is let go.")
-    max_jobs_per_owner: int = Field(100, ge=1, description="Unfinished jobs that one owner may have.")
-    max_event_streams: int = Field(256, ge=1, description="Listeners of event streams at once.")
+    max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
+    max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
+    texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
+    max_jobs_per_owner: int = Field(100, ge=1, description="Unfinished jobs that an owner may have.")
+    max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")
@@ -49,5 +47,5 @@ class Settings(BaseModel):
 
     @property
     def tls_folder(self) -> Path:
-        """Where `--tls-auto` and `certs create` keep what they make."""
+        """Where `--tls-auto` and `certs create` keep certificates."""
         return self.data_folder / "tls"

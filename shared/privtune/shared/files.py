@@ -94,14 +94,14 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Try to lock a file against other processes, without waiting. Yields False when another process holds it.
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock a file against other processes. Yields False when another one holds it; with `wait`, waits for it.
 
     The operating system releases the lock when its holder dies. Raises OSError when the file can't be created, or,
     with a `strerror` that says so, when its file system has no locks.
     """
     # Without the fallback, which leaves a file behind that outlives a killed holder.
-    lock = FileLock(path, timeout=0, mode=0o600, fallback_to_soft=False)
+    lock = FileLock(path, timeout=-1 if wait else 0, mode=0o600, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

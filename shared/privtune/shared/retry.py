@@ -35,7 +35,7 @@ def retrying(
         stop: when to give up, one of tenacity's conditions; by default never.
         first_s: first wait, in seconds; each wait is twice the one before.
         longest_s: longest wait, in seconds.
-        progress: what has been achieved so far; a failed attempt that added to it starts waits and `stop` over.
+        progress: what has been achieved so far; when a failed attempt achieved something, waits and `stop` start over.
         before_wait: gets the error and the seconds until the next attempt.
         interrupt: ends a wait when set; the next attempt follows at once.
     """

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from privtune.cloud import catalog as catalog_module
 from privtune.cloud.catalog import Catalog
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported
 from privtune.shared.job_spec import JobSpec
@@ -16,13 +15,6 @@ def write_config(folder, **config):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(b"")
     return folder
-
-
-def test_families_are_those_that_can_be_split():
-    from privtune.shared.modeling import anatomy
-
-    assert catalog_module.ENCODERS == anatomy.ENCODERS
-    assert catalog_module.DECODERS == anatomy.DECODERS
 
 
 def test_the_catalog_needs_no_torch():

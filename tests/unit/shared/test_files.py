@@ -5,6 +5,7 @@ import fcntl
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -72,6 +73,7 @@ def test_any_text_of_an_owner_can_be_stored(tmp_path):
 
 HOLD = """
 import sys
+import threading
 from pathlib import Path
 from privtune.shared.files import held
 with held(Path(sys.argv[1])) as mine:
@@ -90,6 +92,22 @@ def test_a_lock_has_one_holder_and_goes_with_its_process(tmp_path):
         assert mine
         assert other_process_holds(lock) == "False"
     assert other_process_holds(lock) == "True"
+
+
+def test_a_lock_can_be_waited_for(tmp_path):
+    lock, order = tmp_path / "lock", []
+
+    def second():
+        with held(lock, wait=True) as mine:
+            order.append(("second", mine))
+
+    with held(lock):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append(("first", True))
+    thread.join(10)
+    assert order == [("first", True), ("second", True)]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

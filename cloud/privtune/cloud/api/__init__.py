@@ -1,1 +1,1 @@
-"""The control plane over HTTP: OpenAI-style fine-tuning routes. The only room that knows FastAPI."""
+"""The control plane over HTTP: OpenAI-style fine-tuning routes. The only room that imports FastAPI."""

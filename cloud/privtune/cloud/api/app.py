@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, who may call them, how they fail, what the documents say."""
+"""The FastAPI application: its routes, authentication, error responses and documentation."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from privtune.shared.wire import PROTOCOL_VERSION
 _ABOUT = """
 Fine-tune a model here on text that stays on its owner's device.
 
-This is the **control plane**: it knows jobs, states and events. The text never comes here; the device sends noised
-vectors over gRPC (`GET /v1/privtune/info` says where). The routes are OpenAI's, so `openai`'s own client works:
+This is the **control plane**: it manages jobs, states and events. The text never comes here; the device sends noised
+vectors over gRPC (`GET /v1/privtune/info` says where). The routes are OpenAI's, so the `openai` client works:
 
 ```python
 client = openai.OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="pt-…")
@@ -38,7 +38,7 @@ job = client.fine_tuning.jobs.create(
 ```
 
 Status: `queued` → `running` ⇄ `paused` → `succeeded` | `failed` | `cancelled`; `privtune.phase` and
-`privtune.reason` say more. A job whose device went away is `paused` and goes on by itself when the device is back.
+`privtune.reason` say more. A job whose device is away is `paused` and continues by itself when the device is back.
 """
 _TAGS = [
     {"name": "Fine-tuning", "description": "Jobs, their events and checkpoints."},
@@ -70,8 +70,8 @@ def create_app(
 ) -> FastAPI:
     """The control plane's application.
 
-    grpc_port: where gRPC really listens, when the settings leave the choice to the system.
-    check_ready: raises while the cloud can't take jobs.
+    grpc_port: where gRPC listens, if the settings leave the choice to the system.
+    check_ready: raises while the cloud can't accept jobs.
     """
     app = FastAPI(
         title="PrivTune cloud",
@@ -103,7 +103,7 @@ def create_app(
 def _add_model_routes(router: APIRouter, catalog: Catalog) -> None:
     @router.get("/models", tags=["Models"], summary="List models", response_model=ModelPage)
     def list_models() -> dict[str, Any]:
-        """Every model that a job may name, with its cuts."""
+        """Every model that a job may name, with its possible cuts."""
         return list_object([model_object(card, catalog) for card in catalog.cards()], False)
 
     @router.get(
@@ -114,7 +114,7 @@ def _add_model_routes(router: APIRouter, catalog: Catalog) -> None:
         responses={404: {"model": ErrorResponse, "description": "This cloud does not offer it."}},
     )
     def get_model(model: str) -> dict[str, Any]:
-        """One model; also one of a hub, where the operator allows that."""
+        """One model; also one of the hub, if the operator allows that."""
         return model_object(catalog.card(model), catalog)
 
 
@@ -131,7 +131,7 @@ def _add_file_route(router: APIRouter) -> None:
 def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int) -> None:
     @router.get("/privtune/info", tags=["PrivTune"], summary="Versions and the gRPC port", response_model=InfoObject)
     def info() -> dict[str, Any]:
-        """What a device asks first: gRPC listens on the same host, at this port, with or without TLS."""
+        """What a device asks first: gRPC listens on the same host, on this port, with TLS or without."""
         return {
             "object": "privtune.info",
             "version": __version__,
@@ -145,7 +145,7 @@ def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int) -> No
 def _add_health_routes(app: FastAPI, check_ready: Callable[[], None] | None) -> None:
     @app.get("/healthz", tags=["Health"], summary="The process answers", response_model=HealthObject)
     def healthz() -> dict[str, str]:
-        """Alive. Says nothing about the database."""
+        """Liveness only: does not check the database."""
         return {"status": "ok"}
 
     @app.get(

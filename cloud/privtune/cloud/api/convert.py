@@ -1,4 +1,4 @@
-"""Converters: a request to a JobSpec, and the state of jobs to the objects that OpenAI's client knows."""
+"""Converts requests to job specs, and snapshots to the objects that OpenAI's client knows."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def to_spec(request: CreateJobRequest) -> JobSpec:
     try:
         return JobSpec.model_validate(fields | {name: getattr(request, name) for name in TOP_LEVEL})
     except ValidationError as error:
-        first = error.errors()[0]  # named by the client's own path
+        first = error.errors()[0]
         inside = not first["loc"] or first["loc"][0] not in TOP_LEVEL
         message, param = explain([first | {"loc": ("privtune", *first["loc"]) if inside else first["loc"]}])
         raise InvalidInput(message, param=param) from error
 
 
 def job_object(job: Job) -> dict[str, Any]:
-    """`fine_tuning.job`. The status `paused` is ours: OpenAI's client accepts statuses that it does not know."""
+    """`fine_tuning.job`. The status `paused` is ours; OpenAI's client accepts statuses that it doesn't know."""
     spec = job.spec
     hyper = {
         "n_epochs": spec.train.epochs,
@@ -128,7 +128,7 @@ def model_object(card: ModelCard, catalog: Catalog) -> dict[str, Any]:
 
 
 def list_object(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
-    """`list`: a page, and where the next one begins."""
+    """`list`: a page, and the id after which the next one begins."""
     return {
         "object": "list",
         "data": data,
@@ -139,7 +139,7 @@ def list_object(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
 
 
 def tuned_name(job: Job) -> str:
-    """OpenAI's way to name a tuned model: ft:MODEL:OWNER:SUFFIX:ID."""
+    """A tuned model's name in OpenAI's form: ft:MODEL:OWNER:SUFFIX:ID."""
     return f"ft:{job.spec.model}:{job.owner}:{job.spec.suffix or ''}:{_bare(job.id)}"
 
 
@@ -152,7 +152,7 @@ def number_of(cursor: str, job_id: str, prefix: str) -> int:
     """The number at the end of an event's or checkpoint's id. Raises InvalidInput for another job's."""
     head, _, number = cursor.rpartition("-")
     if head != f"{prefix}-{_bare(job_id)}" or not (number.isascii() and number.isdigit() and len(number) < 16):
-        raise InvalidInput(f"after: {cursor[:80]!r} is no {prefix} id of job {job_id}.", param="after")
+        raise InvalidInput(f"after: {cursor[:80]!r} is not a {prefix} id of job {job_id}.", param="after")
     return int(number)
 
 

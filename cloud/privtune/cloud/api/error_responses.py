@@ -1,10 +1,11 @@
-"""Every refusal in one shape: OpenAI's `{"error": {…}}`, or problem+json when the client asks for it."""
+"""Every error response in one shape: OpenAI's `{"error": {…}}`, or problem+json when the client asks for it."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError
+from privtune.shared.validation import first_problem
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,12 @@ _TYPES = {
     413: "invalid_request_error",
     422: "invalid_request_error",
 }
-# Parts of a validation error's location that are pydantic's own and no field of the client.
+# Parts of a validation error's location that are pydantic's own, not fields of the client.
 _NOT_A_FIELD = re.compile(r"[\[\](){},]|^(body|query|header|path|int|float|str|bool|function-.*)$")
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception of the app in the one shape."""
+    """Answer every exception of the app in this shape."""
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         return respond(request, as_error(error))
@@ -43,7 +45,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def respond(request: Request, error: PrivTuneError) -> JSONResponse:
-    """The response for an error of the table; its detail goes to the log only."""
+    """The response to an error of the table; its detail goes to the log only."""
     level = logging.ERROR if error.http_status >= 500 else logging.INFO
     log.log(level, error.message, extra={"reason": error.reason, "detail": error.detail, "path": request.url.path})
     return _json(request, error.http_status, error.message, error.reason, error.param)
@@ -57,30 +59,29 @@ def as_error(error: Exception) -> PrivTuneError:
         message, param = explain(error.errors())
         return InvalidInput(message, param=param)
     log.error("unexpected failure in the API", exc_info=error)
-    return InternalError("The cloud met an unexpected failure; its operator finds it in the log.")
+    return InternalError("An unexpected failure in the cloud; its operator finds the details in the log.")
 
 
 def explain(errors: Sequence[Any]) -> tuple[str, str | None]:
-    """One sentence about the first of pydantic's errors, and the field that it is about."""
-    first = errors[0]
-    where = first["loc"][:2] if first["loc"][:1] in (("query",), ("header",)) else first["loc"]
-    param = ".".join(str(part) for part in where if not _NOT_A_FIELD.search(str(part))) or None
-    kind, text = first["type"], str(first["msg"]).removeprefix("Value error, ")
-    if kind == "json_invalid":
-        return f"The body is not valid JSON: {first.get('ctx', {}).get('error', text)}.", None
-    if kind == "extra_forbidden":
+    """One sentence about the first of pydantic's errors, and the field that it concerns."""
+    problem = first_problem(errors)
+    where = problem.where[:2] if problem.where[:1] in (("query",), ("header",)) else problem.where
+    problem = replace(problem, where=tuple(part for part in where if not _NOT_A_FIELD.search(str(part))))
+    param = problem.field or None
+    if problem.kind == "json_invalid":
+        return f"The body is not valid JSON: {errors[0].get('ctx', {}).get('error', problem.text)}.", None
+    if problem.kind == "extra_forbidden":
         return f"Unknown field {param!r}. `GET /docs` lists the fields.", param
-    if kind == "missing":
+    if problem.kind == "missing":
         return (f"{param} is missing." if param else "The request has no JSON body."), param
-    if kind in ("model_attributes_type", "model_type", "dict_type"):
+    if problem.kind in ("model_attributes_type", "model_type", "dict_type"):
         return f"{param or 'The body'} must be a JSON object.", param
-    text = text if kind == "value_error" else text[:1].lower() + text[1:]
-    return (f"{param}: {text}." if param and not text.startswith(param) else f"{text}."), param
+    return f"{problem.sentence}.", param
 
 
 async def _routing_error(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if isinstance(error.__cause__, PrivTuneError):  # FastAPI wraps whatever happens while it reads the body
+    if isinstance(error.__cause__, PrivTuneError):  # FastAPI wraps what happens while it reads the body
         return respond(request, error.__cause__)
     reasons = {
         400: ("INVALID_INPUT", "The body is not valid JSON in UTF-8."),
@@ -95,7 +96,7 @@ async def _routing_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _json(request: Request, status: int, message: str, code: str, param: str | None) -> JSONResponse:
-    headers = {"x-should-retry": "false"} if status == 409 else {}  # openai's client would repeat a conflict
+    headers = {"x-should-retry": "false"} if status == 409 else {}  # openai's client retries conflicts otherwise
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if _PROBLEM in request.headers.get("accept", ""):

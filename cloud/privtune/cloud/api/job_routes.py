@@ -30,16 +30,18 @@ _PING_S = 15
 _BATCH = 100
 _METADATA = re.compile(r"^metadata\[(.{1,64})\]$")
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "No such job for this key."}
+    404: {"model": ErrorResponse, "description": "This API key has no such job."}
 }
-_CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": ErrorResponse, "description": "The state forbids it."}}
+_CONFLICT: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorResponse, "description": "The job's state does not allow it."}
+}
 
-Limit = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="Items on the page.")]
 After = Annotated[str | None, Query(max_length=100, description="The last id of the page before.")]
 
 
 def add_job_routes(router: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str]) -> None:
-    """Add everything under /fine_tuning/jobs."""
+    """Add the routes under /fine_tuning/jobs."""
     routes = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
     _add_create_and_list(routes, jobs, catalog, caller)
     _add_actions(routes, jobs, caller)
@@ -59,7 +61,9 @@ def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller
         owner: str = Depends(caller),
         idempotency_key: Annotated[
             str | None,
-            Header(min_length=1, max_length=255, description="Repeating a request with its key makes no second job."),
+            Header(
+                min_length=1, max_length=255, description="A repeated request with the same key creates no second job."
+            ),
         ] = None,
     ) -> dict[str, Any]:
         """Queue a job. It runs when the device that holds `device://NAME` connects: `privtune agent` there."""
@@ -72,10 +76,10 @@ def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller
         http: Request,
         after: After = None,
         limit: Limit = 20,
-        status: Annotated[list[Status] | None, Query(description="Only these; may be repeated.")] = None,
+        status: Annotated[list[Status] | None, Query(description="Only jobs in these states; repeatable.")] = None,
         owner: str = Depends(caller),
     ) -> dict[str, Any]:
-        """Your jobs, newest first. `metadata[KEY]=VALUE` keeps those that carry the pair."""
+        """Your jobs, newest first. `metadata[KEY]=VALUE` selects those with that pair."""
         pairs = ((_METADATA.match(name), value) for name, value in http.query_params.items())
         wanted = {match.group(1): value for match, value in pairs if match}
         page = jobs.list(owner, after=after, limit=limit, status=status, metadata=wanted)
@@ -83,7 +87,7 @@ def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller
 
     @routes.get("/{job_id}", summary="Show a job", response_model=JobObject, responses=_NOT_FOUND)
     def get_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
-        """State, reason and progress."""
+        """Its state, the reason for it, and progress."""
         return job_object(jobs.get(job_id, owner))
 
 
@@ -92,17 +96,17 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> N
 
     @routes.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobObject, responses=responses)
     def cancel_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
-        """End it for good: at once, or at the next step boundary if it runs. Checkpoints are kept."""
+        """End the job: at once, or at the next step boundary if it runs. Checkpoints are kept."""
         return job_object(jobs.cancel(job_id, owner))
 
     @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses)
     def pause_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
-        """Hold it until `resume`: at once, or at the next step boundary if it runs."""
+        """Hold the job until `resume`: at once, or from the next step boundary if it runs."""
         return job_object(jobs.pause(job_id, owner))
 
     @routes.post("/{job_id}/resume", summary="Resume a job", response_model=JobObject, responses=responses)
     def resume_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
-        """Let a paused job go on from its last checkpoint as soon as its device connects."""
+        """Let a paused job continue from its last checkpoint once its device connects."""
         return job_object(jobs.resume(job_id, owner))
 
 
@@ -129,7 +133,7 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
     def list_checkpoints(
         job_id: str, after: After = None, limit: Limit = 10, owner: str = Depends(caller)
     ) -> dict[str, Any]:
-        """Steps from which the job can go on, newest first."""
+        """Steps from which the job can resume, newest first."""
         job = jobs.get(job_id, owner)
         step = number_of(after, job.id, "ftckpt") if after else None
         page = jobs.checkpoints(job.id, after=step, limit=limit)
@@ -142,39 +146,39 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         responses=_NOT_FOUND
         | {
             200: {"description": "Server-sent events; `id` is the event's id.", "content": {"text/event-stream": {}}},
-            204: {"description": "The job is over and everything was told: a client need not reconnect."},
+            204: {"description": "The job has ended and all events were delivered; do not reconnect."},
         },
     )
     async def stream_events(
         job_id: str,
-        last_event_id: Annotated[str | None, Header(max_length=100, description="Go on behind this event.")] = None,
+        last_event_id: Annotated[str | None, Header(max_length=100, description="Continue after this event.")] = None,
         after: After = None,
         owner: str = Depends(caller),
     ) -> Response:
-        """Events as they happen, oldest first, from the beginning or behind `Last-Event-ID`; ends with the job."""
+        """Events as they happen, oldest first, from the first or after `Last-Event-ID`; ends with the job."""
         job = await asyncio.to_thread(jobs.get, job_id, owner)
         cursor = last_event_id or after
         seq = number_of(cursor, job.id, "ftevent") if cursor else 0
         if job.final and not (await asyncio.to_thread(jobs.events, job.id, after=seq, limit=1)).items:
             return Response(status_code=204)
         with jobs.subscribe(job.id):
-            pass  # refuses while there is still a status to refuse with
+            pass  # over the limit, refuse while the response can still carry an error status
         response: Response = EventSourceResponse(_follow(jobs, job, seq), ping=_PING_S)
         return response
 
 
 async def _follow(jobs: Jobs, job: Job, seq: int) -> AsyncIterator[ServerSentEvent]:
-    """Every event behind `seq`, until the job is over or the server stops. Subscribes first, so that none is missed."""
+    """Every event after `seq` until the job has ended or the server stops. Subscribes first, so none is missed."""
     with jobs.subscribe(job.id) as news:
         while not news.closed:
-            # The state is read before the events: a job seen as over has no event that the next read would miss.
-            over = (await asyncio.to_thread(jobs.get, job.id)).final
+            # The state is read before the events: once a job has ended, no event comes after the ones read next.
+            ended = (await asyncio.to_thread(jobs.get, job.id)).final
             page = await asyncio.to_thread(jobs.events, job.id, after=seq, limit=_BATCH)
             for event in page.items:
                 seq = event.seq
                 data = json.dumps(event_object(event), ensure_ascii=False)
                 yield ServerSentEvent(data=data, id=event_id(job.id, seq), event="fine_tuning.job.event")
-            if over and not page.has_more:
+            if ended and not page.has_more:
                 return
             if not page.has_more:
                 await news.wait(_PING_S)

@@ -1,4 +1,4 @@
-"""Around every request: an id, one log line, and a bound on the body that holds whatever the headers say."""
+"""Around every request: an id, one log line, and a limit on the body that holds whatever its headers claim."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from privtune.shared.errors import InvalidInput, MessageTooLarge, PrivTuneError
 log = logging.getLogger("privtune.cloud.access")
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
-# Refused whatever its size, and by its own reason: the route doesn't read the body.
+# This route refuses uploads for a reason of its own and reads no body.
 _UNREAD = "/v1/files"
 
 
 class Envelope:
-    """ASGI middleware. Raises MessageTooLarge inside the app when a body grows over `max_bytes`."""
+    """ASGI middleware. Raises MessageTooLarge inside the app when a body exceeds `max_bytes`."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app

@@ -20,7 +20,7 @@ from pydantic import (
 
 from privtune.shared.job_spec import JobSpec, TrainSpec
 
-# The fields of a job that a request has at its top, as OpenAI's API does; the others are under `privtune`.
+# Fields of JobSpec that a request has at its top level, as in OpenAI's API; all others are under `privtune`.
 TOP_LEVEL = ("model", "training_file", "validation_file", "suffix")
 _JOB = JobSpec.model_fields
 

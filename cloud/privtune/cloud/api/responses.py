@@ -1,4 +1,4 @@
-"""The objects in responses, as the OpenAPI document shows them; `convert` builds them."""
+"""The response objects as the OpenAPI document describes them. `convert` builds them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class _Object(BaseModel):
 
 
 class ErrorBody(_Object):
-    """What went wrong, and what to do about it."""
+    """What went wrong and what to do about it."""
 
     message: str = Field(examples=["cut must be from 0 to 5 for minilm (6 blocks), not 9."])
     type: str = Field(examples=["invalid_request_error"])
-    param: str | None = Field(None, description="The field at fault.", examples=["privtune.cut"])
+    param: str | None = Field(None, description="The field that the error concerns.", examples=["privtune.cut"])
     code: str = Field(description="A stable reason of PrivTune's error table.", examples=["CUT_OUT_OF_RANGE"])
 
 
 class ErrorResponse(_Object):
-    """Every refusal. With `Accept: application/problem+json` it has RFC 9457's form instead."""
+    """Every error. With `Accept: application/problem+json` in RFC 9457's form instead."""
 
     error: ErrorBody
 
 
 class ProgressObject(_Object):
-    """Progress of the job, as of the last step that the cloud has seen."""
+    """How far the job is, as of the last step that the cloud saw."""
 
     step: int = 0
     total_steps: int = 0
@@ -39,18 +39,18 @@ class ProgressObject(_Object):
     bytes_up: int | None = None
     bytes_down: int | None = None
     grad_norm: float | None = None
-    loss: float | None = Field(None, description="Only with `labels: shared`; otherwise the cloud does not know it.")
+    loss: float | None = Field(None, description="Only with `labels: shared`; otherwise the cloud doesn't know it.")
     updated_at: int | None = None
 
 
 class PrivTuneJob(_Object):
-    """The part of a job that OpenAI's object has no field for."""
+    """What OpenAI's object has no field for."""
 
     spec: JobSpec
-    spec_fingerprint: str = Field(description="SHA-256 of the spec; the device compares it at the handshake.")
+    spec_fingerprint: str = Field(description="SHA-256 of the spec; the device's handshake compares it.")
     phase: Phase
     reason: str = Field(description="Why the job is in this state, for people.")
-    requested: Request | None = Field(None, description="Requested, and applied after the current step.")
+    requested: Request | None = Field(None, description="What takes effect at the next step boundary.")
     started_at: int | None = None
     adapter_sha256: str | None = None
     progress: ProgressObject
@@ -65,14 +65,14 @@ class JobErrorObject(_Object):
 
 
 class JobObject(_Object):
-    """OpenAI's `fine_tuning.job`, with one more status: `paused`, waiting for the device or held by the owner."""
+    """OpenAI's `fine_tuning.job` with the added status `paused`: waiting for its device, or held by its owner."""
 
     id: str = Field(examples=["ftjob-5f0f6c2e9d7a4b1c8e3d2a10"])
     object: Literal["fine_tuning.job"]
     created_at: int
     finished_at: int | None
     model: str
-    fine_tuned_model: str | None = Field(description="ft:MODEL:OWNER:SUFFIX:ID once the job has succeeded.")
+    fine_tuned_model: str | None = Field(description="ft:MODEL:OWNER:SUFFIX:ID, once the job has succeeded.")
     organization_id: str = Field(description="The owner of the API key.")
     status: Status
     hyperparameters: dict[str, Any]
@@ -137,7 +137,7 @@ class ModelObject(_Object):
 
 class _Page(_Object):
     object: Literal["list"]
-    has_more: bool = Field(description="If true, request the next page with `after=<last_id>`.")
+    has_more: bool = Field(description="If true, ask again with `after=<last_id>`.")
     first_id: str | None
     last_id: str | None
 
@@ -167,7 +167,7 @@ class ModelPage(_Page):
 
 
 class InfoObject(_Object):
-    """What a device asks first: the port and the protocol of the gateway."""
+    """What a device asks first: where gRPC listens, and the protocol's version."""
 
     object: Literal["privtune.info"]
     version: str
@@ -178,6 +178,6 @@ class InfoObject(_Object):
 
 
 class HealthObject(_Object):
-    """The process is alive."""
+    """The process answers."""
 
     status: Literal["ok"]

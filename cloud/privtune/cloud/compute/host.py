@@ -1,4 +1,4 @@
-"""Frozen base models in memory, one a (model, task), shared by every job on it."""
+"""Frozen base models in memory, one per (model, task), shared by all of its jobs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Host:
-    """Loads each base once and hands out tops whose frozen weights are the base's own."""
+    """Loads each base once and builds tops that share its frozen weights. Tensors live on `device`."""
 
     def __init__(self, catalog: Catalog, packages: Path) -> None:
         self._catalog = catalog
@@ -30,7 +30,7 @@ class Host:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def partition(self, model: str, task: Task) -> Partition:
-        """The partition of a model that this cloud offers; loads it at the first use."""
+        """The partition of a model that this cloud offers, loaded on first use. Raises `ModelNotFound`."""
         with self._lock:
             key = (model, task)
             if key not in self._partitions:
@@ -40,25 +40,25 @@ class Host:
             return self._partitions[key]
 
     def base_sha256(self, spec: JobSpec) -> str:
-        """Names the weights of a job's base, so that nobody merges its adapter into others; worked out once."""
+        """Identifies the weights of a job's base, so that its adapter is never merged into others. Computed once."""
         key = (spec.model, spec.task)
         if key not in self._hashes:
             self._hashes[key] = base_sha256(self.partition(*key).model, spec.task)
         return self._hashes[key]
 
     def top(self, spec: JobSpec) -> Top:
-        """A job's own top: new modules around the shared frozen weights."""
+        """A job's own top: new modules around the shared frozen weights. Raises `CutOutOfRange`."""
         return self.partition(spec.model, spec.task).top(spec.cut, spec.tail)
 
     def head(self, spec: JobSpec) -> Head:
-        """A job's own head, only for `labels: shared`: the same initial weights as the device would draw."""
+        """A job's own head, for `labels: shared` only, with the initial weights that the device would draw."""
         model = load_task_model(
             self._catalog.resolve(spec.model), spec.task, num_labels=spec.num_labels or 2, seed=spec.train.seed
         )
         return Partition(model.to(self.device)).head()
 
     def bottom_package(self, spec: JobSpec) -> Path:
-        """The folder of the bottom package for a job's model, task, cut and tail; made at the first request."""
+        """The bottom package for a job's model, task, cut and tail, written at the first request."""
         partition = self.partition(spec.model, spec.task)
         name = f"{partition.fingerprint()[:16]}-{spec.task}-cut{spec.cut}" + (f"-tail{spec.tail}" if spec.tail else "")
         folder = self._packages / name
@@ -77,7 +77,7 @@ class Host:
         return folder
 
     def autocast_dtype(self, precision: Precision) -> torch.dtype | None:
-        """The mixed-precision type for a job, or None for float32 throughout."""
+        """The autocast type for a job, or None for float32 throughout."""
         if precision == "auto":
             return torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else None
         return torch.bfloat16 if precision == "bf16" else None

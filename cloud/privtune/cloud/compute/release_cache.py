@@ -1,7 +1,7 @@
-"""What a job's device has uploaded, kept in memory so that later epochs need only name it.
+"""Releases that a job's device has uploaded, kept in memory so that later epochs only refer to them.
 
-Bounded: over the limit the oldest releases go, and the cloud asks the device to send those records again. The device
-then repeats the identical bytes from its own store, so nothing new is learnt from a second sending.
+Bounded in bytes: the oldest releases are evicted, and the cloud asks the device to resend those records. The device
+repeats the identical bytes from its own store, so a resend reveals nothing new.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ MAX_RECORDS_IN_A_MICRO_BATCH = 65_536
 
 
 class NotHeld(Exception):
-    """Records of this micro-batch are no longer (or not yet) here; the device must send them inline."""
+    """Some of the records named here are not in the cache; the device must send them inline."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MicroBatch:
-    """A micro-batch ready for the top: right-padded h_BTD, mask_BT (1 = real), flat read-out positions."""
+class PaddedBatch:
+    """A micro-batch ready for the top.
+
+    h_BTD: float32 vectors, padded on the right with zeros.
+    mask_BT: 1 where a row is real, 0 where it is padding.
+    readout_N: flat positions b * T + t at which the top's output is read.
+    """
 
     h_BTD: Tensor
     mask_BT: Tensor
@@ -36,7 +41,7 @@ class MicroBatch:
 
 
 class ReleaseCache:
-    """Encoded releases of one job by record handle, at most `max_bytes` of them."""
+    """Encoded releases of one job by record handle: `width` values per row, `max_bytes` in all."""
 
     def __init__(self, width: int, codec: str, max_bytes: int) -> None:
         self._width, self._codec, self._max_bytes = width, codec, max_bytes
@@ -44,11 +49,11 @@ class ReleaseCache:
         self._held: OrderedDict[int, bytes] = OrderedDict()
         self._size = 0
 
-    def unpack(self, message: Message) -> MicroBatch:
-        """Take a FORWARD message's inline records in and build the padded batch.
+    def unpack(self, message: Message) -> PaddedBatch:
+        """Store a FORWARD message's inline records and build the padded batch.
 
-        Raises `FrameCorrupt` for a header that contradicts itself or the tensor, `NotHeld` when a record that the
-        device did not inline is not here.
+        Raises `FrameCorrupt` for a header that contradicts itself or the tensor, `NotHeld` when a record that was
+        not sent inline is not in the cache.
         """
         header = message.forward
         if header is None:
@@ -59,11 +64,11 @@ class ReleaseCache:
         h_MD = torch.from_numpy(decode(b"".join(rows), int(lengths_B.sum()), self._width, self._codec))
         return _pad(h_MD, torch.from_numpy(lengths_B), header)
 
-    def unpack_rows(self, message: Message) -> MicroBatch:
-        """The padded batch of a FORWARD message whose rows are all inline; none of them is kept here."""
+    def unpack_rows(self, message: Message) -> PaddedBatch:
+        """The padded batch of a FORWARD message that is all inline; nothing is stored. Raises `FrameCorrupt`."""
         header = message.forward
         if header is None or not all(header.inlined):
-            raise FrameCorrupt("new rows of a text are sent inline, with their header")
+            raise FrameCorrupt("new rows of a text must be sent inline, with their header")
         lengths_B = np.fromiter(header.lengths, dtype=np.int64)
         self._check(header, lengths_B, message)
         return _pad(torch.from_numpy(message.tensor()), torch.from_numpy(lengths_B), header)
@@ -111,7 +116,7 @@ class ReleaseCache:
             self._size -= len(self._held.popitem(last=False)[1])
 
 
-def _pad(h_MD: Tensor, lengths_B: Tensor, header: pb.ForwardHeader) -> MicroBatch:
+def _pad(h_MD: Tensor, lengths_B: Tensor, header: pb.ForwardHeader) -> PaddedBatch:
     rows, longest = len(lengths_B), int(lengths_B.max())
     mask_BT = torch.arange(longest)[None, :] < lengths_B[:, None]
     h_BTD = torch.zeros(rows, longest, h_MD.shape[1])
@@ -119,4 +124,4 @@ def _pad(h_MD: Tensor, lengths_B: Tensor, header: pb.ForwardHeader) -> MicroBatc
     readout_N = torch.from_numpy(unpack_positions(header.readout))
     if len(readout_N) == 0 or int(readout_N.max()) >= rows * longest:
         raise FrameCorrupt("a forward frame reads out a position that is not in it")
-    return MicroBatch(h_BTD=h_BTD, mask_BT=mask_BT.long(), readout_N=readout_N)
+    return PaddedBatch(h_BTD=h_BTD, mask_BT=mask_BT.long(), readout_N=readout_N)

@@ -1,36 +1,45 @@
-"""What the cloud does with each message of a job's stream, in order, each (step, micro-batch) once.
+"""Handles the messages of one session's stream in order, and each (step, micro-batch) exactly once.
 
 The device may send the next step's micro-batches early; they wait here until the optimiser step before them is done.
-Free of grpc and of asyncio: the gateway runs it on the compute thread.
+Free of grpc and asyncio: the gateway runs it on the compute thread.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch
 
-from privtune.cloud.compute.release_cache import MicroBatch, NotHeld, ReleaseCache
-from privtune.cloud.compute.session import TopSession
-from privtune.cloud.compute.text_cache import Texts
+from privtune.cloud.compute.release_cache import NotHeld, PaddedBatch, ReleaseCache
+from privtune.cloud.compute.text_cache import TextCache
+from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.jobs.states import Request
 from privtune.shared.errors import FrameCorrupt
 from privtune.shared.wire import CUT_GRADIENT, END, FORWARD, GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
 from privtune.split.v1 import split_pb2 as pb
 
-Request = Literal["pause", "cancel"] | None
-# A device that sends further ahead than this ignores the handshake.
+# Messages held for later steps; a device that sends further ahead ignores the handshake's max_in_flight.
 MAX_HELD = 64
-# Texts that begin together are computed in one pass if it is not over so many times their own rows.
+# New texts share one pass unless padding makes it more than this many times their own rows.
 MOST_PADDED = 2
 
 
 class StepMachine:
-    """Turns one session's incoming messages into outgoing ones. texts: for an inference session, which never trains."""
+    """Turns one session's incoming messages into outgoing ones.
+
+    requested: what the job's owner asked to happen at the next step boundary.
+    texts: given for an inference session, which never trains.
+    outcome: of the last optimiser step, a `pb.StepOutcome`.
+    """
 
     def __init__(
-        self, top: TopSession, releases: ReleaseCache, requested: Callable[[], Request], *, texts: Texts | None = None
+        self,
+        top: TopSession,
+        releases: ReleaseCache,
+        requested: Callable[[], Request | None],
+        *,
+        texts: TextCache | None = None,
     ) -> None:
         self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
         self._held: deque[Message] = deque()
@@ -39,7 +48,7 @@ class StepMachine:
         self.outcome: int = pb.STEP_OUTCOME_APPLIED
 
     def handle(self, message: Message) -> Iterator[Message]:
-        """Answer one message; answers are yielded as soon as they are computed."""
+        """Yield the answers to one message as they are computed. Raises `FrameCorrupt`, `NonFinite`, `StorageFull`."""
         header = message.forward
         if self._texts is not None and message.kind == FORWARD and header is not None and header.past:
             yield self._extend(message, header, self._texts)
@@ -48,7 +57,7 @@ class StepMachine:
         elif message.kind == FORWARD and header is not None and header.forward_only:
             yield from self._evaluate(message)
         elif self._texts is not None:
-            raise FrameCorrupt("an inference stream takes forward-only frames and nothing else")
+            raise FrameCorrupt("an inference stream takes only forward-only frames")
         elif message.step < self._top.step:
             yield from self._repeat(message)
         elif message.kind == FORWARD and message.step > self._top.step:
@@ -73,8 +82,8 @@ class StepMachine:
         out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
         yield tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
 
-    def _extend(self, message: Message, header: pb.ForwardHeader, texts: Texts) -> Message:
-        """New rows of texts whose earlier rows are kept here; all or none of a micro-batch's texts go on."""
+    def _extend(self, message: Message, header: pb.ForwardHeader, texts: TextCache) -> Message:
+        """Extend texts by new rows: all texts of the micro-batch, or none when one of them was evicted."""
         batch = self._releases.unpack_rows(message)
         if len(header.past) != len(header.record_ids):
             raise FrameCorrupt("a forward frame's record ids and past rows do not fit together")
@@ -153,7 +162,7 @@ class StepMachine:
         return _report(message.step, self.outcome, norm, checkpoint, shared_loss)
 
     def _repeat(self, message: Message) -> Iterator[Message]:
-        """A step that was applied already: a second STEP is answered again, everything else needs no answer."""
+        """A message of a step that is already applied: a repeated STEP is acknowledged, anything else ignored."""
         if message.kind == STEP:
             yield _report(message.step, pb.STEP_OUTCOME_APPLIED, 0.0, False, 0.0)
 
@@ -167,7 +176,7 @@ class StepMachine:
         for message in due:
             yield from self.handle(message)
 
-    def _unpack(self, message: Message) -> MicroBatch | None:
+    def _unpack(self, message: Message) -> PaddedBatch | None:
         try:
             return self._releases.unpack(message)
         except NotHeld:

@@ -1,7 +1,7 @@
-"""Keys and values of the texts that are being written, of every inference session of this cloud.
+"""Attention keys and values of the texts that are being generated, over all inference sessions of this cloud.
 
-Bounded in bytes and number, over all sessions: over a bound the text that was used longest ago goes, and its device is
-asked to send it again (the identical bytes, so nothing new is learnt). Used on the compute thread only.
+Bounded in bytes and in texts: the least recently used text is evicted, and its device is asked to resend it (the
+identical bytes, so a resend reveals nothing new). Used on the compute thread only.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ class _Kept:
     used: float
 
 
-class Texts:
-    """What is kept of each text, by session and record handle."""
+class TextCache:
+    """The keys and values of each text, by session and record handle.
+
+    max_bytes: bound on all keys and values together.
+    max_texts: bound on the number of texts.
+    idle_s: seconds after which `drop_idle` frees a text that was not extended.
+    """
 
     def __init__(
         self, *, max_bytes: int, max_texts: int, idle_s: float, clock: Callable[[], float] = time.monotonic
@@ -39,22 +44,28 @@ class Texts:
         return len(self._kept)
 
     def get(self, session: Hashable, handle: int, past: int) -> TopCache:
-        """The cache that holds the first `past` rows of a text. Raises `NotHeld` if it was let go."""
+        """The keys and values of a text's first `past` rows.
+
+        Raises `NotHeld` for a text that was evicted, `FrameCorrupt` when another number of rows is kept.
+        """
         kept = self._kept.get((session, handle))
         if kept is None:
             raise NotHeld
         if kept.cache.past != past:
-            raise FrameCorrupt(f"a text goes on after {past} rows, but {kept.cache.past} of it are here")
+            raise FrameCorrupt(f"a text continues after {past} rows, but {kept.cache.past} of it are kept here")
         return kept.cache
 
     def put(self, session: Hashable, handle: int, cache: TopCache) -> None:
-        """Keep a text's cache in place of what was kept of it, and let old ones go. Raises `MessageTooLarge`."""
+        """Replace what is kept of a text, and evict others over the bounds.
+
+        Raises `MessageTooLarge` for a text that is over `max_bytes` by itself.
+        """
         size = cache.nbytes
         self.drop(session, [handle])
         if size > self.max_bytes:
             raise MessageTooLarge(
                 f"a text of {cache.past} tokens needs {size / MIB:.0f} MiB of keys and values, over this cloud's "
-                f"{self.max_bytes / MIB:.0f}; write a shorter one, or have --max-texts-mib raised"
+                f"{self.max_bytes / MIB:.0f}; generate a shorter one, or ask the operator to raise --max-texts-mib"
             )
         self._kept[session, handle] = _Kept(cache=cache, size=size, used=self._clock())
         self.size += size
@@ -62,17 +73,17 @@ class Texts:
             self._forget(next(iter(self._kept)))
 
     def drop(self, session: Hashable, handles: Iterable[int]) -> None:
-        """Let texts go; those that are not here are no mistake."""
+        """Free texts; unknown handles are ignored."""
         for handle in handles:
             if (session, handle) in self._kept:
                 self._forget((session, handle))
 
     def drop_session(self, session: Hashable) -> None:
-        """Let all texts of a session go."""
+        """Free all texts of a session."""
         self.drop(session, [handle for owner, handle in list(self._kept) if owner == session])
 
     def drop_idle(self) -> None:
-        """Let texts go that nobody went on with for `idle_s` seconds."""
+        """Free texts that were not extended for `idle_s` seconds."""
         before = self._clock() - self.idle_s
         for key in [key for key, kept in self._kept.items() if kept.used < before]:
             self._forget(key)

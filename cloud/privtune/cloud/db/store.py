@@ -1,7 +1,7 @@
-"""The control plane's database: metadata and names of artifacts, never tensors, text or labels.
+"""The control plane's database: API keys, jobs, events and names of artifacts; never tensors, text or labels.
 
-SQLite (WAL) by default, PostgreSQL by URL. Every write is one short transaction that takes its lock first, so that a
-check and the change that rests on it can't be torn apart by another thread or process.
+SQLite (WAL) by default, PostgreSQL by URL. Every write is one short transaction that takes its lock first, so that no
+other thread or process acts between a check and the change that relies on it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BUSY_TIMEOUT_MS = 10_000
 _WRITE = "privtune_write"
 _DISK_TROUBLE = re.compile(r"disk is full|readonly database|unable to open|disk I/O|no space left", re.IGNORECASE)
 
-# Names for every constraint: SQLite and PostgreSQL must agree with the migrations about what to alter later.
+# Every constraint is named, so that migrations can alter it on SQLite and PostgreSQL alike.
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -50,7 +50,7 @@ _Counter = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Base(DeclarativeBase):
-    """Declarative base; times are whole seconds since 1970, UTC."""
+    """Declarative base. Times are whole seconds since 1970, UTC."""
 
     metadata = MetaData(naming_convention=_NAMING)
 
@@ -71,7 +71,7 @@ class ApiKeyRow(Base):
 
 
 class JobRow(Base):
-    """A fine-tuning job. `number` orders listings; `id` is what the world sees."""
+    """A fine-tuning job. `number` orders listings; `id` is public."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_owner_status_number", "owner", "status", "number"),)
@@ -99,7 +99,7 @@ class JobRow(Base):
 
 
 class EventRow(Base):
-    """What happened to a job, numbered from 1 inside the job."""
+    """An event of a job, numbered from 1 per job."""
 
     __tablename__ = "job_events"
 
@@ -113,7 +113,7 @@ class EventRow(Base):
 
 
 class CheckpointRow(Base):
-    """A checkpoint that exists among the job's artifacts."""
+    """A checkpoint among the job's artifacts."""
 
     __tablename__ = "checkpoints"
 
@@ -123,7 +123,7 @@ class CheckpointRow(Base):
 
 
 class IdempotencyRow(Base):
-    """Remembers what a client's Idempotency-Key made, so that a repeated request makes nothing new."""
+    """The job that a client's Idempotency-Key created, so that a repeated request creates no second one."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (UniqueConstraint("owner", "key"),)
@@ -137,7 +137,7 @@ class IdempotencyRow(Base):
 
 
 class Store:
-    """Engine and transactions. Thread-safe; `close` it when done.
+    """Engine and transactions. Thread-safe; see `open_store`.
 
     Raises InvalidInput for a URL that can't be used and StorageFull where the disk refuses.
     """
@@ -153,37 +153,37 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction that holds the write lock from its start and commits at the end of the block."""
+        """A transaction that holds the write lock from its start and commits at its end."""
         with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             session.connection(execution_options={_WRITE: True})
             yield session
 
-    def upgrade(self) -> str:
-        """Bring the schema to this version's head; returns the revision. Raises VersionMismatch for a newer one."""
+    def upgrade(self) -> None:
+        """Upgrade the schema to this version's. Raises VersionMismatch for a newer one."""
         from alembic import command
         from alembic.util import CommandError
 
         config = migration_config()
-        with _translated(), self.engine.connect().execution_options(**{_WRITE: True}) as connection:
-            with connection.begin():
-                config.attributes["connection"] = connection
-                try:
-                    command.upgrade(config, "head")
-                except CommandError as error:
-                    raise VersionMismatch(
-                        "The database was written by a newer privtune-cloud. Upgrade this one or use another --data.",
-                        detail=str(error),
-                    ) from error
-            return self.revision(connection) or ""
+        with (
+            _translated(),
+            self.engine.connect().execution_options(**{_WRITE: True}) as connection,
+            connection.begin(),
+        ):
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise VersionMismatch(
+                    "The database was written by a newer privtune-cloud. Upgrade this one or use another --data.",
+                    detail=str(error),
+                ) from error
 
-    def revision(self, connection: Connection | None = None) -> str | None:
-        """The schema's revision, or None for an empty database."""
+    def revision(self) -> str | None:
+        """The schema's revision; None for an empty database."""
         from alembic.runtime.migration import MigrationContext
 
-        if connection is not None:
+        with _translated(), self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
-        with _translated(), self.engine.connect() as opened:
-            return self.revision(opened)
 
     def ping(self) -> None:
         """Raises unless the database answers."""
@@ -195,8 +195,19 @@ class Store:
         self.engine.dispose()
 
 
+@contextmanager
+def open_store(data_folder: Path, url: str | None) -> Iterator[Store]:
+    """The database at `url`, or SQLite in the data folder, at this version's schema; closed at the end."""
+    store = Store(url or sqlite_url(data_folder / "cloud.sqlite"))
+    try:
+        store.upgrade()
+        yield store
+    finally:
+        store.close()
+
+
 def migration_config() -> Any:
-    """Alembic's configuration of the migrations that lie inside this package."""
+    """Alembic's configuration for the migrations in this package."""
     from alembic.config import Config
 
     config = Config()
@@ -206,11 +217,11 @@ def migration_config() -> Any:
 
 
 def sqlite_url(path: Path) -> str:
-    """The URL of a database file, whose folder is made if need be."""
+    """The URL of a database file; creates its folder. Raises StorageFull."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageFull(f"Can't make the folder {path.parent}: {error.strerror}.") from error
+        raise StorageFull(f"Can't create the folder {path.parent}: {error.strerror}.") from error
     return f"sqlite:///{path}"
 
 
@@ -234,7 +245,7 @@ def _make_engine(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # our own BEGIN below, not the driver's late one
+    connection.isolation_level = None  # `_begin_sqlite` begins, not the driver, which would begin late
     use_write_ahead_log(connection, _BUSY_TIMEOUT_MS / 1000)
     cursor = connection.cursor()
     for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
@@ -243,8 +254,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A deferred transaction that reads first and writes later fails at once when another wrote in between, whatever
-    # the busy timeout; taking the write lock first makes it wait instead.
+    # A deferred transaction that reads and then writes fails at once if another one wrote in between, whatever the
+    # busy timeout. Taking the write lock first makes it wait instead.
     writing = connection.get_execution_options().get(_WRITE, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 

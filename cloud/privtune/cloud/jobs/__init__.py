@@ -1,1 +1,1 @@
-"""Jobs: their states, their rows, and who is told when they change."""
+"""Jobs: their states and rows, and notice of their changes."""

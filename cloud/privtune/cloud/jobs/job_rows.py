@@ -1,37 +1,43 @@
-"""Rows of jobs and events: how they are found, made and read. The rules of their states are in cloud/jobs.py."""
+"""Rows of jobs and events: how they are created, found and read. `service` decides how their states change."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from pydantic import ValidationError
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from privtune.cloud.db.store import EventRow, IdempotencyRow, JobRow
-from privtune.cloud.jobs.states import STATUSES, Event, Level, Status
-from privtune.shared.errors import InvalidInput, JobNotFound
+from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
+from privtune.shared.errors import InvalidInput, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
 
 _IDEMPOTENCY_S = 24 * 3600
-_MAX_PAGE = 100
 MAX_MESSAGE = 1000
 WAITING = "waiting for the device that holds the data"
 
 
 def checked_document(spec: JobSpec) -> str:
-    """The spec as JSON, refused unless it reads back as itself: JSON has no infinity and no NaN."""
+    """The spec as JSON. Raises InvalidInput unless it reads back as itself: JSON has no infinity and no NaN."""
     document = spec.model_dump_json()
     try:
         same = JobSpec.model_validate_json(document) == spec
     except ValidationError:
         same = False
     if not same:
-        raise InvalidInput("The job holds a number that is not finite; every number must be an ordinary one.")
+        raise InvalidInput("The job holds NaN or infinity; every number must be finite.")
     return document
+
+
+def check_quota(session: Session, owner: str, most: int) -> None:
+    """Raises PermissionDenied when the owner has `most` unfinished jobs already."""
+    active = select(func.count()).where(JobRow.owner == owner, JobRow.status.not_in(FINAL))
+    if (session.scalar(active) or 0) >= most:
+        raise PermissionDenied(f"You have {most} unfinished jobs, the most that this cloud allows. Cancel one first.")
 
 
 def new_row(owner: str, document: str, labels: dict[str, str]) -> JobRow:
@@ -53,7 +59,7 @@ def new_row(owner: str, document: str, labels: dict[str, str]) -> JobRow:
 
 
 def known_request(session: Session, owner: str, key: str | None, digest: str) -> str | None:
-    """The job that this Idempotency-Key made within the last day."""
+    """The job that this Idempotency-Key created within the last day. Raises InvalidInput for another request."""
     if key is None:
         return None
     session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < now() - _IDEMPOTENCY_S))
@@ -62,7 +68,7 @@ def known_request(session: Session, owner: str, key: str | None, digest: str) ->
         return None
     if row.request_sha256 != digest:
         raise InvalidInput(
-            "This Idempotency-Key came with another request before. Use a new key for a new job.",
+            "This Idempotency-Key was used for another request. Use a new key for a new job.",
             param="Idempotency-Key",
         )
     return row.job_id
@@ -77,14 +83,6 @@ def find_job(session: Session, job_id: str, owner: str | None, *, lock: bool = F
     return row
 
 
-def cursor_of(session: Session, job_id: str, owner: str | None) -> int:
-    """The number behind a listing's `after`. Raises InvalidInput."""
-    try:
-        return find_job(session, job_id, owner).number
-    except JobNotFound as error:
-        raise InvalidInput(f"after: there is no job {job_id[:64]!r} to go on behind.", param="after") from error
-
-
 def append_event(
     session: Session,
     row: JobRow,
@@ -93,24 +91,24 @@ def append_event(
     data: Mapping[str, Any] | None = None,
     *,
     kind: Literal["message", "metrics"] = "message",
-) -> EventRow:
+) -> None:
     """Add the job's next event inside the running transaction."""
     row.event_count += 1
-    event = EventRow(
-        job_id=row.id,
-        seq=row.event_count,
-        level=level,
-        kind=kind,
-        message=message[:MAX_MESSAGE],
-        data=dict(data or {}),
-        created_at=now(),
+    session.add(
+        EventRow(
+            job_id=row.id,
+            seq=row.event_count,
+            level=level,
+            kind=kind,
+            message=message[:MAX_MESSAGE],
+            data=dict(data or {}),
+            created_at=now(),
+        )
     )
-    session.add(event)
-    return event
 
 
 def event_view(row: EventRow) -> Event:
-    """A row as the snapshot that callers get."""
+    """The event's snapshot."""
     return Event(
         job_id=row.job_id,
         seq=row.seq,
@@ -122,25 +120,37 @@ def event_view(row: EventRow) -> Event:
     )
 
 
+def job_view(row: JobRow, progress: JobProgress | None) -> Job:
+    """The job's snapshot; `progress` None: as stored."""
+    failed = row.error_code is not None
+    return Job(
+        id=row.id,
+        owner=row.owner,
+        spec=JobSpec.model_validate_json(row.spec),
+        status=status_of(row),
+        phase=cast(Phase, row.phase),
+        reason=row.reason,
+        requested=requested_of(row),
+        held=row.held,
+        metadata=dict(row.labels),
+        progress=progress or JobProgress(**row.progress),
+        tokens=row.tokens,
+        adapter_sha256=row.adapter_sha256,
+        error=JobError(code=row.error_code or "", message=row.error_message or "") if failed else None,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
 def status_of(row: JobRow) -> Status:
     """The row's status."""
     return cast(Status, row.status)
 
 
-def wanted_statuses(status: Sequence[Status] | Status) -> Sequence[Status]:
-    """Raises InvalidInput for an unknown status."""
-    wanted = cast(Sequence[Status], (status,)) if isinstance(status, str) else status
-    for name in wanted:
-        if name not in STATUSES:
-            raise InvalidInput(f"status: {name!r} is none of {', '.join(STATUSES)}.", param="status")
-    return wanted
-
-
-def page_limit(limit: int) -> int:
-    """Raises InvalidInput outside 1..100."""
-    if not 1 <= limit <= _MAX_PAGE:
-        raise InvalidInput(f"limit must be from 1 to {_MAX_PAGE}, not {limit}.", param="limit")
-    return limit
+def requested_of(row: JobRow) -> Request | None:
+    """What the job's owner asked for and has not happened yet."""
+    return cast(Request | None, row.requested)
 
 
 def now() -> int:

@@ -1,4 +1,4 @@
-"""Wakes whoever waits for news of a job, across threads and the event loop. Carries no data: waiters read the store."""
+"""Wakes subscribers of a job, from any thread into the event loop. Carries no data: subscribers read the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privtune.shared.errors import PermissionDenied
 
 
 class Subscription:
-    """One waiter. However many events happen between two waits, it wakes once: memory stays bounded."""
+    """One subscriber. It wakes once however many changes happen between two waits, so memory stays bounded."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -20,7 +20,7 @@ class Subscription:
         self.closed = False
 
     async def wait(self, timeout_s: float) -> bool:
-        """True as soon as there may be news, False after `timeout_s`."""
+        """True once the job may have changed, False after `timeout_s` seconds."""
         try:
             await asyncio.wait_for(self._flag.wait(), timeout_s)
         except TimeoutError:
@@ -29,7 +29,7 @@ class Subscription:
         return True
 
     def wake(self) -> None:
-        """Callable from any thread."""
+        """End the present wait; may be called from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._flag.set)
 
@@ -46,7 +46,7 @@ class Notifier:
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Subscription]:
-        """Wait for news of a job, from the running event loop. Raises PermissionDenied when too many wait already."""
+        """Subscribe to a job on the running event loop. Raises PermissionDenied over the limit."""
         subscription = Subscription()
         with self._lock:
             if self._count >= self._max:
@@ -66,14 +66,14 @@ class Notifier:
                     del self._waiters[job_id]
 
     def publish(self, job_id: str) -> None:
-        """There is news of this job."""
+        """Wake the subscribers of a job that has changed."""
         with self._lock:
             waiters = list(self._waiters.get(job_id, ()))
         for waiter in waiters:
             waiter.wake()
 
     def close(self) -> None:
-        """Wake everybody for the last time: the server stops."""
+        """Wake every subscriber for the last time: the server stops."""
         with self._lock:
             self._closed = True
             waiters = [waiter for group in self._waiters.values() for waiter in group]

@@ -1,4 +1,4 @@
-"""What a job can be, what it can become, and the snapshots that the control plane hands out.
+"""The states of a job, the moves between them, and the snapshots that the control plane hands out.
 
 queued --> running <--> paused --> (queued: resumed by its owner)
    \\          |            |
@@ -25,7 +25,9 @@ FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 
 _MOVES: dict[Status, frozenset[Status]] = {
     "queued": frozenset({"running", "paused", "failed", "cancelled"}),
-    "running": frozenset({"running", "paused", "succeeded", "failed", "cancelled"}),  # running again: a reconnect
+    "running": frozenset(
+        {"running", "paused", "succeeded", "failed", "cancelled"}
+    ),  # running again: the device reconnected
     "paused": frozenset({"running", "queued", "paused", "failed", "cancelled"}),  # paused again: for another reason
     "succeeded": frozenset(),
     "failed": frozenset(),
@@ -34,26 +36,29 @@ _MOVES: dict[Status, frozenset[Status]] = {
 
 
 def check_move(job_id: str, old: Status, new: Status) -> None:
-    """Raises JobConflict unless a job may go from `old` to `new`."""
+    """Raises JobConflict unless a job may move from `old` to `new`."""
     if new in _MOVES[old]:
         return
     if old in FINAL:
-        raise JobConflict(f"Job {job_id} is {old} already and can't be changed any more.")
+        raise JobConflict(f"Job {job_id} is {old} already and can't be changed.")
     raise JobConflict(f"Job {job_id} is {old}; it can't become {new} from there.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a job is. Lives in memory; stored only along with a checkpoint or a change of state."""
+class JobProgress:
+    """How far a job is. In memory; stored only with a checkpoint or a change of state.
+
+    step: optimiser steps applied.
+    total_steps: optimiser steps of the whole job.
+    bytes_up: bytes received on the present session's stream.
+    grad_norm: of the top's parameters in the last step, before clipping.
+    updated_at: seconds since 1970.
+    """
 
     step: int = 0
     total_steps: int = 0
-    tokens: int | None = None
-    tokens_per_second: float | None = None
     bytes_up: int | None = None
-    bytes_down: int | None = None
     grad_norm: float | None = None
-    loss: float | None = None  # shared labels only: otherwise the cloud doesn't know it
     updated_at: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,7 +68,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class JobError:
-    """Why a job failed: a stable reason of privtune.shared.errors and a sentence for people."""
+    """Why a job failed: a stable reason of `privtune.shared.errors` and a sentence for people."""
 
     code: str
     message: str
@@ -71,7 +76,15 @@ class JobError:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A snapshot of a job. `held`: paused by its owner, so a device must not go on before `resume`."""
+    """A snapshot of a job. Times in seconds since 1970.
+
+    reason: why the job is in this state, for people.
+    requested: what its owner asked for and the next step boundary brings.
+    held: paused by its owner; no device may continue it before `resume`.
+    metadata: the owner's own pairs.
+    tokens: released rows over all epochs, once the job has succeeded.
+    adapter_sha256: of the adapter's weights; None before success and where they are on the device.
+    """
 
     id: str
     owner: str
@@ -82,8 +95,7 @@ class Job:
     requested: Request | None
     held: bool
     metadata: dict[str, str] = field(default_factory=dict)
-    session_epoch: int = 0
-    progress: Progress = field(default_factory=Progress)
+    progress: JobProgress = field(default_factory=JobProgress)
     tokens: int | None = None
     adapter_sha256: str | None = None
     error: JobError | None = None
@@ -93,7 +105,7 @@ class Job:
 
     @property
     def final(self) -> bool:
-        """True when nothing can happen to the job any more."""
+        """Whether the job has ended for good."""
         return self.status in FINAL
 
 
@@ -112,7 +124,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A step from which the job can go on."""
+    """A step from which the job can resume."""
 
     job_id: str
     step: int
@@ -121,7 +133,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Page(Generic[T]):
-    """A part of a listing and whether more follows it."""
+    """One page of a listing, and whether more follows."""
 
     items: list[T]
     has_more: bool

@@ -1,4 +1,4 @@
-"""Structured log lines on stderr: one event a line, key=value, with the detail that no client is shown."""
+"""Structured log lines on stderr: one event per line, key=value, with the details that no client sees."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class KeyValueFormatter(logging.Formatter):
-    """`time=… level=… logger=… msg="…"` and whatever came in `extra`."""
+    """`time=… level=… logger=… msg="…"`, then the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, or several when there is a traceback."""
+        """One line, and the lines of a traceback if there is one."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         parts = [
             f"time={stamp}.{int(record.msecs):03d}Z",
@@ -28,7 +28,7 @@ class KeyValueFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send every log line of this process to stderr at `level`."""
+    """Send every log line of this process at or above `level` to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(KeyValueFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

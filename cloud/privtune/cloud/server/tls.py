@@ -1,13 +1,12 @@
-"""TLS of both servers: which addresses may do without, and a private authority for those who have no certificate.
+"""TLS of both servers: which addresses may do without it, and a private authority for those without a certificate.
 
-The authority's key never leaves the data folder; devices are given `ca.pem` only.
+The authority's key never leaves the data folder; devices need `ca.pem` only.
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from privtune.cloud.settings import Settings
 from privtune.shared.addresses import is_loopback
 from privtune.shared.errors import InvalidInput, StorageFull
+from privtune.shared.files import write_text
 
 _CA_YEARS = 10
-_SERVER_DAYS = 397  # browsers and strict clients refuse longer ones
+_SERVER_DAYS = 397  # strict clients refuse certificates that are valid for longer
 _RENEW_DAYS = 30
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST_NAME = re.compile(
@@ -32,7 +32,11 @@ _HOST_NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Certificates:
-    """Files of a private authority and the server certificate that it signed."""
+    """Files of a private authority and the server certificate that it signed.
+
+    ca: the authority's certificate, for devices.
+    cert, key: the server's certificate and its private key.
+    """
 
     ca: Path
     cert: Path
@@ -52,7 +56,10 @@ def check_exposure(settings: Settings) -> None:
 
 
 def create_certificates(folder: Path, names: list[str]) -> Certificates:
-    """Make (or keep) the authority in `folder` and sign a new server certificate for `names` and localhost."""
+    """Sign a new server certificate for `names` and localhost; creates the authority in `folder` if there is none.
+
+    Raises InvalidInput for a name that is no host name or address, StorageFull when the folder can't be written.
+    """
     wanted = list(dict.fromkeys([*names, *_LOCAL_NAMES]))
     alternatives = [_general_name(name) for name in wanted]
     files = Certificates(ca=folder / "ca.pem", cert=folder / "server.pem", key=folder / "server-key.pem")
@@ -61,15 +68,15 @@ def create_certificates(folder: Path, names: list[str]) -> Certificates:
         ca_cert, ca_key = _authority(files.ca, folder / "ca-key.pem")
         key = ec.generate_private_key(ec.SECP256R1())
         cert = _sign_server(ca_cert, ca_key, key, wanted[0], alternatives)
-        _write(files.key, _pem(key), private=True)
-        _write(files.cert, cert.public_bytes(serialization.Encoding.PEM))
+        write_text(files.key, _pem(key), private=True)
+        write_text(files.cert, cert.public_bytes(serialization.Encoding.PEM).decode())
     except OSError as error:
         raise StorageFull(f"Can't write certificates to {folder}: {error.strerror}.") from error
     return files
 
 
 def ensure_certificates(folder: Path, names: list[str]) -> Certificates:
-    """What `--tls-auto` uses: the certificate of last time while it fits and lasts, else a new one."""
+    """The present certificate while it covers `names` and lasts, else a new one. See `create_certificates`."""
     files = Certificates(ca=folder / "ca.pem", cert=folder / "server.pem", key=folder / "server-key.pem")
     if files.ca.exists() and files.cert.exists() and files.key.exists() and _still_good(files.cert, names):
         return files
@@ -77,10 +84,10 @@ def ensure_certificates(folder: Path, names: list[str]) -> Certificates:
 
 
 def publish_ca(certificates: Certificates, target: Path) -> None:
-    """Copy the authority's certificate to where devices find it."""
+    """Copy the authority's certificate to where devices find it. Raises StorageFull."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(target, certificates.ca.read_bytes())
+        write_text(target, certificates.ca.read_text())
     except OSError as error:
         raise StorageFull(f"Can't write the authority's certificate to {target}: {error.strerror}.") from error
 
@@ -110,8 +117,8 @@ def _authority(cert_path: Path, key_path: Path) -> tuple[x509.Certificate, ec.El
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(key_path, _pem(key), private=True)
-    _write(cert_path, cert.public_bytes(serialization.Encoding.PEM))
+    write_text(key_path, _pem(key), private=True)
+    write_text(cert_path, cert.public_bytes(serialization.Encoding.PEM).decode())
     return cert, key
 
 
@@ -147,7 +154,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # clocks of laptops are not exact
+        .not_valid_before(now - datetime.timedelta(hours=1))  # a laptop's clock may be slow
         .not_valid_after(now + datetime.timedelta(days=days))
     )
 
@@ -158,7 +165,7 @@ def _general_name(name: str) -> x509.GeneralName:
     except ValueError:
         pass
     if not _HOST_NAME.match(name) or len(name) > 253:
-        raise InvalidInput(f"{name!r} is no host name or IP address; give what devices will dial, without port.")
+        raise InvalidInput(f"{name!r} is not a host name or IP address; give what devices dial, without a port.")
     return x509.DNSName(name)
 
 
@@ -180,7 +187,7 @@ def _check_pair(cert_path: Path, key_path: Path) -> None:
         raise InvalidInput(f"Can't read {error.filename}: {error.strerror}.") from error
     except (ValueError, TypeError) as error:
         raise InvalidInput(
-            f"{cert_path} or {key_path} is not what it should be: PEM, the key without a password.", detail=str(error)
+            f"{cert_path} or {key_path} can't be read: both must be PEM, the key without a password.", detail=str(error)
         ) from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if cert.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
@@ -189,17 +196,6 @@ def _check_pair(cert_path: Path, key_path: Path) -> None:
         raise InvalidInput(f"{cert_path} expired on {cert.not_valid_after_utc:%Y-%m-%d}; renew it.")
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _write(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Whole or not at all, and never readable by others for a moment."""
-    scratch = path.with_suffix(".part")
-    scratch.unlink(missing_ok=True)
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    scratch.replace(path)
+def _pem(key: ec.EllipticCurvePrivateKey) -> str:
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*form).decode()

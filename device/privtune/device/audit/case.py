@@ -1,15 +1,18 @@
-"""From records, model and mechanism to what the suite attacks. For the audit, the transcript's audit and the gate."""
+"""What is attacked, and with what: from records, model and mechanism to a `Case`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from privtune.device.audit.public_knowledge import PublicText, without_overlap
-from privtune.device.audit.suite import Case, Size
+from privtune.device.audit.attacker_text import PublicText, without_overlap
+from privtune.device.audit.sizes import Size
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, IntArray
 from privtune.device.noise.public_texts import PublicTexts, read_texts
@@ -18,12 +21,41 @@ from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.load import load_task_model
 from privtune.shared.modeling.package import BottomPackage
-from privtune.shared.modeling.partition import Partition, is_language_model
+from privtune.shared.modeling.partition import Head, Partition, is_language_model
 
 LEAST_RECORDS = 60
 
 
-def choose(data: EncodedDataset, size: Size, seed: int, among: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is attacked, and with what.
+
+    public: the attacker's text.
+    labelled: those of its records that have the attribute; None if there is no attribute.
+    top: the blocks above the cut; None if this device has none.
+    encoder: the same, if the learned attacks may build on it. Not for decoders, whose blocks see only what precedes.
+    reader: the whole language model; None for other tasks.
+    head: for gradients.
+    gradients: whether any leave the device; with a tail none does.
+    skip: whether clean vectors reach a tail past the cloud. They make the releases more useful; no attacker sees them.
+    """
+
+    victim: Victim
+    attacked: EncodedDataset
+    public: PublicText
+    labelled: PublicText | None
+    top: nn.Module | None
+    encoder: nn.Module | None
+    reader: nn.Module | None
+    head: Head
+    readout: Literal["first", "last"]
+    gradients: bool = True
+    skip: bool = False
+
+
+def choose_attacked(
+    data: EncodedDataset, size: Size, seed: int, among: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Indices of the records to attack: at random, at most a third of all; among: those that may be taken.
 
     Raises DataInvalid when there are too few records to attack and to build attacks on.
@@ -47,10 +79,11 @@ def build_case(
     max_length: int,
     whole: Partition | None,
 ) -> tuple[Case, dict[str, int]]:
-    """What is attacked and with what, and how many records of each sort.
+    """The case, and how many records of each kind are in it.
 
-    public: texts that anyone may know; the records that are not attacked stand in for text of the same kind that the
-    attacker has. whole: the whole model, None where this device has the bottom only.
+    attacked: indices into `data`. The other records stand for text of the same kind that the attacker has.
+    public: texts that anyone may know.
+    whole: the whole model; None if this device has only the bottom.
     """
     victims = data.pick(attacked)
     order = np.random.default_rng(seed).permutation(len(data))
@@ -80,7 +113,7 @@ def whole_model(ref: str, task: Task, classes: int) -> Partition:
 
 
 def public_texts(file: Path | None, home: Path) -> Sequence[str]:
-    """The file's lines; else what `privtune tables public` declared."""
+    """The lines of the file if there is one, else the texts that `privtune tables public` declared."""
     return read_texts(file) if file else PublicTexts.load(home).texts
 
 

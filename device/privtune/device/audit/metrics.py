@@ -1,6 +1,6 @@
-"""Figures of merit of an attack, with intervals, and what a guess without any signal would score.
+"""Figures of merit of an attack, with intervals, and the score of a guess without any signal.
 
-N tokens to be told, K guesses each, B records, V candidates, S slots of a row.
+N secret tokens, K guesses each, B records, V candidates, S slots of a row.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privtune.device.audit.language import lengths_only
-from privtune.device.audit.public_knowledge import PublicText
+from privtune.device.audit.attacker_text import PublicText
+from privtune.device.audit.lengths_only import lengths_only
 from privtune.device.audit.victim import Observed, Seen
 
 TOPS = (1, 5, 10)
@@ -25,7 +25,7 @@ _RESAMPLES = 1000
 class Figure:
     """A share between 0 and 1 with its 95% interval (bootstrap over records, pooled over seeds) and its floor.
 
-    language_floor: what a bigram model names that sees nothing but lengths; None where that is no question.
+    language_floor: the share that a bigram model names from lengths alone; None if it does not apply.
     """
 
     value: float
@@ -38,8 +38,8 @@ class Figure:
 def hits(ids_NK: Tensor, observed: Observed) -> Tensor:
     """bool (N, len(TOPS)): whether each token is among the first 1, 5, 10 guesses of its row.
 
-    Where a row stands for several tokens, their order in it does not count: the guesses of all its slots are taken
-    together, which favours the attacker.
+    If a row stands for several tokens, their order does not count: the guesses of all its slots are pooled, in the
+    attacker's favour.
     """
     seen = observed.seen
     guess_RSK = torch.full((len(seen.y_RD), seen.slots, max(TOPS)), -1, dtype=torch.int64)
@@ -50,9 +50,9 @@ def hits(ids_NK: Tensor, observed: Observed) -> Tensor:
 
 
 def spread(ranked_NK: Tensor, seen: Seen) -> Tensor:
-    """Deal one ranked list of a row to its slots: slot s of S gets the guesses s, S + s, 2S + s, ...
+    """Deal a row's one ranked list to its slots: slot s of S gets the guesses s, S + s, 2S + s, ...
 
-    For attacks that rank a row's tokens as a set. Needs GUESSES * S candidates; missing ones become -1.
+    For attacks that rank a row's tokens as a set. Missing candidates become -1.
     """
     if seen.slots == 1:
         return ranked_NK[:, : max(TOPS)]
@@ -74,7 +74,7 @@ def rouge_l(guess: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 
 
 class InversionScore:
-    """Sums over releases of the same records, one entry a record and seed; figures when all seeds are in."""
+    """Adds up the guesses for releases of the same records, one draw after another."""
 
     def __init__(self, public: PublicText) -> None:
         self._frequent, self._public = public.frequent_ids, public
@@ -82,7 +82,7 @@ class InversionScore:
         self._rows: list[NDArray[np.float64]] = []
 
     def add(self, ids_NK: Tensor, observed: Observed) -> None:
-        """Take in the guesses for one draw of the releases."""
+        """Add the guesses for one draw of the releases."""
         record_N, count = observed.seen.record_N, len(observed.seen)
         hit_N3 = hits(ids_NK, observed).double()
         content_N = (~torch.isin(observed.ids_N, self._frequent)).double()
@@ -105,7 +105,7 @@ class InversionScore:
         self._rows.append(np.concatenate([sums_B.numpy(), texts, floors_B.numpy()], axis=1))
 
     def figures(self) -> dict[str, Figure]:
-        """top1, top5, top10; the same of content words; rouge_l; exact."""
+        """top1, top5, top10; content_top1, content_top5, content_top10; rouge_l; exact. Over all draws so far."""
         rows = np.sum(self._rows, axis=0)
         ratios = {f"top{top}": (column, 3) for column, top in enumerate(TOPS)}
         ratios |= {f"content_top{top}": (4 + column, 7) for column, top in enumerate(TOPS)}
@@ -129,8 +129,9 @@ class InversionScore:
         }
 
     def _floors(self, observed: Observed, content_N1: Tensor) -> Tensor:
-        """Hits of the public text's most frequent ids, guessed at every place, and of a bigram model that knows the
-        lengths: no release is looked at.
+        """Hits of guesses that look at no release.
+
+        First the most frequent ids of the public text at every position, then a bigram model that knows the lengths.
         """
         count = len(observed.ids_N)
         deep = max(TOPS) * observed.seen.slots
@@ -155,14 +156,14 @@ class InversionScore:
 
 
 class AttributeScore:
-    """Accuracy (floor: the attacked records' majority class), macro-F1 and AUC, over one or more seeds."""
+    """Accuracy (floor: the attacked records' majority class), macro-F1 and AUC, over one or more draws."""
 
     def __init__(self, labels_B: NDArray[np.int64]) -> None:
         self._labels_B = labels_B
         self._scores: list[NDArray[np.float64]] = []
 
     def add(self, scores_BC: Tensor) -> None:
-        """Take in the class scores for one draw of the releases."""
+        """Add the class scores for one draw of the releases."""
         self._scores.append(scores_BC.double().numpy())
 
     def figures(self) -> dict[str, Figure]:
@@ -190,7 +191,7 @@ def _macro_f1(guess_B: NDArray[np.int64], labels_B: NDArray[np.int64], classes: 
 
 
 def _auc(score_B: NDArray[np.float64], positive_B: NDArray[np.bool_]) -> float:
-    """Chance that a positive scores above a negative, ties by half (Mann & Whitney 1947)."""
+    """Probability that a positive scores above a negative; ties count half (Mann & Whitney 1947)."""
     positives, negatives = int(positive_B.sum()), int((~positive_B).sum())
     if not positives or not negatives:
         return 0.5

@@ -1,7 +1,4 @@
-"""The owner's audit: from data, model, cut and mechanism to a verdict, before anything is sent.
-
-Nothing here talks to a cloud.
-"""
+"""The owner's audit: from data, model, cut and mechanism to a verdict, before anything is sent. It needs no cloud."""
 
 from __future__ import annotations
 
@@ -11,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privtune.device.audit.attacks.attack import Lab, Say
-from privtune.device.audit.case import build_case, choose, public_texts, whole_model
-from privtune.device.audit.frontier import place, strengths
+from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
-from privtune.device.audit.suite import Size, run_suite
+from privtune.device.audit.sizes import Size
+from privtune.device.audit.strengths import place, strengths
+from privtune.device.audit.suite import run_suite
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
@@ -29,8 +27,9 @@ from privtune.shared.modeling.package import BottomPackage, bottom_from_model
 class AuditRequest:
     """What is audited.
 
-    skip: what goes past the cloud into a tail; public_text: a file of texts that anyone may know, one a line; frontier:
-    other strengths are measured as well.
+    skip: how clean vectors reach a tail past the cloud.
+    public_text: a file of texts that anyone may know, one per line.
+    frontier: whether to measure other strengths of the mechanism as well.
     """
 
     model: str
@@ -52,21 +51,21 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     """Load, split, attack, judge. Raises DataInvalid (too few records), InvalidInput (a frontier without labels)."""
     began = time.monotonic()
     if request.frontier and not request.labelled:
-        raise InvalidInput("--frontier sets what is read against what training keeps, and needs labels for that")
+        raise InvalidInput("--frontier compares recovery with accuracy, and needs labels for that")
     other = list(strengths(request.mechanism)) if request.frontier else []
     parts, data = _parts_and_data(request)
     whole = whole_model(request.model, request.task, len(data.label_names))
     whole.check_tail(request.cut, request.tail)
     say("model and data", 1.0)
     with tempfile.TemporaryDirectory() as scratch:
-        # What a mechanism learns from the records is learned for this audit only: nothing of it leaves or is kept.
+        # What a mechanism learns from the records serves this audit only: none of it leaves or is kept.
         own = OwnRecords(home=Path(scratch), fingerprint=data.fingerprint, job=Path(scratch) / "job", data=data)
         noise = build_noise(parts, request.mechanism, request.cut, home, own, progress=say)
         case, records = build_case(
             parts,
             noise,
             data,
-            choose(data, request.size, request.seed),
+            choose_attacked(data, request.size, request.seed),
             size=request.size,
             seed=request.seed,
             public=public_texts(request.public_text, home),

@@ -1,4 +1,4 @@
-"""What training can make of releases, estimated before there is a job: a small classifier on frozen states.
+"""How useful releases are for training, estimated before there is a job: a small classifier on frozen states.
 
 B records, C classes, D width.
 """
@@ -39,13 +39,14 @@ def use_for_training(
     *,
     skip: bool,
 ) -> Figure:
-    """Accuracy on releases of `records` of a classifier of the pre-trained model's final states.
+    """Accuracy, on releases of `records`, of a classifier on the pre-trained model's final states.
 
-    lab: labelled public text to learn from; its encoder is the whole top. skip: clean vectors go past the cloud into a
-    tail, so the classifier has their mean beside the states. Raises InvalidInput without labels or top.
+    lab: labelled public text to learn from; its encoder is the whole top.
+    skip: clean vectors reach a tail past the cloud, so the classifier also has their mean.
+    Raises InvalidInput without labels or top.
     """
     if lab.public.labels is None or lab.encoder is None:
-        raise InvalidInput("an estimate of use needs labelled public records and the model above the cut")
+        raise InvalidInput("an estimate of utility needs labelled public records and the model above the cut")
     top, texts = lab.encoder, lab.public.records
 
     def features(of: Sequence[IntArray], released: Seen) -> Tensor:

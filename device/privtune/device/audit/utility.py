@@ -1,8 +1,8 @@
 """What a mechanism costs the task: train the model above the cut on releases, and score it on held-out releases.
 
-The job's own training in one process and without the wire (tests/integration show that the split equals the whole),
-with every weight of the top (or of the tail) trained, which is an upper bound for an adapter. B records, T tokens,
-R rows, D width, C classes.
+This is the job's own training in one process and without the wire (tests/integration show that the split equals the
+whole). Every weight of the top (or of the tail) is trained, an upper bound for an adapter. B records, T tokens, R rows,
+D width, C classes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from privtune.shared.modeling.optim import build_schedule, clip_gradients
 from privtune.shared.modeling.partition import Head, Top, classification_readout
 from privtune.shared.modeling.seeding import seeded
 
-_BUCKET = 20  # batches whose records are sorted by length together, so that padding is small
+_BUCKET = 20  # batches that are sorted by length together, which keeps padding small
 _SCORE_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """precision: bfloat16 runs the top under autocast, twice as fast where the processor has the instructions."""
+class UtilityTraining:
+    """How utility is trained. precision: bfloat16 is twice as fast if the processor has the instructions."""
 
     epochs: int = 3
     batch: int = 32
@@ -46,11 +46,14 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Utility:
-    """told_B: the class that each held-out record was given; right_B: whether it is the true one; by_epoch: the share
-    of these after each epoch.
+    """What training reached.
+
+    predicted_B: the predicted class of each held-out record.
+    right_B: whether it is the true one.
+    by_epoch: the share of right ones after each epoch.
     """
 
-    told_B: NDArray[np.int64]
+    predicted_B: NDArray[np.int64]
     right_B: NDArray[np.bool_]
     by_epoch: tuple[float, ...]
 
@@ -64,7 +67,7 @@ def measure_utility(
     held_out: EncodedDataset,
     *,
     readout: Literal["first", "last"],
-    training: Training,
+    training: UtilityTraining,
     tail: Top | None = None,
     below: Top | None = None,
     skip: bool = True,
@@ -72,14 +75,16 @@ def measure_utility(
     clean: bool = False,
     say: Say = silent,
 ) -> Utility:
-    """Accuracy on `held_out` after training on `train`; every record is released once. clean: without the mechanism.
+    """Accuracy on `held_out` after training on `train`. Every record is released once.
 
-    top: a `Top`, or a `DeviceAlone` where there is no cloud.
-    tail: what follows on `top` and is trained in its place: `top` then stays as it is (`privtune.device.model.tail`).
-    skip: whether clean vectors go past `top` into the tail; below: the blocks below the cut, a copy of which is trained
-    in the skip.
-    The given top and head are left as they were. The figure of the last epoch counts: none is picked.
-    Raises InvalidInput for records without labels, NonFinite when training diverges.
+    top: a `Top`, or a `DeviceAlone` if there is no cloud.
+    tail: the blocks after `top`, trained in its place while `top` stays frozen (`privtune.device.model.tail`).
+    skip: whether clean vectors reach the tail past `top`.
+    below: the blocks below the cut, a copy of which is trained in the skip.
+    clean: without the mechanism.
+
+    The given modules are not changed. The last epoch counts: none is picked.
+    Raises InvalidInput for records without labels, NonFinite if training diverges.
     """
     if train.labels is None or held_out.labels is None:
         raise InvalidInput("utility is measured on labelled records")
@@ -102,15 +107,15 @@ def measure_utility(
 
     by_epoch = []
     for _ in epochs(network, loss, seen, training, seed, say):
-        told_B = network.predict(unseen)
-        by_epoch.append(float((told_B == truth_B).mean()))
-    return Utility(told_B=told_B, right_B=told_B == truth_B, by_epoch=tuple(by_epoch))
+        predicted_B = network.predict(unseen)
+        by_epoch.append(float((predicted_B == truth_B).mean()))
+    return Utility(predicted_B=predicted_B, right_B=predicted_B == truth_B, by_epoch=tuple(by_epoch))
 
 
 class DeviceAlone(nn.Module):
-    """In the place of a top: the blocks that a device with a tail trains, one after the other, without the cloud's.
+    """In place of a top: the blocks that a device with a tail trains, in sequence, without the cloud's.
 
-    Give it vectors of the embedding stage (a victim of cut 0, clean): what this reaches needs no cloud at all.
+    Its input is the embedding stage (a victim of cut 0, clean), so no cloud is involved at all.
     """
 
     def __init__(self, below: Top, tail: Top) -> None:
@@ -125,14 +130,14 @@ class DeviceAlone(nn.Module):
 
 
 class Trainee(nn.Module):
-    """What is trained: a copy of the blocks above the cut, and a head."""
+    """The trained modules: a copy of the blocks above the cut, and a head."""
 
     def __init__(self, top: nn.Module, head: Head) -> None:
         super().__init__()
         self.top, self.head = copy.deepcopy(top).requires_grad_(True), head
 
-    def groups(self, training: Training) -> list[dict[str, Any]]:
-        """What is trained, and at which rate."""
+    def groups(self, training: UtilityTraining) -> list[dict[str, Any]]:
+        """Parameter groups with their learning rates."""
         return [
             {"params": [p for p in part.parameters() if p.requires_grad], "lr": rate}
             for part, rate in ((self.top, training.top_rate), (self.head, training.head_rate))
@@ -140,11 +145,11 @@ class Trainee(nn.Module):
 
 
 def epochs(
-    network: Trainee, loss: Callable[[Tensor], Tensor], seen: Seen, training: Training, seed: int, say: Say
+    network: Trainee, loss: Callable[[Tensor], Tensor], seen: Seen, training: UtilityTraining, seed: int, say: Say
 ) -> Iterator[None]:
-    """Train on releases; an epoch is done each time that it yields.
+    """Train on releases; yields after each epoch.
 
-    loss: of the records at the indices. Parameters that ask for no gradient stay. Raises NonFinite.
+    loss: of the records at the indices. Frozen parameters stay. Raises NonFinite.
     """
     optimizer = torch.optim.AdamW([group for group in network.groups(training) if group["params"]], fused=True)
     steps = training.epochs * -(-len(seen) // training.batch)
@@ -192,18 +197,18 @@ class _Network(Trainee):
     def predict(self, seen: Seen) -> NDArray[np.int64]:
         """The class of each record."""
         self.eval()
-        told = []
+        predicted = []
         for part in seen.batches(_SCORE_BATCH):
             y_BTD, mask_BT = part.padded()
-            told.append(self(y_BTD, mask_BT).argmax(1))
-        classes: NDArray[np.int64] = torch.cat(told).numpy()
+            predicted.append(self(y_BTD, mask_BT).argmax(1))
+        classes: NDArray[np.int64] = torch.cat(predicted).numpy()
         return classes
 
 
 class _TailNetwork(_Network):
-    """A trainable copy of the tail (as `top`) and head, and the skip. A row: the cloud's state, then the clean one.
+    """A trainable copy of the tail (as `top`) and head, and the skip. A row: the cloud's state, then the clean vector.
 
-    below: the clean one is of the embedding stage, and passes a trainable copy of these blocks first.
+    below: the clean vector is of the embedding stage and first passes a trainable copy of these blocks.
     """
 
     def __init__(
@@ -213,7 +218,7 @@ class _TailNetwork(_Network):
         self.below = None if below is None else copy.deepcopy(below).requires_grad_(True)
         self.skip = nn.Parameter(MEAN * torch.eye(int(tail.config.hidden_size)))
 
-    def groups(self, training: Training) -> list[dict[str, Any]]:
+    def groups(self, training: UtilityTraining) -> list[dict[str, Any]]:
         """The skip learns at the head's rate."""
         found = [*super().groups(training), {"params": [self.skip], "lr": training.head_rate}]
         if self.below is not None:
@@ -231,7 +236,7 @@ class _TailNetwork(_Network):
 
 @torch.no_grad()
 def _passed(top: nn.Module, seen: Seen) -> Seen:
-    """The frozen top's state of each row."""
+    """The frozen top's state of every row."""
     states = []
     for part in seen.batches(_SCORE_BATCH):
         y_BTD, mask_BT = part.padded()
@@ -241,10 +246,9 @@ def _passed(top: nn.Module, seen: Seen) -> Seen:
 
 @torch.no_grad()
 def _with_clean(seen: Seen, victim: Victim, data: EncodedDataset, *, embedded: bool) -> Seen:
-    """What a tail with a skip goes on from: the cloud's state of each row beside the clean vector of that place.
+    """The input of a tail with a skip: the cloud's state of each row, beside the clean vector of the same position.
 
-    embedded: the clean vector of the embedding stage, not of the cut.
-
+    embedded: the clean vector is of the embedding stage, not of the cut.
     Raises InvalidInput for a mechanism that shortens: its rows have no clean vector of their own.
     """
     if victim.mechanism.shortens:
@@ -254,7 +258,7 @@ def _with_clean(seen: Seen, victim: Victim, data: EncodedDataset, *, embedded: b
 
 
 def _batches(lengths_B: NDArray[np.int64], size: int, rng: np.random.Generator) -> list[Tensor]:
-    """Shuffled batches of records of about the same length."""
+    """Shuffled batches of records of similar length."""
     order = rng.permutation(len(lengths_B))
     batches = []
     for start in range(0, len(order), size * _BUCKET):

@@ -1,7 +1,7 @@
 """The public side of a mechanism: what the cloud sees of a record, and what an attacker can simulate on its own text.
 
-B records, T tokens, R released rows of all records together, N tokens to be told (special tokens are public and left
-out), D hidden width. A row usually stands for one token; a mechanism that pools puts several tokens in one row.
+B records, T tokens, R released rows of all records together, N secret tokens (all but the special ones, which are
+public), D hidden width. A row usually stands for one token; a mechanism that pools puts several tokens in one row.
 """
 
 from __future__ import annotations
@@ -28,17 +28,20 @@ from privtune.shared.modeling.partition import Bottom
 Knowledge = Literal["oblivious", "adaptive"]
 Mode = Literal["noisy", "quiet", "clean"]
 
-_PLACES = 2048  # in a batch, padding included: many short records, few long ones
-_KEPT = 100_000_000  # values of clean vectors: 400 MB
+_PLACES = 2048  # positions in a batch, padding included: many short records or few long ones
+_KEPT = 100_000_000  # most values of clean vectors: 400 MB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """Releases of B records as the cloud has them, packed without padding, in record order.
 
-    y_RD: released rows, float32; lengths_B: rows of each record; row_N: the released row that each token to be told is
-    part of; slot_N: its number among such tokens of that row (always 0 where a row is one token). Lengths and layout
-    are public: they cross the wire, or follow from the mechanism's settings.
+    y_RD: released rows, float32.
+    lengths_B: rows of each record.
+    row_N: the released row that each secret token is part of.
+    slot_N: its number among the secret tokens of that row; always 0 if a row is one token.
+
+    Lengths and layout are public: they cross the wire, or follow from the mechanism's settings.
     """
 
     y_RD: Tensor
@@ -62,17 +65,17 @@ class Seen:
 
     @cached_property
     def record_N(self) -> Tensor:
-        """The record of each token to be told."""
+        """The record of each secret token."""
         return self.record_R[self.row_N]
 
     @cached_property
     def fill_R(self) -> Tensor:
-        """How many tokens to be told are in each row."""
+        """The number of secret tokens in each row."""
         return torch.bincount(self.row_N, minlength=len(self.y_RD))
 
     @cached_property
     def slots(self) -> int:
-        """Most tokens that one row stands for."""
+        """The largest number of secret tokens in one row."""
         return int(self.slot_N.max()) + 1 if len(self.slot_N) else 1
 
     def padded(self) -> tuple[Tensor, Tensor]:
@@ -83,9 +86,9 @@ class Seen:
         return y_BTD, mask_BT
 
     def by_length(self) -> tuple[Seen, Tensor, Tensor]:
-        """The same with the shortest records first, and which record and which token of this each of its own is.
+        """The same with the shortest records first, and where each of its records and tokens was before.
 
-        Batches of it hold next to no padding.
+        Its batches hold next to no padding.
         """
         order_B = self.lengths_B.argsort(stable=True)
         rank_B = order_B.argsort()
@@ -115,7 +118,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """Releases with the truth, for building an attack on public text and for scoring it. ids_N: the tokens."""
+    """Releases with the truth, to build an attack on public text and to score it. ids_N: the secret tokens."""
 
     seen: Seen
     ids_N: Tensor
@@ -127,7 +130,7 @@ class Observed:
 
 
 class QuietNoise(OsNoise):
-    """All normal noise is zero: shows the mean of additive mechanisms to whoever simulates. Never for releases."""
+    """Normal noise of zero: simulation then shows the mean of additive mechanisms. Never for releases."""
 
     unsafe = True
 
@@ -137,9 +140,9 @@ class QuietNoise(OsNoise):
 
 
 class CleanStates:
-    """What a frozen bottom makes of records, each worked out once: attacks look at the same text over and over.
+    """A frozen bottom's output for records, computed once each: attacks use the same text over and over.
 
-    Kept for as many records as there is room for, the first ones.
+    The first records are kept, as many as there is room for.
     """
 
     def __init__(self, bottom: Bottom) -> None:
@@ -169,9 +172,11 @@ class Victim:
         bottom: the frozen bottom.
         mechanism: the mechanism under attack.
         special_ids: ids whose places are public and that count as no secret.
-        importance: for mechanisms that ask for one. The attacker is given it too: a table fitted on private records
-            can be told from the vectors in part (`channels`), so this is on the safe side.
-        states: what is known already of this bottom's clean vectors.
+        importance: for mechanisms that use one. The attacker gets it too, to be on the safe side: a table fitted on
+            private records can partly be inferred from the vectors (`channels`).
+        states: this bottom's clean vectors, as far as they are known.
+
+    Raises InvalidInput if the mechanism needs an importance and has none.
     """
 
     def __init__(
@@ -187,22 +192,22 @@ class Victim:
         self.bottom, self.mechanism, self.special_ids = bottom, mechanism, special_ids
         self.importance = importance
         self.states = CleanStates(bottom) if states is None else states
-        # A copy, so that a simulation can't touch what the mechanism itself remembers and states.
+        # A copy, so that a simulation can't change the mechanism's own state and statement.
         self._simulated = copy.copy(mechanism)
         self._sources: dict[Mode, NoiseSource] = {"noisy": noise_source(), "quiet": QuietNoise()}
         self._special = torch.tensor(sorted(special_ids), dtype=torch.int64)
 
     def observe(self, records: Sequence[IntArray]) -> Observed:
-        """What the cloud would get for these rows of ids: one fresh draw of the noise."""
+        """What the cloud would receive for these records: one fresh draw of the noise."""
         return self._run(records, "noisy")
 
     def clean(self, records: Sequence[IntArray]) -> Observed:
-        """The bottom's output without the mechanism: what an attacker builds on who does not know of it."""
+        """The bottom's output without the mechanism, on which an attacker builds who does not know the mechanism."""
         return self._run(records, "clean")
 
     @torch.no_grad()
     def embedded(self, records: Sequence[IntArray]) -> Tensor:
-        """h0_RD, the embedding stage's output of these records, one after the other: what a device may use itself."""
+        """h0_RD, the embedding stage's output for these records in sequence, which a device itself may use."""
         rows: list[Tensor] = []
         for ids_T in records:
             ids_BT, mask_BT = pad([ids_T])
@@ -210,23 +215,23 @@ class Victim:
         return torch.cat(rows)
 
     def quiet(self, records: Sequence[IntArray]) -> Observed:
-        """The mechanism's code run with its normal noise set to zero: shifts, clipping and random targets remain."""
+        """The mechanism's output with its normal noise set to zero: shifts, clipping and random targets remain."""
         return self._run(records, "quiet")
 
     def simulate(self, records: Sequence[IntArray], knowledge: Knowledge) -> Observed:
-        """What an attacker of this knowledge builds on."""
+        """The vectors on which an attacker of this knowledge builds."""
         return self._run(records, "noisy" if knowledge == "adaptive" else "clean")
 
     def received(self, records: Sequence[IntArray], rows: Sequence[Tensor]) -> Observed:
-        """Releases that were really sent, one (rows, D) float32 tensor a record, with their truth.
+        """Releases that were really sent, one (rows, D) float32 tensor per record, with their truth.
 
-        Raises InvalidInput where a record has another number of rows than this mechanism gives it.
+        Raises InvalidInput if a record has a number of rows that this mechanism would not give it.
         """
         parts = []
         for ids_T, rows_RD in zip(records, rows, strict=True):
             if not len(rows_RD) or (not self.mechanism.shortens and len(rows_RD) != len(ids_T)):
                 raise InvalidInput(
-                    f"a record of {len(ids_T)} tokens was sent as {len(rows_RD)} rows: that is not this mechanism"
+                    f"a record of {len(ids_T)} tokens was sent as {len(rows_RD)} rows: that was another mechanism"
                 )
             ids_BT, mask_BT = pad([ids_T])
             group_T = self._groups(ids_BT, mask_BT, torch.ones(1, len(rows_RD), dtype=torch.bool))[0]
@@ -244,7 +249,7 @@ class Victim:
 
     @torch.no_grad()
     def _batch(self, records: Sequence[IntArray], mode: Mode) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Per record: released rows, row of each token to be told, and the tokens."""
+        """Per record: released rows, row of each secret token, and the secret tokens."""
         ids_BT, mask_BT = pad(records)
         rows_BT = mask_BT.bool()
         if mode == "clean":
@@ -263,20 +268,20 @@ class Victim:
         return [(h_BTD[b][rows_BT[b]], group_BT[b][secret_BT[b]], ids_BT[b][secret_BT[b]]) for b in range(len(records))]
 
     def _groups(self, ids_BT: Tensor, mask_BT: Tensor, rows_BT: Tensor) -> Tensor:
-        """The released row (numbered in its record) that each token went into."""
+        """The released row (by its number in the record) that each token went into."""
         if rows_BT.shape == mask_BT.shape and torch.equal(rows_BT, mask_BT.bool()):
             return torch.arange(mask_BT.shape[1]).expand_as(mask_BT)
-        tell = getattr(self.mechanism, "groups", None)
-        if tell is not None:
-            told_BT: Tensor = tell(ids_BT, mask_BT)
-            return told_BT
-        # A mechanism that shortens and does not say how: rows share the record out evenly, in order.
+        groups = getattr(self.mechanism, "groups", None)
+        if groups is not None:
+            group_BT: Tensor = groups(ids_BT, mask_BT)
+            return group_BT
+        # A mechanism that shortens and does not say how: assume rows of equally many tokens, in order.
         lengths_B1, rows_B1 = mask_BT.sum(1, keepdim=True), rows_BT.sum(1, keepdim=True)
         return (torch.arange(mask_BT.shape[1]) * rows_B1 // lengths_B1).clamp(max=rows_B1 - 1)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[IntArray]:
-    """Record numbers, the shortest records first, as many at a time as fill `_PLACES`."""
+    """Record numbers, the shortest records first, in batches of up to `_PLACES` positions."""
     order = np.argsort(lengths, kind="stable").astype(np.int32)
     start = 0
     while start < len(order):
@@ -291,7 +296,7 @@ def _packed(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Observed:
     lengths_B = torch.tensor([len(rows_TD) for rows_TD, _, _ in parts])
     starts = (lengths_B.cumsum(0) - lengths_B).tolist()
     row_N = torch.cat([group + start for (_, group, _), start in zip(parts, starts, strict=True)])
-    first_N = torch.searchsorted(row_N, row_N)  # rows are in order, so equal ones stand together
+    first_N = torch.searchsorted(row_N, row_N)  # rows are in order, so equal ones are adjacent
     seen = Seen(
         y_RD=torch.cat([rows_TD for rows_TD, _, _ in parts]),
         lengths_B=lengths_B,

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from privtune.device.audit.tuning.choice import Estimate, Setting, Words, naming, short, shown, span
-from privtune.device.audit.tuning.report import NOTES, headline, wished
 from privtune.device.audit.tuning.request import TuneRequest
 from privtune.device.audit.tuning.tune import Tuned
+from privtune.device.audit.tuning.tune_report import NOTES, headline, wished
 from privtune.device.cli.printing import console_of
 from privtune.device.cli.training_screen import duration
 

@@ -40,8 +40,8 @@ from privtune.shared.modeling.adapter_folder import (
     FULL_WEIGHTS,
     add_head_to_adapter,
 )
-from privtune.shared.modeling.anatomy import ENCODERS
-from privtune.shared.modeling.load import quiet
+from privtune.shared.modeling.architectures import ENCODERS
+from privtune.shared.modeling.hf_calls import quiet
 from privtune.split.v1 import split_pb2 as pb
 
 Format = Literal["peft", "merged", "gguf"]

@@ -19,7 +19,8 @@ from privtune.device.model.tail import Tail
 from privtune.shared.errors import StorageFull, VersionMismatch
 from privtune.shared.files import native_os_errors
 from privtune.shared.modeling.adapter_folder import base_sha256
-from privtune.shared.modeling.load import gguf_file, load_task_model, load_tokenizer
+from privtune.shared.modeling.gguf_source import gguf_file
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
 
 HEAD_WEIGHTS = "head.safetensors"  # in the cloud's adapter folder, for a job with shared labels

@@ -70,42 +70,42 @@ class SplitServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Open(self, request, context):
-        """Handshake: claims the job for this device, fences off older sessions and says where to go on.
+        """Handshake: claims the job for this device, fences off older sessions and returns the step to resume from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Train(self, request_iterator, context):
-        """One stream a session: the device sends representations and gradients, the cloud answers.
+        """One stream per session: the device sends representations and gradients, the cloud answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Infer(self, request_iterator, context):
-        """Forward only, with the finished adapter of a job: private prediction.
+        """Forward only, with the trained adapter of a job: private inference.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Commit(self, request, context):
-        """Ends the job: the cloud writes the adapter and marks the job as succeeded.
+        """Completes the job: the cloud writes the adapter and marks the job as succeeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Refuse(self, request, context):
-        """The device gives up or refuses: the job fails with a reason that the owner and the operator can read.
+        """The device refuses or gives up: the job fails with a reason that the owner and the operator can read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """A file of a bottom package or of a job's adapter, in chunks, from any offset.
+        """Streams a file of a bottom package or of a job's adapter in chunks, from any offset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

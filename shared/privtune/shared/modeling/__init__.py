@@ -1,4 +1,4 @@
-"""Models: loading, partition into Bottom | Top | Head, packages, LoRA and optimisers. The only torch room of `shared`.
+"""Models: loading, partition into Bottom | Top | Head, packages, LoRA, optimiser. The only room of `shared` with torch.
 
-Importing this package imports nothing; only `lora` imports peft, which a device does not have.
+Importing the package imports none of its modules. Only `lora` imports peft, which a device need not have.
 """

@@ -1,4 +1,4 @@
-"""Join an adapter from the cloud with a head that never left the device, without importing peft.
+"""The folder of an adapter: its files, its base's identity, and the device's head joined to it, without peft.
 
 The result loads in plain transformers + peft: `PeftModel.from_pretrained(base_model, folder)`.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from privtune.shared.errors import ArtifactCorrupt
+from privtune.shared.files import replacing_file, write_json
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.partition import Head
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-FULL_WEIGHTS = "tuned.safetensors"  # full tuning: the changed weights under the whole model's names
+FULL_WEIGHTS = "tuned.safetensors"  # full tuning: the changed weights under the full model's names
 FULL_FACTS = "tuning.json"
 LABELS = "labels.json"
 PEFT_PREFIX = "base_model.model."
@@ -31,12 +31,14 @@ PEFT_PREFIX = "base_model.model."
 def add_head_to_adapter(
     folder: Path, head: Head, *, task: Task, label_names: Sequence[str] = (), base_model: str | None = None
 ) -> None:
-    """Rewrite the folder of `save_adapter`, each file atomically, with the head's weights in it.
+    """Add the head's weights to a folder that `save_adapter` wrote, replacing each file atomically.
 
-    Classification: the pooler and classifier become peft's `modules_to_save`, and labels.json names the classes
-    (`num_labels=len(label_names)` when the base is loaded). Causal LM: the head is the base's own; only the task
-    type is set. `base_model` replaces the name of the base, which may be a path of the cloud's. Raises
-    `ArtifactCorrupt` when the folder is not an adapter's, OSError when it can't be written.
+    Classification: pooler and classifier become peft's `modules_to_save`, and labels.json names the classes (load the
+    base with `num_labels=len(label_names)`). Causal LM: the head is the base's own; only the task type is set.
+
+    base_model: replaces the name of the base, which may be a path in the cloud.
+
+    Raises `ArtifactCorrupt` when the folder does not hold an adapter, OSError when it can't be written.
     """
     classification = task == "classification"
     state = {n: p.detach().cpu().contiguous() for n, p in head.named_parameters()} if classification else {}
@@ -52,15 +54,15 @@ def add_head_to_adapter(
         config["task_type"] = "SEQ_CLS" if classification else "CAUSAL_LM"
         config["inference_mode"] = True
         config["modules_to_save"] = _modules_to_save(head) if classification else None
-    _write_json(facts, config)
+    write_json(facts, config)
     if classification and label_names:
-        _write_json(folder / LABELS, {"id2label": dict(enumerate(label_names)), "num_labels": len(label_names)})
+        write_json(folder / LABELS, {"id2label": dict(enumerate(label_names)), "num_labels": len(label_names)})
 
 
 def base_sha256(model: Any, task: Task) -> str:
-    """SHA-256 of the weights that an adapter was trained on: names, shapes and fp32 values, alike on both sides.
+    """SHA-256 of the weights that an adapter was trained on (names, shapes, fp32 values), the same on both sides.
 
-    Left out is what each job draws or trains for itself: a classifier's own layers and the pooler.
+    Excluded is what each job draws or trains itself: a classifier's own layers and the pooler.
     """
     inside = f"{model.base_model_prefix}."
     digest = hashlib.sha256()
@@ -73,7 +75,7 @@ def base_sha256(model: Any, task: Task) -> str:
 
 
 def _modules_to_save(head: Head) -> list[str]:
-    """The modules that hold the head's weights, by the last part of their name; BERT's pooler lives in the base."""
+    """The modules that hold the head's weights, by the last part of their name; BERT's pooler is in the base."""
     prefix = head.task.base_model_prefix
     names = [name.split(".") for name, _ in head.named_parameters()]
     return sorted({parts[1] if parts[0] == prefix else parts[0] for parts in names})
@@ -82,23 +84,16 @@ def _modules_to_save(head: Head) -> list[str]:
 def _rewrite(path: Path, extra: Mapping[str, Tensor]) -> None:
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors raises its own, unexported kinds
+    except Exception as error:  # safetensors raises kinds of its own, not exported
         raise ArtifactCorrupt(f"{path.name} can't be read as safetensors; fetch the adapter again") from error
-    scratch = path.with_name(f".{path.name}.part")
-    save_file({**tensors, **extra}, scratch, metadata={"format": "pt"})
-    os.replace(scratch, path)
+    with replacing_file(path) as scratch:
+        save_file({**tensors, **extra}, scratch, metadata={"format": "pt"})
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON file of an adapter; `ArtifactCorrupt` when it can't be read."""
+    """A JSON file of an adapter. Raises `ArtifactCorrupt` when it can't be read."""
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactCorrupt(f"{path.name} can't be read; fetch the adapter again") from error
     return config
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(scratch, path)

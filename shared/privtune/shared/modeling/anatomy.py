@@ -1,4 +1,4 @@
-"""Where a Hugging Face task model keeps its parts, found by structure and not listed per architecture.
+"""Finds the parts of a Hugging Face task model by structure, without a list per architecture.
 
 Every supported task model is `task(base(embedding stage -> blocks -> final norm?) -> pooler? -> head)`:
 
@@ -6,7 +6,7 @@ Every supported task model is `task(base(embedding stage -> blocks -> final norm
     blocks            the one ModuleList of `config.num_hidden_layers` modules
     final norm        direct children of the base after the blocks whose class is a norm
     pooler            the base's child of that name
-    head              the pooler and every child of the task model but the base
+    head              the pooler and every child of the task model except the base
 
 Shapes: B batch, T tokens, D hidden width, V vocabulary.
 """
@@ -22,17 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from privtune.shared.errors import ModelUnsupported
-
-ENCODERS = ("bert", "roberta", "distilbert", "mpnet", "electra", "xlm-roberta", "camembert", "deberta-v2")
-DECODERS = (
-    *("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"),
-    *("olmo2", "starcoder2"),
-)
-SUPPORTED = ENCODERS + DECODERS
+from privtune.shared.modeling.architectures import ENCODERS, SUPPORTED
 
 
-class Skip(nn.Module):
-    """A block that is not here: hands its input on, as a tensor (0) or as a tuple of that many parts."""
+class SkippedBlock(nn.Module):
+    """Replaces a block that a slice lacks: returns its input, as a tensor (`tuple_of` 0) or first in a tuple."""
 
     def __init__(self, tuple_of: int) -> None:
         super().__init__()
@@ -44,7 +38,7 @@ class Skip(nn.Module):
 
 
 class PassEmbeddings(nn.Module):
-    """Stands in for an encoder's `embeddings`: the hidden states come in ready, as `inputs_embeds`."""
+    """Replaces an encoder's `embeddings` where hidden states come in ready-made, as `inputs_embeds`."""
 
     def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **_: object) -> Tensor:
         """(B, T, D) -> the same. DistilBERT passes (ids, inputs_embeds, positions) by position, the others by name."""
@@ -55,24 +49,35 @@ class PassEmbeddings(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """Stands in for a learned position table whose rows are in the hidden states already: adds zero."""
+    """Replaces a learned position table whose rows the hidden states already contain: adds zero."""
 
     def forward(self, position_ids: Tensor) -> Tensor:
-        """Any ids -> a scalar zero, which keeps the dtype of what it is added to."""
+        """Any ids -> a scalar zero, which keeps the dtype of the states that it is added to."""
         return torch.zeros((), device=position_ids.device)
 
 
 class Absent(nn.Module):
-    """Stands in for a part that a slice must not hold and never calls (the token table of a top)."""
+    """Replaces a part that a slice must not hold and never calls, like the token table of a top."""
 
     def forward(self, *_: object, **__: object) -> Tensor:
-        """Never reached while the slice is called with `inputs_embeds`."""
+        """Never called while the slice gets `inputs_embeds`. Raises RuntimeError."""
         raise RuntimeError("this slice does not hold that part of the model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """The parts of one task model, by reference."""
+    """The parts of one task model, by reference.
+
+    task: the model with its head.
+    base: the model without its head.
+    blocks: its transformer blocks, in order.
+    embedding: the modules before the blocks.
+    norm: the final norm, if there is one.
+    pooler: an encoder's pooler, if there is one.
+    input_embedding: the token table.
+    readout: which token a classifier reads.
+    blocks_return: 0 when a block returns a tensor, else the length of the tuple that it returns.
+    """
 
     task: Any
     base: Any
@@ -82,10 +87,10 @@ class Anatomy:
     pooler: nn.Module | None
     input_embedding: nn.Module
     readout: Literal["first", "last"]
-    blocks_return: int  # 0: a tensor, else a tuple of so many
+    blocks_return: int
 
     def embedding_substitutes(self) -> dict[nn.Module, nn.Module]:
-        """What the embedding stage becomes in a slice that starts from hidden states."""
+        """Replacements of the embedding stage for a slice that starts from hidden states."""
         return {module: self._substitute(module) for module in self.embedding}
 
     def _substitute(self, module: nn.Module) -> nn.Module:
@@ -96,7 +101,7 @@ class Anatomy:
         return NoPositions() if isinstance(module, nn.Embedding) else nn.Identity()
 
     def within(self, task: Any) -> Anatomy:
-        """The same parts, by name, in a clone of the task model that has kept them."""
+        """The same parts, by name, in a clone of the task model that contains them."""
         names = {id(module): name for name, module in self.task.named_modules()}
 
         def there(module: nn.Module) -> Any:
@@ -112,12 +117,12 @@ class Anatomy:
         return next(str(name) for name, found in self.task.named_modules() if found is module)
 
     def head_modules(self) -> tuple[nn.Module, ...]:
-        """The task model's direct children that are not the base."""
+        """The task model's direct children except the base."""
         return tuple(child for child in self.task.children() if child is not self.base)
 
 
 def dissect(task: Any) -> Anatomy:
-    """Find the parts of a sequence-classification or causal-LM model. Raises `ModelUnsupported`."""
+    """Find the parts of a sequence classifier or a causal language model. Raises `ModelUnsupported`."""
     kind = getattr(task.config, "model_type", "unknown")
     if kind not in SUPPORTED:
         raise ModelUnsupported(f"Models of type '{kind}' can't be split. Supported: {', '.join(SUPPORTED)}.")
@@ -128,7 +133,7 @@ def dissect(task: Any) -> Anatomy:
     _check_nothing_between(base, blocks)
     children = list(base.children())
     index = next(i for i, child in enumerate(children) if any(m is blocks for m in child.modules()))
-    late = [child for child in children[index + 1 :] if isinstance(child, nn.Dropout)]  # Phi's, of the embedding
+    late = [child for child in children[index + 1 :] if isinstance(child, nn.Dropout)]  # of the embedding, in Phi
     norms = [child for child in children[index + 1 :] if "Norm" in type(child).__name__]
     partial = {
         "task": task,
@@ -152,7 +157,7 @@ def _find_blocks(base: nn.Module, count: int) -> nn.ModuleList:
 
 
 def _check_nothing_between(base: nn.Module, blocks: nn.ModuleList) -> None:
-    """Refuse a stack that runs layers of its own between its blocks: skipping a block would not skip them."""
+    """Refuse a stack that runs layers of its own between its blocks: skipping blocks would not skip those."""
     stack = next(module for module in base.modules() if any(child is blocks for child in module.children()))
     if stack is base:
         return
@@ -165,10 +170,10 @@ def _check_nothing_between(base: nn.Module, blocks: nn.ModuleList) -> None:
 def clone_structure(
     root: nn.Module, swaps: Mapping[nn.Module, nn.Module], own: tuple[nn.Module, ...] = ()
 ) -> nn.Module:
-    """A new module tree over the SAME tensors, with the modules of `swaps` exchanged.
+    """A new module tree over the SAME tensors, with the modules of `swaps` replaced.
 
-    Many jobs can so hold one frozen base in memory, each with a tree of its own for peft to change.
-    The tensors of the modules in `own` are copied instead.
+    This lets many jobs share one frozen base in memory, each with a tree of its own for peft to change. Only the
+    tensors of the modules in `own` are copied.
     """
     copied = {id(t) for module in own for t in _tensors(module)}
     memo: dict[int, Any] = {id(t): t for t in _tensors(root) if id(t) not in copied}
@@ -181,11 +186,11 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 class _FirstBlockDone(Exception):
-    """Ends the probe after the first block."""
+    """Stops the probe after the first block."""
 
 
 class _Flat(nn.Module):
-    """A linear layer without its weights: zeros of its width."""
+    """A linear layer without weights: returns zeros of its output width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -197,9 +202,9 @@ class _Flat(nn.Module):
 
 
 def _blocks_return(anatomy: Anatomy) -> int:
-    """What blocks return, as in `Anatomy`: run the first one, with linear layers that cost nothing.
+    """`Anatomy.blocks_return`, found by running the first block with linear layers that cost nothing.
 
-    Its weights may be absent (on the meta device), and running anything there loads 25 MB of symbolic algebra.
+    The model may be on the meta device, where running anything would load 25 MB of symbolic algebra.
     """
     swaps = {**anatomy.embedding_substitutes(), **{block: nn.Identity() for block in list(anatomy.blocks)[1:]}}
     swaps |= {module: _Flat(width) for module, width in _linear_layers(anatomy.blocks[0])}
@@ -225,6 +230,6 @@ def _blocks_return(anatomy: Anatomy) -> int:
 
 
 def _linear_layers(block: nn.Module) -> list[tuple[nn.Module, int]]:
-    """The linear layers of a block and the widths of what they give: torch's own, and GPT-2's transposed ones."""
+    """The linear layers of a block with their output widths: torch's own, and GPT-2's transposed ones."""
     kinds = [(m, getattr(m, "out_features", None) or getattr(m, "nf", None)) for m in block.modules()]
     return [(module, int(width)) for module, width in kinds if width is not None]

@@ -1,14 +1,13 @@
 """One side's training state on disk: parameters, optimiser, schedule and step, whole or not at all.
 
-Both sides checkpoint after the same optimiser step, so a resume starts from the newest step that both hold. Data
-order, dropout and noise need no state: they are functions of (seed, step) or stored releases.
-No pickle: tensors are safetensors, everything else JSON. The manifest is written last; a folder without one, or whose
-hashes do not match, does not count.
+Both sides write checkpoints after the same optimiser steps, and a resume starts from the newest step that both have.
+Data order, dropout and noise need no state: they are functions of (seed, step) or stored releases.
+No pickle: tensors are safetensors, everything else is JSON. A folder without a manifest does not count, and one whose
+hash does not match is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,10 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from privtune.shared.errors import ArtifactCorrupt, StorageFull
-from privtune.shared.files import native_os_errors
+from privtune.shared.files import replacing_folder
+from privtune.shared.manifest import sha256_file
 
 _MANIFEST = "manifest.json"
 _TENSORS = "state.safetensors"
+_KEPT = 2  # newest checkpoints
 
 
 def save_checkpoint(
@@ -32,27 +33,18 @@ def save_checkpoint(
     parameters: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    keep: int = 2,
-) -> Path:
-    """Write the state after `step` applied steps under `root` and drop all but the newest `keep`.
+) -> None:
+    """Write the state after `step` applied steps under `root`; only the newest two checkpoints are kept.
 
-    Raises `StorageFull` when it can't be written; earlier checkpoints stay as they were.
+    Raises `StorageFull` when it can't be written; earlier checkpoints then stay as they were.
     """
-    target, scratch = root / f"step-{step:08d}", root / f".step-{step:08d}.part"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        with native_os_errors():
+        with replacing_folder(_folder(root, step)) as scratch:
             _write(scratch, step, parameters, optimizer, scheduler)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
     except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
         raise StorageFull(f"a checkpoint can't be written under {root.name}: {error.strerror}") from error
-    for old in checkpoint_steps(root)[:-keep]:
-        shutil.rmtree(root / f"step-{old:08d}", ignore_errors=True)
-    return target
+    for old in checkpoint_steps(root)[:-_KEPT]:
+        shutil.rmtree(_folder(root, old), ignore_errors=True)
 
 
 def checkpoint_steps(root: Path) -> list[int]:
@@ -61,14 +53,14 @@ def checkpoint_steps(root: Path) -> list[int]:
 
 
 def drop_after(root: Path, step: int) -> None:
-    """Forget checkpoints newer than `step`: the run goes on from there and will write them again."""
+    """Drop checkpoints newer than `step`: the run continues from there and writes them again."""
     for newer in checkpoint_steps(root):
         if newer > step:
-            shutil.rmtree(root / f"step-{newer:08d}", ignore_errors=True)
+            shutil.rmtree(_folder(root, newer), ignore_errors=True)
 
 
 def load_parameters(root: Path, step: int) -> dict[str, torch.Tensor]:
-    """The parameters of a checkpoint, without the optimiser: enough for prediction."""
+    """The parameters of a checkpoint, which suffice for inference. Raises `ArtifactCorrupt`."""
     return _tensors(root, step, "param.")
 
 
@@ -78,7 +70,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> dict[str, torch.Tensor]:
-    """Restore optimiser and schedule in place and return the parameters."""
+    """Restore optimiser and schedule in place; returns the parameters. Raises `ArtifactCorrupt`."""
     parameters = _tensors(root, step, "param.")
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _tensors(root, step, "optim.").items():
@@ -106,7 +98,7 @@ def _write(
     schedule = {key: value for key, value in scheduler.state_dict().items() if key != "lr_lambdas"}
     manifest = {
         "step": step,
-        "sha256": _sha256(folder / _TENSORS),
+        "sha256": sha256_file(folder / _TENSORS),
         "param_groups": optim_state["param_groups"],
         "scheduler": {**schedule, "lr_lambdas": [None] * len(optim_state["param_groups"])},
     }
@@ -117,20 +109,19 @@ def _write(
 
 
 def _tensors(root: Path, step: int, prefix: str) -> dict[str, torch.Tensor]:
-    manifest, path = _manifest(root, step), root / f"step-{step:08d}" / _TENSORS
-    if _sha256(path) != manifest["sha256"]:
-        raise ArtifactCorrupt(f"the checkpoint of step {step} does not match its hash; delete that folder to go on")
+    manifest, path = _manifest(root, step), _folder(root, step) / _TENSORS
+    if sha256_file(path) != manifest["sha256"]:
+        raise ArtifactCorrupt(f"the checkpoint of step {step} does not match its hash; delete that folder to continue")
     return {name.removeprefix(prefix): value for name, value in load_file(path).items() if name.startswith(prefix)}
 
 
 def _manifest(root: Path, step: int) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((root / f"step-{step:08d}" / _MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((_folder(root, step) / _MANIFEST).read_text())
     except (OSError, ValueError) as error:
-        raise ArtifactCorrupt(f"the checkpoint of step {step} can't be read; delete that folder to go on") from error
+        raise ArtifactCorrupt(f"the checkpoint of step {step} can't be read; delete that folder to continue") from error
     return manifest
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _folder(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"

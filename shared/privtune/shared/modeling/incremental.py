@@ -1,7 +1,9 @@
-"""Run a slice a few positions at a time: keys and values of earlier positions are kept, so each is computed once.
+"""KV caches: run a slice a few positions at a time, keeping keys and values so that each position is computed once.
 
-The slices' own code runs, with the cache that transformers itself generates with; so tokens equal `model.generate`.
-Decoders only. One record at a time, T new tokens after `past` earlier ones, or one new token of each of N; width D.
+The slices' own code runs with the cache that transformers generates with, so tokens equal those of `model.generate`.
+Decoders only.
+
+Shapes: T new positions of one record after `past` earlier ones, or one new position of each of N records; D width.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from privtune.shared.modeling.partition import Bottom, Top
 
 
 class _SliceCache:
-    """The keys and values of one record in one slice."""
+    """The keys and values of one record in one slice. `past` counts its positions."""
 
     def __init__(self, base: Any, config: Any, kept: range) -> None:
         self.past, self._base, self._config = 0, base, config
@@ -35,58 +37,58 @@ class _SliceCache:
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def run(self, h_TD: Tensor) -> Tensor:
-        """The base's final hidden states of the new positions; their keys and values are kept."""
+        """(T, D) -> the base's final hidden states at the new positions, whose keys and values are kept."""
         positions = _positions(self.past, len(h_TD), h_TD.device)
         out_BTD = self.call(h_TD[None], self._cache, position_ids=positions)
         self.past += len(h_TD)
         return out_BTD[0]
 
     def call(self, h_BTD: Tensor, cache: DynamicCache, **about: Tensor) -> Tensor:
-        """The base's final hidden states of positions that follow what is in `cache`."""
+        """The base's final hidden states of positions that follow those in `cache`."""
         about_cache: dict[str, Any] = {self._name: cache}
         out_BTD: Tensor = self._base(inputs_embeds=h_BTD, use_cache=True, **about, **about_cache)[0]
         return out_BTD
 
     def take(self, joined: DynamicCache, row: int) -> None:
-        """Keep what a pass over several records has added to this one, which is its row `row`."""
+        """Keep the position that a pass over several records added to this one, its row `row`."""
         for index in self._kept:
             layer, newest = joined.layers[index], (slice(row, row + 1), slice(None), slice(-1, None))
             self._cache.layers[index].update(layer.keys[newest], layer.values[newest])
         self.past += 1
 
     def begin(self, joined: DynamicCache, row: int, length: int) -> None:
-        """Keep the first positions that a pass over several records has made, of which this one is row `row`."""
+        """Keep the first `length` positions of this record from a pass over several, in which it is row `row`."""
         for index in self._kept:
             layer, mine = joined.layers[index], (slice(row, row + 1), slice(None), slice(length))
             self._cache.layers[index].update(layer.keys[mine], layer.values[mine])
         self.past = length
 
     def empty(self) -> DynamicCache:
-        """A cache of this slice that holds nothing."""
+        """An empty cache for this slice."""
         cache = DynamicCache(config=self._config)
         _alias_absent(cache, self._kept)
         return cache
 
     def holds(self, positions: int) -> bool:
-        """Whether every block keeps so many positions: those with a sliding window keep fewer than it is wide."""
+        """Whether every block keeps that many positions; a sliding window keeps one fewer than its width."""
         layers = [self._cache.layers[index] for index in self._kept]
         return all(positions < layer.sliding_window for layer in layers if layer.is_sliding)
 
     def joined(self, others: Sequence[_SliceCache], longest: int) -> DynamicCache:
-        """The keys and values of several records of this slice as one batch: padded on the left, as for `generate`."""
+        """The keys and values of several records of this slice as one batch, padded on the left, as for `generate`."""
         cache = self.empty()
         for index in self._kept:
             layer, held = cache.layers[index], [other._cache.layers[index] for other in others]
             layer.update(_left_padded([one.keys for one in held]), _left_padded([one.values for one in held]))
-            if layer.is_sliding:  # it has seen more than it keeps
+            if layer.is_sliding:  # the window has seen more positions than it keeps
                 layer.cumulative_length = longest
         return cache
 
 
 def _run_together(records: Sequence[_SliceCache], h_ND: Tensor) -> Tensor:
-    """`run` for one new position of each record, (N, D): one pass over the weights for all of them.
+    """`run` for one new position of each record, (N, D), in one pass over the weights.
 
-    All records are of one slice and have earlier positions. The same as one after the other, but for rounding.
+    All records belong to one slice and have earlier positions. Equals separate passes up to rounding.
     """
     first, past_N = records[0], torch.tensor([record.past for record in records], device=h_ND.device)
     longest = int(past_N.max())
@@ -99,7 +101,7 @@ def _run_together(records: Sequence[_SliceCache], h_ND: Tensor) -> Tensor:
 
 
 class TopCache(_SliceCache):
-    """One record's state in a top: give it each position's vector once, in order."""
+    """One record's KV cache in a top. Takes each position's vector once, in order."""
 
     def __init__(self, top: Top) -> None:
         super().__init__(top.task.base_model, top.config, range(top.cut, top.stop))
@@ -112,18 +114,18 @@ class TopCache(_SliceCache):
     @staticmethod
     @torch.no_grad()
     def extend_together(texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
-        """The top's output at one new position of each text, (N, D)."""
+        """The top's output at one new position of each text, (N, D), in one pass over the weights."""
         return _run_together(texts, h_ND)
 
     @staticmethod
     @torch.no_grad()
     def begin_together(texts: Sequence[TopCache], h_NTD: Tensor, lengths: Sequence[int]) -> Tensor:
-        """The top's output at the first positions of new texts, (N, T, D): one pass over the weights for all of them.
+        """The top's output at the first positions of new texts, (N, T, D), in one pass over the weights.
 
-        Texts are padded on the right, which their own positions never see; what stands there is left undefined.
+        Texts are padded on the right, which their own positions never attend to; the output there is undefined.
         """
         first, longest = texts[0], max(lengths)
-        if not first.holds(longest):  # a window would keep the padding of the shorter ones
+        if not first.holds(longest):  # a sliding window would keep the padding of shorter texts
             out_NTD = torch.zeros_like(h_NTD)
             for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
                 out_NTD[row, :length] = text.run(h_NTD[row, :length])
@@ -136,7 +138,7 @@ class TopCache(_SliceCache):
 
 
 class BottomCache(_SliceCache):
-    """One record's state in a bottom. `embed` and `blocks` are `Bottom`'s, for the positions after `past`."""
+    """One record's KV cache in a bottom. `embed` and `blocks` are `Bottom`'s, for the positions after `past`."""
 
     def __init__(self, bottom: Bottom) -> None:
         super().__init__(bottom._blocks, bottom.config, range(bottom.cut))
@@ -144,7 +146,7 @@ class BottomCache(_SliceCache):
 
     @torch.no_grad()
     def embed(self, ids_T: Tensor) -> Tensor:
-        """h0_TD, the input of block 0 at the new positions. Keeps nothing."""
+        """h0_TD, the input of block 0 at the new positions. Does not change the cache."""
         positions = _positions(self.past, len(ids_T), ids_T.device)
         h0_BTD: Tensor = self._bottom._embed(input_ids=ids_T[None], position_ids=positions, use_cache=False)[0]
         return h0_BTD[0]
@@ -177,7 +179,7 @@ class BottomCache(_SliceCache):
 
 
 def cache_argument(model: Any) -> str:
-    """What its `forward` calls keys and values: transformers 5 renames it on its way and warns of the old name."""
+    """The name of `forward`'s cache argument: transformers 5 renames it model by model and warns of the old name."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -192,9 +194,9 @@ def _positions(past: int, count: int, device: torch.device) -> Tensor:
 
 
 def _alias_absent(cache: DynamicCache, kept: range) -> None:
-    """Let the blocks that a slice lacks share the cache of one that it has, of the same kind.
+    """Let the blocks that a slice lacks share the cache layer of one that it has, of the same kind.
 
-    transformers sizes its masks by the first layer of a kind, which may be one that is not here and never fills.
+    transformers sizes its masks by the first layer of a kind, which may belong to an absent block and never fill.
     """
     layers = cache.layers
     for index, layer in enumerate(layers):

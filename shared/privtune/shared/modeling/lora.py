@@ -22,13 +22,13 @@ _ADAPTER = "default"
 
 
 def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
-    """Put LoRA on linear layers of the top's blocks, in place; the initial adapter depends on `seed` alone.
+    """Add LoRA to linear layers of the top's blocks, in place; the initial adapter depends on `seed` alone.
 
-    The shared base weights are not touched, so tops of other jobs do not notice.
-    Raises `InvalidInput` for a target name that no linear layer has, naming those there are, and without peft.
+    The shared base weights stay untouched, so tops of other jobs are not affected.
+    Raises `InvalidInput` for a target that no linear layer is called, naming those there are, and without peft.
     """
     try:
-        from peft import LoraConfig, get_peft_model  # large, and a device needs it for a tail alone
+        from peft import LoraConfig, get_peft_model  # large; a device needs it only for a tail
     except ImportError:
         raise InvalidInput(
             "LoRA on this machine needs peft: pip install 'privtune[tail]'; or train every weight (--tuning full)"
@@ -37,7 +37,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
     for target in spec.targets:
         if not any(name.endswith(f".{target}") for name in linear):
-            raise InvalidInput(f"No layer '{target}' to put LoRA on. This model has: {', '.join(leaves)}.")
+            raise InvalidInput(f"No linear layer is called '{target}'. This model has: {', '.join(leaves)}.")
     targets = list(spec.targets) or leaves
     chosen = [m for name, m in linear.items() if any(name.endswith(f".{target}") for target in targets)]
     config = LoraConfig(
@@ -45,7 +45,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
         lora_alpha=spec.alpha,
         lora_dropout=spec.dropout,
         target_modules=targets,
-        # By number and not by exact name: plain peft then finds the same layers in the whole model, and no others.
+        # By number instead of by full name: plain peft then finds exactly the same layers in the full model.
         layers_to_transform=[int(name.rsplit(".", 1)[-1]) for name in top.block_names],
         layers_pattern=top.block_names[0].split(".")[-2],
         fan_in_fan_out=isinstance(chosen[0], Conv1D),
@@ -54,17 +54,17 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # peft reads a property that transformers 5.24 calls deprecated; no owner can do anything about that.
+        # peft reads a property that transformers 5.24 deprecates; no owner can do anything about that.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            get_peft_model(top.task, config)  # changes the tree in place; the wrapper itself is not needed
+            get_peft_model(top.task, config)  # changes the tree in place; the wrapper is not needed
     top.__dict__["adapter_config"] = config
 
 
 def train_fully(top: Top) -> None:
-    """Make every weight of the top's blocks and final norm trainable, as copies: the base stays as it was.
+    """Make every weight of the top's blocks and final norm trainable, as copies: the base stays untouched.
 
-    What the bottom needs too (MPNet's relative position table) stays frozen.
+    What the bottom needs as well (MPNet's relative position table) stays frozen.
     """
     for name in (*top.block_names, *([top.norm_name] if top.norm_name else [])):
         for module in top.task.get_submodule(name).modules():
@@ -73,7 +73,7 @@ def train_fully(top: Top) -> None:
 
 
 def trainable_parameters(top: Top) -> list[nn.Parameter]:
-    """What the optimiser is given, in a stable order."""
+    """What the optimiser trains, in a stable order."""
     return [parameter for parameter in top.parameters() if parameter.requires_grad]
 
 
@@ -84,16 +84,16 @@ def adapter_state(top: Top) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_adapter_state(top: Top, state: Mapping[str, Tensor]) -> None:
-    """Copy a saved state in. Raises `ArtifactCorrupt` when its names or shapes are another adapter's."""
+    """Copy a saved state into the top. Raises `ArtifactCorrupt` when its names or shapes do not fit."""
     here = {name: p for name, p in top.named_parameters() if p.requires_grad}
     if here.keys() != state.keys() or any(here[name].shape != state[name].shape for name in here):
-        raise ArtifactCorrupt("The saved adapter does not fit this model and tuning; start the job afresh.")
+        raise ArtifactCorrupt("The saved adapter does not fit this model and tuning; start a new job.")
     for name, parameter in here.items():
         parameter.copy_(state[name])
 
 
 def save_adapter(top: Top, folder: Path) -> None:
-    """Write the tuned part under the whole model's names. Raises OSError when it can't be written.
+    """Write the tuned part under the full model's names. Raises OSError or safetensors' error on a full disk.
 
     LoRA: a PEFT folder. Full tuning: `tuned.safetensors` with the changed weights and `tuning.json`.
     """

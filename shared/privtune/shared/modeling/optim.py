@@ -1,4 +1,4 @@
-"""AdamW, its schedule and gradient clipping: the same code drives the top (cloud) and the head (device)."""
+"""AdamW, its learning-rate schedule and gradient clipping, for the top (cloud) and the head (device) alike."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from torch import nn
 from privtune.shared.job_spec import OptimSpec
 
 
-def build_optimizer(
-    params: Sequence[nn.Parameter] | Sequence[dict[str, Any]], spec: OptimSpec, lr: float | None = None
-) -> torch.optim.AdamW:
-    """AdamW over parameters or groups; groups may carry a `lr` of their own. Default lr: `spec.learning_rate`."""
-    return torch.optim.AdamW(params, lr=spec.learning_rate if lr is None else lr, weight_decay=spec.weight_decay)
+def build_optimizer(params: Sequence[nn.Parameter] | Sequence[dict[str, Any]], spec: OptimSpec) -> torch.optim.AdamW:
+    """AdamW over parameters or groups; a group without an `lr` of its own gets `spec.learning_rate`."""
+    return torch.optim.AdamW(params, lr=spec.learning_rate, weight_decay=spec.weight_decay)
 
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, spec: OptimSpec, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up over `warmup_ratio` of `total_steps`, then linear or cosine to zero, or constant.
+    """Warm-up over `warmup_ratio` of `total_steps`, then linear or cosine decay to zero, or constant.
 
-    The rates of transformers' own schedules; importing those would load peft, 150 MB that a device does not need.
+    The same rates as transformers' schedules, whose import would load peft: 150 MB that a device does not need.
     """
     warm_up = math.ceil(spec.warmup_ratio * total_steps)
 
@@ -40,6 +38,6 @@ def build_schedule(
 
 
 def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:
-    """Scale one side's gradients down to `max_norm` (0: leave them) and return their L2 norm before that."""
+    """Scale one side's gradients down to `max_norm` (0: no clipping); returns their L2 norm before that."""
     limit = max_norm if max_norm > 0 else math.inf
     return float(nn.utils.clip_grad_norm_(list(params), limit))

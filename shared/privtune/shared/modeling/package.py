@@ -1,9 +1,9 @@
-"""The device's part of a model as a folder: bottom, head-side pre-trained weights, tokenizer, hashes; nothing above.
+"""The bottom package: the device's part of a model as a folder, without the blocks that run in the cloud.
 
     config.json  bottom.safetensors  tokenizer files...  manifest.json (written last)
 
 The folder comes from the cloud, which is the adversary: file names, hashes, names and shapes of all tensors are
-checked, and no code in it is run. Whether the weights are the public model's own is for a local copy to say.
+checked, and no code in it runs. Only a local copy of the model can show that the weights are the public ones.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsuppor
 from privtune.shared.files import native_os_errors
 from privtune.shared.job_spec import Task
 from privtune.shared.manifest import verify, write_manifest
+from privtune.shared.modeling.fresh_weights import draw_fresh, fresh_by_design
+from privtune.shared.modeling.hf_calls import SAFE, quiet
 from privtune.shared.modeling.load import (
     build_task_model,
     check_config,
     check_folder,
-    draw_fresh,
-    fresh_by_design,
     load_task_model,
     load_tokenizer,
     prepare_tokenizer,
-    quiet,
 )
 from privtune.shared.modeling.partition import Bottom, Head, Partition, Top
 
@@ -46,11 +45,18 @@ _WEIGHTS = "bottom.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class BottomPackage:
-    """What a device runs. `max_positions`: longest text in tokens, None when the model sets no bound.
+    """What a device runs.
 
-    `tail`: the last blocks, where a job trains them here; `below`: the bottom's blocks once more, for a tail that
-    trains a copy (None at cut 0). `end_ids`: tokens with which the model ends a text, by its configuration and its
-    tokenizer.
+    name: the model's public name.
+    bottom: embedding stage and the blocks below the cut.
+    head: pooler and classifier, or lm_head.
+    tail: the last blocks, if the job trains them on the device.
+    below: a copy of the bottom's blocks, for a tail with a tuned skip connection; None without a tail and at cut 0.
+    n_layers, hidden_size: of the whole model.
+    readout: the token that a classifier reads.
+    fingerprint: `Partition.fingerprint` of the whole model.
+    max_positions: longest text in tokens; None if the model sets no limit.
+    end_ids: tokens that end a text, by the model's configuration and its tokenizer.
     """
 
     name: str
@@ -69,10 +75,10 @@ class BottomPackage:
     end_ids: frozenset[int]
 
     def check_ids(self, ids: Iterable[Sequence[int] | npt.NDArray[np.int32]]) -> None:
-        """The token ids of texts, before anything is done with them.
+        """Check the token ids of texts before using them.
 
-        Raises `ModelUnsupported` when one is outside the model's vocabulary: the tokenizer is another model's. That a
-        tokenizer knows more than the model is no mistake by itself: Gemma's marks places for images.
+        Raises `ModelUnsupported` for an id outside the model's vocabulary: the tokenizer belongs to another model. A
+        tokenizer that is larger than the model is not wrong by itself: Gemma's has tokens for images.
         """
         vocabulary = self.bottom.task.base_model.get_input_embeddings().num_embeddings
         if any(len(one) and int(np.max(one)) >= vocabulary for one in ids):
@@ -85,10 +91,12 @@ class BottomPackage:
 def write_bottom_package(
     partition: Partition, tokenizer: Any, *, cut: int, task: Task, name: str, folder: Path, tail: int = 0
 ) -> dict[str, Any]:
-    """Write the package of `partition` at `cut`, with the last `tail` blocks, and return its manifest.
+    """Write the package of `partition` at `cut`, with the last `tail` blocks; returns its manifest.
 
-    `name` is what the model is called in public. Weights that are drawn from a seed are left out: the device draws
-    them for its own number of labels. Raises `CutOutOfRange`; `StorageFull` when the folder can't be written.
+    name: the model's public name.
+
+    Weights that are drawn from a seed are left out: the device draws them for its own number of labels.
+    Raises `CutOutOfRange`; `StorageFull` when the folder can't be written.
     """
     partition.check_tail(cut, tail)
     model = partition.model
@@ -121,7 +129,7 @@ def write_bottom_package(
 
 
 def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> BottomPackage:
-    """Check every hash, then build bottom and head; the blocks above the cut never take memory.
+    """Check every hash, then build the device's parts; blocks of the cloud take no memory.
 
     Weights that the package lacks by design are drawn from `seed` exactly as `load_task_model` draws them.
     Raises `ArtifactCorrupt` when anything does not match, `ModelUnsupported` for another format or model type.
@@ -136,8 +144,8 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
     check_folder(folder)
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, **SAFE)
+            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
         shell = build_task_model(check_config(config, task, num_labels, name), task)
         state = load_file(folder / _WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -147,7 +155,7 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
         raise ArtifactCorrupt(f"{folder.name}: the configuration is not that of the model in the manifest")
     cut, tail = _cuts_of(manifest, partition)
     _fill(partition, state, cut, tail, task, seed)
-    tokenizer, end_ids = prepare_tokenizer(tokenizer, name), manifest.get("end_ids", [])
+    tokenizer, end_ids = prepare_tokenizer(tokenizer, name), manifest.get("end_ids")
     if not isinstance(end_ids, list) or not all(isinstance(token, int) for token in end_ids):
         raise ArtifactCorrupt("The manifest of the bottom package names no usable end tokens; fetch it again.")
     return _package(partition, tokenizer, task=task, cut=cut, tail=tail, name=name, end_ids=frozenset(end_ids))
@@ -156,7 +164,7 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
 def bottom_from_model(
     ref: str, task: Task, cut: int, *, tail: int = 0, num_labels: int = 2, seed: int = 0
 ) -> BottomPackage:
-    """The same from a full copy of the model that the owner trusts; the cloud's blocks are let go."""
+    """The device's parts from a full copy of the model that the owner trusts; the cloud's blocks are freed."""
     partition = Partition(load_task_model(ref, task, num_labels=num_labels, seed=seed))
     end_ids = _end_ids(partition.model)
     return _package(partition, load_tokenizer(ref), task=task, cut=cut, tail=tail, name=ref, end_ids=end_ids)
@@ -185,29 +193,29 @@ def _package(
 
 
 def _end_ids(model: Any) -> frozenset[int]:
-    """What `model.generate` stops at."""
+    """The tokens at which `model.generate` stops."""
     settings = getattr(model, "generation_config", None) or model.config
     found = getattr(settings, "eos_token_id", None)
     return frozenset(found if isinstance(found, list) else [found]) - {None}
 
 
 def _cuts_of(manifest: dict[str, Any], partition: Partition) -> tuple[int, int]:
-    """cut and tail."""
+    """(cut, tail). Raises `ArtifactCorrupt`."""
     try:
-        cut, tail = partition.check_cut(int(manifest["cut"])), int(manifest.get("tail", 0))
+        cut, tail = partition.check_cut(int(manifest["cut"])), int(manifest["tail"])
         return cut, partition.check_tail(cut, tail)
     except (KeyError, TypeError, ValueError, CutOutOfRange) as error:
         raise ArtifactCorrupt("The manifest of the bottom package names no usable cut; fetch it again.") from error
 
 
 def _names(partition: Partition, cut: int, tail: int) -> set[str]:
-    """Of the tensors that a device with this cut and tail holds."""
+    """Names of the tensors that a device with this cut and tail has."""
     parts = [partition.bottom(cut), partition.head(), *([partition.tail(tail)] if tail else [])]
     return {name for part in parts for name in part.state_dict()}
 
 
 def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, tail: int, task: Task, seed: int) -> None:
-    """Give the shell the package's tensors; draw what a classifier lacks. Raises `ArtifactCorrupt`."""
+    """Load the package's tensors into the shell and draw what a classifier lacks. Raises `ArtifactCorrupt`."""
     shell = partition.model
     names = _names(partition, cut, tail)
     head = partition.head().state_dict().keys()
@@ -229,7 +237,7 @@ def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, tail: 
 
 
 def _max_positions(model: Any) -> int | None:
-    """Positions of the model, less the rows that RoBERTa and MPNet keep for padding."""
+    """Positions of the model without the rows that RoBERTa and MPNet reserve for padding."""
     limit = getattr(model.config, "max_position_embeddings", None)
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)

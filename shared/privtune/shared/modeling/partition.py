@@ -1,11 +1,11 @@
-"""Cut a Hugging Face task model into Bottom | Top | Head at a block boundary.
+"""Cuts a Hugging Face task model into Bottom | Top | Head at a block boundary.
 
-A slice is the original class with the same module tree, in which what does not belong is a pass-through: skipped
-blocks stay at their index, so parameter names, `layer_idx`, `config.layer_types` and PEFT keys are the full model's.
-The original code runs, unmodified, in every slice, so Bottom+Top+Head equals the whole for each architecture.
+A slice is the original class with the same module tree, in which absent parts are pass-throughs: skipped blocks keep
+their index, so parameter names, `layer_idx`, `config.layer_types` and PEFT keys are those of the full model. Every
+slice runs the original code, unmodified, so Bottom + Top + Head equals the whole for every architecture.
 
-Shapes: B batch, T tokens, D hidden width, V vocabulary, N read-out positions, C classes (or V for a language model).
-Padding is on the right, and every record has at least one token.
+Shapes: B batch, T tokens, D hidden width, E embedding width, V vocabulary, N read-out positions, C classes (V for a
+language model). Padding is on the right, and every record has at least one token.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from privtune.shared.errors import CutOutOfRange
-from privtune.shared.modeling.anatomy import Absent, Anatomy, Skip, clone_structure, dissect
+from privtune.shared.modeling.anatomy import Absent, Anatomy, SkippedBlock, clone_structure, dissect
 
-# Whatever changes the function that the same weights compute. Parameter shapes say the rest.
+# Settings that change what the same weights compute. Parameter shapes cover the rest.
 _CONFIG_KEYS = (
     "model_type",
     "hidden_act",
@@ -49,13 +49,13 @@ _CONFIG_KEYS = (
 
 
 class _Slice(nn.Module):
-    """A carved task model that shows the task model's own parameter names as its own."""
+    """A carved task model, under the parameter names of the full model."""
 
     task: Any
 
     def __init__(self, task: Any) -> None:
         super().__init__()
-        self.__dict__["task"] = task  # not registered: its children are, under the names of the full model
+        self.__dict__["task"] = task  # not registered itself: its children are, under the full model's names
         for name, child in task.named_children():
             self.add_module(name, child)
 
@@ -66,7 +66,7 @@ class _Slice(nn.Module):
 
 
 class Bottom(_Slice):
-    """Embedding stage and blocks[:cut]: frozen, always in eval mode, so one text has one representation."""
+    """Embedding stage and blocks[:cut]: frozen, and always in eval mode, so that a text has one representation."""
 
     _embed: Any
     _blocks: Any
@@ -76,13 +76,13 @@ class Bottom(_Slice):
         super().__init__(task)
         self.cut = cut
         mine = anatomy.within(task)
-        skips: dict[nn.Module, nn.Module] = {b: Skip(anatomy.blocks_return) for b in mine.blocks}
+        skips: dict[nn.Module, nn.Module] = {b: SkippedBlock(anatomy.blocks_return) for b in mine.blocks}
         self.__dict__["_embed"] = _view(mine, skips).base_model
         self.__dict__["_blocks"] = _view(mine, mine.embedding_substitutes()).base_model
         self.eval()
 
     def train(self, mode: bool = True) -> Bottom:
-        """Stay in eval mode whatever is asked: dropout in a frozen bottom is only noise without a statement."""
+        """Stay in eval mode: dropout in a frozen bottom would be noise that no privacy statement covers."""
         super().train(False)
         self._embed.train(False)
         self._blocks.train(False)
@@ -92,7 +92,7 @@ class Bottom(_Slice):
     def embedding_VD(self) -> Tensor:
         """The vector of each token id as the embedding stage looks it up (scaled, in Gemma), without positions.
 
-        Its width is the embedding's own, which in ELECTRA may be smaller than D.
+        As wide as the embedding, which may be narrower than D (ELECTRA).
         """
         table = self.task.base_model.get_input_embeddings()
         if type(table) is nn.Embedding:
@@ -102,31 +102,32 @@ class Bottom(_Slice):
         return vectors
 
     def embed(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """h0_BTD, the input of block 0: positions, embedding norm and projection included."""
+        """h0_BTD, the input of block 0, with positions, embedding norm and projection."""
         h0_BTD: Tensor = self._embed(input_ids=ids_BT, attention_mask=mask_BT)[0]
         return h0_BTD
 
     def embed_vectors(self, e_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-        """`embed` for mixtures of `embedding_VD` rows in place of ids. Differentiable in e_BTE."""
+        """`embed` for mixtures of `embedding_VD` rows instead of ids. Differentiable in e_BTE."""
         h0_BTD: Tensor = self._embed(inputs_embeds=e_BTE, attention_mask=mask_BT)[0]
         return h0_BTD
 
     def blocks(self, h0_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Go on from `embed`: h_BTD at the cut. Differentiable in h0_BTD."""
+        """h_BTD at the cut, from the result of `embed`. Differentiable in h0_BTD."""
         if self.cut == 0:
             return h0_BTD
         h_BTD: Tensor = self._blocks(inputs_embeds=h0_BTD, attention_mask=mask_BT)[0]
         return h_BTD
 
     def forward(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """h_BTD at the cut; rows of padding hold no meaning and never NaN."""
+        """h_BTD at the cut; rows of padding are meaningless but never NaN."""
         return self.blocks(self.embed(ids_BT, mask_BT), mask_BT)
 
 
 class Top(_Slice):
-    """blocks[cut:stop], with the final norm where they end the model. Frozen until `shared.modeling.lora` trains it.
+    """blocks[cut:stop], with the final norm if they end the model. Frozen until `shared.modeling.lora` trains it.
 
-    `block_names` and `norm_name` are the full model's names of what it holds.
+    block_names: the full model's names of its blocks.
+    norm_name: the full model's name of the final norm; None without one.
     """
 
     def __init__(self, anatomy: Anatomy, cut: int, stop: int) -> None:
@@ -138,33 +139,33 @@ class Top(_Slice):
         self.norm_name = anatomy.name_of(anatomy.norm) if last and anatomy.norm is not None else None
 
     def forward(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
-        """out_ND: the hidden states after the last block here, at flat positions b*T+t. Differentiable in h_BTD."""
+        """out_ND: the hidden states after the last block here at flat positions b * T + t. Differentiable in h_BTD."""
         out_BTD: Tensor = self.task.base_model(inputs_embeds=h_BTD, attention_mask=mask_BT)[0]
         return out_BTD.flatten(0, 1).index_select(0, readout_N.to(out_BTD.device))
 
 
 class Head(_Slice):
-    """The task model without its base: pooler and classifier (own, trainable), or lm_head (shared, frozen)."""
+    """The task model without its base: pooler and classifier (copied, trainable), or lm_head (shared, frozen)."""
 
     def __init__(self, anatomy: Anatomy) -> None:
-        # A language-model head is the embedding or as large as it: never copied.
+        # A language model's head is the token table or as large: never copied.
         own = () if is_language_model(anatomy.task) else anatomy.head_modules()
         base: nn.Module = _HeadBase(anatomy.pooler)
         task: Any = clone_structure(anatomy.task, {anatomy.base: base}, own=own)
-        # Decoder classifiers refuse batches without a pad id; the head sees one row a record and no padding.
+        # Decoder classifiers refuse batches without a pad id; the head sees one row per record and no padding.
         task.config.pad_token_id = 0
         super().__init__(task)
         self.requires_grad_(not is_language_model(anatomy.task))
 
     def forward(self, out_ND: Tensor) -> Tensor:
-        """logits_NC by the model's own head code, soft-capping included. Differentiable in out_ND."""
+        """logits_NC by the model's own head code, including soft-capping. Differentiable in out_ND."""
         ids_N1 = torch.ones(len(out_ND), 1, dtype=torch.long, device=out_ND.device)
         logits: Tensor = self.task(input_ids=ids_N1, inputs_embeds=out_ND[:, None, :]).logits
         return logits.reshape(len(out_ND), logits.shape[-1])
 
 
 class _HeadBase(nn.Module):
-    """Stands in for the base in a head: takes final hidden states and runs what is left of it, the pooler."""
+    """Replaces the base in a head: takes final hidden states and runs only the pooler."""
 
     def __init__(self, pooler: nn.Module | None) -> None:
         super().__init__()
@@ -172,15 +173,15 @@ class _HeadBase(nn.Module):
             self.pooler = clone_structure(pooler, {}, own=(pooler,))
 
     def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        """(N, 1, D) -> the base's own kind of output."""
+        """(N, 1, D) -> the base's kind of output."""
         pooled_ND = self.pooler(inputs_embeds) if hasattr(self, "pooler") else None
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled_ND)
 
 
 class Partition:
-    """The parts of one task model, cut anywhere, any number of times, over one set of weights.
+    """Cuts one task model anywhere, any number of times, over one set of weights.
 
-    Freezes the model and puts it in eval mode. Move it to its device before cutting. Raises `ModelUnsupported`.
+    Freezes the model and puts it in eval mode; move it to its device before cutting. Raises `ModelUnsupported`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -205,13 +206,13 @@ class Partition:
 
     @property
     def readout(self) -> Literal["first", "last"]:
-        """Which token a classification reads: [CLS] of an encoder, the last one of a decoder."""
+        """The token that a classifier reads: the first ([CLS]) in an encoder, the last in a decoder."""
         return self._anatomy.readout
 
     def fingerprint(self) -> str:
-        """SHA-256 over sizes, names and settings of the base; weights, labels and head do not count.
+        """SHA-256 over sizes, names and settings of the base, without weights, labels and head.
 
-        The same for the whole model in the cloud and for a device that holds a bottom package only.
+        The same for the whole model in the cloud and for a device that has only a bottom package.
         """
         config = self.model.config.to_dict()
         shapes = {name: list(p.shape) for name, p in self._anatomy.base.named_parameters()}
@@ -219,13 +220,13 @@ class Partition:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def check_cut(self, cut: int) -> int:
-        """`cut`, or `CutOutOfRange`."""
+        """Returns `cut`. Raises `CutOutOfRange`."""
         if not 0 <= cut < self.n_layers:
             raise CutOutOfRange(f"Cut {cut} is out of range: this model takes 0 to {self.n_layers - 1}.", param="cut")
         return cut
 
     def check_tail(self, cut: int, tail: int) -> int:
-        """`tail`, or `CutOutOfRange` when it leaves no block between itself and the cut."""
+        """Returns `tail`. Raises `CutOutOfRange` when it leaves no block between itself and the cut."""
         if not 0 <= tail < self.n_layers - cut:
             raise CutOutOfRange(
                 f"Cut {cut} and a tail of {tail} leave none of this model's {self.n_layers} blocks to the cloud.",
@@ -234,31 +235,31 @@ class Partition:
         return tail
 
     def bottom(self, cut: int) -> Bottom:
-        """Embedding stage and the first `cut` blocks."""
+        """Embedding stage and the first `cut` blocks. Raises `CutOutOfRange`."""
         return Bottom(self._anatomy, self.check_cut(cut))
 
     def top(self, cut: int, tail: int = 0) -> Top:
-        """The blocks from `cut` on, less the last `tail` of them: a tree of its own over the shared frozen weights.
+        """The blocks from `cut` on without the last `tail`, in a tree of its own over the shared frozen weights.
 
         Raises `CutOutOfRange`.
         """
         return Top(self._anatomy, self.check_cut(cut), self.n_layers - self.check_tail(cut, tail))
 
     def below(self, cut: int) -> Top:
-        """The blocks before `cut` in a tree of their own, which can be trained while the bottom stays as it is."""
+        """The blocks before `cut` in a tree of their own, which can be trained without changing the bottom."""
         return Top(self._anatomy, 0, self.check_cut(cut))
 
     def tail(self, count: int) -> Top:
-        """The last `count` blocks and the final norm, which go on from `top(cut, count)`."""
+        """The last `count` blocks and the final norm, which continue `top(cut, count)`."""
         return self.top(self.n_layers - count)
 
     def head(self) -> Head:
-        """Pooler and classifier with weights of its own, or the shared lm_head."""
+        """Pooler and classifier with weights of their own, or the shared lm_head."""
         return Head(self._anatomy)
 
 
 def classification_readout(readout: Literal["first", "last"], lengths_B: Tensor, width: int) -> Tensor:
-    """readout_B: the flat position b*T+t that a classification reads of each record; `width` is T."""
+    """readout_B: the flat position b * T + t that a classifier reads of each record; `width` is T."""
     starts_B = torch.arange(len(lengths_B), device=lengths_B.device) * width
     return starts_B if readout == "first" else starts_B + lengths_B.long() - 1
 
@@ -269,11 +270,11 @@ def is_language_model(model: Any) -> bool:
 
 
 def _carve(anatomy: Anatomy, *, keep: range, swaps: dict[nn.Module, nn.Module], norm: bool = False) -> Any:
-    """The task model with the blocks of `keep` only and no head, over the same tensors."""
+    """The task model with only the blocks of `keep` and without its head, over the same tensors."""
     swaps = dict(swaps)
     for index, block in enumerate(anatomy.blocks):
         if index not in keep:
-            swaps[block] = Skip(anatomy.blocks_return)
+            swaps[block] = SkippedBlock(anatomy.blocks_return)
     if anatomy.norm is not None and not norm:
         swaps[anatomy.norm] = nn.Identity()
     if anatomy.pooler is not None:
@@ -287,7 +288,7 @@ def _carve(anatomy: Anatomy, *, keep: range, swaps: dict[nn.Module, nn.Module], 
 
 
 def _view(anatomy: Anatomy, swaps: dict[nn.Module, nn.Module]) -> Any:
-    """Another order of calls over the very modules of a slice, so that `.to()` on the slice moves the view as well."""
+    """Another module tree over the very modules of a slice, so that `.to()` on the slice moves this one as well."""
     spine = [m for m in anatomy.task.modules() if any(child is anatomy.blocks for child in m.modules())]
     shared = {m: m for m in anatomy.task.modules() if not any(m is s for s in spine)}
     return clone_structure(anatomy.task, {**shared, **swaps})

@@ -1,4 +1,4 @@
-"""Gradient check-pointing: keep only the input of each block, compute the rest again in the backward pass.
+"""Gradient checkpointing: keep only the input of each block and recompute the rest in the backward pass.
 
 Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
 """
@@ -15,10 +15,10 @@ from privtune.shared.modeling.partition import Top
 
 
 def recompute_blocks(top: Top) -> None:
-    """Make every block of the top recompute itself, in place, for any architecture; gradients stay exactly the same.
+    """Make every block of the top recompute its activations, in place. Gradients stay exactly the same.
 
-    Dropout and mixed precision are repeated as in the forward pass. The backward pass moves torch's random state and
-    puts it back: no other thread may draw meanwhile (`privtune.shared.modeling.seeding`).
+    Dropout and mixed precision repeat the forward pass. The backward pass changes torch's random state and restores
+    it: no other thread may draw random numbers meanwhile (`privtune.shared.modeling.seeding`).
     """
     for name in top.block_names:
         block = top.task.get_submodule(name)

@@ -1,4 +1,4 @@
-"""Dropout as a function of a key, so that a resumed job repeats the undisturbed run exactly. Never used for noise."""
+"""Dropout as a function of a key, so that a resumed job repeats an uninterrupted run exactly. Never used for noise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 import torch
 
-# torch's default generator belongs to the whole process: two threads that seed it would disturb each other.
+# torch's default generator is shared by the whole process: two threads that seed it would disturb each other.
 _LOCK = threading.RLock()
 
 
 @contextmanager
 def seeded(*key: object) -> Iterator[None]:
-    """Inside, torch's random numbers depend on `key` alone; outside, they are as if nothing had happened."""
+    """Inside, torch's random numbers depend on `key` alone; afterwards its generator continues as before."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     with _LOCK, torch.random.fork_rng():
         torch.manual_seed(int.from_bytes(digest[:7], "little"))

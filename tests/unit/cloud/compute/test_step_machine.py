@@ -7,8 +7,8 @@ import torch
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.release_cache import ReleaseCache
-from privtune.cloud.compute.session import TopSession
 from privtune.cloud.compute.step_machine import StepMachine
+from privtune.cloud.compute.top_session import TopSession
 from privtune.shared.errors import FrameCorrupt, NonFinite
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import (

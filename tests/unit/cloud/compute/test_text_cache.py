@@ -10,9 +10,9 @@ from transformers import LlamaModel
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.release_cache import NotHeld, ReleaseCache
-from privtune.cloud.compute.session import TopSession
 from privtune.cloud.compute.step_machine import StepMachine
-from privtune.cloud.compute.text_cache import Texts
+from privtune.cloud.compute.text_cache import TextCache
+from privtune.cloud.compute.top_session import TopSession
 from privtune.shared.errors import FrameCorrupt, InvalidInput, MessageTooLarge
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import END, FORWARD, OUTPUT, RESEND, STEP, Message, pack_positions, tensor_message
@@ -39,7 +39,7 @@ def clock():
 
 @pytest.fixture
 def texts(clock):
-    return Texts(max_bytes=1 << 20, max_texts=3, idle_s=10.0, clock=lambda: clock[0])
+    return TextCache(max_bytes=1 << 20, max_texts=3, idle_s=10.0, clock=lambda: clock[0])
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_texts_that_begin_in_one_message_are_one_pass_unless_it_is_mostly_paddin
 def test_texts_that_padding_would_make_too_large_go_on_one_by_one(top, monkeypatch):
     long = top.new_text()
     long.extend(torch.zeros(40, WIDTH))
-    machine = machine_of(top, Texts(max_bytes=int(1.5 * long.nbytes), max_texts=9, idle_s=10.0))
+    machine = machine_of(top, TextCache(max_bytes=int(1.5 * long.nbytes), max_texts=9, idle_s=10.0))
     state(machine, (1, 0, 40), (2, 0, 2))
     passes = []
     monkeypatch.setattr(LlamaModel, "forward", counted(LlamaModel.forward, passes))
@@ -163,7 +163,7 @@ def test_over_the_number_the_oldest_goes_and_is_asked_for_again(machine, texts, 
 def test_over_the_bytes_the_oldest_goes(top):
     one = top.new_text()
     one.extend(torch.zeros(8, WIDTH))
-    texts = Texts(max_bytes=2 * one.nbytes, max_texts=100, idle_s=10.0)
+    texts = TextCache(max_bytes=2 * one.nbytes, max_texts=100, idle_s=10.0)
     machine = machine_of(top, texts)
     for record in range(3):
         state(machine, (record, 0, 8))
@@ -172,7 +172,7 @@ def test_over_the_bytes_the_oldest_goes(top):
 
 
 def test_a_text_that_is_too_large_alone_is_refused(top):
-    texts = Texts(max_bytes=1000, max_texts=100, idle_s=10.0)
+    texts = TextCache(max_bytes=1000, max_texts=100, idle_s=10.0)
     with pytest.raises(MessageTooLarge, match="--max-texts-mib"):
         ask(machine_of(top, texts), [(0, 0, 8)])
     assert texts.size == 0
@@ -216,7 +216,7 @@ def test_all_or_none_of_a_message_goes_on(machine):
 @pytest.mark.parametrize(
     ("parts", "header", "why"),
     [
-        ([(1, 2, 1)], {}, "goes on after 2 rows, but 3"),
+        ([(1, 2, 1)], {}, "continues after 2 rows, but 3"),
         ([(1, 3, 1)], {"past": [3, 0]}, "past rows do not fit"),
         ([(1, 3, 1)], {"inlined": [False]}, "inline"),
         ([(1, 3, 1)], {"readout": [1]}, "position"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Victim
 from privtune.device.noise.params import NoneParams
 from privtune.device.noise.registry import build

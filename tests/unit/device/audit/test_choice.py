@@ -83,14 +83,14 @@ def test_where_none_will_do_the_nearest_is_named_with_what_limits_it():
     assert "No setting that was tried hides enough" in choice.remarks[1]
     choice = chosen(GRID[2:], wish(drop=0.03))
     assert (choice.met, choice.setting.value) == (False, 10.0)
-    assert "It loses 6.0 points [5.0, 7.0] of accuracy; at most 3 were wished." in choice.remarks[0]
+    assert "It loses 6.0 points [5.0, 7.0] of accuracy; at most 3 are allowed." in choice.remarks[0]
     assert "keeps enough accuracy" in choice.remarks[1]
 
 
 def test_limits_that_only_different_settings_keep_are_told_as_such():
     choice = chosen(GRID, wish(recovery=0.1, drop=0.03))
     assert (choice.met, choice.setting.value) == (False, 10.0)  # 6 points beyond one, 4 beyond the other
-    assert choice.remarks[-1].startswith("What surely hides enough may lose too much")
+    assert choice.remarks[-1].startswith("Settings that surely hide enough may lose too much")
     assert not any("No setting" in line for line in choice.remarks)
 
 

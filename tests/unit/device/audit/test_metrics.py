@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.metrics import InversionScore, bootstrap, hits, rouge_l, spread
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Observed, Seen
 
 

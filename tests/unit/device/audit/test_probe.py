@@ -2,10 +2,10 @@
 
 import pytest
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.attribute import AttributeSettings
 from privtune.device.audit.probe import use_for_training
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.shared.errors import InvalidInput
 from tests.support.texts import half_labels, token_rows
 

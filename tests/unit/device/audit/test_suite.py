@@ -1,6 +1,6 @@
 from privtune.device.audit.metrics import Figure
+from privtune.device.audit.outcome import AttackRow, Outcome
 from privtune.device.audit.report.verdict import judge
-from privtune.device.audit.suite import AttackRow, Outcome
 
 
 def row(name, knowledge, words, content):

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from privtune.device.audit.utility import Training, measure_utility
+from privtune.device.audit.utility import UtilityTraining, measure_utility
 from privtune.shared.errors import InvalidInput
 from tests.support.builders import dataset
 from tests.support.texts import half_labels, token_rows
 
-TRAINING = Training(epochs=12, batch=16, top_rate=3e-3, head_rate=1e-2)
+TRAINING = UtilityTraining(epochs=12, batch=16, top_rate=3e-3, head_rate=1e-2)
 NEARLY_NOTHING = {"codes": 2, "dims": 1}
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from privtune.device.audit import victim
-from privtune.device.audit.public_knowledge import Bigrams, PublicText, batches_of_length, without_overlap
+from privtune.device.audit.attacker_text import Bigrams, PublicText, batches_of_length, without_overlap
 from privtune.device.audit.victim import CleanStates
 from privtune.shared.errors import InvalidInput
 
@@ -146,5 +146,5 @@ def test_rows_that_were_really_sent_get_the_truth_of_a_simulation(make_lab, atta
     assert len(first.seen) == 7
     assert torch.equal(first.ids_N, sent.ids_N[sent.seen.record_N < 7])
     if name == "dchi":
-        with pytest.raises(InvalidInput, match="that is not this mechanism"):
+        with pytest.raises(InvalidInput, match="that was another mechanism"):
             victim.received(attacked[:1], [rows[0][:-1]])

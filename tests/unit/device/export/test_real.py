@@ -10,7 +10,8 @@ from privtune.device.export.gguf_file import write_gguf
 from privtune.device.export.merge import merge_into
 from privtune.shared.job_spec import TuningSpec
 from privtune.shared.modeling.adapter_folder import add_head_to_adapter
-from privtune.shared.modeling.load import gguf_file, load_task_model, load_tokenizer
+from privtune.shared.modeling.gguf_source import gguf_file
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.lora import attach_lora, save_adapter, trainable_parameters
 from privtune.shared.modeling.partition import Partition
 from tests.support.real import installed

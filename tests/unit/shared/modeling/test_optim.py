@@ -52,7 +52,6 @@ def test_groups_keep_their_own_rate_and_weight_decay_comes_from_the_spec():
     first, second = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     optimizer = build_optimizer([{"params": [first], "lr": 0.2}, {"params": [second]}], spec)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.2, 0.3), (0.1, 0.3)]
-    assert build_optimizer([nn.Parameter(torch.ones(1))], spec, 0.7).param_groups[0]["lr"] == 0.7
 
 
 def test_clipping_returns_the_norm_before_and_zero_turns_it_off():

@@ -6,7 +6,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.host import Host
-from privtune.cloud.compute.session import TopSession
+from privtune.cloud.compute.top_session import TopSession
 from privtune.shared.job_spec import JobSpec, TuningSpec
 from privtune.shared.modeling.lora import attach_lora, train_fully, trainable_parameters
 from privtune.shared.modeling.partition import Partition

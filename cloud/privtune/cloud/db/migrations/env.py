@@ -1,7 +1,7 @@
-"""Alembic's entry: runs the migrations on the connection that `privtune.cloud.db.store.Store.upgrade` hands over.
+"""Alembic's entry point: runs the migrations on the connection of `privtune.cloud.db.store.Store.upgrade`.
 
-To add one: change the models in cloud/store.py, write versions/NNNN_what.py by hand after the last one, and run
-tests/unit/cloud/db/test_store.py, which compares head with the models.
+To add a migration: change the models in db/store.py, write versions/NNNN_what.py by hand on top of the last one, and
+run tests/unit/cloud/db/test_store.py, which compares the migrated schema with the models.
 """
 
 from __future__ import annotations

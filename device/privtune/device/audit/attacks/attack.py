@@ -1,6 +1,6 @@
 """One interface for every attack: build it on public text and the mechanism's public side, then attack releases.
 
-N tokens to be told, K guesses each, V candidates, R released rows, D hidden width, B records, C classes.
+N secret tokens, K guesses each, V candidates, R released rows, D hidden width, B records, C classes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from privtune.device.audit.attacker_text import Bigrams, PublicText
 from privtune.device.audit.attacks.density import TokenModel, fit_token_model
-from privtune.device.audit.public_knowledge import Bigrams, PublicText
 from privtune.device.audit.victim import Knowledge, Victim
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
 
@@ -26,32 +26,35 @@ GUESSES = 10
 
 
 def silent(what: str, share: float) -> None:
-    """A progress callback that says nothing."""
+    """A progress callback that does nothing."""
 
 
 @dataclass
 class Clean:
-    """What was built on clean vectors: nothing of a mechanism is in it, so all mechanisms on one bottom may share it.
+    """What was built on clean vectors. It depends on no mechanism, so all mechanisms on one bottom can share it.
 
-    attacks: oblivious ones by name, variant, settings and seed; token_models: one, once it has been asked for. Share
-    it only where public text, bottom and encoder are the same.
+    attacks: oblivious ones by name, variant, settings and seed.
+    token_models: the oblivious one, once it has been fitted.
+
+    Share it only if public text, bottom and encoder are the same.
     """
 
     attacks: dict[tuple[str, str, Any, int], Attack] = field(default_factory=dict)
     token_models: dict[Knowledge, TokenModel] = field(default_factory=dict)
 
     def known(self, attack: Attack, variant: str, seed: int) -> Attack:
-        """The same attack as it was built before, if it is an oblivious one; else this one, to be built."""
+        """The same attack as built before if it is oblivious, else this one."""
         if attack.knowledge != "oblivious":
             return attack
         return self.attacks.setdefault((attack.name, variant, attack.settings, seed), attack)
 
 
 class Lab:
-    """What the attacker works with: its text, the victim's public side, and what several attacks share of both.
+    """What the attacker works with: its text, the victim's public side, and models that several attacks share.
 
-    encoder: the pre-trained blocks above the cut with their final norm, (h_BTD, mask_BT) -> (B, T, D), or None where
-    the attacker is not given them; never trained in place. clean: of an earlier lab that differs in the mechanism only.
+    encoder: the pre-trained blocks above the cut with their final norm, (h_BTD, mask_BT) -> (B, T, D); never trained in
+    place. None if the attacker does not get them.
+    clean: that of an earlier lab which differs only in the mechanism.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Lab:
         self._simulated: dict[Knowledge, TokenModel] = {}
 
     def token_model(self, knowledge: Knowledge, say: Say = silent) -> TokenModel:
-        """The Gaussian model of a release given a token, fitted once for each kind of attacker."""
+        """The Gaussian model of a release given a token, fitted once per kind of attacker."""
         known = self.clean.token_models if knowledge == "oblivious" else self._simulated
         if knowledge not in known:
             known[knowledge] = fit_token_model(self.public, self.victim, knowledge, say)
@@ -89,12 +92,12 @@ class Attack(ABC):
         self._say: Say = silent
 
     def fit(self, lab: Lab, *, seed: int = 0, say: Say = silent) -> None:
-        """Build the attack on the lab's public text; `seed` rules initial weights and order, never the noise."""
+        """Build the attack on the lab's public text. seed: of initial weights and order, never of the noise."""
         self._fit(lab, seed, say)
         self.fitted = True
 
     def attack(self, seen: Any, *, say: Say = silent) -> Tensor:
-        """Guesses for releases (`Seen`). say: progress, by attacks that take long. Raises InvalidInput before `fit`."""
+        """Guesses for releases (`Seen`). say: progress of slow attacks. Raises InvalidInput before `fit`."""
         if not self.fitted:
             raise InvalidInput(f"{self.name} has not been built yet")
         self._say = say
@@ -115,14 +118,14 @@ class Attack(ABC):
             raise StorageFull(f"{folder} can't be written: {error.strerror or error}") from error
 
     def load(self, folder: Path, lab: Lab) -> None:
-        """Take up what `save` wrote, for the same lab. Raises ArtifactCorrupt when it is another attack's."""
+        """Restore what `save` wrote, for the same lab. Raises ArtifactCorrupt if it is another attack's."""
         try:
             facts = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
             if (facts["name"], facts["knowledge"]) != (self.name, self.knowledge):
                 raise ArtifactCorrupt(f"{folder} holds the attack {facts['name']} ({facts['knowledge']})")
             self._restore(load_file(_tensors(folder)), lab)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ArtifactCorrupt(f"{folder} does not hold this attack; build it anew") from error
+            raise ArtifactCorrupt(f"{folder} does not hold this attack; build it again") from error
         self.fitted = True
 
     @abstractmethod

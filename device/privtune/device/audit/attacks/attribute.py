@@ -1,8 +1,8 @@
-"""AIA-1..3, attribute inference: what do releases tell of a private attribute of the record or its author?
+"""AIA-1 to 3, attribute inference: what do releases reveal about a private attribute of the record or its author?
 
-AIA-1: an MLP on the mean of the released rows (and, if wanted, of the final states that the cloud computes from them);
-AIA-2: a classifier over the sequence of rows; AIA-3: the text that an inversion attack recovers, then a text
-classifier built on text recovered in the same way.
+AIA-1: an MLP on the mean of the released rows, or of the final states that the cloud computes from them. AIA-2: a
+classifier over the sequence of rows. AIA-3: the text that an inversion attack recovers, then a text classifier trained
+on text recovered in the same way.
 
 B records, C classes, R rows, D hidden width, V candidates.
 """
@@ -18,22 +18,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privtune.device.audit.attacker_text import batches_of_length
 from privtune.device.audit.attacks.attack import Attack, Lab, Say
 from privtune.device.audit.attacks.encoders import encode, trainable
-from privtune.device.audit.public_knowledge import batches_of_length
 from privtune.device.audit.victim import Knowledge, Seen
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.seeding import seeded
 
 _DRAWS = 3
-# Of the weights of words, each of which has a small say in a long text. By cross-validation on attackers' own text.
+# Learning rate of AIA-3's word weights, each of which matters little in a long text. By cross-validation on the
+# attacker's own text.
 _WORD_RATE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeSettings:
-    """epochs over the public text; records a step; learning_rate of new layers; encoder_rate of pre-trained ones;
-    view: what the cloud looks at (AIA-1): the releases, or the pre-trained model's final states on them.
+    """How the attacks train.
+
+    epochs: over the public text.
+    batch: records per step.
+    learning_rate, encoder_rate: of new layers, and of pre-trained ones.
+    view: what AIA-1 sees: the releases, or the pre-trained model's final states on them.
     """
 
     epochs: int = 10
@@ -45,7 +50,7 @@ class AttributeSettings:
 
 
 class AttributeAttack(Attack):
-    """What the three share: a network from some view of the releases to class scores."""
+    """What the three share: a network from a view of the releases to class scores."""
 
     kind: ClassVar[Literal["inversion", "attribute"]] = "attribute"
     settings: AttributeSettings
@@ -109,7 +114,7 @@ class PooledAttribute(AttributeAttack):
 
 
 class SequenceAttribute(AttributeAttack):
-    """AIA-2: the rows of a record in order -> encoder -> mean -> classes. Fresh noise each step."""
+    """AIA-2: the rows of a record in order -> encoder -> mean -> classes. Fresh noise in every step."""
 
     name: ClassVar[str] = "AIA-2"
 
@@ -140,7 +145,7 @@ class SequenceAttribute(AttributeAttack):
 
 
 class TextAttribute(AttributeAttack):
-    """AIA-3: recovered text -> linear classifier on its words. Built on text that `inversion` recovers itself."""
+    """AIA-3: recovered text -> linear classifier on its words. It trains on text that `inversion` recovers too."""
 
     name: ClassVar[str] = "AIA-3"
 
@@ -158,7 +163,7 @@ class TextAttribute(AttributeAttack):
         labels_B = self._start(lab, seed)
         observed = lab.victim.simulate(lab.public.records, self.knowledge)
         ids_BT = self._text(observed.seen)
-        # An attacker trains on true text too: it has it, and the more text the better.
+        # The attacker also has the true text, and more text helps.
         ids_BT = torch.cat([ids_BT, self._padded(observed.ids_N, observed.seen)])
         settings = replace(self.settings, learning_rate=_WORD_RATE)
         train(self._network, lambda chosen: self._network(ids_BT[chosen]), labels_B.repeat(2), settings, seed)
@@ -173,7 +178,7 @@ class TextAttribute(AttributeAttack):
         return self._padded(self._inversion.attack(seen)[:, 0], seen)
 
     def _padded(self, ids_N: Tensor, seen: Seen) -> Tensor:
-        """Ids of each record in a row, the rest the padding id."""
+        """Ids of each record in one row, filled up with the padding id."""
         record_N = seen.record_N
         place_N = torch.arange(len(record_N)) - torch.searchsorted(record_N, record_N)
         out_BT = torch.full((len(seen), int(place_N.max()) + 1), self._padding)
@@ -202,7 +207,7 @@ class _SequenceClassifier(nn.Module):
 
 
 def _in_order(seen: Seen, of: Callable[[Seen], Tensor]) -> Tensor:
-    """A row for each record, worked out in batches of about equal length; (B, ...)."""
+    """One row per record, computed in batches of similar length; (B, ...)."""
     ordered, order_B, _ = seen.by_length()
     return torch.cat([of(part) for part in ordered.batches(64)])[order_B.argsort()]
 
@@ -234,12 +239,15 @@ def train(
     settings: AttributeSettings,
     seed: int,
     groups: list[dict[str, object]] | None = None,
-    told: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
     lengths_B: NDArray[np.int64] | None = None,
 ) -> None:
-    """AdamW on cross-entropy, linear decay; `scores` gives the class scores of the records at the indices.
+    """AdamW on cross-entropy with linear decay.
 
-    lengths_B: of the records, where batches of about equal length save padding.
+    scores: class scores of the records at the indices.
+    groups: parameter groups, if not all learn at one rate.
+    progress: called with the share that is done.
+    lengths_B: of the records, if batches of similar length save padding.
     """
     optimizer = torch.optim.AdamW(
         groups or [{"params": list(network.parameters())}], lr=settings.learning_rate, weight_decay=0.01, fused=True
@@ -261,5 +269,5 @@ def train(
                 optimizer.step()
                 schedule.step()
                 done += 1
-                told(done / steps)
+                progress(done / steps)
     network.eval()

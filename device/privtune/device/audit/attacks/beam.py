@@ -1,10 +1,10 @@
-"""EIA-1 with a language model: which text is both likely and near to what was seen? For language models.
+"""EIA-1 with a language model: which text is both likely and close to what was seen? For language models.
 
-The model that is tuned is itself the attacker's model of what follows what: the cloud has all of it. Beam search over
-log density(y | id) + log P(id | the text before), where P is half the pre-trained model, which first reads a little
-public text, and half the bigrams of that text, which know a narrow domain better.
+The tuned model itself predicts the next token for the attacker: the cloud has all of it. Beam search over
+log density(y | id) + log P(id | preceding text), where P is half the pre-trained model, prompted with a little public
+text, and half the bigrams of that text, which know a narrow domain better.
 
-B records, T places, N tokens to be told, K candidates each, W beams, R = B * W texts read at once, V vocabulary.
+B records, T positions, N secret tokens, K candidates each, W beams, R = B * W texts read at once, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ _READ_AT_ONCE = 64  # texts
 
 @dataclass(frozen=True, kw_only=True)
 class BeamSettings:
-    """beams: texts that are followed for each record; candidates kept a place; shown: tokens of public text that the
-    language model reads before each record.
+    """How wide the search is.
+
+    beams: texts kept per record.
+    candidates: tokens kept per position.
+    shown: tokens of public text that the language model reads before each record.
     """
 
     beams: int = 8
@@ -39,7 +42,7 @@ class BeamSettings:
 
 
 class Beam(Attack):
-    """`reader`: the whole causal language model, as transformers loads it. Not for mechanisms that shorten."""
+    """Beam search. reader: the whole causal language model, from transformers. Not for mechanisms that shorten."""
 
     name: ClassVar[str] = "EIA-1"
     kind: ClassVar[Literal["inversion", "attribute"]] = "inversion"
@@ -73,7 +76,7 @@ class Beam(Attack):
         return torch.cat(parts)[order_N.argsort()]
 
     def _search(self, seen: Seen) -> Tensor:
-        """ids_NK for a few records: the best text's token first, then what would fit best in its place."""
+        """ids_NK for a few records: the best text's token first, then the tokens that would fit best instead."""
         numbers_NK, density_NK = self._codebook.candidates(seen, self.settings.candidates)
         ids_NK = self._codebook.named(numbers_NK)
         unit_BT, fixed_BT = self._layout(seen)
@@ -86,14 +89,14 @@ class Beam(Attack):
         score_BWTK = torch.zeros(records, beams, 0, width)
         for place in range(unit_BT.shape[1]):
             unit_B = unit_BT[:, place]
-            told_B11 = (unit_B >= 0)[:, None, None]
-            ids_BK = torch.where(told_B11[:, 0], ids_NK[unit_B.clamp(min=0)], fixed_BT[:, place, None])
+            secret_B11 = (unit_B >= 0)[:, None, None]
+            ids_BK = torch.where(secret_B11[:, 0], ids_NK[unit_B.clamp(min=0)], fixed_BT[:, place, None])
             ids_RK = ids_BK.repeat_interleave(beams, dim=0)
             follows_RK = self._follows(text.log_prob(ids_RK), before_R, ids_RK)
             step_BWK = density_NK[unit_B.clamp(min=0)].unsqueeze(1) + follows_RK.view(records, beams, width)
-            # A place that is known moves no text: each goes on as it is.
+            # A known position changes no beam.
             only_first_K = torch.where(torch.arange(width) == 0, 0.0, -math.inf)
-            step_BWK = torch.where(told_B11, step_BWK, only_first_K)
+            step_BWK = torch.where(secret_B11, step_BWK, only_first_K)
             best_BW = (total_BW.unsqueeze(2) + step_BWK).flatten(1).topk(beams)
             total_BW, parent_BW, choice_BW = best_BW.values, best_BW.indices // width, best_BW.indices % width
             path_BWT = torch.cat([_of(path_BWT, parent_BW), choice_BW.unsqueeze(2)], dim=2)
@@ -104,15 +107,15 @@ class Beam(Attack):
                 text.read(parent_R, before_R)
         best_NK = torch.empty(ids_NK.shape)
         chosen_N = torch.empty(len(ids_NK), dtype=torch.int64)
-        told_BT = unit_BT >= 0
-        best_NK[unit_BT[told_BT]] = score_BWTK[:, 0][told_BT]  # topk puts the best text first
-        chosen_N[unit_BT[told_BT]] = path_BWT[:, 0][told_BT]
+        secret_BT = unit_BT >= 0
+        best_NK[unit_BT[secret_BT]] = score_BWTK[:, 0][secret_BT]  # topk puts the best text first
+        chosen_N[unit_BT[secret_BT]] = path_BWT[:, 0][secret_BT]
         best_NK.scatter_(1, chosen_N.unsqueeze(1), math.inf)
         ranked: Tensor = ids_NK.gather(1, best_NK.topk(min(GUESSES, width)).indices)
         return ranked
 
     def _room(self, length: int) -> int:
-        """Tokens that can precede a record, whose last one is not read; at least one."""
+        """Tokens that fit before a record, whose last token is not read; at least one."""
         positions = getattr(self._reader.config, "max_position_embeddings", None)
         return len(self._shown) if positions is None else max(positions - length + 1, 1)
 
@@ -122,7 +125,7 @@ class Beam(Attack):
         return torch.logaddexp(reader_RK, bigram_RK) - math.log(2)
 
     def _layout(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """unit_BT: the token to be told at each place, -1 where its token is known; fixed_BT: the token then."""
+        """unit_BT: the secret token at each position, -1 if the token is known; fixed_BT: the known token."""
         shape = len(seen), int(seen.lengths_B.max())
         unit_BT, fixed_BT = torch.full(shape, -1), torch.full(shape, self._before)
         unit_BT[seen.record_N, seen.place_R[seen.row_N]] = torch.arange(len(seen.row_N))
@@ -143,7 +146,7 @@ class Beam(Attack):
 
 
 class _Text:
-    """R texts that grow by a token each, after the same beginning, and what the model expects next of each."""
+    """R texts with a common beginning that grow token by token, and the model's prediction for each."""
 
     def __init__(self, reader: Any, shown: Tensor, count: int) -> None:
         self._reader, self._cache = reader, DynamicCache(config=reader.config)
@@ -152,7 +155,7 @@ class _Text:
         self._cache.batch_repeat_interleave(count)
 
     def log_prob(self, ids_RK: Tensor) -> Tensor:
-        """Of these tokens as the next one of each text."""
+        """log P of each of these tokens as the next one of each text."""
         return self._next_RV.gather(1, ids_RK)
 
     def read(self, parent_R: Tensor, ids_R: Tensor) -> None:
@@ -170,14 +173,14 @@ class _Text:
 
 
 def _of(values_BWx: Tensor, parent_BW: Tensor) -> Tensor:
-    """What belongs to each beam's parent."""
+    """The values of each beam's parent."""
     return values_BWx[torch.arange(len(parent_BW)).unsqueeze(1), parent_BW]
 
 
 def _shown(lab: Lab, length: int, rng: np.random.Generator) -> Tensor:
-    """Whole public records in a random order, as they would precede another one; never nothing."""
+    """Whole public records in random order, as they would precede another one; never empty."""
     before = before_text(lab)
-    between = [] if lab.victim.mechanism.context.prefix else [before]  # records of others begin with it themselves
+    between = [] if lab.victim.mechanism.context.prefix else [before]  # else records begin with it themselves
     ids = list(between)
     for record in rng.permutation(len(lab.public.records)).tolist():
         added = [*lab.public.records[record].tolist(), *between]

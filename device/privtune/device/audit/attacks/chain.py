@@ -1,6 +1,6 @@
-"""Which words make sense together: forward-backward over the few best candidates of each place, under a bigram model.
+"""Which words fit together: forward-backward over the best candidates of each position, under a bigram model.
 
-N tokens to be told, K candidates each, B records, T places.
+N secret tokens, K candidates each, B records, T positions.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from privtune.device.audit.public_knowledge import Bigrams
+from privtune.device.audit.attacker_text import Bigrams
 
 _CHUNK = 64  # records at a time: 64 x 50 x 50 transitions
 
@@ -21,10 +21,11 @@ def smooth(
     before_text: int,
     after_text: int | None = None,
 ) -> Tensor:
-    """Log posterior (up to a constant a place) of each candidate given the scores of all places of its record.
+    """Log posterior of each candidate given the scores of its whole record, up to a constant per position; (N, K).
 
-    scores_NK: log density of the release given the candidate; record_N: sorted; before_text, after_text: the ids before
-    the first and after the last place, the latter None where nothing marks the end.
+    scores_NK: log density of the release given the candidate.
+    record_N: sorted.
+    before_text, after_text: the ids before the first and after the last position; None if nothing marks the end.
     """
     out_NK = torch.empty_like(scores_NK)
     bounds = torch.searchsorted(record_N, torch.arange(int(record_N.max()) + 2) if len(record_N) else record_N[:0])
@@ -51,7 +52,7 @@ def _forward_backward(
     before_text: int,
     after_text: int | None,
 ) -> Tensor:
-    """The recursions in logs; a place past a record's end passes its neighbour's message through."""
+    """The recursions in logs; a position past a record's end passes its neighbour's message on."""
     steps = scores_BTK.shape[1]
     moves = [
         bigrams.log_prob(ids_BTK[:, t - 1].unsqueeze(2), ids_BTK[:, t].unsqueeze(1)) for t in range(1, steps)
@@ -63,7 +64,7 @@ def _forward_backward(
         forward.append(reached_BK + scores_BTK[:, t])
 
     def end_BK(t: int) -> Tensor:
-        """Of a text whose last place is t."""
+        """Log P of the end of a text whose last position is t."""
         if after_text is None:
             return torch.zeros_like(first_BK)
         return bigrams.log_prob(ids_BTK[:, t], torch.tensor(after_text))

@@ -1,4 +1,4 @@
-"""Side channels of training: what gradients, repetition, lengths of vectors and identical bytes give away.
+"""Side channels of training: what gradients, repetition, lengths of vectors and identical bytes reveal.
 
 B records, N read-out rows, R released rows, D hidden width, C classes.
 """
@@ -31,12 +31,12 @@ from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import OptimSpec
 from privtune.shared.modeling.partition import Head
 
-EPOCHS = 20  # draws that the averaging attack would have from as many epochs
+EPOCHS = 20  # and as many draws for the averaging attack
 LABELS = (
-    "Gradients that private labels send back fall into one direction a class. The cloud can group the records by label "
-    "(and name the groups if it knows one record of each)."
+    "Gradients of private labels point in one direction per class. The cloud can group the records by label (and name "
+    "the groups if it knows one record of each)."
 )
-LABEL_EPSILON = 2.0  # of the defence that is shown beside
+LABEL_EPSILON = 2.0  # of the defence that is measured as well
 _BATCH = 16
 _KMEANS_ROUNDS = 20
 _STORE_BYTES = 1 << 30
@@ -44,7 +44,7 @@ _STORE_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One side channel: how well it works, its floor, and a sentence for people."""
+    """One side channel: how well it works, its floor, and an explanation."""
 
     name: str
     figure: Figure
@@ -56,16 +56,17 @@ def label_from_gradients(
 ) -> tuple[Finding, Finding]:
     """Labels by clustering the directions of the gradients that a first epoch of training sends back.
 
-    The gradient of a record at the head's input is W'(p - y): its direction tells the label. Once as a job sends them
-    by default, once with randomised labels (`label_epsilon`). The clusters are named in the attacker's favour.
+    The gradient of a record at the head's input is W'(p - y), whose direction gives the label away. Once as a job sends
+    them by default, once with randomised labels (`label_epsilon`). The clusters are named in the attacker's favour.
+    Raises InvalidInput for unlabelled records.
     """
     if data.labels is None:
         raise InvalidInput("labels can't be looked for in gradients of records that have none")
     classes, true_B = len(data.label_names), torch.from_numpy(data.labels)
-    told = draw(data.labels, [{}] * len(data.labels), classes, LABEL_EPSILON, noise_source())
+    randomised = draw(data.labels, [{}] * len(data.labels), classes, LABEL_EPSILON, noise_source())
     seen = victim.observe(data.ids).seen
     plain_BD = _first_epoch(seen, top, head, true_B, readout)
-    private_BD = _first_epoch(seen, top, head, torch.from_numpy(told), readout, LABEL_EPSILON)
+    private_BD = _first_epoch(seen, top, head, torch.from_numpy(randomised), readout, LABEL_EPSILON)
     keep = krr_keep_probability(LABEL_EPSILON, classes)
     return (
         labels_by_direction(plain_BD, true_B, name="labels from head gradients", text=LABELS),
@@ -73,7 +74,7 @@ def label_from_gradients(
             private_BD,
             true_B,
             name=f"labels from head gradients, label_epsilon {LABEL_EPSILON:g}",
-            text=f"With `--label-epsilon {LABEL_EPSILON:g}` they tell a label that was randomised once (true for "
+            text=f"With `--label-epsilon {LABEL_EPSILON:g}` they reveal a label that was randomised once (true for "
             f"{100 * keep:.0f} in 100 records), however many epochs follow.",
         ),
     )
@@ -82,7 +83,7 @@ def label_from_gradients(
 def _first_epoch(
     seen: Seen, top: nn.Module, head: Head, labels_B: Tensor, readout: str, label_epsilon: float | None = None
 ) -> Tensor:
-    """gradient_BD that the real head trainer sends back, step by step; the head is left as it was."""
+    """gradient_BD that the real head trainer sends back, step by step; the head is not changed."""
     steps = -(-len(labels_B) // _BATCH)
     trainer = HeadTrainer(head, OptimSpec(), seed=0, total_steps=steps, label_epsilon=label_epsilon)
     gradients = []
@@ -97,10 +98,10 @@ def _first_epoch(
 
 
 def labels_by_direction(rows_BD: Tensor, labels_B: Tensor, *, name: str, text: str) -> Finding:
-    """Labels by clustering the directions of one row a record, simulated or recorded; the attack itself.
+    """Labels by clustering the directions of one row per record, simulated or recorded; the attack itself.
 
-    rows_BD: what depends on the record's label, for example its gradient at the head's input (or a sum of several).
-    The clusters, one a class, are named in the attacker's favour. The floor is the commonest class.
+    rows_BD: vectors that depend on the record's label, such as its gradient at the head's input.
+    The clusters, one per class, are named in the attacker's favour. The floor is the most common class.
     """
     classes_B = torch.unique(labels_B, return_inverse=True)[1]
     counts_C = torch.bincount(classes_B)
@@ -111,7 +112,7 @@ def labels_by_direction(rows_BD: Tensor, labels_B: Tensor, *, name: str, text: s
 
 
 def averaging(lab: Lab, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
-    """Top-1 of the nearest prototype after averaging 20 fresh draws, and after 20 epochs as they really are sent."""
+    """Top-1 of the nearest prototype after averaging 20 fresh draws, and after 20 epochs as really sent."""
     attack = Codebook("adaptive", CodebookSettings(metric="euclidean"))
     attack.fit(lab)
     draws = [lab.victim.observe(records) for _ in range(EPOCHS)]
@@ -139,7 +140,7 @@ def averaging(lab: Lab, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
 
 
 def importance_from_radius(observed: Observed, importance: TokenImportance) -> Finding:
-    """Rank correlation between the length of a released row's departure from the mean and its token's importance."""
+    """Rank correlation between the distance of a released row from the mean and its token's importance."""
     seen = observed.seen
     rows_ND = seen.y_RD[seen.row_N]
     radius_N = (rows_ND - rows_ND.mean(0)).norm(dim=1).numpy()
@@ -148,12 +149,12 @@ def importance_from_radius(observed: Observed, importance: TokenImportance) -> F
     return Finding(
         name="importance from the length of vectors",
         figure=Figure(value=value, low=value, high=value, floor=0.0),
-        text="Noise that depends on a token's importance shows it in the vectors' lengths (rank correlation).",
+        text="Noise that depends on a token's importance shows in the vectors' lengths (rank correlation).",
     )
 
 
 def linkage(victim: Victim, records: Sequence[IntArray]) -> tuple[Finding, Finding]:
-    """Records of one job found again in another: by equal bytes (same settings), by nearest mean (fresh noise)."""
+    """Records of one job recognised in another: by equal bytes (same settings), by nearest mean (fresh noise)."""
     with tempfile.TemporaryDirectory() as folder:
         one, other = (_stored_rows(victim, records, Path(folder)) for _ in range(2))
     seen = victim.observe(records).seen
@@ -166,8 +167,8 @@ def linkage(victim: Victim, records: Sequence[IntArray]) -> tuple[Finding, Findi
         Finding(
             name="records linked by identical bytes",
             figure=share_of(same_B.numpy(), chance),
-            text="Two jobs with the same model, cut and mechanism send the same bytes for the same text (anew, the "
-            "draws could be averaged). The cloud sees that the text is the same, not what it is.",
+            text="Two jobs with the same model, cut and mechanism send the same bytes for the same text (new draws "
+            "could be averaged). The cloud sees that the text is the same, not what it is.",
         ),
         Finding(
             name="records linked across different settings",
@@ -185,7 +186,7 @@ def _read_out(top: nn.Module, part: Seen, readout: str) -> Tensor:
 
 
 def spherical_kmeans(unit_BD: Tensor, clusters: int) -> Tensor:
-    """Cluster of each direction; started from directions far from one another."""
+    """Cluster of each direction, starting from directions far apart."""
     picks = [0]
     for _ in range(clusters - 1):
         picks.append(int((unit_BD @ unit_BD[picks].T).max(1).values.argmin()))
@@ -198,14 +199,14 @@ def spherical_kmeans(unit_BD: Tensor, clusters: int) -> Tensor:
 
 
 def called(cluster_B: Tensor, labels_B: Tensor) -> Tensor:
-    """Each cluster called by its most frequent true label: in the attacker's favour."""
+    """Each cluster named after its most frequent true label, in the attacker's favour."""
     size = int(max(cluster_B.max(), labels_B.max())) + 1
     table_CC = torch.bincount(cluster_B * size + labels_B, minlength=size * size).view(size, size)
     return table_CC.argmax(1)[cluster_B]
 
 
 def _stored_rows(victim: Victim, records: Sequence[IntArray], folder: Path) -> Tensor:
-    """What a job really sends: through perturber, codec and the once-per-record store in `folder`. (R, D)."""
+    """What a job really sends, by perturber, codec and the once-per-record store in `folder`; (R, D)."""
     mechanism = victim.mechanism
     store = ReleaseStore(folder / "releases.sqlite", mechanism.fingerprint(), _STORE_BYTES)
     perturber = Perturber(victim.bottom, mechanism, noise_source(), store, "fp32", victim.importance)

@@ -1,9 +1,9 @@
-"""EIA-1, the codebook attack: which id's prototype is this row nearest to, or most probably made from?
+"""EIA-1, the codebook attack: which id's prototype is nearest to this row, or most probably its source?
 
-The oblivious attacker has clean prototypes; the adaptive one simulates the mechanism (`density`) and takes
-argmax over ids of log density(y | id) + log prior(id). Works token by token; `language` adds what precedes and follows.
+The oblivious attacker has clean prototypes. The adaptive one simulates the mechanism (`density`) and takes the argmax
+over ids of log density(y | id) + log prior(id). It works token by token; `language` adds the neighbours.
 
-R rows, N tokens to be told, V candidates, K guesses, D hidden width.
+R rows, N secret tokens, V candidates, K guesses, D hidden width.
 """
 
 from __future__ import annotations
@@ -15,28 +15,31 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.chain import smooth
 from privtune.device.audit.attacks.density import Gaussians, TokenModel
 from privtune.device.audit.metrics import spread
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Knowledge, Seen
 
 Metric = Literal["euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content"]
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content")
 
-# Rows of scores at a time: 50,000 candidates make 32 MB, as much as is got without asking the system for fresh pages.
+# Rows of scores at a time: with 50,000 candidates 32 MB, which the allocator reuses without new pages.
 CHUNK = 160
-_PURSUITS = 2  # rounds in which each token of a pooled row is guessed anew given the others
+_PURSUITS = 2  # rounds in which each token of a pooled row is guessed again given the others
 _CHANNEL_DRAWS = 3
-_CHANNEL_TRUST = 2.0  # prior guesses that a code's own counts are weighed against
+_CHANNEL_TRUST = 2.0  # weight of the prior against a code's own counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookSettings:
-    """metric: how a row is compared with prototypes; `channel`: the nearest code, decoded by how often each id gave
-    that code in simulation (strong where ids are replaced at random); `content`: `bayes` for an attacker who is after
-    content words alone and never names one of the frequent ids; beam: candidates kept a place by `language`.
+    """How the codebook is used.
+
+    metric: how a row is compared with prototypes. `channel`: the nearest code, decoded by how often each id gave that
+        code in simulation (strong if ids are replaced at random). `content`: `bayes` for an attacker who wants content
+        words only and never names a frequent id.
+    beam: candidates that `language` keeps per position.
     """
 
     metric: Metric = "bayes"
@@ -44,7 +47,7 @@ class CodebookSettings:
 
 
 class Codebook(Attack):
-    """Nearest prototype or highest posterior, for each row by itself."""
+    """Nearest prototype or highest posterior, for each row separately."""
 
     name: ClassVar[str] = "EIA-1"
     kind: ClassVar[Literal["inversion", "attribute"]] = "inversion"
@@ -88,7 +91,7 @@ class Codebook(Attack):
         return torch.where(numbers_NK >= 0, self._ids_V[numbers_NK.clamp(min=0)], -1)
 
     def _guess(self, seen: Seen, score: Callable[[Tensor], Tensor], count: int) -> Tensor:
-        """Candidate numbers (N, count), the best first; one ranking a row, dealt to its slots and then refined."""
+        """Candidate numbers (N, count), the best first: one ranking per row, dealt to its slots and then refined."""
         y_RD = self._model.centred(seen)
         rows, inverse_N = torch.unique(seen.row_N, return_inverse=True)
         deep = min(count * seen.slots, len(self._ids_V))
@@ -102,7 +105,7 @@ class Codebook(Attack):
         return guess_NK
 
     def _pursue(self, seen: Seen, y_RD: Tensor, guess_NK: Tensor) -> Tensor:
-        """Guess each slot anew after taking the other slots' present guesses out of the row, slot by slot."""
+        """Guess each slot again after subtracting the other slots' current guesses from the row, slot by slot."""
         model, guess_NK = self._model, guess_NK.clone()
         total_RD = torch.zeros_like(y_RD).index_add_(0, seen.row_N, model.means_VD[guess_NK[:, 0]])
         for slot in range(seen.slots):
@@ -115,7 +118,7 @@ class Codebook(Attack):
         return guess_NK
 
     def _score(self) -> Callable[[Tensor], Tensor]:
-        """From centred rows to a score of each candidate, (N, D) -> (N, V); what all rows need is worked out here."""
+        """From centred rows to a score of each candidate, (N, D) -> (N, V); work for all rows is done here once."""
         model, metric = self._model, self.settings.metric
         if metric == "mahalanobis":
             return model.log_density
@@ -134,7 +137,7 @@ class Codebook(Attack):
     def _decode_channel(self, lab: Lab, say: Say) -> Tensor:
         """For each code the ids that gave it most often in fresh simulations, (V, GUESSES) candidate numbers or -1.
 
-        An id that never gave the code can't be listed; -1 leaves the place to the code's own ranking.
+        An id that never gave the code is not listed; -1 leaves its position to the code's own ranking.
         """
         size = len(self._ids_V)
         keys = []
@@ -144,7 +147,7 @@ class Codebook(Attack):
             truth_N = lab.public.index(drawn.ids_N)
             keys.append((code_N * size + truth_N)[truth_N >= 0])
             say("channel", (draw + 1) / _CHANNEL_DRAWS)
-        # One prior guess that the code is the id itself keeps rare codes sensible.
+        # One prior count of the code standing for itself keeps rare codes sensible.
         own = torch.arange(size) * (size + 1)
         pairs, counts = torch.unique(torch.cat([*keys, own]), return_counts=True)
         code, truth = pairs // size, pairs % size
@@ -158,7 +161,7 @@ class Codebook(Attack):
         return table_VK
 
     def _with_language(self, seen: Seen) -> Tensor:
-        """Posterior of each place given all places of the record, under the bigram model of the public text."""
+        """Posterior of each position given all positions of the record, under the bigrams of the public text."""
         numbers_NK, density_NK = self.candidates(seen, self.settings.beam)
         ids_NK = self.named(numbers_NK.clamp(min=0))
         posterior_NK = smooth(density_NK, ids_NK, seen.record_N, self._bigrams, self._before, self._after)
@@ -180,7 +183,7 @@ class Codebook(Attack):
 
 
 def _gaussian(x_ND: Tensor, means_NKD: Tensor, whiten_DD: Tensor) -> Tensor:
-    """Log density up to a constant a row, of each row's own K means; (N, K)."""
+    """Log density of each row under its own K means, up to a constant per row; (N, K)."""
     projection_DD = whiten_DD @ whiten_DD.T
     cross_NK = torch.einsum("nd,nkd->nk", x_ND @ projection_DD, means_NKD)
     scores_NK: Tensor = cross_NK - 0.5 * (means_NKD @ whiten_DD).square().sum(-1)
@@ -188,18 +191,18 @@ def _gaussian(x_ND: Tensor, means_NKD: Tensor, whiten_DD: Tensor) -> Tensor:
 
 
 def _content_prior(public: PublicText) -> Tensor:
-    """The prior without the frequent ids; the plain one where nothing else is left."""
+    """The prior without the frequent ids; the plain one if no other id is left."""
     frequent_V = torch.isin(public.ids_V, public.frequent_ids)
     return public.log_prior_V if bool(frequent_V.all()) else public.log_prior_V.masked_fill(frequent_V, -torch.inf)
 
 
 def _after_text(lab: Lab) -> int | None:
-    """The special id that stands after a text, if the tokenizer puts one."""
+    """The special id after a text, if the tokenizer adds one."""
     suffix = lab.victim.mechanism.context.suffix
     return suffix[0] if suffix else None
 
 
 def before_text(lab: Lab) -> int:
-    """The special id that stands before a text; the first special id where the tokenizer puts none."""
+    """The special id before a text; the first special id if the tokenizer adds none."""
     context = lab.victim.mechanism.context
     return context.prefix[-1] if context.prefix else min(context.special_ids, default=0)

@@ -1,13 +1,13 @@
-"""What a released row looks like given a token in it: one Gaussian for each id, fitted to simulated releases.
+"""The distribution of a released row given a token in it: one Gaussian per id, fitted to simulated releases.
 
-An attacker can't average the noise of a rare id away by simulation, but he can run the mechanism on any id with its
-normal noise set to zero. So the mean of an id starts as what the mechanism shows of the id alone in a record. What
-text, and then the noise, change in that is learned as a linear map (drawn towards no change as far as cross-validation
-asks) and as a residual of each id and place (drawn towards zero as far as their few samples demand: empirical Bayes;
-Efron & Morris 1973). All ids share one covariance (linear discriminant analysis). Where a row sums several tokens, the
-mean is the token's contribution to the sum.
+An attacker can't average away the noise of a rare id by simulation, but can run the mechanism on any id with its normal
+noise set to zero. So the mean of an id starts as the mechanism's output for that id alone in a record. How context, and
+then the noise, change this mean is learned as a linear map (shrunk towards no change by cross-validation) and as a
+residual of each id and position (shrunk towards zero, since samples are few: empirical Bayes; Efron & Morris 1973). All
+ids share one covariance (linear discriminant analysis). If a row sums several tokens, the mean is the token's
+contribution to the sum.
 
-V candidates, N running tokens, R rows, T places, D hidden width.
+V candidates, N running tokens, R rows, T positions, D hidden width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privtune.device.audit.public_knowledge import PublicText
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.victim import Knowledge, Observed, Seen, Victim
 from privtune.device.data.encode import IntArray
 
@@ -38,20 +38,23 @@ _STRENGTHS = (
     10.0,
     100.0,
 )  # of a penalty, over the mean eigenvalue
-_ROUNDS = 3  # in which residuals are dealt to places and to each token of a row
-_SHARPEST = 1e-2  # least deviation of a row from its mean, over that of the means from one another
+_ROUNDS = 3  # of assigning residuals to positions and to the tokens of a row
+_SHARPEST = 1e-2  # least deviation of a row from its mean, relative to the spread of the means
 _COUNT_CLASSES = (1, 4, 16, 64, 256)
-_LEAST_TOKENS = 30_000  # simulated tokens at least: several draws of a small public text
+_LEAST_TOKENS = 30_000  # least number of simulated tokens: several draws of a small public text
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenModel:
-    """row y at place p, given token v in it: y - offset_p - fill_s ~ N(base + means_v, covariance).
+    """Row y at position p with s tokens, given token v in it: y - offset_p - fill_s ~ N(base + means_v, covariance).
 
-    means_VD: contribution of each candidate; base_D: what the other tokens of the row add on average; offset_TD: by
-    place in the record; fill_SD: by how many tokens are in the row; whiten_DD: W with W W' = inverse covariance;
-    base_all_D, whiten_all_DD: the same given ALL tokens of the row (equal to the former where a row is one token);
-    clean_DD, clean_D: the linear denoiser, centred row -> expected sum of what the row showed without noise.
+    means_VD: contribution of each candidate.
+    base_D: what the other tokens of the row add on average.
+    offset_TD: by position in the record.
+    fill_SD: by the number of tokens in the row.
+    whiten_DD: W with W W' = inverse covariance.
+    base_all_D, whiten_all_DD: the same given ALL tokens of the row; equal to the former if a row is one token.
+    clean_DD, clean_D: the linear denoiser, from a centred row to the expected row without noise.
     """
 
     means_VD: Tensor
@@ -65,15 +68,15 @@ class TokenModel:
     clean_D: Tensor
 
     def centred(self, seen: Seen) -> Tensor:
-        """y_RD without the effect of the place and of the number of tokens in the row."""
+        """y_RD without the effects of the position and of the number of tokens in the row."""
         return centred(seen, self.offset_TD, self.fill_SD)
 
     def log_density(self, y_ND: Tensor) -> Tensor:
-        """Of centred rows given each candidate, up to a constant a row; (N, V)."""
+        """Of centred rows given each candidate, up to a constant per row; (N, V)."""
         return self._law.scores(y_ND - self.base_D)
 
     def log_density_given_others(self, y_ND: Tensor, others_ND: Tensor) -> Tensor:
-        """The same where the contributions of the row's other tokens are known (or guessed)."""
+        """The same if the contributions of the row's other tokens are known (or guessed)."""
         return self._law_given_others.scores(y_ND - self.base_all_D - others_ND)
 
     @cached_property
@@ -86,13 +89,13 @@ class TokenModel:
 
 
 def centred(seen: Seen, offset_TD: Tensor, fill_SD: Tensor) -> Tensor:
-    """y_RD without what its place and its number of tokens add; places beyond the table get nothing (its last row)."""
+    """y_RD without the effects of position and number of tokens. Positions beyond the table use its last row, zero."""
     place_R, fill_R = seen.place_R.clamp(max=len(offset_TD) - 1), seen.fill_R.clamp(max=len(fill_SD) - 1)
     return seen.y_RD - offset_TD[place_R] - fill_SD[fill_R]
 
 
 class Gaussians:
-    """One covariance, V means, whitened once: rows come in many small parts."""
+    """One covariance and V means, whitened once, since rows come in many small parts."""
 
     def __init__(self, means_VD: Tensor, whiten_DD: Tensor) -> None:
         self._whiten_DD = whiten_DD
@@ -108,7 +111,7 @@ def fit_token_model(public: PublicText, victim: Victim, knowledge: Knowledge, sa
     """Fit to clean vectors (oblivious) or to simulated releases (adaptive).
 
     The adaptive attacker first runs the mechanism without its noise, which shows the mean of each id (shifts and
-    replacements included), then with it, for the covariance and for what the noise does on its way to the cut.
+    replacements included), then with it, for the covariance and for the effect of the noise on its way to the cut.
     """
     show = victim.quiet if knowledge == "adaptive" else victim.clean
     say("prototypes", 0.0)
@@ -124,7 +127,7 @@ def fit_token_model(public: PublicText, victim: Victim, knowledge: Knowledge, sa
 
 
 def _alone(show: Callable[[Sequence[IntArray]], Observed], public: PublicText, victim: Victim) -> Tensor:
-    """State of each candidate as the only word of a record."""
+    """The row of each candidate as the only word of a record."""
     context = victim.mechanism.context
     before, after = np.array(context.prefix, dtype=np.int32), np.array(context.suffix, dtype=np.int32)
     ids_V = public.ids_V.numpy().astype(np.int32)
@@ -133,9 +136,10 @@ def _alone(show: Callable[[Sequence[IntArray]], Observed], public: PublicText, v
 
 
 def _fit(drawn: Observed, reference_VD: Tensor, public: PublicText, *, evenly: bool = False) -> TokenModel:
-    """The model of these rows. reference_VD: the means as far as they are known before.
+    """The model of these rows.
 
-    evenly: the map must hold for rare ids as much as for frequent ones (they are why it is needed).
+    reference_VD: the means as known so far.
+    evenly: rare ids count as much as frequent ones for the map, which is there for them.
     """
     seen, (index_N, known_N) = drawn.seen, _known(drawn, public)
     row_N = seen.row_N[known_N]
@@ -146,7 +150,7 @@ def _fit(drawn: Observed, reference_VD: Tensor, public: PublicText, *, evenly: b
     def sums(table_VD: Tensor) -> Tensor:
         return torch.zeros_like(y_RD).index_add_(0, row_N, table_VD[index_N])
 
-    # Centred, so that a row of more tokens is not simply a longer one.
+    # Centred, so that a row of more tokens is not simply longer.
     counts_V = torch.bincount(index_N, minlength=len(reference_VD)).float()
     reference_VD = reference_VD - counts_V @ reference_VD / len(index_N)
     x_RD = sums(reference_VD)
@@ -154,12 +158,12 @@ def _fit(drawn: Observed, reference_VD: Tensor, public: PublicText, *, evenly: b
     if evenly:
         weight_R = torch.zeros(len(y_RD)).index_add_(0, row_N, 1 / counts_V[index_N])[used_R]
     layout = _Layout(seen, used_R)
-    for _ in range(2):  # the map without what the places do, which needs the map
+    for _ in range(2):  # the map and the effect of positions need each other
         map_DD = _change(x_RD[used_R], (y_RD - x_RD - layout.effect_RD)[used_R], weight_R)
         means_VD = reference_VD + reference_VD @ map_DD
         layout.fit(y_RD - sums(means_VD))
     moved_VD = torch.zeros_like(means_VD)
-    for _ in range(_ROUNDS * seen.slots):  # all tokens of a row explain the same residual, so each moves its share
+    for _ in range(_ROUNDS * seen.slots):  # all tokens of a row explain the same residual, so each takes its share
         residual_RD = y_RD - layout.effect_RD - sums(means_VD + moved_VD)
         own_ND = (residual_RD - residual_RD[used_R].mean(0))[row_N] + moved_VD[index_N]
         moved_VD += (_shrunk_residuals(own_ND, index_N, len(means_VD)) - moved_VD) / seen.slots
@@ -184,21 +188,21 @@ def _fit(drawn: Observed, reference_VD: Tensor, public: PublicText, *, evenly: b
 
 
 class _Layout:
-    """What a row's place in the record and its number of tokens add, estimated from the rows that are used."""
+    """The effects of a row's position and number of tokens, estimated from the used rows."""
 
     def __init__(self, seen: Seen, used_R: Tensor) -> None:
         self._seen, self._used_R = seen, used_R
         width = seen.y_RD.shape[1]
-        self.offset_TD = torch.zeros(int(seen.lengths_B.max()) + 1, width)  # the last row is for later places
+        self.offset_TD = torch.zeros(int(seen.lengths_B.max()) + 1, width)  # the last row is for later positions
         self.fill_SD = torch.zeros(seen.slots + 1, width)
 
     @property
     def effect_RD(self) -> Tensor:
-        """Of every row."""
+        """The effect on every row."""
         return self.offset_TD[self._seen.place_R] + self.fill_SD[self._seen.fill_R]
 
     def fit(self, rest_RD: Tensor) -> None:
-        """To what the tokens leave of the rows; one factor after the other."""
+        """Fit to what the tokens don't explain; one factor after the other."""
         place_R, fill_R = self._seen.place_R[self._used_R], self._seen.fill_R[self._used_R]
         rest_RD = rest_RD[self._used_R]
         rest_RD = rest_RD - rest_RD.mean(0)
@@ -231,11 +235,11 @@ def ridge(x_ND: Tensor, y_ND: Tensor, strength: float = _RIDGE) -> tuple[Tensor,
 def _change(x_RD: Tensor, change_RD: Tensor, weight_R: Tensor | None) -> Tensor:
     """A with change ~ (x - mean) A: least squares with the penalty that generalised cross-validation prefers.
 
-    Golub, Heath & Wahba (1979). No map at all (zero) is among the choices: noise that is simply added needs none.
+    Golub, Heath & Wahba (1979). The choices include no map at all (zero): additive noise needs none.
     """
     size = len(x_RD)
     weight_R = torch.ones(size) if weight_R is None else weight_R
-    count = float(weight_R.sum().square() / weight_R.square().sum())  # rows that even ones would have to be
+    count = float(weight_R.sum().square() / weight_R.square().sum())  # effective number of rows
     share_R1 = (weight_R / weight_R.sum()).unsqueeze(1)
     x_RD, change_RD = x_RD - (share_R1 * x_RD).sum(0), change_RD - (share_R1 * change_RD).sum(0)
     value_D, axis_DD = torch.linalg.eigh((x_RD.T @ (share_R1 * x_RD)).double())
@@ -257,7 +261,7 @@ def _change(x_RD: Tensor, change_RD: Tensor, weight_R: Tensor | None) -> Tensor:
 def _shrunk_residuals(residual_ND: Tensor, index_N: Tensor, size: int) -> Tensor:
     """Mean residual of each candidate times between / (between + within / count), variances by moments.
 
-    How far ids stray from the line is estimated apart for rare and frequent ids, or a few frequent ones would rule.
+    The variance between ids is estimated separately for rare and frequent ids, or a few frequent ones would dominate.
     """
     sums_VD, counts_V = _sum_by(residual_ND, index_N, size)
     there = counts_V > 0
@@ -274,9 +278,9 @@ def _shrunk_residuals(residual_ND: Tensor, index_N: Tensor, size: int) -> Tensor
 
 
 def _law(residual_ND: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(mean, W) of residuals, W W' = inverse covariance, which is shrunk a little towards its diagonal.
+    """(mean, W) of residuals, W W' = inverse of the covariance, which is shrunk a little towards its diagonal.
 
-    least: variance of a coordinate that is added, so that rounding is not taken for a difference.
+    least: variance added to each coordinate, so that rounding does not look like a difference.
     """
     mean_D = residual_ND.mean(0)
     centred_ND = residual_ND - mean_D

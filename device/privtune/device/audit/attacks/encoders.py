@@ -1,4 +1,4 @@
-"""What the learned attacks read a record with: the pre-trained blocks above the cut, or a small new encoder.
+"""The encoders of the learned attacks: the pre-trained blocks above the cut, or a small new encoder.
 
 B records, T rows a record, R rows, D hidden width.
 """
@@ -15,7 +15,7 @@ from privtune.device.audit.victim import Seen
 
 
 class NewEncoder(nn.Module):
-    """Two transformer layers from scratch, for models whose own blocks see only what comes before."""
+    """Two new transformer layers, for models whose own blocks see only what precedes."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,16 +30,16 @@ class NewEncoder(nn.Module):
 
 
 def trainable(encoder: nn.Module | None, width: int) -> nn.Module:
-    """A copy of the encoder that may be trained; a new one where there is none."""
+    """A trainable copy of the encoder; a new one if there is none."""
     mine = NewEncoder(width) if encoder is None else copy.deepcopy(encoder)
     return mine.requires_grad_(True)
 
 
 def encode(encoder: nn.Module, seen: Seen, rows_RD: Tensor) -> Tensor:
-    """Final states at every released row, (R, D) float32; rows_RD: what the encoder reads in their places.
+    """Final states at every released row, (R, D) float32. rows_RD: the encoder's input at these rows.
 
-    In bfloat16 where the processor multiplies it (four times as fast, most of an attack's time goes here): attacks
-    compare these states with nothing, they only learn from them.
+    Runs in bfloat16 if the processor supports it: four times as fast, and most of an attack's time is spent here.
+    Precision is enough, since attacks only learn from these states and never compare them.
     """
     width = int(seen.lengths_B.max())
     x_BTD = torch.zeros(len(seen), width, rows_RD.shape[1]).index_put((seen.record_R, seen.place_R), rows_RD)

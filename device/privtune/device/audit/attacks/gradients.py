@@ -1,8 +1,8 @@
-"""What a language model's gradients give away: the very text that it is trained on, whatever noise the vectors carry.
+"""What a language model's gradients give away: its very training text, whatever noise the vectors carry.
 
 The head is public and frozen and the cloud computes its input, so it knows p = softmax(W out). The gradient that the
-device sends back is W'(p - y) / items: what W'p leaves over is the row of W that the next token names (as Zhao et al.
-2020, iDLG, for classes). B records, P read-out rows, N tokens to be told, K guesses, V vocabulary, D hidden width.
+device sends back is W'(p - y) / items. Without W'p, what remains is the next token's row of W (as Zhao et al. 2020,
+iDLG, for classes). B records, P read-out rows, N secret tokens, K guesses, V vocabulary, D hidden width.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ _BATCH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SentBack:
-    """Gradients of one micro-batch as the cloud gets them, next to what it computed itself.
+    """Gradients of one micro-batch as the cloud receives them, beside its own output.
 
-    record_P: the record; place_P: the place in it of the token that the row predicts; out_PD: what came out of the top,
-    None if it was not kept (p is then left out, which costs little); items: terms in the step's loss.
+    record_P: the record.
+    place_P: the position in it of the token that the row predicts.
+    out_PD: output of the top; None if it was not kept (p is then left out, which costs little).
+    items: terms in the step's loss.
     """
 
     record_P: Tensor
@@ -42,10 +44,10 @@ class SentBack:
 
 
 def next_tokens(head: Head, sent: SentBack) -> Tensor:
-    """ids_PK: the tokens whose rows of W point most nearly where the gradient's remainder does."""
+    """ids_PK: the tokens whose rows of W are closest in direction to the remainder of the gradient."""
     with torch.no_grad():
         rows_DV = head(torch.eye(sent.gradient_PD.shape[1])) - head(torch.zeros(1, sent.gradient_PD.shape[1]))
-    weight_VD = rows_DV.T.float()  # the head is linear: its answer to each unit vector is a column of W
+    weight_VD = rows_DV.T.float()  # the head is linear: its output for each unit vector is a column of W
     directions_VD = nn.functional.normalize(weight_VD, dim=1)
     guesses = []
     for start in range(0, len(sent.gradient_PD), CHUNK_ROWS):
@@ -59,7 +61,7 @@ def next_tokens(head: Head, sent: SentBack) -> Tensor:
 
 
 def read_back(head: Head, batches: Iterable[SentBack], observed: Observed) -> Tensor:
-    """ids_NK for the tokens of `observed`: what the gradients name; -1 where nothing was predicted (a prompt)."""
+    """ids_NK for the tokens of `observed`, as the gradients name them; -1 if nothing was predicted (a prompt)."""
     seen = observed.seen
     starts_B = seen.lengths_B.cumsum(0) - seen.lengths_B
     unit_R = torch.full((len(seen.y_RD),), -1)
@@ -72,9 +74,9 @@ def read_back(head: Head, batches: Iterable[SentBack], observed: Observed) -> Te
 
 
 def simulated(data: EncodedDataset, observed: Observed, top: nn.Module, head: Head) -> Iterator[SentBack]:
-    """The gradients of a first step on these releases, by the device's real loss."""
+    """The gradients of a first step on these releases, by the device's real loss. Raises InvalidInput without masks."""
     if data.loss_masks is None:
-        raise InvalidInput("only a language model's records tell which tokens are predicted")
+        raise InvalidInput("only a language model's records say which tokens are predicted")
     trainer = HeadTrainer(head, OptimSpec(), seed=0, total_steps=1)
     first = 0
     for step, part in enumerate(observed.seen.batches(_BATCH)):

@@ -1,11 +1,11 @@
 """EIA-2, the learned inverters: a token-wise MLP, and a sequence model on the pre-trained blocks above the cut.
 
-Both start as the adaptive codebook (`density`) and add a learned correction that is zero at first, so that they can
-only get better than it: logits = scale * (white(y) + correction) . white means + log prior. The output layer is the
-table of whitened means, which covers ids that training never saw; the softmax of TRAINING runs over ids that occur in
-the public text only, which saves most of the work. Fresh noise at each step, AdamW.
+Both start as the adaptive codebook (`density`) and add a learned correction that is zero at first, so they start no
+worse than it: logits = scale * (white(y) + correction) . white means + log prior. The output layer is the table of
+whitened means, which covers ids that training never saw. The softmax of TRAINING runs only over ids of the public text,
+which saves most of the work. Fresh noise in every step, AdamW.
 
-B records, T rows a record, R rows, N tokens to be told, S slots a row, V candidates, K guesses, D hidden width.
+B records, T rows per record, R rows, N secret tokens, S slots per row, V candidates, K guesses, D hidden width.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from privtune.device.audit.attacker_text import batches_of_length
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.codebook import CHUNK
 from privtune.device.audit.attacks.density import TokenModel, centred
 from privtune.device.audit.attacks.encoders import NewEncoder, encode, trainable
 from privtune.device.audit.metrics import spread
-from privtune.device.audit.public_knowledge import batches_of_length
 from privtune.device.audit.victim import Knowledge, Observed, Seen
 from privtune.shared.modeling.seeding import seeded
 
@@ -31,7 +31,11 @@ _LONGEST = 512
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedSettings:
-    """epochs over the public text; records a step; learning_rate of new layers; encoder_rate of pre-trained ones;
+    """How the inverters train.
+
+    epochs: over the public text.
+    batch: records per step.
+    learning_rate, encoder_rate: of new layers, and of pre-trained ones.
     hidden: width of the token-wise MLP.
     """
 
@@ -43,7 +47,7 @@ class LearnedSettings:
 
 
 class Inverter(nn.Module):
-    """From released rows to logits over candidates; a subclass gives the correction of each slot, (R, S, D)."""
+    """From released rows to logits over candidates. A subclass provides the correction of each slot, (R, S, D)."""
 
     white_VD: Tensor
     bias_V: Tensor
@@ -65,17 +69,17 @@ class Inverter(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def correction(self, seen: Seen, y_RD: Tensor) -> Tensor:
-        """What training adds to the whitened rows, (R, S, D); y_RD: centred and whitened."""
+        """The learned correction of the whitened rows, (R, S, D). y_RD: centred and whitened."""
         raise NotImplementedError
 
     def features(self, seen: Seen) -> Tensor:
-        """What is compared with the means for each token to be told, (N, D)."""
+        """The vector of each secret token that is compared with the means, (N, D)."""
         y_RD = (centred(seen, self.offset_TD, self.fill_SD) - self.base_D) @ self.whiten_DD
         corrected_RSD = y_RD.unsqueeze(1) + self.correction(seen, y_RD)
         return corrected_RSD[seen.row_N, seen.slot_N.clamp(max=self.slots - 1)]
 
     def logits(self, features_ND: Tensor, chosen_C: Tensor | None = None) -> Tensor:
-        """Over all candidates, or those chosen; (N, V) or (N, C)."""
+        """Over all candidates, or the chosen ones; (N, V) or (N, C)."""
         white_VD, bias_V = self.white_VD, self.bias_V
         if chosen_C is not None:
             white_VD, bias_V = white_VD[chosen_C], bias_V[chosen_C]
@@ -83,7 +87,7 @@ class Inverter(nn.Module):
 
 
 class TokenwiseNet(Inverter):
-    """D -> hidden -> D -> V, each row by itself."""
+    """D -> hidden -> D -> V, for each row separately."""
 
     def __init__(self, model: TokenModel, log_prior_V: Tensor, slots: int, hidden: int) -> None:
         super().__init__(model, log_prior_V, slots)
@@ -99,8 +103,8 @@ class TokenwiseNet(Inverter):
 class SequenceNet(Inverter):
     """Denoiser -> linear map -> encoder over the record -> correction. Pre-trained encoder, or a small new one.
 
-    The denoiser is the posterior mean of the codebook over the ids of the public text: what the encoder reads is then
-    near to what it was pre-trained on. The row itself is added through a map that is zero at first.
+    The denoiser is the posterior mean of the codebook over the ids of the public text, so the encoder's input resembles
+    its pre-training data. The row itself is added through a map that is zero at first.
     """
 
     usual_C: Tensor
@@ -117,13 +121,13 @@ class SequenceNet(Inverter):
         super().__init__(model, log_prior_V, slots)
         self.register_buffer("usual_C", usual_C)
         self.raw = _zero(nn.Linear(self.width, self.width))
-        # What the two neighbours say directly: a log-bilinear bigram model (Mnih & Hinton 2007), which learns at once.
+        # Direct evidence of the two neighbours: a log-bilinear bigram model (Mnih & Hinton 2007), which learns fast.
         self.beside = _zero(nn.Linear(2 * self.width, slots * self.width))
         self.denoise = nn.Linear(self.width, self.width)
         with torch.no_grad():
             self.denoise.weight.copy_((torch.linalg.inv(model.whiten_DD) @ model.clean_DD).T)
             self.denoise.bias.copy_(model.clean_D + model.base_D @ model.clean_DD)
-        # What a clean state shows of its place; an encoder from scratch needs to tell places apart all the more.
+        # The effect of the position on a clean state. A new encoder needs distinct positions even more.
         self.place_TD = nn.Parameter(torch.zeros(_LONGEST, self.width))
         with torch.no_grad():
             self.place_TD[: len(place_TD)] = place_TD[:_LONGEST]
@@ -138,7 +142,7 @@ class SequenceNet(Inverter):
         mean_RD = self._posterior_mean(y_RD)
         x_RD = self.denoise(mean_RD) + self.raw(y_RD) + self.place_TD[place_R]
         states_RD = encode(self.encoder, seen, x_RD)
-        # Rows of a record stand together, so the neighbours are one row away except at its ends.
+        # Rows of a record are adjacent, so the neighbours are one row away except at its ends.
         inside = seen.record_R[1:] == seen.record_R[:-1]
         before_RD = torch.cat([mean_RD[:1] * 0, mean_RD[:-1] * inside.unsqueeze(1)])
         after_RD = torch.cat([mean_RD[1:] * inside.unsqueeze(1), mean_RD[:1] * 0])
@@ -148,7 +152,7 @@ class SequenceNet(Inverter):
 
     @torch.no_grad()
     def _posterior_mean(self, y_RD: Tensor) -> Tensor:
-        """Of the whitened means given each row, by the codebook's law."""
+        """Posterior mean of the whitened means given each row, under the codebook's distribution."""
         white_CD, bias_C = self.white_VD[self.usual_C], self.bias_V[self.usual_C]
         parts = [torch.addmm(bias_C, part, white_CD.T).softmax(1) @ white_CD for part in torch.split(y_RD, CHUNK)]
         return torch.cat(parts)
@@ -215,7 +219,7 @@ class LearnedInversion(Attack):
     @torch.no_grad()
     def candidates(self, seen: Seen, count: int) -> tuple[Tensor, Tensor]:
         """The best candidate numbers of each token and their logits, (N, count)."""
-        # Built without slots (on clean vectors), but attacking rows of several tokens: one ranking, dealt to the slots.
+        # Built without slots (on clean vectors) but attacking rows of several tokens: deal one ranking to the slots.
         deal = seen.slots if self._network.slots == 1 else 1
         deep = min(count * deal, len(self._ids_V))
         total = len(seen.row_N)
@@ -226,7 +230,7 @@ class LearnedInversion(Attack):
             for features_ND in torch.split(self._network.features(part), CHUNK):
                 best = self._network.logits(features_ND).topk(deep)
                 place_N = order_N[done : done + len(features_ND)]
-                # Copied: small results left between large buffers would keep the heap from using these again.
+                # Copied: small results between large buffers would keep the heap from reusing them.
                 numbers_NK[place_N], values_NK[place_N] = best.indices, best.values
                 done += len(features_ND)
         return (spread(numbers_NK, seen) if deal > 1 else numbers_NK), values_NK
@@ -255,7 +259,7 @@ class Tokenwise(LearnedInversion):
         return TokenwiseNet(model, lab.public.log_prior_V, slots, self.settings.hidden)
 
 
-class Sequence(LearnedInversion):
+class SequenceInversion(LearnedInversion):
     """EIA-2b: the whole record at once, through the pre-trained blocks above the cut."""
 
     name: ClassVar[str] = "EIA-2b"
@@ -268,7 +272,7 @@ class Sequence(LearnedInversion):
 
 
 def _groups(network: Inverter, settings: LearnedSettings) -> list[dict[str, object]]:
-    """Pre-trained blocks learn slowly, everything new fast."""
+    """Pre-trained blocks learn slowly, new layers fast."""
     slow = [p for name, p in network.named_parameters() if name.startswith("encoder.")]
     fast = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
     new = isinstance(getattr(network, "encoder", None), NewEncoder)

@@ -1,10 +1,10 @@
-"""EIA-3, inversion by optimisation: find the text whose release would be nearest to what was seen.
+"""EIA-3, inversion by optimisation: find the text whose release would be closest to what was seen.
 
 Minimises || mean release of bottom(softmax(Z / T) E) - y ||^2 over Z by Adam, T falling from 0.2 to 0.05. Z is a
-distribution over the few candidates of each place that a learned inverter (EIA-2) names first: the warm start.
+distribution over the few candidates of each position that a learned inverter (EIA-2) ranks first: the warm start.
 The adaptive attacker matches the mechanism's mean (a linear map, fitted to simulated releases) in the noise's metric.
 
-B records, T tokens, N tokens to be told, K candidates each, E embedding width, D hidden width.
+B records, T tokens, N secret tokens, K candidates each, E embedding width, D hidden width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _HOT, _COLD = 0.2, 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiseSettings:
-    """iterations of Adam; candidates kept a place; learning_rate on Z; prior: weight of the warm start's own odds."""
+    """How the search runs.
+
+    iterations: of Adam.
+    candidates: tokens kept per position.
+    learning_rate: on Z.
+    prior: weight of the warm start's own odds.
+    """
 
     iterations: int = 500
     candidates: int = 32
@@ -36,7 +42,7 @@ class OptimiseSettings:
 
 
 class Optimise(Attack):
-    """Needs a fitted EIA-2 of the same knowledge for its warm start. Not for mechanisms that shorten."""
+    """The search. warm: a fitted EIA-2 of the same knowledge. Not for mechanisms that shorten."""
 
     name: ClassVar[str] = "EIA-3"
     kind: ClassVar[Literal["inversion", "attribute"]] = "inversion"
@@ -54,7 +60,7 @@ class Optimise(Attack):
         drawn_RD = lab.victim.simulate(lab.public.records, self.knowledge).seen.y_RD
         self._map_DD, self._shift_D = ridge(clean_RD, drawn_RD)
         residual_RD = drawn_RD - clean_RD @ self._map_DD - self._shift_D
-        # Without noise nothing is left to whiten: plain distance, at the scale of the vectors themselves.
+        # Without noise there is nothing to whiten: plain distance, at the scale of the vectors themselves.
         spread = float(clean_RD.var(0).mean().sqrt())
         noisy = float(residual_RD.var(0).mean().sqrt()) > 1e-3 * spread
         self._whiten_DD = whitening(residual_RD) if noisy else torch.eye(clean_RD.shape[1]) / (1e-2 * spread)
@@ -69,7 +75,7 @@ class Optimise(Attack):
         return torch.cat(parts)
 
     def _solve(self, seen: Seen) -> Tensor:
-        """ids_NK for a few records, the most probable candidate of each place first."""
+        """ids_NK for a few records, the most probable candidate of each position first."""
         settings, bottom = self.settings, self._lab.victim.bottom
         ids_V, count = self._lab.public.ids_V, min(self.settings.candidates, len(self._lab.public.ids_V))
         numbers_NK, logits_NK = self._warm.candidates(seen, count)
@@ -97,7 +103,7 @@ class Optimise(Attack):
         return ids_NK
 
     def _specials(self, seen: Seen, table_VE: Tensor) -> Tensor:
-        """Embeddings of the special tokens, whose places are public; other rows zero. (R, E)."""
+        """Embeddings of the special tokens, whose positions are public; other rows are zero; (R, E)."""
         context = self._lab.victim.mechanism.context
         rows_RE = torch.zeros(len(seen.y_RD), table_VE.shape[1])
         secret_R = torch.zeros(len(seen.y_RD), dtype=torch.bool)

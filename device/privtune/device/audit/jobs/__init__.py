@@ -1,6 +1,6 @@
-"""The audit around a job of this device: `gate` before anything of its data leaves, `transcript` after it was sent.
+"""Audits of a real job of this device: the `gate` before any of its data leaves, `transcript_audit` after it was sent.
 
 `gate` holds the attacks' figures against the policy's thresholds.
-`transcript` attacks the frames that a job really sent and received: `recorded` puts them together as an attacker would,
-`evidence` tells what they show besides the text.
+`transcript_audit` attacks the frames that a job really sent and received: `recorded` puts them together as an attacker
+would, `evidence` finds what they reveal besides the text.
 """

@@ -1,4 +1,4 @@
-"""Findings on what a job really sent: labels in its gradients and states, second draws, equal bytes, other jobs.
+"""Findings about what a job really sent: labels in gradients and states, second draws, equal bytes, other jobs.
 
 B records, E epochs, D hidden width.
 """
@@ -22,13 +22,13 @@ from privtune.device.audit.metrics import Figure
 from privtune.device.data.encode import EncodedDataset
 
 _STATES = (
-    "States that the tuned top computed for the records, grouped by direction. The cloud has these by itself: a "
-    "defence of the gradients does not hide them, and the better the model is tuned the more they tell."
+    "States that the tuned top computed for the records, grouped by direction. The cloud computes these itself: a "
+    "defence of the gradients does not hide them, and the better the model is tuned, the more they reveal."
 )
 
 
 def label_findings(found: Collected, data: EncodedDataset) -> Iterator[Finding]:
-    """Labels of the training records by what training sent back and what came back for it; none for language models."""
+    """Labels of the training records, from what training sent and received; nothing for language models."""
     if data.labels is None:
         return
     if found.labels:
@@ -36,7 +36,7 @@ def label_findings(found: Collected, data: EncodedDataset) -> Iterator[Finding]:
         yield Finding(
             name="labels that were sent",
             figure=everything,
-            text=f"The job had labels: shared. {found.labels:,} class numbers went along in the clear.",
+            text=f"The job had labels: shared. {found.labels:,} class numbers were sent in the clear.",
         )
     handles, gradients_EBD = found.gradients_EBD()
     labels_B = torch.from_numpy(data.labels[handles])
@@ -49,7 +49,7 @@ def label_findings(found: Collected, data: EncodedDataset) -> Iterator[Finding]:
             units_EBD.transpose(0, 1).flatten(1),
             labels_B,
             name=f"the same, {epochs} epochs side by side",
-            text="Every epoch sends a gradient of each record: what one leaves open, several may tell.",
+            text="Every epoch sends a gradient of each record: several may reveal what one leaves open.",
         )
     if found.states:
         seen = sorted(found.states)
@@ -65,39 +65,39 @@ def label_findings(found: Collected, data: EncodedDataset) -> Iterator[Finding]:
 def identity_findings(
     found: Collected, traffic: Traffic, home: Path, job_id: str, keys: Sequence[bytes]
 ) -> Iterator[Finding]:
-    """Whether the bytes of a record were ever others, those of another record, or seen in another job."""
+    """Whether the bytes of a record ever changed, equal those of another record, or occur in another job."""
     handles = sorted(found.uploads)
     if not handles:
         return
     several = [len(found.uploads[handle]) > 1 for handle in handles]
     again = sum(sum(found.uploads[handle].values()) > 1 for handle in handles)
-    said = "Every time the bytes were the same, in every epoch: there is nothing to average."
+    note = "The bytes were the same every time, in every epoch: there is nothing to average."
     if any(several):
-        said = f"{sum(several):,} of them with other bytes, which can be averaged: the attacked rows are the mean."
+        note = f"{sum(several):,} of them had other bytes, which can be averaged: the attacked rows are the mean."
     yield Finding(
         name="records sent as two different draws",
         figure=share_of(np.array(several), 0.0),
-        text=f"{again:,} of {len(handles):,} records were sent more than once (new sessions, resends). {said}",
+        text=f"{again:,} of {len(handles):,} records were sent more than once (new sessions, resends). {note}",
     )
     owners = Counter(draw for handle in handles for draw in found.uploads[handle])
     equal = [any(owners[draw] > 1 for draw in found.uploads[handle]) for handle in handles]
     yield Finding(
         name="records with the bytes of another record",
         figure=share_of(np.array(equal), 0.0),
-        text="Equal bytes tell the cloud that two records are equal, without telling what they say.",
+        text="Equal bytes show the cloud that two records are equal, not what they say.",
     )
     jobs, elsewhere = _sent_elsewhere(home, job_id, traffic.scopes)
     linked = [keys[handle] in elsewhere for handle in handles]
     yield Finding(
         name="records whose bytes other jobs sent as well",
         figure=share_of(np.array(linked), 0.0),
-        text=f"{jobs:,} other jobs of this device used the same model and noise: where they have the same record, the "
-        "cloud sees that it is the same (anew, the draws could be averaged).",
+        text=f"{jobs:,} other jobs of this device used the same model and noise: if they have the same record, the "
+        "cloud sees that it is the same (new draws could be averaged).",
     )
 
 
 def _sent_elsewhere(home: Path, job_id: str, scopes: set[str]) -> tuple[int, set[bytes]]:
-    """How many other jobs drew from the same law of noise, and the keys of all records that they sent."""
+    """How many other jobs drew from the same noise distribution, and the keys of all records that they sent."""
     jobs: set[str] = set()
     sent: set[bytes] = set()
     for path in sorted((home / "jobs").glob(f"*/{TRANSCRIPT}/[0-9]*.jsonl")):
@@ -122,7 +122,7 @@ def _keys(file: Path, name: str) -> list[bytes]:
 
 
 def not_kept(traffic: Traffic) -> Iterator[str]:
-    """What left or came and was not looked at, since only its hash is here: a line for each kind of frame."""
+    """Traffic that was not examined because only its hash was kept: one line per kind of frame."""
     for kind, count in sorted(traffic.counts.items()):
         lacking = count.frames - count.kept_frames
         if lacking and "(call)" not in kind:

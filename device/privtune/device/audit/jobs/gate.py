@@ -1,13 +1,12 @@
-"""The gate before a job: the audit's inversion attacks on the job's own records, held against the policy's thresholds.
+"""The gate before a job: the audit's inversion attacks on the job's own records, against the policy's thresholds.
 
-home/audits/KEY.json keeps each verdict: the same data, noise, size, thresholds and public texts are not attacked twice.
+home/audits/KEY.json keeps each verdict: the same data, noise, size, thresholds and public texts are attacked once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,14 +16,17 @@ from typing import Any
 
 from privtune.device.audit.attacks import gradients
 from privtune.device.audit.attacks.attack import Lab
-from privtune.device.audit.case import build_case, choose, public_texts, whole_model
+from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.metrics import Figure
-from privtune.device.audit.suite import FULL, QUICK, AttackRow, Outcome, Size, attack_gradients, attack_releases
+from privtune.device.audit.outcome import AttackRow, Outcome
+from privtune.device.audit.sizes import FULL, QUICK, Size
+from privtune.device.audit.suite import attack_releases, attack_simulated_gradients
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import AuditRule
 from privtune.device.release.noising import Noise
 from privtune.shared import __version__
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
+from privtune.shared.files import write_json
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.package import BottomPackage
 
@@ -34,7 +36,7 @@ SIZES: dict[str, Size] = {"quick": QUICK, "full": FULL}
 
 @dataclass(frozen=True, kw_only=True)
 class Gated:
-    """The job that is held against the rule. scope: names its noise, model, cut and codec; fingerprint: its data."""
+    """The job to judge. scope: names its noise, model, cut and codec; fingerprint: its data."""
 
     spec: JobSpec
     data: EncodedDataset
@@ -46,10 +48,10 @@ class Gated:
 
 
 def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], stop: threading.Event) -> None:
-    """Return when the worst attack stays within the rule.
+    """Return if the worst attack stays within the rule.
 
-    Raises AuditRefused with the figures when it does not, JobPaused when `stop` is set meanwhile (nothing is kept of a
-    broken-off audit), DataInvalid for too few records, InvalidInput for a language model without the owner's own copy,
+    Raises AuditRefused with the figures if it does not, JobPaused if `stop` is set meanwhile (an interrupted audit is
+    not kept), DataInvalid for too few records, InvalidInput for a language model without the owner's own copy,
     StorageFull.
     """
     path = home / FOLDER / f"{_key(rule, job, home)}.json"
@@ -59,7 +61,7 @@ def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], s
         found = _attacked(rule, job, home, tell, stop)
         _keep(path, found)
     else:
-        tell(f"the audit of {found['day']} is used again: same data, noise, size and thresholds")
+        tell(f"reusing the audit of {found['day']}: same data, noise, size and thresholds")
     over = [
         f"{100 * worst['high']:.1f}% of {what} (allowed: {100 * limit:g}%; {worst['attack']} names "
         f"{100 * worst['value']:.1f}%)"
@@ -85,7 +87,7 @@ def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], s
 def _attacked(
     rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], stop: threading.Event
 ) -> dict[str, Any]:
-    """The worst attacks' figures. Only inversions run: the rule is about them."""
+    """The worst attacks' figures. Only inversions run, since the rule is about them."""
 
     def say(what: str, share: float) -> None:
         if stop.is_set():
@@ -93,10 +95,10 @@ def _attacked(
         if share >= 1:
             tell(f"audit: {what}")
 
-    told_by_gradients = job.spec.task == "causal-lm" and not job.spec.tail
-    if told_by_gradients and job.local_model is None:
+    gradients_leak = job.spec.task == "causal-lm" and not job.spec.tail
+    if gradients_leak and job.local_model is None:
         raise InvalidInput(
-            "the audit of a language model needs the blocks above the cut for what its gradients tell: name your own "
+            "the audit of a language model needs the blocks above the cut for what its gradients reveal: name your own "
             "copy with --local-model (agent.yaml: local_models)",
             param="local_model",
         )
@@ -108,7 +110,7 @@ def _attacked(
         job.parts,
         job.noise,
         job.data,
-        choose(job.data, size, 0),
+        choose_attacked(job.data, size, 0),
         size=size,
         seed=0,
         public=public_texts(None, home),
@@ -118,9 +120,8 @@ def _attacked(
     lab = Lab(case.public, case.victim, case.encoder)
     draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
     outcome = attack_releases(replace(case, labelled=None), lab, size, draws, say=say)
-    if told_by_gradients and case.top is not None:
-        sent_back = gradients.simulated(case.attacked, draws[0], case.top, case.head)
-        attack_gradients(case, draws[0], sent_back, outcome)
+    if gradients_leak:
+        attack_simulated_gradients(case, draws[0], outcome)
     say("done", 1.0)
     return {
         "day": time.strftime("%Y-%m-%d"),
@@ -130,7 +131,7 @@ def _attacked(
 
 
 def _by_gradients(found: dict[str, Any]) -> bool:
-    """Whether noise is not what the refused job lacks."""
+    """Whether the worst attack reads gradients, against which more noise does not help."""
     return any(found[figure]["attack"].startswith(gradients.NAME) for figure in ("top1", "content_top1"))
 
 
@@ -150,7 +151,7 @@ def _key(rule: AuditRule, job: Gated, home: Path) -> str:
 
 
 def _known(path: Path) -> dict[str, Any] | None:
-    """A verdict that was kept; None where there is none, or it can't be read (then it is made anew)."""
+    """A kept verdict; None if there is none, or it can't be read (it is then replaced)."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found if {"day", "top1", "content_top1"} <= found.keys() else None
@@ -159,12 +160,9 @@ def _known(path: Path) -> dict[str, Any] | None:
 
 
 def _keep(path: Path, found: dict[str, Any]) -> None:
-    """Write the verdict whole or not at all, for the owner's eyes only."""
-    scratch = path.with_suffix(f".{os.getpid()}.part")
+    """Write the verdict; only its owner can read it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1)
-        scratch.rename(path)
+        write_json(path, found, private=True)
     except OSError as error:
         raise StorageFull(f"{path.parent} can't be written: {error.strerror or error}") from error

@@ -1,6 +1,6 @@
-"""What the cloud has of a real job: the kept frames of its transcript, put together as an attacker would keep them.
+"""What the cloud has of a real job: the kept frames of its transcript, put together as an attacker would.
 
-A handle is the wire's number of a record: the job's training records in their secret order, then the held-out ones.
+A handle is a record's number on the wire: the job's training records in their secret order, then the held-out ones.
 B records, R released rows of one, P read-out rows of a micro-batch, E epochs, D hidden width.
 """
 
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Count:
-    """Frames of one kind in one direction; kept: those on disk, which were looked at."""
+    """Frames of one kind in one direction. kept: those on disk, which were examined."""
 
     frames: int = 0
     bytes: int = 0
@@ -40,9 +40,9 @@ class Count:
 class Traffic:
     """The transcript of a job with its kept frames.
 
-    keys: names the job's list of records (`digest` of their packed keys): frames of other runs under the job's id
-    (predictions) carry other records and are counted only.
-    Raises JobNotFound without a transcript, JobConflict without kept frames, ArtifactCorrupt where they disagree.
+    keys: names the job's list of records (`digest` of their packed keys). Frames of other runs under the job's id
+    (predictions) carry other records and are only counted.
+    Raises JobNotFound without a transcript, JobConflict without kept frames, ArtifactCorrupt if they disagree.
     """
 
     def __init__(self, folder: Path, job_id: str, keys: str) -> None:
@@ -87,7 +87,7 @@ class Traffic:
         count.kept_bytes += line["bytes"] if "at" in line else 0
 
     def messages(self) -> Iterator[tuple[str, Message]]:
-        """(session, message) of everything kept that is about the job's records, in the order in which it went."""
+        """(session, message) of every kept frame about the job's records, in order."""
         for path, lines in self._runs:
             readers: dict[tuple[str, int], FrameReader] = {}
             ours = False
@@ -108,10 +108,12 @@ class Traffic:
 class Collected:
     """What the attacks need of the messages.
 
-    rows: released rows of each wanted record, (R, D) float32: the mean of its draws if there were several; uploads: how
-    often each record was sent, by digest; gradients, states: of each wanted record, its gradients at the head's input
-    in order, and the last state that the cloud computed for it; words: a language model's gradients by micro-batch, the
-    first of each wanted record (record_P: its handle); labels: labels that went along.
+    rows: released rows of each attacked record, (R, D) float32; the mean of its draws if there are several.
+    uploads: how often each record was sent, by digest of its bytes.
+    gradients: those of each labelled record at the head's input, in order.
+    states: the last state that the cloud computed for each labelled record.
+    words: a language model's gradients by micro-batch, the first of each attacked record (record_P: its handle).
+    labels: number of labels that were sent.
     """
 
     rows: dict[int, Tensor] = field(default_factory=dict)
@@ -122,7 +124,7 @@ class Collected:
     labels: int = 0
 
     def gradients_EBD(self) -> tuple[list[int], Tensor]:
-        """Handles, and their gradients of as many epochs as nine records in ten went through; none: no rows."""
+        """Handles, and their gradients of as many epochs as nine records in ten completed; empty without any."""
         times = sorted(len(rows) for rows in self.gradients.values())
         if not times:
             return [], torch.zeros(0, 0, 0)
@@ -133,7 +135,7 @@ class Collected:
 
 @dataclass(kw_only=True)
 class _Pending:
-    """A micro-batch under way: which record and which place each read-out row is about, and what came out."""
+    """A micro-batch in flight: record and position of each read-out row, and the output."""
 
     handle_P: Tensor
     place_P: Tensor
@@ -144,14 +146,15 @@ class _Pending:
 class Collector:
     """Folds messages into `Collected`.
 
-    attacked: handles of the attacked records; labelled: those for the label attack; words: whether the read-out rows
-    predict tokens (a language model) and not classes.
+    attacked: handles of the attacked records.
+    labelled: handles for the label attack.
+    words: whether the read-out rows predict tokens (a language model) rather than classes.
     """
 
     def __init__(self, attacked: set[int], labelled: set[int], *, words: bool) -> None:
         self._attacked, self._labelled, self._words = attacked, labelled, words
         self._pending: dict[tuple[str, int, int], _Pending] = {}
-        self._told: set[int] = set()
+        self._collected: set[int] = set()
         self._draws: Counter[int] = Counter()
         self.found = Collected()
 
@@ -195,7 +198,7 @@ class Collector:
         out_PD = torch.from_numpy(message.tensor())
         pending.out_PD = out_PD
         handles = pending.handle_P.tolist()
-        # With a tail every row comes back, of blocks that nobody tuned: that tells no more than the releases do.
+        # With a tail every row comes back, from blocks that nobody tuned: no more than the releases reveal.
         if self._words or len(set(handles)) < len(handles):
             return
         for handle, out_D in zip(handles, out_PD, strict=True):
@@ -212,10 +215,10 @@ class Collector:
                 self.found.gradients[handle].append(gradient_D.clone())
 
     def _keep_words(self, gradient_PD: Tensor, pending: _Pending) -> None:
-        new = (self._attacked & set(pending.handle_P.tolist())) - self._told
+        new = (self._attacked & set(pending.handle_P.tolist())) - self._collected
         if not new:
             return
-        self._told |= new
+        self._collected |= new
         kept_P = torch.isin(pending.handle_P, torch.tensor(sorted(new)))
         self.found.words.append(
             SentBack(

@@ -1,6 +1,6 @@
-"""What an audit tells its owner: figures that were measured already, as words, JSON, pictures and a page.
+"""What an audit shows its owner: measured figures as words, JSON, pictures and a page.
 
-`verdict` says in plain words what they mean, `document` puts them together and writes files for the owner's eyes only,
-`page` is the HTML of an audit in the `frame` that all pages share, `picture` draws a frontier as SVG. Nothing here runs
-an attack.
+`verdict` says in plain words what they mean, `document` puts them together and writes files that only the owner can
+read, `page` renders the audit with the templates that all pages share (`frame`, templates/), `picture` draws a frontier
+as SVG. Nothing here runs an attack.
 """

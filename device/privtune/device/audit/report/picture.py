@@ -1,4 +1,4 @@
-"""A frontier as a picture: what an attacker recovers against what the task keeps. Inline SVG, no script, no library."""
+"""The frontier as a picture: what an attacker recovers against the utility that is left. SVG, no script, no library."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from itertools import pairwise
 
 WIDTH, HEIGHT = 860, 520
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 230, 46, 56
-_LETTER = 0.56  # of a font's size: about as wide as a letter gets on average, which nobody tells without drawing it
-# Told apart by colour and by shape: colours of Okabe & Ito 2008, which colour-blind readers can tell too.
+_LETTER = 0.56  # average width of a letter relative to the font size; the true width is known only when drawn
+# Series differ in colour and in shape. Colours of Okabe & Ito 2008, which colour-blind readers can distinguish.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8c564b", "#000000")
 _SHAPES = ("circle", "square", "diamond", "triangle")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One setting. x, y: shares between 0 and 1, each with its interval; series: drawn alike and joined by a line."""
+    """One setting.
+
+    series: points drawn alike and joined by a line.
+    x, y: (value, low, high), shares between 0 and 1.
+    """
 
     series: str
     name: str
@@ -27,7 +31,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """A corner that is aimed at: x at most, y at least."""
+    """A target corner: x at most, y at least."""
 
     name: str
     x: float
@@ -36,7 +40,7 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A height that is had for nothing, drawn as a broken line."""
+    """A height that needs no signal at all, drawn as a dashed line."""
 
     name: str
     y: float
@@ -52,7 +56,7 @@ def frontier(
     level: Level | None = None,
     join: bool = True,
 ) -> str:
-    """SVG text: value, low and high of every point, a line a series, goals as shaded corners, a legend."""
+    """SVG text: every point with its intervals, one line per series, goals as shaded corners, a legend."""
     x_axis = _Axis([v for p in points for v in p.x] + [goal.x for goal in goals] + [0.0], _LEFT, WIDTH - _RIGHT)
     levels = [] if level is None else [level.y]
     y_axis = _Axis([v for p in points for v in p.y] + [goal.y for goal in goals] + levels, HEIGHT - _BOTTOM, _TOP)
@@ -92,13 +96,13 @@ def frontier(
 
 
 class _Names:
-    """Where names stand already, so that no two of them are written over one another."""
+    """Places that names already take, so that no two names overlap."""
 
     def __init__(self) -> None:
         self._taken: list[tuple[float, float, float]] = []
 
     def take(self, x: float, y: float, name: str) -> float:
-        """The height nearest to y at which a name that begins at x is free; it is taken then."""
+        """Take the free height nearest to y for a name that begins at x."""
         end = x + 11 * _LETTER * len(name)
         steps = sorted(range(-12, 13), key=lambda step: (abs(step), step))
         heights = [y + 12 * step for step in steps if _TOP < y + 12 * step < HEIGHT - _BOTTOM]
@@ -157,22 +161,22 @@ def _series(points: Sequence[Point], number: int, x_axis: _Axis, y_axis: _Axis, 
     if join:
         out += [_line(*first, *second, 0.5, colour) for first, second in pairwise(places)]
     for point, (x, y) in zip(points, places, strict=True):
-        told = f"{point.series}, {point.name}: recovered {100 * point.x[0]:.1f}%, task {100 * point.y[0]:.1f}%"
+        label = f"{point.series}, {point.name}: recovered {100 * point.x[0]:.1f}%, task {100 * point.y[0]:.1f}%"
         bars = _line(x_axis.at(point.x[1]), y, x_axis.at(point.x[2]), y, 0.45, colour)
         bars += _line(x, y_axis.at(point.y[1]), x, y_axis.at(point.y[2]), 0.45, colour)
-        out.append(f"<g><title>{escape(told)}</title>{bars}{_mark(x, y, number)}</g>")
+        out.append(f"<g><title>{escape(label)}</title>{bars}{_mark(x, y, number)}</g>")
     return out
 
 
 def _named(points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, names: _Names) -> list[str]:
-    """The names; those farthest left choose their heights first."""
+    """The names; the leftmost points choose their heights first."""
     out = []
     for point in sorted(points, key=lambda p: p.x[0]):
         x, y = x_axis.at(point.x[0]), y_axis.at(point.y[0])
-        inward = x > WIDTH - _RIGHT - 90  # a name at the right edge would run into the legend
+        inward = x > WIDTH - _RIGHT - 90  # at the right edge a name would run into the legend
         begin = x - 8 - 11 * _LETTER * len(point.name) if inward else x + 8
         height = names.take(begin, y - 7, point.name)
-        if abs(height - (y - 7)) > 12:  # far enough away to be taken for another point's
+        if abs(height - (y - 7)) > 12:  # so far away that it may look like another point's
             out.append(_line(x, y, x - 10 if inward else x + 10, height - 3, 0.3))
         out.append(_text(x - 8 if inward else x + 8, height, point.name, "end" if inward else "start", 11))
     return out

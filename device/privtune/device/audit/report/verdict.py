@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from privtune.device.audit.attacks import gradients
-from privtune.device.audit.suite import Outcome
+from privtune.device.audit.outcome import Outcome
 from privtune.shared.errors import InvalidInput
 
-# The bar of docs/attacks.md: at most so much of content words and of all words for the best verdict.
+# The bar of docs/attacks.md: shares of content words and of all words up to which the verdict is the best one.
 LITTLE_CONTENT, LITTLE_ALL = 0.10, 0.20
 MOST = 0.50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """level: little, some or most; text: one paragraph for people."""
+    """The judgement. level: little, some or most; text: one paragraph."""
 
     level: str
     headline: str
@@ -23,33 +23,33 @@ class Verdict:
 
 
 def judge(outcome: Outcome) -> Verdict:
-    """A plain-language verdict from the worst inversion of all, never better than the figures."""
+    """A verdict from the worst inversion attack, never better than its figures. Raises InvalidInput if none was run."""
     worst, content = outcome.worst("adaptive"), outcome.worst("adaptive", "content_top1")
     weaker = outcome.worst("oblivious")
     if worst is None or content is None or weaker is None:
         raise InvalidInput("no inversion attack was run, so there is nothing to judge")
     words, meaning = worst.figures["top1"], content.figures["content_top1"]
     if meaning.value > MOST or words.value > MOST:
-        level, headline = "most", "Most of your text can be read back"
+        level, headline = "most", "Most of your text can be recovered"
     elif meaning.high > LITTLE_CONTENT or words.high > LITTLE_ALL:
-        level, headline = "some", "A part of your text can be read back"
+        level, headline = "some", "Part of your text can be recovered"
     else:
-        level, headline = "little", "These attacks read little of your text back"
+        level, headline = "little", "These attacks recover little of your text"
     text = (
         f"An attacker who knows the mechanism names {_per_cent(words.value)} of all words and "
         f"{_per_cent(meaning.value)} of the content words (best attacks: {worst.name} {worst.variant}; {content.name} "
         f"{content.variant}). One who does not know it names {_per_cent(weaker.figures['top1'].value)}. Guessing the "
-        f"commonest word everywhere, without seeing anything, names {_per_cent(words.floor)}. "
+        f"most common word everywhere, without seeing anything, names {_per_cent(words.floor)}. "
     )
     text += {
         "most": "Use more noise, another mechanism or a deeper cut, or do not send this data.",
-        "some": "Look at the examples below: decide whether what is recovered there may be known to the cloud.",
-        "little": "These are measured attacks, not a proof; what is proved is in the privacy statement.",
+        "some": "Look at the examples below, and decide whether the cloud may know what is recovered there.",
+        "little": "These are measured attacks, not a proof; the privacy statement says what is proved.",
     }[level]
     if gradients.NAME in (worst.name, content.name):
         text += (
-            " More noise does not help against what the gradients tell: a language model's gradients name its next "
-            "tokens whatever the vectors hide. Train its last blocks here (`finetune --tail`): then none leaves."
+            " More noise does not help against the gradients: those of a language model name its next tokens, "
+            "whatever the vectors hide. Train its last blocks here (`finetune --tail`), and no gradient leaves."
         )
     return Verdict(level=level, headline=headline, text=text)
 

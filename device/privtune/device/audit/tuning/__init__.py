@@ -1,6 +1,6 @@
-"""`privtune tune-noise`: settings of a mechanism measured on a dev split, and one of them chosen.
+"""`privtune tune-noise`: measures settings of a mechanism on a dev split and chooses one.
 
-`request` is what was asked; `bench` attacks one setting and trains on it, and keeps what it found; `tune` goes through
-the settings and chooses by the rule of `choice`, which needs neither models nor files; `report` is the document, the
+`request` is what was asked. `trials` attacks one setting, trains on it and keeps the figures. `tune` goes through the
+settings and chooses by the rule of `choice`, which needs neither models nor files. `tune_report` is the document, the
 picture and the page.
 """

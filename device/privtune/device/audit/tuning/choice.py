@@ -1,7 +1,7 @@
 """Which of several measured settings to take: the rule of `privtune tune-noise`, without models or files.
 
-Everything here was measured on a dev split. A wish counts as met when the unfavourable end of the 95% interval meets
-it, not the value alone. Shares are between 0 and 1; `drop` is a difference of two shares.
+All figures are of a dev split. A setting keeps a limit if the unfavourable end of its 95% interval does, not just its
+value. Shares are between 0 and 1; `drop` is a difference of two shares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 Words = Literal["content", "all"]
 Value = float | int | str | bool
-TRUSTED = 0.95  # what an attack must name of clean vectors (docs/attacks.md)
+TRUSTED = 0.95  # share that the attacks must recover from clean vectors (docs/attacks.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered(Estimate):
-    """What the worst attack names; floor: the same without looking at a release; attack: which one it was."""
+    """What the worst attack recovers. floor: the same without seeing a release; attack: its name."""
 
     floor: float
     attack: str
@@ -35,7 +35,7 @@ class Recovered(Estimate):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One measured setting. value: of the varied parameter; drop: accuracy lost to it, on the same records."""
+    """One measured setting. value: of the varied parameter; drop: accuracy that it loses, on the same records."""
 
     value: Value
     recovered: dict[Words, Recovered]
@@ -45,14 +45,14 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """Limits on what may be recovered of these words and on what accuracy may be lost; None: no limit."""
+    """Limits on the share of these words that may be recovered and on lost accuracy; None: no limit."""
 
     words: Words
     max_recovery: float | None
     max_drop: float | None
 
     def misses(self, setting: Setting) -> dict[str, float]:
-        """Each limit that the setting does not surely keep, and by how much."""
+        """Each limit that the setting may break, and by how much."""
         ends = {
             "recovery": (setting.recovered[self.words].high, self.max_recovery),
             "drop": (setting.drop.high, self.max_drop),
@@ -60,13 +60,17 @@ class Wish:
         return {name: high - limit for name, (high, limit) in ends.items() if limit is not None and high > limit}
 
     def cost(self, setting: Setting) -> float:
-        """What to keep small where all limits are kept: lost accuracy if that has no limit, else recovery."""
+        """What to minimise among settings that keep all limits: lost accuracy if it has no limit, else recovery."""
         return setting.drop.value if self.max_drop is None else setting.recovered[self.words].value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """met: `setting` keeps every limit; otherwise it is the nearest. remarks: what limits it, what to beware of."""
+    """The outcome.
+
+    met: `setting` keeps every limit; otherwise it is the nearest.
+    remarks: which limits are in the way, and caveats.
+    """
 
     setting: Setting
     met: bool
@@ -74,35 +78,35 @@ class Choice:
 
 
 def choose(settings: Sequence[Setting], wish: Wish, clean: Setting, majority: float) -> Choice:
-    """What the owner is told. clean: without noise; majority: accuracy of always naming the commonest label."""
+    """The setting to take. clean: without noise; majority: accuracy of always naming the most common label."""
     chosen = best(settings, wish)
     remarks = _limits(settings, chosen, wish)
     named = clean.recovered[wish.words]
     blind = wish.max_recovery is not None and named.high <= wish.max_recovery
     if blind:
         remarks.append(
-            f"Even without noise the attacks name no more than was wished ({span(named)} of {naming(wish.words)}), so "
-            "they can't tell settings apart: give more records or --public-text, take --full, or --of all."
+            f"Even without noise the attacks name no more than you allow ({span(named)} of {naming(wish.words)}), so "
+            "they can't tell settings apart: give more records or --public-text, use --full, or --of all."
         )
     elif named.value < TRUSTED:
         remarks.append(
             f"Without noise the attacks name only {span(named)} of {naming(wish.words)}: a better attacker may recover "
-            "more than is shown here. More records, --public-text or --full make them stronger."
+            "more than these figures show. More records, --public-text or --full make them stronger."
         )
     if chosen.accuracy.low <= majority:
-        remarks.append(f"Always naming the commonest label would be right {100 * majority:.1f}% of the time.")
+        remarks.append(f"Always naming the most common label would be right {100 * majority:.1f}% of the time.")
     return Choice(setting=chosen, met=not wish.misses(chosen) and not blind, remarks=tuple(remarks))
 
 
 def best(settings: Sequence[Setting], wish: Wish) -> Setting:
-    """Of the settings that keep every limit the one of least cost; without any, the one that misses by least."""
+    """The cheapest setting that keeps every limit; if there is none, the one that misses by least."""
     return min(settings, key=lambda setting: (max(wish.misses(setting).values(), default=0.0), wish.cost(setting)))
 
 
 def between(settings: Sequence[Setting], wish: Wish, *, whole: bool) -> float | int | None:
-    """The value to measure next: in the middle (of the logarithms) of two neighbours between which the answer lies.
+    """The value to measure next: the geometric mean of two neighbours between which the answer lies.
 
-    Neighbours are such that one keeps what the other does not. None: there is no such pair, or nothing between them.
+    One neighbour keeps a limit that the other breaks. None: there is no such pair, or no value between them.
     whole: the parameter takes whole numbers only.
     """
     numbers = {float(setting.value): setting for setting in settings if not isinstance(setting.value, str | bool)}
@@ -114,7 +118,7 @@ def between(settings: Sequence[Setting], wish: Wish, *, whole: bool) -> float | 
         if chosen not in pair:
             continue
         other = pair[1] if chosen == pair[0] else pair[0]
-        # Past a setting that keeps all lies one that does not; past one that misses, one that misses otherwise.
+        # Beside one that keeps all limits, one that does not; beside one that misses some, one that misses others.
         beyond = wish.misses(other).keys()
         if (beyond and not missed) or (missed and not missed <= beyond):
             found.append((wish.cost(other), low, high))
@@ -127,7 +131,7 @@ def between(settings: Sequence[Setting], wish: Wish, *, whole: bool) -> float | 
 
 
 def _limits(settings: Sequence[Setting], nearest: Setting, wish: Wish) -> list[str]:
-    """What keeps a wish from being met: of the nearest setting, and of all of them. Empty where it is met."""
+    """Which limits are in the way, for the nearest setting and for all of them. Empty if it keeps all limits."""
     lines: list[str] = []
     recovered, missed = nearest.recovered[wish.words], wish.misses(nearest)
     if not missed:
@@ -135,11 +139,11 @@ def _limits(settings: Sequence[Setting], nearest: Setting, wish: Wish) -> list[s
     if "recovery" in missed and wish.max_recovery is not None:
         lines.append(
             f"{recovered.attack} still names {span(recovered)} of {naming(wish.words)}; at most "
-            f"{100 * wish.max_recovery:g}% was wished.{_too_wide(recovered, wish.max_recovery)}"
+            f"{100 * wish.max_recovery:g}% is allowed.{_too_wide(recovered, wish.max_recovery)}"
         )
     if "drop" in missed and wish.max_drop is not None:
         lines.append(
-            f"It loses {span(nearest.drop, 'points')} of accuracy; at most {100 * wish.max_drop:g} were wished."
+            f"It loses {span(nearest.drop, 'points')} of accuracy; at most {100 * wish.max_drop:g} are allowed."
             f"{_too_wide(nearest.drop, wish.max_drop)}"
         )
     always = set.intersection(*(set(wish.misses(setting)) for setting in settings))
@@ -149,7 +153,8 @@ def _limits(settings: Sequence[Setting], nearest: Setting, wish: Wish) -> list[s
         lines.append("No setting that was tried keeps enough accuracy: try weaker ones or another mechanism.")
     if not always:
         lines.append(
-            "What surely hides enough may lose too much: try --refine, another mechanism or other --param settings."
+            "Settings that surely hide enough may lose too much: try --refine, another mechanism or other --param "
+            "values."
         )
     return lines
 
@@ -157,11 +162,11 @@ def _limits(settings: Sequence[Setting], nearest: Setting, wish: Wish) -> list[s
 def _too_wide(estimate: Estimate, limit: float) -> str:
     if estimate.value > limit:
         return ""
-    return " The value itself would do, but its interval reaches beyond: more dev records make it narrower."
+    return " The value itself keeps the limit, but its interval does not: more dev records make it narrower."
 
 
 def naming(words: Words) -> str:
-    """In words: `content words` or `all words`."""
+    """`content words` or `all words`."""
     return "content words" if words == "content" else "all words"
 
 
@@ -177,7 +182,7 @@ def short(estimate: Estimate) -> str:
 
 
 def shown(value: Value) -> str:
-    """A value as it is typed: 3, 2.5, true."""
+    """A value as people type it: 3, 2.5, true."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

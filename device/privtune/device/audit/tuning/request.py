@@ -1,4 +1,4 @@
-"""What `privtune tune-noise` is asked, and who is told how it goes on."""
+"""What `privtune tune-noise` is asked, and who watches its progress."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from privtune.device.audit.suite import Size
+from privtune.device.audit.sizes import Size
 from privtune.device.audit.tuning.choice import Value, Wish
-from privtune.device.audit.utility import Training
+from privtune.device.audit.utility import UtilityTraining
 from privtune.device.data.source import DataSource
 from privtune.device.noise.registry import entry, validate
 from privtune.shared.job_spec import MechanismSpec, Skip
@@ -16,9 +16,12 @@ from privtune.shared.job_spec import MechanismSpec, Skip
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
-    """What is tuned. values: of `param`, next to the `fixed` ones; refine: so many more between two of them.
+    """What is tuned.
 
-    tail, skip: as of the job. What is lost is counted from the whole model trained on clean vectors in any case.
+    tail, skip: as of the job. The loss is always counted from the whole model trained on clean vectors.
+    fixed: parameters that do not vary.
+    param, values: the varied one, and the values to try.
+    refine: number of further values between two of them.
     """
 
     model: str
@@ -34,13 +37,13 @@ class TuneRequest:
     wish: Wish
     refine: int = 0
     size: Size
-    training: Training = field(default_factory=Training)
+    training: UtilityTraining = field(default_factory=UtilityTraining)
     max_length: int = 128
     public_text: Path | None = None
     seed: int = 0
 
     def spec(self, value: Value) -> MechanismSpec:
-        """The mechanism at one setting. Raises InvalidInput where it does not take the value."""
+        """The mechanism at one setting. Raises InvalidInput for a value out of range."""
         spec = MechanismSpec(name=self.mechanism, params={**self.fixed, self.param: value})
         validate(spec)
         return spec
@@ -53,13 +56,13 @@ class TuneRequest:
 
 
 class Watch(Protocol):
-    """Told how the tuning goes on."""
+    """Watches the progress of the tuning."""
 
     def begin(self, name: str, number: int, total: int, seconds_left: float | None) -> None:
-        """A setting is about to be measured, the `number`th of `total` as far as is known."""
+        """A setting is about to be measured: the `number`th of a `total` that may still grow."""
 
     def say(self, what: str, share: float) -> None:
-        """A share of one step of it is done."""
+        """This share of one step is done."""
 
     def end(self, name: str, facts: dict[str, Any], *, kept: bool) -> None:
-        """It is measured; kept: it had been before."""
+        """The setting is measured. kept: it had been measured before."""

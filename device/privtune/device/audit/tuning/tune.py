@@ -1,6 +1,6 @@
-"""Measure settings of a mechanism on a dev split and choose one.
+"""Measures settings of a mechanism on a dev split and chooses one.
 
-There is no way to name a test split here: what a setting was chosen on says too little of it in advance.
+A test split can't be given: figures on the records of the choice would flatter the setting.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from typing import Any
 import numpy as np
 
 from privtune.device.audit.metrics import bootstrap
-from privtune.device.audit.tuning.bench import FIGURES, SETTINGS, Bench
 from privtune.device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Words, between, choose
 from privtune.device.audit.tuning.request import TuneRequest, Watch
+from privtune.device.audit.tuning.trials import FIGURES, Trials
 from privtune.shared.errors import StorageFull
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """clean: without noise; settings: in the order of their values; facts: all that was measured of each value."""
+    """The result.
+
+    clean: without noise.
+    settings: in the order of their values.
+    facts: everything measured, by value.
+    """
 
     clean: Setting
     settings: tuple[Setting, ...]
@@ -30,16 +35,17 @@ class Tuned:
 
 
 def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
-    """Measure what is not in `out` yet, refine, choose. Interrupt it at will: measured settings are kept.
+    """Measure what is not kept in `out` yet, refine and choose. An interrupted call resumes.
 
-    Raises DataInvalid where the dev split is too small or is training data, InvalidInput for values that don't fit.
+    Raises DataInvalid if the dev split is too small or is training data, InvalidInput for values out of range,
+    StorageFull.
     """
     for value in request.values:
         request.spec(value)
-    make_folder(out / SETTINGS)
-    bench = Bench(request, home, out, watch)
-    clean = bench.facts(None)
-    measured = {value: bench.facts(value) for value in request.values}
+    make_folder(out)
+    trials = Trials(request, home, out, watch)
+    clean = trials.facts(None)
+    measured = {value: trials.facts(value) for value in request.values}
 
     def settings() -> tuple[Setting, ...]:
         return tuple(setting_of(value, measured[value], clean) for value in in_order(measured))
@@ -48,22 +54,22 @@ def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
         middle = between(settings(), request.wish, whole=request.whole)
         if middle is None:
             break
-        measured[middle] = bench.facts(middle)
+        measured[middle] = trials.facts(middle)
     found = settings()
     without = setting_of("none", clean, clean)
     return Tuned(
         clean=without,
         settings=found,
-        choice=choose(found, request.wish, without, bench.majority),
-        records=bench.records,
+        choice=choose(found, request.wish, without, trials.majority),
+        records=trials.records,
         facts=measured,
     )
 
 
 def setting_of(value: Value, facts: dict[str, Any], clean: dict[str, Any]) -> Setting:
-    """With accuracy and its loss, both over the same dev records, averaged over training seeds."""
+    """A setting with its accuracy and the loss of it, over the same dev records, averaged over training seeds."""
     right_B, clean_B = (
-        np.mean([[int(told) for told in seed] for seed in one["right"]], axis=0) for one in (facts, clean)
+        np.mean([[int(right) for right in seed] for seed in one["right"]], axis=0) for one in (facts, clean)
     )
     rows = np.stack([right_B, clean_B - right_B, np.ones(len(right_B))], axis=1)
     accuracy, drop = (
@@ -74,13 +80,13 @@ def setting_of(value: Value, facts: dict[str, Any], clean: dict[str, Any]) -> Se
 
 
 def in_order(values: Any) -> list[Value]:
-    """Numbers by size; where there are others, as they came."""
+    """Numbers by size; other values in the order given."""
     listed = list(values)
     return listed if any(isinstance(value, str | bool) for value in listed) else sorted(listed)
 
 
 def make_folder(folder: Path) -> None:
-    """Before hours of work. Raises StorageFull."""
+    """Check that results can be written, before hours of work. Raises StorageFull."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "can-write").touch()

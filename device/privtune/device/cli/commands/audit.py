@@ -21,7 +21,7 @@ from privtune.device.cli.printing import console_of, print_table
 
 if TYPE_CHECKING:
     from privtune.device.audit.report.document import Audit
-    from privtune.device.audit.suite import Size
+    from privtune.device.audit.sizes import Size
 
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
@@ -164,7 +164,7 @@ def _simulated(job: PlannedJob, options: dict[str, Any]) -> Run:
 def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> Run:
     """The audit of what a job sent."""
     from privtune.device.agent.agent_config import load_agent_config
-    from privtune.device.audit.jobs.sent import JobAudit, audit_job
+    from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
     from privtune.device.data.records import Columns
     from privtune.device.data.source import DataSource
     from privtune.device.home.job_folder import JobFolder
@@ -192,7 +192,7 @@ def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> Run:
 
 
 def _size(options: dict[str, Any]) -> Size:
-    from privtune.device.audit.suite import FULL, QUICK
+    from privtune.device.audit.sizes import FULL, QUICK
 
     return FULL if options["full"] else QUICK
 

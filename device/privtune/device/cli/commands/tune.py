@@ -130,8 +130,8 @@ def tune_noise(
     options = dict(locals())
     request = _request(job, columns, options)
     from privtune.device.audit.report.document import write_private
-    from privtune.device.audit.tuning.report import facts_of, page, picture
     from privtune.device.audit.tuning.tune import tune
+    from privtune.device.audit.tuning.tune_report import facts_of, page, picture
     from privtune.device.cli.tuning_screen import TuneScreen, show_choice
     from privtune.shared.errors import JobPaused
 
@@ -171,10 +171,10 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
             "hides, so no setting could meet a goal; `privtune audit --task causal-lm` shows by how much.",
             param="task",
         )
-    from privtune.device.audit.suite import FULL, QUICK
+    from privtune.device.audit.sizes import FULL, QUICK
     from privtune.device.audit.tuning.choice import Wish
     from privtune.device.audit.tuning.request import TuneRequest
-    from privtune.device.audit.utility import Training
+    from privtune.device.audit.utility import UtilityTraining
 
     fixed, param, values = _settings(job["mechanism"], options["vary"], options["param"] or ())
     spec = job.spec({"name": job["mechanism"], "params": {**fixed, param: values[0]}})
@@ -197,7 +197,7 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
         ),
         refine=options["refine"],
         size=FULL if options["full"] else QUICK,
-        training=Training(epochs=spec.train.epochs),
+        training=UtilityTraining(epochs=spec.train.epochs),
         max_length=spec.train.max_length,
         public_text=options["public_text"],
         seed=options["seed"],

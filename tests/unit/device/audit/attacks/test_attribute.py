@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
 from privtune.device.audit.attacks.codebook import Codebook
 from privtune.device.audit.metrics import AttributeScore
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.shared.errors import InvalidInput
 
 SETTINGS = AttributeSettings(epochs=25, learning_rate=3e-3, encoder_rate=1e-3, hidden=32)

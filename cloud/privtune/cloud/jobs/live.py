@@ -1,0 +1,46 @@
+"""What is known of running jobs in memory only, so that heartbeats cost no query."""
+
+from __future__ import annotations
+
+import threading
+
+from privtune.cloud.jobs.states import JobProgress, Request
+
+
+class LiveState:
+    """Progress and pending requests by job. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._progress: dict[str, JobProgress] = {}
+        self._requests: dict[str, Request | None] = {}
+        self._lock = threading.Lock()
+
+    def progress(self, job_id: str) -> JobProgress | None:
+        """The newest progress; None when none came since the process started."""
+        with self._lock:
+            return self._progress.get(job_id)
+
+    def set_progress(self, job_id: str, progress: JobProgress) -> None:
+        """Replace a job's progress."""
+        with self._lock:
+            self._progress[job_id] = progress
+
+    def request(self, job_id: str) -> Request | None:
+        """What a running job was asked to do. Raises KeyError when only the database can say."""
+        with self._lock:
+            return self._requests[job_id]
+
+    def set_request(self, job_id: str, request: Request | None) -> None:
+        """Remember what a running job was asked to do; None for nothing."""
+        with self._lock:
+            self._requests[job_id] = request
+
+    def drop_request(self, job_id: str) -> None:
+        """Forget the request of a job that no longer runs."""
+        with self._lock:
+            self._requests.pop(job_id, None)
+
+    def drop_progress(self, job_id: str) -> None:
+        """Forget the progress of a job that has ended."""
+        with self._lock:
+            self._progress.pop(job_id, None)

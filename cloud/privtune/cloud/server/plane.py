@@ -1,0 +1,68 @@
+"""What both servers share: the database, jobs, API keys and models of one data folder, held by one process."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from privtune.cloud.auth import ApiKeys
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.db.store import Store, open_store
+from privtune.cloud.jobs.notify import Notifier
+from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.settings import Settings
+from privtune.shared.errors import InvalidInput, StorageFull
+from privtune.shared.files import held
+
+log = logging.getLogger(__name__)
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """The parts that both servers share."""
+
+    store: Store
+    jobs: Jobs
+    keys: ApiKeys
+    catalog: Catalog
+
+
+@contextmanager
+def open_plane(settings: Settings, catalog: Catalog) -> Iterator[Plane]:
+    """Open the database and recover the jobs that the last process left running.
+
+    Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written.
+    """
+    with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
+        notifier = Notifier(settings.max_event_streams)
+        jobs = Jobs(store, max_active_per_owner=settings.max_jobs_per_owner, notifier=notifier)
+        recovered = jobs.recover()
+        if recovered:
+            log.warning("the last process left jobs running; they wait for their devices", extra={"jobs": recovered})
+        yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), catalog=catalog)
+
+
+@contextmanager
+def _only_server(folder: Path) -> Iterator[None]:
+    """Two processes on one data folder would take each other's jobs for crashed ones."""
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            alone = stack.enter_context(held(folder / "serve.lock"))
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise InvalidInput(
+                    f"The file system of {folder} has no file locks (NFS without a lock service?), so a second cloud "
+                    "on it could go unnoticed; use another --data.",
+                    detail=str(error),
+                ) from error
+            raise StorageFull(f"Can't write to the data folder {folder}: {error.strerror}.") from error
+        if not alone:
+            raise InvalidInput(f"Another privtune-cloud serves {folder} already; use another --data.")
+        yield

@@ -1,0 +1,75 @@
+"""The ports of both servers: bound before anything runs, and a taken one is a single clear line."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from privtune.cloud.settings import Settings
+from privtune.shared.errors import InvalidInput, PortInUse
+
+
+@contextmanager
+def http_listener(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket for REST; port 0 lets the system choose. Raises PortInUse and InvalidInput."""
+    with _listening(host, port, "--http-port") as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def bind_grpc(server: Any, settings: Settings) -> int:
+    """Bind gRPC's port, with TLS if the settings have a certificate; returns the port. Raises PortInUse."""
+    host, port = settings.host, settings.grpc_port
+    if port:
+        # gRPC names no cause when it can't bind; an ordinary socket does.
+        with _listening(host, port, "--grpc-port"):
+            pass
+    address = host_port(host, port)
+    refused = f"gRPC can't listen on {address}; choose another --grpc-port."
+    try:
+        if settings.tls_cert is not None and settings.tls_key is not None:
+            pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
+            bound = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        else:
+            bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PortInUse(refused, detail=str(error)) from error
+    if not bound:
+        raise PortInUse(refused)
+    return int(bound)
+
+
+def host_port(host: str, port: int) -> str:
+    """host:port, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def _listening(host: str, port: int, flag: str) -> Iterator[socket.socket]:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise InvalidInput(f"--host {host} is not an address of this machine.", detail=str(error)) from error
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(128)
+        except OSError as error:
+            raise _port_error(host, port, flag, error) from error
+        yield listener
+
+
+def _port_error(host: str, port: int, flag: str, error: OSError) -> PortInUse | InvalidInput:
+    if error.errno == errno.EADDRINUSE:
+        return PortInUse(f"Port {port} of {host} is taken; choose another with {flag}.")
+    if error.errno == errno.EACCES:
+        return PortInUse(f"This user may not listen on port {port}; choose one above 1023 with {flag}.")
+    return InvalidInput(f"Can't listen on {host}:{port}: {error.strerror}.")

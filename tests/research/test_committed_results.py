@@ -1,0 +1,41 @@
+"""The committed tables and pictures are what the committed cells say."""
+
+import shutil
+
+import pytest
+
+from research.frontier.__main__ import main as frontier
+from research.paper.__main__ import main as paper
+from tests.support.real import ROOT
+
+RESULTS = ROOT / "docs" / "results"
+
+
+def copied(folder, pattern):
+    """The files of cells alone, in a folder of their own."""
+    for path in RESULTS.glob(pattern):
+        shutil.copy(path, folder)
+
+
+def same(folder, pattern):
+    """Whether the folder's files are the committed ones; returns how many there are."""
+    paths = [path for path in folder.rglob(pattern) if path.is_file() and not path.name.startswith(".")]
+    assert [p.name for p in paths if p.read_bytes() != (RESULTS / p.relative_to(folder)).read_bytes()] == []
+    return len(paths)
+
+
+def test_the_frontiers_are(tmp_path):
+    copied(tmp_path, "frontier-*.cells.jsonl")
+    frontier(["report", "--out", str(tmp_path)])
+    assert same(tmp_path, "frontier-*") == 2 * 5  # cells, JSON, markdown, two pictures
+
+
+def test_the_papers_are(tmp_path):
+    copied(tmp_path, "paper-small.cells.jsonl")
+    assert paper(["--scale", "small", "--data", str(tmp_path), "--out", str(tmp_path / "paper-small")]) == 0
+    assert same(tmp_path, "*") == 3 + 5 * 2  # cells, JSON, markdown, two pictures a data set
+
+
+def test_a_cell_of_no_name_is_refused(capsys):
+    with pytest.raises(SystemExit, match="no such cell: graded-9; there are: clean, graded-4"):
+        frontier(["run", "--cells", "graded-9"])
