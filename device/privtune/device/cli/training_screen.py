@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from privtune.device.cli.printing import console_of
+
 if TYPE_CHECKING:
     from privtune.device.training.job import RunResult
     from privtune.device.training.progress import EvalInfo, StartInfo, StepInfo
@@ -55,7 +57,7 @@ def make_screen(*, as_json: bool, out: TextIO | None = None) -> Screen:
     stream = out or sys.stdout
     if as_json:
         return JsonScreen(stream)
-    console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty())
+    console = console_of(stream)
     return LiveScreen(console) if console.is_terminal else PlainScreen(console)
 
 
@@ -183,7 +185,7 @@ class LiveScreen(PlainScreen):
             self._bar.update(self._task, completed=info.step, description=f"epoch {info.epoch}", figures=_speed(info))
 
     def finished(self, result: RunResult) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar where it is."""
         self._bar.stop()
         super().finished(result)
 

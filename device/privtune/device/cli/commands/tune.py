@@ -29,8 +29,7 @@ HOLDOUT = 0.2
 @guarded
 @grouped
 def tune_noise(
-    job: PlannedTraining,
-    columns: LabelledColumns,
+    *,
     model: Annotated[
         str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF file.", show_default=False)
     ] = None,
@@ -81,6 +80,8 @@ def tune_noise(
             max=20,
         ),
     ] = 0,
+    job: PlannedTraining,
+    columns: LabelledColumns,
     full: Annotated[
         bool,
         typer.Option("--full", help="Three seeds and every attack at full length: hours for each setting."),
