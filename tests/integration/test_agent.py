@@ -6,7 +6,7 @@ import time
 import pytest
 
 from privtune.device.agent.agent import Agent
-from privtune.device.agent.config import AgentConfig, DataSetting
+from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.home.policy import Policy
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import Link

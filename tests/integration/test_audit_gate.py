@@ -13,7 +13,7 @@ import pytest
 from privtune.device.account.ledger import outcomes
 from privtune.device.account.verify import check
 from privtune.device.agent.agent import Agent
-from privtune.device.agent.config import AgentConfig, DataSetting
+from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.audit.jobs import gate
 from privtune.device.audit.sizes import QUICK
 from privtune.device.home.policy import AuditRule, Policy

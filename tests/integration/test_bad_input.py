@@ -144,7 +144,7 @@ def test_texts_over_the_limit_are_cut_and_counted(owner):
     file = written(owner.world, "long.tsv", "text\tlabel\n" + rows)
     done = owner.finetune("--max-length", "8", "--max-steps", "1", data=file)
     assert done.code == 0, done.err
-    assert "(3 longer than the limit and cut)" in done.out
+    assert "(3 longer than the limit and truncated)" in done.out
     job_id = job_id_of(done)
     predicted = owner("predict", job_id, "--text", "w1 " * 20, "--text", "w2")
     assert predicted.code == 0
@@ -156,7 +156,7 @@ def test_a_gateway_that_is_not_there_leaves_a_job_that_goes_on_later(owner):
     done = owner.finetune("--grpc-address", "127.0.0.1:1", "--new")
     assert done.code == 8
     job_id = job_id_of(done)
-    assert f"To go on: privtune finetune --job {job_id}" in done.line
+    assert f"To resume: privtune finetune --job {job_id}" in done.line
     assert status_of(owner, job_id)[0] == "queued"
     again = owner("finetune", "--job", job_id)
     assert again.code == 0, again.err
@@ -189,7 +189,7 @@ def test_another_model_on_the_device_is_refused_and_the_job_says_why(owner):
     assert "use the same model on both sides" in done.line
     status, _, events = status_of(owner, job_id_of(done))
     assert status == "queued"
-    assert "another shape" in events
+    assert "differs in shape" in events
 
 
 def test_a_message_over_the_clouds_limit_fails_the_job_with_what_to_change(owner):
@@ -253,7 +253,7 @@ def test_an_agent_whose_data_can_not_be_used_fails_the_job_without_telling_the_f
     done = agent(owner, "--data", f"{handle}={file}")
     assert done.code == 3, (done.out, done.err)
     assert done.line
-    assert "could not be told" not in done.out
+    assert "could not report" not in done.out
     status, reason, events = status_of(owner, job_id)
     assert status == "failed"
     assert "data set" in reason

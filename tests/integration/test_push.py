@@ -169,7 +169,7 @@ def test_other_failures_are_one_line_each(hub, push, folder, monkeypatch):
     assert (code, "not/a/name" in err) == (2, True)
     hub.broken_uploads = True
     code, _, err = push(folder, "--yes")
-    assert (code, "broke off" in err) == (8, True)
+    assert (code, "connection broke" in err) == (8, True)
     assert hub.repos[REPO].files == {}
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     code, _, err = push(folder, "--yes")

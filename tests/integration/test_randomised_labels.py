@@ -93,7 +93,7 @@ def test_entry_statement_and_ledger(local_world):
     assert cost(world).label_nats == 1.0
     assert cost(world).releases == 160, "labels are no releases"
     shown = CliRunner().invoke(app, ["ledger", "--home", str(world.settings.home)]).output
-    assert "1 nats a label" in shown
+    assert "1 nats per label" in shown
     assert "randomised labels epsilon=1.0" in shown
     run(world, world.spec())
     assert cost(world).label_nats is None, "a job whose gradients tell the labels leaves no bound"

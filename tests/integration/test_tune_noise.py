@@ -198,7 +198,7 @@ def test_ctrl_c_ends_with_its_code_and_says_how_to_go_on(folder, tmp_path):
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130, told
     assert told.splitlines()[-1] == (
-        f"privtune: Stopped. What was measured is kept in {tmp_path}; the same command goes on from there."
+        f"privtune: Stopped. What was measured is kept in {tmp_path}; the same command resumes from there."
     )
 
 
@@ -232,10 +232,10 @@ def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(fo
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "Say what you want"),
+        ([], "Set a goal"),
         (["--max-drop", "3", "--dev", "d.csv", "--holdout", "0.2"], "--dev or --holdout, not both"),
         (["--max-drop", "3", "--task", "causal-lm"], "for classification"),
-        (["--max-drop", "3", "--mechanism", "none"], "nothing to tune"),
+        (["--max-drop", "3", "--mechanism", "none"], "no strength to tune"),
         (["--max-drop", "3", "--mechanism", "fog"], "there is no mechanism 'fog'"),
         (["--max-drop", "3", "--vary", "noise_ratio"], "PARAM=V1,V2"),
         (["--max-drop", "3", "--vary", "noise_ratio=1,,3"], "PARAM=V1,V2"),

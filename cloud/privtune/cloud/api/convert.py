@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from privtune.cloud.api.error_responses import explain
-from privtune.cloud.api.requests import CreateJobRequest, Hyperparameters
+from privtune.cloud.api.requests import TOP_LEVEL, CreateJobRequest, Hyperparameters
 from privtune.cloud.catalog import Catalog, ModelCard
 from privtune.cloud.jobs.states import Checkpoint, Event, Job
 from privtune.shared.errors import InvalidInput
@@ -16,8 +16,6 @@ from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec, OptimSpec
 
 _DEFAULT_RATE = OptimSpec().learning_rate
 _HANDLE = re.compile(r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-# Fields of JobSpec that the request has at its top level; all others are under `privtune`, as their errors say.
-_TOP_LEVEL = ("model", "training_file", "validation_file", "suffix")
 
 
 def to_spec(request: CreateJobRequest) -> JobSpec:
@@ -34,10 +32,10 @@ def to_spec(request: CreateJobRequest) -> JobSpec:
     for name in ("training_file", "validation_file"):
         _check_handle(name, getattr(request, name))
     try:
-        return JobSpec.model_validate(fields | {name: getattr(request, name) for name in _TOP_LEVEL})
+        return JobSpec.model_validate(fields | {name: getattr(request, name) for name in TOP_LEVEL})
     except ValidationError as error:
         first = error.errors()[0]
-        inside = not first["loc"] or first["loc"][0] not in _TOP_LEVEL
+        inside = not first["loc"] or first["loc"][0] not in TOP_LEVEL
         message, param = explain([first | {"loc": ("privtune", *first["loc"]) if inside else first["loc"]}])
         raise InvalidInput(message, param=param) from error
 

@@ -1,12 +1,28 @@
-"""What a client sends to create a job: OpenAI's fields, and under `privtune` what OpenAI's API lacks."""
+"""What a client may send to create a job: OpenAI's fields, and `privtune` for the job's fields that OpenAI lacks.
+
+The job's own fields, with their bounds and descriptions, are those of `JobSpec`.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+    create_model,
+)
 
-from privtune.shared.job_spec import Codec, Labels, MechanismSpec, OptimSpec, Skip, Task, TrainSpec, TuningSpec
+from privtune.shared.job_spec import JobSpec, TrainSpec
+
+# Fields of JobSpec that a request has at its top level, as in OpenAI's API; all others are under `privtune`.
+TOP_LEVEL = ("model", "training_file", "validation_file", "suffix")
+_JOB = JobSpec.model_fields
 
 
 def _auto_is_none(value: Any) -> Any:
@@ -23,56 +39,50 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, patt
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]
 
 
-class _Request(BaseModel):
+class StrictRequest(BaseModel):
+    """A part of a request; unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class Hyperparameters(_Request):
+class Hyperparameters(StrictRequest):
     """OpenAI's three hyperparameters; "auto" takes PrivTune's default."""
 
     n_epochs: AutoInt = Field(None, description="Same as `privtune.train.epochs`.")
-    batch_size: AutoInt = Field(None, description="Records in a micro-batch; same as `privtune.train.batch_size`.")
+    batch_size: AutoInt = Field(None, description="Same as `privtune.train.batch_size`.")
     learning_rate_multiplier: AutoFloat = Field(
-        None, description="Multiplies the default learning rate into `privtune.optim.learning_rate`."
+        None, description="Sets `privtune.optim.learning_rate` to this multiple of its default."
     )
 
 
-class SupervisedMethod(_Request):
+class SupervisedMethod(StrictRequest):
     """Supervised fine-tuning."""
 
     hyperparameters: Hyperparameters | None = None
 
 
-class Method(_Request):
+class Method(StrictRequest):
     """How to tune. Only `supervised` is supported."""
 
     type: Literal["supervised"] = "supervised"
     supervised: SupervisedMethod | None = None
 
 
-class PrivTuneOptions(_Request):
-    """What OpenAI's API has no field for. Everything is optional; `openai`'s client sends it through `extra_body`."""
+def _optional(name: str) -> Any:
+    """Type and description of a field of the job that may be left out or null; both take its default."""
+    field = _JOB[name]
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    if field.default_factory is not None:
+        return kind | None, Field(default_factory=field.default_factory, description=field.description)
+    return kind | None, Field(field.default, description=field.description)
 
-    task: Task | None = Field(None, description="Default: classification.")
-    cut: int | None = Field(None, description="Blocks that run on the device, after the embedding. Default: 1.")
-    tail: int | None = Field(
-        None, description="Last blocks that run and train on the device: no gradient leaves it. Default: 0."
-    )
-    skip: Skip | None = Field(
-        None,
-        description="With a tail, what goes past the cloud into it, on the device: nothing, the clean vectors of the "
-        "frozen bottom, or of a tuned copy of it. Default: frozen.",
-    )
-    labels: Labels | None = Field(None, description="private (default): labels and loss stay on the device.")
-    label_epsilon: float | None = Field(
-        None, description="The device trains with randomised labels, this private. Default: gradients tell them."
-    )
-    num_labels: int | None = Field(None, description="Only with `labels: shared`.")
-    codec: Codec | None = Field(None, description="How vectors are encoded on the wire, after the noise.")
-    mechanism: MechanismSpec | None = Field(None, description="The noise that the device is asked to add.")
-    tuning: TuningSpec | None = None
-    optim: OptimSpec | None = None
-    train: TrainSpec | None = None
+
+_options: dict[str, Any] = {name: _optional(name) for name in _JOB if name not in TOP_LEVEL}
+_Options = create_model("_Options", __base__=StrictRequest, **_options)
+
+
+class PrivTuneOptions(_Options):
+    """The job's fields that OpenAI's API lacks. All are optional; `openai`'s client sends them through `extra_body`."""
 
 
 _EXAMPLE: dict[str, JsonValue] = {
@@ -85,24 +95,24 @@ _EXAMPLE: dict[str, JsonValue] = {
 }
 
 
-class CreateJobRequest(_Request):
+class CreateJobRequest(StrictRequest):
     """A fine-tuning job on a data set that stays on its owner's device."""
 
     model_config = ConfigDict(
         extra="forbid", protected_namespaces=(), title="CreateJobRequest", json_schema_extra={"examples": [_EXAMPLE]}
     )
 
-    model: str = Field(min_length=1, max_length=512, description="A model of `GET /v1/models`.")
-    training_file: str = Field(
-        max_length=200, description="`device://NAME`: a data set registered on the owner's device, never an upload."
-    )
-    validation_file: str | None = Field(None, max_length=200, description="`device://NAME`; optional.")
+    model: str = Field(min_length=1, max_length=512, description=_JOB["model"].description)
+    training_file: str = Field(max_length=200, description=_JOB["training_file"].description)
+    validation_file: str | None = Field(None, max_length=200, description=_JOB["validation_file"].description)
     suffix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
-        None, description="Part of the tuned model's name."
+        None, description=_JOB["suffix"].description
     )
-    seed: int | None = Field(None, description="Same as `privtune.train.seed`. It never seeds the noise.")
+    seed: int | None = Field(
+        None, description=f"{TrainSpec.model_fields['seed'].description} Same as `privtune.train.seed`."
+    )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = Field(
-        None, description="Up to 16 pairs of your own. The cloud reads them: put nothing private there."
+        None, description="Up to 16 pairs of your own. The cloud can read them: put nothing private here."
     )
     method: Method | None = None
     hyperparameters: Hyperparameters | None = Field(

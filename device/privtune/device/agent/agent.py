@@ -1,41 +1,37 @@
-"""The agent: waits for jobs that name its data sets, holds each against the policy, and runs them one after another.
+"""The agent: waits for jobs that name its data sets, checks each against the policy, and runs them one after another.
 
-It goes on with jobs that it had begun (a restart, a closed lid) unless a person paused them. When the cloud is away it
-says so once and keeps trying.
+After an interruption (a restart, a closed lid) it resumes the jobs that it had begun, unless a person paused them.
+While the cloud is unreachable it says so once and keeps trying.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from privtune.device.agent.config import AgentConfig
+from privtune.device.agent.agent_config import AgentConfig
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.paths import holds_job
-from privtune.device.link.rest import ControlPlane, Json, job_spec, phase_of
+from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
 from privtune.device.session.run_settings import RunSettings
-from privtune.device.training.job import RunResult, ends_job, refuse_job, run_job
+from privtune.device.training.job import RunResult, ends_job, run_job
 from privtune.device.training.progress import TrainingProgress
+from privtune.device.training.submit import report_refusal
 from privtune.shared.errors import (
     CloudUnreachable,
-    InternalError,
     InvalidInput,
     JobCancelled,
-    JobConflict,
     JobFailed,
     JobPaused,
     PermissionDenied,
     PolicyRefused,
     PrivTuneError,
     Unauthenticated,
-    VersionMismatch,
 )
 from privtune.shared.job_spec import JobSpec
 
-HELD = "held"  # the phase of a job that a person paused
 WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
 
@@ -51,9 +47,13 @@ class Watcher(TrainingProgress, Protocol):
 class Agent:
     """One agent process.
 
-    settings: how to reach the gateway; `grpc_address` may be empty: then the cloud is asked for it.
+    control: the cloud's job API.
+    config: data sets, policy and local models.
+    settings: how to reach the gateway. With an empty `grpc_address`, the cloud is asked for the address.
+    screen: shows progress and results.
+    stop: set it to pause the running job and end.
     once: end after one job, with that job's error if it had one.
-    poll_s: seconds between two looks at the job list.
+    poll_s: seconds between two requests for the list of jobs.
     """
 
     control: ControlPlane
@@ -63,15 +63,16 @@ class Agent:
     stop: threading.Event
     once: bool = False
     poll_s: float = 2.0
-    # What came over this device: reported, and not tried again by this process.
+    # Jobs that failed here without ending: reported, and not tried again by this process.
     _set_aside: set[str] = field(default_factory=set)
 
     def run(self) -> None:
-        """Until `stop` is set, or one job is done with `once`.
+        """Work until `stop` is set; with `once`, until one job has ended.
 
         Raises:
-            Unauthenticated, PermissionDenied: the cloud does not want this device.
-            JobPaused: stopped while a job was under way; with `once` also any other error of that job.
+            Unauthenticated, PermissionDenied: the cloud refuses this device's key.
+            JobPaused: stopped while a job was running.
+            PrivTuneError: with `once`, any error of that job.
         """
         names = ", ".join(f"device://{name}" for name in self.config.datasets)
         self.screen.message(f"waiting for jobs on {names} at {self.control.url}")
@@ -96,7 +97,7 @@ class Agent:
                 return
 
     def _next_job(self) -> Json | None:
-        """The oldest job that is for this device and can go on."""
+        """The oldest job that is for this device and can run."""
         mine = [job for job in self.control.list_jobs(status=WAITING) if self._takes(job)]
         if not mine:
             return None
@@ -109,12 +110,12 @@ class Agent:
         return job["status"] == "queued" or holds_job(self.settings.home, job["id"])
 
     def _work_on(self, job: Json) -> bool:
-        """Run one job. True when it came to an end here; errors are told, and raised with `once`."""
+        """Run one job. True when it has ended here. Errors are shown; with `once` they are raised as well."""
         try:
             self._run(job)
         except CloudUnreachable as error:
             self.screen.message(f"job {job['id']}: {error.message}")
-            return False  # it waits as paused, and is found again
+            return False  # it waits as paused, and the next look finds it
         except (JobPaused, JobCancelled, JobFailed) as error:
             self.screen.message(f"job {job['id']}: {error.message}")
             if self.stop.is_set() or self.once:
@@ -124,7 +125,7 @@ class Agent:
         except PrivTuneError as error:
             self.screen.message(f"job {job['id']}: {error.message} [{error.reason}]")
             self._set_aside.add(job["id"])
-            self._tell(job["id"], error)
+            self._report(job["id"], error)
             if self.once:
                 raise
         return True
@@ -151,18 +152,10 @@ class Agent:
         model, policy = self.config.local_models.get(spec.model), self.config.policy
         return replace(self.settings, grpc_address=address, local_model=model, policy=policy)
 
-    def _tell(self, job_id: str, error: PrivTuneError) -> None:
-        """A refusal of ours fails the job and says why; `run_job` tells its own; any other job waits."""
+    def _report(self, job_id: str, error: PrivTuneError) -> None:
+        """A refusal by the policy fails the job in the cloud; `run_job` reports its own errors; other jobs wait."""
         if isinstance(error, PolicyRefused):
             settings = replace(self.settings, grpc_address=self.settings.grpc_address or self.control.grpc_address())
-            quiet(lambda: refuse_job(job_id, error, settings), self.screen.message)
+            report_refusal(job_id, error, settings, self.screen.message)
         elif not ends_job(error, job_id, self.settings.home):
             self.screen.message(f"job {job_id} is set aside; start the agent again to try it once more")
-
-
-def quiet(action: Callable[[], None], say: Callable[[str], None]) -> None:
-    """Do something whose failure is worth a line only."""
-    try:
-        action()
-    except (CloudUnreachable, JobConflict, VersionMismatch, InternalError) as error:
-        say(f"the cloud could not be told: {error.message}")

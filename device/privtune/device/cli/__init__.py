@@ -1,4 +1,4 @@
-"""The owner's command line, `privtune`. Importing it is light: commands import what they need when they run."""
+"""The owner's command line, `privtune`. Importing it is cheap: commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from privtune.device.cli.commands.predict import predict
 from privtune.device.cli.commands.push import push
 from privtune.device.cli.commands.serve import serve
 from privtune.device.cli.commands.tune import tune_noise
-from privtune.device.cli.failures import report
+from privtune.device.cli.error_report import report
 from privtune.device.runtime.memory import keep_lean
 from privtune.shared.errors import PrivTuneError
 
@@ -55,17 +55,17 @@ app.command()(version)
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks; may stand anywhere in the command.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks. Works anywhere in the command.")] = False,
 ) -> None:
     """Fine-tune a provider's model on your text. The text, its tokens and its labels stay on this machine.
 
     \b
-    Set once where the cloud is, and the key that its operator gave you:
+    First set the cloud's address and the key that its operator gave you:
       export PRIVTUNE_CLOUD=https://cloud.example:8080
       export PRIVTUNE_API_KEY=...
 
     \b
-    Then submit and train, look, use the model privately, take it with you:
+    Then train a model, list your jobs, use the model privately, and export it:
       privtune finetune --model minilm --data reviews.csv --holdout 0.1
       privtune jobs list
       privtune predict JOB --text "a fine film"

@@ -1,1 +1,1 @@
-"""An endpoint in OpenAI's shape on the owner's own machine: texts stay here, noised rows go to the cloud."""
+"""An endpoint of OpenAI's API on the owner's machine: texts stay here, noised vectors go to the cloud."""

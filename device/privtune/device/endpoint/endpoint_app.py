@@ -12,11 +12,11 @@ import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from privtune.device.endpoint import answers
-from privtune.device.endpoint.asking import Asking, ClientGone
+from privtune.device.endpoint import openai_answers
 from privtune.device.endpoint.guard import Guard
 from privtune.device.endpoint.openai_errors import install_error_handlers
 from privtune.device.endpoint.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from privtune.device.endpoint.pending_answers import ClientGone, PendingAnswers
 from privtune.device.endpoint.worker import Worker
 from privtune.device.inference.generation.prompt_builder import Prompts
 from privtune.shared.errors import ModelNotFound, PrivTuneError
@@ -25,7 +25,13 @@ Json = dict[str, Any]
 
 
 def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only: bool) -> FastAPI:
-    """The ASGI app. workers: by the name that clients give as `model`."""
+    """The ASGI app.
+
+    Args:
+        workers: by the name that clients give as `model`.
+        key: what clients must present; None: nothing.
+        loopback_only: refuse requests that name another host.
+    """
     app = FastAPI(title="PrivTune endpoint", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, key=key, loopback_only=loopback_only)
     install_error_handlers(app)
@@ -49,13 +55,13 @@ def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only:
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
         messages = asked.conversation()
-        asking = Asking(worker_of(asked.model), [messages], asked.sampling(), raw=False)
-        return await _answer(asked, request, asking, answers.Shape(asked.model, chat=True))
+        pending = PendingAnswers(worker_of(asked.model), [messages], asked.sampling(), raw=False)
+        return await _answer(asked, request, pending, openai_answers.AnswerShape(asked.model, chat=True))
 
     @app.post("/v1/completions")
     async def complete(asked: CompletionRequest, request: Request) -> Response:
-        asking = Asking(worker_of(asked.model), asked.prompts, asked.sampling(), raw=True)
-        return await _answer(asked, request, asking, answers.Shape(asked.model, chat=False))
+        pending = PendingAnswers(worker_of(asked.model), asked.prompts, asked.sampling(), raw=True)
+        return await _answer(asked, request, pending, openai_answers.AnswerShape(asked.model, chat=False))
 
     @app.post("/v1/embeddings")
     async def embed(asked: EmbeddingRequest) -> Json:
@@ -66,40 +72,40 @@ def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only:
 
 
 async def _answer(
-    asked: ChatRequest | CompletionRequest, request: Request, asking: Asking, shape: answers.Shape
+    asked: ChatRequest | CompletionRequest, request: Request, pending: PendingAnswers, shape: openai_answers.AnswerShape
 ) -> Response:
     if not asked.stream:
-        async with asking:
+        async with pending:
             try:
-                return JSONResponse(shape.whole(await asking.whole(request)))
+                return JSONResponse(shape.whole(await pending.finished(request)))
             except ClientGone:
                 return Response(status_code=499)
     try:
-        await asking.begun()  # a refusal is still a plain error
+        await pending.begun()  # a refusal is still a plain error
     except BaseException:
-        await asking.__aexit__()
+        await pending.__aexit__()
         raise
-    events = _events(asking, shape, count=asked.stream_options.include_usage)
+    events = _events(pending, shape, count=asked.stream_options.include_usage)
     return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
-async def _events(asking: Asking, shape: answers.Shape, *, count: bool) -> AsyncIterator[str]:
-    async with asking:
+async def _events(pending: PendingAnswers, shape: openai_answers.AnswerShape, *, count: bool) -> AsyncIterator[str]:
+    async with pending:
         begun: set[int] = set()
         try:
-            async for index, news in asking.news():
-                finish = news.done.finish if news.done is not None else None
-                if news.text or index not in begun:
-                    yield shape.piece(index, news.text, first=index not in begun)
+            async for index, update in pending.updates():
+                finish = update.done.finish if update.done is not None else None
+                if update.text or index not in begun:
+                    yield shape.piece(index, update.text, first=index not in begun)
                     begun.add(index)
                 if finish is not None:
                     yield shape.piece(index, "", finish)
         except PrivTuneError as error:
-            yield answers.failed(error)
+            yield openai_answers.failed(error)
             return
         if count:
-            yield shape.counted(asking.answers)
-        yield answers.DONE
+            yield shape.counted(pending.answers)
+        yield openai_answers.DONE
 
 
 def _card(name: str) -> Json:
@@ -108,18 +114,18 @@ def _card(name: str) -> Json:
 
 @torch.no_grad()
 def _embeddings(worker: Worker, asked: EmbeddingRequest) -> Json:
-    """Mean of the bottom's own output over a text's tokens, of length 1. Nothing of it leaves this machine."""
+    """The mean of the bottom's output over a text's tokens, scaled to length 1. It never leaves this machine."""
     parts, data, tokens = worker.parts, [], 0
     prompts = Prompts(parts, None)
     for index, text in enumerate(asked.texts):
         ids_1T = torch.tensor([prompts.ids(text, raw=True)])
         mean_D = parts.bottom(ids_1T, torch.ones_like(ids_1T))[0].float().mean(dim=0)
         vector_D = (mean_D / mean_D.norm().clamp(min=1e-9)).numpy().astype("<f4")
-        data.append({"object": "embedding", "index": index, "embedding": _written(vector_D, asked.encoding_format)})
+        data.append({"object": "embedding", "index": index, "embedding": _encoded(vector_D, asked.encoding_format)})
         tokens += ids_1T.numel()
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "model": asked.model, "data": data, "usage": usage}
 
 
-def _written(vector_D: np.ndarray[Any, np.dtype[np.float32]], how: str) -> Any:
+def _encoded(vector_D: np.ndarray[Any, np.dtype[np.float32]], how: str) -> Any:
     return base64.b64encode(vector_D.tobytes()).decode() if how == "base64" else vector_D.tolist()

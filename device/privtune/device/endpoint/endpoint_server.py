@@ -1,4 +1,4 @@
-"""Serves the endpoint until Ctrl-C: on loopback, unless the owner says otherwise and sets a key."""
+"""Serves the endpoint until Ctrl-C: on loopback, unless the owner allows more and sets a key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ MAX_CONNECTIONS = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """Where to listen and who may ask. Raises InvalidInput for an address off this machine without flag and key."""
+    """Where to listen, and who may ask.
+
+    host, port: address to listen on; port 0: any free one.
+    key: what clients must present; None: nothing.
+    allow_remote: listen to other machines too.
+
+    Raises InvalidInput for an address beyond this machine unless both `allow_remote` and `key` are given.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -37,7 +44,7 @@ class Exposure:
             return
         if not self.allow_remote or self.key is None:
             raise InvalidInput(
-                f"{self.host} can be reached from other machines, and texts would travel in clear: that needs "
+                f"{self.host} can be reached from other machines, and texts would travel unencrypted: that needs "
                 "--allow-remote and a key in PRIVTUNE_ENDPOINT_KEY.",
                 param="host",
             )
@@ -46,9 +53,9 @@ class Exposure:
 def serve(
     jobs: Sequence[str], settings: RunSettings, exposure: Exposure, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Serve the models of these jobs by their ids. Returns after Ctrl-C or SIGTERM; then the cloud has let go of all.
+    """Serve the models of these jobs under the jobs' ids. Returns after Ctrl-C or SIGTERM, when all answers have ended.
 
-    Raises PortInUse, and whatever hinders a job's model from being loaded (see `open_writer`).
+    Raises PortInUse, and the error that prevents loading a job's model (see `open_writer`).
     """
     listening = _bound(exposure)
     workers = {job: Worker(job, settings, say) for job in jobs}
@@ -74,7 +81,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn raises a signal again once it has stopped, which would end the process before the workers."""
+    """A uvicorn server that does not raise the signal again after stopping: that would end the process too early."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Who may talk to the endpoint: programs of this machine, or whoever has the key; never a web page.
+"""Who may use the endpoint: programs on this machine, or whoever has the key; never a web page.
 
-A browser lets any page send requests to this machine. A page of another origin says so in `Origin`; a page whose name
-was made to point here (DNS rebinding) gives itself away by its own name in `Host`. Both are refused; no CORS headers.
+A browser lets any page send requests to this machine. A page of another origin is recognised by `Origin`; a page whose
+name was made to point here (DNS rebinding) by its own name in `Host`. Both are refused, and no CORS headers are sent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 16 << 20
 
 
 class Guard:
-    """ASGI middleware. key: what clients must show as a bearer token; None: nothing, on loopback only."""
+    """ASGI middleware. key: the bearer token that clients must present; None: no token is needed."""
 
     def __init__(self, app: ASGIApp, key: str | None, *, loopback_only: bool) -> None:
         self.app, self._key, self._loopback_only = app, key, loopback_only

@@ -1,8 +1,9 @@
-"""Every refusal of the endpoint in OpenAI's shape: `{"error": {message, type, param, code}}`."""
+"""Every error of the endpoint in OpenAI's shape: `{"error": {message, type, param, code}}`."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -12,15 +13,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError
+from privtune.shared.validation import first_problem
 
 log = logging.getLogger(__name__)
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
-_OURS = ("body", "str", "int", "float", "bool")
+_NOT_A_FIELD = ("body", "str", "int", "float", "bool")  # pydantic's own parts of a location
 
 
 def body_of(error: PrivTuneError) -> dict[str, Any]:
-    """The error's document."""
+    """The error as a JSON document."""
     status = error.http_status
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.reason}}
@@ -28,7 +30,7 @@ def body_of(error: PrivTuneError) -> dict[str, Any]:
 
 def respond(error: PrivTuneError) -> JSONResponse:
     """The response for an error of the table."""
-    # openai's client would repeat a conflict by itself.
+    # Else openai's client would repeat a conflict.
     headers = {"x-should-retry": "false"} if error.http_status == 409 else {}
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -36,7 +38,7 @@ def respond(error: PrivTuneError) -> JSONResponse:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception of the app in the one shape."""
+    """Answer every exception of the app in this shape."""
 
     async def refused(request: Request, error: Exception) -> JSONResponse:
         return respond(_as_error(error))
@@ -50,20 +52,17 @@ def _as_error(error: Exception) -> PrivTuneError:
     if isinstance(error, PrivTuneError):
         return error
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
+        problem = first_problem(error.errors())
+        if problem.kind == "json_invalid":
             return InvalidInput("The body is not valid JSON.")
-        param = ".".join(str(part) for part in first["loc"] if part not in _OURS) or None
-        if first["type"] == "extra_forbidden":
-            return InvalidInput(f"{param} is not supported here.", param=param)
-        text = str(first["msg"]).removeprefix("Value error, ")
-        return InvalidInput(f"{param}: {text}." if param else f"{text}.", param=param)
+        field = replace(problem, where=tuple(part for part in problem.where if part not in _NOT_A_FIELD))
+        return InvalidInput(f"{field.sentence}.", param=field.field or None)
     log.error("unexpected failure in the endpoint", exc_info=error)
-    return InternalError("Unexpected failure; the terminal of `privtune serve` says more.")
+    return InternalError("Unexpected failure; see the terminal of `privtune serve`.")
 
 
 async def _routing_error(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error.__cause__, PrivTuneError):  # FastAPI wraps whatever happens while it reads the body
+    if isinstance(error.__cause__, PrivTuneError):  # FastAPI wraps errors raised while it reads the body
         return respond(error.__cause__)
     status = error.status_code if isinstance(error, HTTPException) else 500
     why = "there is no such route." if status == 404 else "this can't be done here."

@@ -1,4 +1,4 @@
-"""What clients may ask for, in OpenAI's words. What would change an answer and is not built is refused, not ignored."""
+"""Requests in OpenAI's words. A field that would change an answer and is not supported is refused, not ignored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from privtune.device.data.messages import ChatMessage, parse_messages
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.shared.errors import DataInvalid
 
-# Of no effect on what is written.
+# Fields without effect on the answer.
 _HARMLESS = {
     "user",
     "metadata",
@@ -21,7 +21,7 @@ _HARMLESS = {
     "prompt_cache_retention",
     "parallel_tool_calls",
 }
-# Values that ask for nothing beyond what is done anyway.
+# Values that ask for nothing but the default.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
@@ -42,21 +42,23 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside the text."""
+    """What a stream carries besides the text."""
 
     model_config = ConfigDict(extra="ignore")
 
     include_usage: bool = False
 
 
-class _Request(BaseModel):
+class SupportedRequest(BaseModel):
+    """A request whose other fields ask for nothing that is not supported."""
+
     model_config = ConfigDict(extra="allow")
 
     model: str
 
     @model_validator(mode="after")
-    def _only_what_is_built(self) -> Self:
-        """Refuse fields that are not built, unless they ask for nothing."""
+    def _only_what_is_supported(self) -> Self:
+        """Refuse unsupported fields, unless they ask for nothing."""
         for name, value in (self.model_extra or {}).items():
             if name in _HARMLESS or value is None or value in _NEUTRAL.get(name, ()):
                 continue
@@ -64,7 +66,9 @@ class _Request(BaseModel):
         return self
 
 
-class _Written(_Request):
+class GenerationRequest(SupportedRequest):
+    """A request for generated text."""
+
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
@@ -81,11 +85,11 @@ class _Written(_Request):
 
     @property
     def limit(self) -> int | None:
-        """Tokens to write at most."""
+        """Maximum number of tokens to generate."""
         return self.max_tokens
 
     def sampling(self) -> Sampling:
-        """How the answer is written; OpenAI's default temperature is 1."""
+        """How the answer is sampled; OpenAI's default temperature is 1."""
         return Sampling(
             max_new_tokens=self.limit,
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -96,7 +100,7 @@ class _Written(_Request):
         )
 
 
-class ChatRequest(_Written):
+class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)
@@ -104,11 +108,11 @@ class ChatRequest(_Written):
 
     @property
     def limit(self) -> int | None:
-        """Tokens to write at most."""
+        """Maximum number of tokens to generate."""
         return self.max_completion_tokens or self.max_tokens
 
     def conversation(self) -> tuple[ChatMessage, ...]:
-        """The messages as the chat template takes them."""
+        """The messages as the chat template expects them."""
         plain = [{k: v for k, v in message.items() if k != "name"} for message in self.messages]
         renamed = [m | {"role": "system"} if m.get("role") == "developer" else m for m in plain]
         try:
@@ -117,7 +121,7 @@ class ChatRequest(_Written):
             raise type(error)(error.message, param="messages") from None
 
 
-class CompletionRequest(_Written):
+class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
     prompt: str | list[str]
@@ -135,7 +139,7 @@ class CompletionRequest(_Written):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-class EmbeddingRequest(_Request):
+class EmbeddingRequest(SupportedRequest):
     """`POST /v1/embeddings`."""
 
     input: str | list[str] = Field(min_length=1)

@@ -1,4 +1,4 @@
-"""One thread that writes all answers of a job: it alone touches the stream, the noise and the release store."""
+"""One thread that generates all answers of a job: it alone uses the stream, the noise and the release store."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
-    """What became of a question: some text, its end, or why it failed."""
+class Update:
+    """News about a question.
+
+    text: what was generated since the last update.
+    done: the finished answer; None while it is generated.
+    error: why the question failed.
+    """
 
     text: str = ""
     done: Generated | None = None
@@ -29,48 +34,57 @@ class News:
 
 
 @dataclass(kw_only=True)
-class Ticket:
-    """A question that was asked. tell: called on the worker's thread; cancel: any thread may set it."""
+class Question:
+    """A prompt that waits for its answer.
+
+    prompt: text or conversation.
+    raw: the text is used as it is, without the chat template.
+    sampling: how the answer is sampled.
+    notify: called with each update, on the worker's thread.
+    cancel: any thread may set it.
+    reply: the answer so far; the worker's own.
+    shown: characters of it that were reported; the worker's own.
+    """
 
     prompt: Prompt
     raw: bool
     sampling: Sampling
-    tell: Callable[[News], None]
+    notify: Callable[[Update], None]
     cancel: threading.Event = field(default_factory=threading.Event)
     reply: Reply | None = None
     shown: int = 0
 
 
 class Worker:
-    """Answers questions to one job's model, several at a time, in the order asked."""
+    """Answers questions to one job's model, several at a time, in the order they were asked."""
 
     def __init__(self, job_id: str, settings: RunSettings, say: Callable[[str], None]) -> None:
         self.job_id, self._settings, self._say = job_id, settings, say
-        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-        self._waiting: list[Ticket] = []
-        self._writing: dict[int, Ticket] = {}
+        self._inbox: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
+        self._waiting: list[Question] = []
+        self._writing: dict[int, Question] = {}
         self._parts: BottomPackage | None = None
         self._failure: BaseException | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"writer-{job_id}", daemon=True)
 
     def start(self) -> None:
-        """Load the model; returns when questions can be answered, raises what hinders it."""
+        """Load the model. Returns when questions can be answered; raises the error that prevents it."""
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
-        """End all answers, so that the cloud lets go of them, and the thread."""
+        """End all answers, so that the cloud drops them, and the thread."""
         self._inbox.put(None)
         self._thread.join(timeout=30)
 
-    def ask(self, ticket: Ticket) -> None:
+    def ask(self, question: Question) -> None:
         """Queue a question. Raises JobConflict when the worker has ended."""
         if not self._thread.is_alive():
             raise JobConflict("this model is no longer served; start `privtune serve` again")
-        self._inbox.put(ticket)
+        self._inbox.put(question)
 
     @property
     def parts(self) -> BottomPackage:
@@ -95,14 +109,14 @@ class Worker:
             self._fail_all(JobConflict("this model is no longer served"))
 
     def _turn(self, writer: Writer) -> bool:
-        """Take what came in, then write on; False when asked to stop."""
+        """Take new questions, then generate one more token for each; False when asked to stop."""
         while self._idle or not self._inbox.empty():
-            ticket = self._inbox.get()
-            if ticket is None:
+            question = self._inbox.get()
+            if question is None:
                 return False
-            self._waiting.append(ticket)
-        for ticket in [ticket for ticket in self._writing.values() if ticket.cancel.is_set()]:
-            self._end(writer, ticket)
+            self._waiting.append(question)
+        for question in [question for question in self._writing.values() if question.cancel.is_set()]:
+            self._end(writer, question)
         while self._waiting and len(self._writing) < IN_FLIGHT:
             self._begin(writer, self._waiting.pop(0))
         if self._writing:
@@ -113,48 +127,48 @@ class Worker:
     def _idle(self) -> bool:
         return not self._writing and not self._waiting
 
-    def _begin(self, writer: Writer, ticket: Ticket) -> None:
-        if ticket.cancel.is_set():
+    def _begin(self, writer: Writer, question: Question) -> None:
+        if question.cancel.is_set():
             return
         try:
-            ids = writer.prompts.ids(ticket.prompt, raw=ticket.raw)
-            ticket.reply = writer.begin(ids, ticket.sampling)
+            ids = writer.prompts.ids(question.prompt, raw=question.raw)
+            question.reply = writer.begin(ids, question.sampling)
         except Exception as error:
-            ticket.tell(News(error=_told(error)))
+            question.notify(Update(error=_as_error(error)))
             return
-        self._writing[ticket.reply.handle] = ticket
-        ticket.tell(News())
+        self._writing[question.reply.handle] = question
+        question.notify(Update())
 
     def _advance(self, writer: Writer) -> None:
         try:
             replies = writer.advance()
         except Exception as error:
             writer.close()
-            self._fail_all(_told(error))
+            self._fail_all(_as_error(error))
             return
         for reply in replies:
-            self._tell(self._writing[reply.handle], reply)
+            self._report(self._writing[reply.handle], reply)
 
-    def _tell(self, ticket: Ticket, reply: Reply) -> None:
-        text, ticket.shown = reply.text[ticket.shown :], len(reply.text)
+    def _report(self, question: Question, reply: Reply) -> None:
+        text, question.shown = reply.text[question.shown :], len(reply.text)
         if reply.finish is not None:
             del self._writing[reply.handle]
         if text or reply.finish is not None:
-            ticket.tell(News(text=text, done=generated(reply) if reply.finish is not None else None))
+            question.notify(Update(text=text, done=generated(reply) if reply.finish is not None else None))
 
-    def _end(self, writer: Writer, ticket: Ticket) -> None:
-        if ticket.reply is not None:
-            del self._writing[ticket.reply.handle]
-            writer.end(ticket.reply, "cancelled")
+    def _end(self, writer: Writer, question: Question) -> None:
+        if question.reply is not None:
+            del self._writing[question.reply.handle]
+            writer.end(question.reply, "cancelled")
 
     def _fail_all(self, error: PrivTuneError) -> None:
-        for ticket in self._writing.values():
-            ticket.tell(News(error=error))
+        for question in self._writing.values():
+            question.notify(Update(error=error))
         self._writing = {}
 
 
-def _told(error: Exception) -> PrivTuneError:
+def _as_error(error: Exception) -> PrivTuneError:
     if isinstance(error, PrivTuneError):
         return error
     log.error("unexpected failure while writing", exc_info=error)
-    return InternalError("Unexpected failure while writing; the terminal of `privtune serve` says more.")
+    return InternalError("Unexpected failure while writing; see the terminal of `privtune serve`.")

@@ -1,9 +1,11 @@
-"""What an owner takes home: the tuned model as files for other tools, and to a hub if he says so.
+"""Exports: a tuned model as files for other tools, and on a hub if the owner says so.
 
-job      from a finished job to a folder: adapter (PEFT), merged model or GGUF, with its card and list of files
-merge    the adapter's arithmetic, without peft
-folder   a folder that appears whole or not at all
-card     README.md of the folder: facts that hold nothing of the data
-ggufile  a GGUF file, for what llama.cpp and its kin know
-push     to a hub, only what the export itself wrote
+export_job     from a finished job to a folder: adapter (PEFT), merged model or GGUF, with card and manifest
+trained_parts  the model's parts with the weights that the job trained
+export_folder  a folder that appears whole or not at all
+merge          an adapter's arithmetic, without peft
+model_card     README.md of the folder: facts that reveal nothing about the data
+gguf_file      a GGUF file, for llama.cpp and compatible tools
+gguf_tokens    a tokenizer as GGUF metadata
+push           upload to a hub, only of files that the export wrote
 """

@@ -1,6 +1,6 @@
-"""From a finished job to a folder: the cloud's adapter joined with the head that never left home, or merged.
+"""From a finished job to a folder: the cloud's adapter with the head that never left this device, or a merged model.
 
-fetch adapter -> base at hand? -> PEFT folder -> (merge into the base -> safetensors or GGUF) -> card -> file list
+fetch adapter -> load the base? -> PEFT folder -> (merge into the base -> safetensors or GGUF) -> card -> manifest
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 
-from privtune.device.export.card import HUB_ID, Facts, gguf_name, training_of, write_card
-from privtune.device.export.folder import CARD, MADE_BY, check_room, check_target, new_folder
-from privtune.device.export.gguf_file import check_gguf, write_gguf
+from privtune.device.export.export_folder import CARD, MADE_BY, check_room, check_target, new_folder
+from privtune.device.export.gguf_file import write_gguf
 from privtune.device.export.merge import merge_into
+from privtune.device.export.model_card import HUB_ID, CardFacts, gguf_name, training_claims, write_card
+from privtune.device.export.trained_parts import TrainedParts, device_parts, whole_model
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.download import fetch_folder
 from privtune.device.link.rpc import Link
-from privtune.device.model.bottom import load_bottom
-from privtune.device.model.head import HeadTrainer
-from privtune.device.model.tail import Tail
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import (
     DataInvalid,
@@ -33,10 +30,7 @@ from privtune.shared.errors import (
     JobConflict,
     ModelUnsupported,
     NonFinite,
-    StorageFull,
-    VersionMismatch,
 )
-from privtune.shared.files import native_os_errors
 from privtune.shared.job_spec import Task
 from privtune.shared.manifest import read_manifest, write_manifest
 from privtune.shared.modeling.adapter_folder import (
@@ -45,22 +39,17 @@ from privtune.shared.modeling.adapter_folder import (
     FULL_FACTS,
     FULL_WEIGHTS,
     add_head_to_adapter,
-    base_sha256,
 )
 from privtune.shared.modeling.architectures import ENCODERS
-from privtune.shared.modeling.gguf_source import gguf_file
 from privtune.shared.modeling.hf_calls import quiet
-from privtune.shared.modeling.load import load_task_model, load_tokenizer
-from privtune.shared.modeling.partition import Head, Partition, Top
 from privtune.split.v1 import split_pb2 as pb
 
 Format = Literal["peft", "merged", "gguf"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-HEAD_WEIGHTS = "head.safetensors"  # what the cloud calls the head of a job with shared labels
 SHARD = "5GB"
-# Nothing else of what the cloud sends gets into an export.
+# Only these files of what the cloud sends get into an export.
 _FROM_CLOUD = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, FULL_WEIGHTS, FULL_FACTS)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -69,10 +58,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class ExportOptions:
     """What to write.
 
-    dtype: of merged weights; below fp32 answers differ in the last digits.
+    format: the adapter alone, or a merged model as safetensors or GGUF.
+    dtype: type of merged weights; below fp32, answers differ in the last digits.
     label_names: write the names of the classes, which are words of the owner's data.
-    metrics: put what was measured on the owner's data on the card.
-    base_name: what the base is called in public; None: the name of the job's model.
+    metrics: put metrics on the owner's data on the card.
+    base_name: public name of the base model; None: the name in the job.
     """
 
     format: Format = "peft"
@@ -88,20 +78,6 @@ class ExportOptions:
             raise InvalidInput(f"--base-name {self.base_name!r} is not a name like owner/model.", param="base_name")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """What the export is made of. model: the whole base, None where only the adapter is wanted; source: its GGUF.
-
-    tail: the blocks that were trained on this device, None where the cloud trained.
-    """
-
-    model: Any | None
-    head: Head
-    tail: Top | None
-    tokenizer: Any
-    source: Path | None = None
-
-
 def export_job(
     job_id: str,
     target: Path,
@@ -111,27 +87,30 @@ def export_job(
 ) -> Path:
     """Write what plain transformers (and peft) load, head included; `target` appears whole or not at all.
 
-    `say` is told what takes long. Raises JobNotFound when this device does not hold the job, JobConflict while it is
-    not finished, InvalidInput for a target in use or a base that is not at hand, VersionMismatch when it is another
-    base, ModelUnsupported for what can't be merged or written in that format, StorageFull when the disk is full.
+    `say` is called before slow work.
+
+    Raises:
+        JobNotFound: this device does not hold the job.
+        JobConflict: the job is not finished.
+        InvalidInput: the target is in use, or the base model is needed and not given.
+        VersionMismatch: the base model is another one.
+        ModelUnsupported: the model can't be merged, or not be written in that format.
+        StorageFull: the disk is full.
     """
     options = options or ExportOptions()
     folder = JobFolder(settings.home, job_id)
     state = folder.load()
     check_target(target)
     if state.final_step is None:
-        raise JobConflict("this job is not finished; run `privtune finetune --job` to go on, then export")
+        raise JobConflict("this job is not finished; run `privtune finetune --job` to resume it, then export")
     local = settings.local_model or state.local_model
     _check_possible(state, options, local)
     with Link(settings.endpoint) as link:
         adapter = fetch_folder(link, pb.ARTIFACT_KIND_ADAPTER, job_id, folder.path / "adapter")
-        here = _device_part(link, job_id, state, settings, local) if options.format == "peft" else None
+        here = device_parts(link, job_id, state, settings.home, local) if options.format == "peft" else None
     facts = _facts(folder, state, adapter, settings, options, local)
-    parts = here or _whole(state, options, str(local), facts, say)
-    if parts.tail is not None:
-        adapter = _tail_adapter(parts.tail, parts.head, state, folder)
-    else:
-        _load_head(parts.head, state, folder, adapter)
+    parts = here or whole_model(state, str(local), facts.base_sha256, say, gguf=options.format == "gguf")
+    adapter = parts.load_trained(state, folder, adapter)
     with new_folder(target) as scratch:
         _write(scratch, adapter, parts, state, facts, options, say)
         write_card(scratch / CARD, facts)
@@ -140,11 +119,11 @@ def export_job(
 
 
 def _check_possible(state: JobState, options: ExportOptions, local: str | None) -> None:
-    """Refuse at once what would fail after a long download."""
+    """Refuse early what would fail after a long download."""
     if state.spec.tail and state.spec.skip != "none":
         raise ModelUnsupported(
             "This job's tail also reads the clean vectors of this device (--skip), for which a plain model has no "
-            "place: use it here (predict, generate, serve), or train one with --skip none to export."
+            "place: use it here (predict, generate, serve), or train one with --skip none to export it."
         )
     if options.format == "gguf" and state.spec.task != "causal-lm":
         raise ModelUnsupported(
@@ -153,74 +132,24 @@ def _check_possible(state: JobState, options: ExportOptions, local: str | None) 
     if options.format != "peft" and local is None:
         raise InvalidInput(
             f"--format {options.format} needs the whole base model, and this device has only its bottom. Get the model "
-            f"that the cloud calls {state.spec.model!r} and name it: --local-model FOLDER, FILE.gguf or owner/model.",
+            f"that the cloud calls {state.spec.model!r} and give it: --local-model FOLDER, FILE.gguf or owner/model.",
             param="local_model",
         )
 
 
-def _device_part(
-    link: Link,
-    job_id: str,
-    state: JobState,
-    settings: RunSettings,
-    local: str | None,
-) -> _Parts:
-    parts = load_bottom(
-        link,
-        job_id,
-        state.spec,
-        home=settings.home,
-        local_model=local,
-        num_labels=len(state.label_names),
-        say=lambda _: None,
-    )
-    return _Parts(model=None, head=parts.head, tail=parts.tail, tokenizer=parts.tokenizer)
-
-
-def _whole(state: JobState, options: ExportOptions, local: str, facts: Facts, say: Callable[[str], None]) -> _Parts:
-    """The base from the owner's copy, which must be the one that the adapter was trained on.
-
-    An adapter in other weights gives a model that looks well and answers nonsense.
-    """
-    if facts.base_sha256 is None:
-        raise VersionMismatch(
-            "The cloud did not say which weights the adapter was trained on (an older version?), so it can't be merged "
-            "safely. Export it with --format peft."
-        )
-    say(f"loading the base from {local}")
-    labels = max(len(state.label_names), 2)
-    model = load_task_model(local, state.spec.task, num_labels=labels, seed=state.spec.train.seed)
-    if options.format == "gguf":
-        check_gguf(model.config)
-    found = base_sha256(model, state.spec.task)
-    if found != facts.base_sha256:
-        raise VersionMismatch(
-            f"Your copy of the model is not the adapter's base: its weights have the hash {found[:16]}…, the cloud's "
-            f"{state.spec.model!r} has {facts.base_sha256[:16]}…. Name the right one with --local-model."
-        )
-    partition = Partition(model)
-    return _Parts(
-        model=model,
-        head=partition.head(),
-        tail=partition.tail(state.spec.tail) if state.spec.tail else None,
-        tokenizer=load_tokenizer(local),
-        source=gguf_file(local),
-    )
-
-
 def _facts(
     folder: JobFolder, state: JobState, adapter: Path, settings: RunSettings, options: ExportOptions, local: str | None
-) -> Facts:
+) -> CardFacts:
     by_hub = local is not None and HUB_ID.fullmatch(local) and not Path(local).exists()
     base_sha256 = str(read_manifest(adapter).get("base_sha256"))
-    return Facts(
+    return CardFacts(
         spec=state.spec,
         format=options.format,
         dtype=options.dtype,
         classes=len(state.label_names),
         base=options.base_name or (str(local) if by_hub else state.spec.model),
         base_sha256=base_sha256 if _SHA256.fullmatch(base_sha256) else None,
-        training=training_of(settings.home, folder.job_id),
+        training=training_claims(settings.home, folder.job_id),
         metrics=_metrics(folder) if options.metrics else None,
     )
 
@@ -233,38 +162,16 @@ def _metrics(folder: JobFolder) -> dict[str, float]:
         raise DataInvalid(f"{folder.path / 'report.json'} can't be read; export without --with-metrics") from error
 
 
-def _load_head(head: Head, state: JobState, folder: JobFolder, adapter: Path) -> None:
-    if state.spec.labels == "shared":
-        head.load_state_dict(load_file(adapter / HEAD_WEIGHTS))
-    elif state.spec.task == "classification" and state.final_step is not None:
-        HeadTrainer(head, state.spec.optim, seed=0, total_steps=1).load(folder.checkpoints, state.final_step)
-
-
-def _tail_adapter(blocks: Top, head: Head, state: JobState, folder: JobFolder) -> Path:
-    """A folder with what was trained of the tail; the head gets its weights."""
-    tail = Tail(blocks, state.spec)
-    trained = HeadTrainer(head, state.spec.optim, seed=0, total_steps=1, tail=tail)
-    trained.load(folder.checkpoints, state.final_step or 0)
-    target = folder.path / "tail"
-    try:
-        shutil.rmtree(target, ignore_errors=True)
-        with native_os_errors():
-            tail.save_adapter(target)
-    except OSError as error:
-        raise StorageFull(f"{target} can't be written: {error.strerror}; free room and export again") from error
-    return target
-
-
 def _write(
     scratch: Path,
     adapter: Path,
-    parts: _Parts,
+    parts: TrainedParts,
     state: JobState,
-    facts: Facts,
+    facts: CardFacts,
     options: ExportOptions,
     say: Callable[[str], None],
 ) -> None:
-    """The files of the chosen format in `scratch`; a merged one goes through a PEFT folder that does not stay."""
+    """Write the files of the chosen format to `scratch`; a merged model goes through a temporary PEFT folder."""
     model, dtype = parts.model, DTYPES[options.dtype]
     if model is not None:
         check_room(scratch, sum(value.numel() for value in model.parameters()) * dtype.itemsize)
@@ -298,7 +205,7 @@ def _save_merged(folder: Path, model: Any, tokenizer: Any, task: Task, names: tu
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
     if task == "classification" and config.model_type not in ENCODERS:
-        config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token that is not this
+        config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token other than this
     with quiet():
         model.save_pretrained(folder, max_shard_size=SHARD)
         tokenizer.save_pretrained(folder)

@@ -1,8 +1,8 @@
-"""A GGUF file of a merged language model, as llama.cpp's converter would lay it out, by the `gguf` library.
+"""A GGUF file of a merged language model, laid out as by llama.cpp's converter, written by the `gguf` library.
 
-Only architectures whose tensors and settings are written in full and read back alike (tests/unit/export/test_gguf.py);
-a setting that the format would lose is refused by its name. The tokenizer is copied from the base's own GGUF file where
-that is what the base was loaded from, and else written by `privtune.device.export.gguf_tokens`.
+Only architectures whose tensors and settings are written in full and read back unchanged are supported
+(tests/unit/device/export/test_gguf.py); a setting that the format would lose is refused by name. The tokenizer is
+copied from the base's GGUF file if the base was loaded from one; otherwise `gguf_tokens` writes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
 
 
 def check_gguf(config: Any) -> None:
-    """Raises InvalidInput when the library is missing, ModelUnsupported for what a GGUF file would not hold."""
+    """Raises InvalidInput when the library is missing, ModelUnsupported for a model that a GGUF file can't hold."""
     try:
         import gguf  # noqa: F401
     except ModuleNotFoundError:

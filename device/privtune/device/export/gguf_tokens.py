@@ -1,7 +1,7 @@
 """A tokenizer as GGUF metadata: byte-level BPE and sentencepiece-like BPE, as llama.cpp reads them.
 
-llama.cpp splits text by a named rule (`tokenizer.ggml.pre`), not by the expression in tokenizer.json, so a tokenizer
-whose expression has no such name is refused: guessed, it would read other tokens than the model was trained on.
+llama.cpp splits text by a named rule (`tokenizer.ggml.pre`), not by the expression in tokenizer.json. A tokenizer whose
+expression has no such name is refused: a guessed rule would give other tokens than the model was trained on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPLITS = {
 
 
 def copy_tokenizer(writer: Any, source: Path) -> None:
-    """The tokenizer of another GGUF file, field by field."""
+    """Copy the tokenizer of another GGUF file, field by field."""
     import gguf
 
     for key, field in gguf.GGUFReader(source).fields.items():
@@ -35,7 +35,7 @@ def copy_tokenizer(writer: Any, source: Path) -> None:
 
 
 def write_tokenizer(writer: Any, tokenizer: Any, vocab_size: int) -> None:
-    """The fast tokenizer's vocabulary, merges and special tokens; ids above it are marked unused.
+    """Write the fast tokenizer's vocabulary, merges and special tokens; ids above them are marked unused.
 
     Raises ModelUnsupported, with the reason, for a tokenizer that GGUF can't hold.
     """
@@ -99,7 +99,7 @@ def _write_special(writer: Any, tokenizer: Any) -> None:
 
 
 def _check_steps(inner: dict[str, Any], sentencepiece: bool) -> None:
-    """Refuse changes to the text, and marks on pieces, that llama.cpp would not make."""
+    """Refuse changes to the text, and affixes of pieces, that llama.cpp does not apply."""
     rule = inner["normalizer"] or {"type": "Sequence", "normalizers": []}
     steps = {step["type"] for step in rule.get("normalizers", [rule])}
     strange = steps - ({"Prepend", "Replace"} if sentencepiece else {"NFC"})

@@ -1,8 +1,8 @@
-"""Put an adapter into the weights of its base: W + scale * B A, a few lines of maths, without peft.
+"""Merges an adapter into the weights of its base: W + scale * B A, without peft.
 
-What plain peft would compute with `merge_and_unload` (Hu et al. 2021, arXiv 2106.09685; rank-stabilised scale:
-Kalajdzievski 2023, arXiv 2312.03732), for what PrivTune's cloud trains. Anything else that an adapter's configuration
-asks for is refused by its name, never ignored.
+It computes what peft's `merge_and_unload` would (Hu et al. 2021, arXiv 2106.09685; rank-stabilised scale: Kalajdzievski
+2023, arXiv 2312.03732), for adapters that PrivTune trains. Any other setting of an adapter's configuration is refused
+by name, never ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from privtune.shared.modeling.adapter_folder import (
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _USED = {"peft_type", "r", "lora_alpha", "use_rslora", "init_lora_weights", "bias"}
-# What is true of training, of names or of loading only. `fan_in_fan_out` says what the layer's own class says.
+# Settings about training, names or loading only. `fan_in_fan_out` says what the layer's own class says.
 _NO_MATTER = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -49,11 +49,15 @@ _NO_MATTER = {
 
 @torch.no_grad()
 def merge_into(model: Any, folder: Path) -> None:
-    """Change the whole task model, in place, to what base and adapter compute together, head included.
+    """Change the whole task model, head included, in place: it then computes what base and adapter compute together.
 
-    model: the adapter's own base in fp32. folder: as `add_head_to_adapter` leaves it, LoRA or full tuning.
-    Raises ModelUnsupported, naming it, for what can't be merged here; ArtifactCorrupt when the tensors are another
-    model's.
+    Args:
+        model: the adapter's own base, in fp32.
+        folder: an adapter by LoRA or full tuning, as `add_head_to_adapter` leaves it.
+
+    Raises:
+        ModelUnsupported: the adapter can't be merged here; names what is not supported.
+        ArtifactCorrupt: the tensors belong to another model.
     """
     if (folder / FULL_WEIGHTS).exists():
         for name, value in _tensors(folder / FULL_WEIGHTS).items():
@@ -78,14 +82,14 @@ def merge_into(model: Any, folder: Path) -> None:
 
 
 def _scale(config: dict[str, Any]) -> tuple[float, int]:
-    """(scale, rank) of a LoRA configuration that is fully understood."""
+    """(scale, rank) of a LoRA configuration. Raises ModelUnsupported for any setting that is not understood."""
     if config.get("peft_type") != "LORA":
         raise ModelUnsupported(f"An adapter of type {config.get('peft_type')} can't be merged here, only LORA.")
     strange = sorted(key for key in config.keys() - _USED - _NO_MATTER if config[key])
     if config.get("bias", "none") != "none":
         strange.append("bias")
     if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
-        strange.append("init_lora_weights")  # pissa and its kin change the base's weights as well
+        strange.append("init_lora_weights")  # pissa and similar ones change the base's weights too
     if strange:
         raise ModelUnsupported(
             f"The adapter sets {', '.join(strange)}, which can't be merged here: "

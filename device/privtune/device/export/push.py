@@ -1,4 +1,4 @@
-"""Upload an export to a model hub: the files that the export itself listed, and nothing else in the folder."""
+"""Uploads an export to a model hub: the files that the export listed, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privtune.device.export.folder import CARD, MADE_BY
+from privtune.device.export.export_folder import CARD, MADE_BY
 from privtune.shared.errors import (
     ArtifactCorrupt,
     CloudUnreachable,
@@ -25,7 +25,13 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """What would leave. files: name and size in bytes. card_edited: README.md is no longer what the export wrote."""
+    """What would be uploaded.
+
+    folder: the export.
+    files: name and size in bytes.
+    label_names: names of the classes that the files carry.
+    card_edited: README.md is no longer what the export wrote.
+    """
 
     folder: Path
     files: tuple[tuple[str, int], ...]
@@ -34,12 +40,12 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """Total size in bytes."""
         return sum(size for _, size in self.files)
 
 
 def plan_upload(folder: Path) -> Upload:
-    """Check a folder of `privtune export` against its own list of files.
+    """Check a folder of `privtune export` against its manifest.
 
     Its card may be edited, everything else must be as it was written. Raises InvalidInput when the folder is no export
     or holds anything besides, ArtifactCorrupt when a file is missing or changed.
@@ -75,7 +81,7 @@ def plan_upload(folder: Path) -> Upload:
 def push(
     upload: Upload, repo: str, *, public: bool = False, message: str = "Upload a model tuned with PrivTune"
 ) -> str:
-    """Upload to `owner/name`, made if it is not there, private unless `public`; the commit's URL.
+    """Upload to `owner/name`, created if missing, private unless `public`. Returns the commit's URL.
 
     The token is the environment's (HF_TOKEN) or that of `hf auth login`. Raises Unauthenticated without one,
     PermissionDenied when it may not write there or the repository is public and `public` was not said, InvalidInput
@@ -95,12 +101,12 @@ def push(
         return str(api.create_commit(repo, operations, commit_message=message).commit_url)
     except HfHubHTTPError as error:
         raise _refused(error, repo) from error
-    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: what its uploading threads raise
+    except (HTTPError, OSError, RuntimeError) as error:  # RuntimeError: raised by its uploading threads
         raise CloudUnreachable(
-            f"The hub at {api.endpoint} can't be reached or broke off; what has arrived is not visible there.",
+            f"The hub at {api.endpoint} can't be reached, or the connection broke; nothing is visible there.",
             detail=repr(error.__cause__ or error),
         ) from error
-    except ValueError as error:  # a name or a front matter that the hub's own rules refuse
+    except ValueError as error:  # a name or front matter that breaks the hub's rules
         raise InvalidInput(" ".join(str(error).split())[:300], param="repo") from error
 
 
@@ -124,7 +130,7 @@ def _refused(error: Any, repo: str) -> PrivTuneError:
 
 
 def _label_names(folder: Path) -> tuple[str, ...]:
-    """The names of classes that the model's files carry; empty where they are LABEL_0, LABEL_1, ..."""
+    """The names of classes that the model's files carry; empty if they are LABEL_0, LABEL_1, ..."""
     for name in _WITH_LABELS:
         if (folder / name).is_file():
             names = json.loads((folder / name).read_text(encoding="utf-8")).get("id2label", {}).values()

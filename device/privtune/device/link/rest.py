@@ -38,6 +38,7 @@ from privtune.shared.retry import retrying
 from privtune.shared.wire import PROTOCOL_VERSION
 
 JOBS = "/v1/fine_tuning/jobs"
+HELD = "held"  # the phase of a job that a person paused
 PAGE = 100
 TIMEOUT_S = 30.0  # of one attempt
 ATTEMPTS = 3  # at a request that no server has answered

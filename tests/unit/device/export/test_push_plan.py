@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from privtune.device.export.folder import MADE_BY
+from privtune.device.export.export_folder import MADE_BY
 from privtune.device.export.push import plan_upload
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.manifest import write_manifest

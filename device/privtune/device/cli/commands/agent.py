@@ -8,28 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privtune.device.cli.failures import guarded
-from privtune.device.cli.interrupt import pausing
-from privtune.device.cli.options import (
-    ApiKey,
-    AsJson,
-    CaCert,
-    Cloud,
-    GrpcAddress,
-    Home,
-    Patience,
-    Threads,
-    control_plane,
-    home_folder,
-    limit_threads,
-)
+from privtune.device.cli.connection import Connection
+from privtune.device.cli.error_report import guarded
+from privtune.device.cli.option_groups import grouped
+from privtune.device.cli.options import AsJson, limit_threads
+from privtune.device.cli.signals import pausing
 
 if TYPE_CHECKING:
-    from privtune.device.agent.config import AgentConfig
+    from privtune.device.agent.agent_config import AgentConfig
 
 
 @guarded
+@grouped
 def agent(
+    connection: Connection,
     config: Annotated[
         Path | None, typer.Option(help="agent.yaml: data sets, policy, local models.", show_default=False)
     ] = None,
@@ -41,21 +33,14 @@ def agent(
     no_noise: Annotated[
         bool, typer.Option("--no-noise", help="Policy: also accept jobs that send clean vectors.")
     ] = False,
-    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks for jobs.")] = 2.0,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two requests for new jobs.")] = 2.0,
     as_json: AsJson = False,
-    cloud: Cloud = None,
-    api_key: ApiKey = None,
-    ca_cert: CaCert = None,
-    grpc_address: GrpcAddress = None,
-    patience: Patience = 600.0,
-    home: Home = None,
-    threads: Threads = None,
 ) -> None:
     """Wait for jobs that name this device's data sets, and train them one after another.
 
-    A job that asks for more than the policy allows is refused before anything is sent: by default no job without noise,
-    none with less noise than the mechanism's default, and none that shares labels. A job that was under way goes on
-    after a restart, unless a person paused it.
+    A job that asks for more than the policy allows is refused before anything is sent. The default policy refuses jobs
+    without noise, with less noise than the mechanism's default, or with shared labels. After a restart, the agent
+    resumes the job it was working on, unless a person paused it.
 
     \b
     Examples:
@@ -67,34 +52,35 @@ def agent(
       datasets:
         reviews: {path: reviews.csv, text: body, label: stars, holdout: 0.1}
       policy:
-        mechanisms: [dchi]
+        mechanisms: \\[dchi]
         bounds: {dchi: {noise_ratio: {min: 8}}}
         models: ["minilm*"]
         max_epochs: 10
         budget: {releases: 50000, jobs: 5}
     """
-    settings = _configured(config, data or [], home_folder(home), no_noise=no_noise)
+    settings = _configured(config, data or [], connection.folder, no_noise=no_noise)
     from privtune.device.agent.agent import Agent
-    from privtune.device.cli.run_screen import make_screen
-    from privtune.device.session.run_settings import RunSettings
+    from privtune.device.cli.training_screen import make_screen
 
     stop = threading.Event()
-    with make_screen(as_json=as_json) as screen, control_plane(cloud, api_key, ca_cert) as control:
-        run = RunSettings(
-            grpc_address=grpc_address or "",
-            api_key=(api_key or "").strip(),
-            ca_cert=ca_cert,
-            home=home_folder(home),
-            no_progress_timeout=patience,
+    with make_screen(as_json=as_json) as screen, connection.control() as control:
+        worker = Agent(
+            control=control,
+            config=settings,
+            settings=connection.local_settings(connection.grpc_address or ""),
+            screen=screen,
+            stop=stop,
+            once=once,
+            poll_s=poll,
         )
-        worker = Agent(control=control, config=settings, settings=run, screen=screen, stop=stop, once=once, poll_s=poll)
-        limit_threads(threads)
+        limit_threads(connection.threads)
         with pausing(stop, screen.message):
             worker.run()
 
 
 def _configured(file: Path | None, pairs: list[str], home: Path, *, no_noise: bool) -> AgentConfig:
-    from privtune.device.agent.config import AgentConfig, DataSetting, check_name, home_policy, load_agent_config
+    from privtune.device.agent.agent_config import AgentConfig, DataSetting, check_name, load_agent_config
+    from privtune.device.home.policy_file import home_policy
     from privtune.shared.errors import InvalidInput
 
     config = load_agent_config(file) if file is not None else AgentConfig()

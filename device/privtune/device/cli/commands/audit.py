@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.failures import guarded
-from privtune.device.cli.options import DATA, AsJson, Home, TextColumn, Threads, check_skip, home_folder, limit_threads
+from privtune.device.cli.data_options import TextColumn
+from privtune.device.cli.error_report import guarded
+from privtune.device.cli.job_options import NOISE, flag_of
+from privtune.device.cli.mechanism_options import NoNoise, Params, mechanism_of
+from privtune.device.cli.option_groups import grouped
+from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
+from privtune.device.cli.planned_job import PlannedJob
+from privtune.device.cli.printing import console_of, print_table
 
 if TYPE_CHECKING:
     from privtune.device.audit.report.document import Audit
@@ -18,115 +25,83 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
-# What a job that was sent decides by itself.
-_OF_THE_JOB = (
-    "task",
-    "attribute",
-    "unlabelled",
-    "max_length",
-    "cut",
-    "tail",
-    "skip",
-    "mechanism",
-    "param",
-    "no_noise",
-    "frontier",
-)
+# Options, besides those of PlannedJob, that contradict --transcript: the job has its own.
+_OF_THE_JOB = ("attribute", "unlabelled", "param", "no_noise", "frontier")
 
 
 @guarded
+@grouped
 def audit(
-    context: typer.Context,
+    job: PlannedJob,
     model: Annotated[
-        str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF.", show_default=False)
+        str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF file.", show_default=False)
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Your data: .jsonl, .csv, .tsv or .parquet. It never leaves.", show_default=False),
+        typer.Option(
+            help="Your data: .jsonl, .csv, .tsv or .parquet. It never leaves this machine.", show_default=False
+        ),
     ] = None,
     transcript: Annotated[
         str | None,
         typer.Option(
             metavar="JOB",
-            help="Attack what this job really sent, from frames kept by `finetune --record-frames`. Model, data, cut "
-            "and noise are the job's; --model if it ran on the cloud's copy, --data or --config if an agent ran it.",
+            help="Attack what this job really sent, from the frames that `finetune --record-frames` kept. Model, data, "
+            "cut and noise are the job's. Also give --model if the job ran on the cloud's copy of the model, and "
+            "--data or --config if an agent ran it.",
             show_default=False,
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="With --transcript: agent.yaml of the agent that ran it.", show_default=False),
+        typer.Option(help="With --transcript: agent.yaml of the agent that ran the job.", show_default=False),
     ] = None,
-    task: Annotated[Literal["classification", "causal-lm"], typer.Option(help="What it will train.")] = (
-        "classification"
-    ),
     text_column: TextColumn = None,
     attribute: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of a private attribute to look for. Default: the label.",
-            rich_help_panel=DATA,
-            show_default=False,
-        ),
+        str | None, option("Column of a private attribute to infer. Default: the label.", DATA)
     ] = None,
-    unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="The data has no label: attack the text only.", rich_help_panel=DATA)
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option(help="At most this many records, drawn at random.", rich_help_panel=DATA)
-    ] = None,
+    unlabelled: Annotated[bool, option("The data have no labels: attack the text only.", DATA, "--unlabelled")] = False,
+    limit: Annotated[int | None, option("Use at most this many records, drawn at random.", DATA)] = None,
     public_text: Annotated[
         Path | None,
-        typer.Option(
-            help="Text that anyone may know, one a line; the attacker has it. Default: what `privtune tables public` "
-            "declared, and in any case a part of your own data in place of similar text.",
-            rich_help_panel=DATA,
-            show_default=False,
+        option(
+            "Public text that the attacker has, one text per line. Default: what `privtune tables public` declared. A "
+            "part of your own data always stands in for similar text.",
+            DATA,
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=4, help="Tokens a record; longer ones are cut.")] = 128,
-    cut: Annotated[int, typer.Option(min=0, help="Blocks of the model that run here.")] = 1,
-    tail: Annotated[
-        int, typer.Option(min=0, help="Blocks that will train here (`finetune --tail`): then no gradient is attacked.")
-    ] = 0,
-    skip: Annotated[
-        Literal["none", "frozen", "tuned"] | None,
-        typer.Option(
-            help="With --tail, as in `finetune --skip`: counts for the estimate of use. Default: frozen.",
-            show_default=False,
-        ),
-    ] = None,
-    mechanism: Annotated[
-        str | None, typer.Option(help="See `privtune mechanisms`. Default: dchi.", show_default=False)
-    ] = None,
-    param: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE of the mechanism; may be repeated.", show_default=False)
-    ] = None,
-    no_noise: Annotated[bool, typer.Option("--no-noise", help="Audit clean vectors.")] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Three seeds, every attack at length: hours, not minutes.")
-    ] = False,
+    param: Params = None,
+    no_noise: NoNoise = False,
     frontier: Annotated[
         bool,
-        typer.Option(
-            "--frontier",
-            help="Also measure weaker and stronger settings of the mechanism, for the page's picture (codebook attacks "
+        option(
+            "Also measure weaker and stronger settings of the mechanism, for the picture on the page (codebook attacks "
             "only).",
+            NOISE,
+            "--frontier",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the choice of records and the attacks; never of the noise.")] = 0,
-    out: Annotated[Path, typer.Option(help="The page; the figures go beside it as .json.")] = Path("audit.html"),
+    full: Annotated[
+        bool, typer.Option("--full", help="Three seeds and every attack at full length: hours, not minutes.")
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the choice of records and of the attacks. It never seeds the noise.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="The page to write; the figures are written next to it as .json.")] = Path(
+        "audit.html"
+    ),
     keep_attacks: Annotated[
-        Path | None, typer.Option(help="Keep the built attacks in this folder.", show_default=False)
+        Path | None, typer.Option(help="Keep the trained attacks in this folder.", show_default=False)
     ] = None,
     threads: Threads = None,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
-    """See what the cloud would recover from your text, before you send it.
+    """Show what the cloud could recover from your text, before you send it.
 
-    Attacks sentences of yours as they would be sent, with the attacks of docs/attacks.md, and writes a page with a
-    verdict. Everything happens on this machine; the page holds your text and is readable by you only.
+    Attacks a sample of your records as they would be sent, with the attacks of docs/attacks.md, and writes a page with
+    a verdict. Everything happens on this machine. The page contains your text; only you can read the file. With --tail
+    no gradient leaves, so none is attacked.
 
     \b
     Examples:
@@ -140,7 +115,7 @@ def audit(
     from privtune.device.audit.report.page import render
 
     limit_threads(threads)
-    run = _simulated(options) if transcript is None else _recorded(transcript, options)
+    run = _simulated(job, options) if transcript is None else _recorded(transcript, job, options)
     with _progress(quiet=as_json) as say:
         found = run(home_folder(home), say, keep_attacks)
     figures = out.with_suffix(".json")
@@ -149,40 +124,35 @@ def audit(
     if as_json:
         typer.echo(to_json(found), nl=False)
     else:
-        _tell(found, out, figures)
+        _show(found, out, figures)
 
 
-def _simulated(options: dict[str, Any]) -> Run:
+def _simulated(job: PlannedJob, options: dict[str, Any]) -> Run:
     """The audit of what would be sent."""
     from privtune.device.audit.owner import AuditRequest, run_audit
-    from privtune.device.cli.spec_options import mechanism_of
     from privtune.device.data.records import Columns
     from privtune.device.data.source import DataSource
-    from privtune.device.noise.registry import validate
     from privtune.shared.errors import InvalidInput
-    from privtune.shared.job_spec import MechanismSpec
 
     for needed in ("model", "data"):
         if not options[needed]:
             raise InvalidInput(f"--{needed} is missing. `privtune audit --help` has examples.", param=needed)
     if options["config"]:
         raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
-    check_skip(options["skip"], options["tail"], options["cut"])
-    chosen = mechanism_of(options["mechanism"], options["param"] or (), no_noise=options["no_noise"])
-    spec = MechanismSpec.model_validate(chosen)
-    validate(spec)
+    mechanism = mechanism_of(job.given.get("mechanism"), options["param"] or (), no_noise=options["no_noise"])
+    spec = job.spec(mechanism)
     columns = Columns(text=options["text_column"], label=options["attribute"])
     source = DataSource(path=options["data"], columns=columns, limit=options["limit"], seed=options["seed"])
     request = AuditRequest(
         model=options["model"],
         source=source,
-        task=options["task"],
-        labelled=options["task"] == "classification" and not options["unlabelled"],
-        cut=options["cut"],
-        tail=options["tail"],
-        skip=options["skip"] or "frozen",
-        mechanism=spec,
-        max_length=options["max_length"],
+        task=spec.task,
+        labelled=spec.task == "classification" and not options["unlabelled"],
+        cut=spec.cut,
+        tail=spec.tail,
+        skip=spec.skip,
+        mechanism=spec.mechanism,
+        max_length=spec.train.max_length,
         public_text=options["public_text"],
         size=_size(options),
         seed=options["seed"],
@@ -191,9 +161,9 @@ def _simulated(options: dict[str, Any]) -> Run:
     return lambda home, say, keep: run_audit(request, home, say, keep)
 
 
-def _recorded(job_id: str, options: dict[str, Any]) -> Run:
+def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> Run:
     """The audit of what a job sent."""
-    from privtune.device.agent.config import load_agent_config
+    from privtune.device.agent.agent_config import load_agent_config
     from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
     from privtune.device.data.records import Columns
     from privtune.device.data.source import DataSource
@@ -201,11 +171,8 @@ def _recorded(job_id: str, options: dict[str, Any]) -> Run:
     from privtune.device.home.paths import check_job_id
     from privtune.shared.errors import InvalidInput
 
-    for name in _OF_THE_JOB:
-        given = options["context"].get_parameter_source(name)
-        if given is not None and given.name != "DEFAULT":
-            option = name.replace("_", "-")
-            raise InvalidInput(f"--{option} and --transcript contradict each other: the job has its own.", param=name)
+    for name in (*job.given, *(name for name in _OF_THE_JOB if options[name])):
+        raise InvalidInput(f"{flag_of(name)} and --transcript contradict each other: the job has its own.", param=name)
     sources: tuple[DataSource, DataSource | None] | None = None
     if options["data"]:
         source = DataSource(path=options["data"], columns=Columns(text=options["text_column"]), limit=options["limit"])
@@ -230,26 +197,35 @@ def _size(options: dict[str, Any]) -> Size:
     return FULL if options["full"] else QUICK
 
 
-def _tell(found: Audit, page: Path, figures: Path) -> None:
+def _show(found: Audit, page: Path, figures: Path) -> None:
     verdict = found.document["verdict"]
     typer.echo(f"{verdict['headline']}.\n{verdict['text']}\n")
-    for row in found.document["attacks"]:
-        main = row["figures"].get("top1") or row["figures"]["accuracy"]
-        what = "words" if row["kind"] == "inversion" else "attribute"
-        typer.echo(
-            f"  {row['name']:7}{row['variant']:21}{row['knowledge']:10}{what:10}{100 * main['value']:5.1f}%  "
-            f"[{100 * main['low']:.1f}, {100 * main['high']:.1f}]  floor {100 * main['floor']:.1f}%"
-        )
-    typer.echo(f"\nPage (holds your text, stays here): {page}\nFigures: {figures}")
+    headings = ("attack", "variant", "knowledge", "of", "right", "95% interval", "floor")
+    print_table([_attack_row(row) for row in found.document["attacks"]], headings, numbers=(4, 6))
+    typer.echo(f"\nPage (contains your text, stays here): {page}\nFigures: {figures}")
+
+
+def _attack_row(row: dict[str, Any]) -> tuple[str, ...]:
+    main = row["figures"].get("top1") or row["figures"]["accuracy"]
+    what = "words" if row["kind"] == "inversion" else "attribute"
+    right, low, high, floor = (100 * main[name] for name in ("value", "low", "high", "floor"))
+    return (
+        row["name"],
+        row["variant"],
+        row["knowledge"],
+        what,
+        f"{right:.1f}%",
+        f"{low:.1f} to {high:.1f}",
+        f"{floor:.1f}%",
+    )
 
 
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Say]:
     """Bars on a terminal, a line for each finished step in a log, nothing with --json."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    console = console_of(sys.stderr)
     named = TextColumn("{task.description}", markup=False)
     bars = Progress(named, BarColumn(bar_width=24), TimeElapsedColumn(), console=console, disable=quiet)
     known: dict[str, TaskID] = {}

@@ -1,4 +1,4 @@
-"""`privtune generate`: let a tuned language model write, privately."""
+"""`privtune generate`: generate text with a tuned language model, privately."""
 
 from __future__ import annotations
 
@@ -10,23 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.failures import guarded
-from privtune.device.cli.interrupt import PAUSED
-from privtune.device.cli.options import (
-    ApiKey,
-    AsJson,
-    CaCert,
-    Cloud,
-    GrpcAddress,
-    Home,
-    JobId,
-    LocalModel,
-    Patience,
-    Threads,
-    control_plane,
-    limit_threads,
-    run_settings,
-)
+from privtune.device.cli.connection import ModelConnection
+from privtune.device.cli.error_report import guarded
+from privtune.device.cli.option_groups import grouped
+from privtune.device.cli.options import AsJson, JobId, limit_threads, option, to_stderr
+from privtune.device.cli.signals import PAUSED
 
 if TYPE_CHECKING:
     from privtune.device.inference.generate import Generated
@@ -34,52 +22,44 @@ if TYPE_CHECKING:
     from privtune.device.inference.generation.sampling import Sampling
     from privtune.device.inference.generation.writer import Writer
 
-WRITING = "Writing"
-LEAK = "The answer itself is no secret from the cloud: it has the model's head and can work it out (docs/inference.md)."
+SAMPLING = "Sampling"
+LEAK = (
+    "The answer itself is not secret from the cloud, which has the model's head and can compute it: docs/inference.md."
+)
 
 
 @guarded
+@grouped
 def generate(
     job: JobId,
-    prompt: Annotated[list[str] | None, typer.Option(help="What to answer or go on with; may be repeated.")] = None,
+    connection: ModelConnection,
+    prompt: Annotated[list[str] | None, typer.Option(help="A prompt to answer or continue; may be repeated.")] = None,
     file: Annotated[
         str | None,
-        typer.Option(help="A file with one prompt, or .jsonl with a prompt or messages a line; - reads the terminal."),
-    ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Hold a conversation: one line, one answer.")] = False,
-    max_new_tokens: Annotated[
-        int | None,
         typer.Option(
-            min=1, rich_help_panel=WRITING, help="Longest answer, in tokens. Default: 256.", show_default=False
+            help="A file with one prompt, or a .jsonl file with a prompt or messages per line. `-` reads one prompt "
+            "from standard input."
         ),
     ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Hold a conversation: one answer per line of input.")] = False,
+    max_new_tokens: Annotated[
+        int | None, option("Maximum length of an answer, in tokens. Default: 256.", SAMPLING, min=1)
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, max=5, rich_help_panel=WRITING, help="0 takes the likeliest token each time.")
+        float, option("Sampling temperature. 0: always the most likely token. Default: 0.", SAMPLING, min=0, max=5)
     ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, rich_help_panel=WRITING, help="Draw from this share of likelihood only.")
+        float,
+        option("Sample from the most likely tokens that make up this probability. Default: 1.", SAMPLING, min=0, max=1),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option(min=0, rich_help_panel=WRITING, help="Draw from so many tokens only; 0: from all.")
+        int, option("Sample from this many of the most likely tokens. 0: from all. Default: 0.", SAMPLING, min=0)
     ] = 0,
-    seed: Annotated[
-        int | None,
-        typer.Option(rich_help_panel=WRITING, help="Of the sampling, never of the noise.", show_default=False),
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(rich_help_panel=WRITING, help="End at this text; may be repeated.")
-    ] = None,
+    seed: Annotated[int | None, option("Seed of the sampling. It never seeds the noise.", SAMPLING)] = None,
+    stop: Annotated[list[str] | None, option("End the answer at this text; may be repeated.", SAMPLING)] = None,
     as_json: AsJson = False,
-    cloud: Cloud = None,
-    api_key: ApiKey = None,
-    ca_cert: CaCert = None,
-    grpc_address: GrpcAddress = None,
-    local_model: LocalModel = None,
-    patience: Patience = 600.0,
-    home: Home = None,
-    threads: Threads = None,
 ) -> None:
-    """Write with a language model tuned here; every token takes the same private path, with the same noise.
+    """Generate text with a model tuned here. Tokens take the same private path as in training, with the same noise.
 
     \b
     Examples:
@@ -99,32 +79,23 @@ def generate(
         seed=seed,
         stop=tuple(stop or ()),
     )
-    with control_plane(cloud, api_key, ca_cert) as control:
-        settings = run_settings(
-            control,
-            api_key=api_key,
-            ca_cert=ca_cert,
-            home=home,
-            grpc_address=grpc_address,
-            local_model=local_model,
-            patience=patience,
-        )
-    limit_threads(threads)
+    settings = connection.settings()
+    limit_threads(connection.threads)
     try:
-        with open_writer(job, settings, _say) as writer:
-            _say(writer.statement.text)
-            _say(LEAK)
+        with open_writer(job, settings, to_stderr) as writer:
+            to_stderr(writer.statement.text)
+            to_stderr(LEAK)
             if chat:
                 _converse(writer, sampling, as_json)
             for number, asked in enumerate(prompts):
                 _answer(writer, asked, sampling, as_json, number)
     except KeyboardInterrupt:
-        typer.echo("\nStopped; the cloud lets go of the text.", err=True)
+        to_stderr("\nStopped; the cloud drops the text.")
         raise typer.Exit(PAUSED) from None
 
 
 def _answer(writer: Writer, prompt: Prompt, sampling: Sampling, as_json: bool, number: int) -> Generated:
-    """Write one answer to the terminal as it comes, or as one line of JSON."""
+    """Write one answer to the terminal as it is generated, or as one line of JSON."""
     from privtune.device.inference.generate import stream_text
 
     answer = stream_text(writer, writer.prompts.ids(prompt), sampling, _nothing if as_json else _show)
@@ -133,7 +104,7 @@ def _answer(writer: Writer, prompt: Prompt, sampling: Sampling, as_json: bool, n
 
 
 def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
-    """Turns of a conversation until the end of the input (Ctrl-D)."""
+    """Hold a conversation until the end of the input (Ctrl-D)."""
     from privtune.device.data.messages import ChatMessage
 
     history: list[ChatMessage] = []
@@ -203,14 +174,10 @@ def _json_line(number: int, answer: Generated) -> str:
 
 
 def _show(text: str) -> None:
-    """Print a piece. What comes from the model's states may not steer the terminal."""
+    """Print a piece of text, without the control characters by which the cloud's states could steer the terminal."""
     typer.echo("".join(char for char in text if char.isprintable() or char in "\n\t"), nl=False)
     sys.stdout.flush()
 
 
 def _nothing(_: str) -> None:
-    """Show nothing until the answer is whole."""
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    """Show nothing until the answer is complete."""

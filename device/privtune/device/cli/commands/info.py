@@ -1,4 +1,4 @@
-"""`privtune mechanisms` and `privtune version`: what this installation has."""
+"""`privtune mechanisms` and `privtune version`: what this installation offers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import typer
 
-from privtune.device.cli.failures import guarded
+from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import AsJson
+from privtune.device.cli.printing import print_facts
 
 
 @guarded
 def mechanisms(as_json: AsJson = False) -> None:
-    """List the noise mechanisms: what each does, what it lets you claim, its parameters.
+    """List the noise mechanisms: what each does, what it lets you claim, and its parameters.
 
     \b
     Example:
@@ -25,25 +26,27 @@ def mechanisms(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    typer.echo("\n\n".join(_described(row) for row in rows))
+    for number, row in enumerate(rows):
+        typer.echo(f"{'' if number == 0 else chr(10)}{row['name']}: {row['summary']}")
+        print_facts(_facts(row))
 
 
-def _described(row: dict[str, Any]) -> str:
-    lines = [f"{row['name']}: {row['summary']}", f"  paper:      {row['paper']}", f"  claim:      {row['statement']}"]
+def _facts(row: dict[str, Any]) -> dict[str, str]:
+    facts = {"  paper": row["paper"], "  claim": row["statement"]}
     if row["strength"]:
-        tried = ", ".join(f"{value:g}" for value in row["strength"]["values"])
-        lines.append(f"  tuned by:   {row['strength']['param']} ({tried}), see `privtune tune-noise`")
-    for name, facts in row["params"].items():
-        limits = [f"{key} {facts[key]}" for key in ("min", "above", "max", "below") if key in facts]
-        choices = facts.get("choices")
-        about = ", ".join([f"default {facts.get('default')}", *limits, *([" | ".join(choices)] if choices else [])])
-        lines.append(f"  {name} ({about}): {facts.get('description', '')}")
-    return "\n".join(lines)
+        values = ", ".join(f"{value:g}" for value in row["strength"]["values"])
+        facts["  tuned by"] = f"{row['strength']['param']} ({values}), see `privtune tune-noise`"
+    for name, param in row["params"].items():
+        limits = [f"{key} {param[key]}" for key in ("min", "above", "max", "below") if key in param]
+        choices = [" | ".join(param["choices"])] if param.get("choices") else []
+        about = ", ".join([f"default {param.get('default')}", *limits, *choices])
+        facts[f"  {name}"] = f"{param.get('description', '')} ({about})"
+    return facts
 
 
 @guarded
 def version(as_json: AsJson = False) -> None:
-    """Print the version of PrivTune and of the protocol that it speaks."""
+    """Print the version of PrivTune and of its protocol."""
     from privtune.shared import __version__
     from privtune.shared.wire import PROTOCOL_VERSION
 

@@ -1,4 +1,4 @@
-"""`privtune jobs ...`: look at jobs and steer them."""
+"""`privtune jobs ...`: list, show, pause, resume and cancel jobs."""
 
 from __future__ import annotations
 
@@ -8,94 +8,87 @@ from typing import Annotated, Any
 
 import typer
 
-from privtune.device.cli.failures import guarded
-from privtune.device.cli.options import ApiKey, AsJson, CaCert, Cloud, JobId, control_plane
+from privtune.device.cli.connection import CloudOptions
+from privtune.device.cli.error_report import guarded
+from privtune.device.cli.option_groups import grouped
+from privtune.device.cli.options import AsJson, JobId
+from privtune.device.cli.printing import print_facts, print_table
 
-app = typer.Typer(no_args_is_help=True, help="Look at jobs and steer them.")
+app = typer.Typer(no_args_is_help=True, help="List, show, pause, resume and cancel jobs.")
 
 ENDED = ("succeeded", "failed", "cancelled")
 FOLLOW_S = 2.0
+HEADINGS = ("JOB", "STATUS", "STEP", "CREATED", "MODEL", "DATA", "REASON")
 
 
 @app.command("list")
 @guarded
+@grouped
 def list_jobs(
-    status: Annotated[list[str] | None, typer.Option(help="Only jobs of this status; may be repeated.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
+    connection: CloudOptions,
+    status: Annotated[list[str] | None, typer.Option(help="Only jobs with this status; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many jobs.")] = 20,
     as_json: AsJson = False,
-    cloud: Cloud = None,
-    api_key: ApiKey = None,
-    ca_cert: CaCert = None,
 ) -> None:
-    """List your jobs, the newest first."""
-    with control_plane(cloud, api_key, ca_cert) as control:
+    """List your jobs, newest first."""
+    with connection.control() as control:
         jobs = control.list_jobs(status=status or None, limit=limit)
     if as_json:
         typer.echo(json.dumps(jobs, indent=1))
-        return
-    if not jobs:
+    elif jobs:
+        print_table([_row(job) for job in jobs], HEADINGS)
+    else:
         typer.echo("No jobs.")
-        return
-    headings = ["JOB", "STATUS", "STEP", "CREATED", "MODEL", "DATA", "REASON"]
-    rows = [headings, *(_row(job) for job in jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @app.command()
 @guarded
-def show(
-    job: JobId, as_json: AsJson = False, cloud: Cloud = None, api_key: ApiKey = None, ca_cert: CaCert = None
-) -> None:
-    """Show one job: its state, why, how far it is, and its settings."""
-    with control_plane(cloud, api_key, ca_cert) as control:
+@grouped
+def show(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
+    """Show one job: its state and the reason for it, its progress and its settings."""
+    with connection.control() as control:
         _print_job(control.get_job(job), as_json=as_json)
 
 
 @app.command()
 @guarded
-def cancel(
-    job: JobId, as_json: AsJson = False, cloud: Cloud = None, api_key: ApiKey = None, ca_cert: CaCert = None
-) -> None:
-    """End a job at the next step. What was trained until its last checkpoint is kept."""
-    with control_plane(cloud, api_key, ca_cert) as control:
+@grouped
+def cancel(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
+    """End a job after the current step. What was trained up to its last checkpoint is kept."""
+    with connection.control() as control:
         _print_job(control.cancel(job), as_json=as_json)
 
 
 @app.command()
 @guarded
-def pause(
-    job: JobId, as_json: AsJson = False, cloud: Cloud = None, api_key: ApiKey = None, ca_cert: CaCert = None
-) -> None:
-    """Hold a job at the next step until you resume it; also an agent leaves it alone."""
-    with control_plane(cloud, api_key, ca_cert) as control:
+@grouped
+def pause(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
+    """Hold a job after the current step until you resume it. Agents leave it alone meanwhile."""
+    with connection.control() as control:
         _print_job(control.pause(job), as_json=as_json)
 
 
 @app.command()
 @guarded
-def resume(
-    job: JobId, as_json: AsJson = False, cloud: Cloud = None, api_key: ApiKey = None, ca_cert: CaCert = None
-) -> None:
-    """Let a held job go on: its agent takes it up, or `privtune finetune --job JOB`."""
-    with control_plane(cloud, api_key, ca_cert) as control:
+@grouped
+def resume(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
+    """Release a held job. Its agent then continues it; without an agent, run `privtune finetune --job JOB`."""
+    with connection.control() as control:
         _print_job(control.resume(job), as_json=as_json)
 
 
 @app.command()
 @guarded
+@grouped
 def events(
     job: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job ends.")] = False,
+    connection: CloudOptions,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more events until the job ends.")] = False,
     as_json: AsJson = False,
-    cloud: Cloud = None,
-    api_key: ApiKey = None,
-    ca_cert: CaCert = None,
 ) -> None:
-    """Tell what happened to a job, in order."""
+    """Show what happened to a job, oldest event first."""
     seen: set[str] = set()
-    with control_plane(cloud, api_key, ca_cert) as control:
+    with connection.control() as control:
         while True:
             ended = follow and control.get_job(job)["status"] in ENDED
             for event in control.events(job, seen):
@@ -128,9 +121,7 @@ def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
         "created": _moment(job.get("created_at")),
         "finished": _moment(job.get("finished_at")) if job.get("finished_at") else None,
     }
-    for name, value in facts.items():
-        if value is not None:
-            typer.echo(f"{name + ':':<11}{_clean(value)}")
+    print_facts({name: _clean(value) for name, value in facts.items() if value is not None})
 
 
 def _row(job: dict[str, Any]) -> list[str]:
@@ -145,7 +136,7 @@ def _steps(job: dict[str, Any]) -> str | None:
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    return f"{_moment(event.get('created_at'))}  {_clean(event.get('level')):<5} {_clean(event.get('message'))}"
+    return f"{_moment(event.get('created_at'))}  {_clean(event.get('level'))}  {_clean(event.get('message'))}"
 
 
 def _moment(seconds: object) -> str:

@@ -1,4 +1,4 @@
-"""`privtune ledger`: what this device has released, and what is left of its budget."""
+"""`privtune ledger`: what this device has released, at what privacy cost, and what is left of its budget."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.failures import guarded
+from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import AsJson, Home, home_folder
+from privtune.device.cli.printing import print_table
 
 if TYPE_CHECKING:
     from privtune.device.account.ledger import Spent
     from privtune.device.home.policy import Budget
 
-app = typer.Typer(help="What this device has released, at what cost, and what is left.", invoke_without_command=True)
+HEADINGS = ("time", "job", "data set", "mechanism", "releases", "vectors", "MB", "nats per record")
+
+app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback(invoke_without_command=True)
 @guarded
 def show(
     context: typer.Context,
-    data_set: Annotated[str | None, typer.Option(help="Only this data set: its name or file.")] = None,
-    job: Annotated[str | None, typer.Option(help="Only this job.")] = None,
+    data_set: Annotated[str | None, typer.Option(help="Show only this data set, by its name or file.")] = None,
+    job: Annotated[str | None, typer.Option(help="Show only this job.")] = None,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
-    """Show what each job released anew, and what each data set has spent over all jobs.
+    """Show what each job newly released, and what each data set has spent over all jobs.
 
-    A release that is sent again is the same bytes: it costs nothing. `privtune ledger verify` checks the chain.
+    Sending a release again sends the same bytes and costs nothing. `privtune ledger verify` checks the entries.
 
     \b
     Example:
@@ -38,14 +41,14 @@ def show(
     if context.invoked_subcommand is not None:
         return
     from privtune.device.account.ledger import outcomes, spent
-    from privtune.device.agent.config import home_policy
     from privtune.device.home.policy import Budget
+    from privtune.device.home.policy_file import home_policy
 
     folder = home_folder(home)
     entries, head = _read(folder)
     policy = home_policy(folder)
     budget = policy.budget if policy is not None else Budget()
-    # Whatever is shown, a data set's cost is counted over all jobs.
+    # Whichever jobs are shown, a data set's cost is counted over all of them.
     rows = [row for row in outcomes(entries) if _wanted(row, data_set, job)]
     refused = [entry for entry in entries if entry["kind"] == "refused" and _wanted(entry, data_set, job)]
     costs = {source: spent(entries, source) for source in dict.fromkeys(row["source"] for row in [*rows, *refused])}
@@ -56,7 +59,7 @@ def show(
         facts = {"head": head, "budget": budget.model_dump(), "spent": totals, "released": rows, "refused": refused}
         typer.echo(json.dumps(facts, indent=1))
         return
-    _table(rows)
+    print_table([_cells(row) for row in rows], HEADINGS, numbers=range(4, len(HEADINGS)))
     for entry in refused:
         typer.echo(f"refused: job {entry['job']}: {entry['reason']}")
     for source, cost in costs.items():
@@ -67,10 +70,12 @@ def show(
 @app.command()
 @guarded
 def verify(
-    head: Annotated[str | None, typer.Option(help="A last hash that you noted: it must still be in the chain.")] = None,
+    head: Annotated[
+        str | None, typer.Option(help="A last hash that you noted earlier: it must still be in the chain.")
+    ] = None,
     home: Home = None,
 ) -> None:
-    """Check the chain: no entry was changed, left out or put in. Exit code 14 where it breaks.
+    """Check the chain of entries: none was changed, removed or inserted. Exit code 14 if it is broken.
 
     \b
     Example:
@@ -81,12 +86,13 @@ def verify(
 
     entries, last = _read(home_folder(home))
     if head is not None:
-        ledger = Ledger(home_folder(home))
-        known = ledger.holds(head)
-        ledger.close()
+        with Ledger(home_folder(home)) as ledger:
+            known = ledger.holds(head)
         if not known:
-            raise ArtifactCorrupt("The noted hash is not in this ledger: its end was cut off or it was made anew.")
-    typer.echo(f"{len(entries)} entries, the chain is whole; last hash {last} (note it to notice a cut end)")
+            raise ArtifactCorrupt("The noted hash is not in this ledger: its end was cut off, or it was replaced.")
+    typer.echo(
+        f"{len(entries)} entries, the chain is intact; last hash {last} (note it, to detect a cut-off end later)"
+    )
 
 
 def _read(folder: Path) -> tuple[list[dict[str, Any]], str]:
@@ -95,31 +101,13 @@ def _read(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
     if not (folder / FILE).exists():
         raise InvalidInput(f"There is no ledger in {folder}: no job has run there. Set --home if it is elsewhere.")
-    ledger = Ledger(folder)
-    try:
+    with Ledger(folder) as ledger:
         return ledger.entries(), ledger.head
-    finally:
-        ledger.close()
 
 
 def _wanted(row: dict[str, Any], data_set: str | None, job: str | None) -> bool:
     names = {row["source"], Path(row["source"]).name, row["name"], row["name"].removeprefix("device://")}
     return (data_set is None or data_set in names) and (job is None or job == row["job"])
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    lines: list[tuple[str, ...]] = [
-        ("time", "job", "data set", "mechanism", "releases", "vectors", "MB", "nats a record")
-    ]
-    lines += [_cells(row) for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        # Texts to the left, numbers to the right.
-        cells = (
-            cell.ljust(width) if column < 4 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        typer.echo("  ".join(cells).rstrip())
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -143,8 +131,8 @@ def _cost(cost: Spent, budget: Budget) -> str:
     parts = (
         ("releases", f"{cost.releases:,}", budget.releases),
         ("jobs", str(cost.jobs), budget.jobs),
-        ("nats a record", nats, budget.nats_per_record),
-        ("nats a label", "no bound" if cost.label_nats is None else f"{cost.label_nats:,.4g}", None),
+        ("nats per record", nats, budget.nats_per_record),
+        ("nats per label", "no bound" if cost.label_nats is None else f"{cost.label_nats:,.4g}", None),
     )
     return ", ".join(
         f"{value} {name}" + (f" of {limit:,g}" if limit is not None else "") for name, value, limit in parts

@@ -1,4 +1,4 @@
-"""`privtune push`: give an export to others through a model hub."""
+"""`privtune push`: upload an export to a model hub."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from typing import Annotated
 
 import typer
 
-from privtune.device.cli.failures import guarded
+from privtune.device.cli.error_report import guarded
+from privtune.device.cli.options import to_stderr
+from privtune.device.cli.printing import print_table
 
 
 @guarded
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `privtune export` wrote.")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the hub; made if it is not there.")],
-    public: Annotated[bool, typer.Option("--public", help="Readable by everyone. Default: private.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `privtune export` wrote.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the hub; created if it does not exist.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everyone read the repository. Default: private.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload without asking.")] = False,
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload a model tuned with PrivTune",
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload a model tuned with PrivTune",
 ) -> None:
-    """Upload an exported model to a Hugging Face hub, after showing what would leave.
+    """Upload an exported model to a Hugging Face hub, after showing what would be uploaded.
 
-    Only files that the export itself wrote are uploaded; a folder that holds anything else is refused. The token is
-    HF_TOKEN or that of `hf auth login`; HF_ENDPOINT names another hub. The model was learned from your text: whoever
-    can read the repository can try to get it back out.
+    Only files that the export wrote are uploaded; a folder that holds anything else is refused. The token comes from
+    HF_TOKEN or `hf auth login`; HF_ENDPOINT selects another hub. The model was trained on your text: whoever can read
+    the repository can try to extract it.
 
     \b
     Examples:
@@ -35,17 +39,23 @@ def push(
     from privtune.shared.errors import InvalidInput
 
     upload = plan_upload(folder.expanduser().absolute())
-    typer.echo(f"{repo} at {hub_address()}, {'PUBLIC: readable by everyone' if public else 'private'}", err=True)
-    for name, size in upload.files:
-        edited = "  (edited since the export)" if name == "README.md" and upload.card_edited else ""
-        typer.echo(f"  {size / 1e6:12,.3f} MB  {name}{edited}", err=True)
-    typer.echo(f"  {upload.size / 1e6:12,.3f} MB in {len(upload.files)} files", err=True)
+    to_stderr(f"{repo} at {hub_address()}, {'PUBLIC: readable by everyone' if public else 'private'}")
+    rows = [(name, size, name == "README.md" and upload.card_edited) for name, size in upload.files]
+    rows.append((f"in {len(upload.files)} files", upload.size, False))
+    print_table(
+        [
+            (f"{size / 1e6:,.3f} MB", name + ("  (edited since the export)" if edited else ""))
+            for name, size, edited in rows
+        ],
+        numbers=(0,),
+        stream=sys.stderr,
+    )
     if upload.label_names:
-        typer.echo(f"Names of your classes that readers will see: {', '.join(upload.label_names)}", err=True)
+        to_stderr(f"Names of your classes that readers will see: {', '.join(upload.label_names)}")
     if not yes:
         if not sys.stdin.isatty():
             raise InvalidInput("Nothing was uploaded. Look through the list above, then give --yes.", param="yes")
         if not typer.confirm("Upload?", err=True):
-            typer.echo("Nothing was uploaded.", err=True)
+            to_stderr("Nothing was uploaded.")
             return
-    print(upload_to(upload, repo, public=public, message=message))
+    typer.echo(upload_to(upload, repo, public=public, message=message))

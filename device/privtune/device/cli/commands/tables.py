@@ -1,35 +1,49 @@
-"""`privtune tables`: the public tables of mechanisms, built with a progress bar, looked at, and shared as files."""
+"""`privtune tables`: build, show and share the public tables of mechanisms."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.failures import guarded
+from privtune.device.cli.error_report import guarded
+from privtune.device.cli.job_options import JobOptions
+from privtune.device.cli.mechanism_options import Params, mechanism_of
+from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, Threads, home_folder, limit_threads
+from privtune.device.cli.printing import console_of, print_facts, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from privtune.shared.job_spec import Task
+
 app = typer.Typer(
     no_args_is_help=True,
-    help="Public tables of mechanisms (token graph, optimal shifts, clusters): build, show, share.",
+    help="Build, show and share the public tables of mechanisms (token graph, optimal shifts, clusters).",
 )
+
+
+class TabledJob(JobOptions):
+    """What the tables of a mechanism depend on."""
+
+    names = ("task", "cut")
 
 
 @app.command()
 @guarded
+@grouped
 def build(
-    model: Annotated[str, typer.Option(help="Your copy of the model: folder, hub id or GGUF.")],
-    mechanism: Annotated[str, typer.Option(help="Mechanism whose tables to build; `privtune mechanisms` lists them.")],
-    cut: Annotated[int, typer.Option(min=0, help="Blocks that run on the device.")] = 1,
-    task: Annotated[str, typer.Option(help="classification or causal-lm.")] = "classification",
-    param: Annotated[list[str] | None, typer.Option(help="name=value of a mechanism's parameter; repeatable.")] = None,
+    job: TabledJob,
+    model: Annotated[str, typer.Option(help="Your copy of the model: folder, hub id or GGUF file.")],
+    mechanism: Annotated[str, typer.Option(help="Mechanism whose tables are built; `privtune mechanisms` lists them.")],
+    param: Params = None,
     top: Annotated[
-        bool, typer.Option(help="Let the model's own top judge prediction consistency; use the table by its hash.")
+        bool,
+        typer.Option(help="Judge prediction consistency by the model's own top. Jobs then name the table by its hash."),
     ] = False,
     threads: Threads = None,
     home: Home = None,
@@ -41,21 +55,17 @@ def build(
     Example:
       privtune tables build --model ./minilm --cut 1 --mechanism privtune --param hops=3
     """
-    from privtune.device.cli.spec_options import mechanism_of
+    limit_threads(threads)
     from privtune.device.noise.registry import build as build_mechanism
     from privtune.device.noise.tables.table_cache import read_header
     from privtune.device.release.noising import noise_context
-    from privtune.shared.errors import InvalidInput
     from privtune.shared.job_spec import MechanismSpec
     from privtune.shared.modeling.package import bottom_from_model
 
-    if task not in ("classification", "causal-lm"):
-        raise InvalidInput(f"task must be classification or causal-lm, not {task}", param="task")
-    limit_threads(threads)
-    folder = home_folder(home)
+    task, cut, folder = job["task"], job["cut"], home_folder(home)
     spec = MechanismSpec(**mechanism_of(mechanism, param or [], no_noise=False))
     with _Bars(quiet=as_json) as progress:
-        parts = bottom_from_model(model, task, cut)  # type: ignore[arg-type]
+        parts = bottom_from_model(model, task, cut)
         context = noise_context(parts, cut, folder, progress=progress)
         if top:
             context.consistency = _top(model, task, cut)
@@ -65,19 +75,18 @@ def build(
     if as_json:
         typer.echo(json.dumps({"figures": figures, "tables": made}, indent=1))
         return
-    for name, value in figures.items():
-        typer.echo(f"{name:>24}  {value:.4g}")
-    typer.echo("\n".join(_line(row) for row in made) or "Nothing to build: this device has the tables already.")
+    print_facts({name: f"{value:.4g}" for name, value in figures.items()})
+    _show(made, otherwise="Nothing to build: this device already has the tables.")
 
 
 @app.command()
 @guarded
 def show(
-    file: Annotated[Path | None, typer.Argument(help="A table file; default: all of this device's.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="A table file. Default: all tables of this device.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List this device's tables, or check one file against its hash and show what it is.
+    """List this device's tables, or check one file against its hash and show what it holds.
 
     \b
     Example:
@@ -91,10 +100,9 @@ def show(
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
-    typer.echo("\n".join(_line(row) for row in rows) or "This device has no tables yet: privtune tables build")
+    _show(rows, otherwise="This device has no tables yet: privtune tables build")
     if file is not None:
-        for name, value in rows[0]["facts"].items():
-            typer.echo(f"  {name}: {value}")
+        print_facts(rows[0]["facts"])
 
 
 @app.command()
@@ -103,7 +111,7 @@ def add(
     file: Annotated[Path, typer.Argument(help="A table file from elsewhere, like a colleague's clusters.")],
     home: Home = None,
 ) -> None:
-    """Check a table file and keep a copy, so that jobs can name it: --param table=sha256:HASH.
+    """Check a table file and keep a copy, so that jobs can use it: --param table=sha256:HASH.
 
     \b
     Example:
@@ -121,13 +129,15 @@ def add(
 @app.command()
 @guarded
 def public(
-    texts: Annotated[Path | None, typer.Option(help="One public text a line.")] = None,
-    labelled: Annotated[Path | None, typer.Option(help="A class, a tab, and a public text or word a line.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="File with one public text per line.")] = None,
+    labelled: Annotated[
+        Path | None, typer.Option(help="File with a class, a tab, and a public text or word per line.")
+    ] = None,
     home: Home = None,
 ) -> None:
     """Declare texts as public: word frequencies, prototypes, task-aware clusters and importance may use them.
 
-    Finish jobs that are under way first: their noise may depend on what is declared.
+    First finish the jobs that are running: their noise may depend on what is declared.
 
     \b
     Example:
@@ -148,50 +158,56 @@ def _files(folder: Path) -> list[Path]:
     return sorted((folder / "tables").glob("*.safetensors"))
 
 
-def _line(row: dict[str, Any]) -> str:
+def _show(tables: list[dict[str, Any]], *, otherwise: str) -> None:
+    if not tables:
+        typer.echo(otherwise)
+        return
+    print_table([_cells(row) for row in tables], ("kind", "sha256", "size", "file", "shapes"), numbers=(2,))
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row["shapes"].items())
-    return f"{row['kind']:<11} {row['sha256'][:16]}  {row['bytes'] / 1e6:8.1f} MB  {Path(row['file']).name}  ({shapes})"
+    return row["kind"], row["sha256"][:16], f"{row['bytes'] / 1e6:.1f} MB", Path(row["file"]).name, shapes
 
 
 class _Bars:
-    """A rich bar that follows `progress(what, share)`; nothing when quiet."""
+    """A bar for each step that `progress(what, fraction)` reports; nothing when quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._bar = Progress(
-            TextColumn("{task.description:>28}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.percentage:.0f}%"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console_of(sys.stderr),
             disable=quiet,
         )
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Callable[[str, float], None]:
-        return self._told
+        return self._report
 
     def __exit__(self, *_: object) -> None:
-        if self._tasks:  # else an empty line would stand before an error
+        if self._tasks:  # else an empty line would precede an error
             self._bar.stop()
 
-    def _told(self, what: str, share: float) -> None:
+    def _report(self, what: str, fraction: float) -> None:
         if what not in self._tasks:
             self._bar.start()
             self._tasks[what] = self._bar.add_task(what, total=1.0)
-        self._bar.update(self._tasks[what], completed=share)
+        self._bar.update(self._tasks[what], completed=fraction)
 
 
-def _top(model: str, task: str, cut: int) -> Any:
-    """What the model's own top makes of single vectors: (N, D) -> (N, D)."""
+def _top(model: str, task: Task, cut: int) -> Any:
+    """The model's own top, applied to single vectors: (N, D) -> (N, D)."""
     import torch
 
     from privtune.shared.modeling.load import load_task_model
     from privtune.shared.modeling.partition import Partition
 
-    top = Partition(load_task_model(model, task)).top(cut)  # type: ignore[arg-type]
+    top = Partition(load_task_model(model, task)).top(cut)
 
     @torch.no_grad()
     def judge(h_ND: torch.Tensor) -> torch.Tensor:

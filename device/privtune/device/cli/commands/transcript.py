@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.failures import guarded
+from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import AsJson, Home, JobId, home_folder
+from privtune.device.cli.printing import print_table
 
 if TYPE_CHECKING:
     from privtune.device.account.verify import Check
 
-app = typer.Typer(help="What left this device for a job, frame by frame.", no_args_is_help=True)
+app = typer.Typer(help="Show and verify what left this device for a job, frame by frame.", no_args_is_help=True)
 
 
 @app.command()
 @guarded
 def show(
     job: JobId,
-    limit: Annotated[int, typer.Option(min=0, help="Lines to show at most, the newest; 0: all.")] = 40,
+    limit: Annotated[int, typer.Option(min=0, help="Show at most this many of the newest lines. 0: all of them.")] = 40,
     as_json: AsJson = False,
     home: Home = None,
 ) -> None:
@@ -44,22 +45,27 @@ def show(
         if broken is not None:
             raise ArtifactCorrupt(f"{broken}. `privtune transcript verify {job}` says more.")
         shown += [(path.stem, line) for line in lines]
-    for run, line in shown[-limit:] if limit else shown:
-        if as_json:
+    newest = shown[-limit:] if limit else shown
+    if as_json:
+        for _, line in newest:
             typer.echo(json.dumps(line))
-        elif line["type"] == "frame":
-            shape = "x".join(map(str, line.get("shape", ())))
-            what = f"step {line['step']}.{line['micro_batch']} {shape} {line.get('codec', '')}".rstrip()
-            carried = f", {len(line['releases'])} releases, {line['named']} by name" if "releases" in line else ""
-            labels = f", {line['labels']} LABELS" if line.get("labels") else ""
-            size = f"{line['bytes']:,} bytes"
-            head = f"{run} {line['direction']:<4} {line['kind']:<12}"
-            typer.echo(f"{head} {what}, {size}{carried}{labels}, {line['payload'][:12]}")
-        elif line["type"] == "call":
-            typer.echo(f"{run} up   {line['kind']:<12} call, {line['bytes']:,} bytes, {line['hash'][:12]}")
-        else:
-            facts = " ".join(f"{key}={value}" for key, value in line.items() if key not in ("type", "chain"))
-            typer.echo(f"{run} {line['type']} {facts}")
+    else:
+        print_table([(run, *_cells(line)) for run, line in newest])
+
+
+def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
+    """Direction, kind and the rest of a line."""
+    if line["type"] == "frame":
+        shape = "x".join(map(str, line.get("shape", ())))
+        what = f"step {line['step']}.{line['micro_batch']} {shape} {line.get('codec', '')}".rstrip()
+        carried = f", {len(line['releases'])} releases, {line['named']} by name" if "releases" in line else ""
+        labels = f", {line['labels']} LABELS" if line.get("labels") else ""
+        about = f"{what}, {line['bytes']:,} bytes{carried}{labels}, {line['payload'][:12]}"
+        return line["direction"], line["kind"], about
+    if line["type"] == "call":
+        return "up", line["kind"], f"call, {line['bytes']:,} bytes, {line['hash'][:12]}"
+    facts = " ".join(f"{key}={value}" for key, value in line.items() if key not in ("type", "chain"))
+    return "-", line["type"], facts
 
 
 @app.command()
@@ -67,7 +73,7 @@ def show(
 def verify(job: JobId, as_json: AsJson = False, home: Home = None) -> None:
     """Check a job's transcript against itself, the ledger, the stored releases and the kept frames.
 
-    Says what could be worked out again and what could not. Exit code 14 where something does not agree.
+    Shows which payloads could be recomputed and which could not. Exit code 14 if anything does not agree.
 
     \b
     Example:
@@ -82,27 +88,28 @@ def verify(job: JobId, as_json: AsJson = False, home: Home = None) -> None:
     folder = home_folder(home)
     entries = []
     if (folder / FILE).exists():
-        ledger = Ledger(folder)
-        entries = ledger.entries()
-        ledger.close()
+        with Ledger(folder) as ledger:
+            entries = ledger.entries()
     found = check(job, folder / "jobs" / check_job_id(job) / TRANSCRIPT, entries, folder / "releases.sqlite")
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))
     else:
-        _tell(found)
+        _show(found)
     if found.problems:
         raise ArtifactCorrupt(f"{found.problems[0]} ({len(found.problems)} problems in all).")
 
 
-def _tell(found: Check) -> None:
-    for kind, count in sorted(found.frames.items()):
-        typer.echo(f"{kind:<18} {count:>8,}  {found.bytes[kind]:>14,} bytes")
+def _show(found: Check) -> None:
+    sizes = [(kind, f"{count:,}", f"{found.bytes[kind]:,}") for kind, count in sorted(found.frames.items())]
+    print_table(sizes, ("frames", "number", "bytes"), numbers=(1, 2))
     up = Counter({kind: count for kind, count in found.bytes.items() if not kind.startswith("down")})
     typer.echo(f"left this device: {up.total():,} bytes in {found.runs} runs")
     typer.echo(f"carried: {found.records:,} records of training and validation, {found.vectors:,} vectors")
     typer.echo(f"labels: {found.labels:,}" if found.labels else "labels: none")
-    typer.echo(f"verified: {found.recomputed:,} payloads worked out again, {found.kept:,} kept frames unchanged")
+    typer.echo(f"verified: {found.recomputed:,} payloads recomputed, {found.kept:,} kept frames unchanged")
     for kind, count in sorted(found.open.items()):
-        typer.echo(f"not verified: {count:,} payloads of {kind}: only hashes are kept (--record-frames keeps all)")
+        typer.echo(
+            f"not verified: {count:,} payloads of {kind}: only hashes are kept (`finetune --record-frames` keeps all)"
+        )
     for line in (*found.notes, *found.problems):
         typer.echo(line)

@@ -8,120 +8,116 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from privtune.device.cli.failures import guarded
-from privtune.device.cli.options import (
-    DATA,
-    AsJson,
-    Home,
-    Text2Column,
-    TextColumn,
-    Threads,
-    check_skip,
-    home_folder,
-    limit_threads,
-)
+from privtune.device.cli.data_options import LabelledColumns
+from privtune.device.cli.error_report import guarded
+from privtune.device.cli.job_options import default_of, flag_of
+from privtune.device.cli.mechanism_options import mechanism_of
+from privtune.device.cli.option_groups import grouped
+from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
+from privtune.device.cli.planned_job import PlannedTraining
 
 if TYPE_CHECKING:
     from privtune.device.audit.tuning.choice import Value
     from privtune.device.audit.tuning.request import TuneRequest
     from privtune.device.data.source import DataSource
 
-WISH = "What you want"
-SEARCH = "What is tried"
+GOAL = "Goal"
+SEARCH = "Search"
 HOLDOUT = 0.2
 
 
-def _option(help_text: str, panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=False, **more)
-
-
 @guarded
+@grouped
 def tune_noise(
+    *,
     model: Annotated[
-        str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF.", show_default=False)
+        str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF file.", show_default=False)
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Your training data, with labels. It never leaves.", show_default=False)
+        str | None,
+        typer.Option(help="Your training data, with labels. It never leaves this machine.", show_default=False),
     ] = None,
     dev: Annotated[
-        str | None, _option("File of dev records to choose on. Never the test split: keep it for the end.", DATA)
+        str | None,
+        option("File of dev records to choose on. Keep the test split for the end: do not choose on it.", DATA),
     ] = None,
     holdout: Annotated[
-        float | None, _option(f"Share of --data held out as the dev split instead. Default: {HOLDOUT}.", DATA)
+        float | None, option(f"Fraction of --data to hold out as the dev split instead. Default: {HOLDOUT}.", DATA)
     ] = None,
     max_recovery: Annotated[
         float | None,
-        _option("Most that the worst attack may recover, as a share: 0.1 is one word in ten.", WISH, min=0, max=1),
+        option(
+            "Largest fraction of words that the strongest attack may recover: 0.1 is one word in ten.",
+            GOAL,
+            min=0,
+            max=1,
+        ),
     ] = None,
     of: Annotated[
         Literal["content", "all"],
-        _option("Of which words. content: without the 100 commonest. Default: content.", WISH, "--of"),
+        option("Which words count. content: all but the 100 most common. Default: content.", GOAL, "--of"),
     ] = "content",
     max_drop: Annotated[
-        float | None, _option("Most points of accuracy that may be lost, like 3.", WISH, min=0, max=100)
+        float | None, option("Largest loss of accuracy, in points, like 3.", GOAL, min=0, max=100)
     ] = None,
-    mechanism: Annotated[str, _option("See `privtune mechanisms`. Default: dchi.", SEARCH)] = "dchi",
     vary: Annotated[
         str | None,
-        _option(
-            "PARAM=V1,V2,... to try. Default: what `privtune mechanisms` names as `tuned by`.",
+        option(
+            "PARAM=V1,V2,...: the values to try. Default: those that `privtune mechanisms` lists as `tuned by`.",
             SEARCH,
             metavar="PARAM=..",
         ),
     ] = None,
     param: Annotated[
-        list[str] | None, _option("NAME=VALUE of the mechanism that stays as it is; may be repeated.", SEARCH)
+        list[str] | None, option("NAME=VALUE: a parameter of the mechanism to keep fixed; may be repeated.", SEARCH)
     ] = None,
     refine: Annotated[
-        int, _option("Then so many more settings, each between the two where the answer lies.", SEARCH, min=0, max=20)
-    ] = 0,
-    cut: Annotated[int, typer.Option(min=0, help="Blocks of the model that run here.")] = 1,
-    tail: Annotated[
         int,
-        typer.Option(
+        option(
+            "Then try this many more values, each between the two that enclose the answer. Default: 0.",
+            SEARCH,
             min=0,
-            help="Last blocks that will train here (`finetune --tail`). What is lost is still counted from the whole "
-            "model trained on clean vectors.",
+            max=20,
         ),
     ] = 0,
-    skip: Annotated[
-        Literal["none", "frozen", "tuned"] | None,
-        typer.Option(help="With --tail, as in `finetune --skip`. Default: frozen.", show_default=False),
-    ] = None,
-    task: Annotated[
-        Literal["classification", "causal-lm"], typer.Option(help="What will be trained; classification only.")
-    ] = "classification",
-    epochs: Annotated[int, typer.Option(min=1, max=100, help="Passes over the training data for each setting.")] = 3,
+    job: PlannedTraining,
+    columns: LabelledColumns,
     full: Annotated[
-        bool, typer.Option("--full", help="Three seeds, every attack at length: hours for each setting.")
+        bool,
+        typer.Option("--full", help="Three seeds and every attack at full length: hours for each setting."),
     ] = False,
-    text_column: TextColumn = None,
-    text2_column: Text2Column = None,
-    label_column: Annotated[str | None, _option("Column of the label. Default: by the header.", DATA)] = None,
-    limit: Annotated[int | None, _option("At most so many records of --data, drawn at random.", DATA, min=1)] = None,
+    limit: Annotated[
+        int | None, option("Use at most this many records of --data, drawn at random.", DATA, min=1)
+    ] = None,
     public_text: Annotated[
         Path | None,
-        _option(
-            "Text that anyone may know, one a line; the attacker has it, next to your other records. Default: what "
-            "`privtune tables public` declared.",
+        option(
+            "Public text that the attacker has besides your other records, one text per line. Default: what `privtune "
+            "tables public` declared.",
             DATA,
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=4, help="Tokens a record; longer ones are cut.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of the held-out part, attacks and training; never of the noise.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed of the held-out part, the attacks and the training. It never seeds the noise."),
+    ] = 0,
     out: Annotated[
-        Path, typer.Option(help="Folder for the page, the picture and what was measured; it goes on from there.")
+        Path,
+        typer.Option(
+            help="Folder for the page, the picture and the measurements. What it holds is not measured again."
+        ),
     ] = Path("tune-noise"),
     as_json: AsJson = False,
     home: Home = None,
     threads: Threads = None,
 ) -> None:
-    """Choose how much noise: measure what it hides and what it costs, on a dev split.
+    """Choose how much noise to add: measure what each setting hides and what it costs, on a dev split.
 
-    For each setting, dev records are attacked as `privtune audit` does it, and a classifier is trained on releases of
-    the training records and scored on the dev records. Chosen is what surely keeps your wish (the whole 95% interval,
-    worst attacker): with --max-recovery alone the setting that costs least accuracy, else the one that hides most.
-    Nothing is sent. Ctrl-C keeps what is measured; the same command goes on.
+    For each setting, dev records are attacked as in `privtune audit`, and a classifier is trained on noised training
+    records and scored on the dev records. The command chooses a setting that meets your goal over the whole 95%
+    interval, against the strongest attack: with --max-recovery alone the one that costs least accuracy, else the one
+    that hides most. With a tail, the loss of accuracy is still counted from the whole model trained on clean vectors.
+    Nothing is sent, and language models can't be tuned. Ctrl-C keeps what is measured; the same command resumes.
 
     \b
     Examples:
@@ -133,11 +129,11 @@ def tune_noise(
           --param dims=4 --vary codes=4,8,32 --max-recovery 0.1 --of all --max-drop 3
     """
     options = dict(locals())
-    request = _request(options)
+    request = _request(job, columns, options)
     from privtune.device.audit.report.document import write_private
     from privtune.device.audit.tuning.tune import tune
     from privtune.device.audit.tuning.tune_report import facts_of, page, picture
-    from privtune.device.cli.tune_screen import TuneScreen, tell
+    from privtune.device.cli.tuning_screen import TuneScreen, show_choice
     from privtune.shared.errors import JobPaused
 
     limit_threads(threads)
@@ -146,8 +142,8 @@ def tune_noise(
         with screen:
             tuned = tune(request, home_folder(home), out, screen)
     except KeyboardInterrupt:
-        raise JobPaused(f"Stopped. What was measured is kept in {out}; the same command goes on from there.") from None
-    command = finetune_line(options, request, tuned.choice.setting.value) if tuned.choice.met else None
+        raise JobPaused(f"Stopped. What was measured is kept in {out}; the same command resumes from there.") from None
+    command = _finetune_line(job, columns, options, request, tuned.choice.setting.value) if tuned.choice.met else None
     document = _json(facts_of(request, tuned, command))
     for name, text in (
         ("tune.json", document),
@@ -158,24 +154,22 @@ def tune_noise(
     if as_json:
         typer.echo(document, nl=False)
     else:
-        tell(request, tuned, command, out)
+        show_choice(request, tuned, command, out)
 
 
-def _request(options: dict[str, Any]) -> TuneRequest:
-    """The options, checked as far as can be done without a model."""
+def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, Any]) -> TuneRequest:
+    """The options, checked as far as possible without a model."""
     from privtune.shared.errors import InvalidInput
 
     for needed in ("model", "data"):
         if not options[needed]:
             raise InvalidInput(f"--{needed} is missing. `privtune tune-noise --help` has examples.", param=needed)
     if options["max_recovery"] is None and options["max_drop"] is None:
-        raise InvalidInput(
-            "Say what you want: --max-recovery 0.1 (of the words), --max-drop 3 (points of accuracy), or both."
-        )
-    if options["task"] != "classification":
+        raise InvalidInput("Set a goal: --max-recovery 0.1 (of the words), --max-drop 3 (points of accuracy), or both.")
+    if job["task"] != "classification":
         raise InvalidInput(
             "tune-noise is for classification. A language model's gradients name its next tokens whatever the noise "
-            "hides, so no setting of it could keep a wish; `privtune audit --task causal-lm` shows by how much.",
+            "hides, so no setting could meet a goal; `privtune audit --task causal-lm` shows by how much.",
             param="task",
         )
     from privtune.device.audit.sizes import FULL, QUICK
@@ -183,17 +177,17 @@ def _request(options: dict[str, Any]) -> TuneRequest:
     from privtune.device.audit.tuning.request import TuneRequest
     from privtune.device.audit.utility import UtilityTraining
 
-    check_skip(options["skip"], options["tail"], options["cut"])
-    fixed, param, values = _settings(options["mechanism"], options["vary"], options["param"] or ())
-    train, dev = _sources(options)
+    fixed, param, values = _settings(job["mechanism"], options["vary"], options["param"] or ())
+    spec = job.spec({"name": job["mechanism"], "params": {**fixed, param: values[0]}})
+    train, dev = _sources(columns, options)
     request = TuneRequest(
         model=options["model"],
         train=train,
         dev=dev,
-        cut=options["cut"],
-        tail=options["tail"],
-        skip=options["skip"] or "frozen",
-        mechanism=options["mechanism"],
+        cut=spec.cut,
+        tail=spec.tail,
+        skip=spec.skip,
+        mechanism=spec.mechanism.name,
         fixed=fixed,
         param=param,
         values=values,
@@ -204,8 +198,8 @@ def _request(options: dict[str, Any]) -> TuneRequest:
         ),
         refine=options["refine"],
         size=FULL if options["full"] else QUICK,
-        training=UtilityTraining(epochs=options["epochs"]),
-        max_length=options["max_length"],
+        training=UtilityTraining(epochs=spec.train.epochs),
+        max_length=spec.train.max_length,
         public_text=options["public_text"],
         seed=options["seed"],
     )
@@ -217,14 +211,13 @@ def _request(options: dict[str, Any]) -> TuneRequest:
 def _settings(
     mechanism: str, vary: str | None, params: list[str] | tuple[str, ...]
 ) -> tuple[dict[str, Value], str, tuple[Value, ...]]:
-    """The fixed parameters, the varied one and what to try of it."""
-    from privtune.device.cli.spec_options import mechanism_of
+    """The fixed parameters, the varied one, and the values to try."""
     from privtune.device.noise.registry import entry
     from privtune.shared.errors import InvalidInput
 
     strength = entry(mechanism).strength
     if strength is None:
-        raise InvalidInput(f"mechanism {mechanism} has nothing to tune; take another one.", param="mechanism")
+        raise InvalidInput(f"mechanism {mechanism} has no strength to tune; choose another one.", param="mechanism")
     name, sign, listed = (vary or "").partition("=")
     if vary and (not sign or not name.strip() or not all(part.strip() for part in listed.split(","))):
         raise InvalidInput(
@@ -241,16 +234,14 @@ def _settings(
     return fixed, param, tuple(dict.fromkeys(values))
 
 
-def _sources(options: dict[str, Any]) -> tuple[DataSource, DataSource]:
+def _sources(columns: LabelledColumns, options: dict[str, Any]) -> tuple[DataSource, DataSource]:
     """Training and dev records."""
     from dataclasses import replace
 
-    from privtune.device.data.records import Columns
     from privtune.device.data.source import DataSource
     from privtune.shared.errors import InvalidInput
 
-    columns = Columns(text=options["text_column"], text2=options["text2_column"], label=options["label_column"])
-    train = DataSource(path=options["data"], columns=columns, limit=options["limit"], seed=options["seed"])
+    train = DataSource(path=options["data"], columns=columns.columns(), limit=options["limit"], seed=options["seed"])
     if options["dev"] is None:
         share = HOLDOUT if options["holdout"] is None else options["holdout"]
         return train.with_holdout(share)
@@ -259,18 +250,22 @@ def _sources(options: dict[str, Any]) -> tuple[DataSource, DataSource]:
     return train, replace(train, path=options["dev"], limit=None)
 
 
-def finetune_line(options: dict[str, Any], request: TuneRequest, value: Value) -> str:
+def _finetune_line(
+    job: PlannedTraining, columns: LabelledColumns, options: dict[str, Any], request: TuneRequest, value: Value
+) -> str:
     """The command that trains with this setting, on the same records; NAME stands for the cloud's name of the model."""
+    from dataclasses import asdict
+
     from privtune.device.audit.tuning.choice import shown
 
     words = ["privtune", "finetune", "--model", "NAME", "--local-model", request.model, "--data", request.train.path]
     words += ["--validation", request.dev.path] if options["dev"] else ["--holdout", shown(request.train.holdout)]
-    for option in ("text_column", "text2_column", "label_column", "limit"):
-        if options[option] is not None:
-            words += [f"--{option.replace('_', '-')}", str(options[option])]
-    for option, default in (("max_length", 128), ("seed", 0), ("epochs", 3)):
-        if options[option] != default:
-            words += [f"--{option.replace('_', '-')}", str(options[option])]
+    for name, given in (asdict(columns) | {"limit": options["limit"]}).items():
+        if given is not None:
+            words += [flag_of(name), str(given)]
+    for name, given in (("max_length", job["max_length"]), ("seed", options["seed"]), ("epochs", job["epochs"])):
+        if given != default_of(name):
+            words += [flag_of(name), str(given)]
     words += ["--cut", str(request.cut), "--mechanism", request.mechanism]
     words += ["--tail", str(request.tail), "--skip", request.skip] if request.tail else []
     for name, setting in {**request.fixed, request.param: value}.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from privtune.device.cli.run_screen import (
+from privtune.device.cli.training_screen import (
     JsonScreen,
     LiveScreen,
     PlainScreen,
@@ -71,7 +71,7 @@ RESULT = RunResult(
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr("privtune.device.cli.run_screen.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("privtune.device.cli.training_screen.time.monotonic", lambda: self.now)
 
 
 def plain():
@@ -106,17 +106,19 @@ def test_a_tail_says_that_no_gradient_leaves():
 def test_what_was_cut_held_out_and_left_out_is_counted():
     screen, out = plain()
     screen.started(replace(START, validation_records=300, truncated=1234, dropped=5))
-    counts = "(300 held out; 1,234 longer than the limit and cut; 5 left out: nothing to predict within the limit)"
+    counts = (
+        "(300 held out; 1,234 longer than the limit and truncated; 5 left out: nothing to predict within the limit)"
+    )
     assert counts in out.getvalue().splitlines()[0]
 
 
 def test_a_resumed_run_says_from_where_and_a_reconnect_is_one_line():
     screen, out = plain()
     screen.started(replace(START, start_step=4))
-    assert out.getvalue().splitlines()[-1] == "Going on from step 4."
+    assert out.getvalue().splitlines()[-1] == "Resuming at step 4."
     before = len(out.getvalue().splitlines())
     screen.started(replace(START, start_step=6))
-    assert out.getvalue().splitlines()[before:] == ["connected again; on from step 6 of 10"]
+    assert out.getvalue().splitlines()[before:] == ["reconnected; resuming at step 6 of 10"]
 
 
 def test_a_log_gets_a_step_every_few_seconds_and_always_the_last(monkeypatch):

@@ -1,6 +1,6 @@
-"""What the owner sees of a run: a live line on a terminal, plain lines in a log, JSON lines for machines.
+"""What the owner sees of a training run: a live bar on a terminal, plain lines in a log, JSON lines for programs.
 
-Texts that come from elsewhere are printed without markup and without control characters.
+Texts that come from elsewhere are printed without markup and control characters.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+from privtune.device.cli.printing import console_of
+
 if TYPE_CHECKING:
     from privtune.device.training.job import RunResult
     from privtune.device.training.progress import EvalInfo, StartInfo, StepInfo
 
 NO_GRADIENT = (
-    "No gradient leaves: the cloud computes states of the released vectors, once a record. Of this training it learns "
-    "those vectors, how many there are, in which order and when they came, and the number of steps."
+    "No gradient leaves: the cloud computes states of the released vectors, once per record. From this training it "
+    "learns those vectors, their number, order and timing, and the number of steps."
 )
 PLAIN_EVERY_S = 5.0  # between two lines of progress in a log
 
 
 class Screen(Protocol):
-    """A watcher of runs that also tells what comes before and after them."""
+    """Shows a run, and what comes before and after it."""
 
     def __enter__(self) -> Screen: ...
     def __exit__(
@@ -51,11 +53,11 @@ class Screen(Protocol):
 
 
 def make_screen(*, as_json: bool, out: TextIO | None = None) -> Screen:
-    """The screen that fits: JSON if asked for, live on a terminal, else plain lines."""
+    """The screen for a stream: JSON if asked for, a live bar on a terminal, else plain lines."""
     stream = out or sys.stdout
     if as_json:
         return JsonScreen(stream)
-    console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty())
+    console = console_of(stream)
     return LiveScreen(console) if console.is_terminal else PlainScreen(console)
 
 
@@ -65,7 +67,7 @@ def megabytes(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`2:05:09`, `5:09`; `-` when it is not known."""
+    """`2:05:09`, `5:09`; `-` for an unknown duration."""
     if not 0 <= seconds < 1e8:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
@@ -79,7 +81,7 @@ def figures(metrics: dict[str, float]) -> str:
 
 
 class PlainScreen:
-    """One line an event; steps at most every few seconds, and always the last."""
+    """One line per event; steps at most every few seconds, and always the last one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -95,7 +97,7 @@ class PlainScreen:
     def started(self, info: StartInfo) -> None:
         """The statement in full the first time; after a reconnect one line."""
         if self._announced:
-            self._say(f"connected again; on from step {info.start_step} of {info.total_steps}")
+            self._say(f"reconnected; resuming at step {info.start_step} of {info.total_steps}")
             return
         self._announced = True
         self._say(f"Job {info.job_id}: {info.total_steps} steps, {info.records:,} records" + _asides(info))
@@ -114,7 +116,7 @@ class PlainScreen:
             for caveat in caveats:
                 self._say(f"  {caveat}")
         if info.start_step:
-            self._say(f"Going on from step {info.start_step}.")
+            self._say(f"Resuming at step {info.start_step}.")
 
     def step(self, info: StepInfo) -> None:
         """Loss, speed, bytes and time left."""
@@ -125,7 +127,7 @@ class PlainScreen:
         self._say(f"step {info.step}/{info.total_steps}  {_speed(info)}")
 
     def evaluated(self, info: EvalInfo) -> None:
-        """Held-out figures."""
+        """Metrics on held-out records."""
         self._say(f"held-out records after step {info.step}: {figures(info.metrics)}")
 
     def message(self, text: str) -> None:
@@ -133,7 +135,7 @@ class PlainScreen:
         self._say("".join(char if char.isprintable() else " " for char in text))
 
     def finished(self, result: RunResult) -> None:
-        """What was done and what to do next."""
+        """What was done, and what to do next."""
         self._say(
             f"Done: {result.steps} steps in {duration(result.seconds)}, "
             f"{result.tokens:,} tokens, {megabytes(result.bytes_up)} up, {megabytes(result.bytes_down)} down."
@@ -144,16 +146,16 @@ class PlainScreen:
         if result.label_names:
             self._say(f"Predict: privtune predict {result.job_id} --text '...'")
         else:
-            self._say(f"Write:   privtune generate {result.job_id} --prompt '...'")
+            self._say(f"Generate: privtune generate {result.job_id} --prompt '...'")
         if result.exportable:
-            self._say(f"Export:  privtune export {result.job_id} DIR")
+            self._say(f"Export: privtune export {result.job_id} DIR")
 
     def _say(self, line: str) -> None:
         self._console.print(line)
 
 
 class LiveScreen(PlainScreen):
-    """A bar with the newest figures; everything else scrolls above it."""
+    """A bar with the latest figures; everything else scrolls above it."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -183,13 +185,13 @@ class LiveScreen(PlainScreen):
             self._bar.update(self._task, completed=info.step, description=f"epoch {info.epoch}", figures=_speed(info))
 
     def finished(self, result: RunResult) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar where it is."""
         self._bar.stop()
         super().finished(result)
 
 
 class JsonScreen:
-    """One JSON object a line, each with `event`."""
+    """One JSON object per line, each with `event`."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -229,7 +231,7 @@ def _asides(info: StartInfo) -> str:
     if info.validation_records:
         parts.append(f"{info.validation_records:,} held out")
     if info.truncated:
-        parts.append(f"{info.truncated:,} longer than the limit and cut")
+        parts.append(f"{info.truncated:,} longer than the limit and truncated")
     if info.dropped:
         parts.append(f"{info.dropped:,} left out: nothing to predict within the limit")
     return f" ({'; '.join(parts)})" if parts else ""

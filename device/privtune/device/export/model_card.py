@@ -1,8 +1,8 @@
-"""The model card, README.md of an export: what the model is and how it was made, and nothing of the data.
+"""The model card, README.md of an export: what the model is and how it was made, and nothing about the data.
 
-On it: base and hash, cut, task, tuning, mechanism with parameters, and the statement that the ledger recorded when the
-vectors were released. Not on it: paths, names of data sets, texts, names of labels, numbers of records. Metrics are
-facts about private data, so they are on it only when the owner asks for them.
+It shows base and hash, cut, task, tuning, the mechanism with its parameters, and the statement that the ledger recorded
+when the vectors were released. It shows no paths, names of data sets, texts, names of labels or numbers of records.
+Metrics are facts about private data: the card shows them only if the owner asks for it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ _RELATION = {"peft": "adapter", "merged": "finetune", "gguf": "quantized"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """What the ledger says of one way in which the job's vectors (or labels) were perturbed."""
+class TrainingClaim:
+    """What the ledger says about one way in which the job's vectors, or labels, were perturbed.
+
+    mechanism: its name.
+    params: its parameters.
+    claim: the statement.
+    """
 
     mechanism: str
     params: Mapping[str, Any]
@@ -34,8 +39,17 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a card may tell. base: the public name of the base model. metrics: None unless the owner agreed."""
+class CardFacts:
+    """What a card may show.
+
+    spec: the job.
+    format, dtype: of the export.
+    classes: number of labels; 0 for a language model.
+    base: public name of the base model.
+    base_sha256: hash of its weights, if the cloud reported it.
+    training: what the ledger says about the training.
+    metrics: on held-out data; None unless the owner asked for them.
+    """
 
     spec: JobSpec
     format: str
@@ -43,31 +57,28 @@ class Facts:
     classes: int
     base: str
     base_sha256: str | None
-    training: tuple[Training, ...]
+    training: tuple[TrainingClaim, ...]
     metrics: Mapping[str, float] | None
 
 
-def training_of(home: Path, job_id: str) -> tuple[Training, ...]:
-    """The ledger's statements on what trained the job: one on vectors, one on randomised labels if they were."""
-    ledger = Ledger(home)
-    try:
+def training_claims(home: Path, job_id: str) -> tuple[TrainingClaim, ...]:
+    """The ledger's statements on the job's training: on its vectors, and on its labels if they were randomised."""
+    with Ledger(home) as ledger:
         rows = [row for row in outcomes(ledger.entries()) if row["job"] == job_id and row["part"] in ("train", LABELS)]
-    finally:
-        ledger.close()
     known = {(row["mechanism"], json.dumps(row["params"]), row["claim"]): row for row in rows}
     return tuple(
-        Training(mechanism=row["mechanism"], params=row["params"], claim=row["claim"]) for row in known.values()
+        TrainingClaim(mechanism=row["mechanism"], params=row["params"], claim=row["claim"]) for row in known.values()
     )
 
 
-def write_card(path: Path, facts: Facts) -> None:
-    """Write the card; its front matter is what a hub reads."""
+def write_card(path: Path, facts: CardFacts) -> None:
+    """Write the card, with the front matter that a hub reads."""
     front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
     parts = [f"---\n{front}---", _model(facts), _privacy(facts), _metrics(facts), _use(facts)]
     path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
 
 
-def _front_matter(facts: Facts) -> dict[str, Any]:
+def _front_matter(facts: CardFacts) -> dict[str, Any]:
     head: dict[str, Any] = {}
     if HUB_ID.fullmatch(facts.base):  # a hub refuses other names here
         head = {"base_model": facts.base, "base_model_relation": _RELATION[facts.format]}
@@ -79,7 +90,7 @@ def _front_matter(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _model(facts: Facts) -> str:
+def _model(facts: CardFacts) -> str:
     spec, tuning = facts.spec, facts.spec.tuning
     what = f"text classification, {facts.classes} classes" if spec.task == "classification" else "causal language model"
     how = f"every weight of the last {spec.tail} blocks" if spec.tail else "every weight above the cut"
@@ -102,11 +113,11 @@ def _model(facts: Facts) -> str:
     return f"# {facts.base}, tuned with PrivTune\n\n| | |\n|---|---|\n{table}\n\nThe base model's licence applies."
 
 
-def _privacy(facts: Facts) -> str:
+def _privacy(facts: CardFacts) -> str:
     lines = [
         "## Privacy of the training",
         "The top of the model was trained by a provider that received perturbed vectors in place of text. "
-        "What may be said of these vectors, as recorded in the owner's ledger before they were sent:",
+        "What may be claimed for these vectors, as recorded in the owner's ledger before they were sent:",
     ]
     for one in facts.training:
         settings = ", ".join(f"{name} = {value}" for name, value in sorted(one.params.items()))
@@ -114,21 +125,21 @@ def _privacy(facts: Facts) -> str:
     if not facts.training:
         lines.append("* The ledger of the exporting device has no entry of this training, so nothing is claimed.")
     lines.append(
-        "This is about the vectors that the provider saw. It says nothing of what these weights tell whoever holds "
-        "them: a tuned model can repeat what it was trained on. The model is used here on clean inputs, without the "
-        "perturbation that it was trained with."
+        "This is about the vectors that the provider saw. It says nothing about what these weights reveal to whoever "
+        "holds them: a tuned model can repeat what it was trained on. The model is used here on clean inputs, without "
+        "the perturbation that it was trained with."
     )
     return "\n\n".join(lines)
 
 
-def _metrics(facts: Facts) -> str:
+def _metrics(facts: CardFacts) -> str:
     if facts.metrics is None:
         return ""
     rows = "\n".join(f"* {name}: {value:.4f}" for name, value in facts.metrics.items()) or "* none were recorded"
     return f"## Measured on the owner's held-out data, with the perturbation\n\n{rows}"
 
 
-def _use(facts: Facts) -> str:
+def _use(facts: CardFacts) -> str:
     classifier = facts.spec.task == "classification"
     auto = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
     labels = f", num_labels={facts.classes}" if classifier else ""
@@ -152,5 +163,5 @@ def _use(facts: Facts) -> str:
 
 
 def gguf_name(dtype: str) -> str:
-    """The name of a GGUF export's file, as llama.cpp's own converter ends it."""
+    """The file name of a GGUF export, with the ending that llama.cpp's converter uses."""
     return f"model-{dtype.upper().replace('FP', 'F')}.gguf"

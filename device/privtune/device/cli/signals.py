@@ -1,4 +1,4 @@
-"""Signals. Ctrl-C in training: the first press pauses at the next step boundary, the second ends at once."""
+"""Signals: the first Ctrl-C pauses training after the current step, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 PAUSED = 130
-TERMINATED = 128 + signal.SIGTERM  # as a shell counts it
+TERMINATED = 128 + signal.SIGTERM  # as shells have it
 
 
 @contextmanager
@@ -20,9 +20,9 @@ def pausing(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]
 
     def on_signal(number: int, _: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
-            sys.stderr.write("\nEnded at once; the job goes on from its last checkpoint.\n")
+            sys.stderr.write("\nEnded at once; the job resumes from its last checkpoint.\n")
             sys.stderr.flush()
-            os._exit(PAUSED)  # threads of gRPC would otherwise hold the process
+            os._exit(PAUSED)  # gRPC's threads would otherwise keep the process alive
         if not stop.is_set():
             stop.set()
             say("Pausing after this step; press Ctrl-C again to end at once.")
@@ -37,7 +37,7 @@ def pausing(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception does, so that what is half-written is removed on the way out."""
+    """Let SIGTERM end the process by an exception, so that half-written files are removed on the way out."""
 
     def on_signal(number: int, _: FrameType | None) -> None:
         sys.exit(TERMINATED)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from privtune.device.agent.config import AgentConfig, load_agent_config
+from privtune.device.agent.agent_config import AgentConfig, load_agent_config
 from privtune.shared.errors import DataInvalid, InvalidInput
 from tests.support.builders import least_spec
 

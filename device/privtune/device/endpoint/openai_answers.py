@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes, whole or as server-sent events."""
+"""Answers in OpenAI's shapes, as one document or as server-sent events."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ def event(document: Json) -> str:
 
 
 def failed(error: PrivTuneError) -> str:
-    """The event of an answer that broke off."""
+    """The event of an answer that failed halfway."""
     return event(body_of(error))
 
 
 def usage(answers: list[Generated]) -> Json:
-    """Tokens read and written."""
+    """Number of tokens read and generated."""
     prompt, completion = sum(a.prompt_tokens for a in answers), sum(len(a.tokens) for a in answers)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-class Shape:
-    """One answer's documents. chat: of the chat route, else of the text route."""
+class AnswerShape:
+    """The documents of one answer.
+
+    model: the name that the client gave.
+    chat: for the chat route; otherwise for the text route.
+    """
 
     def __init__(self, model: str, *, chat: bool) -> None:
         self._chat = chat
@@ -43,13 +47,13 @@ class Shape:
         }
 
     def whole(self, answers: list[Generated]) -> Json:
-        """The answer at once."""
+        """The complete answer."""
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
         kind = "chat.completion" if self._chat else "text_completion"
         return {**self._about, "object": kind, "choices": choices, "usage": usage(answers)}
 
     def piece(self, index: int, text: str, finish: str | None = None, *, first: bool = False) -> str:
-        """A piece of choice `index` as an event."""
+        """A piece of choice `index`, as an event."""
         about: Json = {"index": index, "finish_reason": finish, "logprobs": None}
         if not self._chat:
             return self._event([{**about, "text": text}])
@@ -57,7 +61,7 @@ class Shape:
         return self._event([{**about, "delta": delta | ({"content": text} if text or first else {})}])
 
     def counted(self, answers: list[Generated]) -> str:
-        """The last event for those who asked for the usage."""
+        """The last event, for clients that asked for the usage."""
         return self._event([], usage=usage(answers))
 
     def _event(self, choices: list[Json], **more: Any) -> str:

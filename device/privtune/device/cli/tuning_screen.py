@@ -1,4 +1,4 @@
-"""What the owner sees of `privtune tune-noise`: progress with the time left, a table, a plot, the choice."""
+"""What the owner sees of `privtune tune-noise`: progress and the time left, a table, a plot, and the choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -17,18 +16,19 @@ from privtune.device.audit.tuning.choice import Estimate, Setting, Words, naming
 from privtune.device.audit.tuning.request import TuneRequest
 from privtune.device.audit.tuning.tune import Tuned
 from privtune.device.audit.tuning.tune_report import NOTES, headline, wished
-from privtune.device.cli.run_screen import duration
+from privtune.device.cli.printing import console_of
+from privtune.device.cli.training_screen import duration
 
 _BAR = 28
-_MARKS = (("█", "▒"), ("#", ":"))  # the second where a terminal knows ASCII only
+_MARKS = (("█", "▒"), ("#", ":"))  # the second for a terminal with ASCII only
 
 
 class TuneScreen:
-    """A bar on a terminal; in a log, a line for each setting; nothing if quiet. It is the tuning's `Watch`."""
+    """A bar on a terminal, a line for each setting in a log, nothing if quiet. The watcher of a tuning."""
 
     def __init__(self, words: Words, *, quiet: bool) -> None:
         self._words: Words = words
-        self._console = _console(sys.stderr)
+        self._console = console_of(sys.stderr)
         self._quiet = quiet
         text = TextColumn("{task.description}", markup=False)
         self._bar = Progress(text, BarColumn(bar_width=24), console=self._console, disable=quiet, transient=True)
@@ -44,7 +44,7 @@ class TuneScreen:
         self._bar.stop()
 
     def begin(self, name: str, number: int, total: int, seconds_left: float | None) -> None:
-        """Name the setting and the time left."""
+        """Show the setting and the time left."""
         left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
         self._at = f"{name} ({number} of {total}{left})"
         if not self._live and not self._quiet:
@@ -69,17 +69,21 @@ class TuneScreen:
         )
 
 
-def tell(request: TuneRequest, tuned: Tuned, command: str | None, out: Path) -> None:
-    """Table, plot, choice and what to do next."""
-    console = _console(sys.stdout)
+def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Path) -> None:
+    """Print table, plot, choice and what to do next."""
+    console = console_of(sys.stdout)
     records, words = tuned.records, request.wish.words
     if records["dev_left_out"]:
-        console.print(f"{records['dev_left_out']:,} dev records that training has, too, were left out.", soft_wrap=True)
+        console.print(
+            f"{records['dev_left_out']:,} dev records that are also training records were left out.", soft_wrap=True
+        )
     console.print(_table(request, tuned, words))
-    plot = _plot(request, tuned, words, plain=console.options.ascii_only)
-    console.print("\n".join(plot) + "\n", soft_wrap=True)
+    plain = console.options.ascii_only
+    console.print(_plot(request, tuned, words, plain=plain))
+    full, hatched = _MARKS[plain]
+    console.print(f"dev split; {full}{hatched} up to the ends of the interval, | your limit\n", soft_wrap=True)
     choice = tuned.choice
-    lines = [f"Wished: {wished(request.wish)}.", f"{headline(request, tuned)}."]
+    lines = [f"Goal: {wished(request.wish)}.", f"{headline(request, tuned)}."]
     lines += [f"  {line}" for line in choice.remarks]
     recovered = choice.setting.recovered[words]
     lines.append(
@@ -88,7 +92,7 @@ def tell(request: TuneRequest, tuned: Tuned, command: str | None, out: Path) -> 
     lines.append(f"  accuracy {span(choice.setting.accuracy)}, lost {span(choice.setting.drop, 'points')}")
     lines.append(f"  {tuned.facts[choice.setting.value]['statement']['text']}")
     if command:
-        lines += ["", "Use it (NAME: what the cloud calls this model):", f"  {command}"]
+        lines += ["", "Use it (NAME: the cloud's name of this model):", f"  {command}"]
     lines += ["", NOTES[0], f"Page: {out / 'tune.html'}  picture: {out / 'tune.svg'}  figures: {out / 'tune.json'}"]
     console.print("\n".join(lines), soft_wrap=True)
 
@@ -116,25 +120,21 @@ def _cells(setting: Setting, words: Words) -> list[str]:
 def _verdict(missed: Collection[str], *, chosen: bool, met: bool) -> str:
     if chosen:
         return "chosen" if met else "nearest"
-    told = {"recovery": "hides too little", "drop": "loses too much"}
-    return "keeps it" if not missed else "neither" if len(missed) == len(told) else told[next(iter(missed))]
+    words = {"recovery": "hides too little", "drop": "loses too much"}
+    return "meets it" if not missed else "neither" if len(missed) == len(words) else words[next(iter(missed))]
 
 
-def _plot(request: TuneRequest, tuned: Tuned, words: Words, *, plain: bool) -> list[str]:
-    """Two bars a setting: full up to the low end of the interval, hatched up to its high end; a mark at the limit."""
+def _plot(request: TuneRequest, tuned: Tuned, words: Words, *, plain: bool) -> Table:
+    """Two bars per setting: full up to the low end of the interval, hatched up to its high end; a mark at the limit."""
     wish, rows = request.wish, [("no noise", tuned.clean), *((shown(s.value), s) for s in tuned.settings)]
     most = max(0.05, *(s.drop.high for _, s in rows), 1.25 * (wish.max_drop or 0.0))
-    name = max(len(request.param), *(len(label) for label, _ in rows))
-    left, right = f"{naming(words)}, 0 to 100%", f"points lost, 0 to {100 * most:.0f}"
-    lines = [f"{request.param:{name}}  {left:{_BAR}}  {right}"]
+    plot = Table(box=None, header_style="", pad_edge=False, padding=(0, 2, 0, 0))
+    for title in (request.param, f"{naming(words)}, 0 to 100%", f"points lost, 0 to {100 * most:.0f}"):
+        plot.add_column(title, no_wrap=True)
     for label, setting in rows:
-        bars = (
-            _bar(setting.recovered[words], 1.0, wish.max_recovery, plain),
-            _bar(setting.drop, most, wish.max_drop, plain),
-        )
-        lines.append(f"{label:{name}}  {bars[0]}  {bars[1]}".rstrip())
-    full, hatched = _MARKS[plain]
-    return [*lines, f"dev split; {full}{hatched} up to the ends of the interval, | your limit"]
+        recovered = _bar(setting.recovered[words], 1.0, wish.max_recovery, plain)
+        plot.add_row(label, recovered, _bar(setting.drop, most, wish.max_drop, plain))
+    return plot
 
 
 def _bar(estimate: Estimate, most: float, limit: float | None, plain: bool) -> str:
@@ -144,7 +144,3 @@ def _bar(estimate: Estimate, most: float, limit: float | None, plain: bool) -> s
     if limit is not None and limit <= most:
         cells[min(round(_BAR * limit / most), _BAR - 1)] = "|"
     return "".join(cells)
-
-
-def _console(stream: Any) -> Console:
-    return Console(file=stream, highlight=False, markup=False, emoji=False)

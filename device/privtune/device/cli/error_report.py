@@ -1,4 +1,4 @@
-"""How commands fail: one clear line, a documented exit code, details in a private log."""
+"""How commands fail: with one clear line and a documented exit code; the details go to a private log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn an unexpected exception of a command into an InternalError whose traceback is in the log."""
+    """Log the details of a command's failure, and turn an unexpected exception into an InternalError."""
 
     @functools.wraps(command)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -47,7 +47,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def report(error: PrivTuneError, *, debug: bool) -> int:
-    """Print the error to stderr as one line (after the traceback with --debug). Returns the exit code."""
+    """Print the error to stderr as one line, with --debug after its traceback. Returns the exit code."""
     if debug:
         traceback.print_exception(error)
         if error.detail:
@@ -58,7 +58,7 @@ def report(error: PrivTuneError, *, debug: bool) -> int:
 
 def _unexpected(error: Exception, home: object) -> InternalError:
     file = _log(home, "".join(traceback.format_exception(error)))
-    where = f"The details are in {file} (private: look through it before you send it)." if file else "Try --debug."
+    where = f"The details are in {file} (private: read it before you share it)." if file else "Try --debug."
     return InternalError(f"Unexpected failure ({type(error).__name__}). {where}")
 
 

@@ -1,51 +1,54 @@
-"""From the options of `privtune finetune` to a JobSpec; a mistake is told by the option's name."""
+"""From the options of `privtune finetune` to a JobSpec; a mistake is named by its option."""
 
 import inspect
 
 import pytest
 
 from privtune.device.cli.commands.finetune import finetune
-from privtune.device.cli.spec_options import PATHS, build_spec, mechanism_of
+from privtune.device.cli.job_options import JOB_OPTIONS, JobOptions, build_spec
+from privtune.device.cli.mechanism_options import mechanism_of
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec
 
 NOISE = {"name": "dchi", "params": {}}
 
 
-def build(name=None, **given):
-    return build_spec({"model": "m"} | given, NOISE, name=name)
+def build(name=None, num_labels=None, **options):
+    given = JobOptions(**{"model": "m"} | options).given
+    return build_spec(given, NOISE, name=name, num_labels=num_labels)
 
 
 def test_left_out_options_take_the_jobs_defaults():
-    spec = build(cut=None, lora_targets=())
+    spec = build(cut=None, lora_targets=[])
     defaults = JobSpec(model="m", training_file=spec.training_file, mechanism=spec.mechanism)
     assert spec == defaults
 
 
 def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
-    options = inspect.signature(finetune).parameters
-    assert set(PATHS) - {"num_labels"} <= set(options)
+    assert set(JOB_OPTIONS) <= set(inspect.signature(finetune).parameters)
     values = {
-        "cut": 2, "labels": "shared", "num_labels": 3, "suffix": "mine", "codec": "fp32", "tuning": "full",
+        "cut": 2, "labels": "shared", "suffix": "mine", "codec": "fp32", "tuning": "full",
         "lora_rank": 3, "lora_alpha": 5.0, "lora_dropout": 0.5, "lora_targets": ("query",), "learning_rate": 0.1,
         "head_learning_rate": 0.2, "weight_decay": 0.3, "schedule": "cosine", "warmup_ratio": 0.4, "max_grad_norm": 2.0,
         "epochs": 7, "max_steps": 8, "batch_size": 9, "accumulation": 4, "max_length": 64, "seed": 11,
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
-        "gradient_checkpointing": True, "skip": "tuned",
+        "gradient_checkpointing": True,
     }  # fmt: skip
-    # Shared labels can't be randomised ones, nor go with a tail.
-    assert set(values) | {"label_epsilon", "tail"} == set(PATHS)
-    assert build(tail=2).tail == 2
+    # Shared labels can't be randomised ones, nor go with a tail, and the mechanism has options of its own besides.
+    assert set(values) | {"label_epsilon", "tail", "skip", "mechanism"} == set(JOB_OPTIONS)
+    assert (build(tail=2).tail, build(tail=2, skip="tuned").skip) == (2, "tuned")
     assert build(label_epsilon=2.0).label_epsilon == 2.0
-    facts = build(**values).model_dump()
+    spec = build(**values, num_labels=3)
+    assert spec.num_labels == 3
+    facts = spec.model_dump()
     for option, value in values.items():
         place = facts
-        for part in PATHS[option]:
+        for part in JOB_OPTIONS[option].path:
             place = place[part]
         assert place == value, option
 
 
-def test_the_handle_tells_nothing_unless_named():
+def test_the_handle_reveals_nothing_unless_named():
     assert build().training_file != build().training_file
     spec = build_spec({"model": "m"}, NOISE, name="reviews", validated=True)
     assert (spec.training_file, spec.validation_file) == ("device://reviews", "device://reviews-validation")
@@ -54,6 +57,8 @@ def test_the_handle_tells_nothing_unless_named():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"skip": "none"}, "give --tail as well"),
+        ({"skip": "tuned", "tail": 1, "cut": 0}, "at cut 0 there are none"),
         ({"tail": -1}, r"--tail -1: should be greater than or equal to 0\."),
         ({"tail": 1, "labels": "shared"}, "labels: shared and a tail contradict each other"),
         ({"tail": 1, "label_epsilon": 2.0}, "with a tail none leaves: drop it"),

@@ -1,0 +1,205 @@
+"""The job's fields as options of a command: names, types, defaults, bounds and help are those of `JobSpec`."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from privtune.device.cli.option_groups import OptionGroup
+from privtune.device.cli.options import DATA, option
+from privtune.shared.errors import InvalidInput
+from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.validation import first_problem
+
+NOISE, TRAINING = "Noise", "Training"
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOption:
+    """One option: the path of its field in the JobSpec, and its panel in `--help`."""
+
+    path: Path
+    panel: str | None = None
+
+
+def _in(panel: str, **paths: str) -> dict[str, JobOption]:
+    return {name: JobOption(path=tuple(path.split(".")), panel=panel) for name, path in paths.items()}
+
+
+# Every option, in the order of `--help`. tests/unit/shared/test_job_surfaces.py fails for a field that is missing here.
+JOB_OPTIONS: dict[str, JobOption] = {
+    "model": JobOption(path=("model",)),
+    "task": JobOption(path=("task",)),
+    **_in(DATA, max_length="train.max_length"),
+    **_in(
+        NOISE,
+        mechanism="mechanism.name",
+        cut="cut",
+        tail="tail",
+        skip="skip",
+        labels="labels",
+        label_epsilon="label_epsilon",
+        codec="codec",
+    ),
+    **_in(
+        TRAINING,
+        epochs="train.epochs",
+        max_steps="train.max_steps",
+        batch_size="train.batch_size",
+        accumulation="train.accumulation",
+        learning_rate="optim.learning_rate",
+        head_learning_rate="optim.head_learning_rate",
+        weight_decay="optim.weight_decay",
+        schedule="optim.schedule",
+        warmup_ratio="optim.warmup_ratio",
+        max_grad_norm="optim.max_grad_norm",
+        tuning="tuning.method",
+        lora_rank="tuning.rank",
+        lora_alpha="tuning.alpha",
+        lora_dropout="tuning.dropout",
+        lora_targets="tuning.targets",
+        gradient_checkpointing="tuning.gradient_checkpointing",
+        precision="train.precision",
+        in_flight="train.in_flight",
+        checkpoint_every="train.checkpoint_every",
+        seed="train.seed",
+        suffix="suffix",
+    ),
+}
+
+
+def field_at(path: Path) -> FieldInfo:
+    """The field of the JobSpec, or of one of its parts, at a path like ("train", "epochs")."""
+    model: type[BaseModel] = JobSpec
+    for part in path[:-1]:
+        inner = model.model_fields[part].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return model.model_fields[path[-1]]
+
+
+def default_of(name: str) -> Any:
+    """What a job gets when the option is not given."""
+    return field_at(JOB_OPTIONS[name].path).get_default(call_default_factory=True)
+
+
+class JobOptions(OptionGroup):
+    """The options that were given, by name; those that were not are left out.
+
+    names: the options of this group, all by default; a command that takes only some of them derives a class.
+    """
+
+    names: ClassVar[tuple[str, ...]] = tuple(JOB_OPTIONS)
+
+    def __init__(self, **values: Any) -> None:
+        self.given = {name: value for name, value in values.items() if value is not None and value != []}
+
+    def __getitem__(self, name: str) -> Any:
+        """The value that was given, or the job's default."""
+        return self.given[name] if name in self.given else default_of(name)
+
+    @classmethod
+    def options(cls) -> list[inspect.Parameter]:
+        """See `OptionGroup.options`."""
+        return [_parameter(name) for name in cls.names]
+
+
+def build_spec(
+    given: Mapping[str, Any],
+    mechanism: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    validated: bool = False,
+    num_labels: int | None = None,
+) -> JobSpec:
+    """The job of these options; those left out take JobSpec's defaults.
+
+    Args:
+        given: values of options by name, as `JobOptions.given`.
+        mechanism: from `mechanism_of`; it goes before an option of that name.
+        name: of the data set in the handle that the cloud sees; None: a random one, which reveals nothing.
+        validated: the job has held-out records.
+        num_labels: number of classes; None where the job does not need it.
+
+    Raises:
+        InvalidInput: names the option.
+    """
+    from privtune.device.noise.registry import validate
+
+    if "skip" in given and not given.get("tail"):
+        raise InvalidInput("--skip needs a tail: give --tail as well.", param="skip")
+    handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"
+    fields: dict[str, Any] = {"training_file": handle, "num_labels": num_labels}
+    if validated:
+        fields["validation_file"] = f"{handle}-validation"
+    for option_name, value in given.items():
+        *groups, last = JOB_OPTIONS[option_name].path
+        place = fields
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    try:
+        spec = JobSpec.model_validate(fields | {"mechanism": dict(mechanism)})
+    except ValidationError as error:
+        raise InvalidInput(_in_options_words(error)) from None
+    validate(spec.mechanism)
+    return spec
+
+
+def _in_options_words(error: ValidationError) -> str:
+    """The first problem, by the name of the option that it is about."""
+    first = error.errors()[0]
+    problem = first_problem([first])
+    if problem.where[:1] in (("training_file",), ("validation_file",)):
+        return "--name: letters, digits, '.', '_' and '-' only, at most 100 of them."
+    for name, job_option in JOB_OPTIONS.items():
+        if job_option.path == problem.where[: len(job_option.path)]:
+            return f"{flag_of(name)} {first['input']!r}: {problem.text.removeprefix('input ')}."
+    return f"{problem.text}."
+
+
+def flag_of(name: str) -> str:
+    """`--max-length` for `max_length`."""
+    return f"--{name.replace('_', '-')}"
+
+
+@cache
+def _parameter(name: str) -> inspect.Parameter:
+    job_option = JOB_OPTIONS[name]
+    field = field_at(job_option.path)
+    kind = _type_of(field)
+    names = (flag_of(name),) if kind is bool else ()  # without typer's --no-...
+    info = option(help_of(field), job_option.panel, *names)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+    )
+
+
+def help_of(field: FieldInfo) -> str:
+    """The field's description, and its default unless the description says what is done without a value."""
+    default = field.get_default(call_default_factory=True)
+    if field.is_required() or default is None or default == () or default is False:
+        return f"{field.description}"
+    return (
+        f"{field.description} Default: {default:g}."
+        if isinstance(default, float)
+        else (f"{field.description} Default: {default}.")
+    )
+
+
+def _type_of(field: FieldInfo) -> Any:
+    """The type that the option parses: without None, and a list where the job has a tuple."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    return types.GenericAlias(list, get_args(kind)[:1]) if get_origin(kind) is tuple else kind

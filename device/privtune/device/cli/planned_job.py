@@ -1,0 +1,34 @@
+"""The options of a job that is measured on this machine instead of sent: `privtune audit` and `privtune tune-noise`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from privtune.device.cli.job_options import JobOptions, build_spec
+from privtune.shared.errors import InvalidInput
+from privtune.shared.job_spec import JobSpec
+
+LEAST_TOKENS = 4  # fewer leave nothing to attack between the special tokens
+
+
+class PlannedJob(JobOptions):
+    """What an audit depends on."""
+
+    names: ClassVar[tuple[str, ...]] = ("task", "max_length", "mechanism", "cut", "tail", "skip")
+
+    def spec(self, mechanism: Mapping[str, Any]) -> JobSpec:
+        """The job, whose model is the owner's own copy and has no name in a cloud. Raises InvalidInput."""
+        spec = build_spec(self.given | {"model": "local"}, mechanism)
+        if spec.train.max_length < LEAST_TOKENS:
+            raise InvalidInput(
+                f"--max-length {spec.train.max_length}: should be greater than or equal to {LEAST_TOKENS}.",
+                param="max_length",
+            )
+        return spec
+
+
+class PlannedTraining(PlannedJob):
+    """What tuning depends on: the planned job is also trained."""
+
+    names = (*PlannedJob.names, "epochs")

@@ -1,0 +1,56 @@
+"""Tables on the terminal, by rich. In a pipe every row is one line, and nothing is cut off."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_UNBOUNDED = 100_000  # columns of a pipe or a file
+
+
+def console_of(stream: TextIO) -> Console:
+    """A console that prints text as it is: without markup, emoji codes or colours for numbers."""
+    from rich.console import Console
+
+    width = None if stream.isatty() else _UNBOUNDED
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty())
+
+
+def print_table(
+    rows: Iterable[Sequence[str]],
+    headings: Sequence[str] = (),
+    *,
+    numbers: Sequence[int] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Print a table without lines, for eyes and for `awk`; nothing without rows.
+
+    Args:
+        rows: their cells.
+        headings: of the columns; none by default.
+        numbers: positions of the columns that are aligned to the right.
+        stream: where to print; stdout by default.
+    """
+    from rich.table import Table
+
+    listed = [tuple(row) for row in rows]
+    if not listed:
+        return
+    table = Table(box=None, show_header=bool(headings), header_style="", pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings or listed[0]):
+        table.add_column(heading if headings else "", justify="right" if number in numbers else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*row)
+    console = console_of(stream or sys.stdout)
+    with console.capture() as printed:
+        console.print(table)
+    console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One `name: value` per line, the values aligned; a value that is None is left out."""
+    print_table((f"{name}:", str(value)) for name, value in facts.items() if value is not None)

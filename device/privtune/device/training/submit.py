@@ -1,0 +1,197 @@
+"""From an owner's request to a job in the cloud: checked here first, submitted once, resumed by the same request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from privtune.device.data.source import DataSource, class_numbers, training_labels
+from privtune.device.home.job_lock import job_lock
+from privtune.device.home.policy import Policy
+from privtune.device.home.policy_file import home_policy
+from privtune.device.home.run_request import RunRequest, unfinished
+from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
+from privtune.device.session.run_settings import RunSettings
+from privtune.device.training.job import RunResult, refuse_job, run_job
+from privtune.device.training.progress import TrainingProgress
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    InvalidInput,
+    JobConflict,
+    JobNotFound,
+    JobPaused,
+    PolicyRefused,
+    PrivTuneError,
+    VersionMismatch,
+)
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.validation import first_problem
+
+Say = Callable[[str], None]
+UNFINISHED = ("queued", "running", "paused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consent:
+    """What the owner allows explicitly; without it such a job is refused.
+
+    no_noise: clean vectors leave.
+    shared_labels: labels go to the cloud.
+    text_gradients: gradients of a language model leave, and they name its text.
+    """
+
+    no_noise: bool = False
+    shared_labels: bool = False
+    text_gradients: bool = False
+
+
+def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -> RunRequest:
+    """The request with its labels counted. Nothing is sent: the policy and all of the data are checked here.
+
+    Raises InvalidInput, DataInvalid or PolicyRefused.
+    """
+    spec = request.spec
+    if spec.task == "causal-lm" and not spec.tail and not consent.text_gradients:
+        raise InvalidInput(
+            "A language model that trains in the cloud needs gradients from this device that name its text, whatever "
+            "the noise. Use --tail 4 to train the last four blocks here instead, or --text-gradients if you mean it.",
+            param="tail",
+        )
+    policy = home_policy(home)
+    if policy is not None:
+        policy.check(spec)
+    classes = check_data(request.train, request.validation, spec, say)
+    if spec.labels == "shared":
+        spec = _with_classes(spec, classes)
+    return replace(request, spec=spec)
+
+
+def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
+    try:
+        return JobSpec.model_validate(spec.model_dump() | {"num_labels": classes})
+    except ValidationError as error:
+        raise InvalidInput(f"{first_problem(error.errors()).sentence}.") from None
+
+
+def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
+    """Read all records once, so that mistakes show before a job exists. Returns the number of labels."""
+    records = train.load(spec.task)
+    say(f"{records.source}: {len(records):,} records; columns: {records.columns}")
+    names = training_labels(records) if spec.task == "classification" else ()
+    if validation is not None:
+        others = validation.load(spec.task)
+        say(f"held out: {len(others):,} records of {others.source}; columns: {others.columns}")
+        if names:
+            class_numbers(others, names)
+    return len(names)
+
+
+def submit(request: RunRequest, home: Path, control: ControlPlane, say: Say, *, new: bool) -> tuple[str, RunRequest]:
+    """The id of the job to work on, and its request: an unfinished job that asks for the same, or a new one.
+
+    new: start a new job even if there is an unfinished one.
+    """
+    request = replace(request, cloud=control.url)
+    for job_id in () if new else unfinished(home, request):
+        try:
+            job = control.get_job(job_id)
+        except JobNotFound:
+            continue
+        before = RunRequest.load(home, job_id)
+        if before is not None and job["status"] in UNFINISHED:
+            say(f"resuming the unfinished job {job_id} of the same data and settings (--new starts a new one)")
+            _release_hold(job, control)
+            return job_id, before
+    job = control.create_job(request.spec)
+    if job_spec(job) != request.spec:
+        raise VersionMismatch(f"The cloud changed the description of job {job['id']}; nothing was sent. Upgrade it.")
+    request.save(home, job["id"])
+    say(f"submitted job {job['id']}")
+    return job["id"], request
+
+
+def resume(
+    job_id: str,
+    home: Path,
+    control: ControlPlane,
+    data: Callable[[], tuple[DataSource, DataSource | None]] | None,
+    local_model: str | None,
+    consent: Consent,
+    say: Say,
+) -> RunRequest:
+    """What to run for a job that exists: as it was asked for on this device, else the cloud's description with `data`.
+
+    data: gives training and held-out records; None when the owner named none.
+
+    Raises InvalidInput when the job was not started here and there is no data, PolicyRefused, DataInvalid.
+    """
+    job = control.get_job(job_id)
+    request = RunRequest.load(home, job_id)
+    if request is None:
+        if data is None:
+            raise InvalidInput(f"Job {job_id} was not started by `finetune` here: give its data with --data.")
+        train, validation = data()
+        spec = _admitted(job, home, consent)
+        check_data(train, validation, spec, say)
+        request = RunRequest(cloud=control.url, spec=spec, train=train, validation=validation, local_model=local_model)
+        request.save(home, job_id)
+    _release_hold(job, control)
+    return request
+
+
+def train(
+    job_id: str, request: RunRequest, settings: RunSettings, progress: TrainingProgress, stop: threading.Event
+) -> RunResult:
+    """Run the job to its end on this device; see `run_job` for what it raises.
+
+    A pause and a lost cloud say how to resume; a refusal by the device's policy is reported to the cloud.
+    """
+    settings = replace(settings, local_model=request.local_model)
+    with job_lock(settings.home, job_id):
+        try:
+            return run_job(job_id, request.spec, request.train, request.validation, settings, progress, stop)
+        except (JobPaused, CloudUnreachable) as error:
+            hint = f"To resume: privtune finetune --job {job_id}"
+            raise type(error)(f"{error.message.rstrip('.')}. {hint}", detail=error.detail) from None
+        except PolicyRefused as error:
+            report_refusal(job_id, error, settings, progress.message)
+            raise
+
+
+def report_refusal(job_id: str, error: PrivTuneError, settings: RunSettings, say: Say) -> None:
+    """Report to the cloud that this device refuses the job.
+
+    A cloud that is unreachable, or where the job has ended already, is worth a line only.
+
+    Raises Unauthenticated, PermissionDenied.
+    """
+    try:
+        refuse_job(job_id, error, settings)
+    except (CloudUnreachable, JobConflict, VersionMismatch, InternalError) as failed:
+        say(f"could not report this to the cloud: {failed.message}")
+
+
+def _release_hold(job: Json, control: ControlPlane) -> None:
+    """A job that was paused over REST resumes: its owner asked for it here."""
+    if phase_of(job) == HELD:
+        control.resume(job["id"])
+
+
+def _admitted(job: Json, home: Path, consent: Consent) -> JobSpec:
+    """A description that came from elsewhere passes the agent's default policy, but for what the owner allows here.
+
+    Where the device has a policy of its own, `run_job` asks that one instead.
+    """
+    spec = job_spec(job)
+    if home_policy(home) is None:
+        Policy(
+            allow_no_noise=consent.no_noise,
+            allow_shared_labels=consent.shared_labels,
+            gradients="any" if consent.text_gradients else "no-text",
+        ).check(spec)
+    return spec
