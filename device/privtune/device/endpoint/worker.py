@@ -14,7 +14,7 @@ from privtune.device.inference.generation.sampling import Sampling
 from privtune.device.inference.generation.writer import Reply, Writer
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import InternalError, JobConflict, PrivTuneError
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 
 log = logging.getLogger(__name__)
 
