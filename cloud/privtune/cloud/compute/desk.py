@@ -67,7 +67,7 @@ class Desk:
             return self._open_inference(job, request)
         if job.status in ("succeeded", "failed", "cancelled"):
             raise JobConflict(f"job {job.id} is {job.status} and can't be trained any more; submit a new one")
-        self._check(job.spec, request)
+        self._check(job, request)
         before = self._training.get(job.id)
         if before is not None and before.top.total_steps == request.total_steps:
             top, releases = before.top, before.releases
@@ -138,13 +138,7 @@ class Desk:
         return trained or ""
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
-        self._check(job.spec, request)
-        trained_on = self._artifacts.adapter_base(job.id)
-        if trained_on is not None and trained_on != self._host.base_sha256(job.spec):
-            raise VersionMismatch(
-                f"job {job.id} was trained on other weights than this cloud now serves as "
-                f"{job.spec.model!r}; ask the operator to restore the old ones"
-            )
+        self._check(job, request)
         top = TopSession(self._host, job.spec, 1, self._artifacts.checkpoints(job.id))
         top.load_newest()
         while len(self._inference) >= MAX_INFERENCE_SESSIONS:
@@ -171,8 +165,9 @@ class Desk:
     def _new_cache(self, spec: JobSpec, request: pb.OpenRequest) -> ReleaseCache:
         return ReleaseCache(request.hidden_size, spec.codec, self._settings.max_release_bytes)
 
-    def _check(self, spec: JobSpec, request: pb.OpenRequest) -> None:
-        """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours."""
+    def _check(self, job: Job, request: pb.OpenRequest) -> None:
+        """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours, or for a new base."""
+        spec = job.spec
         partition = self._host.partition(spec.model, spec.task)
         if request.spec_fingerprint != spec.fingerprint():
             raise VersionMismatch("the device holds another description of this job; fetch the job again")
@@ -181,5 +176,16 @@ class Desk:
                 f"the device's copy of {spec.model!r} has another shape than the cloud's; "
                 "use the same model on both sides or let the device fetch its part from the cloud"
             )
+        if request.bottom_sha256 != self._host.bottom_sha256(spec):
+            raise VersionMismatch(
+                f"the device runs other weights than this cloud serves as {spec.model!r}; "
+                "use the same model on both sides or let the device fetch its part from the cloud"
+            )
         if codec_name(request.codec) != spec.codec or not check_probe(request.codec_probe, spec.codec):
             raise VersionMismatch(f"the device encodes {spec.codec} differently; upgrade the older side")
+        base = self._host.base_sha256(spec)
+        if self._artifacts.pin_base(job.id, base) != base:
+            raise VersionMismatch(
+                f"job {job.id} was trained on other weights than this cloud now serves as {spec.model!r}; "
+                "ask the operator to restore the old ones, or submit a new job"
+            )

@@ -43,6 +43,7 @@ def request(host, job, **changes):
         "model_fingerprint": partition.fingerprint(),
         "codec": codec_number(job.spec.codec),
         "codec_probe": encode(probe(), job.spec.codec),
+        "bottom_sha256": host.bottom_sha256(job.spec),
         "total_steps": 4,
     }
     return pb.OpenRequest(**fields | changes)
@@ -66,8 +67,23 @@ def test_a_job_that_was_not_opened_has_no_session(desk, job):
 
 
 @pytest.mark.parametrize(
-    "change", [{"spec_fingerprint": "other"}, {"hidden_size": 8}, {"model_fingerprint": "other"}, {"codec_probe": b""}]
+    "change",
+    [
+        {"spec_fingerprint": "other"},
+        {"hidden_size": 8},
+        {"model_fingerprint": "other"},
+        {"bottom_sha256": ""},
+        {"bottom_sha256": "0" * 64},
+        {"codec_probe": b""},
+    ],
 )
 def test_a_device_that_differs_is_refused(desk, host, job, change):
     with pytest.raises(VersionMismatch):
         desk.open("alice", request(host, job, **change))
+
+
+@pytest.mark.parametrize("infer", [False, True])
+def test_a_job_that_began_on_other_weights_is_refused(desk, host, job, tmp_path, infer):
+    Artifacts(tmp_path).pin_base(job.id, "0" * 64)
+    with pytest.raises(VersionMismatch, match="restore the old ones"):
+        desk.open("alice", request(host, job, infer=infer))
