@@ -50,7 +50,7 @@ def test_the_owners_predictions_do_not_stop_the_training(local_world):
 def test_two_inference_sessions_of_a_job_live_side_by_side(local_world):
     world, spec = local_world, local_world.spec(train={"max_steps": 2, "checkpoint_every": 1})
     job_id, _ = run(world, spec)
-    request = request_for(world, job_id, spec, infer=True)
+    request = request_for(world, job_id, spec, infer=True, checkpoint_steps=[2])
     with Link(world.settings.endpoint) as link:
         first = link.open(request)
         link.open(request)

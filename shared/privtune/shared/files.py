@@ -38,7 +38,7 @@ def native_os_errors() -> Iterator[None]:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yield a scratch path; what is written there is flushed to disk and then replaces `path`.
+    """Yield a scratch path; what is written there is flushed to disk and then replaces `path`, which is flushed too.
 
     A reader sees the old file or the new one, never a part. After a failure the scratch file is removed and `path` is
     as it was. Raises OSError.
@@ -49,6 +49,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
             yield scratch
         _flush_to_disk(scratch)
         os.replace(scratch, path)
+        _flush_to_disk(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -71,11 +72,11 @@ def replacing_folder(target: Path, *, resumable: bool = False) -> Iterator[Path]
     try:
         with native_os_errors():
             yield scratch
-        for path in scratch.rglob("*"):
-            if path.is_file():
-                _flush_to_disk(path)
+        for path in (*scratch.rglob("*"), scratch):
+            _flush_to_disk(path)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
+        _flush_to_disk(target.parent)
     finally:
         if not resumable:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -118,6 +119,14 @@ def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
 
 
 def _flush_to_disk(path: Path) -> None:
-    # Windows flushes only what is open for writing; elsewhere a copy of a read-only file must not be refused.
-    with path.open("r+b" if os.name == "nt" else "rb") as file:
-        os.fsync(file.fileno())
+    """Flush a file, or the names in a folder."""
+    if os.name == "nt":  # flushes only what is open for writing, and no folders
+        if path.is_dir():
+            return
+        descriptor = os.open(path, os.O_RDWR)
+    else:
+        descriptor = os.open(path, os.O_RDONLY)  # a copy of a read-only file must not be refused
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

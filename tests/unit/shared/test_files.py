@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -119,3 +120,23 @@ def test_a_file_system_without_locks_is_named_as_the_cause(tmp_path, monkeypatch
     with pytest.raises(OSError, match="its file system has no locks") as caught, held(tmp_path / "lock"):
         pass
     assert caught.value.errno == number
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows flushes no folders")
+def test_files_and_the_folders_that_name_them_are_flushed(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def watched(descriptor):
+        flushed.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with replacing_folder(tmp_path / "made") as scratch:
+        (scratch / "inner").mkdir()
+        (scratch / "inner" / "tensors").write_text("1")
+    made = tmp_path / "made"
+    assert {one.stat().st_ino for one in (made / "inner" / "tensors", made / "inner", made, tmp_path)} <= set(flushed)
+    flushed.clear()
+    write_json(tmp_path / "facts.json", {})
+    assert {(tmp_path / "facts.json").stat().st_ino, tmp_path.stat().st_ino} <= set(flushed)
+    assert flushed[-1] == tmp_path.stat().st_ino, "the name comes last"

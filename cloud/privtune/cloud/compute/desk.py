@@ -51,10 +51,14 @@ class JobSession:
 
 
 class Desk:
-    """The sessions of this cloud: for each job at most one that trains, from its `open` to the end of its stream."""
+    """The sessions of this cloud: for each job at most one that trains, from its `open` to the end of its stream.
+
+    closing: set when the cloud shuts down; every job then checkpoints with its next step.
+    """
 
     def __init__(self, host: Host, jobs: Jobs, artifacts: Artifacts, settings: Settings) -> None:
         self._host, self._jobs, self._artifacts, self._settings = host, jobs, artifacts, settings
+        self.closing = False
         self._training: dict[str, JobSession] = {}
         self._inference: dict[tuple[str, int], JobSession] = {}
         self.texts = TextCache(
@@ -180,7 +184,7 @@ class Desk:
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
         self._check(job, request)
         top = TopSession(self._host, job.spec, 1, self._artifacts.checkpoints(job.id))
-        top.load_newest()
+        top.load_newest(request.checkpoint_steps)
         session = self._new_session(job, top, self._new_cache(job.spec, request), infer=True)
         while len(self._inference) >= MAX_INFERENCE_SESSIONS:
             del self._inference[next(iter(self._inference))]
@@ -195,7 +199,11 @@ class Desk:
             top=top,
             releases=releases,
             machine=StepMachine(
-                top, releases, lambda: self._jobs.requested(job.id), texts=self.texts if infer else None
+                top,
+                releases,
+                lambda: self._jobs.requested(job.id),
+                texts=self.texts if infer else None,
+                closing=lambda: self.closing,
             ),
             infer=infer,
         )

@@ -30,6 +30,7 @@ class StepMachine:
 
     requested: what the job's owner asked to happen at the next step boundary.
     texts: given for an inference session, which never trains.
+    closing: whether the cloud is shutting down, so that the next step is the last one and leaves a checkpoint.
     outcome: of the last optimiser step, a `pb.StepOutcome`.
     """
 
@@ -40,8 +41,10 @@ class StepMachine:
         requested: Callable[[], Request | None],
         *,
         texts: TextCache | None = None,
+        closing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
+        self._closing = closing
         self._held: deque[Message] = deque()
         self._done: set[int] = set()
         self._masks: dict[int, torch.Tensor] = {}
@@ -156,7 +159,7 @@ class StepMachine:
             "pause": pb.STEP_OUTCOME_PAUSE,
             "cancel": pb.STEP_OUTCOME_CANCEL,
         }[request]
-        checkpoint = control.checkpoint or self.outcome != pb.STEP_OUTCOME_APPLIED
+        checkpoint = control.checkpoint or self.outcome != pb.STEP_OUTCOME_APPLIED or self._closing()
         if checkpoint:
             self._top.save()
         return _report(message.step, self.outcome, norm, checkpoint, shared_loss)

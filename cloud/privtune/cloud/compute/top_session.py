@@ -9,7 +9,7 @@ Shapes: B batch, T tokens, D hidden width, N read-out positions, C classes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -17,11 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from privtune.cloud.compute.host import Host
-from privtune.shared.errors import FrameCorrupt, InvalidInput, NonFinite
+from privtune.shared.errors import FrameCorrupt, InvalidInput, JobConflict, NonFinite
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import (
     checkpoint_steps,
-    drop_after,
     load_checkpoint,
     load_parameters,
     save_checkpoint,
@@ -187,21 +186,23 @@ class TopSession:
         save_checkpoint(self.folder, self.step, self._state(), self._optimizer, self._schedule)
 
     def rewind(self, step: int) -> None:
-        """Restore the checkpoint of `step`, or the initial state for 0, and drop newer checkpoints."""
+        """Restore the checkpoint of `step`, or the initial state for 0. Newer ones stay until the next is written."""
         self._start_over()
         if step > 0:
             self._load(load_checkpoint(self.folder, step, self._optimizer, self._schedule))
-        drop_after(self.folder, step)
         self.step = step
         self.begin_step()
 
-    def load_newest(self) -> None:
-        """Load the parameters of the newest checkpoint, for inference; the frozen top of a job with a tail has none."""
+    def load_newest(self, among: Collection[int]) -> None:
+        """Load the parameters of the newest checkpoint of these steps, for inference; a frozen top has none.
+
+        Raises `JobConflict` when there is no such checkpoint.
+        """
         if self.spec.tail:
             return
-        steps = checkpoint_steps(self.folder)
+        steps = [step for step in checkpoint_steps(self.folder) if step in among]
         if not steps:
-            raise FrameCorrupt("the job has no checkpoint to predict with yet")
+            raise JobConflict("the cloud has no checkpoint of the step that this device is at; train the job further")
         self._load(load_parameters(self.folder, steps[-1]))
         self.step = steps[-1]
 

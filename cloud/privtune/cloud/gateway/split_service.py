@@ -58,16 +58,23 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         jobs.when_ended(self._job_ended)
 
     async def shutdown(self) -> None:
-        """End every stream; each job waits for its device and resumes from its last checkpoint."""
+        """End every stream: of training after the present step, which leaves a checkpoint on both sides.
+
+        A step that takes too long is given up; its job resumes from the checkpoint before.
+        """
+        self._desk.closing = True
         for inbox in self._streams.values():
-            inbox.end(CloudUnreachable("the cloud is shutting down; the job continues when it is back"))
+            if inbox not in self._training.values():
+                inbox.end(_closing())
+        await self._streams_end()
+        for inbox in self._streams.values():
+            inbox.end(_closing())
+        await self._streams_end()
+        self._compute.shutdown(wait=True)
+
+    async def _streams_end(self) -> None:
         if self._streams:
             await asyncio.wait(self._streams, timeout=_ENDING_S)
-        streams = list(self._streams)
-        for task in streams:
-            task.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
-        self._compute.shutdown(wait=True)
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenResponse:
         """The handshake."""
@@ -101,6 +108,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             inbox = Inbox(session)
             why = "the connection to the device was lost; the job continues when it reconnects"
             try:
+                if self._desk.closing:
+                    raise _closing()
                 await self._on_compute(self._desk.start, session, inbox)
                 self._training[session.job_id] = inbox
                 async for frame in self._answers(session, inbox, requests):
@@ -175,6 +184,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 while (answer := await self._on_compute(self._desk.advance, session, answers)) is not None:
                     for frame in writer.frames(answer):
                         yield frame
+                    if answer.report is not None and self._desk.closing:
+                        raise _closing()
         finally:
             reader.cancel()
             del self._streams[task]
@@ -211,6 +222,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._compute, function, *arguments)
+
+
+def _closing() -> CloudUnreachable:
+    return CloudUnreachable("the cloud is shutting down; the job continues when it is back")
 
 
 def _this_task() -> asyncio.Task[Any]:

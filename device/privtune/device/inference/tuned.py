@@ -42,6 +42,7 @@ class TunedModel:
     """The device's side of a job's newest state. Admit in `releasing` what may leave, then open the `stream`.
 
     state: what the job's folder holds.
+    step: optimiser steps of that state; the cloud's side is of the same step.
     package: bottom, head and tokenizer.
     states: reads the answers, with the tuned head and tail.
     releasing: the job's noise, store and account.
@@ -49,6 +50,7 @@ class TunedModel:
 
     job_id: str
     state: JobState
+    step: int
     package: BottomPackage
     states: FinalStates
     releasing: Releasing
@@ -67,7 +69,8 @@ class TunedModel:
 
     def stream(self) -> Stream:
         """An inference session, closed with the model."""
-        opened = self._link.open(open_request(self.package, self.job_id, self.state.spec, infer=True))
+        request = open_request(self.package, self.job_id, self.state.spec, checkpoint_steps=[self.step], infer=True)
+        opened = self._link.open(request)
         stream = self._link.stream(opened, self.job_id, infer=True, patience=self._patience)
         self._ending.callback(stream.close)
         return stream
@@ -112,6 +115,7 @@ def open_tuned(job_id: str, settings: RunSettings, say: Callable[[str], None] = 
             yield TunedModel(
                 job_id=job_id,
                 state=state,
+                step=steps[-1],
                 package=package,
                 states=FinalStates(head, releasing.perturber, package, state.spec),
                 releasing=releasing,

@@ -2,14 +2,14 @@
 
 Both sides write checkpoints after the same optimiser steps, and a resume starts from the newest step that both have.
 Data order, dropout and noise need no state: they are functions of (seed, step) or stored releases.
-No pickle: tensors are safetensors, everything else is JSON. A folder without a manifest does not count, and one whose
-hash does not match is refused.
+No pickle: tensors are safetensors, everything else is JSON. A folder without a manifest does not count, and a resume
+passes over one whose hash does not match.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from privtune.shared.errors import ArtifactCorrupt, StorageFull
 from privtune.shared.files import replacing_folder
 from privtune.shared.manifest import sha256_file
+
+log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _TENSORS = "state.safetensors"
@@ -34,8 +36,9 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    """Write the state after `step` applied steps under `root`; only the newest two checkpoints are kept.
+    """Write the state after `step` applied steps under `root`; only this checkpoint and the one before it are kept.
 
+    Newer ones go too: they are of a run that was taken back to an earlier step, and until here it could be resumed.
     Raises `StorageFull` when it can't be written; earlier checkpoints then stay as they were.
     """
     try:
@@ -43,20 +46,25 @@ def save_checkpoint(
             _write(scratch, step, parameters, optimizer, scheduler)
     except OSError as error:
         raise StorageFull(f"a checkpoint can't be written under {root.name}: {error.strerror}") from error
-    for old in checkpoint_steps(root)[:-_KEPT]:
-        shutil.rmtree(_folder(root, old), ignore_errors=True)
+    kept = [found for found in _written_steps(root) if found <= step][-_KEPT:]
+    for other in set(_written_steps(root)) - set(kept):
+        shutil.rmtree(_folder(root, other), ignore_errors=True)
 
 
 def checkpoint_steps(root: Path) -> list[int]:
-    """Steps of the complete checkpoints under `root`, oldest first."""
-    return sorted(int(path.parent.name.removeprefix("step-")) for path in root.glob(f"step-*/{_MANIFEST}"))
+    """Steps of the checkpoints under `root` that can be resumed from, oldest first; reads them all.
 
-
-def drop_after(root: Path, step: int) -> None:
-    """Drop checkpoints newer than `step`: the run continues from there and writes them again."""
-    for newer in checkpoint_steps(root):
-        if newer > step:
-            shutil.rmtree(_folder(root, newer), ignore_errors=True)
+    One that a crash has torn is passed over, which is logged.
+    """
+    whole = []
+    for step in _written_steps(root):
+        try:
+            _checked_manifest(root, step)
+        except ArtifactCorrupt as error:
+            log.warning("%s", error.message)
+        else:
+            whole.append(step)
+    return whole
 
 
 def load_parameters(root: Path, step: int) -> dict[str, torch.Tensor]:
@@ -76,7 +84,7 @@ def load_checkpoint(
     for name, tensor in _tensors(root, step, "optim.").items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
-    manifest = _manifest(root, step)
+    manifest = _checked_manifest(root, step)
     optimizer.load_state_dict({"state": state, "param_groups": manifest["param_groups"]})
     scheduler.load_state_dict(manifest["scheduler"])
     return parameters
@@ -102,25 +110,28 @@ def _write(
         "param_groups": optim_state["param_groups"],
         "scheduler": {**schedule, "lr_lambdas": [None] * len(optim_state["param_groups"])},
     }
-    with (folder / _MANIFEST).open("w") as file:
-        json.dump(manifest, file)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / _MANIFEST).write_text(json.dumps(manifest))
+
+
+def _written_steps(root: Path) -> list[int]:
+    return sorted(int(path.parent.name.removeprefix("step-")) for path in root.glob(f"step-*/{_MANIFEST}"))
 
 
 def _tensors(root: Path, step: int, prefix: str) -> dict[str, torch.Tensor]:
-    manifest, path = _manifest(root, step), _folder(root, step) / _TENSORS
-    if sha256_file(path) != manifest["sha256"]:
-        raise ArtifactCorrupt(f"the checkpoint of step {step} does not match its hash; delete that folder to continue")
-    return {name.removeprefix(prefix): value for name, value in load_file(path).items() if name.startswith(prefix)}
+    _checked_manifest(root, step)
+    tensors = load_file(_folder(root, step) / _TENSORS)
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _manifest(root: Path, step: int) -> dict[str, Any]:
+def _checked_manifest(root: Path, step: int) -> dict[str, Any]:
+    """The manifest of a checkpoint whose tensors match their hash. Raises `ArtifactCorrupt`."""
     try:
         manifest: dict[str, Any] = json.loads((_folder(root, step) / _MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactCorrupt(f"the checkpoint of step {step} can't be read; delete that folder to continue") from error
-    return manifest
+        if sha256_file(_folder(root, step) / _TENSORS) == manifest["sha256"]:
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactCorrupt(f"the checkpoint of step {step} can't be read") from error
+    raise ArtifactCorrupt(f"the checkpoint of step {step} does not match its hash")
 
 
 def _folder(root: Path, step: int) -> Path:
