@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
 from privtune.shared.files import replacing_folder, write_text
@@ -28,6 +29,10 @@ class Artifacts:
         if not (folder / MANIFEST).exists():
             raise JobConflict("this job has no adapter yet; it appears when the job has succeeded")
         return folder
+
+    def facts(self, job_id: str) -> dict[str, Any]:
+        """What is written beside a finished job's adapter. Raises `JobConflict` before the job has succeeded."""
+        return read_manifest(self.adapter(job_id))
 
     def pin_base(self, job_id: str, base_sha256: str) -> str:
         """SHA-256 of the base weights that a job began with; at its first session, those of now are written down.

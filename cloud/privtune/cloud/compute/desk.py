@@ -68,15 +68,19 @@ class Desk:
     def open(self, owner: str, request: pb.OpenRequest) -> JobSession:
         """Check that the device fits the job, then rewind the job to the newest step that both sides hold.
 
-        For training, an older session of the job is superseded, once everything has been checked.
+        For training, an older session of the job is superseded, once everything has been checked. A device whose
+        `commit` went unanswered may open a job that has succeeded at its last step, to commit it again.
 
         Raises `JobNotFound`, `JobConflict` for a job that has ended, `VersionMismatch` for another model or codec.
         """
         job = self._jobs.get(request.job_id, owner)
         if request.infer:
             return self._open_inference(job, request)
-        _check_trainable(job)
+        if job.status != "succeeded":
+            _check_trainable(job)
         self._check(job, request)
+        if job.status == "succeeded":
+            return self._open_done(job, request)
         before = self._training.pop(job.id, None)
         _check_trainable(self._jobs.disconnected(job.id, "a newer session holds the job; it continues with that one"))
         if before is not None and before.top.total_steps == request.total_steps:
@@ -159,27 +163,54 @@ class Desk:
         self._inference.pop((session.job_id, session.epoch), None)
         self.texts.drop_session(session.machine)
 
-    def commit(self, session: JobSession, final_step: int, tokens: int) -> str:
+    def commit(self, request: pb.CommitRequest) -> str:
         """Write the adapter of a job that has done all its steps, and mark the job as succeeded.
 
-        tokens: released rows over all epochs, as the device counted them.
+        Repeatable: a job that has succeeded answers the session that committed it, and newer ones, as before.
         Returns the SHA-256 of the adapter's weights; "" for a job with a tail, whose weights are on the device.
+        Raises `JobConflict` where steps are missing or the owner holds the job, `SessionSuperseded`.
         """
+        final_step = request.final_step
+        job = self._jobs.get(request.job_id)
+        if job.status == "succeeded":
+            done = self._artifacts.facts(job.id)
+            if request.session_epoch < done["session_epoch"]:
+                raise SessionSuperseded(SUPERSEDED)
+            if final_step != done["steps"]:
+                raise JobConflict(f"job {job.id} has succeeded after {done['steps']} steps, not {final_step}")
+            return job.adapter_sha256 or ""
+        session = self.current(job.id, request.session_epoch)
         if final_step != session.top.step or final_step != session.top.total_steps:
             raise JobConflict(
                 f"the device ends the job at step {final_step}, but {session.top.step} of "
                 f"{session.top.total_steps} steps are done; open the job again to continue"
             )
+        if job.status != "running":  # all steps were done, then the connection was lost
+            self._jobs.start(job.id)
         session.top.save()
         spec, base_sha256 = session.spec, self._host.base_sha256(session.spec)
         with self._artifacts.writing_adapter(
-            session.job_id, base_model=spec.model, base_sha256=base_sha256, cut=spec.cut, steps=final_step
+            session.job_id,
+            base_model=spec.model,
+            base_sha256=base_sha256,
+            cut=spec.cut,
+            steps=final_step,
+            session_epoch=session.epoch,
         ) as folder:
             session.top.export(folder)
         trained = None if spec.tail else self._artifacts.adapter_sha256(session.job_id)
-        self._jobs.succeed(session.job_id, adapter_sha256=trained, tokens=tokens, steps=final_step)
+        self._jobs.succeed(session.job_id, adapter_sha256=trained, tokens=request.tokens, steps=final_step)
         self._training.pop(session.job_id, None)
         return trained or ""
+
+    def _open_done(self, job: Job, request: pb.OpenRequest) -> JobSession:
+        """A session at the last step of a job that has succeeded; nothing but `commit` takes it."""
+        done = self._artifacts.facts(job.id)["steps"]
+        if request.total_steps != done or done not in request.checkpoint_steps:
+            _check_trainable(job)
+        top = TopSession(self._host, job.spec, done, self._artifacts.checkpoints(job.id))
+        top.step = done
+        return self._new_session(job, top, self._new_cache(job.spec, request))
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
         self._check(job, request)

@@ -143,9 +143,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         async with errors_as_status(context):
             owner = await self._owner(context)
             await asyncio.to_thread(self._jobs.get, request.job_id, owner)
-            session = self._desk.current(request.job_id, request.session_epoch)
             async with self._failures_as_events(request.job_id, owner):
-                digest = await self._on_compute(self._desk.commit, session, request.final_step, request.tokens)
+                digest = await self._on_compute(self._desk.commit, request)
             return pb.CommitResponse(adapter_sha256=digest)
 
     async def Refuse(self, request: pb.RefuseRequest, context: Context) -> pb.RefuseResponse:

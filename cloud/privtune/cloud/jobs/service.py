@@ -281,8 +281,13 @@ class Jobs:
         return self._view(row)
 
     def fail(self, job_id: str, code: str, message: str) -> Job:
-        """The job ends as failed. `code` is a reason of `privtune.shared.errors`; `message` is public."""
+        """The job ends as failed. `code` is a reason of `privtune.shared.errors`; `message` is public.
+
+        Failing twice for the same reason changes nothing.
+        """
         with self._changes.begin(job_id) as (session, row):
+            if row.status == "failed" and (row.error_code, row.error_message) == (code[:64], message[:MAX_MESSAGE]):
+                return self._view(row)
             row.error_code, row.error_message = code[:64], message[:MAX_MESSAGE]
             self._changes.move(session, row, "failed", "failed", message[:MAX_MESSAGE], level="error")
         return self._view(row)

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base model first
 CALL_TIMEOUT_S = 120.0
+_ATTEMPTS = 2  # of each call but a stream: the cloud answers a repeated call as it answered the first
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -92,13 +93,16 @@ class Link:
 
     def fetch(self, kind: int, job_id: str, file: str, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of an artifact's file, from `offset` on. The file "" is the manifest."""
-        request = pb.FetchRequest(kind=kind, job_id=job_id, file=file, offset=offset)  # type: ignore[arg-type]
-        self._note("Fetch", request)
-        try:
-            for response in self._stub.Fetch(request, metadata=self._metadata, timeout=OPEN_TIMEOUT_S):
-                yield response.data
-        except grpc.RpcError as error:
-            raise self._translate(error) from None
+        for attempt in range(1, _ATTEMPTS + 1):
+            request = pb.FetchRequest(kind=kind, job_id=job_id, file=file, offset=offset)  # type: ignore[arg-type]
+            self._note("Fetch", request)
+            try:
+                for response in self._stub.Fetch(request, metadata=self._metadata, timeout=OPEN_TIMEOUT_S):
+                    offset += len(response.data)
+                    yield response.data
+                return
+            except grpc.RpcError as error:
+                self._raise_unless_lost(error, attempt)
 
     def stream(self, opened: pb.OpenResponse, job_id: str, *, infer: bool, patience: float) -> Stream:
         """Start the stream of an opened session; `close` it when done. See `Stream`.
@@ -120,11 +124,20 @@ class Link:
             self._transcript.call(name, request.SerializeToString(deterministic=True))
 
     def _call(self, name: str, method: Callable[..., T], request: object, timeout: float) -> T:
-        self._note(name, request)
-        try:
-            return method(request, metadata=self._metadata, timeout=timeout)
-        except grpc.RpcError as error:
-            raise self._translate(error) from None
+        attempt = 0
+        while True:
+            attempt += 1
+            self._note(name, request)
+            try:
+                return method(request, metadata=self._metadata, timeout=timeout)
+            except grpc.RpcError as error:
+                self._raise_unless_lost(error, attempt)
+
+    def _raise_unless_lost(self, error: grpc.RpcError, attempt: int) -> None:
+        """Raise the error of a failed call, unless its answer was lost or late and another attempt is due."""
+        translated = self._translate(error)
+        if attempt == _ATTEMPTS or not isinstance(translated, CloudUnreachable):
+            raise translated from None
 
     def _translate(self, error: grpc.RpcError) -> PrivTuneError:
         """The row of the error table for a failed call."""

@@ -199,6 +199,14 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
     opened = run.link.open(request)
     head.rewind(run.folder.checkpoints, opened.resume_step)
     run.progress.started(_start_info(run, job, head, opened))
+    commit = pb.CommitRequest(
+        job_id=run.job_id,
+        session_epoch=opened.session_epoch,
+        final_step=job.plan.total_steps,
+        tokens=totals.tokens,
+    )
+    if opened.resume_step == job.plan.total_steps:  # only the answer to the last commit is missing
+        return run.link.commit(commit).adapter_sha256
     stream = run.link.stream(opened, run.job_id, infer=False, patience=run.settings.no_progress_timeout)
     try:
         session = TrainingSession(
@@ -210,12 +218,7 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
             totals=totals,
         )
         totals.metrics = train_steps(session, opened.resume_step) or totals.metrics
-        commit = pb.CommitRequest(
-            job_id=run.job_id,
-            session_epoch=opened.session_epoch,
-            final_step=job.plan.total_steps,
-            tokens=totals.tokens,
-        )
+        commit.tokens = totals.tokens
         return run.link.commit(commit).adapter_sha256
     finally:
         stream.close()

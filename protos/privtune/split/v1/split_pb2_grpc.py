@@ -91,14 +91,16 @@ class SplitServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Commit(self, request, context):
-        """Completes the job: the cloud writes the adapter and marks the job as succeeded.
+        """Completes the job: the cloud writes the adapter and marks the job as succeeded. Repeating it gives the same answer
+        to the session that committed and to newer ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Refuse(self, request, context):
-        """The device refuses or gives up: the job fails with a reason that the owner and the operator can read.
+        """The device refuses or gives up: the job fails with a reason that the owner and the operator can read. Repeating it
+        with the same reason changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
