@@ -24,6 +24,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- SessionSuperseded       another device has taken over the job
     |- PortInUse               a server can't listen on the address
     |- StorageFull             no room to write, or not allowed to
+    |- CloudOutOfMemory        the cloud has no memory left for this
     |- ArtifactCorrupt         a downloaded or stored file does not match its hash
     |- JobFailed               the job ended as failed
     |- JobCancelled            the job was cancelled
@@ -197,6 +198,13 @@ class StorageFull(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "STORAGE_FULL", "RESOURCE_EXHAUSTED", 507, 13
     help = "The disk is full or the folder can't be written. Free room and run again; existing files are untouched."
+
+
+class CloudOutOfMemory(PrivTuneError):
+    """The cloud has no memory left for this; the job waits, others continue."""
+
+    reason, grpc_status, http_status, exit_code = "OUT_OF_MEMORY", "RESOURCE_EXHAUSTED", 503, 17
+    help = "The cloud ran out of memory; the job waits. Lower --batch-size or --max-length, or run it again later."
 
 
 class ArtifactCorrupt(PrivTuneError):

@@ -18,6 +18,7 @@ from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import SUPERSEDED, Desk, JobSession
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.memory import within_memory
 from privtune.cloud.gateway.calls import Context, api_key, errors_as_status, job_and_epoch
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.jobs.service import Jobs
@@ -25,6 +26,7 @@ from privtune.cloud.settings import Settings
 from privtune.shared import __version__
 from privtune.shared.errors import (
     ArtifactCorrupt,
+    CloudOutOfMemory,
     CloudUnreachable,
     FrameCorrupt,
     InternalError,
@@ -161,7 +163,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             owner = await self._owner(context)
             job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             if request.kind == pb.ARTIFACT_KIND_BOTTOM:
-                folder = await self._on_compute(self._host.bottom_package, job.spec)
+                async with self._failures_as_events(job.id, owner):
+                    folder = await self._on_compute(self._host.bottom_package, job.spec)
             elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
                 folder = self._artifacts.adapter(job.id)
             else:
@@ -205,7 +208,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Also report failures that need a person as an event of the job, whose state stays as it is."""
         try:
             yield
-        except (VersionMismatch, StorageFull, ArtifactCorrupt) as error:
+        except (VersionMismatch, StorageFull, ArtifactCorrupt, CloudOutOfMemory) as error:
             with suppress(PrivTuneError):
                 job = await asyncio.to_thread(self._jobs.get, job_id, owner)
                 await asyncio.to_thread(self._jobs.add_event, job.id, "error", error.message)
@@ -220,7 +223,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         return await asyncio.to_thread(self._keys.authenticate, api_key(context))
 
     async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._compute, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._compute, within_memory, function, *arguments)
 
 
 def _closing() -> CloudUnreachable:
