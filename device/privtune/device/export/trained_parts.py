@@ -96,7 +96,7 @@ def whole_model(
     """
     if sha256 is None:
         raise VersionMismatch(
-            "The cloud did not say which weights the adapter was trained on (an older version?), so it can't be merged "
+            "The cloud did not say which weights the adapter was trained on, so it can't be merged "
             "safely. Export it with --format peft."
         )
     say(f"loading the base from {local_model}")
