@@ -13,7 +13,7 @@ data-flow order:
     suite          runs the attacks that apply; `outcome`: what they found
     utility        what a mechanism costs the task, by training; `probe`: an estimate in a minute
     strengths      the same mechanism weaker and stronger
-    engine, kept   one model under many mechanisms, and the file that keeps each measurement
+    engine         one model under many mechanisms; `measurement_file`: keeps each measurement as soon as it is made
     report/        verdict, JSON, HTML, pictures
 
 Entry points: `owner` (`privtune audit`), `jobs/` (the gate before a job, the audit of its transcript), `tuning/`

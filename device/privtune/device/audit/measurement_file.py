@@ -12,7 +12,7 @@ from privtune.shared.files import held, write_text
 Facts = dict[str, Any]
 
 
-class Kept:
+class MeasurementFile:
     """The measurements of one file, sorted by key. Several processes may add to it at the same time.
 
     private: only the owner may read the file.
