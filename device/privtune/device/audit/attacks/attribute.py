@@ -213,7 +213,7 @@ def _in_order(seen: Seen, of: Callable[[Seen], Tensor]) -> Tensor:
 
 
 def pooled_classifier(width: int, hidden: int, classes: int) -> nn.Module:
-    """One vector a record -> class scores."""
+    """One vector per record -> class scores."""
     return nn.Sequential(
         nn.BatchNorm1d(width, affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3),
         nn.Linear(hidden, classes),

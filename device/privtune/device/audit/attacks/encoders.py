@@ -1,6 +1,6 @@
 """The encoders of the learned attacks: the pre-trained blocks above the cut, or a small new encoder.
 
-B records, T rows a record, R rows, D hidden width.
+B records, T rows per record, R rows, D hidden width.
 """
 
 from __future__ import annotations
