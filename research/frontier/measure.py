@@ -33,6 +33,7 @@ from research.frontier.cells import FrontierCell
 
 MINILM = "minilm"
 LENGTH = 64
+_GRAM = 6  # consecutive tokens
 # Variants of EIA-2 in the cells, which are older than the names in the suite.
 _VARIANTS = {"token-wise MLP": "token-wise", "sequence inverter": "sequence"}
 
@@ -210,12 +211,12 @@ def _records(path: Path, limit: int | None = None) -> Records:
     return DataSource(path=str(path), limit=limit).load("classification")
 
 
-def _grams(ids_T: Any, size: int = 6) -> Iterator[tuple[int, ...]]:
+def _grams(ids_T: Any) -> Iterator[tuple[int, ...]]:
     inner = ids_T[1:-1].tolist()
-    if len(inner) < size:
+    if len(inner) < _GRAM:
         yield tuple(inner)
-    for start in range(len(inner) - size + 1):
-        yield tuple(inner[start : start + size])
+    for start in range(len(inner) - _GRAM + 1):
+        yield tuple(inner[start : start + _GRAM])
 
 
 def _declare_public(home: Path, texts: Sequence[str], tokenizer: Any) -> None:

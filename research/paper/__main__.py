@@ -6,8 +6,8 @@
     python -m research.paper --scale full --list                            the cells, and which are done
 
 A finished cell (data set, model, mechanism, seed) is a line of OUT.cells.jsonl and is not run again. The tables
-(OUT.md, OUT.json) and the pictures (in the folder OUT) are written after every cell. docs/attacks.md explains what is
-measured.
+(OUT.md, OUT.json) and the pictures (in the folder OUT) are written after every cell. docs/attack-results.md explains
+what is measured.
 """
 
 from __future__ import annotations

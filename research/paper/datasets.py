@@ -102,11 +102,11 @@ def grams(example: Example) -> Iterator[tuple[str, ...]]:
             yield tuple(words[start : start + GRAM])
 
 
-def by_group(examples: Sequence[Example], shares: Sequence[float], seed: int = 0) -> list[list[Example]]:
+def by_group(examples: Sequence[Example], shares: Sequence[float]) -> list[list[Example]]:
     """Parts of about these shares, each group within one; a record without a group is its own group."""
     names = [example.group or f"\0{number}" for number, example in enumerate(examples)]
     groups = sorted(set(names))
-    order = np.random.default_rng(seed).permutation(len(groups))
+    order = np.random.default_rng(0).permutation(len(groups))
     ends = np.round(np.cumsum(shares) * len(groups)).astype(int)
     part = {groups[group]: int(np.searchsorted(ends, place, side="right")) for place, group in enumerate(order)}
     out: list[list[Example]] = [[] for _ in shares]

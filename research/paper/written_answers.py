@@ -21,8 +21,8 @@ from privtune.device.inference.generation.growing_rows import GrowingText, RowSo
 from privtune.device.release.noising import Noise
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import decode
-from privtune.shared.modeling.incremental import TopCache
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
+from privtune.shared.modeling.kv_cache import TopCache
 from research.paper.perplexity import TunedLanguageModel
 
 _CODEC = "fp32"

@@ -26,8 +26,8 @@ from privtune.device.release.perturber import pad
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import run_job
 from privtune.shared.job_spec import JobSpec, MechanismSpec
+from privtune.shared.modeling.bottom_package import bottom_from_model
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
-from privtune.shared.modeling.package import bottom_from_model
 from privtune.shared.wire import FORWARD, FrameReader, FrameWriter, tensor_message
 from privtune.split.v1 import split_pb2 as pb
 from scripts.demo import write_reviews

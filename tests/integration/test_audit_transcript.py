@@ -6,12 +6,10 @@ import json
 import threading
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 
 import pytest
 from typer.testing import CliRunner
 
-from privtune.device.account.transcript import Transcript
 from privtune.device.account.verify import check
 from privtune.device.audit.attacks.attack import silent
 from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
@@ -103,7 +101,7 @@ def test_a_resumed_job_sent_the_same_bytes_again(local_world):
     job_id = paused_and_resumed(local_world, lambda: None)
     share, text = finding(audit(local_world, job_id), "records sent as two")
     assert share == 0
-    assert "Every time the bytes were the same" in text
+    assert "The bytes were the same every time" in text
     assert not text.startswith("0 of 200")
 
 
@@ -174,11 +172,10 @@ def _lines(path):
 
 
 def test_a_part_that_was_not_kept_is_said(local_world, monkeypatch):
-    small = partial(Transcript, max_frame_bytes=50_000)
-    monkeypatch.setattr("privtune.device.account.run_account.Transcript", small)
+    monkeypatch.setattr("privtune.device.account.transcript.FRAMES_MAX_BYTES", 50_000)
     world = local_world
     facts = audit(world, run(world, world.spec(**SHORT))).document
-    assert any("frames are not kept from here on" in note for note in facts["transcript"]["notes"])
+    assert any("no more frames are kept" in note for note in facts["transcript"]["notes"])
     assert any("frames up FORWARD: only hashes of them were kept" in line for line in facts["not_tested"])
     assert 0 < facts["records"]["attacked"] == facts["transcript"]["records_sent"] < 66
 

@@ -24,8 +24,8 @@ from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import States, Tail
 from privtune.device.release.perturber import pad
 from privtune.shared.errors import CutOutOfRange, InvalidInput, JobCancelled, JobPaused, ModelUnsupported, PolicyRefused
+from privtune.shared.modeling.bottom_package import bottom_from_model
 from privtune.shared.modeling.load import load_tokenizer
-from privtune.shared.modeling.package import bottom_from_model
 from tests.support.proxy import Proxy
 from tests.support.running import Died, die_after, ledger_entries, once, run, same_order, transcript_folder
 from tests.support.texts import TEXTS

@@ -7,7 +7,7 @@ import torch
 from privtune.device.release.noising import build_noise
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
-from privtune.shared.modeling.package import bottom_from_model
+from privtune.shared.modeling.bottom_package import bottom_from_model
 from privtune.shared.modeling.partition import Partition
 from research.paper.perplexity import TunedLanguageModel
 from research.paper.written_answers import prompt_of, write_answers

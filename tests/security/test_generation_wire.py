@@ -9,7 +9,7 @@ import torch
 from privtune.device.data.messages import ChatMessage
 from privtune.device.inference.generate import generate_texts, open_writer
 from privtune.device.inference.generation.sampling import Sampling
-from privtune.shared.modeling.package import bottom_from_model
+from privtune.shared.modeling.bottom_package import bottom_from_model
 from tests.support.proxy import Proxy
 from tests.support.world import InProcessCloud
 from tests.support.writing import chat_world, tune_chat

@@ -10,7 +10,7 @@ import torch
 
 from privtune.device.data.encode import encode_classification
 from privtune.device.inference.predict import predict
-from privtune.shared.modeling.package import bottom_from_model
+from privtune.shared.modeling.bottom_package import bottom_from_model
 from tests.support.proxy import Proxy
 from tests.support.running import run
 from tests.support.world import InProcessCloud, Watcher, build_world

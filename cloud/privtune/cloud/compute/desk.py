@@ -178,7 +178,7 @@ class Desk:
             raise VersionMismatch("the device holds another description of this job; fetch the job again")
         if request.hidden_size != partition.hidden_size or request.model_fingerprint != partition.fingerprint():
             raise VersionMismatch(
-                f"the device's copy of {spec.model!r} differs in shape from the cloud's; "
+                f"the device's copy of {spec.model!r} has another shape than the cloud's; "
                 "use the same model on both sides or let the device fetch its part from the cloud"
             )
         if codec_name(request.codec) != spec.codec or not check_probe(request.codec_probe, spec.codec):

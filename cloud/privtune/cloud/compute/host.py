@@ -11,8 +11,8 @@ import torch
 from privtune.cloud.catalog import Catalog
 from privtune.shared.job_spec import JobSpec, Precision, Task
 from privtune.shared.modeling.adapter_folder import base_sha256
+from privtune.shared.modeling.bottom_package import write_bottom_package
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
-from privtune.shared.modeling.package import write_bottom_package
 from privtune.shared.modeling.partition import Head, Partition, Top
 
 log = logging.getLogger(__name__)

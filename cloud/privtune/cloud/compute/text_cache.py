@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from privtune.cloud.compute.release_cache import NotHeld
 from privtune.shared.errors import FrameCorrupt, MessageTooLarge
-from privtune.shared.modeling.incremental import TopCache
+from privtune.shared.modeling.kv_cache import TopCache
 
 MIB = 1024 * 1024
 

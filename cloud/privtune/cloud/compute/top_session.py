@@ -26,7 +26,7 @@ from privtune.shared.modeling.checkpoint import (
     load_parameters,
     save_checkpoint,
 )
-from privtune.shared.modeling.incremental import TopCache
+from privtune.shared.modeling.kv_cache import TopCache
 from privtune.shared.modeling.lora import (
     adapter_state,
     attach_lora,

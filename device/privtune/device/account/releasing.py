@@ -18,7 +18,7 @@ from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 
 if TYPE_CHECKING:
     from privtune.device.account.run_account import Account

@@ -19,8 +19,8 @@ from privtune.device.noise.public_texts import PublicTexts, read_texts
 from privtune.device.release.noising import Noise
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
+from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.modeling.load import load_task_model
-from privtune.shared.modeling.package import BottomPackage
 from privtune.shared.modeling.partition import Head, Partition, is_language_model
 
 LEAST_RECORDS = 60

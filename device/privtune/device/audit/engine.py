@@ -23,7 +23,7 @@ from privtune.device.data.encode import EncodedDataset
 from privtune.device.release.noising import Noise, build_noise
 from privtune.device.release.own_records import OwnRecords
 from privtune.shared.job_spec import MechanismSpec, Skip, Task
-from privtune.shared.modeling.package import BottomPackage, bottom_from_model
+from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model
 from privtune.shared.modeling.partition import Partition, Top
 
 

@@ -20,7 +20,7 @@ from privtune.device.release.noising import build_noise
 from privtune.device.release.own_records import OwnRecords
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec, Skip, Task
-from privtune.shared.modeling.package import BottomPackage, bottom_from_model
+from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model
 
 
 @dataclass(frozen=True, kw_only=True)

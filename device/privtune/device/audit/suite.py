@@ -31,6 +31,7 @@ from privtune.device.runtime.memory import fast_memory
 
 KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
 STATES = "mean of final states"
+_EXAMPLES = 8  # records that the page shows
 
 
 def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path | None = None) -> Outcome:
@@ -276,9 +277,9 @@ def _side_channels(case: Case, lab: Lab, outcome: Outcome, say: Say) -> None:
     say("side channels", 1.0)
 
 
-def _examples(ids_NK: Tensor, observed: Observed, count: int = 8) -> Iterator[RecoveredText]:
+def _examples(ids_NK: Tensor, observed: Observed) -> Iterator[RecoveredText]:
     """Records spread evenly over the attacked ones."""
     total = len(observed.seen)
-    for record in np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist():
+    for record in np.unique(np.linspace(0, total - 1, min(_EXAMPLES, total)).round().astype(int)).tolist():
         mine = observed.seen.record_N == record
         yield RecoveredText(truth=observed.ids_N[mine].tolist(), guess=ids_NK[mine, 0].tolist())

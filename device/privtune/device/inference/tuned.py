@@ -21,8 +21,8 @@ from privtune.device.release.perturber import Uploader
 from privtune.device.session.handshake import open_request
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import JobConflict
+from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.modeling.checkpoint import checkpoint_steps
-from privtune.shared.modeling.package import BottomPackage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from privtune.device.link.download import fetch_folder
 from privtune.device.link.rpc import Link
 from privtune.device.runtime.memory import trim
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.package import BottomPackage, bottom_from_model, load_bottom_package
+from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model, load_bottom_package
 
 
 def load_bottom(

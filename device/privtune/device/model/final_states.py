@@ -21,7 +21,7 @@ from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT, decode
 from privtune.shared.errors import FrameCorrupt, InternalError
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.wire import Message
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from privtune.device.data.batches import IndexArray
 from privtune.shared.errors import ArtifactCorrupt, FrameCorrupt, InternalError
 from privtune.shared.job_spec import JobSpec, Task
+from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.modeling.lora import (
     adapter_state,
     attach_lora,
@@ -36,7 +37,6 @@ from privtune.shared.modeling.lora import (
     train_fully,
     trainable_parameters,
 )
-from privtune.shared.modeling.package import BottomPackage
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.recompute import recompute_blocks
 

@@ -15,7 +15,7 @@ from privtune.device.noise.registry import build
 from privtune.device.release.own_records import OwnRecords, importance_for
 from privtune.device.release.release_store import release_fingerprint
 from privtune.shared.job_spec import JobSpec, MechanismSpec
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 
 MAX_TABLE_POSITIONS = 512  # public tables cover at most this many
 

@@ -6,7 +6,7 @@ import privtune.split.v1.split_pb2 as pb
 from privtune.shared import __version__
 from privtune.shared.codec import encode, probe
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.wire import PROTOCOL_VERSION, codec_number
 
 

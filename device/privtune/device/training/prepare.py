@@ -31,7 +31,7 @@ from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 
 
 @dataclass(frozen=True, kw_only=True)

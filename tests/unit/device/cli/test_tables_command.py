@@ -13,7 +13,7 @@ from privtune.device.cli import main
 from privtune.device.noise.tables.cluster_table import save_clusters
 from privtune.device.noise.tables.table_cache import SUFFIX, read_table
 from privtune.device.release.noising import noise_context
-from privtune.shared.modeling.package import bottom_from_model
+from privtune.shared.modeling.bottom_package import bottom_from_model
 from tests.support.tiny_models import VOCAB, WIDTH, tiny_classifier, tiny_tokenizer
 
 

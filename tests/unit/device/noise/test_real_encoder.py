@@ -12,7 +12,7 @@ from privtune.device.noise.mechanisms.privtune import PrivTune
 from privtune.device.noise.registry import build
 from privtune.device.release.noising import noise_context
 from privtune.shared.job_spec import MechanismSpec
-from privtune.shared.modeling.package import bottom_from_model
+from privtune.shared.modeling.bottom_package import bottom_from_model
 
 
 @pytest.mark.slow

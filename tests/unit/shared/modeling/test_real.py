@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from privtune.shared.modeling.bottom_package import load_bottom_package, write_bottom_package
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
-from privtune.shared.modeling.package import load_bottom_package, write_bottom_package
 from privtune.shared.modeling.partition import Partition, classification_readout
 from tests.support.real import installed
 

@@ -22,7 +22,7 @@ from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.codebook import Codebook, before_text
 from privtune.device.audit.victim import Knowledge, Seen
 from privtune.shared.errors import InvalidInput
-from privtune.shared.modeling.incremental import cache_argument
+from privtune.shared.modeling.kv_cache import cache_argument
 
 _READ_AT_ONCE = 64  # texts
 

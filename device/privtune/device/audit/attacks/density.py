@@ -222,12 +222,12 @@ def _sum_by(x_ND: Tensor, index_N: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return sums_VD, torch.bincount(index_N, minlength=size).float()
 
 
-def ridge(x_ND: Tensor, y_ND: Tensor, strength: float = _RIDGE) -> tuple[Tensor, Tensor]:
+def ridge(x_ND: Tensor, y_ND: Tensor) -> tuple[Tensor, Tensor]:
     """(A, b) with y ~ x A + b: least squares with a small penalty relative to the spread of x."""
     mean_x, mean_y = x_ND.mean(0), y_ND.mean(0)
     centred_ND = x_ND - mean_x
     gram_DD = centred_ND.T @ centred_ND
-    gram_DD += strength * gram_DD.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram_DD))
+    gram_DD += _RIDGE * gram_DD.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram_DD))
     map_DD = torch.linalg.solve(gram_DD, centred_ND.T @ (y_ND - mean_y))
     return map_DD, mean_y - mean_x @ map_DD
 

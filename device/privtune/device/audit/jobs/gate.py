@@ -28,7 +28,7 @@ from privtune.shared import __version__
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
 from privtune.shared.files import write_json
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 
 FOLDER = "audits"
 SIZES: dict[str, Size] = {"quick": QUICK, "full": FULL}

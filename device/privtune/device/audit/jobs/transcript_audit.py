@@ -35,7 +35,7 @@ from privtune.device.release.noising import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.record_keys import record_keys
 from privtune.shared.errors import InvalidInput, JobConflict
-from privtune.shared.modeling.package import BottomPackage, bottom_from_model
+from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model
 
 _LABEL_ROWS = 20_000  # most gradients that the label attack holds, over all epochs
 _SIMULATED = (

@@ -60,7 +60,7 @@ def build(
     from privtune.device.noise.tables.table_cache import read_header
     from privtune.device.release.noising import noise_context
     from privtune.shared.job_spec import MechanismSpec
-    from privtune.shared.modeling.package import bottom_from_model
+    from privtune.shared.modeling.bottom_package import bottom_from_model
 
     task, cut, folder = job["task"], job["cut"], home_folder(home)
     spec = MechanismSpec(**mechanism_of(mechanism, param or [], no_noise=False))

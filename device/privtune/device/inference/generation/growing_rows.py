@@ -24,7 +24,7 @@ from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
 from privtune.shared.errors import InvalidInput
-from privtune.shared.modeling.incremental import BottomCache
+from privtune.shared.modeling.kv_cache import BottomCache
 from privtune.shared.modeling.partition import Bottom
 
 

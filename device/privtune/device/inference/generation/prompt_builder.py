@@ -10,7 +10,7 @@ from privtune.device.data.chat import template_source
 from privtune.device.data.messages import ChatMessage
 from privtune.device.data.prompts import PromptForm, chat_template, prompt_ids
 from privtune.shared.errors import InvalidInput
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 
 Prompt = str | Sequence[ChatMessage]
 PLAIN = PromptForm(kind="text")

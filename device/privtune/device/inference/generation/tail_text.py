@@ -8,7 +8,7 @@ from torch import Tensor
 from privtune.device.inference.generation.growing_rows import GrowingText
 from privtune.device.model.tail import Tail
 from privtune.shared.errors import FrameCorrupt
-from privtune.shared.modeling.incremental import TopCache
+from privtune.shared.modeling.kv_cache import TopCache
 
 
 class TailText:

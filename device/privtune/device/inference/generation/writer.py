@@ -29,7 +29,7 @@ from privtune.device.link.rpc import Stream
 from privtune.device.model.tail import every_row
 from privtune.device.privacy.statements import Statement
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
-from privtune.shared.modeling.package import BottomPackage
+from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.retry import retrying
 from privtune.shared.wire import END, FORWARD, OUTPUT, RESEND, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb

@@ -1,4 +1,4 @@
-"""What a claim consists of: one row of the table in docs/mechanisms.md, and nothing stronger."""
+"""What a claim consists of: one row of the table in docs/claims.md, and nothing stronger."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from privtune.shared.modeling.incremental import BottomCache, TopCache
+from privtune.shared.modeling.kv_cache import BottomCache, TopCache
 from privtune.shared.modeling.partition import Partition
 from tests.support.tiny_models import CONFIGS, DECODERS, LAYERS, tiny_lm
 

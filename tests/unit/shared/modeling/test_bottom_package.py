@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported
 from privtune.shared.manifest import write_manifest
+from privtune.shared.modeling.bottom_package import bottom_from_model, load_bottom_package, write_bottom_package
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
-from privtune.shared.modeling.package import bottom_from_model, load_bottom_package, write_bottom_package
 from privtune.shared.modeling.partition import Partition
 from tests.support.tiny_models import CONFIGS, DECODERS, LAYERS, tiny_batch, tiny_classifier, tiny_lm, tiny_tokenizer
 
