@@ -127,5 +127,5 @@ def _saved(tail: Tail, target: Path) -> Path:
         with native_os_errors():
             tail.save_adapter(target)
     except OSError as error:
-        raise StorageFull(f"{target} can't be written: {error.strerror}; free space and export again") from error
+        raise StorageFull(f"{target} can't be written: {error.strerror}; free room and export again") from error
     return target
