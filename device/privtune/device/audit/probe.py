@@ -42,7 +42,7 @@ def use_for_training(
     """Accuracy, on releases of `records`, of a classifier on the pre-trained model's final states.
 
     lab: labelled public text to learn from; its encoder is the whole top.
-    skip: clean vectors reach a tail past the cloud, so the classifier also has their mean.
+    skip: a skip connection feeds clean vectors into a tail, so the classifier also has their mean.
     Raises InvalidInput without labels or top.
     """
     if lab.public.labels is None or lab.encoder is None:
