@@ -4,6 +4,7 @@ There is one implementation of each attack, built `oblivious` (on clean vectors:
 (simulates the mechanism with fresh noise). Importing this package is cheap: torch is loaded by its modules. In
 data-flow order:
 
+    observed       released rows as an attacker has them
     victim         what the cloud sees of records, and what any attacker can simulate
     attacker_text  the attacker's own text: candidates, word frequencies, n-grams
     lengths_only   what a language model guesses from lengths alone: the floor of every inversion

@@ -22,7 +22,7 @@ from privtune.device.audit.attacks.attribute import (
     train,
 )
 from privtune.device.audit.metrics import AttributeScore, Figure
-from privtune.device.audit.victim import Seen
+from privtune.device.audit.observed import Seen
 from privtune.device.data.encode import IntArray
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.seeding import seeded

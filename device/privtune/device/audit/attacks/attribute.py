@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from privtune.device.audit.attacker_text import batches_of_length
 from privtune.device.audit.attacks.attack import Attack, Lab, Say
 from privtune.device.audit.attacks.encoders import encode, trainable
-from privtune.device.audit.victim import Knowledge, Seen
+from privtune.device.audit.observed import Seen
+from privtune.device.audit.victim import Knowledge
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.seeding import seeded
 

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from privtune.device.audit.victim import Seen
+from privtune.device.audit.observed import Seen
 
 
 class NewEncoder(nn.Module):
