@@ -97,7 +97,7 @@ def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contai
             audit(model, data, tmp_path, option, "--frontier")
 
 
-def test_the_estimate_of_use_counts_what_a_skip_carries_past_the_cloud(model, data, tmp_path):
+def test_the_estimate_of_use_counts_what_a_skip_connection_adds(model, data, tmp_path):
     mute = ("--mechanism", "codes", "--param", "codes=2", "--param", "dims=1", "--tail", "1")
     page, facts, _ = audit(model, data, tmp_path, *mute)
     without, facts_without, _ = audit(model, data, tmp_path, *mute, "--skip", "none")
