@@ -188,9 +188,7 @@ def test_a_lost_store_is_noticed_and_counted_again(local_world):
 def test_the_device_refuses_before_anything_is_sent_and_the_cloud_sees_why(tmp_path, policy, why):
     world = build_world(tmp_path, ProcessCloud)
     try:
-        config = AgentConfig.model_validate(
-            {"datasets": {"sentences": {"path": world.data.path}}, "policy": policy, "base": tmp_path}
-        )
+        config = AgentConfig.model_validate({"datasets": {"sentences": {"path": world.data.path}}, "policy": policy})
         job_id = world.cloud.create_job(world.spec(**NOISY))
         with world.cloud.control as control:
             agent = Agent(
