@@ -102,6 +102,10 @@ class Mechanism(ABC):
         """Make (or read) every public table now instead of at first use; figures that describe them, if any."""
         return {}
 
+    def resolved(self) -> dict[str, float]:
+        """Parameters that only the model decides, as they take effect; see `Params.resolved`."""
+        return {}
+
     def statement(self, generator: NoiseSource | None = None) -> Statement:
         """What may be claimed for this configuration; withdrawn if a fixed seed is or was used."""
         unsafe = self._saw_unsafe_seed or (generator is not None and generator.unsafe)
