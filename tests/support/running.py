@@ -132,3 +132,9 @@ def fixed_noise_seed(seed: int = 7) -> Iterator[None]:
         patch.setenv(UNSAFE_SEED_ENV, "1")
         patch.setattr("privtune.device.release.noising.noise_source", lambda: noise_source(seed))
         yield
+
+
+def stop_at(step: int) -> tuple[Watcher, threading.Event]:
+    """A watcher that presses Ctrl-C after this step, and the event that it sets."""
+    stop = threading.Event()
+    return Watcher(at_step=lambda info: stop.set() if info.step == step else None), stop

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
-from privtune.shared.files import replacing_folder
+from privtune.shared.files import replacing_folder, write_text
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, write_manifest
 from privtune.shared.modeling.adapter_folder import ADAPTER_WEIGHTS
 
@@ -29,10 +29,19 @@ class Artifacts:
             raise JobConflict("this job has no adapter yet; it appears when the job has succeeded")
         return folder
 
-    def adapter_base(self, job_id: str) -> str | None:
-        """SHA-256 of the base weights that a job's adapter was trained on; None while there is no adapter."""
-        folder = self._adapter(job_id)
-        return str(read_manifest(folder)["base_sha256"]) if (folder / MANIFEST).exists() else None
+    def pin_base(self, job_id: str, base_sha256: str) -> str:
+        """SHA-256 of the base weights that a job began with; at its first session, those of now are written down.
+
+        Raises `StorageFull`.
+        """
+        path = self._jobs / job_id / "base.sha256"
+        try:
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, base_sha256)
+            return path.read_text()
+        except OSError as error:
+            raise StorageFull(f"the job's folder can't be written: {error.strerror}; free room and resume") from error
 
     @contextmanager
     def writing_adapter(self, job_id: str, **facts: object) -> Iterator[Path]:

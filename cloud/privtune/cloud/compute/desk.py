@@ -5,7 +5,7 @@ Runs on the compute thread.
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privtune.cloud.compute.artifacts import Artifacts
@@ -21,10 +21,11 @@ from privtune.shared.codec import check_probe
 from privtune.shared.errors import JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import checkpoint_steps
-from privtune.shared.wire import codec_name
+from privtune.shared.wire import Message, codec_name
 from privtune.split.v1 import split_pb2 as pb
 
-# Jobs whose tops stay in memory for inference; the least recently opened is evicted first.
+SUPERSEDED = "a newer session holds this job; this one ends here"
+# Sessions opened for inference whose stream has not begun; the least recently opened is evicted first.
 MAX_INFERENCE_SESSIONS = 4
 
 
@@ -33,6 +34,8 @@ class JobSession:
     """One device's session on one job.
 
     epoch: grows with every session of the job; calls and frames of an older one are refused.
+    infer: for Infer, of which a job may have several; there is one session for training.
+    stream: of the gateway, once it has begun; a session has one.
     bytes_up: bytes received on the session's stream.
     """
 
@@ -42,33 +45,36 @@ class JobSession:
     top: TopSession
     releases: ReleaseCache
     machine: StepMachine
+    infer: bool = False
+    stream: object = None
     bytes_up: int = 0
 
 
 class Desk:
-    """All sessions of this cloud, by job: at most one for training and one for inference each."""
+    """The sessions of this cloud: for each job at most one that trains, from its `open` to the end of its stream."""
 
     def __init__(self, host: Host, jobs: Jobs, artifacts: Artifacts, settings: Settings) -> None:
         self._host, self._jobs, self._artifacts, self._settings = host, jobs, artifacts, settings
         self._training: dict[str, JobSession] = {}
-        self._inference: dict[str, JobSession] = {}
+        self._inference: dict[tuple[str, int], JobSession] = {}
         self.texts = TextCache(
             max_bytes=settings.max_texts_bytes, max_texts=settings.max_texts, idle_s=settings.texts_idle_s
         )
-        self._lock = threading.Lock()
 
     def open(self, owner: str, request: pb.OpenRequest) -> JobSession:
         """Check that the device fits the job, then rewind the job to the newest step that both sides hold.
+
+        For training, an older session of the job is superseded, once everything has been checked.
 
         Raises `JobNotFound`, `JobConflict` for a job that has ended, `VersionMismatch` for another model or codec.
         """
         job = self._jobs.get(request.job_id, owner)
         if request.infer:
             return self._open_inference(job, request)
-        if job.status in ("succeeded", "failed", "cancelled"):
-            raise JobConflict(f"job {job.id} is {job.status} and can't be trained any more; submit a new one")
-        self._check(job.spec, request)
-        before = self._training.get(job.id)
+        _check_trainable(job)
+        self._check(job, request)
+        before = self._training.pop(job.id, None)
+        _check_trainable(self._jobs.disconnected(job.id, "a newer session holds the job; it continues with that one"))
         if before is not None and before.top.total_steps == request.total_steps:
             top, releases = before.top, before.releases
         else:
@@ -76,18 +82,49 @@ class Desk:
             releases = self._new_cache(job.spec, request)
         common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
         top.rewind(max(common, default=0))
-        return self._enter(self._training, job, top, releases)
+        session = self._training[job.id] = self._new_session(job, top, releases)
+        return session
 
     def current(self, job_id: str, epoch: int, *, infer: bool = False) -> JobSession:
         """The job's present session. Raises `JobConflict` when there is none, `SessionSuperseded` for another epoch."""
-        session = (self._inference if infer else self._training).get(job_id)
+        session = self._inference.get((job_id, epoch)) if infer else self._training.get(job_id)
         if session is None:
             raise JobConflict("this job has no open session (the cloud may have restarted); open it again")
         if session.epoch != epoch:
-            raise SessionSuperseded("a newer session holds this job; this one ends here")
+            raise SessionSuperseded(SUPERSEDED)
         return session
 
-    def step_done(self, session: JobSession, report: pb.StepReport) -> None:
+    def start(self, session: JobSession, stream: object) -> None:
+        """The session's training stream begins. Raises as `advance`, and `JobConflict` for a job that is held."""
+        self._check_holds(session)
+        if session.stream is not None:
+            raise JobConflict("this session has a stream already; open the job again for another")
+        session.stream = stream
+        self._jobs.start(session.job_id)
+
+    def advance(self, session: JobSession, answers: Iterator[Message]) -> Message | None:
+        """Compute the next answer to a message of a session, None when there is no more.
+
+        Raises `SessionSuperseded` for a training session that no longer holds its job, `JobConflict` when that job has
+        ended, and what the step machine raises.
+        """
+        if not session.infer:
+            self._check_holds(session)
+        answer = next(answers, None)
+        if answer is not None and answer.report is not None:
+            self._step_done(session, answer.report)
+        return answer
+
+    def drop(self, job_id: str) -> None:
+        """Free the training session of a job that has ended."""
+        self._training.pop(job_id, None)
+
+    def _check_holds(self, session: JobSession) -> None:
+        if self._training.get(session.job_id) is not session:
+            _check_trainable(self._jobs.get(session.job_id))
+            raise SessionSuperseded(SUPERSEDED)
+
+    def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
         self._jobs.progress(
             session.job_id,
@@ -99,20 +136,23 @@ class Desk:
         if report.checkpointed:
             self._jobs.record_checkpoint(session.job_id, session.top.step)
 
-    def stream_ended(self, session: JobSession, why: str) -> None:
-        """Set the state of a job whose stream has ended: as its owner asked, or waiting for its device."""
-        if self._training.get(session.job_id) is not session:
+    def stream_ended(self, session: JobSession, stream: object, why: str) -> None:
+        """Free the session of a stream, and set its job's state: as its owner asked, or waiting for its device."""
+        if self._training.get(session.job_id) is not session or session.stream not in (None, stream):
+            return
+        del self._training[session.job_id]
+        if self._jobs.get(session.job_id).final:
             return
         if session.machine.outcome == pb.STEP_OUTCOME_CANCEL:
             self._jobs.cancelled(session.job_id, "cancelled on request; the last checkpoint is kept")
-            self._training.pop(session.job_id, None)
         elif session.machine.outcome == pb.STEP_OUTCOME_PAUSE:
             self._jobs.paused(session.job_id, f"paused on request after step {session.top.step}")
         else:
             self._jobs.disconnected(session.job_id, why)
 
     def inference_ended(self, session: JobSession) -> None:
-        """Free the texts of an inference stream that has ended."""
+        """Free an inference session whose stream has ended, and its texts."""
+        self._inference.pop((session.job_id, session.epoch), None)
         self.texts.drop_session(session.machine)
 
     def commit(self, session: JobSession, final_step: int, tokens: int) -> str:
@@ -138,41 +178,34 @@ class Desk:
         return trained or ""
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
-        self._check(job.spec, request)
-        trained_on = self._artifacts.adapter_base(job.id)
-        if trained_on is not None and trained_on != self._host.base_sha256(job.spec):
-            raise VersionMismatch(
-                f"job {job.id} was trained on other weights than this cloud now serves as "
-                f"{job.spec.model!r}; ask the operator to restore the old ones"
-            )
+        self._check(job, request)
         top = TopSession(self._host, job.spec, 1, self._artifacts.checkpoints(job.id))
         top.load_newest()
+        session = self._new_session(job, top, self._new_cache(job.spec, request), infer=True)
         while len(self._inference) >= MAX_INFERENCE_SESSIONS:
             del self._inference[next(iter(self._inference))]
-        return self._enter(self._inference, job, top, self._new_cache(job.spec, request))
-
-    def _enter(self, sessions: dict[str, JobSession], job: Job, top: TopSession, releases: ReleaseCache) -> JobSession:
-        infer = sessions is self._inference
-        with self._lock:
-            session = JobSession(
-                job_id=job.id,
-                epoch=self._jobs.next_epoch(job.id),
-                spec=job.spec,
-                top=top,
-                releases=releases,
-                machine=StepMachine(
-                    top, releases, lambda: self._jobs.requested(job.id), texts=self.texts if infer else None
-                ),
-            )
-            sessions.pop(job.id, None)
-            sessions[job.id] = session
+        self._inference[job.id, session.epoch] = session
         return session
+
+    def _new_session(self, job: Job, top: TopSession, releases: ReleaseCache, *, infer: bool = False) -> JobSession:
+        return JobSession(
+            job_id=job.id,
+            epoch=self._jobs.next_epoch(job.id),
+            spec=job.spec,
+            top=top,
+            releases=releases,
+            machine=StepMachine(
+                top, releases, lambda: self._jobs.requested(job.id), texts=self.texts if infer else None
+            ),
+            infer=infer,
+        )
 
     def _new_cache(self, spec: JobSpec, request: pb.OpenRequest) -> ReleaseCache:
         return ReleaseCache(request.hidden_size, spec.codec, self._settings.max_release_bytes)
 
-    def _check(self, spec: JobSpec, request: pb.OpenRequest) -> None:
-        """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours."""
+    def _check(self, job: Job, request: pb.OpenRequest) -> None:
+        """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours, or for a new base."""
+        spec = job.spec
         partition = self._host.partition(spec.model, spec.task)
         if request.spec_fingerprint != spec.fingerprint():
             raise VersionMismatch("the device holds another description of this job; fetch the job again")
@@ -181,5 +214,21 @@ class Desk:
                 f"the device's copy of {spec.model!r} has another shape than the cloud's; "
                 "use the same model on both sides or let the device fetch its part from the cloud"
             )
+        if request.bottom_sha256 != self._host.bottom_sha256(spec):
+            raise VersionMismatch(
+                f"the device runs other weights than this cloud serves as {spec.model!r}; "
+                "use the same model on both sides or let the device fetch its part from the cloud"
+            )
         if codec_name(request.codec) != spec.codec or not check_probe(request.codec_probe, spec.codec):
             raise VersionMismatch(f"the device encodes {spec.codec} differently; upgrade the older side")
+        base = self._host.base_sha256(spec)
+        if self._artifacts.pin_base(job.id, base) != base:
+            raise VersionMismatch(
+                f"job {job.id} was trained on other weights than this cloud now serves as {spec.model!r}; "
+                "ask the operator to restore the old ones, or submit a new job"
+            )
+
+
+def _check_trainable(job: Job) -> None:
+    if job.final:
+        raise JobConflict(f"job {job.id} is {job.status} and can't be trained any more; submit a new one")

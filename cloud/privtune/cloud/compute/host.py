@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from privtune.cloud.catalog import Catalog
+from privtune.shared.errors import VersionMismatch
 from privtune.shared.job_spec import JobSpec, Precision, Task
+from privtune.shared.manifest import MANIFEST
 from privtune.shared.modeling.adapter_folder import base_sha256
-from privtune.shared.modeling.bottom_package import write_bottom_package
+from privtune.shared.modeling.bottom_package import bottom_sha256, texts_sha256, write_bottom_package
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
 
@@ -25,17 +29,24 @@ class Host:
         self._catalog = catalog
         self._packages = packages
         self._partitions: dict[tuple[str, Task], Partition] = {}
+        self._tokenizers: dict[str, Any] = {}
         self._hashes: dict[tuple[str, Task], str] = {}
-        self._lock = threading.Lock()
+        self._bottoms: dict[tuple[str, Task, int, int], str] = {}
+        self._lock = threading.RLock()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def partition(self, model: str, task: Task) -> Partition:
-        """The partition of a model that this cloud offers, loaded on first use. Raises `ModelNotFound`."""
+        """The partition of a model that this cloud offers, loaded on first use and kept until the process ends.
+
+        Raises `ModelNotFound`.
+        """
         with self._lock:
             key = (model, task)
             if key not in self._partitions:
                 log.info("loading base model=%s task=%s", model, task)
                 base = load_task_model(self._catalog.resolve(model), task)
+                # With the weights: the operator may replace the files under a name while this process serves.
+                self._tokenizers.setdefault(model, load_tokenizer(self._catalog.resolve(model)))
                 self._partitions[key] = Partition(base.to(self.device))
             return self._partitions[key]
 
@@ -46,25 +57,44 @@ class Host:
             self._hashes[key] = base_sha256(self.partition(*key).model, spec.task)
         return self._hashes[key]
 
+    def bottom_sha256(self, spec: JobSpec) -> str:
+        """Identifies the weights that a job's device must run. Computed once per model, task, cut and tail."""
+        key = (spec.model, spec.task, spec.cut, spec.tail)
+        if key not in self._bottoms:
+            partition = self.partition(spec.model, spec.task)
+            self._bottoms[key] = bottom_sha256(partition, cut=spec.cut, task=spec.task, tail=spec.tail)
+        return self._bottoms[key]
+
     def top(self, spec: JobSpec) -> Top:
         """A job's own top: new modules around the shared frozen weights. Raises `CutOutOfRange`."""
         return self.partition(spec.model, spec.task).top(spec.cut, spec.tail)
 
     def head(self, spec: JobSpec) -> Head:
-        """A job's own head, for `labels: shared` only, with the initial weights that the device would draw."""
+        """A job's own head, for `labels: shared` only, with the initial weights that the device would draw.
+
+        Raises `VersionMismatch` when the operator has replaced the model's files since this process loaded them.
+        """
         model = load_task_model(
             self._catalog.resolve(spec.model), spec.task, num_labels=spec.num_labels or 2, seed=spec.train.seed
         )
+        if base_sha256(model, spec.task) != self.base_sha256(spec):
+            raise VersionMismatch(
+                f"the files of {spec.model!r} have changed since this cloud loaded them; ask the operator to restart it"
+            )
         return Partition(model.to(self.device)).head()
 
     def bottom_package(self, spec: JobSpec) -> Path:
-        """The bottom package for a job's model, task, cut and tail, written at the first request."""
+        """The bottom package for a job's model, task, cut and tail, written at the first request.
+
+        Its folder is named by all that goes into it, so a package of other weights or another tokenizer is never used.
+        """
         partition = self.partition(spec.model, spec.task)
-        name = f"{partition.fingerprint()[:16]}-{spec.task}-cut{spec.cut}" + (f"-tail{spec.tail}" if spec.tail else "")
-        folder = self._packages / name
         with self._lock:
-            if not (folder / "manifest.json").exists():
-                tokenizer = load_tokenizer(self._catalog.resolve(spec.model))
+            tokenizer = self._tokenizers[spec.model]
+            contents = (spec.model, spec.task, self.bottom_sha256(spec), texts_sha256(partition, tokenizer))
+            name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
+            folder = self._packages / f"{name}-cut{spec.cut}-tail{spec.tail}"
+            if not (folder / MANIFEST).exists():
                 write_bottom_package(
                     partition,
                     tokenizer,

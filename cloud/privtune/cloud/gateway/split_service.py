@@ -1,4 +1,4 @@
-"""The gRPC service: authenticates calls, fences off older sessions, and runs jobs on one compute thread.
+"""The gRPC service: authenticates calls, ends the streams of older sessions, and runs jobs on one compute thread.
 
 Everything that touches a model runs on the compute thread, one message at a time, so jobs take turns message by
 message.
@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.artifacts import Artifacts
-from privtune.cloud.compute.desk import Desk, JobSession
+from privtune.cloud.compute.desk import SUPERSEDED, Desk, JobSession
 from privtune.cloud.compute.host import Host
 from privtune.cloud.gateway.calls import Context, api_key, errors_as_status, job_and_epoch
+from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.settings import Settings
 from privtune.shared import __version__
@@ -29,15 +30,18 @@ from privtune.shared.errors import (
     InternalError,
     NonFinite,
     PrivTuneError,
+    SessionSuperseded,
     StorageFull,
     VersionMismatch,
 )
-from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameReader, FrameWriter, Message
+from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameWriter
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+_ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 
 
 class Gateway(split_pb2_grpc.SplitServiceServicer):
@@ -49,12 +53,17 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._artifacts = Artifacts(settings.data_folder)
         self._host = Host(catalog, settings.data_folder / "bottoms")
         self._desk = Desk(self._host, jobs, self._artifacts, settings)
-        self._training: dict[str, asyncio.Task[Any]] = {}
-        self._inferring: set[asyncio.Task[Any]] = set()
+        self._training: dict[str, Inbox] = {}
+        self._streams: dict[asyncio.Task[Any], Inbox] = {}
+        jobs.when_ended(self._job_ended)
 
     async def shutdown(self) -> None:
         """End every stream; each job waits for its device and resumes from its last checkpoint."""
-        streams = [*self._training.values(), *self._inferring]
+        for inbox in self._streams.values():
+            inbox.end(CloudUnreachable("the cloud is shutting down; the job continues when it is back"))
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=_ENDING_S)
+        streams = list(self._streams)
         for task in streams:
             task.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
@@ -70,8 +79,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
                         f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
                     )
-                await self._fence(request.job_id)
                 session = await self._on_compute(self._desk.open, owner, request)
+            before = None if request.infer else self._training.pop(request.job_id, None)
+            if before is not None:
+                before.end(SessionSuperseded(SUPERSEDED))
             log.info("open job=%s epoch=%d step=%d", request.job_id, session.epoch, session.top.step)
             return pb.OpenResponse(
                 session_epoch=session.epoch,
@@ -87,11 +98,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """One training stream; it ends when the device closes it, with an error, or with a newer session."""
         async with errors_as_status(context):
             session = await self._session(context, infer=False)
-            self._training[session.job_id] = _this_task()
+            inbox = Inbox(session)
             why = "the connection to the device was lost; the job continues when it reconnects"
             try:
-                await asyncio.to_thread(self._jobs.start, session.job_id)
-                async for frame in self._answers(session, requests):
+                await self._on_compute(self._desk.start, session, inbox)
+                self._training[session.job_id] = inbox
+                async for frame in self._answers(session, inbox, requests):
                     yield frame
                 why = "the device closed its stream; the job continues when it reconnects"
             except NonFinite as error:
@@ -101,24 +113,21 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 why = f"{error.message.rstrip('.')}; the job continues when the device tries again"
                 raise
             finally:
-                if self._training.get(session.job_id) is _this_task():
+                if self._training.get(session.job_id) is inbox:
                     del self._training[session.job_id]
-                    await asyncio.shield(asyncio.to_thread(self._desk.stream_ended, session, why))
+                await asyncio.shield(self._on_compute(self._desk.stream_ended, session, inbox, why))
 
     async def Infer(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
         """Forward only, with the trained adapter."""
         async with errors_as_status(context):
             session = await self._session(context, infer=True)
             sweeper = asyncio.create_task(self._drop_idle_texts())
-            task = _this_task()
-            self._inferring.add(task)
             try:
-                async for frame in self._answers(session, requests):
+                async for frame in self._answers(session, Inbox(session), requests):
                     yield frame
             finally:
                 sweeper.cancel()
                 await asyncio.shield(self._on_compute(self._desk.inference_ended, session))
-                self._inferring.discard(task)
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
         """The device has done its last step: write the adapter and mark the job as succeeded."""
@@ -154,23 +163,21 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
                     yield pb.FetchResponse(data=data)
 
-    async def _answers(self, session: JobSession, requests: AsyncIterator[pb.Frame]) -> AsyncIterator[pb.Frame]:
-        """Read ahead while the compute thread works, so that uploads overlap with computation."""
-        inbox: asyncio.Queue[Message | Exception | None] = asyncio.Queue(maxsize=2 * session.spec.train.in_flight + 2)
-        reader = asyncio.create_task(_read(session, requests, self._settings.max_tensor_bytes, inbox))
-        writer = FrameWriter(epoch=session.epoch)
+    async def _answers(
+        self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame]
+    ) -> AsyncIterator[pb.Frame]:
+        reader = asyncio.create_task(inbox.fill(requests, self._settings.max_tensor_bytes))
+        writer, task = FrameWriter(epoch=session.epoch), _this_task()
+        self._streams[task] = inbox
         try:
-            while (message := await inbox.get()) is not None:
-                if isinstance(message, Exception):
-                    raise message
+            while (message := await inbox.next()) is not None:
                 answers = session.machine.handle(message)
-                while (answer := await self._on_compute(next, answers, None)) is not None:
+                while (answer := await self._on_compute(self._desk.advance, session, answers)) is not None:
                     for frame in writer.frames(answer):
                         yield frame
-                    if answer.report is not None:
-                        await asyncio.to_thread(self._desk.step_done, session, answer.report)
         finally:
             reader.cancel()
+            del self._streams[task]
 
     async def _drop_idle_texts(self) -> None:
         while True:
@@ -194,39 +201,16 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 await asyncio.to_thread(self._jobs.add_event, job.id, "error", error.message)
             raise
 
-    async def _fence(self, job_id: str) -> None:
-        """End an older stream of the job before a new session touches its state."""
-        task = self._training.pop(job_id, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def _job_ended(self, job_id: str) -> None:
+        """Free the session of a job that has ended, whoever ended it. Called on the thread that did."""
+        with suppress(RuntimeError):  # shut down already
+            self._compute.submit(self._desk.drop, job_id)
 
     async def _owner(self, context: Context) -> str:
         return await asyncio.to_thread(self._keys.authenticate, api_key(context))
 
     async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._compute, function, *arguments)
-
-
-async def _read(
-    session: JobSession,
-    requests: AsyncIterator[pb.Frame],
-    max_tensor_bytes: int,
-    inbox: asyncio.Queue[Message | Exception | None],
-) -> None:
-    """Put a stream's messages into the inbox: an exception for a broken stream, None at its end."""
-    reader = FrameReader(epoch=session.epoch, max_tensor_bytes=max_tensor_bytes)
-    try:
-        async for frame in requests:
-            message = reader.feed(frame)
-            session.bytes_up = reader.bytes_received
-            if message is not None:
-                await inbox.put(message)
-        await inbox.put(None)
-    except PrivTuneError as error:
-        await inbox.put(error)
-    except Exception as error:  # a broken transport, which the handler reports
-        await inbox.put(CloudUnreachable("the connection to the device was lost", detail=repr(error)))
 
 
 def _this_task() -> asyncio.Task[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
@@ -15,17 +15,24 @@ from privtune.cloud.jobs.states import FINAL, Level, Phase, Request, Status, che
 
 
 class Changes:
-    """Changes of single jobs; keeps the live state in step with the database."""
+    """Changes of single jobs; keeps the live state in step with the database.
+
+    when_ended: called with the id of a job that has ended, after the commit, on the thread that ended it.
+    """
 
     def __init__(self, store: Store, live: LiveState, notifier: Notifier) -> None:
         self._store, self._live, self._notifier = store, live, notifier
+        self.when_ended: Callable[[str], None] = lambda job_id: None
 
     @contextmanager
     def begin(self, job_id: str, owner: str | None = None) -> Iterator[tuple[Session, JobRow]]:
         """A job's row in a write transaction. Raises JobNotFound; `owner` None finds every job."""
         with self._store.write() as session:
-            yield session, find_job(session, job_id, owner, lock=True)
+            row = find_job(session, job_id, owner, lock=True)
+            yield session, row
         self._notifier.publish(job_id)
+        if row.status in FINAL:
+            self.when_ended(job_id)
 
     def move(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from sqlalchemy import select
@@ -132,6 +132,10 @@ class Jobs:
     def close(self) -> None:
         """Wake all subscribers for the last time."""
         self._notifier.close()
+
+    def when_ended(self, act: Callable[[str], None]) -> None:
+        """Call `act` with the id of every job that ends, on the thread that ends it; perhaps more than once a job."""
+        self._changes.when_ended = act
 
     # ---- requests of the owner
 

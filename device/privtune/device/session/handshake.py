@@ -27,6 +27,7 @@ def open_request(
         spec_fingerprint=spec.fingerprint(),
         hidden_size=package.hidden_size,
         model_fingerprint=package.fingerprint,
+        bottom_sha256=package.weights_sha256,
         codec=codec_number(spec.codec),  # type: ignore[arg-type]
         codec_probe=encode(probe(), spec.codec),
         checkpoint_steps=checkpoint_steps or [],

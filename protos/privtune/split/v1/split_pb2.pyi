@@ -55,7 +55,7 @@ STEP_OUTCOME_PAUSE: StepOutcome
 STEP_OUTCOME_CANCEL: StepOutcome
 
 class OpenRequest(_message.Message):
-    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer")
+    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class OpenRequest(_message.Message):
     CHECKPOINT_STEPS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     INFER_FIELD_NUMBER: _ClassVar[int]
+    BOTTOM_SHA256_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     client_version: str
     job_id: str
@@ -78,7 +79,8 @@ class OpenRequest(_message.Message):
     checkpoint_steps: _containers.RepeatedScalarFieldContainer[int]
     total_steps: int
     infer: bool
-    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ...) -> None: ...
+    bottom_sha256: str
+    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters")

@@ -5,13 +5,11 @@ The result loads in plain transformers + peft: `PeftModel.from_pretrained(base_m
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from privtune.shared.errors import ArtifactCorrupt
 from privtune.shared.files import replacing_file, write_json
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.partition import Head
+from privtune.shared.modeling.weights_hash import weights_sha256
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -65,13 +64,13 @@ def base_sha256(model: Any, task: Task) -> str:
     Excluded is what each job draws or trains itself: a classifier's own layers and the pooler.
     """
     inside = f"{model.base_model_prefix}."
-    digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
-        if "pooler" in name or (task == "classification" and not name.startswith(inside)):
-            continue
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy())
-    return digest.hexdigest()
+    return weights_sha256(
+        {
+            name: value
+            for name, value in model.named_parameters()
+            if "pooler" not in name and (task != "classification" or name.startswith(inside))
+        }
+    )
 
 
 def _modules_to_save(head: Head) -> list[str]:

@@ -9,7 +9,10 @@ checked, and no code in it runs. Only a local copy of the model can show that th
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,7 @@ from transformers import AutoConfig, AutoTokenizer
 from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported, StorageFull
 from privtune.shared.files import native_os_errors
 from privtune.shared.job_spec import Task
-from privtune.shared.manifest import verify, write_manifest
+from privtune.shared.manifest import sha256_file, verify, write_manifest
 from privtune.shared.modeling.fresh_weights import draw_fresh, fresh_by_design
 from privtune.shared.modeling.hf_calls import SAFE, quiet
 from privtune.shared.modeling.load import (
@@ -36,6 +39,7 @@ from privtune.shared.modeling.load import (
     prepare_tokenizer,
 )
 from privtune.shared.modeling.partition import Bottom, Head, Partition, Top
+from privtune.shared.modeling.weights_hash import weights_sha256
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,7 @@ class BottomPackage:
     n_layers, hidden_size: of the whole model.
     readout: the token that a classifier reads.
     fingerprint: `Partition.fingerprint` of the whole model.
+    weights_sha256: identifies the weights of bottom, head and tail; see `bottom_sha256`.
     max_positions: longest text in tokens; None if the model sets no limit.
     end_ids: tokens that end a text, by the model's configuration and its tokenizer.
     """
@@ -71,6 +76,7 @@ class BottomPackage:
     hidden_size: int
     readout: Literal["first", "last"]
     fingerprint: str
+    weights_sha256: str
     max_positions: int | None
     end_ids: frozenset[int]
 
@@ -98,21 +104,12 @@ def write_bottom_package(
     Weights that are drawn from a seed are left out: the device draws them for its own number of labels.
     Raises `CutOutOfRange`; `StorageFull` when the folder can't be written.
     """
-    partition.check_tail(cut, tail)
-    model = partition.model
-    fresh = getattr(model, "fresh_parameters", frozenset()) | fresh_by_design(model, task)
-    wanted = _names(partition, cut, tail) - fresh
-    stored = dict(model.named_parameters()) | dict(model.named_buffers())  # a tied lm_head appears once
-    state = {key: value.detach().cpu().contiguous() for key, value in stored.items() if key in wanted}
-    config = copy.deepcopy(model.config)
-    config.num_labels = 2
-    config._name_or_path = ""
+    state = {key: value.cpu().contiguous() for key, value in _stored(partition, cut, tail, task).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with native_os_errors():
             save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
-            config.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            _save_texts(partition, tokenizer, folder)
         return write_manifest(
             folder,
             format=FORMAT,
@@ -122,10 +119,31 @@ def write_bottom_package(
             tail=tail,
             num_layers=partition.n_layers,
             fingerprint=partition.fingerprint(),
-            end_ids=sorted(_end_ids(model)),
+            end_ids=sorted(_end_ids(partition.model)),
         )
     except OSError as error:
         raise StorageFull(f"The bottom package of {name} can't be written: {error.strerror or error}") from error
+
+
+def bottom_sha256(partition: Partition, *, cut: int, task: Task, tail: int = 0) -> str:
+    """SHA-256 of the weights that a package of `partition` holds, the same in the cloud and on the device.
+
+    What is drawn from a seed is left out. Raises `CutOutOfRange`.
+    """
+    return weights_sha256(_stored(partition, cut, tail, task))
+
+
+def texts_sha256(partition: Partition, tokenizer: Any) -> str:
+    """SHA-256 of a package's configuration and tokenizer, as they are written. Raises `StorageFull`."""
+    digest = hashlib.sha256(json.dumps(sorted(_end_ids(partition.model))).encode())
+    try:
+        with tempfile.TemporaryDirectory() as scratch, native_os_errors():
+            _save_texts(partition, tokenizer, Path(scratch))
+            for path in sorted(Path(scratch).iterdir()):
+                digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+    except OSError as error:
+        raise StorageFull(f"A tokenizer can't be written to {tempfile.gettempdir()}: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> BottomPackage:
@@ -154,11 +172,14 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
     if partition.fingerprint() != manifest.get("fingerprint"):
         raise ArtifactCorrupt(f"{folder.name}: the configuration is not that of the model in the manifest")
     cut, tail = _cuts_of(manifest, partition)
+    found = weights_sha256(state)
     _fill(partition, state, cut, tail, task, seed)
     tokenizer, end_ids = prepare_tokenizer(tokenizer, name), manifest.get("end_ids")
     if not isinstance(end_ids, list) or not all(isinstance(token, int) for token in end_ids):
         raise ArtifactCorrupt("The manifest of the bottom package names no usable end tokens; fetch it again.")
-    return _package(partition, tokenizer, task=task, cut=cut, tail=tail, name=name, end_ids=frozenset(end_ids))
+    return _package(
+        partition, tokenizer, task=task, cut=cut, tail=tail, name=name, end_ids=frozenset(end_ids), found=found
+    )
 
 
 def bottom_from_model(
@@ -166,12 +187,28 @@ def bottom_from_model(
 ) -> BottomPackage:
     """The device's parts from a full copy of the model that the owner trusts; the cloud's blocks are freed."""
     partition = Partition(load_task_model(ref, task, num_labels=num_labels, seed=seed))
-    end_ids = _end_ids(partition.model)
-    return _package(partition, load_tokenizer(ref), task=task, cut=cut, tail=tail, name=ref, end_ids=end_ids)
+    return _package(
+        partition,
+        load_tokenizer(ref),
+        task=task,
+        cut=cut,
+        tail=tail,
+        name=ref,
+        end_ids=_end_ids(partition.model),
+        found=bottom_sha256(partition, cut=cut, task=task, tail=tail),
+    )
 
 
 def _package(
-    partition: Partition, tokenizer: Any, *, task: Task, cut: int, tail: int, name: str, end_ids: frozenset[int]
+    partition: Partition,
+    tokenizer: Any,
+    *,
+    task: Task,
+    cut: int,
+    tail: int,
+    name: str,
+    end_ids: frozenset[int],
+    found: str,
 ) -> BottomPackage:
     partition.check_tail(cut, tail)
     return BottomPackage(
@@ -187,6 +224,7 @@ def _package(
         hidden_size=partition.hidden_size,
         readout=partition.readout,
         fingerprint=partition.fingerprint(),
+        weights_sha256=found,
         max_positions=_max_positions(partition.model),
         end_ids=(end_ids | {tokenizer.eos_token_id}) - {None},
     )
@@ -206,6 +244,25 @@ def _cuts_of(manifest: dict[str, Any], partition: Partition) -> tuple[int, int]:
         return cut, partition.check_tail(cut, tail)
     except (KeyError, TypeError, ValueError, CutOutOfRange) as error:
         raise ArtifactCorrupt("The manifest of the bottom package names no usable cut; fetch it again.") from error
+
+
+def _stored(partition: Partition, cut: int, tail: int, task: Task) -> dict[str, torch.Tensor]:
+    """The tensors of a package, as they are in memory: those of the device's parts but for what a seed draws."""
+    partition.check_tail(cut, tail)
+    model = partition.model
+    wanted = _names(partition, cut, tail) - getattr(model, "fresh_parameters", frozenset())
+    wanted -= fresh_by_design(model, task)
+    stored = dict(model.named_parameters()) | dict(model.named_buffers())  # a tied lm_head appears once
+    return {name: value.detach() for name, value in stored.items() if name in wanted}
+
+
+def _save_texts(partition: Partition, tokenizer: Any, folder: Path) -> None:
+    """Write a package's configuration, without what differs between jobs, and its tokenizer."""
+    config = copy.deepcopy(partition.model.config)
+    config.num_labels = 2
+    config._name_or_path = ""
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _names(partition: Partition, cut: int, tail: int) -> set[str]:

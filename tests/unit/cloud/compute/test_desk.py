@@ -1,5 +1,8 @@
 """Sessions of a job: one device holds it at a time, and only a device that fits."""
 
+import gc
+import weakref
+
 import pytest
 
 from privtune.cloud.compute.artifacts import Artifacts
@@ -8,7 +11,7 @@ from privtune.cloud.settings import Settings
 from privtune.shared.codec import encode, probe
 from privtune.shared.errors import JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.wire import codec_number
+from privtune.shared.wire import STEP, Message, codec_number
 from privtune.split.v1 import split_pb2 as pb
 
 
@@ -31,6 +34,7 @@ def request(host, job, **changes):
         "model_fingerprint": partition.fingerprint(),
         "codec": codec_number(job.spec.codec),
         "codec_probe": encode(probe(), job.spec.codec),
+        "bottom_sha256": host.bottom_sha256(job.spec),
         "total_steps": 4,
     }
     return pb.OpenRequest(**fields | changes)
@@ -42,9 +46,9 @@ def test_a_newer_session_fences_off_the_older_one(desk, host, jobs, job):
     with pytest.raises(SessionSuperseded):
         desk.current(job.id, old.epoch)
     assert desk.current(job.id, new.epoch) is new
-    desk.stream_ended(old, "the old stream ends late")
+    desk.stream_ended(old, None, "the old stream ends late")
     assert jobs.get(job.id).status == "running"
-    desk.stream_ended(new, "gone")
+    desk.stream_ended(new, None, "gone")
     assert jobs.get(job.id).status == "paused"
 
 
@@ -54,8 +58,61 @@ def test_a_job_that_was_not_opened_has_no_session(desk, job):
 
 
 @pytest.mark.parametrize(
-    "change", [{"spec_fingerprint": "other"}, {"hidden_size": 8}, {"model_fingerprint": "other"}, {"codec_probe": b""}]
+    "change",
+    [
+        {"spec_fingerprint": "other"},
+        {"hidden_size": 8},
+        {"model_fingerprint": "other"},
+        {"bottom_sha256": ""},
+        {"bottom_sha256": "0" * 64},
+        {"codec_probe": b""},
+    ],
 )
 def test_a_device_that_differs_is_refused(desk, host, job, change):
     with pytest.raises(VersionMismatch):
         desk.open("alice", request(host, job, **change))
+
+
+@pytest.mark.parametrize("infer", [False, True])
+def test_a_job_that_began_on_other_weights_is_refused(desk, host, job, tmp_path, infer):
+    Artifacts(tmp_path).pin_base(job.id, "0" * 64)
+    with pytest.raises(VersionMismatch, match="restore the old ones"):
+        desk.open("alice", request(host, job, infer=infer))
+
+
+def test_a_superseded_session_can_not_apply_a_step(desk, host, job):
+    """Its stream passed the check once; every message is checked again where the model is touched."""
+    old = desk.open("alice", request(host, job))
+    desk.start(old, "stream")
+    desk.advance(old, old.machine.handle(Message(kind=STEP, step=0)))
+    answers = old.machine.handle(Message(kind=STEP, step=1))
+    new = desk.open("alice", request(host, job))
+    before = new.top.step
+    with pytest.raises(SessionSuperseded):
+        desk.advance(old, answers)
+    with pytest.raises(SessionSuperseded):
+        desk.start(old, "stream")
+    assert new.top.step == before
+
+
+def test_a_running_job_waits_from_the_moment_that_a_newer_session_opens(desk, host, jobs, job):
+    old = desk.open("alice", request(host, job))
+    desk.start(old, "stream")
+    desk.open("alice", request(host, job))
+    assert jobs.get(job.id).status == "paused"
+
+
+@pytest.mark.parametrize("end", ["cancel", "refuse", "stream"])
+def test_sessions_of_jobs_that_wait_or_have_ended_are_freed(desk, host, jobs, job, end):
+    jobs.when_ended(desk.drop)
+    session = weakref.ref(opened := desk.open("alice", request(host, job)))
+    if end == "cancel":
+        jobs.cancel(job.id, "alice")
+    elif end == "refuse":
+        jobs.fail(job.id, "INVALID_INPUT", "no")
+    else:
+        desk.start(opened, "stream")
+        desk.stream_ended(opened, "stream", "the lid was closed")
+    del opened
+    gc.collect()
+    assert session() is None
