@@ -18,6 +18,7 @@ import httpx
 from tenacity import stop_after_attempt
 
 from privtune.device.home.paths import check_job_id
+from privtune.device.link.trust import proxy_of, tls_context
 from privtune.shared.addresses import is_loopback
 from privtune.shared.errors import (
     CloudUnreachable,
@@ -69,7 +70,7 @@ class ControlPlane:
     Args:
         base_url: `https://host[:port]`; `http://` for this machine only.
         api_key: the owner's key.
-        ca_cert: PEM file of the cloud's own certificate authority; None: the system's authorities.
+        ca_cert: PEM file of the cloud's own certificate authority; None: as `privtune.device.link.trust` finds them.
 
     Raises:
         InvalidInput: the address or the PEM file is wrong.
@@ -87,8 +88,9 @@ class ControlPlane:
             base_url=self.url,
             headers={"Authorization": f"Bearer {_checked_key(api_key)}", "Accept": "application/json"},
             timeout=TIMEOUT_S,
-            verify=_tls(ca_cert) if url.scheme == "https" else False,
-            trust_env=not is_loopback(url.host),  # a proxy of the environment can't reach this machine
+            verify=tls_context(ca_cert) if url.scheme == "https" else False,
+            trust_env=False,
+            proxy=proxy_of(url.host),
         )
 
     def __enter__(self) -> ControlPlane:
@@ -287,13 +289,6 @@ def _checked_key(api_key: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise Unauthenticated("The API key has characters that no key has; copy it again.")
     return key
-
-
-def _tls(ca_cert: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(ca_cert) if ca_cert is not None else None)
-    except (OSError, ssl.SSLError):
-        raise InvalidInput(f"--ca-cert {ca_cert} is not a readable PEM file.", param="ca_cert") from None
 
 
 def _tls_failed(error: BaseException) -> bool:
