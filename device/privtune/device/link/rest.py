@@ -1,7 +1,7 @@
 """The device's REST client of the control plane: it creates, watches and steers jobs; training goes over gRPC.
 
-The cloud's answers are untrusted: ids are checked before they name a folder, and texts lose control characters before
-they reach a terminal.
+The cloud's answers are untrusted: ids are checked before they name a folder, and every text of an answer loses its
+control characters as it arrives (`_answer`), because it may reach a terminal.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from privtune.shared.errors import (
     by_reason,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.printable import printable, printable_json
 from privtune.shared.retry import retrying
 from privtune.shared.wire import PROTOCOL_VERSION
 
@@ -57,11 +58,6 @@ _BY_STATUS: dict[int, type[PrivTuneError]] = {
 }
 _REASONS = {kind.reason for kind in all_errors()}
 Json = dict[str, Any]
-
-
-def printable(text: str) -> str:
-    """A text from the cloud as one line without control characters, for a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text).strip()
 
 
 class ControlPlane:
@@ -109,7 +105,7 @@ class ControlPlane:
         theirs = facts.get("protocol_version")
         if theirs != PROTOCOL_VERSION:
             raise VersionMismatch(
-                f"The cloud at {self.url} speaks protocol {printable(str(theirs))}, this device {PROTOCOL_VERSION}. "
+                f"The cloud at {self.url} speaks protocol {theirs}, this device {PROTOCOL_VERSION}. "
                 "Upgrade the older side."
             )
         return facts
@@ -121,7 +117,7 @@ class ControlPlane:
         if isinstance(port, int):
             return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
         if isinstance(address, str) and address:
-            return printable(address)
+            return address
         raise VersionMismatch(f"The cloud at {self.url} does not say where its gateway is; give --grpc-address.")
 
     def create_job(self, spec: JobSpec) -> Json:
@@ -198,7 +194,7 @@ class ControlPlane:
 
     def _answer(self, response: httpx.Response) -> Json:
         try:
-            body = response.json()
+            body = printable_json(response.json())
         except ValueError:
             body = None
         if response.is_success:
@@ -208,7 +204,7 @@ class ControlPlane:
         named = body.get("error") if isinstance(body, dict) else None
         if isinstance(named, dict) and isinstance(named.get("message"), str):
             raise _named_error(response.status_code, named)
-        status = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
+        status = f"HTTP {response.status_code} {printable(response.reason_phrase)}".rstrip()
         kind = _BY_STATUS.get(response.status_code)
         if kind is None or (kind is JobNotFound and JOBS not in str(response.url)):
             raise CloudUnreachable(f"{self.url} answered {status}. Is a PrivTune cloud there, and healthy?")

@@ -25,6 +25,7 @@ from privtune.shared.errors import (
     by_reason,
 )
 from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
+from privtune.shared.printable import printable
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, OUTPUT, RESEND, FrameReader, FrameWriter, Message
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
@@ -130,7 +131,7 @@ class Link:
 
     def _translate(self, error: grpc.RpcError) -> PrivTuneError:
         """The row of the error table for a failed call."""
-        details = error.details() or ""
+        details = printable(error.details() or "")
         for key, value in error.trailing_metadata() or ():
             if key == REASON:
                 return by_reason(str(value), details)
