@@ -276,3 +276,15 @@ def test_max_length_over_the_model_is_refused_and_the_job_says_why(local_world):
     status, reason = world.cloud.status(job_id)
     assert status == "failed"
     assert "4096" in reason
+
+
+def test_how_many_labels_the_data_has_stays_at_home(local_world):
+    world = local_world
+    spec = world.spec(num_labels=7)
+    job_id = world.cloud.create_job(spec)
+    with pytest.raises(InvalidInput, match="the data has 2 labels"):
+        run(world, spec, job_id=job_id)
+    status, reason = world.cloud.status(job_id)
+    assert status == "failed"
+    assert "labels" not in reason
+    assert "terminal or log" in reason

@@ -142,7 +142,9 @@ class Ledger:
                 self._append(db, facts)
                 return str(facts["id"])
             self._append(db, facts | {"kind": "refused", "reason": reason})
-        raise PolicyRefused(f"The device's privacy budget for this data set does not allow the job: {reason}.")
+        raise PolicyRefused(
+            f"The device's privacy budget for this data set does not allow the job: {reason}.", private=True
+        )
 
     def settle(self, admission: str, facts: Json) -> None:
         """Enter what a run did release: at least records, and epsilon and delta of the costliest."""

@@ -132,7 +132,11 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     held_out = validation.load(spec.task) if validation is not None else None
     names = training_labels(records) if spec.task == "classification" else ()
     if spec.num_labels not in (None, len(names)):
-        raise InvalidInput(f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels")
+        raise InvalidInput(
+            f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels",
+            param="num_labels",
+            private=True,
+        )
     package = load_bottom(
         run.link,
         run.job_id,
