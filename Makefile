@@ -16,6 +16,7 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 BENCH_ARGS ?=
+TORTURE_S ?= 600
 DEMO_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -29,7 +30,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 # Installs exactly a lock file: nothing without a hash, nothing that it does not list.
 SYNC := $(PIP) install --quiet --require-hashes --no-deps -r
 
-.PHONY: help env lock test test-slow test-containers lint format protos demo compose-sample bench wheel clean
+.PHONY: help env lock test test-slow test-containers torture lint format protos demo compose-sample bench wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -62,6 +63,9 @@ test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-train
 
 test-containers: $(STAMP)  ## build both images, start the compose file and train through it (root, podman)
 	$(PY) -m pytest -m container $(PYTEST_ARGS) tests/containers
+
+torture: $(STAMP)  ## let many processes use one home's stores and kill them, for TORTURE_S seconds (600)
+	PRIVTUNE_TORTURE_S=$(TORTURE_S) $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## run ruff, mypy --strict, the import contracts, and check the protobuf stubs
 	$(VENV)/bin/ruff check .

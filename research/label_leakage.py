@@ -30,7 +30,7 @@ from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.top_session import TopSession
 from privtune.device.audit.attacks import label_inference as attack
 from privtune.device.audit.attacks.channels import called
-from privtune.device.audit.kept import Kept
+from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.data.batches import BatchPlan, IndexArray, evaluation_batches
 from privtune.device.data.encode import EncodedDataset, encode_classification
 from privtune.device.data.source import DataSource
@@ -61,7 +61,7 @@ def main() -> None:
     """Train and attack every cell that is missing, then write the result."""
     arguments = parse()
     # Seed by seed, so that the cells of an interrupted run compare.
-    kept = Kept(arguments.cells)
+    kept = MeasurementFile(arguments.cells)
     for seed in arguments.seeds:
         for epsilon in [None, *arguments.epsilon]:
             run_cell(kept, epsilon, seed, arguments)
@@ -83,7 +83,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_cell(kept: Kept, epsilon: float | None, seed: int, arguments: argparse.Namespace) -> None:
+def run_cell(kept: MeasurementFile, epsilon: float | None, seed: int, arguments: argparse.Namespace) -> None:
     """One training and its attacks, unless it is kept already."""
     asked = {name: getattr(arguments, name) for name in ("records", "epochs", "cut", "learning_rate")}
     asked |= {"epsilon": epsilon, "seed": seed}

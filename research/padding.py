@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(arguments.tokenizer)
-    print("| data | tokens a record | micro-batch 4 | micro-batch 16 | without pools, 16 |\n|---|---|---|---|---|")
+    print("| data | tokens per record | micro-batch 4 | micro-batch 16 | without pools, 16 |\n|---|---|---|---|---|")
     for name, file in SETS.items():
         records = DataSource(path=str(arguments.data / file), limit=2000).load("causal-lm")
         lengths_R = encode_causal_lm(records, tokenizer, 512).lengths

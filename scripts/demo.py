@@ -215,7 +215,9 @@ def show(report: dict[str, Any], out: Path) -> None:
     table.add_column("without", justify="right")
     table.add_row("held-out accuracy", f"{report['accuracy_noise']:.1%}", f"{report['accuracy_plain']:.1%}")
     table.add_row("always the commonest label", f"{report['accuracy_majority']:.1%}", "")
-    table.add_row("tokens a second", f"{report['tokens_per_second']:,.0f}", f"{report['tokens_per_second_plain']:,.0f}")
+    table.add_row(
+        "tokens per second", f"{report['tokens_per_second']:,.0f}", f"{report['tokens_per_second_plain']:,.0f}"
+    )
     table.add_row("MB up / down", f"{report['bytes_up'] / 1e6:.1f} / {report['bytes_down'] / 1e6:.1f}", "")
     console.print(table)
     console.print(f"Mechanism: {report['mechanism']['name']}. {report['statement']['text']}")

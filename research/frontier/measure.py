@@ -18,7 +18,7 @@ from privtune.device.audit.attacks.attribute import AttributeSettings
 from privtune.device.audit.attacks.learned import LearnedInversion, LearnedSettings, Tokenwise
 from privtune.device.audit.case import Case
 from privtune.device.audit.engine import Engine, Labelled
-from privtune.device.audit.kept import Kept
+from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.audit.outcome import Outcome
 from privtune.device.audit.sizes import QUICK, Size
 from privtune.device.audit.suite import KNOWLEDGE, attack_attributes, attack_releases
@@ -70,9 +70,9 @@ class FrontierSizes:
         )
 
 
-def cells_file(folder: Path, model: str, split: str) -> Kept:
+def cells_file(folder: Path, model: str, split: str) -> MeasurementFile:
     """The finished cells of a model and split, beside their tables."""
-    return Kept(folder / f"frontier-{model}-{split}.cells.jsonl")
+    return MeasurementFile(folder / f"frontier-{model}-{split}.cells.jsonl")
 
 
 class Frontier:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privtune.device.audit.kept import Kept
+from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.audit.report.picture import Goal, Point, frontier
 from privtune.shared.files import write_text
 
@@ -56,7 +56,7 @@ def write_report(folder: Path, order: Iterable[str]) -> None:
     places = {name: place for place, name in enumerate(order)}
     for path in sorted(folder.glob("frontier-*.cells.jsonl")):
         by_cell: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
-        for facts in Kept(path).all().values():
+        for facts in MeasurementFile(path).all().values():
             part = next(part for part, key in _PARTS.items() if key in facts)
             by_cell[facts["cell"]].setdefault(part, []).append(facts)
         clean = [f for parts in by_cell.values() for f in parts.get("utility", []) if f["family"] == "clean"]

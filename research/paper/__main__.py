@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from privtune.shared.errors import DataInvalid, ModelNotFound, PrivTuneError
 
 if TYPE_CHECKING:
-    from privtune.device.audit.kept import Kept
+    from privtune.device.audit.measurement_file import MeasurementFile
     from research.paper.cell import PaperCell
     from research.paper.evaluation import PaperEvaluation
 
@@ -100,7 +100,9 @@ def plan(
     ]
 
 
-def _measure(options: argparse.Namespace, cells: Kept, left: Sequence[PaperCell], write: Callable[[], Any]) -> None:
+def _measure(
+    options: argparse.Namespace, cells: MeasurementFile, left: Sequence[PaperCell], write: Callable[[], Any]
+) -> None:
     import torch
 
     from research.paper.cell import keep
@@ -124,7 +126,7 @@ def _measure(options: argparse.Namespace, cells: Kept, left: Sequence[PaperCell]
         _say(f"{named}: {took:.0f} s, about {_minutes(ahead)} left\n")
 
 
-def _write(out: Path, scale: str, cells: Kept, everything: Sequence[PaperCell]) -> Path | None:
+def _write(out: Path, scale: str, cells: MeasurementFile, everything: Sequence[PaperCell]) -> Path | None:
     from research.paper.cell import finished
     from research.paper.output import write_results
 

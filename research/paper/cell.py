@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privtune.device.audit.kept import Kept
+from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.model.tail import skip_share
 from research.paper.datasets import DataSet
 from research.paper.scales import Amount, PaperSetting
@@ -52,18 +52,18 @@ class PaperCell:
         return written
 
 
-def cells_file(stem: Path) -> Kept:
+def cells_file(stem: Path) -> MeasurementFile:
     """The finished cells beside the tables; stem: of the tables' names."""
-    return Kept(stem.with_name(stem.name + ".cells.jsonl"))
+    return MeasurementFile(stem.with_name(stem.name + ".cells.jsonl"))
 
 
-def finished(cells: Kept, cell: PaperCell) -> dict[str, Any] | None:
+def finished(cells: MeasurementFile, cell: PaperCell) -> dict[str, Any] | None:
     """What is kept of the cell; None if there is nothing, or the answer to another question."""
     found = cells.find(cell.key)
     return found if found is not None and found.get("question") == cell.question() else None
 
 
-def keep(cells: Kept, cell: PaperCell, result: dict[str, Any]) -> None:
+def keep(cells: MeasurementFile, cell: PaperCell, result: dict[str, Any]) -> None:
     """Keep the cell. Raises StorageFull."""
     cells.keep(cell.key, {"question": cell.question(), **_rounded(result)})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("device", "cloud", "shared", "tests", "scripts")
+ROOMS = ("device", "cloud", "shared", "research", "tests", "scripts")
 MAX_LINES = 500
 
 

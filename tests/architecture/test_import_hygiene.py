@@ -20,7 +20,7 @@ OURS = ("privtune", "research", "tests", "scripts")
 
 # Runs in the fresh process: argv[1] is the side, argv[2] a JSON list of the top-level modules that are "not installed",
 # argv[3] a package of the side whose modules need an extra of their own and are left out.
-# `find_spec` answers None for those, as on a machine without them, so that libraries which only ask go on working.
+# `find_spec` answers None for those, as on a machine without them, so that libraries that only ask keep working.
 PROBE = """
 import importlib, json, pkgutil, sys
 

@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     parser.add_argument("--only", choices=FIGURES, action="append", help="one figure; may be repeated")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs a figure")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs per figure")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -47,7 +47,7 @@ def test_a_job_over_rest_trains_to_its_adapter(composed: Composed):
     for event in reversed(events["data"]):
         composed.podman.log.raw(f"  {event['level']}: {event['message']}")
     assert ended["status"] == "succeeded", json.dumps(ended)
-    composed.inside("device", "privtune", "export", job["id"], "--out", "/state/adapter")
+    composed.inside("device", "privtune", "export", job["id"], "/state/adapter")
     listing = composed.inside("device", "ls", "-l", "/state/adapter")
     assert re.search(r"\badapter_model\.safetensors\b", listing)
     assert re.search(r"\badapter_config\.json\b", listing)

@@ -121,7 +121,7 @@ def test_a_job_that_another_device_began_is_left_alone(world):
     thread.join(10)
     assert stranger.starts == []
     again = Screen()
-    make_agent(world, again).run()  # the device that began it goes on by itself
+    make_agent(world, again).run()  # the device that began it resumes it by itself
     assert again.starts[0].start_step == screen.steps[-1].step >= 3
     assert world.cloud.status(job_id)[0] == "succeeded"
 

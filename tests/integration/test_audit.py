@@ -97,15 +97,15 @@ def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contai
             audit(model, data, tmp_path, option, "--frontier")
 
 
-def test_the_estimate_of_use_counts_what_a_skip_carries_past_the_cloud(model, data, tmp_path):
+def test_the_estimate_of_use_counts_what_a_skip_connection_adds(model, data, tmp_path):
     mute = ("--mechanism", "codes", "--param", "codes=2", "--param", "dims=1", "--tail", "1")
     page, facts, _ = audit(model, data, tmp_path, *mute)
     without, facts_without, _ = audit(model, data, tmp_path, *mute, "--skip", "none")
     assert (facts["tail"], facts["skip"], facts_without["skip"]) == (1, "frozen", "none")
     assert facts["utility"]["released"]["value"] > facts_without["utility"]["released"]["value"] + 0.1
     assert "tail 1 (skip frozen)" in page
-    assert "past the cloud into the tail" in page
-    assert "past the cloud into the tail" not in without
+    assert "skip connection feeds into the tail" in page
+    assert "skip connection feeds into the tail" not in without
     with pytest.raises(InvalidInput, match="give --tail as well"):
         audit(model, data, tmp_path, "--skip", "tuned")
     with pytest.raises(InvalidInput, match="at cut 0 there are none"):

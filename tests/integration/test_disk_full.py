@@ -38,7 +38,7 @@ def test_export_leaves_nothing_half_written(owner, trained, stage, tmp_path):
     with room_for(limit):
         done = owner("export", trained, str(target))
     assert done.code == 13, done.err
-    assert "can't be written: File too large; free space and" in done.line
+    assert "can't be written: File too large; free room and" in done.line
     assert list(tmp_path.iterdir()) == []
     again = owner("export", trained, str(target))
     assert again.code == 0, again.err

@@ -38,7 +38,7 @@ def job(world):
 
 
 class Served:
-    """The process; its client asks greedily unless told."""
+    """The process; its client asks greedily by default."""
 
     def __init__(self, world, job, *arguments, **environment):
         command = [sys.executable, "-m", "privtune.device.cli", "serve", job, "--port", "0", *arguments]

@@ -35,13 +35,17 @@ def written(world, job, prompt, tokens=10):
     return generate_texts(job, [prompt], world.settings, sampling=Sampling(max_new_tokens=tokens))[0]
 
 
+def typed(raw):
+    return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8")
+
+
 def test_a_prompt_is_answered_and_the_reader_is_told_what_is_no_secret(owner, world, job):
     done = owner("generate", job, "--prompt", "say it", "--max-new-tokens", "10")
     assert done.code == 0, done.err
     expected = "".join(char for char in written(world, job, "say it").text if char.isprintable() or char in "\n\t")
     assert done.out == expected + "\n"
     assert "No noise: the cloud receives the clean representations" in done.err
-    assert "no secret from the cloud" in done.err
+    assert "not secret from the cloud" in done.err
 
 
 def test_several_prompts_as_json(owner, world, job):
@@ -60,15 +64,36 @@ def test_prompts_from_files_and_the_terminal(owner, world, job, tmp_path, monkey
     options = ["--json", "--max-new-tokens", "10"]
     expected = written(world, job, "one").text
     assert json.loads(owner("generate", job, "--file", str(plain), *options).out)["text"] == expected
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\n"))
+    monkeypatch.setattr("sys.stdin", typed(b"one\n"))
     assert json.loads(owner("generate", job, "--file", "-", *options).out)["text"] == expected
     first, second = owner("generate", job, "--file", str(rows), *options).out.splitlines()
     assert json.loads(first)["text"] == expected
     assert json.loads(second)["prompt_tokens"] > json.loads(first)["prompt_tokens"]
 
 
+def test_prompts_of_windows_and_of_the_web(owner, world, job, tmp_path, monkeypatch):
+    plain, rows = tmp_path / "p.txt", tmp_path / "p.jsonl"
+    plain.write_bytes(b"\xef\xbb\xbfone\n")
+    rows.write_text('{"prompt": "one\u2028two\x85three"}\n', encoding="utf-8")
+    options = ["--json", "--max-new-tokens", "10"]
+    expected = written(world, job, "one")
+    assert json.loads(owner("generate", job, "--file", str(plain), *options).out)["tokens"] == list(expected.tokens)
+    monkeypatch.setattr("sys.stdin", typed(b"\xef\xbb\xbfone\n"))
+    assert json.loads(owner("generate", job, "--file", "-", *options).out)["tokens"] == list(expected.tokens)
+    done = owner("generate", job, "--file", str(rows), *options)
+    assert json.loads(done.out)["tokens"] == list(written(world, job, "one\u2028two\x85three").tokens)
+
+
+@pytest.mark.parametrize("how", [["--file", "-"], ["--chat"]])
+def test_a_terminal_that_is_not_utf8(owner, job, monkeypatch, how):
+    monkeypatch.setattr("sys.stdin", typed("Grüße\n".encode("latin-1")))
+    done = owner("generate", job, *how)
+    assert done.code == 3
+    assert "standard input, line 1: not UTF-8 (byte offset 2)" in done.err.strip().splitlines()[-1]
+
+
 def test_a_conversation_remembers_what_was_said(owner, job, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
+    monkeypatch.setattr("sys.stdin", typed(b"one\n\ntwo\n"))
     done = owner("generate", job, "--chat", "--json", "--max-new-tokens", "6")
     first, second = (json.loads(line) for line in done.out.splitlines())
     assert second["prompt_tokens"] > 2 * first["prompt_tokens"] - 10
@@ -84,6 +109,7 @@ def test_a_conversation_remembers_what_was_said(owner, job, monkeypatch):
         (["--prompt", "x" * 600], 2, "at most 512; shorten it"),
         (["--prompt", "x", "--top-p", "0"], 2, "top_p"),
         (["--prompt", "x", "--stop", ""], 2, "stop"),
+        (["--prompt", "a\ud83d"], 2, "half of a character (U+D83D, character 2)"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(owner, job, arguments, code, words):
@@ -94,9 +120,18 @@ def test_what_is_wrong_is_told_in_one_line(owner, job, arguments, code, words):
     assert words in last
 
 
-def test_a_file_of_prompts_with_a_bad_line_names_it(owner, job, tmp_path):
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"text": "two"}',
+        '{"prompt": "a\\ud83d"}',
+        '{"messages": [{"role": "user", "content": "\\udc00"}]}',
+        "[" * 100_000,
+    ],
+)
+def test_a_file_of_prompts_with_a_bad_line_names_it(owner, job, tmp_path, bad):
     rows = tmp_path / "p.jsonl"
-    rows.write_text('{"prompt": "one"}\n{"text": "two"}\n')
+    rows.write_text('{"prompt": "one"}\n' + bad + "\n")
     done = owner("generate", job, "--file", str(rows))
     assert (done.code, "line 2" in done.line) == (3, True)
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a language model's job and its use, told at the command line in one line.
+"""What can be wrong with a language model's job and its use, reported at the command line in one line.
 
 No chat template: `test_evaluate_command.py`. A prompt over the context at `generate`: `test_generate_command.py`.
 """

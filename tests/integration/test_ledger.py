@@ -176,21 +176,20 @@ def test_a_lost_store_is_noticed_and_counted_again(local_world):
 
 
 @pytest.mark.parametrize(
-    ("policy", "why"),
+    ("policy", "why", "cloud_sees"),
     [
-        ({"bounds": {"dchi": {"noise_ratio": {"min": 8}}}}, "below the 8"),
-        ({"datasets": ["reviews*"]}, "data set sentences"),
-        ({"budget": {"releases": 150}}, "160 new releases and 150 are left"),
-        ({"budget": {"nats_per_record": 1}}, "nats"),
-        ({"budget": {"jobs": 0}}, "0 jobs"),
+        ({"bounds": {"dchi": {"noise_ratio": {"min": 8}}}}, "below the 8", "below the 8"),
+        ({"datasets": ["reviews*"]}, "data set sentences", "data set sentences"),
+        ({"budget": {"releases": 150}}, "160 new releases and 150 are left", "the owner's terminal or log"),
+        ({"budget": {"nats_per_record": 1}}, "nats", "the owner's terminal or log"),
+        ({"budget": {"jobs": 0}}, "0 jobs", "the owner's terminal or log"),
     ],
 )
-def test_the_device_refuses_before_anything_is_sent_and_the_cloud_sees_why(tmp_path, policy, why):
+def test_the_device_refuses_before_anything_is_sent_and_the_cloud_sees_why(tmp_path, policy, why, cloud_sees):
+    """The budget counts records, so only the owner sees what is left of it."""
     world = build_world(tmp_path, ProcessCloud)
     try:
-        config = AgentConfig.model_validate(
-            {"datasets": {"sentences": {"path": world.data.path}}, "policy": policy, "base": tmp_path}
-        )
+        config = AgentConfig.model_validate({"datasets": {"sentences": {"path": world.data.path}}, "policy": policy})
         job_id = world.cloud.create_job(world.spec(**NOISY))
         with world.cloud.control as control:
             agent = Agent(
@@ -207,7 +206,9 @@ def test_the_device_refuses_before_anything_is_sent_and_the_cloud_sees_why(tmp_p
             job = control.get_job(job_id)
             assert job["status"] == "failed"
             assert job["error"]["code"] == PolicyRefused.reason
-            assert why in job["error"]["message"]
+            assert cloud_sees in job["error"]["message"]
+            assert cloud_sees == why or why not in job["error"]["message"]
+            assert not any(why in event["message"] for event in control.events(job_id) if cloud_sees != why)
         sent = checked(world, job_id).frames
         assert not [kind for kind in sent if kind.startswith("up")], "no frame has left"
         assert "call Open" not in sent

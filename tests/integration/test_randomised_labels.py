@@ -1,4 +1,4 @@
-"""`label_epsilon` in real jobs: what leaves tells the draw and not the label, once for all epochs, resumes and jobs."""
+"""`label_epsilon` in real jobs: what leaves reveals the one draw, not the label, over all epochs, resumes and jobs."""
 
 import threading
 from functools import partial
@@ -96,7 +96,7 @@ def test_entry_statement_and_ledger(local_world):
     assert "1 nats per label" in shown
     assert "randomised labels epsilon=1.0" in shown
     run(world, world.spec())
-    assert cost(world).label_nats is None, "a job whose gradients tell the labels leaves no bound"
+    assert cost(world).label_nats is None, "a job whose gradients reveal the labels leaves no bound"
 
 
 def test_later_jobs_train_with_the_same_draw_and_a_larger_epsilon_costs_the_larger(local_world):

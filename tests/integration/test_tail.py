@@ -1,4 +1,4 @@
-"""Jobs with a tail: the last blocks train on the device, no gradient leaves, and everything else goes on as before."""
+"""Jobs with a tail: the last blocks train on the device, no gradient leaves, and all else works as without one."""
 
 import json
 import sys
@@ -193,7 +193,7 @@ def test_a_language_model_writes_as_in_plain_transformers(local_world):
 @pytest.mark.parametrize("skip", ["frozen", "tuned"])
 @pytest.mark.parametrize("injection", ["cut", "embedding"])
 def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_world, injection, skip):
-    """Token by token with kept keys and values, or every state anew: the same answer."""
+    """Token by token with kept keys and values, or every state computed again: the same answer."""
     world = local_world
     noise = {"name": "dchi", "params": {"noise_ratio": 0.3, "injection": injection}}
     job_id = tune(world, tail=1, skip=skip, mechanism=noise, train={"max_steps": 12})

@@ -134,3 +134,11 @@ def test_an_unreadable_authority_is_told_by_name(world, tmp_path):
     endpoint = GatewayAccess(address=world.cloud.grpc_address, api_key=KEY, ca_cert=tmp_path / "none.pem")
     with pytest.raises(InvalidInput, match=r"none\.pem can't be read"):
         Link(endpoint)
+
+
+def test_the_authority_of_the_environment_is_trusted_at_both_doors(owner, monkeypatch):
+    """SSL_CERT_FILE alone, without --ca-cert: a whole job, so REST and gRPC."""
+    owner.environment["PRIVTUNE_CA"] = ""
+    monkeypatch.setenv("SSL_CERT_FILE", str(owner.world.folder / "ca.pem"))
+    done = owner.finetune("--new")
+    assert done.code == 0, done.err

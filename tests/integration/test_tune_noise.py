@@ -36,7 +36,7 @@ SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.opt
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """model/, train.csv, dev.csv: one of 25 words of each record tells its class."""
+    """model/, train.csv, dev.csv: one of 25 words of each record reveals its class."""
     made = tmp_path_factory.mktemp("tune")
     save_model(made / "model", "bert", "classification")
     rng = np.random.default_rng(0)
@@ -128,7 +128,7 @@ def test_from_the_command_line_to_choice_page_and_picture(folder, tmp_path):
     for file in [*tmp_path.glob("tune.*"), tmp_path / SETTINGS]:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
-    # Another wish measures nothing anew; where none will do, no command is given.
+    # Another goal measures nothing again; where no setting meets it, no command is given.
     before = (tmp_path / SETTINGS).stat().st_mtime_ns
     wishes = ("--dev", str(folder / "dev.csv"), "--max-recovery", "0.001", "--of", "all", "--epochs", "1")
     printed, facts = run(folder, tmp_path, *wishes, "--vary", "noise_ratio=0.05,200.0")

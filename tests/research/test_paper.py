@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from privtune.device.audit.attacks.attack import Attack
-from privtune.device.audit.kept import Kept
+from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.noise.registry import REGISTRY, validate
 from privtune.shared.errors import DataInvalid
 from research.paper.__main__ import _reference, main
@@ -229,7 +229,7 @@ def models(tmp_path_factory):
 
 def found(tmp_path):
     """The kept cells by key."""
-    return Kept(tmp_path / "out.cells.jsonl").all()
+    return MeasurementFile(tmp_path / "out.cells.jsonl").all()
 
 
 def forget(tmp_path, key):

@@ -69,5 +69,5 @@ class Owner:
 
 
 def job_id_of(done: Done) -> str:
-    """The id that `finetune` told when it submitted the job."""
+    """The id that `finetune` printed when it submitted the job."""
     return next(word for word in done.out.split() if word.startswith("ftjob-"))

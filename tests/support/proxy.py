@@ -12,7 +12,9 @@ import time
 class Proxy:
     """Listens on loopback and forwards to `target` ("host:port").
 
-    recorded: every byte in both directions, as (from_device, data). latency_s: one way. rate: bytes a second, each way.
+    recorded: every byte in both directions, as (from_device, data).
+    latency_s: one way.
+    rate: bytes per second, each way.
     """
 
     def __init__(self, target: str, *, latency_s: float = 0.0, rate: float | None = None, record: bool = True) -> None:

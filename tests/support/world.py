@@ -218,7 +218,7 @@ class World:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells a command of this device where its cloud and its home are; for a cloud of processes."""
+        """Where a command of this device finds its cloud and its home; for a cloud of processes."""
         return {
             "PRIVTUNE_CLOUD": self.cloud.http_url,
             "PRIVTUNE_API_KEY": self.cloud.api_key,
@@ -226,7 +226,7 @@ class World:
         }
 
     def restart(self, **limits: Any) -> None:
-        """Go on with another in-process cloud on the same data, with other limits."""
+        """Continue with another in-process cloud on the same data, with other limits."""
         self.cloud.stop()
         self.cloud = InProcessCloud(self.folder / "cloud", self.models, **limits)
         self.settings = self.device(grpc_address=self.cloud.grpc_address, api_key=self.cloud.api_key)

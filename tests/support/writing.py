@@ -22,7 +22,7 @@ PROMPTS = ["w5 w6 w7", "w50", "w1 w40 w41 w42 w43 w44 w9 w9 w3"]
 
 
 def tune(world: World, *, model: str = "dec", record: bool = False, **changes: Any) -> str:
-    """A short causal-LM job, trained to its end; the mechanism is off and the codec exact unless told."""
+    """A short causal-LM job, trained to its end; the mechanism is off and the codec exact unless changed."""
     rows = world.folder / "lm.jsonl"
     rows.write_text("".join(f'{{"text": "w{n} w{n + 1} w{n + 2} w{n + 3}"}}\n' for n in range(40)))
     wanted = {"train": {"max_steps": 4}, **changes}

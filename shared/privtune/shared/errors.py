@@ -38,9 +38,10 @@ from __future__ import annotations
 class PrivTuneError(Exception):
     """Root of the table; picklable.
 
-    message: public, one line.
+    message: one line, public unless `private`.
     detail: for the log only.
     param: the option or field that is wrong, if one is.
+    private: the message holds figures or names of the owner's data, so the cloud must not see it.
     """
 
     reason = "INTERNAL"
@@ -49,21 +50,22 @@ class PrivTuneError(Exception):
     exit_code = 1
     help = "An unexpected failure inside PrivTune. Please report it with the log."
 
-    def __init__(self, message: str, *, detail: str = "", param: str | None = None) -> None:
+    def __init__(self, message: str, *, detail: str = "", param: str | None = None, private: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail
         self.param = param
+        self.private = private
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.detail, self.param))
+        return (_rebuild, (type(self), self.message, self.detail, self.param, self.private))
 
     def __str__(self) -> str:
         return self.message
 
 
-def _rebuild(kind: type[PrivTuneError], message: str, detail: str, param: str | None) -> PrivTuneError:
-    return kind(message, detail=detail, param=param)
+def _rebuild(kind: type[PrivTuneError], message: str, detail: str, param: str | None, private: bool) -> PrivTuneError:
+    return kind(message, detail=detail, param=param, private=private)
 
 
 class InvalidInput(PrivTuneError):

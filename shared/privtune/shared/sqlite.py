@@ -1,11 +1,14 @@
-"""SQLite as PrivTune uses it: private files that reach the disk, whole transactions, errors of the one table."""
+"""SQLite as PrivTune uses it: private files, one connection to each, whole transactions, errors of the one table."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
@@ -16,14 +19,87 @@ LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 TIMEOUT_S = 30.0  # how long a statement waits for another process
 
 
-def open_private(path: Path, schema: str, *, write_ahead_log: bool = False) -> sqlite3.Connection:
+class Database:
+    """A private SQLite file, open: every Database of one file in this process uses one connection, a thread at a time.
+
+    POSIX drops all of a process's locks on a file as soon as the process closes ANY descriptor of it. Another process
+    then takes the file for unused and deletes its write-ahead log. So nothing here opens a file that exists except
+    SQLite, once.
+    """
+
+    def __init__(self, file: _OpenFile) -> None:
+        self._file: _OpenFile | None = file
+
+    @contextmanager
+    def using(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone until the end. Raises sqlite3.ProgrammingError once closed."""
+        file = self._file
+        if file is None:
+            raise sqlite3.ProgrammingError("the database is closed")
+        with file.lock:
+            yield file.connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The connection; commit everything or nothing. Meanwhile no other thread or process writes."""
+        with self.using() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Give the connection back; the last user's call closes the file. Closing twice does nothing."""
+        with _opening:
+            file, self._file = self._file, None
+            if file is None:
+                return
+            file.users -= 1
+            if file.users:
+                return
+            del _open_files[file.inode]
+        with file.lock:
+            file.connection.close()
+
+
+@dataclass(kw_only=True)
+class _OpenFile:
+    """The one connection of this process to a file, and how many use it."""
+
+    inode: tuple[int, int]
+    connection: sqlite3.Connection
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    users: int = 0
+
+
+_open_files: dict[tuple[int, int], _OpenFile] = {}  # by device and inode: a path can come to name another file
+_opening = threading.Lock()
+
+
+def open_private(path: Path, schema: str, *, write_ahead_log: bool = False) -> Database:
     """Open a file that only its owner can read, and create what is missing: its folder, the file, the schema.
 
-    Commits are flushed to disk (`synchronous=FULL`). Transactions are explicit, see `transaction`; threads may share
-    the connection under a lock of their own. Raises OSError and sqlite3.Error, see `sqlite_errors`.
+    Commits are flushed to disk (`synchronous=FULL`). Raises OSError and sqlite3.Error, see `sqlite_errors`.
     """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    with _opening:
+        # Exclusive: closing a file that this process has open already would drop its locks.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        found = os.stat(path)
+        inode = (found.st_dev, found.st_ino)
+        file = _open_files.get(inode)
+        if file is None:
+            file = _open_files[inode] = _OpenFile(inode=inode, connection=_connect(path, schema, write_ahead_log))
+        file.users += 1
+    return Database(file)
+
+
+def _connect(path: Path, schema: str, write_ahead_log: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
         if write_ahead_log:
@@ -34,18 +110,6 @@ def open_private(path: Path, schema: str, *, write_ahead_log: bool = False) -> s
         connection.close()
         raise
     return connection
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit everything or nothing; no other process writes meanwhile."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def use_write_ahead_log(connection: sqlite3.Connection, timeout_s: float = TIMEOUT_S) -> None:

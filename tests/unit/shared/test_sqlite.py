@@ -1,13 +1,16 @@
 import contextlib
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
-from privtune.shared.sqlite import open_private, sqlite_errors, transaction, use_write_ahead_log
+from privtune.shared.sqlite import open_private, sqlite_errors, use_write_ahead_log
 
 
 def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
@@ -56,13 +59,14 @@ def test_other_errors_are_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_transaction_is_whole_or_nothing(tmp_path: Path) -> None:
-    with contextlib.closing(open_private(tmp_path / "deep" / "f", "CREATE TABLE t (x);")) as db:
-        with transaction(db):
+    with contextlib.closing(open_private(tmp_path / "deep" / "f", "CREATE TABLE t (x);")) as file:
+        with file.transaction() as db:
             db.execute("INSERT INTO t VALUES (1)")
-        with pytest.raises(sqlite3.OperationalError, match="no such table"), transaction(db):
+        with pytest.raises(sqlite3.OperationalError, match="no such table"), file.transaction() as db:
             db.executemany("INSERT INTO t VALUES (?)", [(2,), (3,)]).execute("SELECT * FROM missing")
-        assert db.execute("SELECT x FROM t").fetchall() == [(1,)]
-        assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+        with file.using() as db:
+            assert db.execute("SELECT x FROM t").fetchall() == [(1,)]
+            assert db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert stat.S_IMODE((tmp_path / "deep").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "deep" / "f").stat().st_mode) == 0o600
 
@@ -74,19 +78,71 @@ def test_each_kind_of_error_is_a_row_of_the_table(tmp_path: Path) -> None:
         open_private(tmp_path / "text", "")
     with pytest.raises(StorageFull, match="the file can't be created: File exists"), sqlite_errors("the file"):
         open_private(tmp_path / "text" / "f", "")
-    one, other = (open_private(tmp_path / "f", "CREATE TABLE IF NOT EXISTS t (x);") for _ in range(2))
-    other.execute("PRAGMA busy_timeout=10")
-    with pytest.raises(JobConflict, match="locked"), transaction(one), sqlite_errors("the file"), transaction(other):
-        pass
+    file = open_private(tmp_path / "f", "CREATE TABLE IF NOT EXISTS t (x);")
+    other = sqlite3.connect(tmp_path / "f", timeout=0.01, isolation_level=None)
+    with pytest.raises(JobConflict, match="locked"), file.transaction(), sqlite_errors("the file"):
+        other.execute("BEGIN IMMEDIATE")
     other.execute("PRAGMA query_only=1")
     with pytest.raises(StorageFull, match="can't be written"), sqlite_errors("the file"):
         other.execute("INSERT INTO t VALUES (1)")
-    one.close()
     other.close()
+    file.close()
 
 
-def test_a_defect_of_ours_is_no_damage() -> None:
+def test_a_defect_of_ours_is_no_damage(tmp_path: Path) -> None:
     db = sqlite3.connect(":memory:")
     db.close()
     with pytest.raises(sqlite3.ProgrammingError), sqlite_errors("the file"):
         db.execute("SELECT 1")
+    file = open_private(tmp_path / "f", "")
+    file.close()
+    file.close()
+    with pytest.raises(sqlite3.ProgrammingError), sqlite_errors("the file"), file.using():
+        pass
+
+
+def elsewhere(path: Path, statement: str) -> int:
+    """The exit code of a process that opens the file, runs the statement and closes it."""
+    run = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], 0); d.execute(sys.argv[2]).fetchall(); d.close()"
+    return subprocess.run([sys.executable, "-c", run, path, statement], capture_output=True).returncode
+
+
+@pytest.mark.parametrize("write_ahead_log", [True, False])
+def test_opening_a_file_again_keeps_its_locks(tmp_path: Path, write_ahead_log: bool) -> None:
+    path, schema = tmp_path / "f", "CREATE TABLE IF NOT EXISTS t (x);"
+    with contextlib.closing(open_private(path, schema, write_ahead_log=write_ahead_log)) as file:
+        with file.transaction() as db:
+            db.execute("INSERT INTO t VALUES (1)")
+            for _ in range(2):
+                open_private(path, schema, write_ahead_log=write_ahead_log).close()
+            assert elsewhere(path, "BEGIN IMMEDIATE") == 1  # still locked
+        assert elsewhere(path, "SELECT COUNT(*) FROM t") == 0
+        assert path.with_name("f-wal").exists() == write_ahead_log
+
+
+def test_all_users_of_a_file_share_one_connection(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    one, two = open_private(tmp_path / "f", "CREATE TABLE t (x);"), open_private(tmp_path / "link", "")
+    with one.using() as db, two.using() as same:
+        assert db is same
+    one.close()
+    with two.using() as db:
+        assert db.execute("SELECT COUNT(*) FROM t").fetchone() == (0,)
+    (tmp_path / "f").unlink()
+    with contextlib.closing(open_private(tmp_path / "f", "CREATE TABLE t (y);")) as new, new.using() as db:
+        assert db.execute("SELECT y FROM t").fetchall() == []
+    two.close()
+
+
+def test_threads_that_open_write_and_close_lose_nothing(tmp_path: Path) -> None:
+    def work(number: int) -> None:
+        for round_ in range(20):
+            file = open_private(tmp_path / "f", "CREATE TABLE IF NOT EXISTS t (x);", write_ahead_log=True)
+            with file.transaction() as db:
+                db.execute("INSERT INTO t VALUES (?)", (100 * number + round_,))
+            file.close()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6)))
+    with contextlib.closing(sqlite3.connect(tmp_path / "f")) as db:
+        assert db.execute("SELECT COUNT(DISTINCT x) FROM t").fetchone() == (120,)

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import Any
 
+from privtune.shared.printable import escaped
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -24,7 +26,9 @@ class KeyValueFormatter(logging.Formatter):
         ]
         parts += [f"{name}={_quoted(value)}" for name, value in record.__dict__.items() if name not in _STANDARD]
         line = " ".join(parts)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        return "\n".join([line, *map(escaped, self.formatException(record.exc_info).split("\n"))])
 
 
 def configure_logging(level: str) -> None:
@@ -38,7 +42,7 @@ def configure_logging(level: str) -> None:
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    if text and not any(character in text for character in ' "=\n\r\t'):
+    if text and text.isprintable() and not any(character in text for character in ' "='):
         return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{escaped}"'
+    inside = escaped(text.replace("\\", "\\\\").replace('"', '\\"'))
+    return f'"{inside}"'

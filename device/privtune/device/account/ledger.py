@@ -23,6 +23,7 @@ is another data set.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from privtune.device.account.hash_chain import chained, genesis
 from privtune.shared.errors import ArtifactCorrupt, PolicyRefused
-from privtune.shared.sqlite import open_private, sqlite_errors, transaction
+from privtune.shared.sqlite import open_private, sqlite_errors
 
 if TYPE_CHECKING:
     from privtune.device.home.policy import Budget
@@ -84,8 +85,9 @@ class Ledger:
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
         with self._errors():
-            self._db = open_private(self.path, _SCHEMA)
-            self._genesis = genesis("ledger", self._db.execute("SELECT id FROM ledger").fetchone()[0])
+            self._file = open_private(self.path, _SCHEMA)
+        with self._using() as db:
+            self._genesis = genesis("ledger", db.execute("SELECT id FROM ledger").fetchone()[0])
 
     def __enter__(self) -> Ledger:
         return self
@@ -95,23 +97,23 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._file.close()
 
     def entries(self) -> list[Json]:
         """Every entry, oldest first. Checks the chain."""
-        with self._errors():
-            return self._read()
+        with self._using() as db:
+            return self._read(db)
 
     @property
     def head(self) -> str:
         """The hash of the last entry: note it elsewhere to detect a ledger that was rewritten."""
-        with self._errors():
-            return self._last()
+        with self._using() as db:
+            return self._last(db)
 
     def holds(self, head: str) -> bool:
         """Whether a hash that was noted belongs to this ledger."""
-        with self._errors():
-            row = self._db.execute("SELECT 1 FROM entries WHERE chain = ?", (head,)).fetchone()
+        with self._using() as db:
+            row = db.execute("SELECT 1 FROM entries WHERE chain = ?", (head,)).fetchone()
             return row is not None or head == self._genesis
 
     def admit(self, facts: Json, budget: Budget) -> str:
@@ -128,34 +130,36 @@ class Ledger:
         Raises:
             PolicyRefused: the budget is too small; the refusal is entered.
         """
-        with self._transaction() as entries:
+        with self._transaction() as (db, entries):
             for gone in _unsettled(entries, facts):
                 drawn = max(0, gone["records"] - facts["records"])
-                self._append({"kind": "released", "admission": gone["id"], "records": drawn, "recovered": True})
+                self._append(db, {"kind": "released", "admission": gone["id"], "records": drawn, "recovered": True})
             facts = {"kind": "admitted", "id": uuid.uuid4().hex, **facts}
-            before = self._read()
+            before = self._read(db)
             now, after = spent(before, facts["source"]), spent([*before, facts], facts["source"])
             reason = refusal(now, after, budget) if facts["records"] else None
             if reason is None:
-                self._append(facts)
+                self._append(db, facts)
                 return str(facts["id"])
-            self._append(facts | {"kind": "refused", "reason": reason})
-        raise PolicyRefused(f"The device's privacy budget for this data set does not allow the job: {reason}.")
+            self._append(db, facts | {"kind": "refused", "reason": reason})
+        raise PolicyRefused(
+            f"The device's privacy budget for this data set does not allow the job: {reason}.", private=True
+        )
 
     def settle(self, admission: str, facts: Json) -> None:
         """Enter what a run did release: at least records, and epsilon and delta of the costliest."""
-        with self._transaction():
-            self._append({"kind": "released", "admission": admission, **facts})
+        with self._transaction() as (db, _):
+            self._append(db, {"kind": "released", "admission": admission, **facts})
 
     def note(self, kind: str, facts: Json) -> None:
         """Enter anything else that an owner should know."""
-        with self._transaction():
-            self._append({"kind": kind, **facts})
+        with self._transaction() as (db, _):
+            self._append(db, {"kind": kind, **facts})
 
-    def _read(self) -> list[Json]:
+    def _read(self, db: sqlite3.Connection) -> list[Json]:
         previous = self._genesis
         entries: list[Json] = []
-        for number, body, chain in self._db.execute("SELECT number, body, chain FROM entries ORDER BY number"):
+        for number, body, chain in db.execute("SELECT number, body, chain FROM entries ORDER BY number"):
             if number != len(entries) + 1 or chained(previous, body) != chain:
                 raise ArtifactCorrupt(
                     f"{self.path}: the chain breaks at entry {len(entries) + 1}: the ledger was changed or damaged "
@@ -165,19 +169,25 @@ class Ledger:
             entries.append(json.loads(body))
         return entries
 
-    def _last(self) -> str:
-        row = self._db.execute("SELECT chain FROM entries ORDER BY number DESC LIMIT 1").fetchone()
+    def _last(self, db: sqlite3.Connection) -> str:
+        row = db.execute("SELECT chain FROM entries ORDER BY number DESC LIMIT 1").fetchone()
         return self._genesis if row is None else str(row[0])
 
-    def _append(self, facts: Json) -> None:
+    def _append(self, db: sqlite3.Connection, facts: Json) -> None:
         body = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **facts}, allow_nan=False)
-        self._db.execute("INSERT INTO entries (body, chain) VALUES (?, ?)", (body, chained(self._last(), body)))
+        db.execute("INSERT INTO entries (body, chain) VALUES (?, ?)", (body, chained(self._last(db), body)))
 
     @contextmanager
-    def _transaction(self) -> Iterator[list[Json]]:
-        """The checked entries; no other process writes until the end. All or nothing."""
-        with self._errors(), transaction(self._db):
-            yield self._read()
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time."""
+        with self._errors(), self._file.using() as db:
+            yield db
+
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, list[Json]]]:
+        """The connection and the checked entries; nobody else writes until the end. All or nothing."""
+        with self._errors(), self._file.transaction() as db:
+            yield db, self._read(db)
 
     def _errors(self) -> AbstractContextManager[None]:
         return sqlite_errors(f"the ledger {self.path}")

@@ -145,7 +145,7 @@ class Agent:
             self.config.policy.check(spec)
             return self.config.sources(spec)
         except InvalidInput as error:
-            raise PolicyRefused(error.message) from None
+            raise PolicyRefused(error.message, private=error.private) from None
 
     def _reachable(self, spec: JobSpec) -> RunSettings:
         address = self.settings.grpc_address or self.control.grpc_address()

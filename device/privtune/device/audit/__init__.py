@@ -4,6 +4,7 @@ There is one implementation of each attack, built `oblivious` (on clean vectors:
 (simulates the mechanism with fresh noise). Importing this package is cheap: torch is loaded by its modules. In
 data-flow order:
 
+    observed       released rows as an attacker has them
     victim         what the cloud sees of records, and what any attacker can simulate
     attacker_text  the attacker's own text: candidates, word frequencies, n-grams
     lengths_only   what a language model guesses from lengths alone: the floor of every inversion
@@ -13,7 +14,7 @@ data-flow order:
     suite          runs the attacks that apply; `outcome`: what they found
     utility        what a mechanism costs the task, by training; `probe`: an estimate in a minute
     strengths      the same mechanism weaker and stronger
-    engine, kept   one model under many mechanisms, and the file that keeps each measurement
+    engine         one model under many mechanisms; `measurement_file`: keeps each measurement as soon as it is made
     report/        verdict, JSON, HTML, pictures
 
 Entry points: `owner` (`privtune audit`), `jobs/` (the gate before a job, the audit of its transcript), `tuning/`

@@ -37,7 +37,7 @@ class Case:
     reader: the whole language model; None for other tasks.
     head: for gradients.
     gradients: whether any leave the device; with a tail none does.
-    skip: whether clean vectors reach a tail past the cloud. They make the releases more useful; no attacker sees them.
+    skip: whether a skip connection feeds clean vectors into a tail. They help the task; no attacker sees them.
     """
 
     victim: Victim

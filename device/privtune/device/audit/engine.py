@@ -1,6 +1,6 @@
 """One model, loaded once, under one mechanism after another: what to attack, and what training on releases reaches.
 
-`privtune tune-noise` and the evaluations in research/ measure with it; each keeps its results in a `Kept` file.
+`privtune tune-noise` and the evaluations in research/ measure with it; each keeps its results in a `MeasurementFile`.
 """
 
 from __future__ import annotations

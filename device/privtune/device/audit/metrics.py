@@ -15,7 +15,7 @@ from torch import Tensor
 
 from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.lengths_only import lengths_only
-from privtune.device.audit.victim import Observed, Seen
+from privtune.device.audit.observed import Observed, Seen
 
 TOPS = (1, 5, 10)
 _RESAMPLES = 1000

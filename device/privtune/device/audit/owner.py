@@ -27,7 +27,7 @@ from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_m
 class AuditRequest:
     """What is audited.
 
-    skip: how clean vectors reach a tail past the cloud.
+    skip: the skip connection from clean vectors into a tail.
     public_text: a file of texts that anyone may know, one per line.
     frontier: whether to measure other strengths of the mechanism as well.
     """

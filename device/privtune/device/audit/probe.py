@@ -22,7 +22,7 @@ from privtune.device.audit.attacks.attribute import (
     train,
 )
 from privtune.device.audit.metrics import AttributeScore, Figure
-from privtune.device.audit.victim import Seen
+from privtune.device.audit.observed import Seen
 from privtune.device.data.encode import IntArray
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.seeding import seeded
@@ -42,7 +42,7 @@ def use_for_training(
     """Accuracy, on releases of `records`, of a classifier on the pre-trained model's final states.
 
     lab: labelled public text to learn from; its encoder is the whole top.
-    skip: clean vectors reach a tail past the cloud, so the classifier also has their mean.
+    skip: a skip connection feeds clean vectors into a tail, so the classifier also has their mean.
     Raises InvalidInput without labels or top.
     """
     if lab.public.labels is None or lab.encoder is None:

@@ -12,10 +12,11 @@ from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
 from privtune.device.audit.case import Case
 from privtune.device.audit.metrics import Figure, InversionScore
+from privtune.device.audit.observed import Observed
 from privtune.device.audit.outcome import Outcome
 from privtune.device.audit.probe import use_for_training
 from privtune.device.audit.sizes import Size
-from privtune.device.audit.victim import Knowledge, Observed, Victim
+from privtune.device.audit.victim import Knowledge, Victim
 from privtune.device.noise.params import Params
 from privtune.device.noise.registry import build, validate
 from privtune.shared.errors import InvalidInput

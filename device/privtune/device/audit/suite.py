@@ -23,10 +23,11 @@ from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInve
 from privtune.device.audit.attacks.optimise import Optimise
 from privtune.device.audit.case import Case
 from privtune.device.audit.metrics import AttributeScore, Figure, InversionScore
+from privtune.device.audit.observed import Observed, Seen
 from privtune.device.audit.outcome import AttackRow, Outcome, RecoveredText
 from privtune.device.audit.probe import use_for_training
 from privtune.device.audit.sizes import Size
-from privtune.device.audit.victim import Knowledge, Observed, Seen
+from privtune.device.audit.victim import Knowledge
 from privtune.device.runtime.memory import fast_memory
 
 KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")

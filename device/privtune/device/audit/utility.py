@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privtune.device.audit.attacks.attack import Say, silent
-from privtune.device.audit.victim import Seen, Victim
+from privtune.device.audit.observed import Seen
+from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.model.tail import MEAN, fuse
 from privtune.device.runtime.memory import fast_memory

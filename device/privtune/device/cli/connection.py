@@ -35,7 +35,12 @@ class CloudOptions(OptionGroup):
     ] = None
     ca_cert: Annotated[
         Path | None,
-        option("PEM file of the cloud's own certificate authority.", CONNECTION, envvar="PRIVTUNE_CA"),
+        option(
+            "PEM file of the cloud's own certificate authority. Default: SSL_CERT_FILE and SSL_CERT_DIR, else the "
+            "system's store.",
+            CONNECTION,
+            envvar="PRIVTUNE_CA",
+        ),
     ] = None
 
     def control(self) -> ControlPlane:
@@ -94,6 +99,7 @@ class Connection(CloudOptions):
             grpc_address=grpc_address,
             api_key=(self.api_key or "").strip(),
             ca_cert=self.ca_cert,
+            tls=(self.cloud or "").lower().startswith("https:"),
             home=self.folder,
             no_progress_timeout=self.patience,
             policy=policy,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from privtune.shared.errors import InternalError, PrivTuneError, StorageFull, missing_package
+from privtune.shared.printable import escaped, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,10 +50,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 def report(error: PrivTuneError, *, debug: bool) -> int:
     """Print the error to stderr as one line, with --debug after its traceback. Returns the exit code."""
     if debug:
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            print(escaped(line), file=sys.stderr)
         if error.detail:
-            print(f"detail: {error.detail}", file=sys.stderr)
-    print(f"privtune: {' '.join(error.message.split())}", file=sys.stderr)
+            print(f"detail: {escaped(error.detail)}", file=sys.stderr)
+    print(f"privtune: {' '.join(printable(error.message).split())}", file=sys.stderr)
     return error.exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,10 +39,14 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id; `privtune j
 
 
 def home_folder(home: Path | None) -> Path:
-    """The device's folder, absolute."""
-    from privtune.device.home.paths import default_home
+    """The device's folder, absolute, made or closed to other users; a warning says so where that fails."""
+    from privtune.device.home.paths import default_home, private_folder
 
-    return (home or default_home()).expanduser().absolute()
+    folder = (home or default_home()).expanduser().absolute()
+    with contextlib.suppress(OSError):  # whatever needs it will say what is wrong with it
+        if not private_folder(folder):
+            to_stderr(f"Warning: other users can look into {folder}; give --home a folder of your own.")
+    return folder
 
 
 def limit_threads(threads: int | None) -> None:
@@ -54,4 +59,6 @@ def limit_threads(threads: int | None) -> None:
 
 def to_stderr(line: str) -> None:
     """A line for people, next to the result on stdout."""
-    typer.echo(line, err=True)
+    from privtune.shared.printable import printable
+
+    typer.echo(printable(line), err=True)

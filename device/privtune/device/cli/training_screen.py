@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from privtune.device.cli.printing import console_of
+from privtune.shared.printable import printable_json
 
 if TYPE_CHECKING:
     from privtune.device.training.job import RunResult
@@ -132,7 +133,7 @@ class PlainScreen:
 
     def message(self, text: str) -> None:
         """A line."""
-        self._say("".join(char if char.isprintable() else " " for char in text))
+        self._say(printable_json(text))
 
     def finished(self, result: RunResult) -> None:
         """What was done, and what to do next."""

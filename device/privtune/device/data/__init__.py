@@ -1,5 +1,6 @@
 """The owner's text: from files to batches of token ids. Nothing in this room leaves the device.
 
+plain_text   UTF-8 to text, and only whole characters
 table_files  JSONL, CSV, TSV, Parquet and hub data sets as tables, with the place of every cell
 messages     conversations in OpenAI's fine-tuning format
 records      tables to records: which columns hold the text and the label

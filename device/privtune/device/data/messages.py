@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from privtune.device.data.plain_text import whole
 from privtune.shared.errors import DataInvalid
 
 ROLES = ("system", "user", "assistant")
@@ -78,4 +79,4 @@ def _content(content: object, where: str) -> str:
         raise DataInvalid(f"{where}: the content must be a text.")
     if not content.strip():
         raise DataInvalid(f"{where}: the content is empty. Remove the message or fill it in.")
-    return content
+    return whole(content, where)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from privtune.device.data.chat import ChatTemplate, template_source
 from privtune.device.data.messages import ChatMessage
+from privtune.device.data.plain_text import read_text
 from privtune.device.data.records import Record, Records
 from privtune.shared.errors import DataInvalid, InvalidInput
 
@@ -46,7 +47,7 @@ def form_of(records: Records, tokenizer: Any, chat_template: str | None = None) 
         DataInvalid: the file can't be read.
     """
     if records.columns.messages is not None:
-        own = None if chat_template is None else _read(chat_template)
+        own = None if chat_template is None else read_text(Path(chat_template))
         source = template_source(tokenizer, own, datetime.now(UTC))
         ChatTemplate(tokenizer, source)
         return PromptForm(kind="chat", template=source)
@@ -54,15 +55,6 @@ def form_of(records: Records, tokenizer: Any, chat_template: str | None = None) 
         return PromptForm(kind="text")
     joined = sum(bool(joint_of(record)) for record in records)
     return PromptForm(kind="prompt", joint="\n" if 2 * joined > len(records) else "")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataInvalid(f"The chat template {path} can't be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise DataInvalid(f"The chat template {path} is not UTF-8.") from None
 
 
 def joint_of(record: Record) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from privtune.device.data.messages import ChatMessage, parse_conversation
+from privtune.device.data.plain_text import whole
 from privtune.device.data.table_files import RawTable, is_missing, place
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
@@ -209,9 +210,9 @@ def to_records(table: RawTable, columns: Columns) -> Records:
 
 
 def _text(table: RawTable, number: int, name: str, cell: object) -> str:
-    if isinstance(cell, str) and cell.strip():
-        return cell
     where = place(table.source, table.unit, number, name)
+    if isinstance(cell, str) and cell.strip():
+        return whole(cell, where)
     if isinstance(cell, str):
         raise DataInvalid(f"{where}: the text is empty. Remove the record or fill it in.")
     if is_missing(cell):
@@ -224,9 +225,9 @@ def _label(table: RawTable, number: int, name: str, cell: object) -> str:
         return "true" if cell else "false"
     if isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer()):
         return str(int(cell))
-    if isinstance(cell, str) and cell.strip():
-        return cell.strip()
     where = place(table.source, table.unit, number, name)
+    if isinstance(cell, str) and cell.strip():
+        return whole(cell.strip(), where)
     if is_missing(cell) or isinstance(cell, str):
         raise DataInvalid(f"{where}: the label is missing. Remove the record or fill it in.")
     raise DataInvalid(f"{where}: a label must be a text or a whole number, not a {type(cell).__name__}.")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from privtune.device.data.plain_text import half_character, read_text
 from privtune.shared.errors import DataInvalid
 
 HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w\[\]:%+-]+))?$")
@@ -67,30 +68,6 @@ def _not_empty(table: RawTable) -> RawTable:
     return table
 
 
-def _read_text(file: Path) -> str:
-    """The file as UTF-8 without its byte-order mark. Raises DataInvalid that names the byte."""
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise DataInvalid(f"{file} can't be read: {error.strerror}.") from None
-    if not raw.strip():
-        raise DataInvalid(f"{file} is empty.")
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataInvalid(f"{file}, line 1: this is UTF-16. Save the file as UTF-8.")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # utf-8-sig counts from after the mark
-        start = error.start + (3 if raw.startswith(b"\xef\xbb\xbf") else 0)
-        line = raw.count(b"\n", 0, start) + 1
-        raise DataInvalid(f"{file}, line {line}: not UTF-8 (byte offset {start}). Save the file as UTF-8.") from None
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        line = raw.count(b"\n", 0, nul) + 1
-        raise DataInvalid(f"{file}, line {line}: a NUL byte (byte offset {nul}). Is it a binary or damaged file?")
-    return text
-
-
 def _header(file: Path, cells: Sequence[str]) -> tuple[str, ...]:
     names = tuple(cell.strip() for cell in cells)
     for number, name in enumerate(names, start=1):
@@ -106,7 +83,7 @@ def _ragged(file: Path, line: int, found: int, wanted: int, hint: str) -> DataIn
 
 
 def _read_csv(file: Path) -> RawTable:
-    text = _read_text(file)
+    text = read_text(file)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: tuple[str, ...] | None = None
@@ -132,7 +109,7 @@ def _read_csv(file: Path) -> RawTable:
 
 def _read_tsv(file: Path) -> RawTable:
     """Plain TSV: a header, tabs between fields, no quoting (a quote is an ordinary character)."""
-    lines = _read_text(file).split("\n")
+    lines = read_text(file).split("\n")
     columns = _header(file, lines[0].rstrip("\r").split("\t"))
     rows: list[tuple[int, Sequence[object]]] = []
     for line, content in enumerate(lines[1:], start=2):
@@ -157,7 +134,7 @@ def is_missing(cell: object) -> bool:
 def _read_jsonl(file: Path) -> RawTable:
     columns: dict[str, None] = {}
     records: list[tuple[int, dict[str, object]]] = []
-    for line, content in enumerate(_read_text(file).split("\n"), start=1):
+    for line, content in enumerate(read_text(file).split("\n"), start=1):
         if not content.strip():
             continue
         try:
@@ -171,6 +148,8 @@ def _read_jsonl(file: Path) -> RawTable:
         if not isinstance(record, dict):
             kind = type(record).__name__
             raise DataInvalid(f'{file}, line {line}: a JSON object like {{"text": ...}} is expected, not a {kind}.')
+        if any(half_character(name) for name in record):
+            raise DataInvalid(f"{file}, line {line}: the name of a column has half of a character. Correct the name.")
         columns.update(dict.fromkeys(record))
         records.append((line, record))
     names = tuple(columns)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from privtune.device.data.messages import ChatMessage, parse_messages
+from privtune.device.data.plain_text import half_character
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.shared.errors import DataInvalid
 
@@ -55,6 +57,14 @@ class SupportedRequest(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_whole_characters(cls, fields: Any) -> Any:
+        """Refuse half of a character wherever it is: no tokenizer takes it, and no answer can repeat it."""
+        if isinstance(fields, dict) and (problem := half_character(json.dumps(fields, ensure_ascii=False))) is not None:
+            raise ValueError(f"the request has {problem.partition(',')[0]}); send the character whole")
+        return fields
 
     @model_validator(mode="after")
     def _only_what_is_supported(self) -> Self:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import Request
 
-from privtune.device.endpoint.worker import Question, Update, Worker
+from privtune.device.endpoint.worker import PendingPrompt, Update, Worker
 from privtune.device.inference.generate import Generated
 from privtune.device.inference.generation.prompt_builder import Prompt
 from privtune.device.inference.generation.sampling import Sampling
@@ -31,11 +31,11 @@ class PendingAnswers:
         self._updates: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
         self._answers: list[Generated | None] = [None] * len(prompts)
 
-        def question(index: int) -> Question:
+        def question(index: int) -> PendingPrompt:
             def notify(update: Update) -> None:
                 loop.call_soon_threadsafe(self._updates.put_nowait, (index, update))
 
-            return Question(prompt=prompts[index], raw=raw, sampling=sampling, notify=notify)
+            return PendingPrompt(prompt=prompts[index], raw=raw, sampling=sampling, notify=notify)
 
         self._questions = [question(index) for index in range(len(prompts))]
         for one in self._questions:

@@ -34,7 +34,7 @@ class Update:
 
 
 @dataclass(kw_only=True)
-class Question:
+class PendingPrompt:
     """A prompt that waits for its answer.
 
     prompt: text or conversation.
@@ -60,9 +60,9 @@ class Worker:
 
     def __init__(self, job_id: str, settings: RunSettings, say: Callable[[str], None]) -> None:
         self.job_id, self._settings, self._say = job_id, settings, say
-        self._inbox: queue.SimpleQueue[Question | None] = queue.SimpleQueue()
-        self._waiting: list[Question] = []
-        self._writing: dict[int, Question] = {}
+        self._inbox: queue.SimpleQueue[PendingPrompt | None] = queue.SimpleQueue()
+        self._waiting: list[PendingPrompt] = []
+        self._writing: dict[int, PendingPrompt] = {}
         self._parts: BottomPackage | None = None
         self._failure: BaseException | None = None
         self._ready = threading.Event()
@@ -80,7 +80,7 @@ class Worker:
         self._inbox.put(None)
         self._thread.join(timeout=30)
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: PendingPrompt) -> None:
         """Queue a question. Raises JobConflict when the worker has ended."""
         if not self._thread.is_alive():
             raise JobConflict("this model is no longer served; start `privtune serve` again")
@@ -127,7 +127,7 @@ class Worker:
     def _idle(self) -> bool:
         return not self._writing and not self._waiting
 
-    def _begin(self, writer: Writer, question: Question) -> None:
+    def _begin(self, writer: Writer, question: PendingPrompt) -> None:
         if question.cancel.is_set():
             return
         try:
@@ -149,14 +149,14 @@ class Worker:
         for reply in replies:
             self._report(self._writing[reply.handle], reply)
 
-    def _report(self, question: Question, reply: Reply) -> None:
+    def _report(self, question: PendingPrompt, reply: Reply) -> None:
         text, question.shown = reply.text[question.shown :], len(reply.text)
         if reply.finish is not None:
             del self._writing[reply.handle]
         if text or reply.finish is not None:
             question.notify(Update(text=text, done=generated(reply) if reply.finish is not None else None))
 
-    def _end(self, writer: Writer, question: Question) -> None:
+    def _end(self, writer: Writer, question: PendingPrompt) -> None:
         if question.reply is not None:
             del self._writing[question.reply.handle]
             writer.end(question.reply, "cancelled")

@@ -43,7 +43,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             target.rmdir()  # fails if it has got files meanwhile: unlike `replacing_folder`, an export removes none
         scratch.rename(target)
     except OSError as error:
-        remedy = "free space and" if error.errno in _NO_ROOM else "choose a folder that you can write to, and"
+        remedy = "free room and" if error.errno in _NO_ROOM else "choose a folder that you can write to, and"
         raise StorageFull(f"{target} can't be written: {error.strerror}; {remedy} export again") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

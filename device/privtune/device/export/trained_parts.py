@@ -96,7 +96,7 @@ def whole_model(
     """
     if sha256 is None:
         raise VersionMismatch(
-            "The cloud did not say which weights the adapter was trained on (an older version?), so it can't be merged "
+            "The cloud did not say which weights the adapter was trained on, so it can't be merged "
             "safely. Export it with --format peft."
         )
     say(f"loading the base from {local_model}")
@@ -127,5 +127,5 @@ def _saved(tail: Tail, target: Path) -> Path:
         with native_os_errors():
             tail.save_adapter(target)
     except OSError as error:
-        raise StorageFull(f"{target} can't be written: {error.strerror}; free space and export again") from error
+        raise StorageFull(f"{target} can't be written: {error.strerror}; free room and export again") from error
     return target

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from privtune.device.home.paths import job_path
+from privtune.device.home.paths import job_path, private_folder
 from privtune.shared.errors import JobConflict, StorageFull
 from privtune.shared.files import held
 
@@ -20,6 +20,7 @@ def job_lock(home: Path, job_id: str) -> Iterator[None]:
     folder = job_path(home, job_id)
     with ExitStack() as stack:
         try:
+            private_folder(home)
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             mine = stack.enter_context(held(folder / "lock"))
         except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 
 from privtune.shared.errors import InvalidInput
@@ -15,6 +17,20 @@ _JOB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
 def default_home() -> Path:
     """$PRIVTUNE_HOME, or ~/.privtune."""
     return Path(os.environ.get(HOME_VARIABLE) or Path.home() / ".privtune").expanduser()
+
+
+def private_folder(home: Path) -> bool:
+    """Make the device's home folder for its owner's eyes only, and close one that others can read.
+
+    False when its mode can't be changed: it is another user's, or shared (sticky) like /tmp. Raises OSError when it
+    can't be made.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    mode = home.stat().st_mode
+    if mode & 0o077 and not mode & stat.S_ISVTX:
+        with contextlib.suppress(PermissionError):
+            home.chmod(0o700)
+    return not home.stat().st_mode & 0o077
 
 
 def check_job_id(job_id: str) -> str:

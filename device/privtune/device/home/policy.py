@@ -5,16 +5,19 @@ The defaults are strict: noise is always on and never weaker than each mechanism
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
 from privtune.shared.validation import Strict
 
 NO_NOISE = "none"
+_ROUNDING = 1e-6  # of a ratio that is computed back from absolute lengths
 
 
 class Bound(Strict):
@@ -53,27 +56,47 @@ class AuditRule(Strict):
     size: Literal["quick", "full"] = Field("quick", description="quick takes minutes, full takes hours.")
 
 
-def _default_bounds() -> dict[str, dict[str, Bound]]:
-    """At least the noise of the mechanisms' own defaults; no other parameter may set its strength."""
-    from privtune.device.noise.params import DChiParams, GaussianParams
+Bounds = dict[str, dict[str, Bound]]
 
-    dchi, gaussian = DChiParams(), GaussianParams()
-    return {
-        "dchi": {"noise_ratio": Bound(min=dchi.noise_ratio), "eta": Bound(allowed=False)},
-        "gaussian": {"epsilon": Bound(max=gaussian.epsilon), "delta": Bound(max=gaussian.delta)},
-    }
+
+@functools.cache
+def _default_bounds() -> Bounds:
+    """No mechanism may protect less than its own defaults do."""
+    from privtune.device.noise.registry import REGISTRY
+
+    bounds: Bounds = {}
+    for name, row in REGISTRY.items():
+        defaults = row.params().resolved()
+        kinds = {key: {"below": "min", "above": "max"}.get(way) for key, way in row.params.weaker.items()}
+        bounds[name] = {
+            key: Bound(allowed=False) if kind is None else Bound.model_validate({kind: defaults[key]})
+            for key, kind in kinds.items()
+        }
+    return bounds
+
+
+def _with_defaults(given: Bounds) -> Bounds:
+    """What the owner gives, and the default of all that is left out; a parameter that is listed may be set."""
+    merged = {name: dict(bounds) for name, bounds in _default_bounds().items()}
+    for name, bounds in given.items():
+        mine = merged.setdefault(name, {})
+        for key, bound in bounds.items():
+            default = mine.get(key, Bound())
+            mine[key] = default.model_copy(update={"allowed": True} | bound.model_dump(exclude_unset=True))
+    return merged
 
 
 class Policy(Strict):
-    """The `policy` section of agent.yaml, or policy.yaml. A section that is given replaces its default as a whole."""
+    """The `policy` section of agent.yaml, or policy.yaml. What is left out has its default, in `bounds` too."""
 
     mechanisms: tuple[str, ...] = Field(
         ("dchi", "gaussian"), description="Noise mechanisms that jobs may use (`none` is governed by allow_no_noise)."
     )
-    bounds: dict[str, dict[str, Bound]] = Field(
+    bounds: Bounds = Field(
         default_factory=_default_bounds,
-        description="Bounds per mechanism and parameter: min, max, allowed. A parameter that is not listed may have "
-        "any value.",
+        description="Bounds per mechanism and parameter: min, max, allowed. They hold for what takes effect: "
+        "noise_ratio is that of the token that gets least noise, however a job sets it. By default, nothing may "
+        "protect less than a mechanism's own defaults.",
     )
     allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
     allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
@@ -110,6 +133,11 @@ class Policy(Strict):
                     known = ", ".join(row.params.model_fields) or "none"
                     raise ValueError(f"bounds: {name} has no parameter '{parameter}'; it has: {known}")
         return self
+
+    @field_validator("bounds")
+    @classmethod
+    def _bounds_with_defaults(cls, bounds: Bounds) -> Bounds:
+        return _with_defaults(bounds)
 
     def check(self, spec: JobSpec) -> None:
         """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings are wrong."""
@@ -165,17 +193,20 @@ class Policy(Strict):
                 f"The device's policy does not allow the mechanism {name}; allowed: {', '.join(self.mechanisms)}."
             )
         for parameter, bound in self.bounds.get(name, {}).items():
-            _check_bound(name, parameter, getattr(settings, parameter), bound)
+            if not bound.allowed and getattr(settings, parameter) != type(settings).model_fields[parameter].default:
+                raise PolicyRefused(f"The device's policy does not allow {name} with {parameter} set.")
+        self.check_resolved(name, settings.resolved())
+
+    def check_resolved(self, mechanism: str, resolved: Mapping[str, object]) -> None:
+        """Raises PolicyRefused where what takes effect is outside the bounds. resolved: as in `Params.resolved`."""
+        for parameter, bound in self.bounds.get(mechanism, {}).items():
+            _check_bound(mechanism, parameter, resolved.get(parameter), bound)
 
 
 def _check_bound(mechanism: str, parameter: str, value: object, bound: Bound) -> None:
-    if value is None:
-        return
-    if not bound.allowed:
-        raise PolicyRefused(f"The device's policy does not allow {mechanism} with {parameter} set.")
     if not isinstance(value, int | float):
         return
-    if bound.min is not None and value < bound.min:
-        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device requires.")
-    if bound.max is not None and value > bound.max:
+    if bound.max is not None and value > bound.max * (1 + _ROUNDING):
         raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is above the {bound.max:g} that the device allows.")
+    if bound.min is not None and value < bound.min * (1 - _ROUNDING):
+        raise PolicyRefused(f"{mechanism}: {parameter} {value:g} is below the {bound.min:g} that the device requires.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import PREDICTIONS
 from privtune.device.data.batches import evaluation_batches
 from privtune.device.data.encode import EncodedDataset, encode_texts
+from privtune.device.data.plain_text import half_character
 from privtune.device.data.records import Columns, Record, Records
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.tuned import TunedModel, open_tuned
@@ -67,6 +69,9 @@ def _encode(texts: Sequence[Text], tuned: TunedModel) -> EncodedDataset:
     paired = {second is not None for _, second in pairs}
     if len(paired) > 1:
         raise InvalidInput("give either texts or pairs of texts, not both at once")
+    for text in chain(*pairs):
+        if text is not None and (problem := half_character(text)) is not None:
+            raise InvalidInput(f"a text has {problem}; write it whole", param="text")
     items = tuple(Record(number=i + 1, text=first, text2=second) for i, (first, second) in enumerate(pairs))
     columns = Columns(text="text", text2="text2" if paired == {True} else None)
     records = Records(source="the texts", unit="text", columns=columns, items=items)

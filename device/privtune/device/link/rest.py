@@ -1,7 +1,7 @@
 """The device's REST client of the control plane: it creates, watches and steers jobs; training goes over gRPC.
 
-The cloud's answers are untrusted: ids are checked before they name a folder, and texts lose control characters before
-they reach a terminal.
+The cloud's answers are untrusted: ids are checked before they name a folder, and every text of an answer loses its
+control characters as it arrives (`_answer`), because it may reach a terminal.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import httpx
 from tenacity import stop_after_attempt
 
 from privtune.device.home.paths import check_job_id
+from privtune.device.link.trust import proxy_of, tls_context
 from privtune.shared.addresses import is_loopback
 from privtune.shared.errors import (
     CloudUnreachable,
@@ -34,6 +35,7 @@ from privtune.shared.errors import (
     by_reason,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.printable import printable, printable_json
 from privtune.shared.retry import retrying
 from privtune.shared.wire import PROTOCOL_VERSION
 
@@ -58,18 +60,13 @@ _REASONS = {kind.reason for kind in all_errors()}
 Json = dict[str, Any]
 
 
-def printable(text: str) -> str:
-    """A text from the cloud as one line without control characters, for a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text).strip()
-
-
 class ControlPlane:
     """One cloud's job API. Use as a context manager, or call `close`.
 
     Args:
         base_url: `https://host[:port]`; `http://` for this machine only.
         api_key: the owner's key.
-        ca_cert: PEM file of the cloud's own certificate authority; None: the system's authorities.
+        ca_cert: PEM file of the cloud's own certificate authority; None: as `privtune.device.link.trust` finds them.
 
     Raises:
         InvalidInput: the address or the PEM file is wrong.
@@ -87,8 +84,9 @@ class ControlPlane:
             base_url=self.url,
             headers={"Authorization": f"Bearer {_checked_key(api_key)}", "Accept": "application/json"},
             timeout=TIMEOUT_S,
-            verify=_tls(ca_cert) if url.scheme == "https" else False,
-            trust_env=not is_loopback(url.host),  # a proxy of the environment can't reach this machine
+            verify=tls_context(ca_cert) if url.scheme == "https" else False,
+            trust_env=False,
+            proxy=proxy_of(url.host),
         )
 
     def __enter__(self) -> ControlPlane:
@@ -107,7 +105,7 @@ class ControlPlane:
         theirs = facts.get("protocol_version")
         if theirs != PROTOCOL_VERSION:
             raise VersionMismatch(
-                f"The cloud at {self.url} speaks protocol {printable(str(theirs))}, this device {PROTOCOL_VERSION}. "
+                f"The cloud at {self.url} speaks protocol {theirs}, this device {PROTOCOL_VERSION}. "
                 "Upgrade the older side."
             )
         return facts
@@ -119,7 +117,7 @@ class ControlPlane:
         if isinstance(port, int):
             return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
         if isinstance(address, str) and address:
-            return printable(address)
+            return address
         raise VersionMismatch(f"The cloud at {self.url} does not say where its gateway is; give --grpc-address.")
 
     def create_job(self, spec: JobSpec) -> Json:
@@ -196,7 +194,7 @@ class ControlPlane:
 
     def _answer(self, response: httpx.Response) -> Json:
         try:
-            body = response.json()
+            body = printable_json(response.json())
         except ValueError:
             body = None
         if response.is_success:
@@ -206,7 +204,7 @@ class ControlPlane:
         named = body.get("error") if isinstance(body, dict) else None
         if isinstance(named, dict) and isinstance(named.get("message"), str):
             raise _named_error(response.status_code, named)
-        status = f"HTTP {response.status_code} {response.reason_phrase}".rstrip()
+        status = f"HTTP {response.status_code} {printable(response.reason_phrase)}".rstrip()
         kind = _BY_STATUS.get(response.status_code)
         if kind is None or (kind is JobNotFound and JOBS not in str(response.url)):
             raise CloudUnreachable(f"{self.url} answered {status}. Is a PrivTune cloud there, and healthy?")
@@ -287,13 +285,6 @@ def _checked_key(api_key: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise Unauthenticated("The API key has characters that no key has; copy it again.")
     return key
-
-
-def _tls(ca_cert: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(ca_cert) if ca_cert is not None else None)
-    except (OSError, ssl.SSLError):
-        raise InvalidInput(f"--ca-cert {ca_cert} is not a readable PEM file.", param="ca_cert") from None
 
 
 def _tls_failed(error: BaseException) -> bool:

@@ -15,16 +15,17 @@ from typing import Any, TypeVar
 import grpc
 
 from privtune.device.account.transcript import Transcript
+from privtune.device.link.trust import proxy_of, trusted_roots
 from privtune.shared.addresses import is_loopback
 from privtune.shared.errors import (
     CloudUnreachable,
-    InvalidInput,
     MessageTooLarge,
     PrivTuneError,
     VersionMismatch,
     by_reason,
 )
 from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
+from privtune.shared.printable import printable
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, OUTPUT, RESEND, FrameReader, FrameWriter, Message
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
@@ -43,12 +44,14 @@ class GatewayAccess:
 
     address: `host:port`; clear text for this machine only, TLS otherwise.
     api_key: the owner's key.
-    ca_cert: PEM file of the cloud's own certificate authority; None: the system's authorities.
+    ca_cert: PEM file of the cloud's own certificate authority; None: as `privtune.device.link.trust` finds them.
+    tls: TLS on this machine too; with `ca_cert` in any case.
     """
 
     address: str
     api_key: str
     ca_cert: Path | None = None
+    tls: bool = False
 
 
 class Link:
@@ -141,7 +144,7 @@ class Link:
 
     def _translate(self, error: grpc.RpcError) -> PrivTuneError:
         """The row of the error table for a failed call."""
-        details = error.details() or ""
+        details = printable(error.details() or "")
         for key, value in error.trailing_metadata() or ():
             if key == REASON:
                 return by_reason(str(value), details)
@@ -277,7 +280,7 @@ class Stream:
 
 def _channel(gateway: GatewayAccess) -> grpc.Channel:
     limit = DEFAULT_CHUNK_BYTES + HEADER_BYTES
-    options = [
+    options: list[tuple[str, int | str]] = [
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_send_message_length", limit),
         ("grpc.keepalive_time_ms", 20_000),
@@ -285,12 +288,8 @@ def _channel(gateway: GatewayAccess) -> grpc.Channel:
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.max_pings_without_data", 0),
     ]
-    if gateway.ca_cert is not None:
-        try:
-            roots = gateway.ca_cert.read_bytes()
-        except OSError as error:
-            raise InvalidInput(f"--ca-cert {gateway.ca_cert} can't be read: {error.strerror}") from None
-        return grpc.secure_channel(gateway.address, grpc.ssl_channel_credentials(roots), options)
-    if is_loopback(gateway.address):
+    proxy = proxy_of(gateway.address)
+    options += [("grpc.http_proxy", proxy)] if proxy else [("grpc.enable_http_proxy", 0)]
+    if is_loopback(gateway.address) and gateway.ca_cert is None and not gateway.tls:
         return grpc.insecure_channel(gateway.address, options)
-    return grpc.secure_channel(gateway.address, grpc.ssl_channel_credentials(), options)
+    return grpc.secure_channel(gateway.address, grpc.ssl_channel_credentials(trusted_roots(gateway.ca_cert)), options)

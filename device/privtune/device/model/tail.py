@@ -48,7 +48,11 @@ PIECE_ROWS = 96  # positions that the tail trains on at a time
 
 @dataclass(frozen=True, kw_only=True)
 class States:
-    """The tail's input of a micro-batch. clean_BTD: None without a skip; mask_BT: 1 = real."""
+    """The tail's input of a micro-batch.
+
+    clean_BTD: None without a skip.
+    mask_BT: 1 = real.
+    """
 
     z_BTD: Tensor
     clean_BTD: Tensor | None

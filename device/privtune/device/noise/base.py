@@ -46,7 +46,7 @@ class Mechanism(ABC):
     reads_vectors: reads the vectors it is given; others depend on the ids alone and take any vectors of that shape.
     by_position: the distribution of a row depends on that row's vector alone, so further rows of a record can be drawn
         without the earlier ones.
-    hides_task: withholds from the cloud what tells the classes apart, so the device must learn the task itself.
+    hides_task: withholds from the cloud what separates the classes, so the device must learn the task itself.
     """
 
     name: ClassVar[str]
@@ -100,6 +100,10 @@ class Mechanism(ABC):
 
     def prepare(self) -> dict[str, float]:
         """Make (or read) every public table now instead of at first use; figures that describe them, if any."""
+        return {}
+
+    def resolved(self) -> dict[str, float]:
+        """Parameters that only the model decides, as they take effect; see `Params.resolved`."""
         return {}
 
     def statement(self, generator: NoiseSource | None = None) -> Statement:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,10 +16,22 @@ INJECTION = (
 )
 
 
+Weaker = Literal["below", "above", "set"]  # than its default: which value of a parameter protects less
+
+
 class Params(BaseModel):
-    """Base of every mechanism's settings."""
+    """Base of every mechanism's settings.
+
+    weaker: the parameters that decide how strongly a mechanism protects; a device's policy bounds them at their
+        defaults. "set": at any value other than the default, because it takes the place of a bounded parameter.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    weaker: ClassVar[Mapping[str, Weaker]] = {}
+
+    def resolved(self) -> dict[str, Any]:
+        """Each parameter as it takes effect, whichever others it depends on; None: the model decides."""
+        return self.model_dump()
 
 
 class NoneParams(Params):
@@ -26,6 +40,8 @@ class NoneParams(Params):
 
 class ClipParams(Params):
     """Clipping before the noise; without it there is no bound at the cut."""
+
+    weaker = {"clip_ratio": "above", "clip": "set"}
 
     injection: InjectionPoint = Field("cut", description=INJECTION)
     clip: float | None = Field(
@@ -44,9 +60,16 @@ class ClipParams(Params):
             raise ValueError("give clip or clip_ratio, not both")
         return self
 
+    def resolved(self) -> dict[str, Any]:
+        """clip_ratio is infinite without clipping."""
+        ratio = None if self.clip is not None else self.clip_ratio or math.inf
+        return {**super().resolved(), "clip_ratio": ratio}
+
 
 class DChiParams(ClipParams):
     """d_chi noise: its length relative to the signal's, or the rate itself."""
+
+    weaker = {**ClipParams.weaker, "noise_ratio": "below", "eta": "set"}
 
     noise_ratio: float = Field(
         6.0,
@@ -63,9 +86,21 @@ class DChiParams(ClipParams):
             raise ValueError("give eta or noise_ratio, not both")
         return self
 
+    @property
+    def least_noise(self) -> float:
+        """Length of the noise of the token that gets least, relative to the length asked for."""
+        return 1.0
+
+    def resolved(self) -> dict[str, Any]:
+        """noise_ratio is that of the token that gets least noise."""
+        ratio = None if self.eta is not None else self.noise_ratio * self.least_noise
+        return {**super().resolved(), "noise_ratio": ratio}
+
 
 class GaussianParams(ClipParams):
     """Gaussian noise for a target (epsilon, delta) per position."""
+
+    weaker = {"epsilon": "above", "delta": "above"}
 
     epsilon: float = Field(16.0, gt=0, le=10_000, description="Target epsilon of one position.")
     delta: float = Field(1e-5, gt=0, lt=1, description="Target delta of one position.")
@@ -121,9 +156,16 @@ class PrivTuneParams(DChiParams):
         description="Factor on the noise of the most important tokens (scale), or on the signal of the least (gain).",
     )
 
+    @property
+    def least_noise(self) -> float:
+        """The most important token's."""
+        return self.least if self.importance == "scale" else 1.0
+
 
 class ClusterParams(Params):
     """Public clusters of the vocabulary."""
+
+    weaker = {"cluster_size": "below", "max_share": "above", "group_size": "below", "epsilon_counts": "above"}
 
     target: Literal["centre", "mixture"] = Field(
         "centre",
@@ -207,6 +249,8 @@ class SharedParams(ClusterParams):
 class PoolParams(ClusterParams, ClipParams):
     """Sums of neighbouring vectors, on top of clusters or of the clipped vectors themselves."""
 
+    weaker = {**ClusterParams.weaker, **ClipParams.weaker, "size": "below", "clusters": "set"}
+
     size: int = Field(4, ge=2, le=64, description="Number of neighbouring vectors in one sum.")
     clusters: bool = Field(True, description="Sum cluster targets; false: the clipped vectors themselves.")
     noise_ratio: float = Field(
@@ -216,6 +260,8 @@ class PoolParams(ClusterParams, ClipParams):
 
 class CodesParams(Params):
     """Each contextual vector replaced by the nearest of K public ones."""
+
+    weaker = {"codes": "above", "epsilon_task": "above"}
 
     codes: int = Field(
         64, ge=2, le=4096, description="Number of codes: few reveal little about words, many serve the task better."
@@ -247,6 +293,8 @@ class CodesParams(Params):
 class SndParams(Params):
     """Split-N-Denoise's noise: d_chi on clipped token embeddings."""
 
+    weaker = {"noise_ratio": "below", "clip_ratio": "above"}
+
     noise_ratio: float = Field(
         6.0, gt=0, le=10_000, description="Expected length of the noise, relative to the typical embedding."
     )
@@ -256,15 +304,24 @@ class SndParams(Params):
 class SapParams(DChiParams):
     """Split-and-Privatize: d_chi noise, weaker on the tokens that contribute most."""
 
+    weaker = {**DChiParams.weaker, "contributing": "above"}
+
     contributing: float = Field(0.2, ge=0, le=1, description="Share of a record's tokens that count as contributing.")
     kept_noise: float = Field(0.3, gt=0, le=1, description="Noise on contributing tokens, as a share of the others'.")
     importance_from: Literal["private", "public"] = Field(
         "private", description="What the importance is fitted on; nothing can be claimed either way."
     )
 
+    @property
+    def least_noise(self) -> float:
+        """A contributing token's."""
+        return self.kept_noise
+
 
 class TextObfuscatorParams(ClipParams):
     """TextObfuscator's noise: vectors pulled towards their cluster's prototype, then Laplace noise."""
+
+    weaker = {**ClipParams.weaker, "noise_ratio": "below", "pull": "below", "cluster_size": "below"}
 
     cluster_size: int = Field(64, ge=1, le=100_000, description="Smallest number of tokens in a cluster.")
     pull: float = Field(
@@ -277,6 +334,8 @@ class TextObfuscatorParams(ClipParams):
 
 class CusTextParams(Params):
     """CusText: the exponential mechanism over each token's output set."""
+
+    weaker = {"epsilon": "above", "set_size": "below"}
 
     injection: InjectionPoint = Field("cut", description=INJECTION)
     epsilon: float = Field(3.0, gt=0, le=1000, description="Epsilon of one token within its output set.")

@@ -1,1 +1,1 @@
-"""What leaves the device, drawn once per record: releases, randomized labels, and what is fitted on the records."""
+"""What leaves the device, drawn once per record: releases, randomised labels, and what is fitted on the records."""

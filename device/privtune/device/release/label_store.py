@@ -12,9 +12,10 @@ a record loses the largest epsilon ever used and not their sum. Dimensions: N re
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from privtune.device.data.records import Records
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.privacy.bounds import label_distributions, label_truth
-from privtune.shared.sqlite import open_private, sqlite_errors, transaction
+from privtune.shared.sqlite import open_private, sqlite_errors
 
 FILE, FIXED_SEED_FILE = "labels.sqlite", "labels-fixed-seed.sqlite"
 Labels = npt.NDArray[np.int64]
@@ -72,33 +73,33 @@ class LabelStore:
     def __init__(self, home: Path, *, fixed_seed: bool = False) -> None:
         self.path = home / (FIXED_SEED_FILE if fixed_seed else FILE)
         with self._errors():
-            self._db = open_private(self.path, _SCHEMA)
+            self._file = open_private(self.path, _SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._file.close()
 
     @property
     def identity(self) -> str:
         """A random name of this file's contents: a file that is deleted and created again has another."""
-        with self._errors():
-            return str(self._db.execute("SELECT id FROM identity").fetchone()[0])
+        with self._using() as db:
+            return str(db.execute("SELECT id FROM identity").fetchone()[0])
 
     def renew_identity(self) -> None:
         """Record that draws were lost (an older copy was put back): what is drawn now may be a second draw."""
-        with self._errors():
-            self._db.execute("UPDATE identity SET id = lower(hex(randomblob(16)))")
+        with self._using() as db:
+            db.execute("UPDATE identity SET id = lower(hex(randomblob(16)))")
 
     @property
     def size(self) -> int:
         """Number of stored draws, of any epsilon."""
-        with self._errors():
-            return int(self._db.execute("SELECT COUNT(*) FROM draws").fetchone()[0])
+        with self._using() as db:
+            return int(db.execute("SELECT COUNT(*) FROM draws").fetchone()[0])
 
     def missing(self, keys: Sequence[bytes], epsilon: float) -> int:
         """How many of these records have no draw of this epsilon yet."""
-        with self._errors():
-            known = self._read(keys)
+        with self._using() as db:
+            known = self._read(db, keys)
         return sum(epsilon not in known[key] for key in keys)
 
     def randomised(
@@ -115,26 +116,32 @@ class LabelStore:
             epsilon: nats that a draw may reveal of its label.
             source: where new draws come from.
         """
-        with self._errors(), transaction(self._db):
-            known = self._read(keys)
+        with self._errors(), self._file.transaction() as db:
+            known = self._read(db, keys)
             todo = np.array([n for n, key in enumerate(keys) if epsilon not in known[key]], dtype=np.int64)
             drawn = draw(labels_N[todo], [known[keys[n]] for n in todo], classes, epsilon, source)
             rows = [(keys[n], epsilon, label) for n, label in zip(todo.tolist(), drawn.tolist(), strict=True)]
-            self._db.executemany("INSERT INTO draws VALUES (?, ?, ?)", rows)
+            db.executemany("INSERT INTO draws VALUES (?, ?, ?)", rows)
         for key, _, label in rows:
             known[key][epsilon] = label
         return np.array([known[key][epsilon] for key in keys], dtype=np.int64)
 
-    def _read(self, keys: Sequence[bytes]) -> defaultdict[bytes, dict[float, int]]:
+    def _read(self, db: sqlite3.Connection, keys: Sequence[bytes]) -> defaultdict[bytes, dict[float, int]]:
         """Each record's draws: epsilon -> label."""
         found: defaultdict[bytes, dict[float, int]] = defaultdict(dict)
         for start in range(0, len(keys), _BATCH):
             some = keys[start : start + _BATCH]
             marks = ",".join("?" * len(some))
             query = f"SELECT record, epsilon, label FROM draws WHERE record IN ({marks})"
-            for record, epsilon, label in self._db.execute(query, some):
+            for record, epsilon, label in db.execute(query, some):
                 found[record][epsilon] = label
         return found
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time."""
+        with self._errors(), self._file.using() as db:
+            yield db
 
     def _errors(self) -> AbstractContextManager[None]:
         return sqlite_errors(f"the store of randomised labels {self.path}")

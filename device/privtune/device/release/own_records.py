@@ -40,7 +40,7 @@ class OwnRecords:
 
     def pin(
         self,
-        law: str,
+        distribution: str,
         *,
         file: str = "law.txt",
         what: str = "the public texts, tables or version that make this job's noise",
@@ -48,7 +48,7 @@ class OwnRecords:
         """Hold a job to the noise distribution it began with: under another, records would be drawn a second time.
 
         Args:
-            law: names the distribution.
+            distribution: its name.
             file: in the job's folder, where the name is kept.
             what: what the distribution depends on, for the message.
 
@@ -60,11 +60,11 @@ class OwnRecords:
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                write_text(path, law)
+                write_text(path, distribution)
             known = path.read_text()
         except OSError as error:
             raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error
-        if known != law:
+        if known != distribution:
             raise JobConflict(
                 f"{what} have changed since it began, and its records would be released a second time; restore them or "
                 "start a new job"

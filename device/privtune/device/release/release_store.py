@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +19,7 @@ from typing import Any
 
 from privtune.device.release.record_keys import RecordKey
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
-from privtune.shared.sqlite import open_private, sqlite_errors, transaction
+from privtune.shared.sqlite import open_private, sqlite_errors
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE);
@@ -73,12 +72,12 @@ class ReleaseStore:
         if max_bytes < 1:
             raise InvalidInput(f"the bound of the store of {self.contents} must be at least 1 byte", param="max_bytes")
         self._path, self._max_bytes, self.fingerprint = path, max_bytes, fingerprint
-        self._lock = threading.Lock()
         with self._errors():
-            self._db = open_private(path, _SCHEMA, write_ahead_log=True)
-            self._db.execute("PRAGMA cache_size=-512")  # KiB; rows are read once, and the system caches the file
-            self._db.execute("INSERT OR IGNORE INTO scopes (fingerprint) VALUES (?)", (fingerprint,))
-            row = self._db.execute("SELECT id FROM scopes WHERE fingerprint = ?", (fingerprint,)).fetchone()
+            self._file = open_private(path, _SCHEMA, write_ahead_log=True)
+        with self._using() as db:
+            db.execute("PRAGMA cache_size=-512")  # KiB; rows are read once, and the system caches the file
+            db.execute("INSERT OR IGNORE INTO scopes (fingerprint) VALUES (?)", (fingerprint,))
+            row = db.execute("SELECT id FROM scopes WHERE fingerprint = ?", (fingerprint,)).fetchone()
             self._scope = int(row[0])
 
     def in_scope(self, fingerprint: str) -> ReleaseStore:
@@ -96,10 +95,9 @@ class ReleaseStore:
         The first release of a record wins: if another process has stored one meanwhile, that one is returned and the
         new draw is discarded. On return the bytes are on disk. All or nothing.
         """
-        with self._using() as db:
-            with transaction(db):
-                self._insert(db, items)
-            return self._read(db, list(items))
+        with self._errors(), self._file.transaction() as db:
+            self._insert(db, items)
+        return self.get_many(list(items))
 
     def sizes(self, keys: Sequence[RecordKey]) -> dict[RecordKey, tuple[int, int]]:
         """Rows and bytes of the stored releases among `keys`, without reading the releases themselves."""
@@ -128,8 +126,7 @@ class ReleaseStore:
 
     def close(self) -> None:
         """Close the file. Everything that was put is on disk already."""
-        with self._lock:
-            self._db.close()
+        self._file.close()
 
     def _insert(self, db: sqlite3.Connection, items: Mapping[RecordKey, EncodedRelease]) -> None:
         added = 0
@@ -170,8 +167,8 @@ class ReleaseStore:
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread at a time."""
-        with self._lock, self._errors():
-            yield self._db
+        with self._errors(), self._file.using() as db:
+            yield db
 
     @property
     def _named(self) -> str:

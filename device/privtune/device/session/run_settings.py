@@ -17,6 +17,7 @@ class RunSettings:
     grpc_address: host:port of the cloud's gateway.
     api_key: proves who this device's owner is.
     ca_cert: PEM file of the authority to trust; None: the system's.
+    tls: the gateway speaks TLS on this machine too, as the REST API does.
     home: the device's folder.
     local_model: the owner's own copy of the model; None: the bottom package is downloaded from the cloud.
     no_progress_timeout: seconds without progress after which a run gives up (the job stays resumable).
@@ -28,6 +29,7 @@ class RunSettings:
     grpc_address: str
     api_key: str
     ca_cert: Path | None = None
+    tls: bool = False
     home: Path
     local_model: str | None = None
     no_progress_timeout: float = 600.0
@@ -43,7 +45,7 @@ class RunSettings:
     @property
     def endpoint(self) -> GatewayAccess:
         """Address and key of the gateway."""
-        return GatewayAccess(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert)
+        return GatewayAccess(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert, tls=self.tls)
 
     def account(self, job_id: str) -> Account:
         """Opens the account of one run of a job."""

@@ -136,11 +136,13 @@ def refuse_job(job_id: str, error: PrivTuneError, settings: RunSettings) -> None
 
 
 def _public(error: PrivTuneError) -> PrivTuneError:
-    """What the cloud may know of an error: files, lines, columns and an audit's figures stay at home."""
+    """What the cloud may know of an error: files, lines, columns, counts and an audit's figures stay at home."""
     if isinstance(error, AuditRefused):
         return PolicyRefused("the device's audit of its own data refuses the job; the owner's terminal or log says why")
     if isinstance(error, DataInvalid):
         return DataInvalid("the device can't use its data set; the owner's terminal or agent log says why")
+    if error.private:
+        return type(error)("the job does not fit the device's data or budget; the owner's terminal or log says why")
     return error
 
 

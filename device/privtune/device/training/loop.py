@@ -48,7 +48,11 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch(PendingBatch):
-    """A micro-batch with its N targets. items: targets of the whole step; last: the step has no more micro-batches."""
+    """A micro-batch with its N targets.
+
+    items: targets of the whole step.
+    last: the step has no more micro-batches.
+    """
 
     targets_N: Tensor
     items: int

@@ -132,7 +132,11 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     held_out = validation.load(spec.task) if validation is not None else None
     names = training_labels(records) if spec.task == "classification" else ()
     if spec.num_labels not in (None, len(names)):
-        raise InvalidInput(f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels")
+        raise InvalidInput(
+            f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels",
+            param="num_labels",
+            private=True,
+        )
     package = load_bottom(
         run.link,
         run.job_id,
@@ -172,8 +176,10 @@ def _form(
 
 
 def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
-    """Whether this job can learn from what the mechanism releases; a message where it can but hardly will."""
-    spec = run.spec
+    """Whether the policy allows what takes effect, and the job can learn from it; a message where it hardly will."""
+    spec, policy = run.spec, run.settings.policy
+    if policy is not None:
+        policy.check_resolved(mechanism.name, mechanism.resolved())
     clean = bool(spec.tail) and spec.skip != "none"
     if mechanism.shortens and spec.task == "causal-lm":
         raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")

@@ -4,27 +4,15 @@ import gc
 import weakref
 
 import pytest
-import torch
 
-from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk
-from privtune.cloud.compute.host import Host
 from privtune.cloud.settings import Settings
 from privtune.shared.codec import encode, probe
 from privtune.shared.errors import JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import STEP, Message, codec_number
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.world import save_model
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models")
-    save_model(folder / "enc", "bert", "classification", num_labels=2)
-    return Host(Catalog([f"enc={folder / 'enc'}"]), folder / "bottoms")
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from privtune.cloud.catalog import Catalog
-from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.release_cache import ReleaseCache
 from privtune.cloud.compute.step_machine import StepMachine
 from privtune.cloud.compute.top_session import TopSession
@@ -24,17 +22,8 @@ from privtune.shared.wire import (
 )
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.adapters import exported
-from tests.support.tiny_models import save_model
 
 WIDTH = 32
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("models")
-    save_model(folder / "enc", "bert", "classification", num_labels=2)
-    return Host(Catalog([f"enc={folder / 'enc'}"]), folder / "bottoms")
 
 
 class Bench:

@@ -1,10 +1,14 @@
 """The transcript of a run: its lines form a chain, its files are private, and frames are kept up to a limit."""
 
+import json
 import stat
+
+from typer.testing import CliRunner
 
 from privtune.device.account import transcript as transcript_module
 from privtune.device.account.transcript import Transcript
 from privtune.device.account.verify import check, read_run
+from privtune.device.cli import app
 from privtune.shared.wire import STEP, FrameWriter, Message
 
 JOB = "ftjob-1"
@@ -46,3 +50,14 @@ def test_frames_are_kept_up_to_the_limit_and_a_note_says_so(tmp_path, monkeypatc
     assert (tmp_path / "0001.frames").stat().st_size <= 40
     assert "run 0001: the size limit is reached: no more frames are kept" in found.notes
     assert found.problems == []
+
+
+def test_what_verify_finds_is_printed_as_json(tmp_path):
+    transcript = Transcript(tmp_path / "jobs" / JOB / "transcript", JOB)
+    send(transcript, 3)
+    transcript.close()
+    done = CliRunner().invoke(app, ["transcript", "verify", JOB, "--json", "--home", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert found["frames"] == {"up STEP": 3}
+    assert found["problems"] == []

@@ -1,4 +1,4 @@
-"""agent.yaml: every mistake is told with the file and the key or the line; paths count from the file."""
+"""agent.yaml: every mistake is reported with the file and the key or the line; paths count from the file."""
 
 import pytest
 

@@ -4,7 +4,7 @@ import torch
 
 from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.metrics import InversionScore, bootstrap, hits, rouge_l, spread
-from privtune.device.audit.victim import Observed, Seen
+from privtune.device.audit.observed import Observed, Seen
 
 
 def observed(truth, lengths, row=None, slot=None):

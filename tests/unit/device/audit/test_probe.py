@@ -1,4 +1,4 @@
-"""The estimate of use before a job: what the cloud's states tell, and with a skip the clean vectors beside them."""
+"""The estimate of use before a job: from the cloud's states, and with a skip from the clean vectors as well."""
 
 import pytest
 

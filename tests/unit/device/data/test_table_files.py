@@ -88,6 +88,14 @@ BAD = [
     ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 0}\n', r'a\.jsonl, line 2, column "text": the record has no'),
     ("a.jsonl", '{"text": ["a"], "label": 1}\n', r'a\.jsonl, line 1, column "text": a text is expected, not a list'),
     ("a.jsonl", '{"text": "a", "label": 0.5}\n', r'line 1, column "label": a label must be a text or a whole'),
+    (
+        "a.jsonl",
+        '{"text": "b", "label": 0}\n{"text": "a\\ud83d", "label": 1}\n',
+        r'line 2, column "text": half of a char',
+    ),
+    ("a.jsonl", '{"text": "b", "label": 0}\n{"text": "a", "label": "\\udc00"}\n', r'line 2, column "label": half of a'),
+    ("a.jsonl", '{"text": "b", "text2": "\\ud83d", "label": 0}\n', r'line 1, column "text2": half of a character'),
+    ("a.jsonl", '{"text": "b", "label": 0, "\\ud83d": 0}\n', r"line 1: the name of a column has half of a character"),
     ("a.csv", "words,label\na,1\n", r'which column is the text\? .* Its columns: "words", "label"'),
     ("a.csv", "text,kind\na,1\n", r'which column is the label\? .* Its columns: "text", "kind"'),
 ]
@@ -99,6 +107,35 @@ def test_bad_file(tmp_path, name, content, message):
     with pytest.raises(DataInvalid, match=message) as caught:
         DataSource(path=path).load("classification")
     assert "\n" not in caught.value.message
+
+
+ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "\ud800"}]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "a\ud83d"},
+        {"prompt": "a\udfff", "completion": "b"},
+        {"prompt": "a", "completion": "\ud83d\ud83d"},
+        {"messages": [{"role": "user", "content": "a\ud83d"}, {"role": "assistant", "content": "b"}]},
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": [{"type": "text", "text": "\ud800"}]},
+            ]
+        },
+    ],
+)
+def test_half_of_a_character_in_a_language_models_data(tmp_path, row):
+    path = write(tmp_path, "a.jsonl", json.dumps(row))
+    with pytest.raises(DataInvalid, match=r'a\.jsonl, line 1, column "\w+".*: half of a character \(U\+D'):
+        DataSource(path=path).load("causal-lm")
+
+
+def test_a_character_of_two_halves_is_whole(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "\\ud83d\\ude00", "label": 1}')
+    assert texts_and_labels(path) == [("😀", "1")]
 
 
 def test_parquet_names_the_row(tmp_path):

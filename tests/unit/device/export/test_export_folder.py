@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
 
 
 def test_a_disk_that_can_not_be_written(tmp_path):
-    with pytest.raises(StorageFull, match=r"No space left.*free space"), new_folder(tmp_path / "out"):
+    with pytest.raises(StorageFull, match=r"No space left.*free room"), new_folder(tmp_path / "out"):
         Path("/dev/full").write_text("x")
     assert list(tmp_path.iterdir()) == []
 
@@ -64,7 +64,7 @@ def test_a_place_where_nobody_can_write_is_not_a_full_disk():
     wanted = r"/proc/x can't be written: .*choose a folder that you can write to"
     with pytest.raises(StorageFull, match=wanted) as told, new_folder(Path("/proc/x")):
         pass
-    assert "space" not in str(told.value)
+    assert "room" not in str(told.value)
 
 
 def test_a_target_in_use_is_left_alone(tmp_path):

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from privtune.device.home.policy import Policy
 from privtune.device.noise.params import DChiParams, GaussianParams
+from privtune.device.noise.registry import REGISTRY, build, entry
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from tests.support.builders import least_spec
 
@@ -21,6 +22,7 @@ def noise(name, **params):
     return {"mechanism": {"name": name, "params": params}}
 
 
+EVERY = {"mechanisms": list(REGISTRY)}
 DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
 
 
@@ -50,6 +52,27 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         ),
         ({"bounds": {"dchi": {"noise_ratio": {"min": 90}}}}, noise("dchi", noise_ratio=89), "below the 90"),
         ({"bounds": {"dchi": {"noise_ratio": {"max": 2}}}}, noise("dchi", noise_ratio=2.5), "above the 2 "),
+        ({"bounds": {"dchi": {"noise_ratio": {"min": 6}}}}, noise("dchi", eta=1e9), "dchi with eta set"),
+        ({"bounds": {"dchi": {"noise_ratio": {"max": 9}}}}, noise("dchi", noise_ratio=1e-6), f"below the {DCHI:g}"),
+        ({"bounds": {}}, noise("dchi", eta=1.0), "dchi with eta set"),
+        ({"bounds": {"gaussian": {"epsilon": {"max": 99}}}}, noise("gaussian", delta=0.5), "delta 0.5 is above"),
+        (EVERY, noise("privtune", noise_ratio=1e-6), f"below the {DCHI:g} that the device requires"),
+        (EVERY, noise("privtune", importance="scale", least=1e-9), f"below the {DCHI:g} that the device requires"),
+        (EVERY, noise("sap", kept_noise=0.01), "noise_ratio 0.06 is below the 1.8"),
+        (EVERY, noise("sap", noise_ratio=12, contributing=1), "contributing 1 is above the 0.2"),
+        (EVERY, noise("shared", cluster_size=1), "cluster_size 1 is below the 96"),
+        (EVERY, noise("pool", clusters=False), "pool with clusters set"),
+        (EVERY, noise("codes", codes=4096), "codes 4096 is above the 64"),
+        (EVERY, noise("snd", noise_ratio=0.1), "noise_ratio 0.1 is below the 6"),
+        (EVERY, noise("textobfuscator", noise_ratio=0.1), "noise_ratio 0.1 is below the 3"),
+        (EVERY, noise("custext", epsilon=1000), "epsilon 1000 is above the 3"),
+        ({}, noise("dchi", clip=1e6), "dchi with clip set"),
+        ({}, noise("dchi", clip_ratio=0), "clip_ratio inf is above the 1.25"),
+        (
+            EVERY | {"bounds": {"privtune": {"importance": {"allowed": False}}}},
+            noise("privtune", noise_ratio=60, importance="gain"),
+            "privtune with importance set",
+        ),
     ],
 )
 def test_each_rule_refuses_with_its_reason(rules, asked, reason):
@@ -75,7 +98,12 @@ def test_each_rule_refuses_with_its_reason(rules, asked, reason):
         ({}, {"label_epsilon": 16.0}),
         ({"max_label_epsilon": 2}, {"label_epsilon": 2.0}),
         ({"bounds": {"dchi": {"noise_ratio": {"min": 1}}}}, noise("dchi", noise_ratio=1)),
-        ({"bounds": {}}, noise("dchi", eta=1.0)),
+        ({"bounds": {"dchi": {"eta": {"max": 1}}}}, noise("dchi", eta=1.0)),
+        ({"bounds": {}}, noise("dchi")),
+        (EVERY, noise("privtune", noise_ratio=2 * DCHI, importance="scale", least=0.5)),
+        (EVERY | {"bounds": {"privtune": {"importance": {"allowed": False}}}}, noise("privtune")),
+        (EVERY | {"bounds": {"privtune": {"importance": {"allowed": False}}}}, noise("privtune", importance="off")),
+        *((EVERY, noise(name)) for name in REGISTRY if name != "none"),
     ],
 )
 def test_what_a_rule_allows_passes(rules, asked):
@@ -116,3 +144,34 @@ def test_wrong_settings_are_invalid_input():
 def test_a_policy_that_could_never_hold_is_refused(rules, words):
     with pytest.raises(ValidationError, match=words):
         policy(**rules)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_number_that_weakens_has_a_floor(name):
+    """Of a bounded mechanism, no parameter that its statement or `weaker` calls strength is left out."""
+    row = entry(name)
+    assert set(row.params.weaker) <= set(row.params.model_fields)
+    assert row.strength is None or row.strength.param in row.params.weaker
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "params", "reason"),
+    [
+        ("dchi", {"eta": 1e9}, "noise_ratio .* is below the 6"),
+        ("privtune", {"eta": 1e9, "importance": "gain"}, "noise_ratio .* is below the 6"),
+        ("dchi", {"clip": 1e6}, "clip_ratio .* is above the 1.25"),
+        ("pool", {"clip": 1e6}, "clip_ratio .* is above the 1.25"),
+        ("textobfuscator", {"clip": 1e6}, "clip_ratio .* is above the 1.25"),
+    ],
+)
+def test_what_only_the_model_decides_is_compared_once_it_is_there(context, mechanism, params, reason):
+    rules = policy(**EVERY, bounds={mechanism: {key: {} for key in ("eta", "clip") if key in params}})
+    asked = job(**noise(mechanism, **params))
+    rules.check(asked)
+    with pytest.raises(PolicyRefused, match=reason):
+        rules.check_resolved(mechanism, build(asked.mechanism, context).resolved())
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY if name != "none"])
+def test_defaults_stay_allowed_once_the_model_is_there(context, name):
+    policy(**EVERY).check_resolved(name, build(job(**noise(name)).mechanism, context).resolved())

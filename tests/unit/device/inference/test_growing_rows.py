@@ -1,4 +1,4 @@
-"""Rows of growing texts: the law of the mechanism, drawn once for the tokens up to them, in whatever pieces."""
+"""Rows of growing texts: the mechanism's distribution, drawn once for the tokens up to them, in whatever pieces."""
 
 import contextlib
 import hashlib

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import stat
 import threading
 
@@ -105,21 +107,20 @@ def test_fixed_seeds_never_meet_real_draws(tmp_path) -> None:
     real.close()
 
 
-def test_a_damaged_locked_or_unwritable_store_is_one_clear_error(tmp_path) -> None:
+def test_a_damaged_locked_or_unwritable_store_is_one_clear_error(tmp_path, monkeypatch) -> None:
     (tmp_path / "labels.sqlite").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(ArtifactCorrupt, match="damaged"):
         LabelStore(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFull, match="can't be created"):
         LabelStore(tmp_path / "file" / "home")
-    one, other = LabelStore(tmp_path / "home"), LabelStore(tmp_path / "home")
-    other._db.execute("PRAGMA busy_timeout=10")
-    one._db.execute("BEGIN IMMEDIATE")
-    with pytest.raises(JobConflict, match="locked"):
-        other.randomised(keys_of(3), np.zeros(3, dtype=np.int64), 2, 1.0, OsNoise())
-    one._db.execute("ROLLBACK")
-    one.close()
-    other.close()
+    monkeypatch.setattr("privtune.shared.sqlite.TIMEOUT_S", 0.01)
+    store = LabelStore(tmp_path / "home")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JobConflict, match="locked"):
+            store.randomised(keys_of(3), np.zeros(3, dtype=np.int64), 2, 1.0, OsNoise())
+    store.close()
 
 
 def test_the_loss_is_the_likelihood_of_the_draw() -> None:

@@ -20,6 +20,7 @@ from privtune.device.release.record_keys import RecordKey, content_fingerprint
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore, release_fingerprint
 from privtune.shared.codec import encode
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, StorageFull
+from privtune.shared.sqlite import open_private
 
 PRINT = release_fingerprint(mechanism="m", model="a" * 64, cut=1, codec="bf16")
 
@@ -112,8 +113,9 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
 
 def test_disk_full_and_unwritable(tmp_path: Path) -> None:
     store = ReleaseStore(tmp_path / "r", PRINT, 10**9)
-    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
-    store._db.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite's own "database or disk is full"
+    with contextlib.closing(open_private(tmp_path / "r", "")) as file, file.using() as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+        db.execute(f"PRAGMA max_page_count = {pages + 2}")  # SQLite's own "database or disk is full"
     with pytest.raises(StorageFull, match="full"):
         store.put_many({key(i): drawn(i, rows=500) for i in range(20)})
     assert store.size == 0
@@ -121,9 +123,9 @@ def test_disk_full_and_unwritable(tmp_path: Path) -> None:
         ReleaseStore(tmp_path / "r" / "below-a-file", PRINT, 1)
 
 
-def test_locked_by_another_process(tmp_path: Path) -> None:
+def test_locked_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privtune.shared.sqlite.TIMEOUT_S", 0.05)
     store = ReleaseStore(tmp_path / "r", PRINT, 10**6)
-    store._db.execute("PRAGMA busy_timeout = 50")
     with sqlite3.connect(tmp_path / "r", isolation_level=None) as db:
         db.execute("BEGIN IMMEDIATE")
         with pytest.raises(JobConflict, match="another process"):

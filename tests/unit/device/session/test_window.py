@@ -1,4 +1,4 @@
-"""The send-ahead window: so many micro-batches under way, in order, and what the cloud no longer holds sent in full."""
+"""The send-ahead window: its bound and order, and what the cloud no longer holds is sent in full."""
 
 import numpy as np
 

@@ -78,7 +78,7 @@ def test_texts_go_on_together_as_each_alone(kind):
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("lengths", [(9, 1, 4, 2), (3, 1, 2)])
 def test_texts_begin_together_as_each_alone(kind, lengths):
-    """Some longer than a sliding window, or all shorter; what follows goes on from the right rows."""
+    """Some longer than a sliding window, or all shorter; what follows continues from the right rows."""
     top = Partition(tiny_lm(kind)).top(1)
     h_NTD = torch.randn(len(lengths), 20, 32, generator=torch.Generator().manual_seed(3))
     alone, together = ([TopCache(top) for _ in lengths] for _ in range(2))

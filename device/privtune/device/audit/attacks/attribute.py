@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from privtune.device.audit.attacker_text import batches_of_length
 from privtune.device.audit.attacks.attack import Attack, Lab, Say
 from privtune.device.audit.attacks.encoders import encode, trainable
-from privtune.device.audit.victim import Knowledge, Seen
+from privtune.device.audit.observed import Seen
+from privtune.device.audit.victim import Knowledge
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.seeding import seeded
 
@@ -213,7 +214,7 @@ def _in_order(seen: Seen, of: Callable[[Seen], Tensor]) -> Tensor:
 
 
 def pooled_classifier(width: int, hidden: int, classes: int) -> nn.Module:
-    """One vector a record -> class scores."""
+    """One vector per record -> class scores."""
     return nn.Sequential(
         nn.BatchNorm1d(width, affine=False), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.3),
         nn.Linear(hidden, classes),

@@ -20,7 +20,8 @@ from transformers import DynamicCache
 
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.codebook import Codebook, before_text
-from privtune.device.audit.victim import Knowledge, Seen
+from privtune.device.audit.observed import Seen
+from privtune.device.audit.victim import Knowledge
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.kv_cache import cache_argument
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
 from privtune.device.audit.metrics import Figure, InversionScore, bootstrap
-from privtune.device.audit.victim import Observed, Seen, Victim
+from privtune.device.audit.observed import Observed, Seen
+from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, IntArray
 from privtune.device.model.head import HeadTrainer
 from privtune.device.noise.importance import TokenImportance

@@ -20,7 +20,8 @@ from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.chain import smooth
 from privtune.device.audit.attacks.density import Gaussians, TokenModel
 from privtune.device.audit.metrics import spread
-from privtune.device.audit.victim import Knowledge, Seen
+from privtune.device.audit.observed import Seen
+from privtune.device.audit.victim import Knowledge
 
 Metric = Literal["euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content"]
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine", "mahalanobis", "bayes", "channel", "language", "content")

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from privtune.device.audit.attacker_text import PublicText
-from privtune.device.audit.victim import Knowledge, Observed, Seen, Victim
+from privtune.device.audit.observed import Observed, Seen
+from privtune.device.audit.victim import Knowledge, Victim
 from privtune.device.data.encode import IntArray
 
 if TYPE_CHECKING:

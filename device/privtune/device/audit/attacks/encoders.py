@@ -1,6 +1,6 @@
 """The encoders of the learned attacks: the pre-trained blocks above the cut, or a small new encoder.
 
-B records, T rows a record, R rows, D hidden width.
+B records, T rows per record, R rows, D hidden width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from privtune.device.audit.victim import Seen
+from privtune.device.audit.observed import Seen
 
 
 class NewEncoder(nn.Module):

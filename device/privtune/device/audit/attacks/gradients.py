@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from privtune.device.audit.attacks.attack import GUESSES
-from privtune.device.audit.victim import Observed
+from privtune.device.audit.observed import Observed
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.model.head import CHUNK_ROWS, HeadTrainer
 from privtune.shared.errors import InvalidInput

@@ -23,7 +23,8 @@ from privtune.device.audit.attacks.codebook import CHUNK
 from privtune.device.audit.attacks.density import TokenModel, centred
 from privtune.device.audit.attacks.encoders import NewEncoder, encode, trainable
 from privtune.device.audit.metrics import spread
-from privtune.device.audit.victim import Knowledge, Observed, Seen
+from privtune.device.audit.observed import Observed, Seen
+from privtune.device.audit.victim import Knowledge
 from privtune.shared.modeling.seeding import seeded
 
 _LONGEST = 512

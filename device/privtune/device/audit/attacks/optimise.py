@@ -18,7 +18,8 @@ from torch import Tensor
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.density import ridge, whitening
 from privtune.device.audit.attacks.learned import LearnedInversion
-from privtune.device.audit.victim import Knowledge, Seen
+from privtune.device.audit.observed import Seen
+from privtune.device.audit.victim import Knowledge
 from privtune.shared.errors import InvalidInput
 
 _BATCH = 16

@@ -36,7 +36,11 @@ SIZES: dict[str, Size] = {"quick": QUICK, "full": FULL}
 
 @dataclass(frozen=True, kw_only=True)
 class Gated:
-    """The job to judge. scope: names its noise, model, cut and codec; fingerprint: its data."""
+    """The job to judge.
+
+    scope: names its noise, model, cut and codec.
+    fingerprint: of its data.
+    """
 
     spec: JobSpec
     data: EncodedDataset

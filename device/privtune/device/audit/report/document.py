@@ -29,7 +29,11 @@ NOT_TESTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The result of an audit. document: JSON-ready; examples: words of records and of the guesses, the owner's text."""
+    """The result of an audit.
+
+    document: JSON-ready.
+    examples: words of records and of the guesses: the owner's text.
+    """
 
     document: dict[str, Any]
     examples: list[tuple[list[str], list[str]]]

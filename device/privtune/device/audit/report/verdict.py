@@ -15,7 +15,11 @@ MOST = 0.50
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The judgement. level: little, some or most; text: one paragraph."""
+    """The judgement.
+
+    level: little, some or most.
+    text: one paragraph.
+    """
 
     level: str
     headline: str

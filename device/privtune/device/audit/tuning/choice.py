@@ -27,7 +27,11 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Recovered(Estimate):
-    """What the worst attack recovers. floor: the same without seeing a release; attack: its name."""
+    """What the worst attack recovers.
+
+    floor: the same without seeing a release.
+    attack: its name.
+    """
 
     floor: float
     attack: str
@@ -35,7 +39,11 @@ class Recovered(Estimate):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One measured setting. value: of the varied parameter; drop: accuracy that it loses, on the same records."""
+    """One measured setting.
+
+    value: of the varied parameter.
+    drop: accuracy that it loses, on the same records.
+    """
 
     value: Value
     recovered: dict[Words, Recovered]

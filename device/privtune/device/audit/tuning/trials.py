@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from privtune.device.audit.attacker_text import without_overlap
 from privtune.device.audit.case import choose_attacked, public_texts
 from privtune.device.audit.engine import Depth, Engine, Labelled
-from privtune.device.audit.kept import Kept
+from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.audit.outcome import Outcome
 from privtune.device.audit.suite import attack_releases
 from privtune.device.audit.tuning.choice import Recovered, Value, Words, shown
@@ -43,7 +43,7 @@ class Trials:
 
     def __init__(self, request: TuneRequest, home: Path, out: Path, watch: Watch) -> None:
         self._request, self._home, self._watch = request, home, watch
-        self._kept = Kept(out / SETTINGS, private=True)
+        self._kept = MeasurementFile(out / SETTINGS, private=True)
         train, dev = (source.load("classification") for source in (request.train, request.dev))
         self._engine = Engine(request.model, "classification", len({record.label for record in train}), home)
         whole = self._engine.whole

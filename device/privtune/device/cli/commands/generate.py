@@ -106,15 +106,17 @@ def _answer(writer: Writer, prompt: Prompt, sampling: Sampling, as_json: bool, n
 def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
     """Hold a conversation until the end of the input (Ctrl-D)."""
     from privtune.device.data.messages import ChatMessage
+    from privtune.device.data.plain_text import decoded
 
     history: list[ChatMessage] = []
     asking = sys.stdin.isatty()
     while True:
         if asking:
             typer.echo("> ", nl=False, err=True)
-        line = sys.stdin.readline()
-        if not line:
+        raw = sys.stdin.buffer.readline()
+        if not raw:
             return
+        line = decoded(raw, "standard input")
         if not line.strip():
             continue
         history.append(ChatMessage("user", line.strip()))
@@ -123,6 +125,7 @@ def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
 
 
 def _prompts(given: list[str], file: str | None, chat: bool) -> list[Prompt]:
+    from privtune.device.data.plain_text import decoded, read_text
     from privtune.shared.errors import InvalidInput
 
     if bool(given) + (file is not None) + chat != 1:
@@ -130,36 +133,26 @@ def _prompts(given: list[str], file: str | None, chat: bool) -> list[Prompt]:
     if file is None:
         return list(given)
     if file == "-":
-        return [sys.stdin.read().removesuffix("\n")]
-    text = _read(Path(file))
+        return [decoded(sys.stdin.buffer.read(), "standard input").removesuffix("\n")]
+    text = read_text(Path(file))
     return _lines(text, file) if file.endswith(".jsonl") else [text.removesuffix("\n")]
-
-
-def _read(path: Path) -> str:
-    from privtune.shared.errors import DataInvalid
-
-    try:
-        return path.expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataInvalid(f"{path} can't be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise DataInvalid(f"{path} is not UTF-8.") from None
 
 
 def _lines(text: str, name: str) -> list[Prompt]:
     from privtune.device.data.messages import parse_messages
+    from privtune.device.data.plain_text import whole
     from privtune.shared.errors import DataInvalid
 
     found: list[Prompt] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row: Any = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DataInvalid(f"{name}, line {number}: not JSON.") from None
         if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-            found.append(row["prompt"])
+            found.append(whole(row["prompt"], f"{name}, line {number}"))
         elif isinstance(row, dict) and "messages" in row:
             found.append(parse_messages(row["messages"], f"{name}, line {number}"))
         else:

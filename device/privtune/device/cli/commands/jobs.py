@@ -144,6 +144,4 @@ def _moment(seconds: object) -> str:
 
 
 def _clean(value: object) -> str:
-    from privtune.device.link.rest import printable
-
-    return printable(str(value)) if value not in (None, "") else "-"
+    return str(value) if value not in (None, "") else "-"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,7 +91,7 @@ def verify(job: JobId, as_json: AsJson = False, home: Home = None) -> None:
             entries = ledger.entries()
     found = check(job, folder / "jobs" / check_job_id(job) / TRANSCRIPT, entries, folder / "releases.sqlite")
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        typer.echo(json.dumps(vars(found), indent=1))
     else:
         _show(found)
     if found.problems:

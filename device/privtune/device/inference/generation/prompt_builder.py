@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from privtune.device.data.chat import template_source
 from privtune.device.data.messages import ChatMessage
+from privtune.device.data.plain_text import half_character
 from privtune.device.data.prompts import PromptForm, chat_template, prompt_ids
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.bottom_package import BottomPackage
@@ -26,9 +27,12 @@ class Prompts:
         """Token ids of a text or of messages. raw: the text as it is, without the job's form or template.
 
         Raises:
-            InvalidInput: the prompt is empty or over the context length, or the job's form has no place for messages.
+            InvalidInput: the prompt is empty, has half of a character or is over the context length, or the job's form
+                has no place for messages.
             ModelUnsupported: the tokenizer is not this model's.
         """
+        if isinstance(prompt, str) and (problem := half_character(prompt)) is not None:
+            raise InvalidInput(f"the prompt has {problem}; write it whole", param="prompt")
         ids = self._written(prompt, raw)
         if not ids:
             raise InvalidInput("the prompt is empty: the tokenizer finds no token in it", param="prompt")

@@ -1,4 +1,8 @@
-"""Token ids to text, piece by piece: whole characters only, and nothing of a stop text."""
+"""Token ids to text, piece by piece: whole characters only, and nothing of a stop text.
+
+`tokenizers.decoders.DecodeStream` does the first half, but never returns a character that is still incomplete when the
+answer ends.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -32,10 +33,17 @@ class DChi(Mechanism):
         self.injection = params.injection
         self.by_position = type(self) is DChi  # subclasses read ids, neighbours or importance
         self.clip = clip_radius(params, context)
+        self._least_noise = params.least_noise
         if params.eta is not None:
             self.eta = params.eta
         else:
             self.eta = dchi_eta(self.dim, params.noise_ratio * context.typical_norm(params.injection))
+
+    def resolved(self) -> dict[str, float]:
+        """The noise of the token that gets least, and the clipping length, relative to the typical vector length."""
+        norm = self.context.typical_norm(self.injection)
+        clip_ratio = math.inf if self.clip is None else self.clip / norm
+        return {"noise_ratio": self._least_noise * self.dim / (self.eta * norm), "clip_ratio": clip_ratio}
 
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource

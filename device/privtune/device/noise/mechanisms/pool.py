@@ -50,6 +50,10 @@ class Pool(Mechanism):
         """Figures of the clusters, if it uses any."""
         return {} if self.targets is None else self.targets.figures()
 
+    def resolved(self) -> dict[str, float]:
+        """The clipping length, relative to the typical vector length."""
+        return {"clip_ratio": self.clip / self.context.typical_norm(self.injection) if self.clip else math.inf}
+
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:

@@ -41,6 +41,10 @@ class TextObfuscator(Mechanism):
         clusters = ClusterParams(cluster_size=params.cluster_size, max_share=1.0, frequency_weight=0.0)
         self.targets = ClusterTable(clusters, context, params.injection)
 
+    def resolved(self) -> dict[str, float]:
+        """The clipping length, relative to the typical vector length."""
+        return {"clip_ratio": self.clip / self.context.typical_norm(self.injection) if self.clip else math.inf}
+
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:

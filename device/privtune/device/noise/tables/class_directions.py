@@ -1,7 +1,7 @@
 """Directions in which the mean state of a record reveals its class, from public texts or private sums under noise.
 
 D hidden width, C classes, B records. Linear discriminant analysis: inverse covariance of PUBLIC states times sums that
-tell the classes apart; everything after the noise is post-processing.
+separate the classes; everything after the noise is post-processing.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class PrivateMeans:
 
 
 def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor]:
-    """Exact sums that tell the classes apart (C', D), how far one record can move them in L2, and the public means_BD.
+    """Exact sums that separate the classes (C', D), how far one record can move them in L2, and the public means_BD.
 
     Two classes: one sum, of x for one class and -x for the other. More: for each class its sum of x, minus that of the
     other classes over their number.

@@ -197,6 +197,7 @@ class ClusterTable:
                 f"the public labelled texts have {len(public_CU)} classes and the records {len(counts_CU)}; "
                 "groups=both needs the same classes, in the same sorted order",
                 param="groups",
+                private=True,
             )
         return counts_CU + _PUBLIC_WEIGHT * public_CU, variance
 

@@ -20,7 +20,7 @@ def test_labels_lie_in_the_direction_of_head_gradients(make_lab, partition, atta
     plain, private = channels.label_from_gradients(lab.victim, partition.top(1), partition.head(), data, "first")
     assert plain.figure.value > 0.9
     assert plain.figure.floor == pytest.approx(np.bincount(data.labels).max() / len(data))
-    # Three classes, epsilon 2: 79 in 100 labels are told truly; there are 60 records.
+    # Three classes, epsilon 2: 79 in 100 labels are true; there are 60 records.
     assert private.figure.value <= 0.97
     assert private.figure.floor == plain.figure.floor
     bare = dataset(data.ids)

@@ -14,7 +14,7 @@ EPSILON, RECORDS, EPOCHS, WIDTH = 1.0, 4000, 3, 16
 
 
 def world(classes):
-    """True labels, randomised ones, states that tell the true ones in part, and gradients W'(p - y) of each epoch."""
+    """True labels, randomised ones, states that reveal the true ones in part, and gradients W'(p - y) of each epoch."""
     rng = np.random.default_rng(0)
     true_B = rng.integers(classes, size=RECORDS)
     told_B = draw(true_B, [{}] * RECORDS, classes, EPSILON, OsNoise())
@@ -52,7 +52,7 @@ def test_text_and_gradient_together_beat_either():
     true_B, told_B, states_BD, _ = world(2)
     text_BC = attack.text_log_odds(states_BD, told_B, 2, EPSILON, seed=0)
     text, told = share(text_BC.argmax(1), true_B), share(told_B, true_B)
-    assert text > 0.8, "the states tell most labels, and the loss that knows the draw learns that from it"
+    assert text > 0.8, "the states reveal most labels, and the loss that knows the draw learns that from it"
     assert share(attack.with_text(text_BC, told_B, EPSILON), true_B) >= max(text, told)
     assert torch.equal(attack.with_text(text_BC, told_B, None), told_B)
 

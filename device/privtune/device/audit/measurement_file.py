@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from privtune.shared.errors import StorageFull
-from privtune.shared.files import write_text
+from privtune.shared.files import held, write_text
 
 Facts = dict[str, Any]
 
 
-class Kept:
+class MeasurementFile:
     """The measurements of one file, sorted by key. Several processes may add to it at the same time.
 
     private: only the owner may read the file.
@@ -36,7 +34,7 @@ class Kept:
         """Add or replace a measurement. The file changes whole or not at all. Raises StorageFull."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o600):
+            with held(self.path.with_name(f".{self.path.name}.lock"), wait=True):
                 self._facts = dict(sorted({**self._read(), key: facts}.items()))
                 lines = (json.dumps({"key": key, **one}, separators=(",", ":")) for key, one in self._facts.items())
                 write_text(self.path, "\n".join(lines) + "\n", private=self._private)
