@@ -1,5 +1,6 @@
 """The agent: waits for jobs that name its data sets, checks each against the policy, and runs them one after another.
 
+Whatever a job raises, the agent logs it privately, sets the job aside and waits for the next.
 After an interruption (a restart, a closed lid) it resumes the jobs that it had begun, unless a person paused them.
 While the cloud is unreachable it says so once and keeps trying.
 """
@@ -7,11 +8,13 @@ While the cloud is unreachable it says so once and keeps trying.
 from __future__ import annotations
 
 import threading
+import traceback
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from privtune.device.agent.agent_config import AgentConfig
 from privtune.device.data.source import DataSource
+from privtune.device.home.failure_log import log_failure
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.paths import holds_job
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
@@ -21,6 +24,7 @@ from privtune.device.training.progress import TrainingProgress
 from privtune.device.training.submit import report_refusal
 from privtune.shared.errors import (
     CloudUnreachable,
+    InternalError,
     InvalidInput,
     JobCancelled,
     JobFailed,
@@ -71,21 +75,27 @@ class Agent:
 
         Raises:
             Unauthenticated, PermissionDenied: the cloud refuses this device's key.
+            PrivTuneError: the first answer is not that of a PrivTune cloud.
             JobPaused: stopped while a job was running.
             PrivTuneError: with `once`, any error of that job.
         """
         names = ", ".join(f"device://{name}" for name in self.config.datasets)
         self.screen.message(f"waiting for jobs on {names} at {self.control.url}")
-        failures = 0
+        failures, reached = 0, False
         while not self.stop.is_set():
             try:
                 job = self._next_job()
-            except CloudUnreachable as error:
+            except (Unauthenticated, PermissionDenied):
+                raise
+            except Exception as error:
+                if not reached and isinstance(error, PrivTuneError) and not isinstance(error, CloudUnreachable):
+                    raise  # a wrong address, say
                 if failures == 0:
-                    self.screen.message(f"{error.message} Still trying.")
+                    self.screen.message(f"{self._known(error).message} Still trying.")
                 failures += 1
-                self.stop.wait(min(self.poll_s * 2**failures, LONGEST_WAIT_S))
+                self.stop.wait(min(self.poll_s * 2 ** min(failures, 10), LONGEST_WAIT_S))
                 continue
+            reached = True
             if failures:
                 self.screen.message("the cloud is back")
             failures = 0
@@ -101,9 +111,11 @@ class Agent:
         mine = [job for job in self.control.list_jobs(status=WAITING) if self._takes(job)]
         if not mine:
             return None
-        return min(mine, key=lambda job: (job.get("created_at") or 0, job["id"]))
+        return min(mine, key=lambda job: (_created(job), job["id"]))
 
     def _takes(self, job: Json) -> bool:
+        if not isinstance(job.get("training_file"), str) or not isinstance(job.get("privtune"), dict):
+            return False
         if job["id"] in self._set_aside or phase_of(job) == HELD or not self.config.knows(job.get("training_file")):
             return False
         # A paused job belongs to the device that began it: its head is there.
@@ -128,7 +140,21 @@ class Agent:
             self._report(job["id"], error)
             if self.once:
                 raise
+        except Exception as error:  # one bad job must not end the agent, nor be taken up again and again
+            known = self._known(error)
+            self.screen.message(f"job {job['id']} is set aside: {known.message}")
+            self._set_aside.add(job["id"])
+            if self.once:
+                raise known from error
         return True
+
+    def _known(self, error: Exception) -> PrivTuneError:
+        """The error itself, or for any other an InternalError, its traceback in the private log."""
+        if isinstance(error, PrivTuneError):
+            return error
+        file = log_failure(self.settings.home, "".join(traceback.format_exception(error)))
+        where = f" The details are in {file} (private)." if file else ""
+        return InternalError(f"Unexpected failure ({type(error).__name__}).{where}")
 
     def _run(self, job: Json) -> None:
         spec = job_spec(job)
@@ -155,7 +181,17 @@ class Agent:
     def _report(self, job_id: str, error: PrivTuneError) -> None:
         """A refusal by the policy fails the job in the cloud; `run_job` reports its own errors; other jobs wait."""
         if isinstance(error, PolicyRefused):
-            settings = replace(self.settings, grpc_address=self.settings.grpc_address or self.control.grpc_address())
-            report_refusal(job_id, error, settings, self.screen.message)
+            try:
+                address = self.settings.grpc_address or self.control.grpc_address()
+                report_refusal(job_id, error, replace(self.settings, grpc_address=address), self.screen.message)
+            except (Unauthenticated, PermissionDenied):
+                raise
+            except Exception as failed:
+                self.screen.message(f"could not report this to the cloud: {self._known(failed).message}")
         elif not ends_job(error, job_id, self.settings.home):
             self.screen.message(f"job {job_id} is set aside; start the agent again to try it once more")
+
+
+def _created(job: Json) -> float:
+    created = job.get("created_at")
+    return created if isinstance(created, int | float) else 0

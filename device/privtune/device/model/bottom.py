@@ -10,7 +10,7 @@ import privtune.split.v1.split_pb2 as pb
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from privtune.device.data.prompts import PromptForm
 from privtune.device.data.records import Records
-from privtune.device.link.download import fetch_folder
+from privtune.device.link.download import fetch_folder, fetch_manifest
 from privtune.device.link.rpc import Link
 from privtune.device.runtime.memory import trim
 from privtune.shared.job_spec import JobSpec
@@ -39,7 +39,7 @@ def load_bottom(
     num_labels, seed = max(num_labels, 2), spec.train.seed
     if local_model is not None:
         return bottom_from_model(local_model, spec.task, spec.cut, tail=spec.tail, num_labels=num_labels, seed=seed)
-    manifest = b"".join(link.fetch(pb.ARTIFACT_KIND_BOTTOM, job_id, ""))
+    manifest = fetch_manifest(link, pb.ARTIFACT_KIND_BOTTOM, job_id)
     folder = home / "bottoms" / hashlib.sha256(manifest).hexdigest()[:24]
     fetch_folder(link, pb.ARTIFACT_KIND_BOTTOM, job_id, folder, say)
     package = load_bottom_package(folder, num_labels=num_labels, seed=seed)
