@@ -58,7 +58,7 @@ def predict(
     with open_tuned(job_id, settings) as tuned:
         data = _encode(texts, tuned)
         if data.truncated:
-            limit = tuned.state.spec.train.max_length
+            limit = tuned.state.spec.train.longest(tuned.package.max_positions)
             say(f"{data.truncated:,} of {len(data):,} texts were longer than the job's {limit} tokens and were cut")
         tuned.releasing.admit([Outgoing(data=data, source=PREDICTIONS, name=PREDICTIONS, part="predict")], say)
         return _classify(data, tuned, batch_size)
@@ -75,7 +75,8 @@ def _encode(texts: Sequence[Text], tuned: TunedModel) -> EncodedDataset:
     items = tuple(Record(number=i + 1, text=first, text2=second) for i, (first, second) in enumerate(pairs))
     columns = Columns(text="text", text2="text2" if paired == {True} else None)
     records = Records(source="the texts", unit="text", columns=columns, items=items)
-    ids, truncated = encode_texts(records, tuned.package.tokenizer, tuned.state.spec.train.max_length)
+    limit = tuned.state.spec.train.longest(tuned.package.max_positions)
+    ids, truncated = encode_texts(records, tuned.package.tokenizer, limit)
     tuned.package.check_ids(ids)
     return EncodedDataset(ids=ids, label_names=tuned.state.label_names, truncated=truncated)
 

@@ -54,7 +54,7 @@ def encode_records(
 
     Raises DataInvalid, and ModelUnsupported when tokenizer and weights do not belong together.
     """
-    limit = spec.train.max_length
+    limit = spec.train.longest(package.max_positions)
     if spec.task == "classification":
         data = encode_classification(records, package.tokenizer, limit, label_names)
     else:

@@ -148,7 +148,9 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     )
     tail = Tail.of(package, spec)
     form = _form(folder, spec, records, package, train.chat_template)
-    limit = spec.train.max_length
+    limit = spec.train.longest(package.max_positions)
+    if limit < spec.train.max_length:
+        run.progress.message(f"records are cut at {limit} tokens, all that this model has positions for")
     if package.max_positions is not None and limit > package.max_positions:
         raise InvalidInput(f"max_length {limit} is over the {package.max_positions} positions of this model")
     data = encode_records(package, records, spec, names, form)
