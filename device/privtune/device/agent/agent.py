@@ -35,6 +35,7 @@ from privtune.shared.errors import (
     Unauthenticated,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.retry import retrying
 
 WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
@@ -69,6 +70,7 @@ class Agent:
     poll_s: float = 2.0
     # Jobs that failed here without ending: reported, and not tried again by this process.
     _set_aside: set[str] = field(default_factory=set)
+    _reached: bool = False  # the cloud has answered this process
 
     def run(self) -> None:
         """Work until `stop` is set; with `once`, until one job has ended.
@@ -81,30 +83,46 @@ class Agent:
         """
         names = ", ".join(f"device://{name}" for name in self.config.datasets)
         self.screen.message(f"waiting for jobs on {names} at {self.control.url}")
-        failures, reached = 0, False
         while not self.stop.is_set():
-            try:
-                job = self._next_job()
-            except (Unauthenticated, PermissionDenied):
-                raise
-            except Exception as error:
-                if not reached and isinstance(error, PrivTuneError) and not isinstance(error, CloudUnreachable):
-                    raise  # a wrong address, say
-                if failures == 0:
-                    self.screen.message(f"{self._known(error).message} Still trying.")
-                failures += 1
-                self.stop.wait(min(self.poll_s * 2 ** min(failures, 10), LONGEST_WAIT_S))
-                continue
-            reached = True
-            if failures:
-                self.screen.message("the cloud is back")
-            failures = 0
+            job = self._poll()
             if job is None:
                 self.stop.wait(self.poll_s)
                 continue
             finished = self._work_on(job)
             if finished and self.once:
                 return
+
+    def _poll(self) -> Json | None:
+        """The next job, or None. While the cloud is away it keeps trying and says so once."""
+        away = False
+
+        def attempt() -> Json | None:
+            return None if self.stop.is_set() else self._next_job()
+
+        def again(error: BaseException) -> bool:
+            if isinstance(error, (Unauthenticated, PermissionDenied)) or not isinstance(error, Exception):
+                return False
+            # Before the first answer, an error of the table is a wrong address, say.
+            return self._reached or isinstance(error, CloudUnreachable) or not isinstance(error, PrivTuneError)
+
+        def say(error: BaseException, wait_s: float) -> None:
+            nonlocal away
+            if not away and isinstance(error, Exception):
+                self.screen.message(f"{self._known(error).message} Still trying.")
+            away = True
+
+        job = retrying(
+            attempt,
+            again=again,
+            first_s=2 * self.poll_s,
+            longest_s=LONGEST_WAIT_S,
+            before_wait=say,
+            interrupt=self.stop,
+        )
+        if away and not self.stop.is_set():
+            self.screen.message("the cloud is back")
+        self._reached = True
+        return job
 
     def _next_job(self) -> Json | None:
         """The oldest job that is for this device and can run."""
