@@ -12,6 +12,7 @@ from privtune.device.data.prompts import PromptForm
 from privtune.device.data.records import Records
 from privtune.device.link.download import fetch_folder, fetch_manifest
 from privtune.device.link.rpc import Link
+from privtune.device.model.pinned_bottom import hold_to_first
 from privtune.device.runtime.memory import trim
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model, load_bottom_package
@@ -35,6 +36,8 @@ def load_bottom(
     Args:
         num_labels: classes of the job; what a language model has does not matter.
         say: gets a line per file that is downloaded.
+
+    Raises JobConflict where the cloud's package is not what this device first got under the model's name.
     """
     num_labels, seed = max(num_labels, 2), spec.train.seed
     if local_model is not None:
@@ -43,6 +46,7 @@ def load_bottom(
     folder = home / "bottoms" / hashlib.sha256(manifest).hexdigest()[:24]
     fetch_folder(link, pb.ARTIFACT_KIND_BOTTOM, job_id, folder, say)
     package = load_bottom_package(folder, num_labels=num_labels, seed=seed)
+    hold_to_first(home, spec.model, package, folder)
     trim()
     return package
 

@@ -126,7 +126,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
 
 
 def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
-    """Read the data, load the model, and bring the records into the job's secret order."""
+    """Read the data, load the model, and bring all records into the job's secret order."""
     spec, settings, folder = run.spec, run.settings, run.folder
     records = train.load(spec.task)
     held_out = validation.load(spec.task) if validation is not None else None
@@ -156,13 +156,14 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     data = encode_records(package, records, spec, names, form)
     state = folder.begin(spec, names, data.fingerprint, settings.local_model, form)
     order = state.order(len(data))
+    scored = None if held_out is None else state.shuffled(encode_records(package, held_out, spec, names, form))
     keys = label_keys(records, names) if spec.label_epsilon is not None else []
     return _Loaded(
         state=state,
         package=package,
         tail=tail,
         train=data.pick(order),
-        validation=None if held_out is None else encode_records(package, held_out, spec, names, form),
+        validation=scored,
         label_keys=[keys[index] for index in order.tolist()] if keys else [],
     )
 

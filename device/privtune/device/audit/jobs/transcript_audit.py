@@ -154,7 +154,7 @@ def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[Bot
             f"{sources[0].path} is not what job {request.job_id} was trained on (or the tokenizer has changed), so "
             "what was sent is not known; restore the file"
         )
-    return parts, _joined([train.pick(state.order(len(train))), *held_out]), len(train)
+    return parts, _joined([train.pick(state.order(len(train))), *map(state.shuffled, held_out)]), len(train)
 
 
 def _encoded(source: DataSource, parts: BottomPackage, state: JobState) -> EncodedDataset:
