@@ -1,9 +1,11 @@
 """Checkpoints survive what a crash, a strange device or an operator does to a job."""
 
+import asyncio
 import threading
 
 import pytest
 
+from privtune.cloud.gateway.split_service import Gateway
 from privtune.device.inference.predict import predict
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import JobConflict, JobPaused
@@ -70,6 +72,30 @@ def test_a_torn_newest_checkpoint_is_passed_over(paused, side, tear):
     run(world, spec, watcher=watcher, job_id=job_id)
     assert watcher.starts[0].start_step == 4
     assert adapter_hash(world, job_id) == calm
+
+
+def test_a_cloud_that_is_ending_sends_devices_away_until_it_is_back(local_world, monkeypatch):
+    """A device that comes back before the process is gone tries again later."""
+    shutdown = Gateway.shutdown
+
+    async def slow(self):
+        await shutdown(self)
+        await asyncio.sleep(3)
+
+    monkeypatch.setattr(Gateway, "shutdown", slow)
+    world, spec = local_world, local_world.spec(train={"max_steps": 8, "checkpoint_every": 1000})
+    port = int(world.cloud.grpc_address.rpartition(":")[2])
+
+    def restart():
+        world.cloud.stop()
+        world.cloud = InProcessCloud(world.folder / "cloud", world.models, grpc_port=port)
+
+    restarting = threading.Thread(target=restart)
+    watcher = Watcher(at_step=lambda info: restarting.start() if info.step == 3 and not restarting.ident else None)
+    job_id, _ = run(world, spec, watcher=watcher)
+    restarting.join()
+    assert any("shutting down" in message for message in watcher.messages[1:])
+    assert world.cloud.status(job_id)[0] == "succeeded"
 
 
 def test_a_cloud_that_is_told_to_end_checkpoints_the_present_step_first(local_world):

@@ -110,8 +110,6 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             inbox = Inbox(session)
             why = "the connection to the device was lost; the job continues when it reconnects"
             try:
-                if self._desk.closing:
-                    raise _closing()
                 await self._on_compute(self._desk.start, session, inbox)
                 self._training[session.job_id] = inbox
                 async for frame in self._answers(session, inbox, requests):
@@ -220,6 +218,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             self._compute.submit(self._desk.drop, job_id)
 
     async def _owner(self, context: Context) -> str:
+        if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back
+            raise _closing()
         return await asyncio.to_thread(self._keys.authenticate, api_key(context))
 
     async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
