@@ -30,6 +30,7 @@ from privtune.shared.errors import (
     NonFinite,
     PrivTuneError,
     StorageFull,
+    Unauthenticated,
     VersionMismatch,
 )
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameReader, FrameWriter, Message
@@ -38,6 +39,7 @@ from privtune.split.v1 import split_pb2_grpc
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+KEY_CHECK_S = 5.0  # a revoked key ends its streams within this time
 
 
 class Gateway(split_pb2_grpc.SplitServiceServicer):
@@ -91,7 +93,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             why = "the connection to the device was lost; the job continues when it reconnects"
             try:
                 await asyncio.to_thread(self._jobs.start, session.job_id)
-                async for frame in self._answers(session, requests):
+                async for frame in self._answers(session, requests, context):
                     yield frame
                 why = "the device closed its stream; the job continues when it reconnects"
             except NonFinite as error:
@@ -113,7 +115,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             task = _this_task()
             self._inferring.add(task)
             try:
-                async for frame in self._answers(session, requests):
+                async for frame in self._answers(session, requests, context):
                     yield frame
             finally:
                 sweeper.cancel()
@@ -154,10 +156,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
                     yield pb.FetchResponse(data=data)
 
-    async def _answers(self, session: JobSession, requests: AsyncIterator[pb.Frame]) -> AsyncIterator[pb.Frame]:
+    async def _answers(
+        self, session: JobSession, requests: AsyncIterator[pb.Frame], context: Context
+    ) -> AsyncIterator[pb.Frame]:
         """Read ahead while the compute thread works, so that uploads overlap with computation."""
         inbox: asyncio.Queue[Message | Exception | None] = asyncio.Queue(maxsize=2 * session.spec.train.in_flight + 2)
         reader = asyncio.create_task(_read(session, requests, self._settings.max_tensor_bytes, inbox))
+        watcher = asyncio.create_task(self._watch_key(context, inbox))
         writer = FrameWriter(epoch=session.epoch)
         try:
             while (message := await inbox.get()) is not None:
@@ -171,6 +176,17 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         await asyncio.to_thread(self._desk.step_done, session, answer.report)
         finally:
             reader.cancel()
+            watcher.cancel()
+
+    async def _watch_key(self, context: Context, inbox: asyncio.Queue[Message | Exception | None]) -> None:
+        """End the stream of a key that was revoked."""
+        while True:
+            await asyncio.sleep(KEY_CHECK_S)
+            try:
+                await self._owner(context)
+            except Unauthenticated as error:
+                await inbox.put(error)
+                return
 
     async def _drop_idle_texts(self) -> None:
         while True:
