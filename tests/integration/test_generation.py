@@ -12,10 +12,10 @@ from privtune.device.inference.generation.writer import Writer
 from privtune.shared.errors import (
     CloudUnreachable,
     InvalidInput,
+    JobConflict,
     JobNotFound,
     ModelUnsupported,
     PolicyRefused,
-    VersionMismatch,
 )
 from tests.support.chats import byte_tokenizer
 from tests.support.proxy import Proxy
@@ -231,7 +231,7 @@ def test_a_base_with_other_weights_in_the_cloud_is_refused(tmp_path):
     save_model(world.models["dec"], "llama", "causal-lm", seed=9)
     world.cloud = InProcessCloud(world.folder / "cloud", world.models, grpc_port=port)
     try:
-        with pytest.raises(VersionMismatch, match="trained on other weights"):
+        with pytest.raises(JobConflict, match="not the one that this device first got"):
             generate_texts(job_id, ["w1"], world.settings)
     finally:
         world.cloud.stop()

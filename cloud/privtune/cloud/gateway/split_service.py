@@ -18,7 +18,7 @@ from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import SUPERSEDED, Desk, JobSession
 from privtune.cloud.compute.host import Host
-from privtune.cloud.compute.memory import within_memory
+from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.gateway.calls import Context, api_key, errors_as_status, job_and_epoch
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.jobs.service import Jobs
