@@ -110,5 +110,8 @@ def test_an_adapter_of_another_base(owner):
     save_model(world.models["dec"], "llama", "causal-lm", seed=9)
     world.cloud.stop()
     world.cloud = ProcessCloud(world.folder / "cloud", world.models)
-    done = Owner(world=world, capsys=owner.capsys)("generate", job_id, "--prompt", "w1")
+    again = Owner(world=world, capsys=owner.capsys)
+    assert "not the one that this device first got" in (done := again("generate", job_id, "--prompt", "w1")).err
+    assert done.code == 6
+    done = again("generate", job_id, "--prompt", "w1", "--local-model", str(world.models["dec"]))
     told(done, 9, "was trained on other weights than this cloud now serves")
