@@ -162,13 +162,14 @@ def run_job(
 
 
 def write_agent_config(path: Path, train: Path, held_out: Path) -> Path:
-    """The owner's data sets and policy: less noise than the default must be allowed explicitly."""
+    """The owner's data sets and policy: less noise than the default, and two kinds of it, must be allowed."""
     path.write_text(
         "datasets:\n"
         f"  reviews: {{path: {json.dumps(str(train.resolve()))}}}\n"
         f"  held-out: {{path: {json.dumps(str(held_out.resolve()))}}}\n"
         "policy:\n"
-        "  bounds: {dchi: {noise_ratio: {min: 1}}}\n",
+        "  bounds: {dchi: {noise_ratio: {min: 1}}}\n"
+        "  budget: {noises: 2}\n",
         encoding="utf-8",
     )
     return path

@@ -7,6 +7,7 @@ until the job's next run finds in the store of releases what was drawn.
 What is counted (`Spent`), for each data set:
 * releases: records drawn. Sending a release again, to whatever cloud, sends the same bytes and costs nothing.
 * jobs: those that drew at least one release.
+* noises: the noise distributions (`law`) of training and held-out records, each of which is a further draw of them.
 * label nats: the largest epsilon of the randomised labels that jobs trained with, as one store chains them
   (`release.label_store`), added over stores and sets of label names. None once a job's gradients revealed labels, or
   texts, that were not randomised.
@@ -58,6 +59,7 @@ class Spent:
 
     releases: records drawn.
     jobs: jobs that drew at least one.
+    noises: noise distributions that jobs drew under; predictions do not count.
     nats: worst-case loss of any record, in nats; None: no bound.
     delta: probability that the loss is larger.
     label_nats: worst-case loss of any label, in nats; None: no bound.
@@ -65,6 +67,7 @@ class Spent:
 
     releases: int = 0
     jobs: int = 0
+    noises: int = 0
     nats: float | None = 0.0
     delta: float = 0.0
     label_nats: float | None = 0.0
@@ -219,6 +222,7 @@ def spent(entries: Sequence[Json], source: str) -> Spent:
     return Spent(
         releases=sum(row["records"] for row in drawn),
         jobs=len({row["job"] for row in drawn}),
+        noises=len({row["law"] for row in drawn if row["part"] != "predict"}),
         nats=sum(epsilon for epsilon, _ in laws.values()) if bounded else None,
         delta=sum(delta for _, delta in laws.values()),
         label_nats=_label_nats(mine),
@@ -244,6 +248,11 @@ def refusal(now: Spent, after: Spent, budget: Budget) -> str | None:
         return f"it may draw {after.releases - now.releases} new releases and {left} are left"
     if budget.jobs is not None and after.jobs > budget.jobs:
         return f"{budget.jobs} jobs may draw new releases, and it would be one more"
+    if budget.noises is not None and after.noises > max(budget.noises, now.noises):
+        return (
+            f"its records would be drawn under another noise distribution, and {budget.noises} may be used: keep to "
+            "the mechanism, settings, model and cut of the earlier jobs, or allow it in the policy (budget: noises)"
+        )
     if budget.nats_per_record is not None:
         if after.nats is None:
             return "the budget is in nats per record, and the noise of this job (or an earlier one) has no such bound"

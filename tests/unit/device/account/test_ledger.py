@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from privtune.device.account.ledger import Ledger, outcomes, spent
-from privtune.device.home.policy import Budget
+from privtune.device.home.policy import Budget, Policy
 from privtune.shared.errors import ArtifactCorrupt, PolicyRefused
 
 
@@ -87,6 +87,7 @@ def test_labels_cost_the_largest_epsilon_of_a_store_and_add_up_over_stores(tmp_p
         ({"nats_per_record": 3.0}, "up to 4 nats"),
         ({"releases": 15}, "may draw 10 new releases and 5 are left"),
         ({"jobs": 1}, "one more"),
+        ({"noises": 1}, "another noise distribution, and 1 may be used"),
     ],
 )
 def test_a_spent_budget_stops_the_next_job_and_is_entered(tmp_path, budget, why):
@@ -98,6 +99,21 @@ def test_a_spent_budget_stops_the_next_job_and_is_entered(tmp_path, budget, why)
     assert cost(ledger).releases == 10, "a refused job has released nothing"
     run(ledger, Budget(**budget), job="job-2", law="law-2", records=0)  # sending the same again is free
     run(ledger, Budget(**budget), job="job-2", law="law-2", source="/data/b.csv")  # another data set
+
+
+def test_another_noise_needs_the_owners_word_and_the_same_one_does_not(tmp_path):
+    ledger, one = Ledger(tmp_path), Policy().budget
+    run(ledger, one)
+    run(ledger, one, job="job-2")  # new records under the same noise
+    run(ledger, one, job="job-2", law="law-2", part="predict")
+    with pytest.raises(PolicyRefused, match="budget: noises"):
+        run(ledger, one, job="job-3", law="law-2")
+    run(ledger, Policy.model_validate({"budget": {"noises": 2}}).budget, job="job-3", law="law-2")
+    assert cost(ledger).noises == 2
+    run(ledger, one, job="job-3", law="law-2")  # it was allowed, and goes on
+    run(ledger, Budget(), job="job-4", law="law-3")  # no policy
+    run(ledger, Policy.model_validate({"budget": {"noises": None}}).budget, job="job-5", law="law-4")
+    assert cost(ledger).noises == 4
 
 
 def test_a_budget_in_nats_refuses_noise_without_a_bound(tmp_path):

@@ -175,3 +175,8 @@ def test_what_only_the_model_decides_is_compared_once_it_is_there(context, mecha
 @pytest.mark.parametrize("name", [name for name in REGISTRY if name != "none"])
 def test_defaults_stay_allowed_once_the_model_is_there(context, name):
     policy(**EVERY).check_resolved(name, build(job(**noise(name)).mechanism, context).resolved())
+
+
+def test_a_budget_allows_one_noise_unless_it_says_otherwise():
+    assert policy().budget.noises == policy(budget={"jobs": 5}).budget.noises == 1
+    assert policy(budget={"noises": 3}).budget.noises == 3

@@ -131,6 +131,7 @@ def _cost(cost: Spent, budget: Budget) -> str:
     parts = (
         ("releases", f"{cost.releases:,}", budget.releases),
         ("jobs", str(cost.jobs), budget.jobs),
+        ("noise distributions", str(cost.noises), budget.noises),
         ("nats per record", nats, budget.nats_per_record),
         ("nats per label", "no bound" if cost.label_nats is None else f"{cost.label_nats:,.4g}", None),
     )
