@@ -1,5 +1,7 @@
 """Private generation against plain transformers + peft, and what happens when it is disturbed."""
 
+import shutil
+
 import pytest
 
 from privtune.cloud.compute.text_cache import TextCache
@@ -228,9 +230,12 @@ def test_a_base_with_other_weights_in_the_cloud_is_refused(tmp_path):
     job_id = tune(world, train={"max_steps": 2})
     port = int(world.cloud.grpc_address.rpartition(":")[2])
     world.cloud.stop()
+    copy = shutil.copytree(world.models["dec"], tmp_path / "copy")
     save_model(world.models["dec"], "llama", "causal-lm", seed=9)
     world.cloud = InProcessCloud(world.folder / "cloud", world.models, grpc_port=port)
     try:
+        with pytest.raises(VersionMismatch, match="trained on other weights"):
+            generate_texts(job_id, ["w1"], world.device(local_model=str(copy)))
         with pytest.raises(JobConflict, match="not the one that this device first got"):
             generate_texts(job_id, ["w1"], world.settings)
     finally:

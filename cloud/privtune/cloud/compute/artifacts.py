@@ -34,17 +34,18 @@ class Artifacts:
         """What is written beside a finished job's adapter. Raises `JobConflict` before the job has succeeded."""
         return read_manifest(self.adapter(job_id))
 
-    def pin_base(self, job_id: str, base_sha256: str) -> str:
-        """SHA-256 of the base weights that a job began with; at its first session, those of now are written down.
+    def pinned_base(self, job_id: str) -> str | None:
+        """SHA-256 of the base weights that a job began with; None before its first session."""
+        path = self._pin(job_id)
+        return path.read_text() if path.exists() else None
 
-        Raises `StorageFull`.
-        """
-        path = self._jobs / job_id / "base.sha256"
+    def pin_base(self, job_id: str, base_sha256: str) -> None:
+        """Write down the base weights that a job begins with; the first ones stay. Raises `StorageFull`."""
+        path = self._pin(job_id)
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_text(path, base_sha256)
-            return path.read_text()
         except OSError as error:
             raise StorageFull(f"the job's folder can't be written: {error.strerror}; free room and resume") from error
 
@@ -74,6 +75,9 @@ class Artifacts:
         if name not in {entry["name"] for entry in read_manifest(folder)["files"]}:
             raise ArtifactCorrupt(f"the artifact has no file {name[:64]!r}; fetch its manifest first")
         return folder / name
+
+    def _pin(self, job_id: str) -> Path:
+        return self._jobs / job_id / "base.sha256"
 
     def _adapter(self, job_id: str) -> Path:
         return self._jobs / job_id / "adapter"

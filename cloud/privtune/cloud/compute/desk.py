@@ -260,6 +260,12 @@ class Desk:
                 f"the device's copy of {spec.model!r} has another shape than the cloud's; "
                 "use the same model on both sides or let the device fetch its part from the cloud"
             )
+        base = self._host.base_sha256(spec)
+        if self._artifacts.pinned_base(job.id) not in (None, base):
+            raise VersionMismatch(
+                f"job {job.id} was trained on other weights than this cloud now serves as {spec.model!r}; "
+                "ask the operator to restore the old ones, or submit a new job"
+            )
         if request.bottom_sha256 != self._host.bottom_sha256(spec):
             raise VersionMismatch(
                 f"the device runs other weights than this cloud serves as {spec.model!r}; "
@@ -267,12 +273,7 @@ class Desk:
             )
         if codec_name(request.codec) != spec.codec or not check_probe(request.codec_probe, spec.codec):
             raise VersionMismatch(f"the device encodes {spec.codec} differently; upgrade the older side")
-        base = self._host.base_sha256(spec)
-        if self._artifacts.pin_base(job.id, base) != base:
-            raise VersionMismatch(
-                f"job {job.id} was trained on other weights than this cloud now serves as {spec.model!r}; "
-                "ask the operator to restore the old ones, or submit a new job"
-            )
+        self._artifacts.pin_base(job.id, base)
 
 
 def _check_trainable(job: Job) -> None:
