@@ -4,6 +4,7 @@ import json
 import socket
 
 import httpx
+import openai
 import pytest
 
 from privtune.cloud.api import middleware
@@ -115,6 +116,61 @@ def test_unknown_routes_methods_and_queries(plane):
             answer = client.get(f"/v1/fine_tuning/jobs?{query}")
             assert answer.status_code == 400, query
             assert answer.json()["error"]["param"] == query.partition("=")[0]
+
+
+def test_a_wrong_method_is_told_all_the_right_ones(plane):
+    with plane.http() as client:
+        for path, allowed in (
+            ("/v1/fine_tuning/jobs", "GET, POST"),
+            ("/v1/files", "GET, POST"),
+            ("/v1/models", "GET"),
+            ("/v1/fine_tuning/jobs/x/cancel", "POST"),
+        ):
+            answer = client.put(path)
+            assert (answer.status_code, answer.headers["allow"]) == (405, allowed), path
+
+
+def test_a_listing_can_not_continue_after_what_is_not_there(plane):
+    job_id, zeros = plane.make(), "0" * 24
+    job = f"/v1/fine_tuning/jobs/{job_id}"
+    with plane.http() as client:
+        for path, unknown in (
+            ("/v1/fine_tuning/jobs", f"ftjob-{zeros}"),
+            (f"{job}/events", f"ftevent-{zeros}-1"),
+            (f"{job}/checkpoints", f"ftckpt-{zeros}-1"),
+        ):
+            for after, status in ((unknown, 404), ("", 400), ("x", 400)):
+                answer = client.get(path, params={"after": after})
+                assert (answer.status_code, answer.json()["error"]["param"]) == (status, "after"), (path, after)
+
+
+def test_files_and_tuned_models_answer_as_openais_do(plane):
+    client = plane.openai()
+    assert list(client.files.list()) == []
+    job = client.fine_tuning.jobs.create(**LEAST)
+    name = f"ft:{job.model}:{job.organization_id}::{job.id.removeprefix('ftjob-')}"
+    for unfinished in (name, "ft:m:alice::none", "ft:", "ft:" + "x" * 600):
+        with pytest.raises(openai.NotFoundError, match="no tuned model"):
+            client.models.retrieve(unfinished)
+    plane.jobs.start(job.id)
+    plane.jobs.succeed(job.id, adapter_sha256=None, tokens=1, steps=1)
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    card = client.models.retrieve(done.fine_tuned_model)
+    assert (card.id, card.object, card.owned_by, card.created) == (name, "model", "alice", done.finished_at)
+    other = plane.openai(plane.keys.create("bob").secret)
+    with pytest.raises(openai.NotFoundError):
+        other.models.retrieve(name)
+
+
+def test_the_documents_say_what_ids_look_like(plane):
+    document = httpx.get(f"{plane.url}/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] in ("job_id", "after"):
+                    assert '"pattern": "^ft' in json.dumps(parameter), (path, parameter)
+    fields = document["components"]["schemas"]["CreateJobRequest"]["properties"]
+    assert all("^device://" in json.dumps(fields[name]) for name in ("training_file", "validation_file"))
 
 
 def test_internal_failures_tell_nothing(plane, monkeypatch):

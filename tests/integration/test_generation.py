@@ -18,6 +18,7 @@ from privtune.shared.errors import (
     JobNotFound,
     ModelUnsupported,
     PolicyRefused,
+    VersionMismatch,
 )
 from tests.support.chats import byte_tokenizer
 from tests.support.proxy import Proxy

@@ -111,7 +111,8 @@ def test_an_adapter_of_another_base(owner):
     world.cloud.stop()
     world.cloud = ProcessCloud(world.folder / "cloud", world.models)
     again = Owner(world=world, capsys=owner.capsys)
-    assert "not the one that this device first got" in (done := again("generate", job_id, "--prompt", "w1")).err
+    done = again("generate", job_id, "--prompt", "w1")
+    assert "not the one that this device first got" in done.err
     assert done.code == 6
     done = again("generate", job_id, "--prompt", "w1", "--local-model", str(world.models["dec"]))
     told(done, 9, "was trained on other weights than this cloud now serves")

@@ -21,7 +21,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 DEVICE_SCHEME = "device://"
 MAX_LABEL_EPSILON = 16.0  # beyond it, fewer than one binary label in eight million is flipped
-DataHandle = Annotated[str, StringConstraints(pattern=r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+DATA_HANDLE = r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+DataHandle = Annotated[str, StringConstraints(pattern=DATA_HANDLE)]
 
 
 class TuningSpec(Strict):

@@ -9,17 +9,17 @@ from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
-from privtune.cloud.api.convert import list_object, model_object
+from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object, tuned_name
 from privtune.cloud.api.error_responses import install_error_handlers
 from privtune.cloud.api.job_routes import add_job_routes
 from privtune.cloud.api.middleware import Envelope
-from privtune.cloud.api.responses import ErrorResponse, HealthObject, InfoObject, ModelObject, ModelPage
+from privtune.cloud.api.responses import ErrorResponse, FilePage, HealthObject, InfoObject, ModelObject, ModelPage
 from privtune.cloud.auth import ApiKeys, bearer
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.settings import Settings
 from privtune.shared import __version__
-from privtune.shared.errors import CloudUnreachable, InvalidInput, PrivTuneError
+from privtune.shared.errors import CloudUnreachable, InvalidInput, JobNotFound, ModelNotFound, PrivTuneError
 from privtune.shared.wire import PROTOCOL_VERSION
 
 _ABOUT = """
@@ -92,15 +92,15 @@ def create_app(
     }
     router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
     add_job_routes(router, jobs, catalog, caller)
-    _add_model_routes(router, catalog)
-    _add_file_route(router)
+    _add_model_routes(router, catalog, jobs, caller)
+    _add_file_routes(router)
     _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)
     app.include_router(router)
     _add_health_routes(app, check_ready)
     return app
 
 
-def _add_model_routes(router: APIRouter, catalog: Catalog) -> None:
+def _add_model_routes(router: APIRouter, catalog: Catalog, jobs: Jobs, caller: Callable[..., str]) -> None:
     @router.get("/models", tags=["Models"], summary="List models", response_model=ModelPage)
     def list_models() -> dict[str, Any]:
         """Every model that a job may name, with its possible cuts."""
@@ -113,12 +113,26 @@ def _add_model_routes(router: APIRouter, catalog: Catalog) -> None:
         response_model=ModelObject,
         responses={404: {"model": ErrorResponse, "description": "This cloud does not offer it."}},
     )
-    def get_model(model: str) -> dict[str, Any]:
-        """One model; also one of the hub, if the operator allows that."""
-        return model_object(catalog.card(model), catalog)
+    def get_model(model: str, owner: str = Depends(caller)) -> dict[str, Any]:
+        """One model; also one of the hub, if the operator allows that, and your own tuned ones by their `ft:` names."""
+        if not model.startswith("ft:"):
+            return model_object(catalog.card(model), catalog)
+        unknown = ModelNotFound(f"You have no tuned model {model[:200]!r}.", param="model")
+        try:
+            job = jobs.get(tuned_job_id(model), owner)
+        except JobNotFound:
+            raise unknown from None
+        if job.status != "succeeded" or tuned_name(job) != model:
+            raise unknown
+        return tuned_model_object(job, model_object(catalog.card(job.spec.model), catalog))
 
 
-def _add_file_route(router: APIRouter) -> None:
+def _add_file_routes(router: APIRouter) -> None:
+    @router.get("/files", tags=["Files"], summary="List files", response_model=FilePage)
+    def list_files() -> dict[str, Any]:
+        """Always empty: text stays on the device."""
+        return list_object([], False)
+
     @router.post("/files", tags=["Files"], summary="Refused: text stays on the device", status_code=400)
     def upload_file() -> None:
         """Always refused. Register the data set on the device and name it `device://NAME`."""

@@ -11,7 +11,7 @@ from privtune.cloud.api.error_responses import explain
 from privtune.cloud.api.requests import TOP_LEVEL, CreateJobRequest, Hyperparameters
 from privtune.cloud.catalog import Catalog, ModelCard
 from privtune.cloud.jobs.states import Checkpoint, Event, Job
-from privtune.shared.errors import InvalidInput
+from privtune.shared.errors import InvalidInput, JobNotFound
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec, OptimSpec
 
 _DEFAULT_RATE = OptimSpec().learning_rate
@@ -127,6 +127,12 @@ def model_object(card: ModelCard, catalog: Catalog) -> dict[str, Any]:
     }
 
 
+def tuned_model_object(job: Job, base: dict[str, Any]) -> dict[str, Any]:
+    """`model` of a job that succeeded. base: that of its base model."""
+    created = job.created_at if job.finished_at is None else job.finished_at
+    return base | {"id": tuned_name(job), "created": created, "owned_by": job.owner}
+
+
 def list_object(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
     """`list`: a page, and the id after which the next one begins."""
     return {
@@ -143,16 +149,23 @@ def tuned_name(job: Job) -> str:
     return f"ft:{job.spec.model}:{job.owner}:{job.spec.suffix or ''}:{_bare(job.id)}"
 
 
+def tuned_job_id(model: str) -> str:
+    """The job of a tuned model's name."""
+    return f"ftjob-{model.rpartition(':')[2]}"
+
+
 def event_id(job_id: str, seq: int) -> str:
     """An event's public id."""
     return f"ftevent-{_bare(job_id)}-{seq}"
 
 
 def number_of(cursor: str, job_id: str, prefix: str) -> int:
-    """The number at the end of an event's or checkpoint's id. Raises InvalidInput for another job's."""
+    """The number at the end of an event's or checkpoint's id. Raises InvalidInput, or JobNotFound for another job's."""
     head, _, number = cursor.rpartition("-")
-    if head != f"{prefix}-{_bare(job_id)}" or not (number.isascii() and number.isdigit() and len(number) < 16):
-        raise InvalidInput(f"after: {cursor[:80]!r} is not a {prefix} id of job {job_id}.", param="after")
+    if not head.startswith(f"{prefix}-") or not (number.isascii() and number.isdigit() and len(number) < 16):
+        raise InvalidInput(f"after: {cursor[:80]!r} is not a {prefix} id.", param="after")
+    if head != f"{prefix}-{_bare(job_id)}":
+        raise JobNotFound(f"after: {cursor[:80]!r} is not a {prefix} id of job {job_id}.", param="after")
     return int(number)
 
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError
 from privtune.shared.validation import first_problem
@@ -91,8 +92,17 @@ async def _routing_error(request: Request, error: Exception) -> JSONResponse:
     code, message = reasons.get(status, (HTTPStatus(status).name, f"{HTTPStatus(status).phrase}."))
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     response = _json(request, status, f"{request.method} {request.url.path}: {message} See /docs.", code, None)
+    if status == 405:
+        headers["allow"] = ", ".join(_methods(request)) or headers.get("allow", "")
     response.headers.update(headers)
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of every documented route with this path; the router itself names those of the first only."""
+    paths = request.app.openapi()["paths"].items()
+    here = (operations for template, operations in paths if compile_path(template)[0].match(request.url.path))
+    return sorted({method.upper() for operations in here for method in operations})
 
 
 def _json(request: Request, status: int, message: str, code: str, param: str | None) -> JSONResponse:

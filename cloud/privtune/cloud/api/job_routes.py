@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from privtune.cloud.api.convert import (
@@ -39,7 +39,19 @@ _CONFLICT: dict[int | str, dict[str, Any]] = {
 }
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Items on the page.")]
-After = Annotated[str | None, Query(max_length=100, description="The last id of the page before.")]
+# Documented only: an id of another form is answered as one that does not exist.
+JobId = Annotated[str, Path(description="A job's id.", json_schema_extra={"pattern": r"^ftjob-[0-9a-f]{24}$"})]
+
+
+def _after(kind: str) -> Any:
+    """The parameter that continues a listing. kind: pattern of the ids that it lists."""
+    about = "The last id of the page before."
+    return Query(max_length=100, pattern=kind, description=about)
+
+
+AfterJob = Annotated[str | None, _after(r"^ftjob-[0-9a-f]{24}$")]
+AfterEvent = Annotated[str | None, _after(r"^ftevent-[0-9a-f]{24}-[0-9]{1,15}$")]
+AfterCheckpoint = Annotated[str | None, _after(r"^ftckpt-[0-9a-f]{24}-[0-9]{1,15}$")]
 
 
 def add_job_routes(router: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str]) -> None:
@@ -73,10 +85,10 @@ def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller
         catalog.check(spec)
         return job_object(jobs.create(owner, spec, idempotency_key=idempotency_key, metadata=request.metadata))
 
-    @routes.get("", summary="List jobs", response_model=JobPage)
+    @routes.get("", summary="List jobs", response_model=JobPage, responses=_NOT_FOUND)
     def list_jobs(
         http: Request,
-        after: After = None,
+        after: AfterJob = None,
         limit: Limit = 20,
         status: Annotated[list[Status] | None, Query(description="Only jobs in these states; repeatable.")] = None,
         owner: str = Depends(caller),
@@ -88,7 +100,7 @@ def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller
         return list_object([job_object(job) for job in page.items], page.has_more)
 
     @routes.get("/{job_id}", summary="Show a job", response_model=JobObject, responses=_NOT_FOUND)
-    def get_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+    def get_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
         """Its state, the reason for it, and progress."""
         return job_object(jobs.get(job_id, owner))
 
@@ -97,17 +109,17 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> N
     responses = _NOT_FOUND | _CONFLICT
 
     @routes.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobObject, responses=responses)
-    def cancel_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+    def cancel_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
         """End the job: at once, or at the next step boundary if it runs. Checkpoints are kept."""
         return job_object(jobs.cancel(job_id, owner))
 
     @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses)
-    def pause_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+    def pause_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
         """Hold the job until `resume`: at once, or from the next step boundary if it runs."""
         return job_object(jobs.pause(job_id, owner))
 
     @routes.post("/{job_id}/resume", summary="Resume a job", response_model=JobObject, responses=responses)
-    def resume_job(job_id: str, owner: str = Depends(caller)) -> dict[str, Any]:
+    def resume_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
         """Let a paused job continue from its last checkpoint once its device connects."""
         return job_object(jobs.resume(job_id, owner))
 
@@ -115,8 +127,8 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> N
 def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> None:
     @routes.get("/{job_id}/events", summary="List events", response_model=EventPage, responses=_NOT_FOUND)
     def list_events(
-        job_id: str,
-        after: After = None,
+        job_id: JobId,
+        after: AfterEvent = None,
         limit: Limit = 20,
         order: Annotated[Literal["asc", "desc"], Query(description="desc: newest first.")] = "desc",
         owner: str = Depends(caller),
@@ -133,7 +145,7 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         "/{job_id}/checkpoints", summary="List checkpoints", response_model=CheckpointPage, responses=_NOT_FOUND
     )
     def list_checkpoints(
-        job_id: str, after: After = None, limit: Limit = 10, owner: str = Depends(caller)
+        job_id: JobId, after: AfterCheckpoint = None, limit: Limit = 10, owner: str = Depends(caller)
     ) -> dict[str, Any]:
         """Steps from which the job can resume, newest first."""
         job = jobs.get(job_id, owner)
@@ -153,9 +165,9 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
     )
     async def stream_events(
         request: Request,
-        job_id: str,
+        job_id: JobId,
         last_event_id: Annotated[str | None, Header(max_length=100, description="Continue after this event.")] = None,
-        after: After = None,
+        after: AfterEvent = None,
         owner: str = Depends(caller),
     ) -> Response:
         """Events as they happen, oldest first, from the first or after `Last-Event-ID`; ends with the job."""

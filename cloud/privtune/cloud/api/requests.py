@@ -18,11 +18,13 @@ from pydantic import (
     create_model,
 )
 
-from privtune.shared.job_spec import JobSpec, TrainSpec
+from privtune.shared.job_spec import DATA_HANDLE, JobSpec, TrainSpec
 
 # Fields of JobSpec that a request has at its top level, as in OpenAI's API; all others are under `privtune`.
 TOP_LEVEL = ("model", "training_file", "validation_file", "suffix")
 _JOB = JobSpec.model_fields
+# Documented here, checked by the job's own field, whose message says what a device's data set is.
+_DEVICE: dict[str, Any] = {"json_schema_extra": {"pattern": DATA_HANDLE}}
 
 
 def _auto_is_none(value: Any) -> Any:
@@ -103,8 +105,10 @@ class CreateJobRequest(StrictRequest):
     )
 
     model: str = Field(min_length=1, max_length=512, description=_JOB["model"].description)
-    training_file: str = Field(max_length=200, description=_JOB["training_file"].description)
-    validation_file: str | None = Field(None, max_length=200, description=_JOB["validation_file"].description)
+    training_file: str = Field(max_length=200, description=_JOB["training_file"].description, **_DEVICE)
+    validation_file: str | None = Field(
+        None, max_length=200, description=_JOB["validation_file"].description, **_DEVICE
+    )
     suffix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
         None, description=_JOB["suffix"].description
     )

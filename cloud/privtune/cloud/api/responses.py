@@ -166,6 +166,12 @@ class ModelPage(_Page):
     data: list[ModelObject]
 
 
+class FilePage(_Page):
+    """No files: none are uploaded."""
+
+    data: list[dict[str, Any]]
+
+
 class InfoObject(_Object):
     """What a device asks first: where gRPC listens, and the protocol's version."""
 

@@ -75,4 +75,4 @@ def _number_of(session: Session, job_id: str, owner: str) -> int:
     try:
         return find_job(session, job_id, owner).number
     except JobNotFound as error:
-        raise InvalidInput(f"after: there is no job {job_id[:64]!r} to continue after.", param="after") from error
+        raise JobNotFound(f"after: there is no job {job_id[:64]!r} to continue after.", param="after") from error

@@ -109,7 +109,7 @@ class Jobs:
         status: Sequence[Status] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Page[Job]:
-        """An owner's jobs, newest first; `after` is the last id of the page before. Raises InvalidInput."""
+        """A page of an owner's jobs, newest first; `after`: the last id before. Raises InvalidInput, JobNotFound."""
         with self._store.read() as session:
             page = list_jobs(session, owner, after=after, limit=limit, status=status or (), metadata=metadata or {})
             return Page(items=[self._view(row) for row in page.items], has_more=page.has_more)

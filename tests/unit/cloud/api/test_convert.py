@@ -5,7 +5,7 @@ from privtune.cloud.api.convert import job_object, number_of, to_spec
 from privtune.cloud.api.error_responses import explain
 from privtune.cloud.api.requests import CreateJobRequest
 from privtune.cloud.api.responses import JobObject
-from privtune.shared.errors import InvalidInput
+from privtune.shared.errors import InvalidInput, JobNotFound
 from privtune.shared.job_spec import JobSpec, OptimSpec, TrainSpec
 
 LEAST = {"model": "m", "training_file": "device://reviews"}
@@ -140,9 +140,17 @@ def test_the_answer_fits_its_documented_shape_and_gives_the_spec_back(jobs):
 
 
 @pytest.mark.parametrize(
-    "cursor", ["ftevent-other-3", "3", "ftevent-abc-", "ftevent-abc-x", "ftevent-abc-²", "ftckpt-abc-3"]
+    ("cursor", "refusal"),
+    [
+        ("ftevent-other-3", JobNotFound),
+        ("3", InvalidInput),
+        ("ftevent-abc-", InvalidInput),
+        ("ftevent-abc-x", InvalidInput),
+        ("ftevent-abc-²", InvalidInput),
+        ("ftckpt-abc-3", InvalidInput),
+    ],
 )
-def test_cursors_of_other_jobs_are_refused(cursor):
+def test_cursors_of_other_jobs_are_refused(cursor, refusal):
     assert number_of("ftevent-abc-3", "ftjob-abc", "ftevent") == 3
-    with pytest.raises(InvalidInput, match="after"):
+    with pytest.raises(refusal, match="after"):
         number_of(cursor, "ftjob-abc", "ftevent")

@@ -168,7 +168,7 @@ def test_jobs_are_seen_by_their_owner_alone(jobs, spec):
         with pytest.raises(JobNotFound):
             look(job_id, "mallory")
     assert jobs.list("mallory").items == []
-    with pytest.raises(InvalidInput, match="after"):
+    with pytest.raises(JobNotFound, match="after"):
         jobs.list("mallory", after=job_id)
 
 
