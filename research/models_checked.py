@@ -1,4 +1,4 @@
-"""Which of transformers' models split exactly: writes `docs/models.md`.
+"""Which of transformers' models split exactly: writes `docs/models.md` and `docs/results/models-refused.md`.
 
     python -m research.models_checked [TYPE ...]        with types: prints their verdicts only
 
@@ -27,7 +27,7 @@ from privtune.shared.modeling.hf_calls import quiet
 from privtune.shared.modeling.self_check import ROUNDING, TOLERANCE, try_split
 from privtune.shared.modeling.small_copy import small_config
 
-PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+DOCS = Path(__file__).parents[1] / "docs"
 LIMIT = 60  # seconds per type and task
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {  # further ones to try, for settings that matter
     "deberta-v2": ({"conv_kernel_size": 3},),
@@ -64,7 +64,15 @@ finds its layers, a tokenizer is fast and an export format knows the type are ot
 [README](../README.md#models-and-data)'s list are tested in all of these.
 
 A mixture of experts keeps its experts in tensors that are no linear layers: LoRA tunes attention alone, `--tuning full`
-all of it. Encoder-decoders, models of images or sound and types that need code from a hub are not tried: never split.
+all of it. What is refused, with reasons, is in [models-refused](results/models-refused.md): ALBERT shares one block
+between all layers, some classifiers read more than one token, some models keep more than keys and values or compute
+with padding, and some only lack a setting that the default configuration does not have. Encoder-decoders, models of
+images or sound and types that need code from a hub are never split.
+"""
+REFUSED = """# Models that are refused
+
+For whoever wants to know why a model can't be split: how it is tried, and by which command this page is made, is in
+[models](../models.md).
 """
 
 
@@ -104,13 +112,16 @@ def _fault(model_type: str, settings: dict[str, Any], task: Task) -> str | None:
         signal.alarm(0)
 
 
-def page(found: list[Verdict]) -> str:
-    """The page with both tables."""
+def pages(found: list[Verdict]) -> dict[str, str]:
+    """Both pages by their path in docs/."""
     versions = {"transformers": transformers.__version__, "torch": torch.__version__.partition("+")[0]}
     intro = INTRO.format(tolerance=TOLERANCE, rounding=ROUNDING, **versions)
     exact = ["## Exact", "", "| type | classification | causal-lm |", "|---|---|---|", *_exact(found)]
-    refused = ["## Refused", "", "| type | task | reason |", "|---|---|---|", *_refused(found)]
-    return "\n".join([intro, *exact, "", *refused, ""])
+    refused = ["| type | task | reason |", "|---|---|---|", *_refused(found)]
+    return {
+        "models.md": "\n".join([intro, *exact, ""]),
+        "results/models-refused.md": "\n".join([REFUSED, *refused, ""]),
+    }
 
 
 def _exact(found: list[Verdict]) -> Iterator[str]:
@@ -136,7 +147,7 @@ def _out_of_time(*_: object) -> None:
 
 
 def main() -> None:
-    """Write the page, or print the verdicts of some types."""
+    """Write the pages, or print the verdicts of some types."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("types", nargs="*", help="print only these")
     types = parser.parse_args().types
@@ -147,7 +158,8 @@ def main() -> None:
         line = f"{_name(verdict.model_type, verdict.settings)} {verdict.task}: {verdict.fault or 'exact'}"
         print(line, file=sys.stdout if types else sys.stderr, flush=True)
     if not types:
-        PAGE.write_text(page(found), encoding="utf-8")
+        for name, text in pages(found).items():
+            (DOCS / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
