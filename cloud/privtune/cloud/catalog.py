@@ -1,5 +1,8 @@
 """The models that this cloud offers, by name. Free of torch: reads config.json or the header of a GGUF file.
 
+A model of any type that transformers has a class for may be offered; whether it can be split is tried when it is loaded
+(`privtune.shared.modeling.self_check`), and by `privtune-cloud models`.
+
 A client names a model, never a path: only models that the operator registered are looked up on the disk. With
 `allow_hub`, a name that looks like a hub id and is not a path here is looked up on the hub.
 
@@ -24,14 +27,14 @@ from typing import Any
 
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.modeling.architectures import ENCODERS, SUPPORTED
+from privtune.shared.modeling.architectures import tasks_of
 
 _PYPI = "pypi:"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,199}$")
 _HUB_ID = re.compile(
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})?(::[A-Za-z0-9][A-Za-z0-9_.-]{0,150}\.gguf)?$"
 )
-_GGUF_FAMILY = {"gemma3": "gemma3_text"}
+_GGUF_FAMILY = {"gemma3": "gemma3_text", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}
 # Position tables of these families begin after the padding id, so two of their rows are not usable.
 _OFFSET_POSITIONS = ("roberta", "mpnet", "xlm-roberta", "camembert")
 
@@ -54,7 +57,7 @@ class ModelCard:
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that it can be tuned for."""
-        return ("classification",) if self.architecture in ENCODERS else ("classification", "causal-lm")
+        return tasks_of(self.architecture)
 
 
 class Catalog:
@@ -126,8 +129,7 @@ class Catalog:
             )
         if spec.task not in card.tasks:
             raise InvalidInput(
-                f"{spec.model} is an encoder ({card.architecture}) and can't be tuned as a causal-lm; "
-                "use task classification or a decoder.",
+                f"{spec.model} ({card.architecture}) can't be tuned for {spec.task}; it takes {', '.join(card.tasks)}.",
                 param="privtune.task",
             )
         if card.max_positions is not None and spec.train.longest(card.max_positions) > card.max_positions:
@@ -200,8 +202,8 @@ def _config_card(name: str, config: dict[str, Any]) -> ModelCard:
     return _card(
         name,
         family,
-        layers=_first(config, "num_hidden_layers", "n_layer", "n_layers"),
-        hidden_size=_first(config, "hidden_size", "n_embd", "dim"),
+        layers=_first(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        hidden_size=_first(config, "hidden_size", "n_embd", "dim", "n_embed", "d_model"),
         vocabulary=_first(config, "vocab_size"),
         max_positions=positions,
     )
@@ -230,9 +232,9 @@ def _gguf_card(name: str, path: Path) -> ModelCard:
 
 
 def _card(name: str, family: str, *, layers: Any, hidden_size: Any, vocabulary: Any, max_positions: Any) -> ModelCard:
-    if family not in SUPPORTED:
+    if not tasks_of(family):
         raise ModelUnsupported(
-            f"{name} is of type {family!r}, which can't be split. Supported: {', '.join(SUPPORTED)}.",
+            f"{name} is of type {family!r}, which can't be split; docs/models.md lists what can.",
             param="model",
         )
     if layers is None or hidden_size is None:

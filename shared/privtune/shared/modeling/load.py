@@ -24,10 +24,11 @@ from transformers.initialization import guard_torch_init_functions
 
 from privtune.shared.errors import ModelNotFound, ModelUnsupported
 from privtune.shared.job_spec import Task
-from privtune.shared.modeling.architectures import ENCODERS, SUPPORTED
+from privtune.shared.modeling.architectures import is_encoder, tasks_of
 from privtune.shared.modeling.fresh_weights import draw_fresh, fresh_by_design
 from privtune.shared.modeling.gguf_source import converted_gguf, is_gguf
 from privtune.shared.modeling.hf_calls import SAFE, one_line, quiet
+from privtune.shared.modeling.self_check import check_split
 
 log = logging.getLogger(__name__)
 
@@ -91,22 +92,35 @@ def build_task_model(config: Any, task: Task) -> Any:
 
 
 def check_config(config: Any, task: Task, num_labels: int, ref: str) -> Any:
-    """Refuse a model that can't be split for this task, and set its number of labels. Raises `ModelUnsupported`."""
-    if config.model_type not in SUPPORTED:
+    """Refuse a model that can't be split for this task, and set its number of labels. Raises `ModelUnsupported`.
+
+    The first time that a configuration is seen, a small copy of it is tried (`self_check`): about a second.
+    """
+    config._attn_implementation = None  # by such a name in a file transformers would fetch code from the hub
+    tasks = tasks_of(config.model_type)
+    if task == "causal-lm" and tasks == ("classification",):
+        raise ModelUnsupported(f"'{ref}' is an encoder and generates no text: use it for classification.")
+    if task not in tasks:
         raise ModelUnsupported(
-            f"'{ref}' is of type '{config.model_type}', which can't be split. Supported: {', '.join(SUPPORTED)}."
+            f"'{ref}' is of type '{config.model_type}', which can't be split for {task}; docs/models.md lists what can."
         )
-    if task == "causal-lm":
-        if config.model_type in ENCODERS:
-            raise ModelUnsupported(f"'{ref}' is an encoder and generates no text: use it for classification.")
-        return config
-    config.num_labels = num_labels
-    config.problem_type = None
-    if getattr(config, "pad_token_id", None) is None and config.model_type not in ENCODERS:
-        # Decoder classifiers refuse batches without one.
-        eos = config.eos_token_id
-        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    if task == "classification":
+        config.num_labels = num_labels
+        config.problem_type = None
+        if getattr(config, "pad_token_id", None) is None and not is_encoder(config.model_type):
+            # Decoder classifiers refuse batches without one.
+            eos = getattr(config, "eos_token_id", None)
+            config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+    check_split(config, task, ref)
     return config
+
+
+def check_model(ref: str, task: Task) -> None:
+    """Refuse a model that can't be loaded and split, without reading its weights.
+
+    Raises `ModelNotFound`, `ModelUnsupported`, and `StorageFull` when a GGUF file can't be converted.
+    """
+    _load_config(_local_source(ref), ref, task, num_labels=2)
 
 
 def check_folder(folder: Path) -> None:

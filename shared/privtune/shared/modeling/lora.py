@@ -62,11 +62,11 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
 
 
 def train_fully(top: Top) -> None:
-    """Make every weight of the top's blocks and final norm trainable, as copies: the base stays untouched.
+    """Make every weight of the top's blocks and final stage trainable, as copies: the base stays untouched.
 
     What the bottom needs as well (MPNet's relative position table) stays frozen.
     """
-    for name in (*top.block_names, *([top.norm_name] if top.norm_name else [])):
+    for name in (*top.block_names, *top.final_names):
         for module in top.task.get_submodule(name).modules():
             for key, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, key, nn.Parameter(parameter.detach().clone()))

