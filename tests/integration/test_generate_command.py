@@ -100,6 +100,19 @@ def test_a_conversation_remembers_what_was_said(owner, job, monkeypatch):
     assert (first["index"], second["index"]) == (0, 1)
 
 
+def test_a_conversation_outlives_the_models_context(owner, job, monkeypatch):
+    lines = [f"question {number} " + "x" * 60 for number in range(9)] + ["y" * 600, "and now"]
+    monkeypatch.setattr("sys.stdin", typed("".join(line + "\n" for line in lines).encode()))
+    done = owner("generate", job, "--chat", "--json", "--max-new-tokens", "6")
+    assert done.code == 0, done.err
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    assert [answer["index"] for answer in answers] == list(range(10))
+    assert all(answer["prompt_tokens"] + 6 <= 512 for answer in answers)
+    assert answers[8]["prompt_tokens"] > 300  # as much as fits is kept
+    assert "its oldest 2 messages go" in done.err
+    assert "at most 512; shorten it. The conversation starts afresh" in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -1,11 +1,13 @@
 """Whole jobs, in process and against a real cloud process: they end as they should, whatever happens on the way."""
 
+import json
 import threading
 import time
 from functools import partial
 
 import pytest
 
+from privtune.device.data.source import DataSource
 from privtune.device.inference.predict import predict
 from privtune.shared.errors import (
     CloudUnreachable,
@@ -288,3 +290,15 @@ def test_how_many_labels_the_data_has_stays_at_home(local_world):
     assert status == "failed"
     assert "labels" not in reason
     assert "terminal or log" in reason
+
+
+def test_the_default_max_length_takes_the_positions_that_the_model_has(local_world, tmp_path):
+    world = local_world
+    file = tmp_path / "long.jsonl"
+    file.write_text("".join(json.dumps({"text": "w5 w6 " * (1 + 40 * n), "label": n % 2}) + "\n" for n in range(4)))
+    spec = world.spec(train={"max_length": 128, "max_steps": 2})
+    watcher = Watcher()
+    job_id, result = run(world, spec, DataSource(path=str(file)), watcher=watcher)
+    assert result.steps == 2
+    assert any("48 tokens" in line for line in watcher.messages)
+    assert len(predict(job_id, ["w5 " * 90], world.settings)) == 1

@@ -130,7 +130,7 @@ class Catalog:
                 "use task classification or a decoder.",
                 param="privtune.task",
             )
-        if card.max_positions is not None and spec.train.max_length > card.max_positions:
+        if card.max_positions is not None and spec.train.longest(card.max_positions) > card.max_positions:
             raise InvalidInput(
                 f"max_length {spec.train.max_length} is over {spec.model}'s limit of {card.max_positions} tokens.",
                 param="privtune.train.max_length",

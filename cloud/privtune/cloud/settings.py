@@ -27,6 +27,12 @@ class Settings(BaseModel):
     max_release_bytes: int = Field(
         2048 * MIB, ge=0, description="Memory for a job's released vectors, kept for later epochs."
     )
+    max_memory_bytes: int = Field(
+        8192 * MIB,
+        ge=64 * MIB,
+        description="Memory of all jobs together beside the models: released vectors, forward passes that wait for "
+        "their gradients, texts.",
+    )
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")

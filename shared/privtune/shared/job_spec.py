@@ -66,6 +66,9 @@ class OptimSpec(Strict):
     )
 
 
+DEFAULT_LENGTH = 128
+
+
 class TrainSpec(Strict):
     """Length and shape of the training."""
 
@@ -76,7 +79,11 @@ class TrainSpec(Strict):
     batch_size: int = Field(16, ge=1, le=4096, description="Records per micro-batch.")
     accumulation: int = Field(1, ge=1, le=1024, description="Micro-batches per optimiser step.")
     max_length: int = Field(
-        128, ge=2, le=32768, description="Maximum tokens per record. Longer records are truncated, and counted."
+        DEFAULT_LENGTH,
+        ge=2,
+        le=32768,
+        description="Maximum tokens per record. Longer records are truncated, and counted. The default becomes the "
+        "model's own limit where that is less.",
     )
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of data order, dropout and initial weights. It never seeds the noise."
@@ -90,6 +97,12 @@ class TrainSpec(Strict):
         2, ge=1, le=16, description="Micro-batches that the device sends ahead before it waits for an answer."
     )
     checkpoint_every: int = Field(50, ge=1, description="Optimiser steps between checkpoints.")
+
+    def longest(self, positions: int | None) -> int:
+        """`max_length` for a model of this many positions; None: no limit. Above them only if asked for."""
+        if positions is None or self.max_length != DEFAULT_LENGTH:
+            return self.max_length
+        return min(self.max_length, positions)
 
 
 class MechanismSpec(Strict):

@@ -12,6 +12,7 @@ from privtune.shared.errors import ArtifactCorrupt
 from privtune.shared.files import write_json
 
 MANIFEST = "manifest.json"
+MAX_FILES = 256
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
 
@@ -38,9 +39,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         names = [entry["name"] for entry in manifest["files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        sizes = [entry["size"] for entry in manifest["files"]]
+        hashes = [entry["sha256"] for entry in manifest["files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactCorrupt(f"{folder.name}: no readable {MANIFEST}; fetch or create it again") from error
-    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
+    if len(names) > MAX_FILES or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ArtifactCorrupt(f"{folder.name}: the manifest lists impossible files; fetch or create it again")
+    if not all(isinstance(value, str) for value in hashes) or len({str(name) for name in names}) < len(names):
+        raise ArtifactCorrupt(f"{folder.name}: the manifest lists impossible files; fetch or create it again")
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) and name != MANIFEST for name in names):
         raise ArtifactCorrupt(f"{folder.name}: the manifest names a file outside the folder; do not use it")
     return manifest
 

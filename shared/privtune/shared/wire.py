@@ -70,8 +70,16 @@ class Message:
     report: pb.StepReport | None = None
     last_micro_batch: bool = False
 
-    def tensor(self) -> FloatArray:
-        """The payload as a (rows, width) float32 matrix."""
+    def tensor(self, *, rows: int | None = None, width: int | None = None) -> FloatArray:
+        """The payload as a (rows, width) float32 matrix.
+
+        rows, width: what was asked for. Raises `FrameCorrupt` for another shape or a size that is not its own.
+        """
+        if rows not in (None, self.rows) or width not in (None, self.width) or not self.codec:
+            raise FrameCorrupt(
+                f"a tensor of {self.rows} x {self.width} in {self.codec or 'no codec'} came, "
+                f"not of {self.rows if rows is None else rows} x {self.width if width is None else width}"
+            )
         return decode(self.payload, self.rows, self.width, self.codec)
 
 

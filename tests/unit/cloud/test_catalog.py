@@ -142,6 +142,15 @@ def test_a_job_must_fit_its_model(model_folder):
         check(model="other")
 
 
+def test_the_default_length_is_what_a_small_model_has(model_folder):
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    catalog = Catalog([f"m={model_folder}"])
+    catalog.check(JobSpec(model="m", training_file="device://a"))
+    with pytest.raises(InvalidInput, match="64"):
+        catalog.check(JobSpec(model="m", training_file="device://a", train={"max_length": 65}))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gguf") is None, reason="needs the gguf extra")
 def test_a_gguf_file_is_read_without_its_tensors(tmp_path):
     from gguf import GGUFWriter

@@ -25,8 +25,10 @@ from privtune.cloud.api.responses import CheckpointPage, ErrorResponse, EventPag
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job, Status
+from privtune.shared.errors import Unauthenticated
 
 _PING_S = 15
+KEY_CHECK_S = 5  # a revoked key ends its streams within this time
 _BATCH = 100
 _METADATA = re.compile(r"^metadata\[(.{1,64})\]$")
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
@@ -150,6 +152,7 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         },
     )
     async def stream_events(
+        request: Request,
         job_id: str,
         last_event_id: Annotated[str | None, Header(max_length=100, description="Continue after this event.")] = None,
         after: After = None,
@@ -161,16 +164,27 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         seq = number_of(cursor, job.id, "ftevent") if cursor else 0
         if job.final and not (await asyncio.to_thread(jobs.events, job.id, after=seq, limit=1)).items:
             return Response(status_code=204)
-        with jobs.subscribe(job.id):
+        with jobs.subscribe(job.id, owner):
             pass  # over the limit, refuse while the response can still carry an error status
-        response: Response = EventSourceResponse(_follow(jobs, job, seq), ping=_PING_S)
+        response: Response = EventSourceResponse(
+            _follow(jobs, job, seq, owner, lambda: caller(request, None)), ping=_PING_S
+        )
         return response
 
 
-async def _follow(jobs: Jobs, job: Job, seq: int) -> AsyncIterator[ServerSentEvent]:
-    """Every event after `seq` until the job has ended or the server stops. Subscribes first, so none is missed."""
-    with jobs.subscribe(job.id) as news:
+async def _follow(
+    jobs: Jobs, job: Job, seq: int, owner: str, check_key: Callable[[], str]
+) -> AsyncIterator[ServerSentEvent]:
+    """Every event after `seq` until the job has ended, the key is revoked or the server stops.
+
+    Subscribes first, so none is missed.
+    """
+    with jobs.subscribe(job.id, owner) as news:
         while not news.closed:
+            try:
+                await asyncio.to_thread(check_key)
+            except Unauthenticated:
+                return
             # The state is read before the events: once a job has ended, no event comes after the ones read next.
             ended = (await asyncio.to_thread(jobs.get, job.id)).final
             page = await asyncio.to_thread(jobs.events, job.id, after=seq, limit=_BATCH)
@@ -181,4 +195,4 @@ async def _follow(jobs: Jobs, job: Job, seq: int) -> AsyncIterator[ServerSentEve
             if ended and not page.has_more:
                 return
             if not page.has_more:
-                await news.wait(_PING_S)
+                await news.wait(KEY_CHECK_S)

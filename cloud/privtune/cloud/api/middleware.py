@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -19,6 +20,7 @@ log = logging.getLogger("privtune.cloud.access")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 # This route refuses uploads for a reason of its own and reads no body.
 _UNREAD = "/v1/files"
+BODY_S = 30.0  # longest wait for the next part of a body
 
 
 class Envelope:
@@ -73,11 +75,15 @@ class Envelope:
         if refusal is not None:
             await respond(Request(scope), refusal)(scope, receive, send)
             return
-        seen = 0
+        seen, whole = 0, False
 
         async def receiving() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, whole
+            try:
+                message = await asyncio.wait_for(receive(), None if whole else BODY_S)
+            except TimeoutError:
+                raise InvalidInput(f"The request's body did not come within {BODY_S:.0f} seconds.") from None
+            whole = whole or not message.get("more_body", False)
             seen += len(message.get("body", b""))
             if seen > self.max_bytes:
                 raise too_large

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.release_cache import ReleaseCache
 from privtune.cloud.compute.step_machine import StepMachine
 from privtune.cloud.compute.text_cache import TextCache
@@ -61,8 +62,12 @@ class Desk:
         self.closing = False
         self._training: dict[str, JobSession] = {}
         self._inference: dict[tuple[str, int], JobSession] = {}
+        self._budget = MemoryBudget(settings.max_memory_bytes)
         self.texts = TextCache(
-            max_bytes=settings.max_texts_bytes, max_texts=settings.max_texts, idle_s=settings.texts_idle_s
+            max_bytes=settings.max_texts_bytes,
+            max_texts=settings.max_texts,
+            idle_s=settings.texts_idle_s,
+            budget=self._budget,
         )
 
     def open(self, owner: str, request: pb.OpenRequest) -> JobSession:
@@ -235,12 +240,14 @@ class Desk:
                 lambda: self._jobs.requested(job.id),
                 texts=self.texts if infer else None,
                 closing=lambda: self.closing,
+                budget=self._budget,
+                max_padded_bytes=2 * self._settings.max_tensor_bytes,
             ),
             infer=infer,
         )
 
     def _new_cache(self, spec: JobSpec, request: pb.OpenRequest) -> ReleaseCache:
-        return ReleaseCache(request.hidden_size, spec.codec, self._settings.max_release_bytes)
+        return ReleaseCache(request.hidden_size, spec.codec, self._settings.max_release_bytes, self._budget)
 
     def _check(self, job: Job, request: pb.OpenRequest) -> None:
         """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours, or for a new base."""

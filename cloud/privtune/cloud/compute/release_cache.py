@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.shared.codec import BYTES_PER_ELEMENT, decode
 from privtune.shared.errors import FrameCorrupt
 from privtune.shared.wire import Message, unpack_positions
@@ -41,9 +42,13 @@ class PaddedBatch:
 
 
 class ReleaseCache:
-    """Encoded releases of one job by record handle: `width` values per row, `max_bytes` in all."""
+    """Encoded releases of one job by record handle: `width` values per row, `max_bytes` in all.
 
-    def __init__(self, width: int, codec: str, max_bytes: int) -> None:
+    budget: shared by all jobs; None: this job's own.
+    """
+
+    def __init__(self, width: int, codec: str, max_bytes: int, budget: MemoryBudget | None = None) -> None:
+        self._budget = budget or MemoryBudget(max_bytes)
         self._width, self._codec, self._max_bytes = width, codec, max_bytes
         self._row_bytes = width * BYTES_PER_ELEMENT[codec]
         self._held: OrderedDict[int, bytes] = OrderedDict()
@@ -73,10 +78,18 @@ class ReleaseCache:
         self._check(header, lengths_B, message)
         return _pad(torch.from_numpy(message.tensor()), torch.from_numpy(lengths_B), header)
 
+    def shed(self) -> None:
+        """Free the older half for others; devices send these records again."""
+        for _ in range(-(-len(self._held) // 2)):
+            self._size -= len(self._held.popitem(last=False)[1])
+        self._budget.hold(self, self._size)
+
     def _check(self, header: pb.ForwardHeader, lengths_B: npt.NDArray[np.int64], message: Message) -> None:
         records = len(header.record_ids)
         if not 0 < records <= MAX_RECORDS_IN_A_MICRO_BATCH or not len(lengths_B) == len(header.inlined) == records:
             raise FrameCorrupt("a forward frame's record ids, lengths and inline flags do not fit together")
+        if len(set(header.record_ids)) < records:
+            raise FrameCorrupt("a forward frame names a record twice")
         if lengths_B.min() < 1:
             raise FrameCorrupt("a forward frame names a record without rows")
         if message.codec != self._codec or message.width != self._width:
@@ -102,9 +115,9 @@ class ReleaseCache:
                 raise FrameCorrupt(f"record {record} is named with {length} rows but was released with another number")
             else:
                 rows.append(held)
+        self._evict()
         if missing:
             raise NotHeld
-        self._evict()
         return rows
 
     def _keep(self, record: int, encoded: bytes) -> None:
@@ -112,16 +125,19 @@ class ReleaseCache:
         self._held[record] = encoded
 
     def _evict(self) -> None:
-        while self._size > self._max_bytes and len(self._held) > 1:
+        while self._held and not (self._size <= self._max_bytes and self._budget.fits(self, self._size)):
             self._size -= len(self._held.popitem(last=False)[1])
+        self._budget.hold(self, self._size)
 
 
 def _pad(h_MD: Tensor, lengths_B: Tensor, header: pb.ForwardHeader) -> PaddedBatch:
     rows, longest = len(lengths_B), int(lengths_B.max())
-    mask_BT = torch.arange(longest)[None, :] < lengths_B[:, None]
-    h_BTD = torch.zeros(rows, longest, h_MD.shape[1])
-    h_BTD[mask_BT] = h_MD
     readout_N = torch.from_numpy(unpack_positions(header.readout))
     if len(readout_N) == 0 or int(readout_N.max()) >= rows * longest:
         raise FrameCorrupt("a forward frame reads out a position that is not in it")
+    if len(torch.unique(readout_N)) < len(readout_N):
+        raise FrameCorrupt("a forward frame reads out a position twice")
+    mask_BT = torch.arange(longest)[None, :] < lengths_B[:, None]
+    h_BTD = torch.zeros(rows, longest, h_MD.shape[1])
+    h_BTD[mask_BT] = h_MD
     return PaddedBatch(h_BTD=h_BTD, mask_BT=mask_BT.long(), readout_N=readout_N)

@@ -6,21 +6,25 @@ Free of grpc and asyncio: the gateway runs it on the compute thread.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 
 import torch
 
+from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.release_cache import NotHeld, PaddedBatch, ReleaseCache
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.jobs.states import Request
-from privtune.shared.errors import FrameCorrupt
+from privtune.shared.errors import FrameCorrupt, PrivTuneError
 from privtune.shared.wire import CUT_GRADIENT, END, FORWARD, GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
 from privtune.split.v1 import split_pb2 as pb
 
 # Messages held for later steps; a device that sends further ahead ignores the handshake's max_in_flight.
 MAX_HELD = 64
+MAX_INFERENCE_RECORDS = 4096  # in a message of an inference stream, whose device chooses the size
+MAX_PADDED_BYTES = 512 << 20
 # New texts share one pass unless padding makes it more than this many times their own rows.
 MOST_PADDED = 2
 
@@ -31,6 +35,8 @@ class StepMachine:
     requested: what the job's owner asked to happen at the next step boundary.
     texts: given for an inference session, which never trains.
     closing: whether the cloud is shutting down, so that the next step is the last one and leaves a checkpoint.
+    budget: shared by all jobs; None: no bound.
+    max_padded_bytes: most that a micro-batch may take once it is padded, in float32.
     outcome: of the last optimiser step, a `pb.StepOutcome`.
     """
 
@@ -42,7 +48,11 @@ class StepMachine:
         *,
         texts: TextCache | None = None,
         closing: Callable[[], bool] = lambda: False,
+        budget: MemoryBudget | None = None,
+        max_padded_bytes: int = MAX_PADDED_BYTES,
     ) -> None:
+        self._budget, self._max_padded_bytes = budget or MemoryBudget(sys.maxsize), max_padded_bytes
+        self._pending: dict[int, int] = {}  # bytes that the graph of a micro-batch holds, roughly
         self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
         self._closing = closing
         self._held: deque[Message] = deque()
@@ -53,6 +63,8 @@ class StepMachine:
     def handle(self, message: Message) -> Iterator[Message]:
         """Yield the answers to one message as they are computed. Raises `FrameCorrupt`, `NonFinite`, `StorageFull`."""
         header = message.forward
+        if message.kind == FORWARD:
+            self._check(message, header or pb.ForwardHeader())
         if self._texts is not None and message.kind == FORWARD and header is not None and header.past:
             yield self._extend(message, header, self._texts)
         elif self._texts is not None and message.kind == END and header is not None:
@@ -76,6 +88,45 @@ class StepMachine:
             yield from self._release_held()
         else:
             raise FrameCorrupt(f"a device does not send frames of kind {message.kind}")
+
+    def _check(self, message: Message, header: pb.ForwardHeader) -> None:
+        """Raises `FrameCorrupt` for what the job's description does not allow, before anything is computed."""
+        train, longest = self._top.spec.train, max(header.lengths, default=0)
+        if len(header.record_ids) > (MAX_INFERENCE_RECORDS if self._texts is not None else train.batch_size):
+            raise FrameCorrupt(f"a micro-batch of {len(header.record_ids)} records is over the job's batch_size")
+        if self._texts is None and longest > train.max_length:
+            raise FrameCorrupt(f"a record of {longest} rows is over the job's max_length of {train.max_length}")
+        if len(header.record_ids) * longest * message.width * 4 > self._max_padded_bytes:
+            raise FrameCorrupt(
+                f"{len(header.record_ids)} records of up to {longest} rows take too much memory together; "
+                "lower --batch-size or --max-length"
+            )
+        trains = not header.forward_only and self._texts is None and not self._top.spec.tail
+        if trains and message.micro_batch >= train.accumulation:
+            raise FrameCorrupt(f"micro-batch {message.micro_batch} is over the job's accumulation")
+
+    def _admit(self, message: Message, rows: int) -> None:
+        """Enter a forward pass whose graph waits for its gradient. Raises `FrameCorrupt` for one more than agreed."""
+        if len(self._pending) >= self._top.spec.train.in_flight:
+            raise FrameCorrupt("the device sent more micro-batches without gradients than the handshake allows")
+        self._pending[message.micro_batch] = self._top.graph_bytes(rows, message.width)
+        try:
+            self._hold_bytes()
+        except PrivTuneError:
+            del self._pending[message.micro_batch]
+            raise
+
+    def _settle(self, micro_batch: int | None = None) -> None:
+        """Free one forward pass, or all."""
+        if micro_batch is None:
+            self._pending.clear()
+        else:
+            self._pending.pop(micro_batch, None)
+        self._hold_bytes()
+
+    def _hold_bytes(self) -> None:
+        held = sum(len(message.payload) for message in self._held)
+        self._budget.hold(self, held + sum(self._pending.values()))
 
     def _evaluate(self, message: Message) -> Iterator[Message]:
         batch = self._unpack(message)
@@ -127,6 +178,7 @@ class StepMachine:
             )
             self._done.add(message.micro_batch)
             return
+        self._admit(message, batch.mask_BT.numel())
         out_ND = self._top.forward(
             message.micro_batch,
             batch.h_BTD,
@@ -143,6 +195,7 @@ class StepMachine:
         gradient_BTD = self._top.backward(message.micro_batch, torch.from_numpy(message.tensor()))
         self._done.add(message.micro_batch)
         mask_BT = self._masks.pop(message.micro_batch)
+        self._settle(message.micro_batch)
         if gradient_BTD is not None:
             packed_MD = gradient_BTD[mask_BT.bool()].float().numpy()
             yield tensor_message(CUT_GRADIENT, message.step, message.micro_batch, packed_MD, message.codec)
@@ -152,6 +205,7 @@ class StepMachine:
         shared_loss = self._top.shared_loss
         norm = self._top.apply()
         self._done, self._masks = set(), {}
+        self._settle()
         self._top.begin_step()
         request = self._requested()
         self.outcome = {
@@ -173,9 +227,11 @@ class StepMachine:
         if len(self._held) >= MAX_HELD:
             raise FrameCorrupt("the device sent more micro-batches ahead than the handshake allows")
         self._held.append(message)
+        self._hold_bytes()
 
     def _release_held(self) -> Iterator[Message]:
         due, self._held = self._held, deque()
+        self._hold_bytes()
         for message in due:
             yield from self.handle(message)
 

@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
+from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.release_cache import NotHeld
-from privtune.shared.errors import FrameCorrupt, MessageTooLarge
+from privtune.shared.errors import FrameCorrupt, MessageTooLarge, PrivTuneError
 from privtune.shared.modeling.kv_cache import TopCache
 
 MIB = 1024 * 1024
@@ -30,12 +31,20 @@ class TextCache:
 
     max_bytes: bound on all keys and values together.
     max_texts: bound on the number of texts.
+    budget: shared with everything else that jobs hold; None: the texts' own.
     idle_s: seconds after which `drop_idle` frees a text that was not extended.
     """
 
     def __init__(
-        self, *, max_bytes: int, max_texts: int, idle_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        max_bytes: int,
+        max_texts: int,
+        idle_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        budget: MemoryBudget | None = None,
     ) -> None:
+        self._budget = budget or MemoryBudget(max_bytes)
         self.max_bytes, self._max_texts, self.idle_s, self._clock = max_bytes, max_texts, idle_s, clock
         self._kept: OrderedDict[tuple[Hashable, int], _Kept] = OrderedDict()
         self.size = 0
@@ -58,7 +67,7 @@ class TextCache:
     def put(self, session: Hashable, handle: int, cache: TopCache) -> None:
         """Replace what is kept of a text, and evict others over the bounds.
 
-        Raises `MessageTooLarge` for a text that is over `max_bytes` by itself.
+        Raises `MessageTooLarge` for a text that is over `max_bytes` by itself, `CloudUnreachable` over the budget.
         """
         size = cache.nbytes
         self.drop(session, [handle])
@@ -69,8 +78,13 @@ class TextCache:
             )
         self._kept[session, handle] = _Kept(cache=cache, size=size, used=self._clock())
         self.size += size
-        while self.size > self.max_bytes or len(self._kept) > self._max_texts:
+        while len(self._kept) > 1 and not self._fits():
             self._forget(next(iter(self._kept)))
+        try:
+            self._budget.hold(self, self.size)
+        except PrivTuneError:
+            self._forget((session, handle))
+            raise
 
     def drop(self, session: Hashable, handles: Iterable[int]) -> None:
         """Free texts; unknown handles are ignored."""
@@ -90,3 +104,8 @@ class TextCache:
 
     def _forget(self, key: tuple[Hashable, int]) -> None:
         self.size -= self._kept.pop(key).size
+        self._budget.hold(self, self.size)
+
+    def _fits(self) -> bool:
+        within = self.size <= self.max_bytes and len(self._kept) <= self._max_texts
+        return within and self._budget.fits(self, self.size)

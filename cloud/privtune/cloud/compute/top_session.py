@@ -57,6 +57,7 @@ class TopSession:
         self.device = host.device
         self._autocast = host.autocast_dtype(spec.train.precision)
         self._top = host.top(spec)
+        self._blocks = host.partition(spec.model, spec.task).n_layers - spec.cut - spec.tail
         if not spec.tail:
             self._make_trainable()
         if spec.tuning.gradient_checkpointing:
@@ -69,6 +70,10 @@ class TopSession:
     def trainable_parameters(self) -> int:
         """Number of the top's parameters that train in the cloud."""
         return sum(parameter.numel() for parameter in trainable_parameters(self._top))
+
+    def graph_bytes(self, rows: int, width: int) -> int:
+        """About what the graph of one forward pass over `rows` padded rows keeps, in bytes."""
+        return 4 * rows * width * (1 + self._blocks * (1 if self.spec.tuning.gradient_checkpointing else 16))
 
     def forward(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool

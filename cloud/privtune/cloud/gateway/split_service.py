@@ -18,7 +18,7 @@ from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import SUPERSEDED, Desk, JobSession
 from privtune.cloud.compute.host import Host
-from privtune.cloud.compute.memory import within_memory
+from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.gateway.calls import Context, api_key, errors_as_status, job_and_epoch
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.jobs.service import Jobs
@@ -34,6 +34,7 @@ from privtune.shared.errors import (
     PrivTuneError,
     SessionSuperseded,
     StorageFull,
+    Unauthenticated,
     VersionMismatch,
 )
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameWriter
@@ -42,6 +43,7 @@ from privtune.split.v1 import split_pb2_grpc
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+KEY_CHECK_S = 5.0  # a revoked key ends its streams within this time
 
 _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 
@@ -112,7 +114,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             try:
                 await self._on_compute(self._desk.start, session, inbox)
                 self._training[session.job_id] = inbox
-                async for frame in self._answers(session, inbox, requests):
+                async for frame in self._answers(session, inbox, requests, context):
                     yield frame
                 why = "the device closed its stream; the job continues when it reconnects"
             except NonFinite as error:
@@ -132,7 +134,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             session = await self._session(context, infer=True)
             sweeper = asyncio.create_task(self._drop_idle_texts())
             try:
-                async for frame in self._answers(session, Inbox(session), requests):
+                async for frame in self._answers(session, Inbox(session), requests, context):
                     yield frame
             finally:
                 sweeper.cancel()
@@ -173,9 +175,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                     yield pb.FetchResponse(data=data)
 
     async def _answers(
-        self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame]
+        self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context
     ) -> AsyncIterator[pb.Frame]:
         reader = asyncio.create_task(inbox.fill(requests, self._settings.max_tensor_bytes))
+        watcher = asyncio.create_task(self._watch_key(context, inbox))
         writer, task = FrameWriter(epoch=session.epoch), _this_task()
         self._streams[task] = inbox
         try:
@@ -188,7 +191,18 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         raise _closing()
         finally:
             reader.cancel()
+            watcher.cancel()
             del self._streams[task]
+
+    async def _watch_key(self, context: Context, inbox: Inbox) -> None:
+        """End the stream of a key that was revoked."""
+        while True:
+            await asyncio.sleep(KEY_CHECK_S)
+            try:
+                await self._owner(context)
+            except Unauthenticated as error:
+                inbox.end(error)
+                return
 
     async def _drop_idle_texts(self) -> None:
         while True:

@@ -11,13 +11,16 @@ from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import EventRow, IdempotencyRow, JobRow
+from privtune.cloud.db.store import CheckpointRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
 
 _IDEMPOTENCY_S = 24 * 3600
 MAX_MESSAGE = 1000
+MAX_EVENTS = 10_000  # of a job; older ones are deleted
+MAX_DISCARDED = 200  # of an owner: ended jobs that no device ever opened
+_EVENTS_AT_ONCE = 100
 WAITING = "waiting for the device that holds the data"
 
 
@@ -38,6 +41,22 @@ def check_quota(session: Session, owner: str, most: int) -> None:
     active = select(func.count()).where(JobRow.owner == owner, JobRow.status.not_in(FINAL))
     if (session.scalar(active) or 0) >= most:
         raise PermissionDenied(f"You have {most} unfinished jobs, the most that this cloud allows. Cancel one first.")
+
+
+def drop_discarded(session: Session, owner: str) -> None:
+    """Delete the owner's oldest jobs that ended before any device opened them, beyond the newest MAX_DISCARDED."""
+    discarded = (
+        select(JobRow.number)
+        .where(JobRow.owner == owner, JobRow.status.in_(FINAL), JobRow.session_epoch == 0)
+        .order_by(JobRow.number.desc())
+        .offset(MAX_DISCARDED)
+    )
+    numbers = list(session.scalars(discarded.limit(MAX_DISCARDED)))
+    if numbers:
+        ids = select(JobRow.id).where(JobRow.number.in_(numbers))
+        for table in (EventRow, CheckpointRow, IdempotencyRow):
+            session.execute(delete(table).where(table.job_id.in_(ids)))
+        session.execute(delete(JobRow).where(JobRow.number.in_(numbers)))
 
 
 def new_row(owner: str, document: str, labels: dict[str, str]) -> JobRow:
@@ -105,6 +124,8 @@ def append_event(
             created_at=now(),
         )
     )
+    if row.event_count > MAX_EVENTS and row.event_count % _EVENTS_AT_ONCE == 0:
+        session.execute(delete(EventRow).where(EventRow.job_id == row.id, EventRow.seq <= row.event_count - MAX_EVENTS))
 
 
 def event_view(row: EventRow) -> Event:

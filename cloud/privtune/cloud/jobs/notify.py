@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,35 +35,56 @@ class Subscription:
 
 
 class Notifier:
-    """Subscriptions by job."""
+    """Subscriptions by job, at most `max_subscriptions`. When they are all taken, owners share them evenly."""
 
     def __init__(self, max_subscriptions: int = 256) -> None:
         self._max = max_subscriptions
         self._count = 0
+        self._owners: dict[Subscription, str] = {}
         self._closed = False
         self._waiters: dict[str, set[Subscription]] = defaultdict(set)
         self._lock = threading.Lock()
 
     @contextmanager
-    def subscribe(self, job_id: str) -> Iterator[Subscription]:
-        """Subscribe to a job on the running event loop. Raises PermissionDenied over the limit."""
+    def subscribe(self, job_id: str, owner: str = "") -> Iterator[Subscription]:
+        """Subscribe to a job on the running event loop.
+
+        Over the limit, the owner with the most subscriptions loses the oldest, unless the caller's own has as many.
+        Raises PermissionDenied.
+        """
         subscription = Subscription()
         with self._lock:
-            if self._count >= self._max:
+            if self._count >= self._max and not self._make_room(owner):
                 raise PermissionDenied(
                     f"This cloud streams events to at most {self._max} listeners; close one, or poll /events instead."
                 )
             self._count += 1
+            self._owners[subscription] = owner
             subscription.closed = self._closed
             self._waiters[job_id].add(subscription)
         try:
             yield subscription
         finally:
             with self._lock:
-                self._count -= 1
+                self._count -= self._owners.pop(subscription, None) is not None
                 self._waiters[job_id].discard(subscription)
                 if not self._waiters[job_id]:
                     del self._waiters[job_id]
+
+    def _make_room(self, owner: str) -> bool:
+        """End the oldest subscription of the owner with the most; False when `owner` would then have more."""
+        counts = Counter(self._owners.values())
+        if not counts:
+            return False
+        greedy, most = counts.most_common(1)[0]
+        if most <= counts[owner] + 1:
+            return False
+        oldest = next(one for one, holder in self._owners.items() if holder == greedy)
+        del self._owners[oldest]
+        self._count -= 1
+        oldest.closed = True
+        oldest.wake()
+        return True
 
     def publish(self, job_id: str) -> None:
         """Wake the subscribers of a job that has changed."""

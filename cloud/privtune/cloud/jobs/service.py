@@ -21,6 +21,7 @@ from privtune.cloud.jobs.job_rows import (
     append_event,
     check_quota,
     checked_document,
+    drop_discarded,
     event_view,
     find_job,
     job_view,
@@ -81,6 +82,7 @@ class Jobs:
             if known is not None:
                 return self._view(find_job(session, known, owner))
             check_quota(session, owner, self._max_active)
+            drop_discarded(session, owner)
             row = new_row(owner, document, labels)
             session.add(row)
             session.flush()
@@ -125,9 +127,9 @@ class Jobs:
             items = [Checkpoint(job_id=row.job_id, step=row.step, created_at=row.created_at) for row in page.items]
             return Page(items=items, has_more=page.has_more)
 
-    def subscribe(self, job_id: str) -> AbstractContextManager[Subscription]:
+    def subscribe(self, job_id: str, owner: str) -> AbstractContextManager[Subscription]:
         """Wait for changes of a job on the event loop; see `Notifier`."""
-        return self._notifier.subscribe(job_id)
+        return self._notifier.subscribe(job_id, owner)
 
     def close(self) -> None:
         """Wake all subscribers for the last time."""

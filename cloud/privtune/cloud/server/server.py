@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.server.http_protocol import PatientProtocol
 from privtune.cloud.server.plane import Plane
 from privtune.cloud.server.ports import bind_grpc, host_port, http_listener
 from privtune.cloud.server.tls import check_exposure
@@ -74,6 +76,7 @@ async def serve(
     build_gateway: makes the gRPC server and its service; None: the real ones, which load torch.
     """
     check_exposure(settings)
+    _allow_open_files()
     with http_listener(settings.host, settings.http_port) as http_socket:
         build = build_gateway or _real_gateway()
         grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.catalog)
@@ -109,6 +112,14 @@ async def serve(
                 log.info("stopped")
 
 
+def _allow_open_files() -> None:
+    """As many open connections and files as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # macOS refuses "unlimited"
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def write_ready_file(path: Path, addresses: Addresses) -> None:
     """Write the addresses for scripts to find; the file appears whole or not at all. Raises StorageFull."""
     document = {
@@ -142,6 +153,7 @@ class _HttpServer(uvicorn.Server):
 def _uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=PatientProtocol,
         log_config=None,
         access_log=False,  # privtune.cloud.api.middleware logs with the request's id
         server_header=False,

@@ -1,5 +1,6 @@
 """The agent: waits for jobs that name its data sets, checks each against the policy, and runs them one after another.
 
+Whatever a job raises, the agent logs it privately, sets the job aside and waits for the next.
 After an interruption (a restart, a closed lid) it resumes the jobs that it had begun, unless a person paused them.
 While the cloud is unreachable it says so once and keeps trying.
 """
@@ -7,11 +8,13 @@ While the cloud is unreachable it says so once and keeps trying.
 from __future__ import annotations
 
 import threading
+import traceback
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from privtune.device.agent.agent_config import AgentConfig
 from privtune.device.data.source import DataSource
+from privtune.device.home.failure_log import log_failure
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.paths import holds_job
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
@@ -21,6 +24,7 @@ from privtune.device.training.progress import TrainingProgress
 from privtune.device.training.submit import report_refusal
 from privtune.shared.errors import (
     CloudUnreachable,
+    InternalError,
     InvalidInput,
     JobCancelled,
     JobFailed,
@@ -31,6 +35,7 @@ from privtune.shared.errors import (
     Unauthenticated,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.retry import retrying
 
 WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
@@ -65,30 +70,21 @@ class Agent:
     poll_s: float = 2.0
     # Jobs that failed here without ending: reported, and not tried again by this process.
     _set_aside: set[str] = field(default_factory=set)
+    _reached: bool = False  # the cloud has answered this process
 
     def run(self) -> None:
         """Work until `stop` is set; with `once`, until one job has ended.
 
         Raises:
             Unauthenticated, PermissionDenied: the cloud refuses this device's key.
+            PrivTuneError: the first answer is not that of a PrivTune cloud.
             JobPaused: stopped while a job was running.
             PrivTuneError: with `once`, any error of that job.
         """
         names = ", ".join(f"device://{name}" for name in self.config.datasets)
         self.screen.message(f"waiting for jobs on {names} at {self.control.url}")
-        failures = 0
         while not self.stop.is_set():
-            try:
-                job = self._next_job()
-            except CloudUnreachable as error:
-                if failures == 0:
-                    self.screen.message(f"{error.message} Still trying.")
-                failures += 1
-                self.stop.wait(min(self.poll_s * 2**failures, LONGEST_WAIT_S))
-                continue
-            if failures:
-                self.screen.message("the cloud is back")
-            failures = 0
+            job = self._poll()
             if job is None:
                 self.stop.wait(self.poll_s)
                 continue
@@ -96,14 +92,48 @@ class Agent:
             if finished and self.once:
                 return
 
+    def _poll(self) -> Json | None:
+        """The next job, or None. While the cloud is away it keeps trying and says so once."""
+        away = False
+
+        def attempt() -> Json | None:
+            return None if self.stop.is_set() else self._next_job()
+
+        def again(error: BaseException) -> bool:
+            if isinstance(error, (Unauthenticated, PermissionDenied)) or not isinstance(error, Exception):
+                return False
+            # Before the first answer, an error of the table is a wrong address, say.
+            return self._reached or isinstance(error, CloudUnreachable) or not isinstance(error, PrivTuneError)
+
+        def say(error: BaseException, wait_s: float) -> None:
+            nonlocal away
+            if not away and isinstance(error, Exception):
+                self.screen.message(f"{self._known(error).message} Still trying.")
+            away = True
+
+        job = retrying(
+            attempt,
+            again=again,
+            first_s=2 * self.poll_s,
+            longest_s=LONGEST_WAIT_S,
+            before_wait=say,
+            interrupt=self.stop,
+        )
+        if away and not self.stop.is_set():
+            self.screen.message("the cloud is back")
+        self._reached = True
+        return job
+
     def _next_job(self) -> Json | None:
         """The oldest job that is for this device and can run."""
         mine = [job for job in self.control.list_jobs(status=WAITING) if self._takes(job)]
         if not mine:
             return None
-        return min(mine, key=lambda job: (job.get("created_at") or 0, job["id"]))
+        return min(mine, key=lambda job: (_created(job), job["id"]))
 
     def _takes(self, job: Json) -> bool:
+        if not isinstance(job.get("training_file"), str) or not isinstance(job.get("privtune"), dict):
+            return False
         if job["id"] in self._set_aside or phase_of(job) == HELD or not self.config.knows(job.get("training_file")):
             return False
         # A paused job belongs to the device that began it: its head is there.
@@ -128,7 +158,21 @@ class Agent:
             self._report(job["id"], error)
             if self.once:
                 raise
+        except Exception as error:  # one bad job must not end the agent, nor be taken up again and again
+            known = self._known(error)
+            self.screen.message(f"job {job['id']} is set aside: {known.message}")
+            self._set_aside.add(job["id"])
+            if self.once:
+                raise known from error
         return True
+
+    def _known(self, error: Exception) -> PrivTuneError:
+        """The error itself, or for any other an InternalError, its traceback in the private log."""
+        if isinstance(error, PrivTuneError):
+            return error
+        file = log_failure(self.settings.home, "".join(traceback.format_exception(error)))
+        where = f" The details are in {file} (private)." if file else ""
+        return InternalError(f"Unexpected failure ({type(error).__name__}).{where}")
 
     def _run(self, job: Json) -> None:
         spec = job_spec(job)
@@ -155,7 +199,17 @@ class Agent:
     def _report(self, job_id: str, error: PrivTuneError) -> None:
         """A refusal by the policy fails the job in the cloud; `run_job` reports its own errors; other jobs wait."""
         if isinstance(error, PolicyRefused):
-            settings = replace(self.settings, grpc_address=self.settings.grpc_address or self.control.grpc_address())
-            report_refusal(job_id, error, settings, self.screen.message)
+            try:
+                address = self.settings.grpc_address or self.control.grpc_address()
+                report_refusal(job_id, error, replace(self.settings, grpc_address=address), self.screen.message)
+            except (Unauthenticated, PermissionDenied):
+                raise
+            except Exception as failed:
+                self.screen.message(f"could not report this to the cloud: {self._known(failed).message}")
         elif not ends_job(error, job_id, self.settings.home):
             self.screen.message(f"job {job_id} is set aside; start the agent again to try it once more")
+
+
+def _created(job: Json) -> float:
+    created = job.get("created_at")
+    return created if isinstance(created, int | float) else 0

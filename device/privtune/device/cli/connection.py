@@ -84,12 +84,13 @@ class Connection(CloudOptions):
 
         Raises InvalidInput, Unauthenticated, CloudUnreachable.
         """
+        from privtune.device.home.policy_file import home_policy
+
+        policy = home_policy(self.folder)  # first: mistakes of this machine show before the cloud is asked
         if control is None:
             with self.control() as own:
                 return self.settings(own)
-        from privtune.device.home.policy_file import home_policy
-
-        return self.local_settings(self.grpc_address or control.grpc_address(), policy=home_policy(self.folder))
+        return self.local_settings(self.grpc_address or control.grpc_address(), policy=policy)
 
     def local_settings(self, grpc_address: str, policy: Policy | None = None) -> RunSettings:
         """The same for a gateway whose address is known, or not known yet."""

@@ -11,12 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from privtune.shared.errors import InternalError, PrivTuneError, StorageFull, missing_package
+from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, missing_package
 from privtune.shared.printable import escaped, printable
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NO_HOME = (
+    "There is no home folder: HOME is not set and this user is unknown to the system. Set PRIVTUNE_HOME or give --home "
+    "FOLDER, and write paths without ~."
+)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -38,6 +42,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise StorageFull(f"Can't write {error.filename or 'a file'}: {error.strerror}.") from error
+            raise _unexpected(error, kwargs.get("home")) from error
+        except RuntimeError as error:
+            if "home directory" in str(error):  # pathlib's, where neither HOME nor the system's list of users has one
+                raise InvalidInput(NO_HOME, param="home") from None
             raise _unexpected(error, kwargs.get("home")) from error
         except Exception as error:
             if type(error).__module__.startswith("typer"):
@@ -69,4 +77,8 @@ def _log(home: object, text: str) -> Path | None:
     from privtune.device.home.paths import default_home
 
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    return log_failure(home if isinstance(home, Path) else default_home(), f"{stamp} {text}")
+    try:
+        folder = home if isinstance(home, Path) else default_home()
+    except RuntimeError:  # there is none
+        return None
+    return log_failure(folder, f"{stamp} {text}")

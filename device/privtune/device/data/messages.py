@@ -38,14 +38,19 @@ def parse_conversation(cell: object, where: str) -> tuple[ChatMessage, ...]:
     return messages[: learned[-1] + 1]
 
 
-def parse_messages(cell: object, where: str) -> tuple[ChatMessage, ...]:
-    """All messages, at least one. Raises DataInvalid as `parse_conversation`."""
+def parse_messages(cell: object, where: str, *, empty_answers: bool = False) -> tuple[ChatMessage, ...]:
+    """All messages, at least one. Raises DataInvalid as `parse_conversation`.
+
+    empty_answers: an answer of the assistant may be empty, as in the conversation so far.
+    """
     if not isinstance(cell, Sequence) or isinstance(cell, str | bytes) or not cell:
         raise DataInvalid(f'{where}: a list of messages like {{"role": "user", "content": "..."}} is expected.')
-    return tuple(_message(entry, f"{where}, message {number}") for number, entry in enumerate(cell, start=1))
+    return tuple(
+        _message(entry, f"{where}, message {number}", empty_answers) for number, entry in enumerate(cell, start=1)
+    )
 
 
-def _message(entry: object, where: str) -> ChatMessage:
+def _message(entry: object, where: str, empty_answers: bool) -> ChatMessage:
     if not isinstance(entry, dict):
         raise DataInvalid(f"{where}: an object with role and content is expected, not a {type(entry).__name__}.")
     given = {key: value for key, value in entry.items() if value is not None}
@@ -60,9 +65,10 @@ def _message(entry: object, where: str) -> ChatMessage:
         raise DataInvalid(f"{where}: only a message of the assistant may have a weight.")
     if isinstance(weight, bool) or weight not in (0, 1):
         raise DataInvalid(f"{where}: the weight must be 0 or 1.")
-    return ChatMessage(
-        role=role, content=_content(given.get("content"), where), learned=role == "assistant" and weight == 1
-    )
+    content = given.get("content")
+    if empty_answers and role == "assistant" and content in (None, "", []):
+        return ChatMessage(role=role, content="")
+    return ChatMessage(role=role, content=_content(content, where), learned=role == "assistant" and weight == 1)
 
 
 def _content(content: object, where: str) -> str:

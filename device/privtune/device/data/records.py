@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from privtune.device.data.messages import ChatMessage, parse_conversation
 from privtune.device.data.plain_text import whole
-from privtune.device.data.table_files import RawTable, is_missing, place
+from privtune.device.data.table_files import RawTable, is_missing, kind_of, place
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
 
@@ -36,6 +36,19 @@ PROMPT_NAMES = (
     ("document", "summary"),
     ("source", "target"),
     ("mr", "ref"),
+)
+# What such records have beside prompt and completion, or messages, that belongs to what the model reads.
+CONTEXT_NAMES = (
+    "input",
+    "context",
+    "system",
+    "system_prompt",
+    "instruction",
+    "question",
+    "passage",
+    "history",
+    "tools",
+    "functions",
 )
 
 
@@ -73,12 +86,16 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Records(Sequence[Record]):
-    """The examples of one data set, in file order, with the columns they come from."""
+    """The examples of one data set, in file order, with the columns they come from.
+
+    unused: the other columns of the file.
+    """
 
     source: str
     unit: str
     columns: Columns
     items: tuple[Record, ...]
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -92,7 +109,12 @@ class Records(Sequence[Record]):
     def pick(self, indexes: Sequence[int]) -> Records:
         """The records at these positions, in that order."""
         items = tuple(self.items[index] for index in indexes)
-        return Records(source=self.source, unit=self.unit, columns=self.columns, items=items)
+        return replace(self, items=items)
+
+    def __str__(self) -> str:
+        """How many records, from where, which columns are used and which are not."""
+        unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        return f"{self.source}: {len(self):,} records; columns: {self.columns}{unused}"
 
     def where(self, record: Record, role: str) -> str:
         """The place of a record's text, label, ... for error messages."""
@@ -178,6 +200,35 @@ def _find_pair(table: RawTable, pairs: Sequence[tuple[str, str]]) -> tuple[str, 
     return None
 
 
+def refuse_left_out(table: RawTable, columns: Columns, wanted: Columns) -> None:
+    """Refuse to leave out what belongs to a prompt or a conversation, unless the owner named the columns to train on.
+
+    Tools are refused in any case: a conversation that uses them makes no sense without.
+
+    Raises:
+        DataInvalid: names file, line and column of the first such cell.
+    """
+    if columns.text is not None:
+        return
+    named = wanted.messages or (wanted.prompt and wanted.completion)
+    used = {columns.prompt, columns.completion, columns.messages}
+    for name in CONTEXT_NAMES:
+        column = _find(table, [name])
+        if column is None or column in used or (named and name not in ("tools", "functions")):
+            continue
+        at = table.columns.index(column)
+        for number, cells in table.rows:
+            if is_missing(cells[at]) or cells[at] in ("", [], {}) or str(cells[at]).strip() == "":
+                continue
+            kept = "messages" if columns.messages else "the prompt"
+            chosen = "--messages-column" if columns.messages else "--prompt-column and --completion-column"
+            remedy = f"Join it into {kept}, or remove the column"
+            if name not in ("tools", "functions"):
+                remedy += f" or name those to train on with {chosen}"
+            where = place(table.source, table.unit, number, column)
+            raise DataInvalid(f"{where}: this column would be left out of what the model reads. {remedy}.")
+
+
 def to_records(table: RawTable, columns: Columns) -> Records:
     """Turn rows into records by their resolved columns; every cell is checked.
 
@@ -206,7 +257,9 @@ def to_records(table: RawTable, columns: Columns) -> Records:
             else:
                 values[role] = _text(table, number, name, cell)
         items.append(Record(number=number, **values))
-    return Records(source=table.source, unit=table.unit, columns=columns, items=tuple(items))
+    used = {getattr(columns, field.name) for field in fields(columns)}
+    unused = tuple(name for name in table.columns if name not in used)
+    return Records(source=table.source, unit=table.unit, columns=columns, items=tuple(items), unused=unused)
 
 
 def _text(table: RawTable, number: int, name: str, cell: object) -> str:
@@ -217,7 +270,7 @@ def _text(table: RawTable, number: int, name: str, cell: object) -> str:
         raise DataInvalid(f"{where}: the text is empty. Remove the record or fill it in.")
     if is_missing(cell):
         raise DataInvalid(f"{where}: the record has no value here. Remove the record or fill it in.")
-    raise DataInvalid(f"{where}: a text is expected, not a {type(cell).__name__}.")
+    raise DataInvalid(f"{where}: a text is expected, not a {kind_of(cell)}.")
 
 
 def _label(table: RawTable, number: int, name: str, cell: object) -> str:
@@ -230,4 +283,4 @@ def _label(table: RawTable, number: int, name: str, cell: object) -> str:
         return whole(cell.strip(), where)
     if is_missing(cell) or isinstance(cell, str):
         raise DataInvalid(f"{where}: the label is missing. Remove the record or fill it in.")
-    raise DataInvalid(f"{where}: a label must be a text or a whole number, not a {type(cell).__name__}.")
+    raise DataInvalid(f"{where}: a label must be a text or a whole number, not a {kind_of(cell)}.")

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from privtune.device.data.records import Columns, Records, resolve_columns, to_records
+from privtune.device.data.records import Columns, Records, refuse_left_out, resolve_columns, to_records
 from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import Task
@@ -22,7 +22,7 @@ from privtune.shared.job_spec import Task
 class DataSource:
     """A file or hub data set, its columns, and which part of it to use.
 
-    path: a file (JSONL, CSV, TSV, Parquet) or a hub id `owner/name[:config][@split]`.
+    path: a file (JSON, JSONL, CSV, TSV, Parquet) or a hub id `owner/name[:config][@split]`.
     columns: which column holds what.
     limit: at most this many records, drawn at random with `seed`; applied before the held-out part is split off.
     holdout: share of records held out for validation (0 to below 1), stratified by label.
@@ -59,6 +59,8 @@ class DataSource:
         """
         table = read_table(self.path)
         columns = resolve_columns(table, self.columns, task, labelled=labelled)
+        if task == "causal-lm":
+            refuse_left_out(table, columns, self.columns)
         records = sample(to_records(table, columns), self.limit, self.seed)
         if self.part == "all":
             return records
@@ -120,6 +122,19 @@ def training_labels(records: Records) -> tuple[str, ...]:
             "a classifier needs at least two."
         )
     return names
+
+
+MANY_LABELS = 100
+
+
+def label_remark(records: Records, names: tuple[str, ...]) -> str | None:
+    """What to look at where a column has more different values than labels usually have; None: nothing."""
+    if len(names) <= MANY_LABELS:
+        return None
+    return (
+        f'{records.source}: column "{records.columns.label}" has {len(names):,} different values in {len(records):,} '
+        "records, and each becomes a label. If it is not the column of the labels, name that with --label-column."
+    )
 
 
 def _labels(records: Records) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Files to tables: JSONL, CSV, TSV, Parquet and hub data sets, with the place of every cell.
+"""Files to tables: JSON, JSONL, CSV, TSV, Parquet and hub data sets, with the place of every cell.
 
 Each reader checks what can be checked without knowing what the columns mean; its errors name file and line. Cells keep
 their Python type; `privtune.device.data.records` turns them into texts and labels.
@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from privtune.device.data.plain_text import half_character, read_text
 from privtune.shared.errors import DataInvalid
@@ -68,11 +68,17 @@ def _not_empty(table: RawTable) -> RawTable:
     return table
 
 
+UNNAMED = "Unnamed: 0"  # pandas' name for the index that `DataFrame.to_csv` writes first, without one
+
+
 def _header(file: Path, cells: Sequence[str]) -> tuple[str, ...]:
     names = tuple(cell.strip() for cell in cells)
+    if names[0] == "" and len(names) > 1:
+        names = (UNNAMED, *names[1:])
     for number, name in enumerate(names, start=1):
         if not name:
-            raise DataInvalid(f"{file}, line 1: field {number} of the header has no name.")
+            hint = "Name it, or remove the column."
+            raise DataInvalid(f"{file}, line 1: field {number} of the header has no name. {hint}")
         if names.index(name) != number - 1:
             raise DataInvalid(f'{file}, line 1: column "{name}" occurs twice.')
     return names
@@ -132,29 +138,84 @@ def is_missing(cell: object) -> bool:
 
 
 def _read_jsonl(file: Path) -> RawTable:
-    columns: dict[str, None] = {}
     records: list[tuple[int, dict[str, object]]] = []
     for line, content in enumerate(read_text(file).split("\n"), start=1):
         if not content.strip():
             continue
-        try:
-            record = json.loads(content)
-        except ValueError as error:
-            column = getattr(error, "colno", 1)
-            hint = "Each line must be one JSON object."
-            raise DataInvalid(f"{file}, line {line}: not valid JSON at character {column}. {hint}") from None
-        except RecursionError:
-            raise DataInvalid(f"{file}, line {line}: JSON nested too deeply.") from None
+        hint = "Each line must be one JSON object; a .json file may also hold one array of them."
+        record = _parsed(content, f"{file}, line {line}", hint)
         if not isinstance(record, dict):
             kind = type(record).__name__
-            raise DataInvalid(f'{file}, line {line}: a JSON object like {{"text": ...}} is expected, not a {kind}.')
-        if any(half_character(name) for name in record):
-            raise DataInvalid(f"{file}, line {line}: the name of a column has half of a character. Correct the name.")
-        columns.update(dict.fromkeys(record))
+            expected = 'a JSON object like {"text": ...} is expected'
+            raise DataInvalid(f"{file}, line {line}: {expected}, not a {kind}. {hint}")
         records.append((line, record))
-    names = tuple(columns)
-    rows = [(line, [record.get(name, _MISSING) for name in names]) for line, record in records]
-    return RawTable(source=str(file), unit="line", columns=names, rows=rows)
+    return _from_objects(file, "line", records)
+
+
+def _read_json(file: Path) -> RawTable:
+    """One array of objects, else JSONL."""
+    text = read_text(file)
+    if not text.lstrip().startswith("["):
+        return _read_jsonl(file)
+    records: list[tuple[int, dict[str, object]]] = []
+    for row, record in enumerate(_parsed(text, str(file), "Is the array complete?"), start=1):
+        if not isinstance(record, dict):
+            expected = 'a JSON object like {"text": ...} is expected'
+            raise DataInvalid(f"{file}, row {row}: {expected}, not a {type(record).__name__}.")
+        records.append((row, record))
+    return _from_objects(file, "row", records)
+
+
+def _parsed(text: str, where: str, hint: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        line = f"line {error.lineno}, " if isinstance(error, json.JSONDecodeError) and "\n" in text else ""
+        raise DataInvalid(f"{where}: not valid JSON at {line}character {getattr(error, 'colno', 1)}. {hint}") from None
+    except RecursionError:
+        raise DataInvalid(f"{where}: JSON nested too deeply.") from None
+
+
+def _from_objects(file: Path, unit: Literal["line", "row"], records: list[tuple[int, dict[str, object]]]) -> RawTable:
+    columns: dict[str, None] = {}
+    for number, record in records:
+        if any(half_character(name) for name in record):
+            where = place(str(file), unit, number, None)
+            raise DataInvalid(f"{where}: the name of a column has half of a character. Correct the name.")
+        columns.update(dict.fromkeys(record))
+    rows = [(number, [record.get(name, _MISSING) for name in columns]) for number, record in records]
+    return RawTable(source=str(file), unit=unit, columns=tuple(columns), rows=rows)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A cell that has no Python value, such as a time beyond year 9999. It is a mistake only where it is used.
+
+    kind: its type in the file.
+    """
+
+    kind: str
+
+
+def kind_of(cell: object) -> str:
+    """The type of a cell, for error messages."""
+    return cell.kind if isinstance(cell, Unreadable) else type(cell).__name__
+
+
+def _cells(column: Any) -> list[object]:
+    """The cells of an Arrow column."""
+    try:
+        found: list[object] = column.to_pylist()
+    except Exception:  # times and texts that Python can't hold raise errors of several libraries
+        return [_cell(value) for value in column]
+    return found
+
+
+def _cell(value: Any) -> object:
+    try:
+        return value.as_py()
+    except Exception:  # as above
+        return Unreadable(str(value.type))
 
 
 def _read_parquet(file: Path) -> RawTable:
@@ -165,8 +226,8 @@ def _read_parquet(file: Path) -> RawTable:
         raise DataInvalid(f"{file} is empty.")
     try:
         table = pq.read_table(file)
-        cells = [column.to_pylist() for column in table.columns]
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        cells = [_cells(column) for column in table.columns]
+    except (pa.ArrowException, OSError) as error:
         raise DataInvalid(f"{file} can't be read as Parquet: {str(error).splitlines()[0]}") from None
     rows = list(enumerate(zip(*cells, strict=True), start=1))
     return RawTable(source=str(file), unit="row", columns=tuple(table.column_names), rows=rows)
@@ -201,7 +262,7 @@ def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> RawTabl
 READERS: dict[str, Callable[[Path], RawTable]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
-    ".json": _read_jsonl,
+    ".json": _read_json,
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".parquet": _read_parquet,

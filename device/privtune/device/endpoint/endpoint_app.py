@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from privtune.device.endpoint.openai_errors import install_error_handlers
 from privtune.device.endpoint.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from privtune.device.endpoint.pending_answers import ClientGone, PendingAnswers
 from privtune.device.endpoint.worker import Worker
-from privtune.device.inference.generation.prompt_builder import Prompts
+from privtune.device.inference.generation.prompt_builder import Prompt, Prompts
 from privtune.shared.errors import ModelNotFound, PrivTuneError
 
 Json = dict[str, Any]
@@ -28,7 +28,7 @@ def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only:
     """The ASGI app.
 
     Args:
-        workers: by the name that clients give as `model`.
+        workers: by the id of their job.
         key: what clients must present; None: nothing.
         loopback_only: refuse requests that name another host.
     """
@@ -37,20 +37,20 @@ def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only:
     install_error_handlers(app)
 
     def worker_of(model: str) -> Worker:
-        if model not in workers:
+        worker = workers.get(job_of(model))
+        if worker is None:
             raise ModelNotFound(
                 f"There is no model {model[:80]!r} here; there are: {', '.join(workers)}", param="model"
             )
-        return workers[model]
+        return worker
 
     @app.get("/v1/models")
     def models() -> Json:
-        return {"object": "list", "data": [_card(name) for name in workers]}
+        return {"object": "list", "data": [_card(name, worker) for name, worker in workers.items()]}
 
-    @app.get("/v1/models/{model}")
+    @app.get("/v1/models/{model:path}")
     def model_card(model: str) -> Json:
-        worker_of(model)
-        return _card(model)
+        return _card(model, worker_of(model))
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
@@ -108,8 +108,13 @@ async def _events(pending: PendingAnswers, shape: openai_answers.AnswerShape, *,
         yield openai_answers.DONE
 
 
-def _card(name: str) -> Json:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "you"}
+def job_of(model: str) -> str:
+    """The job that a client means: its id, or the name `ft:MODEL:OWNER:SUFFIX:ID` that the job API reports for it."""
+    return f"ftjob-{model.rpartition(':')[2]}" if model.startswith("ft:") else model
+
+
+def _card(name: str, worker: Worker) -> Json:
+    return {"id": name, "object": "model", "created": worker.created, "owned_by": "you"}
 
 
 @torch.no_grad()
@@ -117,7 +122,8 @@ def _embeddings(worker: Worker, asked: EmbeddingRequest) -> Json:
     """The mean of the bottom's output over a text's tokens, scaled to length 1. It never leaves this machine."""
     parts, data, tokens = worker.parts, [], 0
     prompts = Prompts(parts, None)
-    for index, text in enumerate(asked.texts):
+    texts: Sequence[Prompt] = asked.texts
+    for index, text in enumerate(texts):
         ids_1T = torch.tensor([prompts.ids(text, raw=True)])
         mean_D = parts.bottom(ids_1T, torch.ones_like(ids_1T))[0].float().mean(dim=0)
         vector_D = (mean_D / mean_D.norm().clamp(min=1e-9)).numpy().astype("<f4")
@@ -127,5 +133,5 @@ def _embeddings(worker: Worker, asked: EmbeddingRequest) -> Json:
     return {"object": "list", "model": asked.model, "data": data, "usage": usage}
 
 
-def _encoded(vector_D: np.ndarray[Any, np.dtype[np.float32]], how: str) -> Any:
+def _encoded(vector_D: np.ndarray[Any, np.dtype[np.float32]], how: str | None) -> Any:
     return base64.b64encode(vector_D.tobytes()).decode() if how == "base64" else vector_D.tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -25,13 +25,22 @@ _HARMLESS = {
 }
 # Values that ask for nothing but the default.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
+    "n": (1, "1"),
+    "best_of": (1, "1"),
     "echo": (False,),
     "logprobs": (False, 0),
     "top_logprobs": (0,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "typical_p": (1,),
+    "repetition_penalty": (1,),
+    "repeat_penalty": (1,),
+    "length_penalty": (1,),
+    "ignore_eos": (False,),
+    "use_beam_search": (False,),
+    "skip_special_tokens": (True,),
     "logit_bias": ({},),
     "suffix": ("",),
     "tools": ([],),
@@ -39,8 +48,14 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
-    "dimensions": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "web_search_options": ({},),
 }
+# Fields of an earlier message that say nothing more to this model, and what others may hold.
+_MESSAGE_HARMLESS = {"name", "reasoning_content", "reasoning", "annotations", "refusal", "audio"}
+_MESSAGE_NEUTRAL: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "function_call": ({},)}
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
 class StreamOptions(BaseModel):
@@ -80,11 +95,11 @@ class GenerationRequest(SupportedRequest):
     """A request for generated text."""
 
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(None, ge=1)
 
@@ -99,14 +114,15 @@ class GenerationRequest(SupportedRequest):
         return self.max_tokens
 
     def sampling(self) -> Sampling:
-        """How the answer is sampled; OpenAI's default temperature is 1."""
+        """How the answer is sampled; OpenAI's default temperature is 1, and a top_p of 0 leaves one token."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
             max_new_tokens=self.limit,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            top_k=self.top_k or 0,
+            temperature=0.0 if self.top_p == 0 else 1.0 if self.temperature is None else self.temperature,
+            top_p=self.top_p or 1.0,
+            top_k=max(self.top_k or 0, 0),
             seed=self.seed,
-            stop=tuple([self.stop] if isinstance(self.stop, str) else self.stop or []),
+            stop=tuple(stop for stop in stops if stop),
         )
 
 
@@ -123,39 +139,62 @@ class ChatRequest(GenerationRequest):
 
     def conversation(self) -> tuple[ChatMessage, ...]:
         """The messages as the chat template expects them."""
-        plain = [{k: v for k, v in message.items() if k != "name"} for message in self.messages]
-        renamed = [m | {"role": "system"} if m.get("role") == "developer" else m for m in plain]
+        plain = [_plain(message) for message in self.messages]
+        said = [message for message in plain if not (message.get("role") == "system" and _nothing(message))]
         try:
-            return parse_messages(renamed, "messages")
+            return parse_messages(said, "messages", empty_answers=True)
         except DataInvalid as error:
             raise type(error)(error.message, param="messages") from None
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """A message in the words of `parse_messages`, without what says nothing more."""
+    kept = {
+        name: value
+        for name, value in message.items()
+        if name not in _MESSAGE_HARMLESS and value not in _MESSAGE_NEUTRAL.get(name, ())
+    }
+    return kept | {"role": "system"} if kept.get("role") == "developer" else kept
+
+
+def _nothing(message: dict[str, Any]) -> bool:
+    """Whether a message has no text: clients send an empty system message where their user set none."""
+    content = message.get("content")
+    return not content or (isinstance(content, str) and not content.strip())
 
 
 class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str]
+    prompt: str | list[str] | Ids | list[Ids]
 
     @field_validator("prompt")
     @classmethod
-    def _some(cls, value: str | list[str]) -> str | list[str]:
-        if not 0 < len([value] if isinstance(value, str) else value) <= 64:
+    def _some(cls, value: Any) -> Any:
+        if not 0 < len(_several(value)) <= 64:
             raise ValueError("give one to 64 prompts")
         return value
 
     @property
-    def prompts(self) -> list[str]:
-        """The prompts in order."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts in order, as texts or as this model's token ids."""
+        found: list[str] | list[list[int]] = _several(self.prompt)
+        return found
 
 
 class EmbeddingRequest(SupportedRequest):
     """`POST /v1/embeddings`."""
 
-    input: str | list[str] = Field(min_length=1)
-    encoding_format: Literal["float", "base64"] = "float"
+    input: str | Annotated[list[str], Field(min_length=1)] | Ids | Annotated[list[Ids], Field(min_length=1)]
+    encoding_format: Literal["float", "base64"] | None = "float"
 
     @property
-    def texts(self) -> list[str]:
-        """The texts in order."""
-        return [self.input] if isinstance(self.input, str) else self.input
+    def texts(self) -> list[str] | list[list[int]]:
+        """The texts in order, as texts or as this model's token ids."""
+        found: list[str] | list[list[int]] = _several(self.input)
+        return found
+
+
+def _several(value: Any) -> Any:
+    """One text, or the ids of one, as a list of one."""
+    return [value] if isinstance(value, str) or (value and isinstance(value[0], int)) else value

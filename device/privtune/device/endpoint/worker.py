@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from privtune.device.home.paths import job_path
 from privtune.device.inference.generate import IN_FLIGHT, Generated, generated, open_writer
 from privtune.device.inference.generation.prompt_builder import Prompt
 from privtune.device.inference.generation.sampling import Sampling
@@ -85,6 +86,11 @@ class Worker:
         if not self._thread.is_alive():
             raise JobConflict("this model is no longer served; start `privtune serve` again")
         self._inbox.put(question)
+
+    @property
+    def created(self) -> int:
+        """When training finished, in seconds since 1970."""
+        return int((job_path(self._settings.home, self.job_id) / "job.json").stat().st_mtime)
 
     @property
     def parts(self) -> BottomPackage:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from privtune.device.data.batches import IndexArray
+from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm
 from privtune.shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
 from privtune.shared.files import write_json
@@ -32,8 +33,9 @@ class JobState:
     spec: the job as the cloud has it.
     label_names: names of the classes, in their numbers' order; empty for a language model.
     data_fingerprint: of the encoded training data.
-    order_secret: seed that shuffles the records once, so that a handle reveals nothing about a record's place in the
-        file. (A file sorted by label would otherwise give its labels away: the cloud knows the seed of the data order.)
+    order_secret: seed that shuffles whatever is sent, so that a handle or the order of sending reveals nothing about a
+        record's place in the file. (A file sorted by label would otherwise give its labels away: the cloud knows the
+        seed of the data order.)
     local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
     prompt: how a language model's records were written; None for a classifier.
     final_step: steps that the finished job trained; None before that.
@@ -50,6 +52,14 @@ class JobState:
     def order(self, records: int) -> IndexArray:
         """The secret permutation of the training records."""
         return np.random.default_rng(self.order_secret).permutation(records)
+
+    def order_of(self, data: EncodedDataset) -> IndexArray:
+        """The secret permutation of records that are not trained on, or of prompts; other data has another one."""
+        return np.random.default_rng([self.order_secret, int(data.fingerprint, 16)]).permutation(len(data))
+
+    def shuffled(self, data: EncodedDataset) -> EncodedDataset:
+        """The records in the order of `order_of`."""
+        return data.pick(self.order_of(data))
 
 
 class JobFolder:

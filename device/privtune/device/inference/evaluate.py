@@ -134,7 +134,7 @@ def _scored(
     """The metrics, and the questions that the model can read whole."""
     with open_tuned(job_id, settings, say) as tuned:
         state, package = tuned.state, tuned.package
-        data = encode_records(package, records, state.spec, state.label_names, state.prompt)
+        data = state.shuffled(encode_records(package, records, state.spec, state.label_names, state.prompt))
         outgoing = Outgoing(data=data, source=source_of(records.source), name=NAME, part="validation")
         tuned.releasing.admit([outgoing], say)
         scorer = Scorer(

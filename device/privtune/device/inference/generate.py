@@ -6,6 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.generation.prompt_builder import Prompt
 from privtune.device.inference.generation.sampling import Sampling
@@ -70,14 +73,17 @@ def generate_texts(
     """
     if not prompts:
         return []
-    done: list[Reply] = []
+    done: dict[int, Reply] = {}
     with open_writer(job_id, settings, say) as writer:
-        waiting = iter([writer.prompts.ids(prompt) for prompt in prompts])
+        ids = [writer.prompts.ids(prompt) for prompt in prompts]
+        data = EncodedDataset(ids=tuple(np.array(ids_T, dtype=np.int32) for ids_T in ids))
+        # The order of sending is a secret, like that of records: prompts may come from a sorted file.
+        waiting = iter(JobFolder(settings.home, job_id).load().order_of(data).tolist())
         while len(done) < len(prompts) or writer.active:
-            while writer.active < in_flight and (ids := next(waiting, None)) is not None:
-                done.append(writer.begin(ids, sampling or Sampling()))
+            while writer.active < in_flight and (place := next(waiting, None)) is not None:
+                done[place] = writer.begin(ids[place], sampling or Sampling())
             writer.advance()
-    return [generated(reply) for reply in done]
+    return [generated(done[place]) for place in range(len(prompts))]
 
 
 def stream_text(writer: Writer, prompt: Sequence[int], sampling: Sampling, show: Callable[[str], None]) -> Generated:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
+import numpy as np
+
 from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import PREDICTIONS
 from privtune.device.data.batches import evaluation_batches
@@ -56,12 +58,15 @@ def predict(
     if JobFolder(settings.home, job_id).load().spec.task != "classification":
         raise InvalidInput("predict is for classification jobs; this one is a language model")
     with open_tuned(job_id, settings) as tuned:
-        data = _encode(texts, tuned)
+        given = _encode(texts, tuned)
+        order = tuned.state.order_of(given)
+        data = given.pick(order)
         if data.truncated:
-            limit = tuned.state.spec.train.max_length
+            limit = tuned.state.spec.train.longest(tuned.package.max_positions)
             say(f"{data.truncated:,} of {len(data):,} texts were longer than the job's {limit} tokens and were cut")
         tuned.releasing.admit([Outgoing(data=data, source=PREDICTIONS, name=PREDICTIONS, part="predict")], say)
-        return _classify(data, tuned, batch_size)
+        found = _classify(data, tuned, batch_size)
+    return [found[place] for place in np.argsort(order)]
 
 
 def _encode(texts: Sequence[Text], tuned: TunedModel) -> EncodedDataset:
@@ -75,7 +80,8 @@ def _encode(texts: Sequence[Text], tuned: TunedModel) -> EncodedDataset:
     items = tuple(Record(number=i + 1, text=first, text2=second) for i, (first, second) in enumerate(pairs))
     columns = Columns(text="text", text2="text2" if paired == {True} else None)
     records = Records(source="the texts", unit="text", columns=columns, items=items)
-    ids, truncated = encode_texts(records, tuned.package.tokenizer, tuned.state.spec.train.max_length)
+    limit = tuned.state.spec.train.longest(tuned.package.max_positions)
+    ids, truncated = encode_texts(records, tuned.package.tokenizer, limit)
     tuned.package.check_ids(ids)
     return EncodedDataset(ids=ids, label_names=tuned.state.label_names, truncated=truncated)
 

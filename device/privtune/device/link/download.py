@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from privtune.device.link.rpc import Link
 from privtune.shared.errors import ArtifactCorrupt, CloudUnreachable, StorageFull
 from privtune.shared.files import replacing_folder
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, verify
+
+MAX_MANIFEST_BYTES = 1 << 20
 
 
 def fetch_folder(link: Link, kind: int, job_id: str, target: Path, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -40,14 +42,24 @@ def fetch_folder(link: Link, kind: int, job_id: str, target: Path, say: Callable
     return target
 
 
+def fetch_manifest(link: Link, kind: int, job_id: str) -> bytes:
+    """The manifest of an artifact, unread. Raises ArtifactCorrupt for one that is too large."""
+    manifest = bytearray()
+    for data in link.fetch(kind, job_id, ""):
+        manifest += data
+        if len(manifest) > MAX_MANIFEST_BYTES:
+            raise ArtifactCorrupt(f"the cloud's manifest is over {MAX_MANIFEST_BYTES:,} bytes; nothing was used")
+    return bytes(manifest)
+
+
 def _fetch(link: Link, kind: int, job_id: str, scratch: Path, say: Callable[[str], None]) -> None:
-    manifest = b"".join(link.fetch(kind, job_id, ""))
-    try:
-        json.loads(manifest)
-    except ValueError as error:
-        raise ArtifactCorrupt("the cloud sent an unreadable manifest") from error
-    (scratch / MANIFEST).write_bytes(manifest)
-    for entry in read_manifest(scratch)["files"]:
+    (scratch / MANIFEST).write_bytes(fetch_manifest(link, kind, job_id))
+    entries = read_manifest(scratch)["files"]
+    needed, free = sum(entry["size"] for entry in entries), shutil.disk_usage(scratch).free
+    have = sum(path.stat().st_size for path in scratch.iterdir() if path.name != MANIFEST)
+    if needed - have > free:
+        raise StorageFull(f"the cloud's files need {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; free room")
+    for entry in entries:
         path = scratch / entry["name"]
         say(f"fetching {entry['name']} ({entry['size'] / 1e6:.1f} MB)")
         for attempt in (0, 1):

@@ -7,6 +7,7 @@ control characters as it arrives (`_answer`), because it may reach a terminal.
 from __future__ import annotations
 
 import ssl
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -42,7 +43,9 @@ from privtune.shared.wire import PROTOCOL_VERSION
 JOBS = "/v1/fine_tuning/jobs"
 HELD = "held"  # the phase of a job that a person paused
 PAGE = 100
-TIMEOUT_S = 30.0  # of one attempt
+TIMEOUT_S = 30.0  # of one wait for the server
+TOTAL_S = 120.0  # of one attempt
+MAX_ANSWER_BYTES = 4 << 20
 ATTEMPTS = 3  # at a request that no server has answered
 FIRST_WAIT_S = 0.5
 
@@ -82,7 +85,11 @@ class ControlPlane:
         self.host = url.host
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {_checked_key(api_key)}", "Accept": "application/json"},
+            headers={
+                "Authorization": f"Bearer {_checked_key(api_key)}",
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",  # a small answer could unpack to any size
+            },
             timeout=TIMEOUT_S,
             verify=tls_context(ca_cert) if url.scheme == "https" else False,
             trust_env=False,
@@ -183,7 +190,7 @@ class ControlPlane:
     def _call(self, method: str, path: str, **options: Any) -> Json:
         try:
             response = retrying(
-                lambda: self._http.request(method, path, **options),
+                lambda: self._bounded(method, path, **options),
                 again=lambda error: isinstance(error, httpx.TransportError) and not _tls_failed(error),
                 stop=stop_after_attempt(ATTEMPTS),
                 first_s=FIRST_WAIT_S,
@@ -192,10 +199,26 @@ class ControlPlane:
             raise self._unreachable(error) from None
         return self._answer(response)
 
+    def _bounded(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The response with its whole body. Raises VersionMismatch for one that is compressed or over the bound."""
+        body, deadline = bytearray(), time.monotonic() + TOTAL_S
+        with self._http.stream(method, path, **options) as response:
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise self._not_ours()
+            for data in response.iter_raw():
+                body += data
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise self._not_ours()
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout("the answer came too slowly", request=response.request)
+        return httpx.Response(
+            response.status_code, content=bytes(body), request=response.request, extensions=response.extensions
+        )
+
     def _answer(self, response: httpx.Response) -> Json:
         try:
             body = printable_json(response.json())
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if response.is_success:
             if not isinstance(body, dict):

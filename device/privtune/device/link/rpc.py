@@ -19,6 +19,7 @@ from privtune.device.link.trust import proxy_of, trusted_roots
 from privtune.shared.addresses import is_loopback
 from privtune.shared.errors import (
     CloudUnreachable,
+    FrameCorrupt,
     MessageTooLarge,
     PrivTuneError,
     VersionMismatch,
@@ -35,6 +36,9 @@ T = TypeVar("T")
 OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base model first
 CALL_TIMEOUT_S = 120.0
 _ATTEMPTS = 2  # of each call but a stream: the cloud answers a repeated call as it answered the first
+LEAST_PAYLOAD_BYTES = 4096
+MAX_TENSOR_BYTES = 1 << 30  # that this device takes in, whatever the cloud offers
+MAX_UNCLAIMED_BYTES = 2 * MAX_TENSOR_BYTES  # of answers that nobody has asked for yet
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -80,8 +84,12 @@ class Link:
         self._channel.close()
 
     def open(self, request: pb.OpenRequest) -> pb.OpenResponse:
-        """Open a session of a job; see the proto."""
+        """Open a session of a job; see the proto. Raises FrameCorrupt for an answer that no session can work with."""
         response: pb.OpenResponse = self._call("Open", self._stub.Open, request, OPEN_TIMEOUT_S)
+        if response.max_payload_bytes < LEAST_PAYLOAD_BYTES or response.max_tensor_bytes < LEAST_PAYLOAD_BYTES:
+            raise FrameCorrupt("the cloud's handshake leaves no room for a tensor; report it to the cloud's operator")
+        if not request.infer and response.resume_step not in (0, *request.checkpoint_steps):
+            raise FrameCorrupt(f"the cloud wants to resume at step {response.resume_step}, which this device lacks")
         return response
 
     def commit(self, request: pb.CommitRequest) -> pb.CommitResponse:
@@ -176,12 +184,15 @@ class Stream:
         self._writer = FrameWriter(
             epoch=opened.session_epoch, chunk_bytes=min(opened.max_payload_bytes, DEFAULT_CHUNK_BYTES)
         )
-        self._reader = FrameReader(epoch=opened.session_epoch, max_tensor_bytes=opened.max_tensor_bytes)
+        self._reader = FrameReader(
+            epoch=opened.session_epoch, max_tensor_bytes=min(opened.max_tensor_bytes, MAX_TENSOR_BYTES)
+        )
         self._max_tensor_bytes = opened.max_tensor_bytes
         self._patience = patience
         self._outbox: queue.SimpleQueue[pb.Frame | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[Message | PrivTuneError] = queue.SimpleQueue()
         self._stash: dict[tuple[int, int, int], Message] = {}
+        self._unclaimed, self._lock = 0, threading.Lock()
         self._call = start(self._outgoing())
         self._thread = threading.Thread(target=self._receive, args=(translate,), name="link-receive", daemon=True)
         self._thread.start()
@@ -214,9 +225,13 @@ class Stream:
         while True:
             for kind in kinds:
                 if (found := self._stash.pop((kind, step, micro_batch), None)) is not None:
+                    self._count(-_size(found))
                     return found
-            item = self.receive()
-            self._stash[(item.kind, item.step, item.micro_batch)] = item
+            item = self._next()
+            key = (item.kind, item.step, item.micro_batch)
+            if key in self._stash:
+                raise FrameCorrupt(f"the cloud answered micro-batch {item.micro_batch} of step {item.step} twice")
+            self._stash[key] = item
 
     def output(self, step: int, micro_batch: int, in_full: Callable[[], Message]) -> Message:
         """Wait for the cloud's output for a micro-batch. Raises as `expect`.
@@ -231,6 +246,11 @@ class Stream:
 
     def receive(self) -> Message:
         """Wait for the next answer, to any message. Raises as `expect`; use one or the other on a stream."""
+        item = self._next()
+        self._count(-_size(item))
+        return item
+
+    def _next(self) -> Message:
         try:
             item = self._inbox.get(timeout=self._patience)
         except queue.Empty:
@@ -251,6 +271,13 @@ class Stream:
         self._call.cancel()
         self._thread.join(timeout=5)
 
+    def _count(self, size: int) -> None:
+        """Raises FrameCorrupt when the answers that wait here outgrow their bound."""
+        with self._lock:
+            self._unclaimed += size
+            if self._unclaimed > MAX_UNCLAIMED_BYTES:
+                raise FrameCorrupt("the cloud sent more than it was asked for; the stream ends here")
+
     def _outgoing(self) -> Iterator[pb.Frame]:
         """The frames in order, each in the transcript before it leaves; gRPC's own thread runs this."""
         for frame in iter(self._outbox.get, None):
@@ -269,6 +296,7 @@ class Stream:
                     self._transcript.received(frame)
                 message = self._reader.feed(frame)
                 if message is not None:
+                    self._count(_size(message))
                     self._inbox.put(message)
             self._inbox.put(CloudUnreachable("the cloud closed the stream"))
         except grpc.RpcError as error:
@@ -276,6 +304,11 @@ class Stream:
         except PrivTuneError as error:
             self._call.cancel()
             self._inbox.put(error)
+
+
+def _size(message: Message) -> int:
+    """What a message takes in memory, roughly: empty ones count too."""
+    return len(message.payload) + 4096
 
 
 def _channel(gateway: GatewayAccess) -> grpc.Channel:

@@ -10,8 +10,9 @@ import privtune.split.v1.split_pb2 as pb
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from privtune.device.data.prompts import PromptForm
 from privtune.device.data.records import Records
-from privtune.device.link.download import fetch_folder
+from privtune.device.link.download import fetch_folder, fetch_manifest
 from privtune.device.link.rpc import Link
+from privtune.device.model.pinned_bottom import hold_to_first
 from privtune.device.runtime.memory import trim
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model, load_bottom_package
@@ -35,14 +36,17 @@ def load_bottom(
     Args:
         num_labels: classes of the job; what a language model has does not matter.
         say: gets a line per file that is downloaded.
+
+    Raises JobConflict where the cloud's package is not what this device first got under the model's name.
     """
     num_labels, seed = max(num_labels, 2), spec.train.seed
     if local_model is not None:
         return bottom_from_model(local_model, spec.task, spec.cut, tail=spec.tail, num_labels=num_labels, seed=seed)
-    manifest = b"".join(link.fetch(pb.ARTIFACT_KIND_BOTTOM, job_id, ""))
+    manifest = fetch_manifest(link, pb.ARTIFACT_KIND_BOTTOM, job_id)
     folder = home / "bottoms" / hashlib.sha256(manifest).hexdigest()[:24]
     fetch_folder(link, pb.ARTIFACT_KIND_BOTTOM, job_id, folder, say)
     package = load_bottom_package(folder, num_labels=num_labels, seed=seed)
+    hold_to_first(home, spec.model, package, folder)
     trim()
     return package
 
@@ -54,7 +58,7 @@ def encode_records(
 
     Raises DataInvalid, and ModelUnsupported when tokenizer and weights do not belong together.
     """
-    limit = spec.train.max_length
+    limit = spec.train.longest(package.max_positions)
     if spec.task == "classification":
         data = encode_classification(records, package.tokenizer, limit, label_names)
     else:

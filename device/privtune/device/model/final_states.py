@@ -48,7 +48,7 @@ class FinalStates:
     ) -> None:
         self.head, self.perturber, self._kept = head, perturber, kept
         self._width, self._codec = package.hidden_size, spec.codec
-        self._head_in_cloud = spec.labels == "shared"
+        self._head_in_cloud, self._classes = spec.labels == "shared", spec.num_labels
 
     def wanted(self, data: EncodedDataset, indices: IndexArray) -> bool:
         """Whether the cloud has to be asked about these records."""
@@ -81,7 +81,8 @@ class FinalStates:
             return self.head.out(self.states(data, indices, released, answer), torch.from_numpy(readout_N))
         if answer is None:
             raise InternalError("without a tail every micro-batch is answered by the cloud")
-        return torch.from_numpy(answer.tensor())
+        width = self._classes if self._head_in_cloud else self._width
+        return torch.from_numpy(answer.tensor(rows=len(readout_N), width=width))
 
     def logits(self, out_ND: Tensor) -> Tensor:
         """logits_NC without dropout. With shared labels the head is in the cloud, and its logits are what came."""
@@ -94,7 +95,7 @@ class FinalStates:
         if self._kept is None:
             if answer is None:
                 raise InternalError("states that are kept nowhere were not asked for")
-            return torch.from_numpy(answer.tensor())
+            return torch.from_numpy(answer.tensor(rows=released.rows()))
         keys = self._keys(data, indices)
         if answer is not None:
             self._kept.put_many(dict(zip(keys, self._by_record(answer, released), strict=True)))

@@ -160,9 +160,14 @@ def _learn(session: TrainingSession, window: SendAhead[TrainingBatch], batch: Tr
     if answer is None or spec.tail:
         inputs = states.states(session.job.train, batch.indices, batch.released, answer)
         return states.head.learn(inputs, torch.from_numpy(batch.readout_N), batch.targets_N, **place)
-    loss, gradient_ND = states.head.loss(torch.from_numpy(answer.tensor()), batch.targets_N, **place)
+    loss, gradient_ND = states.head.loss(_output(session, batch, answer), batch.targets_N, **place)
     session.stream.send(tensor_message(GRADIENT, batch.step, batch.number, gradient_ND.numpy(), spec.codec))
     return loss
+
+
+def _output(session: TrainingSession, batch: TrainingBatch, answer: Message) -> Tensor:
+    """out_ND as the cloud sent it. Raises FrameCorrupt for another shape than was asked for."""
+    return torch.from_numpy(answer.tensor(rows=len(batch.readout_N), width=session.job.package.hidden_size))
 
 
 def _evaluate(session: TrainingSession, data: EncodedDataset, step: int) -> dict[str, float]:

@@ -126,7 +126,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
 
 
 def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
-    """Read the data, load the model, and bring the records into the job's secret order."""
+    """Read the data, load the model, and bring all records into the job's secret order."""
     spec, settings, folder = run.spec, run.settings, run.folder
     records = train.load(spec.task)
     held_out = validation.load(spec.task) if validation is not None else None
@@ -148,19 +148,22 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     )
     tail = Tail.of(package, spec)
     form = _form(folder, spec, records, package, train.chat_template)
-    limit = spec.train.max_length
+    limit = spec.train.longest(package.max_positions)
+    if limit < spec.train.max_length:
+        run.progress.message(f"records are cut at {limit} tokens, all that this model has positions for")
     if package.max_positions is not None and limit > package.max_positions:
         raise InvalidInput(f"max_length {limit} is over the {package.max_positions} positions of this model")
     data = encode_records(package, records, spec, names, form)
     state = folder.begin(spec, names, data.fingerprint, settings.local_model, form)
     order = state.order(len(data))
+    scored = None if held_out is None else state.shuffled(encode_records(package, held_out, spec, names, form))
     keys = label_keys(records, names) if spec.label_epsilon is not None else []
     return _Loaded(
         state=state,
         package=package,
         tail=tail,
         train=data.pick(order),
-        validation=None if held_out is None else encode_records(package, held_out, spec, names, form),
+        validation=scored,
         label_keys=[keys[index] for index in order.tolist()] if keys else [],
     )
 

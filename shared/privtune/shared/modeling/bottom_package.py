@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
-from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported, StorageFull
+from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported, PrivTuneError, StorageFull
 from privtune.shared.files import native_os_errors
 from privtune.shared.job_spec import Task
 from privtune.shared.manifest import sha256_file, verify, write_manifest
@@ -38,6 +38,7 @@ from privtune.shared.modeling.load import (
     load_tokenizer,
     prepare_tokenizer,
 )
+from privtune.shared.modeling.package_config import package_config
 from privtune.shared.modeling.partition import Bottom, Head, Partition, Top
 from privtune.shared.modeling.weights_hash import weights_sha256
 
@@ -162,11 +163,13 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
     check_folder(folder)
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(folder, **SAFE)
+            config = package_config(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
         shell = build_task_model(check_config(config, task, num_labels, name), task)
         state = load_file(folder / _WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except PrivTuneError:
+        raise
+    except Exception as error:  # whatever nonsense makes transformers raise
         raise ArtifactCorrupt(f"{folder.name} is not a usable bottom package; fetch it again") from error
     partition = Partition(shell)
     if partition.fingerprint() != manifest.get("fingerprint"):

@@ -47,7 +47,7 @@ def converted_gguf(ref: str) -> Path:
     path = Path(where) / file
     stat = path.stat() if path.is_file() else None
     identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}" if stat else ref
-    root = Path(os.environ.get("PRIVTUNE_CACHE", Path.home() / ".cache" / "privtune")) / "gguf"
+    root = Path(os.environ.get("PRIVTUNE_CACHE") or Path.home() / ".cache" / "privtune") / "gguf"
     target = root / hashlib.sha256(identity.encode()).hexdigest()[:24]
     if not (target / "config.json").exists():
         try:

@@ -1,13 +1,16 @@
 """The cloud's step machine: each (step, micro-batch) counts once, under repeats, early arrivals and nonsense."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 
+from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.release_cache import ReleaseCache
 from privtune.cloud.compute.step_machine import StepMachine
 from privtune.cloud.compute.top_session import TopSession
-from privtune.shared.errors import FrameCorrupt, NonFinite
+from privtune.shared.errors import CloudUnreachable, FrameCorrupt, NonFinite
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import (
     CUT_GRADIENT,
@@ -29,20 +32,23 @@ WIDTH = 32
 class Bench:
     """A machine with its top, and messages for it."""
 
-    def __init__(self, host, folder, *, max_bytes=1 << 20, requested=None, tail=0):
+    def __init__(self, host, folder, *, max_bytes=1 << 20, requested=None, tail=0, train=None, budget=None):
         spec = JobSpec.model_validate(
             {
                 "model": "enc",
                 "training_file": "device://x",
                 "codec": "fp32",
                 "tail": tail,
+                "train": train or {},
                 "tuning": {"rank": 2, "dropout": 0.2},
                 "optim": {"learning_rate": 0.01, "warmup_ratio": 0.0},
             }
         )
         self.top = TopSession(host, spec, 10, folder)
         self.requested = requested
-        self.machine = StepMachine(self.top, ReleaseCache(WIDTH, "fp32", max_bytes), lambda: self.requested)
+        self.machine = StepMachine(
+            self.top, ReleaseCache(WIDTH, "fp32", max_bytes, budget), lambda: self.requested, budget=budget
+        )
 
     def tell(self, message):
         return list(self.machine.handle(message))
@@ -256,3 +262,89 @@ def test_a_job_with_a_tail_takes_forward_only_frames_and_trains_nothing(host, tm
     bench.top.rewind(1)
     (again,) = bench.tell(forward(1, 0, forward_only=True, **every))
     np.testing.assert_array_equal(again.tensor(), out.tensor())
+
+
+# ---- what the job's description does not allow
+
+
+def counting(bench, monkeypatch):
+    """How often the top computed."""
+    calls = []
+    for name in ("forward", "evaluate"):
+        real = getattr(bench.top, name)
+        monkeypatch.setattr(bench.top, name, lambda *a, _real=real, **k: calls.append(1) or _real(*a, **k))
+    return calls
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"records": (1, 2, 3), "lengths": (1, 1, 1)}, "over the job's batch_size"),
+        ({"records": (1,), "lengths": (9,)}, "over the job's max_length"),
+        ({"readout": [0] * 40}, "a position twice"),
+        ({"records": (5, 5)}, "a record twice"),
+    ],
+)
+def test_what_the_job_does_not_allow_is_never_computed(host, tmp_path, monkeypatch, changes, words, evaluation):
+    bench = Bench(host, tmp_path, train={"batch_size": 2, "max_length": 8})
+    calls = counting(bench, monkeypatch)
+    with pytest.raises(FrameCorrupt, match=words):
+        bench.tell(forward(0, 0, forward_only=evaluation, **changes))
+    assert calls == []
+
+
+def test_micro_batches_are_numbered_within_the_accumulation(host, tmp_path):
+    bench = Bench(host, tmp_path, train={"accumulation": 2})
+    bench.tell(forward(0, 1))
+    with pytest.raises(FrameCorrupt, match="over the job's accumulation"):
+        bench.tell(forward(0, 2, records=(5, 6)))
+
+
+def test_forwards_without_gradients_do_not_pile_up(host, tmp_path):
+    bench = Bench(host, tmp_path, train={"batch_size": 2, "accumulation": 1024, "in_flight": 3})
+    for number in range(3):
+        bench.tell(forward(0, number, records=(2 * number, 2 * number + 1)))
+    with pytest.raises(FrameCorrupt, match="without gradients"):
+        bench.tell(forward(0, 3, records=(8, 9)))
+    bench.tell(gradient(0, 0))
+    bench.tell(forward(0, 3, records=(8, 9)))
+
+
+def test_a_ragged_micro_batch_is_measured_as_it_will_be_padded(host, tmp_path, monkeypatch):
+    bench = Bench(host, tmp_path, train={"batch_size": 4096, "max_length": 32768})
+    calls = counting(bench, monkeypatch)
+    records = tuple(range(1000))
+    with pytest.raises(FrameCorrupt, match="too much memory"):
+        bench.tell(forward(0, 0, records=records, lengths=(20_000, *[1] * 999)))
+    assert calls == []
+
+
+def test_releases_of_failed_frames_are_bounded_too(host, tmp_path):
+    """Each frame brings records and names one that nobody has."""
+    bench = Bench(host, tmp_path, max_bytes=4 * 7 * WIDTH * 4)
+    for number in range(50):
+        records = (10 * number, 10 * number + 1, 999_999)
+        bench.tell(forward(0, 0, records=records, lengths=(2, 5, 1), inlined=(True, True, False)))
+    assert bench.machine._releases._size <= 4 * 7 * WIDTH * 4
+
+
+def test_all_jobs_share_one_budget(host, tmp_path):
+    budget = MemoryBudget(64 << 10)
+    train = {"batch_size": 64, "accumulation": 1024, "in_flight": 16}
+    first, second = (Bench(host, tmp_path / name, train=train, budget=budget) for name in "ab")
+    first.tell(forward(0, 0, lengths=(7, 7)))
+    with pytest.raises(CloudUnreachable, match="--max-memory-mib"):
+        first.tell(forward(0, 1, lengths=(7, 7), records=(1, 2)))
+    with pytest.raises(CloudUnreachable, match="memory for jobs"):
+        second.tell(forward(0, 0, lengths=(7, 7), records=(1, 2), readout=[0]))
+    del first
+    gc.collect()
+    second.tell(forward(0, 0))
+
+
+def test_a_full_budget_evicts_releases_before_it_refuses(host, tmp_path):
+    bench = Bench(host, tmp_path, budget=MemoryBudget(40 << 10), max_bytes=1 << 30)
+    for step in range(12):
+        bench.whole_step(step, records=(2 * step, 2 * step + 1), lengths=(4, 4))
+    assert bench.top.step == 12

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -50,5 +51,23 @@ def test_closing_frees_everybody_also_late_ones():
             assert news.closed
         with notifier.subscribe("a") as late:
             assert late.closed
+
+    asyncio.run(body())
+
+
+def test_one_owner_can_not_take_all_streams():
+    async def body():
+        notifier = Notifier(4)
+        with ExitStack() as stack:
+            greedy = [stack.enter_context(notifier.subscribe("a", "alice")) for _ in range(4)]
+            with pytest.raises(PermissionDenied), notifier.subscribe("a", "alice"):
+                pass
+            mine = [stack.enter_context(notifier.subscribe("b", "bob")) for _ in range(2)]
+            assert [one.closed for one in greedy] == [True, True, False, False]
+            assert await greedy[0].wait(1)
+            assert not any(one.closed for one in mine)
+            with pytest.raises(PermissionDenied), notifier.subscribe("b", "bob"):
+                pass
+        assert notifier._count == 0
 
     asyncio.run(body())

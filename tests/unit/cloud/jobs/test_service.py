@@ -5,6 +5,7 @@ import threading
 import pytest
 from sqlalchemy import event
 
+from privtune.cloud.jobs import job_rows
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import FINAL, STATUSES
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
@@ -274,3 +275,31 @@ def test_a_stored_spec_is_the_one_that_was_given(jobs):
         mechanism=MechanismSpec(name="dchi", params={"eta": 100, "exact": True, "name": "x", "p": 0.1}),
     )
     assert jobs.get(jobs.create(ME, spec).id).spec.fingerprint() == spec.fingerprint()
+
+
+def test_jobs_that_no_device_opened_do_not_pile_up(jobs, spec, monkeypatch):
+    monkeypatch.setattr(job_rows, "MAX_DISCARDED", 5)
+    opened = jobs.create("alice", spec).id
+    jobs.next_epoch(opened)
+    jobs.cancel(opened)
+    other = jobs.create("bob", spec).id
+    jobs.cancel(other)
+    for number in range(40):
+        jobs.cancel(jobs.create("alice", spec, idempotency_key=f"key-{number}").id)
+    held = [job.id for job in jobs.list("alice", limit=100).items]
+    assert len(held) <= 7
+    assert opened in held
+    assert jobs.get(other).id == other
+    again = jobs.create("alice", spec, idempotency_key="key-0")
+    assert again.status == "queued"
+
+
+def test_the_events_of_a_job_are_bounded(jobs, spec, monkeypatch):
+    monkeypatch.setattr(job_rows, "MAX_EVENTS", 100)
+    job_id = jobs.create("alice", spec).id
+    for _ in range(200):
+        jobs.pause(job_id)
+        jobs.resume(job_id)
+    kept = [*jobs.events(job_id, limit=100).items, *jobs.events(job_id, after=400, limit=100).items]
+    assert 100 <= len(kept) <= 200
+    assert kept[-1].seq == 401

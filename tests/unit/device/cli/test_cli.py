@@ -242,3 +242,28 @@ def test_debug_from_the_environment(tmp_path):
     assert done.returncode == 3
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("privtune: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("generate", "ftjob-1", "--prompt", "a"), ("ledger",), ("transcript", "show", "ftjob-1"), ("version",)],
+)
+def test_a_user_without_a_home_folder_is_told_what_to_set(capsys, monkeypatch, arguments):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwnam", unknown)
+    monkeypatch.setenv("PRIVTUNE_CLOUD", "http://127.0.0.1:9")
+    monkeypatch.setenv("PRIVTUNE_API_KEY", "pt-x")
+    for name in ("HOME", "PRIVTUNE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = ended(capsys, *arguments)
+    if arguments == ("version",):
+        assert code == 0
+        return
+    assert code == 2
+    assert err.startswith("privtune: There is no home folder: HOME is not set")
+    assert err.count("\n") == 1
+    code, _, err = ended(capsys, *arguments, "--home", "~/there")
+    assert (code, err.count("\n")) == (2, 1)

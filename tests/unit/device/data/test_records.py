@@ -1,5 +1,6 @@
 """Columns found by the header, sampling, the held-out part, and the checks on labels."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from privtune.device.data.records import Columns
 from privtune.device.data.source import DataSource, class_numbers, label_order, split, training_labels
+from privtune.device.training.submit import check_data
 from privtune.shared.errors import DataInvalid, InvalidInput
+from privtune.shared.job_spec import JobSpec
 
 
 def csv(tmp_path: Path, header: str, *rows: str, name: str = "d.csv") -> str:
@@ -135,3 +138,57 @@ def test_records_without_labels_can_not_be_trained_on(tmp_path):
     records = DataSource(path=csv(tmp_path, "text", "a")).load("classification", labelled=False)
     with pytest.raises(DataInvalid, match="no labels"):
         training_labels(records)
+
+
+ALPACA = {"instruction": "Sum up.", "input": "A long text.", "output": "Short."}
+TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+def rows(tmp_path: Path, *records: dict) -> str:
+    file = tmp_path / "d.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("record", "column", "remedy"),
+    [
+        (ALPACA, "input", "Join it into the prompt, .* --prompt-column and --completion-column"),
+        ({"question": "q", "context": "c", "answer": "a"}, "context", "Join it into the prompt"),
+        ({"system": "s", "prompt": "q", "completion": "a"}, "system", "Join it into the prompt"),
+        ({"System": "s", "prompt": "q", "completion": "a"}, "System", "Join it into the prompt"),
+        ({"prompt": "q", "completion": "a", "tools": [{"type": "function"}]}, "tools", "remove the column"),
+        ({"messages": TALK, "tools": [{"type": "function"}]}, "tools", "remove the column"),
+        ({"messages": TALK, "system": "be brief"}, "system", "Join it into messages, .* --messages-column"),
+    ],
+)
+def test_what_belongs_to_the_prompt_is_not_left_out_without_a_word(tmp_path, record, column, remedy):
+    empty = {name: ("" if name == column and name.lower() != "tools" else value) for name, value in record.items()}
+    if column == "tools":
+        empty["tools"] = []
+    assert len(DataSource(path=rows(tmp_path, empty)).load("causal-lm")) == 1
+    with pytest.raises(DataInvalid, match=rf'd\.jsonl, line 2, column "{column}": .*would be left out.*{remedy}'):
+        DataSource(path=rows(tmp_path, empty, record)).load("causal-lm")
+
+
+def test_an_owner_who_names_the_columns_may_leave_the_others_out(tmp_path):
+    columns = Columns(prompt="instruction", completion="output")
+    records = DataSource(path=rows(tmp_path, ALPACA), columns=columns).load("causal-lm")
+    assert str(records).endswith('prompt = "instruction", completion = "output"; not used: input')
+    columns = Columns(text="output")
+    assert "not used: instruction, input" in str(
+        DataSource(path=rows(tmp_path, ALPACA), columns=columns).load("causal-lm")
+    )
+    tools = {"messages": TALK, "tools": [{"type": "function"}]}
+    with pytest.raises(DataInvalid, match="tools"):
+        DataSource(path=rows(tmp_path, tools), columns=Columns(messages="messages")).load("causal-lm")
+
+
+def test_a_thousand_labels_are_remarked_on(tmp_path):
+    few = csv(tmp_path, "text,label", *(f"text {i},{i % 100}" for i in range(1000)))
+    many = csv(tmp_path, "text,label", *(f"text {i},{i}" for i in range(1000)), name="many.csv")
+    spec = JobSpec(model="m", training_file="device://a", task="classification")
+    for path, remarks in ((few, 0), (many, 1)):
+        said: list[str] = []
+        check_data(DataSource(path=path), None, spec, said.append)
+        assert sum("different values" in line and "--label-column" in line for line in said) == remarks

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from privtune.device.data.records import Columns
 from privtune.device.data.source import DataSource
 from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid
@@ -56,6 +57,37 @@ def test_parquet(tmp_path):
     assert texts_and_labels(str(path)) == [("good", "1"), ("bad", "0")]
 
 
+def test_parquet_columns_that_python_can_not_hold_matter_only_where_they_are_used(tmp_path):
+    path = tmp_path / "a.parquet"
+    far = pa.array([(12_000 - 1970) * 31_556_952 * 10**6, None], pa.timestamp("us"))
+    fine = pa.array([1, 2], pa.timestamp("ns"))
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff", b"b"], pa.binary()).buffers())
+    columns = {"text": ["good", "bad"], "label": [1, 0], "far": far, "fine": fine, "broken": broken}
+    pq.write_table(pa.table(columns), path)
+    assert texts_and_labels(str(path)) == [("good", "1"), ("bad", "0")]
+    for name, row in (("far", 1), ("broken", 1)):
+        with pytest.raises(DataInvalid, match=rf'row {row}, column "{name}": a text is expected, not a (time|string)'):
+            DataSource(path=str(path), columns=Columns(text=name)).load("classification")
+
+
+@pytest.mark.parametrize(("name", "tab"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_the_unnamed_index_of_pandas(tmp_path, name, tab):
+    path = write(tmp_path, name, ",text,label\n0,good,1\n1,bad,0\n".replace(",", tab))
+    assert texts_and_labels(path) == [("good", "1"), ("bad", "0")]
+    assert DataSource(path=path).load("classification").unused == ("Unnamed: 0",)
+
+
+def test_a_json_array(tmp_path):
+    rows = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
+    for indent in (None, 2):
+        assert texts_and_labels(write(tmp_path, "a.json", json.dumps(rows, indent=indent))) == [
+            ("good", "1"),
+            ("bad", "0"),
+        ]
+    lines = "\n".join(json.dumps(row) for row in rows)
+    assert texts_and_labels(write(tmp_path, "a.json", lines)) == [("good", "1"), ("bad", "0")]
+
+
 def test_a_very_long_field(tmp_path):
     path = write(tmp_path, "a.csv", "text,label\n" + "word " * 60_000 + ",1\nshort,0\n")
     assert len(texts_and_labels(path)[0][0]) == 300_000
@@ -78,6 +110,16 @@ BAD = [
     ("a.csv", "text,,label\na,b,c\n", r"a\.csv, line 1: field 2 of the header has no name"),
     ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", \n', r"a\.jsonl, line 2: not valid JSON at character"),
     ("a.jsonl", '["a", 1]\n', r"a\.jsonl, line 1: a JSON object .* not a list"),
+    ("a.jsonl", '[{"text": "a", "label": 1}]\n', r"line 1: .* not a list.* a \.json file may also hold one array"),
+    ("a.json", '[{"text": "a", "label": 1},\n {"text": }]', r"a\.json: not valid JSON at line 2, character 11"),
+    ("a.json", '[{"text": "a", "label": 1}, 7]', r"a\.json, row 2: a JSON object .* not a int"),
+    (
+        "a.json",
+        '[{"text": "a", "label": 1}, {"text": "", "label": 1}]',
+        r'a\.json, row 2, column "text": the text is empty',
+    ),
+    ("a.json", '{"data": [\n{"text": "a", "label": 1}]}', r"line 1: not valid JSON .* one array of them"),
+    ("a.json", "[" * 100_000, r"a\.json: (JSON nested too deeply|not valid JSON)"),
     ("a.jsonl", "[" * 100_000 + "\n", r"a\.jsonl, line 1: (JSON nested too deeply|not valid JSON)"),
     ("a.parquet", b"", r"a\.parquet is empty"),
     ("a.parquet", b"not parquet at all", r"a\.parquet can't be read as Parquet"),

@@ -8,7 +8,7 @@ import pytest
 class Canned:
     """A server that answers every request alike, as a proxy or another service at the cloud's address would."""
 
-    def __init__(self, status, body, content_type="application/json", drop=0):
+    def __init__(self, status, body, content_type="application/json", drop=0, headers=()):
         self.requests, self.drop = [], drop
         canned = self
 
@@ -22,6 +22,8 @@ class Canned:
                 raw = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
+                for name, value in headers:
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
                 self.wfile.write(raw)

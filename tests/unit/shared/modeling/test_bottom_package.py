@@ -156,3 +156,58 @@ def test_cut_out_of_range(tmp_path):
         bottom_from_model(ref, "classification", LAYERS)
     with pytest.raises(CutOutOfRange):
         packed(ref, "classification", LAYERS, tmp_path / "package")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attn_implementation": "evil/kernels:attention"},
+        {"_attn_implementation": "evil/kernels"},
+        {"_attn_implementation_internal": "evil/kernels"},
+        {"experts_implementation": "evil/kernels"},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"kernel_config": {"x": "evil/kernels"}, "use_kernels": True},
+        {"made_up": {"attn_implementation": "evil/kernels"}},
+        {"torch_dtype": "float16", "dtype": "bfloat16"},
+    ],
+)
+def test_what_a_config_says_of_loaders_is_not_believed(changes, tmp_path, monkeypatch):
+    from transformers.integrations import hub_kernels
+
+    def reached(*_, **__):
+        raise AssertionError("the kernel loader was reached")
+
+    for name in ("get_kernel", "load_and_register_attn_kernel"):
+        monkeypatch.setattr(hub_kernels, name, reached, raising=False)
+    packed(saved(tiny_lm("llama"), tmp_path / "model"), "causal-lm", 1, tmp_path / "package")
+    before = load_bottom_package(tmp_path / "package")
+    edited(tmp_path / "package", changes)
+    there = load_bottom_package(tmp_path / "package")
+    assert_same(there.bottom, before.bottom)
+    config = there.bottom.task.config
+    assert config._attn_implementation == before.bottom.task.config._attn_implementation
+    assert not any(hasattr(config, name) for name in ("quantization_config", "kernel_config", "use_kernels"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocab_size": 1 << 40},
+        {"num_hidden_layers": 10**6},
+        {"hidden_size": "x"},
+        {"rope_parameters": {"rope_type": "y"}},
+    ],
+)
+def test_an_impossible_config_is_refused(changes, tmp_path):
+    packed(saved(tiny_lm("llama"), tmp_path / "model"), "causal-lm", 1, tmp_path / "package")
+    edited(tmp_path / "package", changes)
+    with pytest.raises(ArtifactCorrupt):
+        load_bottom_package(tmp_path / "package")
+
+
+def edited(folder, changes):
+    """The package as a hostile cloud sends it: a changed config.json and a manifest that fits."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    write_manifest(folder, **{name: value for name, value in manifest.items() if name != "files"})

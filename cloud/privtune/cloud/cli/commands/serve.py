@@ -62,6 +62,10 @@ def serve(
     max_release_mib: Annotated[
         int, typer.Option(envvar=ENV + "MAX_RELEASE_MIB", min=0, help="Memory for the released vectors of a job.")
     ] = 2048,
+    max_memory_mib: Annotated[
+        int,
+        typer.Option(envvar=ENV + "MAX_MEMORY_MIB", min=64, help="Memory of all jobs together, beside the models."),
+    ] = 8192,
     max_texts_mib: Annotated[
         int,
         typer.Option(envvar=ENV + "MAX_TEXTS_MIB", min=1, help="Memory for keys and values of texts being generated."),
@@ -104,6 +108,7 @@ def serve(
         database_url=database_url,
         max_tensor_bytes=max_tensor_mib << 20,
         max_release_bytes=max_release_mib << 20,
+        max_memory_bytes=max_memory_mib << 20,
         max_texts_bytes=max_texts_mib << 20,
         max_jobs_per_owner=max_jobs,
         log_level=log_level.lower(),

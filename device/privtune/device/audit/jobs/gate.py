@@ -118,7 +118,7 @@ def _attacked(
         size=size,
         seed=0,
         public=public_texts(None, home),
-        max_length=job.spec.train.max_length,
+        max_length=job.spec.train.longest(job.parts.max_positions),
         whole=whole,
     )
     lab = Lab(case.public, case.victim, case.encoder)

@@ -26,11 +26,12 @@ from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place
 from privtune.device.audit.suite import attack_gradients, attack_releases
 from privtune.device.data.batches import IndexArray
-from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
+from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.home.paths import check_job_id
 from privtune.device.home.run_request import RunRequest
+from privtune.device.model.bottom import encode_records
 from privtune.device.release.noising import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.record_keys import record_keys
@@ -91,7 +92,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         size=request.size,
         seed=request.seed,
         public=public_texts(request.public_text, home),
-        max_length=state.spec.train.max_length,
+        max_length=state.spec.train.longest(parts.max_positions),
         whole=whole,
     )
     case = replace(case, skip=state.spec.tail > 0 and state.spec.skip != "none")
@@ -153,18 +154,13 @@ def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[Bot
             f"{sources[0].path} is not what job {request.job_id} was trained on (or the tokenizer has changed), so "
             "what was sent is not known; restore the file"
         )
-    return parts, _joined([train.pick(state.order(len(train))), *held_out]), len(train)
+    return parts, _joined([train.pick(state.order(len(train))), *map(state.shuffled, held_out)]), len(train)
 
 
 def _encoded(source: DataSource, parts: BottomPackage, state: JobState) -> EncodedDataset:
     spec = state.spec
     records = source.load(spec.task)
-    if spec.task == "classification":
-        data = encode_classification(records, parts.tokenizer, spec.train.max_length, state.label_names)
-    else:
-        data = encode_causal_lm(records, parts.tokenizer, spec.train.max_length, state.prompt)
-    parts.check_ids(data.ids)
-    return data
+    return encode_records(parts, records, spec, state.label_names, state.prompt)
 
 
 def _joined(parts: Sequence[EncodedDataset]) -> EncodedDataset:

@@ -104,11 +104,14 @@ def _answer(writer: Writer, prompt: Prompt, sampling: Sampling, as_json: bool, n
 
 
 def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
-    """Hold a conversation until the end of the input (Ctrl-D)."""
+    """Hold a conversation until the end of the input (Ctrl-D); at the context's limit its oldest turns go."""
     from privtune.device.data.messages import ChatMessage
     from privtune.device.data.plain_text import decoded
+    from privtune.device.inference.generation.writer import DEFAULT_NEW_TOKENS
+    from privtune.shared.errors import InvalidInput
 
     history: list[ChatMessage] = []
+    turn = 0
     asking = sys.stdin.isatty()
     while True:
         if asking:
@@ -120,8 +123,20 @@ def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
         if not line.strip():
             continue
         history.append(ChatMessage("user", line.strip()))
-        answer = _answer(writer, history, sampling, as_json, len(history) // 2)
+        kept = writer.prompts.newest(history, sampling.max_new_tokens or DEFAULT_NEW_TOKENS)
+        if len(kept) < len(history):
+            to_stderr(f"The conversation fills the model's context: its oldest {len(history) - len(kept)} messages go.")
+            history = kept
+        try:
+            answer = _answer(writer, history, sampling, as_json, turn)
+        except InvalidInput as error:
+            if len(history) > 1:
+                raise
+            to_stderr(f"{error.message}. The conversation starts afresh.")
+            history = []
+            continue
         history.append(ChatMessage("assistant", answer.text))
+        turn += 1
 
 
 def _prompts(given: list[str], file: str | None, chat: bool) -> list[Prompt]:

@@ -70,7 +70,7 @@ def _texts(given: list[str], data: str | None, columns: TextColumns) -> list[Tex
     from privtune.device.data.source import DataSource
 
     records = DataSource(path=data, columns=columns.columns()).load("classification", labelled=False)
-    to_stderr(f"{records.source}: {len(records):,} records; columns: {records.columns}")
+    to_stderr(str(records))
     return [record.text if record.text2 is None else (record.text, record.text2) for record in records]
 
 

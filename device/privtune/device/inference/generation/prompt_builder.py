@@ -10,10 +10,10 @@ from privtune.device.data.chat import template_source
 from privtune.device.data.messages import ChatMessage
 from privtune.device.data.plain_text import half_character
 from privtune.device.data.prompts import PromptForm, chat_template, prompt_ids
-from privtune.shared.errors import InvalidInput
+from privtune.shared.errors import InvalidInput, ModelUnsupported
 from privtune.shared.modeling.bottom_package import BottomPackage
 
-Prompt = str | Sequence[ChatMessage]
+Prompt = str | Sequence[ChatMessage] | Sequence[int]  # a text, a conversation, or token ids
 PLAIN = PromptForm(kind="text")
 
 
@@ -24,7 +24,7 @@ class Prompts:
         self._package, self._form = package, form or PLAIN
 
     def ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
-        """Token ids of a text or of messages. raw: the text as it is, without the job's form or template.
+        """Token ids of a text or of messages; ids stay as they are. raw: the text without the job's form or template.
 
         Raises:
             InvalidInput: the prompt is empty, has half of a character or is over the context length, or the job's form
@@ -45,6 +45,18 @@ class Prompts:
             )
         return ids
 
+    def newest(self, history: Sequence[ChatMessage], new_tokens: int) -> list[ChatMessage]:
+        """The newest turns of question and answer that leave room for an answer; at least the last message.
+
+        new_tokens: longest answer; no more than half of the context is kept free for it.
+        """
+        kept, limit = list(history), self._package.max_positions
+        while limit is not None and len(kept) > 2:
+            if len(self._written(kept, raw=False)) + min(new_tokens, limit // 2) <= limit:
+                break
+            kept = kept[2:]
+        return kept
+
     def room(self, prompt: Sequence[int]) -> int | None:
         """Tokens that may follow a prompt; None: no bound."""
         limit = self._package.max_positions
@@ -63,9 +75,23 @@ class Prompts:
         tokenizer = self._package.tokenizer
         if isinstance(prompt, str):
             return prompt_ids(PLAIN if raw else self._form, tokenizer, prompt)
+        given = [one for one in prompt if isinstance(one, int)]
+        if given:
+            return self._known(given)
+        prompt = [one for one in prompt if not isinstance(one, int)]
         if self._form.kind == "prompt" and [message.role for message in prompt] == ["user"]:
             return prompt_ids(self._form, tokenizer, prompt[0].content)
         if self._form.kind == "text" and tokenizer.chat_template:
             source = template_source(tokenizer, None, datetime.now(UTC))
             return prompt_ids(replace(PLAIN, kind="chat", template=source), tokenizer, prompt)
         return prompt_ids(self._form, tokenizer, prompt)
+
+    def _known(self, ids: list[int]) -> list[int]:
+        try:
+            self._package.check_ids([ids])
+        except ModelUnsupported:
+            raise InvalidInput(
+                "a token id is not in this model's vocabulary; send text, or the ids of this model's own tokenizer",
+                param="prompt",
+            ) from None
+        return ids

@@ -17,6 +17,8 @@ from transformers.generation.logits_process import (
 from privtune.shared.errors import InvalidInput
 
 MAX_STOPS = 16
+# Below this, dividing logits by the temperature leaves the range of fp32, and only the likeliest token is left anyway.
+LEAST_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Sampling:
     """How an answer is written. Raises InvalidInput for a value out of range.
 
     max_new_tokens: longest answer; None: 256, or what the context length leaves.
-    temperature: 0 takes the likeliest token (greedy).
+    temperature: 0, or below 1e-5, takes the likeliest token (greedy).
     top_p: draw from the likeliest tokens with this total probability; 1 turns it off.
     top_k: draw from this many likeliest tokens; 0 turns it off.
     seed: of the sampling, never of the noise; None: a fresh one.
@@ -57,7 +59,7 @@ class Sampler:
     """Chooses the tokens of one answer."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self._greedy = sampling.temperature == 0
+        self._greedy = sampling.temperature < LEAST_TEMPERATURE
         self._random = torch.Generator()
         if sampling.seed is None:
             self._random.seed()

@@ -206,11 +206,8 @@ class Writer:
                     self._send(stream, [reply], 0)
         if message.kind != OUTPUT:
             return []
-        rows_MD = torch.from_numpy(message.tensor())
-        if len(rows_MD) != sum(count for _, count in sent):
-            raise FrameCorrupt(
-                f"the cloud sent {len(rows_MD)} states; {sum(count for _, count in sent)} were asked for"
-            )
+        asked = sum(count for _, count in sent)
+        rows_MD = torch.from_numpy(message.tensor(rows=asked, width=self._tuned.package.hidden_size))
         parts = torch.split(rows_MD, [count for _, count in sent])
         alive = [(reply, rows) for (reply, _), rows in zip(sent, parts, strict=True) if reply.finish is None]
         if not alive:

@@ -1,0 +1,122 @@
+"""Whatever a job raises, the agent sets it aside and waits for the next."""
+
+import threading
+
+import pytest
+
+from privtune.device.agent import agent as agent_module
+from privtune.device.agent.agent import Agent
+from privtune.device.agent.agent_config import AgentConfig, DataSetting
+from privtune.device.home.policy import Policy
+from privtune.device.session.run_settings import RunSettings
+from privtune.shared.errors import CloudUnreachable, InternalError, VersionMismatch
+from tests.support.builders import least_spec
+
+
+class Control:
+    """A job API that answers with the next of its lists, again and again with the last; exceptions are raised."""
+
+    url = "http://127.0.0.1:1"
+
+    def __init__(self, *answers):
+        self.answers, self.asked = list(answers), 0
+
+    def list_jobs(self, status):
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Screen:
+    def __init__(self):
+        self.messages, self.results = [], []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def finished(self, result):
+        self.results.append(result)
+
+
+def job(name, **changes):
+    spec = least_spec(training_file="device://sentences")
+    facts = {"id": name, "status": "queued", "created_at": 1, "training_file": spec.training_file}
+    return facts | {"privtune": {"spec": spec.model_dump(mode="json")}} | changes
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    def agent(control, run, **changes):
+        monkeypatch.setattr(agent_module, "run_job", run)
+        (tmp_path / "data.tsv").write_text("text\tlabel\n")
+        return Agent(
+            control=control,
+            config=AgentConfig(
+                datasets={"sentences": DataSetting(path=str(tmp_path / "data.tsv"))},
+                policy=Policy(allow_no_noise=True),
+            ),
+            settings=RunSettings(grpc_address="127.0.0.1:1", api_key="pt-x", home=tmp_path / "home"),
+            screen=Screen(),
+            stop=threading.Event(),
+            poll_s=0.01,
+            **changes,
+        )
+
+    return agent
+
+
+@pytest.mark.parametrize("error", [ValueError("secret text"), RecursionError(), MemoryError(), KeyError("x")])
+def test_a_poison_job_is_set_aside_and_the_next_one_runs(make, tmp_path, error):
+    ran = []
+
+    def run(job_id, *_):
+        ran.append(job_id)
+        if job_id == "ftjob-poison":
+            raise error
+        agent.stop.set()
+        return "done"
+
+    agent = make(Control([job("ftjob-poison"), job("ftjob-zgood")]), run)
+    agent.run()
+    assert ran == ["ftjob-poison", "ftjob-zgood"]
+    assert agent.screen.results == ["done"]
+    assert any("ftjob-poison is set aside" in line for line in agent.screen.messages)
+    assert not any("secret" in line for line in agent.screen.messages)
+    assert type(error).__name__ in (tmp_path / "home" / "privtune.log").read_text()
+
+
+def test_with_once_the_poison_is_an_error_of_the_table(make):
+    def run(*_):
+        raise ValueError("x")
+
+    with pytest.raises(InternalError, match="ValueError"):
+        make(Control([job("ftjob-1")]), run, once=True).run()
+
+
+@pytest.mark.parametrize("error", [InternalError("500"), VersionMismatch("x"), TypeError("x"), CloudUnreachable("x")])
+def test_a_list_that_fails_for_a_while_does_not_end_the_agent(make, error):
+    def run(*_):
+        agent.stop.set()
+        return "done"
+
+    agent = make(Control([], error, [job("ftjob-1")]), run)
+    agent.run()
+    assert agent.screen.results == ["done"]
+
+
+def test_an_address_that_is_no_cloud_ends_it_at_once(make):
+    with pytest.raises(VersionMismatch):
+        make(Control(VersionMismatch("not a PrivTune cloud")), lambda *_: None).run()
+
+
+@pytest.mark.parametrize("odd", [{"training_file": ["x"]}, {"privtune": "x"}, {"created_at": "x"}, {"created_at": {}}])
+def test_a_strange_job_in_the_list_hides_no_other(make, odd):
+    def run(*_):
+        agent.stop.set()
+        return "done"
+
+    agent = make(Control([job("ftjob-odd", **odd), job("ftjob-good")]), run)
+    agent.run()
+    assert agent.screen.results == ["done"]
