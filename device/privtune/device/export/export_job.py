@@ -19,6 +19,7 @@ from privtune.device.export.export_folder import CARD, MADE_BY, check_room, chec
 from privtune.device.export.gguf_file import write_gguf
 from privtune.device.export.merge import merge_into
 from privtune.device.export.model_card import HUB_ID, CardFacts, gguf_name, training_claims, write_card
+from privtune.device.export.reader_files import carry_form, suit_older_readers, turn_end
 from privtune.device.export.trained_parts import TrainedParts, device_parts, whole_model
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.download import fetch_folder
@@ -181,18 +182,31 @@ def _write(
     for name in _FROM_CLOUD:
         if (adapter / name).exists():
             shutil.copyfile(adapter / name, peft / name)
+    carry_form(parts.tokenizer, state.prompt)
     add_head_to_adapter(peft, parts.head, task=state.spec.task, label_names=names, base_model=facts.base)
     if model is None:
         parts.tokenizer.save_pretrained(scratch)
+        suit_older_readers(scratch)
         return
     say("merging the adapter and writing the model")
     merge_into(model, peft)
     shutil.rmtree(peft)
+    end = turn_end(parts.tokenizer, state.prompt)
     if options.format == "gguf":
         file = scratch / gguf_name(options.dtype)
-        write_gguf(file, model, parts.tokenizer, options.dtype, name=facts.base, source=parts.source)
+        write_gguf(file, model, parts.tokenizer, options.dtype, name=facts.base, source=parts.source, turn_end=end)
     else:
+        _end_turns(model, end)
         _save_merged(scratch, model.to(dtype), parts.tokenizer, state.spec.task, names)
+
+
+def _end_turns(model: Any, end: int | None) -> None:
+    """Let `generate` of the merged model stop where the assistant's turn ends."""
+    if end is None:
+        return
+    known = model.generation_config.eos_token_id
+    known = [] if known is None else [known] if isinstance(known, int) else list(known)
+    model.generation_config.eos_token_id = list(dict.fromkeys([*known, end]))
 
 
 def _save_merged(folder: Path, model: Any, tokenizer: Any, task: Task, names: tuple[str, ...]) -> None:
@@ -209,3 +223,4 @@ def _save_merged(folder: Path, model: Any, tokenizer: Any, task: Task, names: tu
     with quiet():
         model.save_pretrained(folder, max_shard_size=SHARD)
         tokenizer.save_pretrained(folder)
+    suit_older_readers(folder)

@@ -49,10 +49,13 @@ def check_gguf(config: Any) -> None:
         )
 
 
-def write_gguf(path: Path, model: Any, tokenizer: Any, dtype: str, *, name: str, source: Path | None) -> None:
+def write_gguf(
+    path: Path, model: Any, tokenizer: Any, dtype: str, *, name: str, source: Path | None, turn_end: int | None = None
+) -> None:
     """Write the fp32 model as one file; matrices in `dtype` (fp32, fp16 or bf16), vectors always in fp32.
 
     name: what the model is called in the file. source: the GGUF file that the base came from, if it did.
+    turn_end: the token that ends the assistant's turn, if one does.
     Raises what `check_gguf` raises; NonFinite when a weight has no value in `dtype`; OSError.
     """
     import gguf
@@ -65,9 +68,11 @@ def write_gguf(path: Path, model: Any, tokenizer: Any, dtype: str, *, name: str,
     try:
         _write_settings(writer, config, name, dtype)
         if source is not None:
-            copy_tokenizer(writer, source)
+            copy_tokenizer(writer, source, tokenizer.chat_template if turn_end is not None else None, turn_end)
         else:
             write_tokenizer(writer, tokenizer, config.vocab_size)
+            if turn_end is not None:
+                writer.add_eot_token_id(turn_end)
         number = {known: key for key, known in gguf.MODEL_ARCH_NAMES.items()}[arch]
         names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
         for key, value in model.named_parameters():  # a tied lm_head appears once, and is not written

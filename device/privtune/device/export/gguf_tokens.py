@@ -24,13 +24,23 @@ SPLITS = {
 }
 
 
-def copy_tokenizer(writer: Any, source: Path) -> None:
-    """Copy the tokenizer of another GGUF file, field by field."""
+def copy_tokenizer(writer: Any, source: Path, template: str | None, turn_end: int | None) -> None:
+    """Copy the tokenizer of another GGUF file, field by field.
+
+    template, turn_end: replace its chat template and the token that ends a turn; None keeps what it has.
+    """
     import gguf
 
+    replaced = set()
+    if template is not None:
+        writer.add_chat_template(template)
+        replaced.add(gguf.Keys.Tokenizer.CHAT_TEMPLATE)
+    if turn_end is not None:
+        writer.add_eot_token_id(turn_end)
+        replaced.add(gguf.Keys.Tokenizer.EOT_ID)
     for key, field in gguf.GGUFReader(source).fields.items():
         value = field.contents()
-        if key.startswith("tokenizer.") and value != []:
+        if key.startswith("tokenizer.") and key not in replaced and value != []:
             writer.add_key_value(key, value, field.types[0], sub_type=field.types[1] if len(field.types) > 1 else None)
 
 
