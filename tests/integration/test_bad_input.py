@@ -189,7 +189,7 @@ def test_another_model_on_the_device_is_refused_and_the_job_says_why(owner):
     assert "use the same model on both sides" in done.line
     status, _, events = status_of(owner, job_id_of(done))
     assert status == "queued"
-    assert "differs in shape" in events
+    assert "has another shape" in events
 
 
 def test_a_message_over_the_clouds_limit_fails_the_job_with_what_to_change(owner):
