@@ -52,8 +52,8 @@ def hold_to_first(home: Path, model: str, package: BottomPackage, folder: Path) 
     if changed:
         raise JobConflict(
             f"the cloud's bottom of {model} is not the one that this device first got ({changed[0]} differs), and your "
-            "records would be released a second time, under noise that can be averaged. Ask the operator to restore it, "
-            f"use your own copy (--local-model), or delete {path} if you know why it changed and accept that"
+            "records would be released a second time, under noise that can be averaged. Ask the operator to restore "
+            f"it, use your own copy (--local-model), or delete {path} if you know why it changed and accept that"
         )
 
 

@@ -59,8 +59,15 @@ def load_task_model(ref: str, task: Task, *, num_labels: int = 2, seed: int = 0)
         raise ModelUnsupported(f"The files of '{ref}' lack weights of the base model ({lost[0]}, ...); not usable.")
     model.config._name_or_path = ref  # the base that an adapter names, instead of the cache's path
     model.fresh_parameters = frozenset(missing) | fresh_by_design(model, task)
+    _own_weights(model)
     draw_fresh(model, model.fresh_parameters, seed)
     return model.eval()
+
+
+def _own_weights(model: torch.nn.Module) -> None:
+    """Copy the weights out of the mapped file: whoever overwrites the file in place would change a model in use."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def load_tokenizer(ref: str) -> Any:

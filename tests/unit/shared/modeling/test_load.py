@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from privtune.shared.errors import ModelNotFound, ModelUnsupported
 from privtune.shared.modeling.load import build_task_model, load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Partition
-from tests.support.tiny_models import CONFIGS, DECODERS, tiny_classifier, tiny_lm, tiny_tokenizer
+from tests.support.tiny_models import CONFIGS, DECODERS, save_model, tiny_classifier, tiny_lm, tiny_tokenizer
 
 
 def same(first, second) -> bool:
@@ -124,3 +125,12 @@ def test_tokenizer_without_pad_pads_with_the_end_token_and_says_so(tmp_path, cap
     assert loaded.pad_token_id == 3
     assert loaded.padding_side == "right"
     assert "no pad token" in caplog.text
+
+
+def test_a_file_that_is_overwritten_changes_no_loaded_model(tmp_path):
+    first = save_model(tmp_path / "first", "bert", "classification")
+    other = save_model(tmp_path / "other", "bert", "classification", seed=5)
+    model = load_task_model(str(first), "classification")
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    shutil.copy(other / "model.safetensors", first / "model.safetensors")  # in place, as cp and rsync --inplace write
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
