@@ -247,7 +247,7 @@ def test_other_data_can_not_continue_a_job(local_world):
 
 
 def test_too_large_a_micro_batch_is_refused_before_it_leaves(tmp_path):
-    world = build_world(tmp_path, partial(InProcessCloud, max_tensor_bytes=4000))
+    world = build_world(tmp_path, partial(InProcessCloud, max_tensor_bytes=4096))
     try:
         with pytest.raises(MessageTooLarge, match="--batch-size"):
             run(world, world.spec())

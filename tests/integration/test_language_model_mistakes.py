@@ -4,6 +4,7 @@ No chat template: `test_evaluate_command.py`. A prompt over the context at `gene
 """
 
 import json
+import shutil
 
 import pytest
 
@@ -107,6 +108,7 @@ def test_an_adapter_of_another_base(owner):
     told(done, 9, "not the adapter's base")
     assert not out.exists()
     # The operator puts other weights under the name: what was tuned is not used with them.
+    copy = shutil.copytree(world.models["dec"], world.folder / "copy")
     save_model(world.models["dec"], "llama", "causal-lm", seed=9)
     world.cloud.stop()
     world.cloud = ProcessCloud(world.folder / "cloud", world.models)
@@ -114,5 +116,5 @@ def test_an_adapter_of_another_base(owner):
     done = again("generate", job_id, "--prompt", "w1")
     assert "not the one that this device first got" in done.err
     assert done.code == 6
-    done = again("generate", job_id, "--prompt", "w1", "--local-model", str(world.models["dec"]))
+    done = again("generate", job_id, "--prompt", "w1", "--local-model", str(copy))
     told(done, 9, "was trained on other weights than this cloud now serves")

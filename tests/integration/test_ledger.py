@@ -219,7 +219,7 @@ def test_the_device_refuses_before_anything_is_sent_and_the_cloud_sees_why(tmp_p
         world.cloud.stop()
 
 
-def test_finetune_obeys_the_policy_of_the_device(tmp_path, monkeypatch):
+def test_finetune_obeys_the_policy_of_the_device(tmp_path, monkeypatch, capsys):
     world = build_world(tmp_path, ProcessCloud)
     try:
         home = world.settings.home
@@ -237,9 +237,10 @@ def test_finetune_obeys_the_policy_of_the_device(tmp_path, monkeypatch):
         assert ends() == PolicyRefused.exit_code
         assert world.cloud.control.list_jobs() == [], "refused before a job was made"
         assert ends("--mechanism", "gaussian") == PolicyRefused.exit_code
+        assert "160 new releases and 100 are left" in capsys.readouterr().err
         (job,) = world.cloud.control.list_jobs()
         assert job["status"] == "failed"
-        assert "160 new releases and 100 are left" in job["error"]["message"]
+        assert "160" not in job["error"]["message"], "counts stay on the device"
         assert ends("--mechanism", "gaussian", "--limit", "90") in (0, None)
         foreign = world.cloud.create_job(world.spec(**NOISY))
         assert ends("--job", foreign, "--data", world.data.path) != 0

@@ -15,7 +15,7 @@ from privtune.device.account.ledger import outcomes
 from privtune.device.audit.jobs.recorded import Traffic
 from privtune.device.export.export_job import ExportOptions, export_job
 from privtune.device.home.job_folder import JobFolder
-from privtune.device.home.policy import Policy
+from privtune.device.home.policy import Budget, Policy
 from privtune.device.inference.evaluate import evaluate
 from privtune.device.inference.generate import generate_texts, open_writer
 from privtune.device.inference.generation.sampling import Sampling
@@ -234,7 +234,7 @@ def test_what_is_refused(local_world):
     with pytest.raises(InvalidInput, match="--skip none with this mechanism"):
         run(world, pooled)
     run(world, world.spec(tail=1, skip="none", mechanism=pooled.mechanism.model_dump(), train={"max_steps": 2}))
-    policy = Policy(allow_no_noise=True, gradients="none")
+    policy = Policy(allow_no_noise=True, gradients="none", budget=Budget(noises=None))
     with pytest.raises(PolicyRefused, match="lets no gradient leave"):
         run(world, world.spec(), settings=world.device(policy=policy))
     run(world, world.spec(tail=1, train={"max_steps": 2}), settings=world.device(policy=policy))

@@ -93,7 +93,7 @@ class ModelUnsupported(PrivTuneError):
     """The model can't be split, or can't be loaded without running its own code."""
 
     reason, grpc_status, http_status, exit_code = "MODEL_UNSUPPORTED", "FAILED_PRECONDITION", 422, 4
-    help = "The model's architecture or file format is not supported. The README lists those that are."
+    help = "The model's architecture or file format is not supported. docs/models.md lists those that are."
 
 
 class CutOutOfRange(PrivTuneError):

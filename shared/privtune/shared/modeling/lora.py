@@ -17,6 +17,7 @@ from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.job_spec import TuningSpec
 from privtune.shared.modeling.adapter_folder import ADAPTER_WEIGHTS, FULL_FACTS, FULL_WEIGHTS, PEFT_PREFIX
 from privtune.shared.modeling.partition import Top
+from privtune.shared.modeling.seeding import started_at
 
 _ADAPTER = "default"
 
@@ -52,12 +53,10 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
         bias="none",
         base_model_name_or_path=str(top.config.name_or_path) or None,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with started_at(seed), warnings.catch_warnings():
         # peft reads a property that transformers 5.24 deprecates; no owner can do anything about that.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            get_peft_model(top.task, config)  # changes the tree in place; the wrapper is not needed
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        get_peft_model(top.task, config)  # changes the tree in place; the wrapper is not needed
     top.__dict__["adapter_config"] = config
 
 

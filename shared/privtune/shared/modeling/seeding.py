@@ -17,6 +17,13 @@ _LOCK = threading.RLock()
 def seeded(*key: object) -> Iterator[None]:
     """Inside, torch's random numbers depend on `key` alone; afterwards its generator continues as before."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    with started_at(int.from_bytes(digest[:7], "little")):
+        yield
+
+
+@contextmanager
+def started_at(seed: int) -> Iterator[None]:
+    """As `seeded`, with torch's own seed. Whoever draws from torch's default generator holds it this way."""
     with _LOCK, torch.random.fork_rng():
-        torch.manual_seed(int.from_bytes(digest[:7], "little"))
+        torch.manual_seed(seed)
         yield

@@ -70,6 +70,8 @@ def test_other_folders(folder, tmp_path):
     write_manifest(folder, made_by="somebody else")
     with pytest.raises(InvalidInput, match="not a folder that `privtune export` wrote"):
         plan_upload(folder)
-    (folder / "manifest.json").write_text(json.dumps({"made_by": MADE_BY, "files": [{"name": "../../etc/passwd"}]}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"made_by": MADE_BY, "files": [{"name": "../../etc/passwd", "size": 0, "sha256": "0" * 64}]})
+    )
     with pytest.raises(ArtifactCorrupt, match="outside the folder"):
         plan_upload(folder)
