@@ -168,7 +168,7 @@ def test_ctrl_c_ends_the_answer_and_settles_it(world, job):
     assert process.stdout.read(1)  # it writes
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert b"Traceback" not in err
     last = [row for row in outcomes(ledger_entries(world)) if row["source"] == "generations"][-1]
     assert not last["open"]

@@ -43,13 +43,12 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             if error.errno in _NO_ROOM:
                 raise StorageFull(f"Can't write {error.filename or 'a file'}: {error.strerror}.") from error
             raise _unexpected(error, kwargs.get("home")) from error
-        except RuntimeError as error:
-            if "home directory" in str(error):  # pathlib's, where neither HOME nor the system's list of users has one
-                raise InvalidInput(NO_HOME, param="home") from None
-            raise _unexpected(error, kwargs.get("home")) from error
         except Exception as error:
             if type(error).__module__.startswith("typer"):
                 raise  # usage errors and exits, which typer prints itself
+            if isinstance(error, RuntimeError) and "home directory" in str(error):
+                # pathlib's, where neither HOME nor the system's list of users has one
+                raise InvalidInput(NO_HOME, param="home") from None
             raise _unexpected(error, kwargs.get("home")) from error
 
     return inside
