@@ -121,6 +121,34 @@ class MechanismSpec(Strict):
     )
 
 
+class SurrogateSpec(Strict):
+    """What is replaced in a text before the bottom reads it, and restored on the device in what the model writes."""
+
+    replace: Literal["nothing", "identifying"] = Field(
+        "nothing",
+        description="identifying: names, places, organisations, numbers, dates, addresses and rare words are replaced "
+        "by random surrogates before the model reads a text; all other words leave as they are. nothing: no word is "
+        "replaced.",
+    )
+    rank: int = Field(
+        20_000,
+        ge=1_000,
+        le=300_000,
+        description="Words that public text uses less often than this many others are replaced too.",
+    )
+    language: str = Field(
+        "en",
+        pattern=r"^[a-z]{2,3}$",
+        description="Language of the texts (ISO 639): chooses the word frequencies, and the recognisers where there "
+        "are any; without them, rules and word frequencies decide.",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is replaced."""
+        return self.replace != "nothing"
+
+
 class JobSpec(Strict):
     """One fine-tuning job."""
 
@@ -176,6 +204,9 @@ class JobSpec(Strict):
         "bf16", description="Encoding of vectors on the wire, after the noise: 2 (bf16) or 4 (fp32) bytes per element."
     )
     mechanism: MechanismSpec = Field(default_factory=MechanismSpec, description="Noise that the device adds.")
+    surrogates: SurrogateSpec = Field(
+        default_factory=SurrogateSpec, description="Replacing what identifies, before the model reads a text."
+    )
     tuning: TuningSpec = Field(default_factory=TuningSpec, description="What is trained in the blocks.")
     optim: OptimSpec = Field(default_factory=OptimSpec, description="AdamW and its schedule.")
     train: TrainSpec = Field(default_factory=TrainSpec, description="Length and shape of the training.")
