@@ -1,0 +1,86 @@
+"""Public words: how common they are, and which are names. Nothing here depends on the private text."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from types import ModuleType
+
+FUNCTION_WORDS = 200  # so many of a language's most frequent words carry no content
+_PLURAL_OF_NAMES = 0.03  # a common noun has a plural that is used more often than this fraction of its singular
+
+
+class Lexicon:
+    """What public text says of a language's words.
+
+    language: ISO 639. Raises LookupError when there are no word frequencies for it.
+    """
+
+    def __init__(self, language: str) -> None:
+        import wordfreq
+
+        self._wordfreq, self.language = wordfreq, language
+        listed = wordfreq.top_n_list(language, 400_000)
+        self._rank = {word: rank for rank, word in enumerate(listed)}
+        self.by_rank = tuple(listed)
+        self.function_words = frozenset(listed[:FUNCTION_WORDS])
+        self.given, self.family, self.places, self.countries = _names(language)
+        self._other_words: frozenset[str] = frozenset()
+        self._nouns: frozenset[str] = frozenset()
+
+    def learn_dictionary(self, nouns: Iterable[str], others: Iterable[str]) -> None:
+        """Take a dictionary's nouns and its verbs, adjectives and adverbs, which a lower-case name is not."""
+        self._nouns, self._other_words = frozenset(nouns), frozenset(others)
+
+    def rank(self, word: str) -> int:
+        """Words that are more frequent than this one, in lower case; the length of the list where it is not in it."""
+        return self._rank.get(word, len(self._rank))
+
+    def is_content(self, word: str) -> bool:
+        """Whether a word carries content."""
+        return word.lower() not in self.function_words
+
+    def is_name(self, word: str) -> bool:
+        """Whether a lower-case word is likelier a name or place than a common word. Without a dictionary, never."""
+        if not self._other_words or word in self.function_words or word in self._other_words:
+            return False
+        return self.is_listed(word) and (word not in self._nouns or not self._has_common_plural(word))
+
+    def is_listed(self, word: str) -> bool:
+        """Whether a word in lower case is a name or place of the public lists."""
+        return any(word in names for names in (self.given, self.family, self.places, self.countries))
+
+    def _has_common_plural(self, word: str) -> bool:
+        zipf = functools.partial(self._wordfreq.zipf_frequency, lang=self.language)
+        if word.endswith("s") and zipf(word[:-1]) > zipf(word) - 0.5:
+            return True
+        return bool(10 ** (zipf(word + "s") - zipf(word)) > _PLURAL_OF_NAMES)
+
+
+@functools.cache
+def _names(language: str) -> tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]:
+    """Given names, family names, places and countries in lower case, of a language's countries."""
+    from faker.providers import address, person
+
+    given = _listed(person, language, "first_names", "first_names_male", "first_names_female")
+    family = _listed(person, language, "last_names")
+    given -= family - _listed(person, language, "first_names_female", "first_names_male", country="US")
+    places = _listed(address, language, "cities", "states", "provinces", "regions", "counties")
+    countries = _listed(address, language, "countries")
+    return given, family, places, countries
+
+
+def _listed(package: ModuleType, language: str, *attributes: str, country: str = "") -> frozenset[str]:
+    found: set[str] = set()
+    for module in pkgutil.iter_modules(package.__path__):
+        its_language, _, its_country = module.name.partition("_")
+        if its_language != language or country not in ("", its_country):
+            continue
+        provider = importlib.import_module(f"{package.__name__}.{module.name}").Provider
+        for attribute in attributes:
+            values = getattr(provider, attribute, ())
+            if isinstance(values, list | tuple | dict):
+                found.update(str(value).lower() for value in values)
+    return frozenset(found)
