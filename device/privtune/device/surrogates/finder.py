@@ -19,6 +19,10 @@ _ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Ca
 _LABEL = re.compile(r"\s?[:=]")
 _INITIALS = re.compile(r"(?<!\w)(?:(?:[A-Z]\.[ -]?)+|[B-HJ-Z] )$")  # before a name
 _INITIALS_AFTER = re.compile(r",? ((?:[A-Z]\. ?)*[A-Z]\.)(?!\w)")
+_CAPITAL_BEFORE = re.compile(r"(?<!\w)([A-Z][^\W\d_]+) $")
+_CAPITAL_AFTER = re.compile(r" ([A-ZÄÖÜÉ][^\W\d_]+)(?!\w)")
+_SECOND_HALF = re.compile(r"-([^\W\d_]+)(?!\w)")
+_QUESTION = re.compile(r"[^.!?\n]*\?")
 _BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
 
 # Capitalised inside a sentence, and nobody's name: days, titles, abbreviations.
@@ -50,7 +54,7 @@ class Finder:
         for text, recognised in zip(texts, self._recognisers.read(texts), strict=True):
             taken = bytearray(len(text))
             spans = list(self._free(self._candidates(text, recognised), taken))
-            spans += self._free(_initials(text, spans), taken)
+            spans += self._free(self._beside(text, spans), taken)
             yield _whole_tokens(text, sorted(spans, key=lambda span: span.start))
 
     @staticmethod
@@ -124,8 +128,8 @@ class Finder:
             yield _unit(match, Kind.MONTH)
         elif capital or self._lexicon.is_name(plain, capital=bare[0].isupper()):
             yield _unit(match, self._capital_kind(plain))
-        elif self._lexicon.rank(plain) >= self._rank and not self._common_parts(bare):
-            yield _unit(match, rare_kind(plain))
+        elif self._lexicon.is_rare(plain, self._rank) and not self._common_parts(bare):
+            yield _unit(match, self._capital_kind(plain) if bare[0].isupper() else rare_kind(plain))
 
     def _is_capital_name(self, text: str, match: re.Match[str], bare: str, telling: bool, proper: bool) -> bool:
         """A capital inside a sentence is a name; at its beginning and in headlines the part of speech decides."""
@@ -152,6 +156,25 @@ class Finder:
             return Kind.GIVEN
         return Kind.PLACE if plain in lexicon.places and plain not in lexicon.family else Kind.FAMILY
 
+    def _beside(self, text: str, spans: Iterable[Span]) -> Iterator[Span]:
+        """What belongs to the names beside it: initials, a name that is a common word too, a second half."""
+        for span in spans:
+            if span.kind not in (Kind.GIVEN, Kind.FAMILY):
+                continue
+            if before := _INITIALS.search(text, max(0, span.start - 12), span.start):
+                yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
+            if after := _INITIALS_AFTER.match(text, span.end):
+                yield Span(after.start(1), after.end(1), Kind.INITIALS)
+            first = _CAPITAL_BEFORE.search(text, max(0, span.start - 30), span.start)
+            if first and self._lexicon.is_listed(first[1].lower()) and not _QUESTION.match(text, span.end):
+                yield Span(*first.span(1), Kind.GIVEN)
+            second = _CAPITAL_AFTER.match(text, span.end) if span.kind is Kind.GIVEN else None
+            if second and not self._lexicon.is_everyday(second[1].lower()):
+                yield Span(*second.span(1), Kind.FAMILY)
+            half = _SECOND_HALF.match(text, span.end)
+            if half and not self._lexicon.is_everyday(half[1]):
+                yield Span(*half.span(1), Kind.GIVEN)
+
     def _common_parts(self, bare: str) -> bool:
         """Whether a word in camelCase is put together from common words, as names of fields are."""
         parts = _CAMEL.findall(bare)
@@ -172,19 +195,6 @@ def _unit(match: re.Match[str], kind: Kind) -> Span:
 def _possessive(word: str) -> int:
     found = _POSSESSIVE.search(word)
     return len(found[0]) if found else 0
-
-
-def _initials(text: str, spans: Iterable[Span]) -> Iterator[Span]:
-    """The initials beside names."""
-    for span in spans:
-        if span.kind not in (Kind.GIVEN, Kind.FAMILY):
-            continue
-        before = _INITIALS.search(text, max(0, span.start - 12), span.start)
-        if before is not None:
-            yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
-        after = _INITIALS_AFTER.match(text, span.end)
-        if after is not None:
-            yield Span(after.start(1), after.end(1), Kind.INITIALS)
 
 
 def _whole_tokens(text: str, spans: Iterable[Span]) -> list[Span]:

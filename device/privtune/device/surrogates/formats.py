@@ -78,7 +78,7 @@ class Formats:
         for pattern in _STREETS:
             for match in pattern.finditer(text):
                 number, name = ("number", "name") if pattern.groupindex else (1, 2)
-                words = [word.lower() for word in _LETTERS.findall(match[name])[:-1]]
+                words = _LETTERS.findall(match[name])[:-1]  # "2 people on the road" is no address, "2 The Row" is one
                 if pattern is not _STREETS[0] or not self._lexicon.function_words.intersection(words):
                     yield Span(*match.span(name), Kind.PLACE)
                     yield Span(*match.span(number), Kind.NUMBER)

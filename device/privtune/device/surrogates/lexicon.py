@@ -6,12 +6,13 @@ import calendar
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 MONTHS = tuple(calendar.month_name)[1:]
 FUNCTION_WORDS = 200  # so many of a language's most frequent words carry no content
 _EVERYDAY = 3_000  # words this frequent make no name in lower case; in an entity they may surround one
+_UNKNOWN = 10_000  # words of no dictionary that are rarer than this may be names
 _UNSURE = 500  # without a dictionary, a listed name that is more frequent than this is taken for a word
 _PLURAL_OF_NAMES = 0.03  # a common noun has a plural that is used more often than this fraction of its singular
 
@@ -68,8 +69,12 @@ class Lexicon:
         """Whether a word or what it is derived from is in the dictionary, and no name; without one, any plain word."""
         if not word.isalpha() or self.is_listed(word):
             return False
-        stems = (word, word[:-1], word[:-2], word[:-3], word[:-3] + "e")
-        return not self._other_words or any(stem in self._nouns or stem in self._other_words for stem in stems)
+        return not self._other_words or any(stem in self._nouns or stem in self._other_words for stem in _stems(word))
+
+    def is_rare(self, word: str, rank: int) -> bool:
+        """Whether a word in lower case is rarer than `rank`; one of no dictionary may be a name, and is rare sooner."""
+        known = not self._other_words or self.is_dictionary_word(word)
+        return self.rank(word) >= (rank if known else min(rank, _UNKNOWN))
 
     def is_listed(self, word: str) -> bool:
         """Whether a word in lower case is a name or place of the public lists."""
@@ -82,6 +87,23 @@ class Lexicon:
             return True
         plurals = [word + "s", word + "es", word[:-1] + "ies" if word.endswith("y") else ""]
         return bool(sum(map(frequency, filter(None, plurals))) > _PLURAL_OF_NAMES * frequency(word))
+
+
+_ENDINGS = {  # of an inflected or derived word, and what they replace
+    "s": ("",), "es": ("",), "ies": ("y",), "d": ("",), "ed": ("",), "ied": ("y",), "ing": ("", "e"), "er": ("", "e"),
+    "est": ("", "e"), "ier": ("y",), "iest": ("y",), "ly": ("", "le"), "ily": ("y",), "ness": ("",), "iness": ("y",),
+}  # fmt: skip
+
+
+def _stems(word: str) -> Iterator[str]:
+    """The word, and what it may be an inflection of."""
+    yield word
+    for ending, originals in _ENDINGS.items():
+        if word.endswith(ending):
+            stem = word.removesuffix(ending)
+            yield from (stem + original for original in originals)
+            if stem[-1:] == stem[-2:-1]:
+                yield stem[:-1]  # running
 
 
 @functools.cache
