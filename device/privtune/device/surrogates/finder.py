@@ -6,6 +6,7 @@ In doubt a word is replaced: a word too many costs the model a little, a word to
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from privtune.device.surrogates.formats import Formats
@@ -13,7 +14,8 @@ from privtune.device.surrogates.kinds import Kind, Span, rare_kind
 from privtune.device.surrogates.lexicon import Lexicon
 from privtune.device.surrogates.recognisers import Recognised, Recognisers
 
-WORD = re.compile(r"(?<![^\W_])(?:(?:[A-Z]\.){2,}|[^\W\d_]+(?:['’][^\W\d_]+)*(?![^\W_]))")
+_LETTERS = r"(?:[^\W\d_][\u0300-\u036f]*)+"  # accents may be characters of their own
+WORD = re.compile(rf"(?<![^\W_])(?:(?:[A-Z]\.){{2,}}|{_LETTERS}(?:['’]{_LETTERS})*(?![^\W_]))")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Capt|Lt|No|Nr|vs)\.\s*$")
 _LABEL = re.compile(r"\s?[:=]")
@@ -116,8 +118,8 @@ class Finder:
     def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
         word = match[0]
         bare = word[: len(word) - _possessive(word)]
-        plain = bare.lower()
-        if len(bare) == 1 or plain in _CAPITALISED:
+        plain = unicodedata.normalize("NFC", bare).lower()
+        if len(plain) == 1 or plain in _CAPITALISED:
             return
         capital = self._is_capital_name(text, match, bare, telling, proper)
         if plain in self._lexicon.function_words and not (
@@ -128,7 +130,7 @@ class Finder:
             yield _unit(match, Kind.MONTH)
         elif capital or self._lexicon.is_name(plain, capital=bare[0].isupper()):
             yield _unit(match, self._capital_kind(plain))
-        elif self._lexicon.is_rare(plain, self._rank) and not self._common_parts(bare):
+        elif self._is_rare(text, match, bare, plain):
             yield _unit(match, self._capital_kind(plain) if bare[0].isupper() else rare_kind(plain))
 
     def _is_capital_name(self, text: str, match: re.Match[str], bare: str, telling: bool, proper: bool) -> bool:
@@ -139,6 +141,10 @@ class Finder:
             return not self._only_begins(text, match)
         shouted = bare.isupper() and self._lexicon.rank(bare.lower()) < self._rank
         return telling and not shouted and not _begins(text, match)
+
+    def _is_rare(self, text: str, match: re.Match[str], bare: str, plain: str) -> bool:
+        label = bare[0].isupper() and self._only_begins(text, match)
+        return self._lexicon.is_rare(plain, self._rank) and not label and not self._common_parts(bare)
 
     def _only_begins(self, text: str, match: re.Match[str]) -> bool:
         """A word that is no listed name, with the capital of a sentence's beginning: an everyday one, or a label."""
@@ -177,10 +183,9 @@ class Finder:
 
     def _common_parts(self, bare: str) -> bool:
         """Whether a word in camelCase is put together from common words, as names of fields are."""
-        parts = _CAMEL.findall(bare)
-        return (
-            len(parts) > 1 and bare[0].islower() and all(self._lexicon.rank(one.lower()) < self._rank for one in parts)
-        )
+        parts = _CAMEL.findall(bare) if bare[0].islower() else []
+        common = all(self._lexicon.rank(part.lower()) < self._rank for part in parts)
+        return len(parts) > 1 and "".join(parts) == bare and common
 
 
 def _begins(text: str, match: re.Match[str]) -> bool:

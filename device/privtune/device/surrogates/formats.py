@@ -49,7 +49,7 @@ class Formats:
         self._lexicon, self._rank = lexicon, rank
         short = {month[:_SHORT] for month in lexicon.months} | {"sept"}
         months = "|".join(sorted({*lexicon.months, *short}, key=len, reverse=True))
-        day = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|\.)?"
+        day = r"(?P<day>\d{1,2}(?:st|nd|rd|th|er)?)\.?"
         self._days = tuple(
             re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE)
             for pattern in (rf"{day}(?:\s+(?:of|de))?[\s-]+(?P<month>{months})", rf"(?P<month>{months})\.?\s+{day}")

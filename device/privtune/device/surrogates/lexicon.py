@@ -73,20 +73,28 @@ class Lexicon:
 
     def is_rare(self, word: str, rank: int) -> bool:
         """Whether a word in lower case is rarer than `rank`; one of no dictionary may be a name, and is rare sooner."""
-        known = not self._other_words or self.is_dictionary_word(word)
+        known = not self._other_words or (self.is_dictionary_word(word) and not self._is_like_a_name(word))
         return self.rank(word) >= (rank if known else min(rank, _UNKNOWN))
 
     def is_listed(self, word: str) -> bool:
         """Whether a word in lower case is a name or place of the public lists."""
         return any(word in names for names in (self.given, self.family, self.places, self.countries))
 
+    def _is_like_a_name(self, word: str) -> bool:
+        """Whether a dictionary's noun is in the singular only, as its towns and people are."""
+        others = any(stem in self._other_words for stem in _stems(word))
+        return word in self._nouns and not others and not any(plural in self._rank for plural in _plurals(word))
+
     def _has_common_plural(self, word: str) -> bool:
         """Names are hardly ever in the plural; of a plural, the singular is in common use."""
         frequency = functools.partial(self._wordfreq.word_frequency, lang=self.language)
         if word.endswith("s") and frequency(word[:-1]) > frequency(word) / 3:
             return True
-        plurals = [word + "s", word + "es", word[:-1] + "ies" if word.endswith("y") else ""]
-        return bool(sum(map(frequency, filter(None, plurals))) > _PLURAL_OF_NAMES * frequency(word))
+        return bool(sum(map(frequency, _plurals(word))) > _PLURAL_OF_NAMES * frequency(word))
+
+
+def _plurals(word: str) -> tuple[str, ...]:
+    return (word + "s", word + "es", *((word[:-1] + "ies",) if word.endswith("y") else ()))
 
 
 _ENDINGS = {  # of an inflected or derived word, and what they replace
