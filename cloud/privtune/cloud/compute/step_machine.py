@@ -177,6 +177,7 @@ class StepMachine:
                 message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
             )
             self._done.add(message.micro_batch)
+            yield Message(kind=OUTPUT, step=message.step, micro_batch=message.micro_batch)
             return
         self._admit(message, batch.mask_BT.numel())
         out_ND = self._top.forward(
