@@ -30,8 +30,8 @@ class Settings(BaseModel):
     max_memory_bytes: int = Field(
         8192 * MIB,
         ge=64 * MIB,
-        description="Memory of all jobs together beside the models: released vectors, forward passes that wait for "
-        "their gradients, texts.",
+        description="Memory of all jobs together beside the models: what streams sent, released vectors, forward "
+        "passes that wait for their gradients, texts, trained weights and their optimisers.",
     )
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
