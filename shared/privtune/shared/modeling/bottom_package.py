@@ -120,7 +120,7 @@ def write_bottom_package(
             tail=tail,
             num_layers=partition.n_layers,
             fingerprint=partition.fingerprint(),
-            end_ids=sorted(_end_ids(partition.model)),
+            end_ids=sorted(end_ids(partition.model)),
         )
     except OSError as error:
         raise StorageFull(f"The bottom package of {name} can't be written: {error.strerror or error}") from error
@@ -136,7 +136,7 @@ def bottom_sha256(partition: Partition, *, cut: int, task: Task, tail: int = 0) 
 
 def texts_sha256(partition: Partition, tokenizer: Any) -> str:
     """SHA-256 of a package's configuration and tokenizer, as they are written. Raises `StorageFull`."""
-    digest = hashlib.sha256(json.dumps(sorted(_end_ids(partition.model))).encode())
+    digest = hashlib.sha256(json.dumps(sorted(end_ids(partition.model))).encode())
     try:
         with tempfile.TemporaryDirectory() as scratch, native_os_errors():
             _save_texts(partition, tokenizer, Path(scratch))
@@ -197,7 +197,7 @@ def bottom_from_model(
         cut=cut,
         tail=tail,
         name=ref,
-        end_ids=_end_ids(partition.model),
+        end_ids=end_ids(partition.model),
         found=bottom_sha256(partition, cut=cut, task=task, tail=tail),
     )
 
@@ -228,12 +228,12 @@ def _package(
         readout=partition.readout,
         fingerprint=partition.fingerprint(),
         weights_sha256=found,
-        max_positions=_max_positions(partition.model),
+        max_positions=max_positions(partition.model),
         end_ids=(end_ids | {tokenizer.eos_token_id}) - {None},
     )
 
 
-def _end_ids(model: Any) -> frozenset[int]:
+def end_ids(model: Any) -> frozenset[int]:
     """The tokens at which `model.generate` stops."""
     settings = getattr(model, "generation_config", None) or model.config
     found = getattr(settings, "eos_token_id", None)
@@ -296,7 +296,7 @@ def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, tail: 
     shell.requires_grad_(False)
 
 
-def _max_positions(model: Any) -> int | None:
+def max_positions(model: Any) -> int | None:
     """Positions of the model without the rows that RoBERTa and MPNet reserve for padding."""
     limit = getattr(model.config, "max_position_embeddings", None)
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
