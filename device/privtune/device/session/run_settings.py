@@ -24,6 +24,7 @@ class RunSettings:
     policy: what jobs may ask for and how much may be released; None: anything.
     record_frames: keep the frames of both directions, for the audit.
     audit: attack the data first; the policy's rule, where it has one, takes precedence.
+    tell_data: say what was read of a job's data; for an owner who did not see that when the job was made.
     """
 
     grpc_address: str
@@ -36,6 +37,7 @@ class RunSettings:
     policy: Policy | None = None
     record_frames: bool = False
     audit: AuditRule | None = None
+    tell_data: bool = False
 
     @property
     def audit_rule(self) -> AuditRule | None:
