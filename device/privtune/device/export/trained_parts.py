@@ -19,10 +19,11 @@ from privtune.device.model.tail import Tail
 from privtune.shared.errors import StorageFull, VersionMismatch
 from privtune.shared.files import native_os_errors
 from privtune.shared.modeling.adapter_folder import base_sha256
-from privtune.shared.modeling.bottom_package import end_ids, max_positions
+from privtune.shared.modeling.bottom_package import end_ids
 from privtune.shared.modeling.gguf_source import gguf_file
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
+from privtune.shared.modeling.positions import max_positions
 
 HEAD_WEIGHTS = "head.safetensors"  # in the cloud's adapter folder, for a job with shared labels
 
@@ -129,7 +130,7 @@ def whole_model(
         tail=partition.tail(state.spec.tail) if state.spec.tail else None,
         tokenizer=load_tokenizer(local_model),
         source=gguf_file(local_model),
-        max_positions=max_positions(model),
+        max_positions=max_positions(model.config),
         end_ids=end_ids(model),
     )
 

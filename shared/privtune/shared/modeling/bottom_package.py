@@ -40,6 +40,7 @@ from privtune.shared.modeling.load import (
 )
 from privtune.shared.modeling.package_config import package_config
 from privtune.shared.modeling.partition import Bottom, Head, Partition, Top
+from privtune.shared.modeling.positions import max_positions
 from privtune.shared.modeling.weights_hash import weights_sha256
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ def _package(
         readout=partition.readout,
         fingerprint=partition.fingerprint(),
         weights_sha256=found,
-        max_positions=max_positions(partition.model),
+        max_positions=max_positions(partition.model.config),
         end_ids=(end_ids | {tokenizer.eos_token_id}) - {None},
     )
 
@@ -294,13 +295,3 @@ def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, tail: 
         output.weight = shell.get_input_embeddings().weight
     draw_fresh(shell, fresh, seed)
     shell.requires_grad_(False)
-
-
-def max_positions(model: Any) -> int | None:
-    """Positions of the model without the rows that RoBERTa and MPNet reserve for padding."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    if limit is None:
-        return None
-    return int(limit) if padding is None else int(limit) - padding - 1
