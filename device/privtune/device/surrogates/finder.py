@@ -76,7 +76,7 @@ class Finder:
         yield from self._formats.find(text)
         for entity in recognised.entities:
             yield from self._entity(text, entity)
-        yield from self._words(text, recognised.proper)
+        yield from self._words(text, recognised)
 
     def _entity(self, text: str, entity: Span) -> Iterator[Span]:
         """A person's names one by one, anything else as one unit; without what only surrounds it."""
@@ -108,13 +108,15 @@ class Finder:
             return Kind.GIVEN if place == 0 else Kind.FAMILY
         return Kind.GIVEN if word.lower() in self._lexicon.given else Kind.FAMILY
 
-    def _words(self, text: str, proper: frozenset[int]) -> Iterator[Span]:
+    def _words(self, text: str, recognised: Recognised) -> Iterator[Span]:
         matches = list(WORD.finditer(text))
         capitals = sum(match[0][0].isupper() for match in matches)
         telling = capitals <= _TITLE_CASE * len(matches) or len(matches) < _FEW_WORDS
         telling = telling and self._lexicon.language not in _CAPITAL_NOUNS
         for match in matches:
-            yield from self._word(text, match, telling=telling, proper=match.start() in proper)
+            yield from self._word(text, match, telling=telling, proper=match.start() in recognised.proper)
+            if match.start() in recognised.called:
+                yield _unit(match, Kind.GIVEN)
 
     def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
         word = match[0]
