@@ -270,9 +270,9 @@ def _request_body(spec: JobSpec) -> Json:
 
 
 def _named_error(status: int, body: Json) -> PrivTuneError:
-    """The error that the cloud's own error body names."""
+    """The error that the cloud's own error body names. body: printable."""
     reason = str(body.get("code") or "").upper()
-    message, param = printable(body["message"]), body.get("param")
+    message, param = body["message"], body.get("param")
     if reason in _REASONS:
         error = by_reason(reason, message)
     elif reason == "NOT_FOUND":  # no such route: an older cloud
