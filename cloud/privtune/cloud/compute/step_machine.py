@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from privtune.cloud.compute.memory_budget import MemoryBudget
-from privtune.cloud.compute.passes import passes
+from privtune.cloud.compute.padding import together
 from privtune.cloud.compute.release_cache import NotHeld, PaddedBatch, ReleaseCache
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
@@ -173,7 +173,7 @@ class StepMachine:
 
     def _begin(self, batch: PaddedBatch, header: pb.ForwardHeader, texts: TextCache, out_BTD: torch.Tensor) -> None:
         """Begin new texts, each kept as soon as its pass is done: over the bound, the first ones give way again."""
-        for rows in passes(header.lengths):
+        for rows in together(header.lengths):
             lengths = [header.lengths[row] for row in rows]
             caches, longest = [self._top.new_text() for _ in rows], max(lengths)
             out_BTD[rows, :longest] = self._top.begin_together(caches, batch.h_BTD[rows, :longest], lengths)
@@ -197,6 +197,7 @@ class StepMachine:
             )
             self._done.add(message.micro_batch)
             self._settle(message.micro_batch)
+            yield Message(kind=OUTPUT, step=message.step, micro_batch=message.micro_batch)
             return
         self._admit(message, batch.mask_BT.numel())
         out_ND = self._top.forward(
