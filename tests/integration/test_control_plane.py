@@ -191,7 +191,7 @@ def test_a_repeated_request_with_its_key_makes_no_second_job(plane):
         second = client.post("/v1/fine_tuning/jobs", json=LEAST)
         other = client.post("/v1/fine_tuning/jobs", json=LEAST | {"seed": 3})
     assert first.json()["id"] == second.json()["id"]
-    assert other.status_code == 400
+    assert other.status_code == 409
     assert other.json()["error"]["param"] == "Idempotency-Key"
     assert len(plane.jobs.list("alice").items) == 1
 

@@ -264,7 +264,6 @@ def _request_body(spec: JobSpec) -> Json:
     facts = spec.model_dump(mode="json")
     top = {name: facts.pop(name) for name in ("model", "training_file", "validation_file", "suffix")}
     return {name: value for name, value in top.items() if value is not None} | {
-        "seed": spec.train.seed,
         "privtune": {name: value for name, value in facts.items() if value is not None},
     }
 
