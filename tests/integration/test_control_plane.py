@@ -33,6 +33,9 @@ def create_raw(plane, content, **headers):
         (json.dumps(LEAST | {"privtune": {"train": {"steps": 1}}}).encode(), "'privtune.train.steps'"),
         (json.dumps(LEAST | {"privtune": {"mechanism": {"params": {"eta": float("inf")}}}}).encode(), "finite"),
         (json.dumps(LEAST | {"suffix": "\ud800"}).encode(), "suffix"),
+        (json.dumps(LEAST | {"metadata": {"a": "\ud83d"}}).encode(), "metadata.a"),
+        (json.dumps(LEAST | {"privtune": {"tuning": {"targets": ["\ud83d"]}}}).encode(), "half of a character (U+D83D"),
+        (json.dumps(LEAST | {"privtune": {"mechanism": {"params": {"a": "\ud83d"}}}}).encode(), "half of a character"),
         (b"[" * 100_000, "JSON"),
     ],
 )

@@ -7,11 +7,12 @@ The fields' descriptions, defaults and bounds are the only source of the REST re
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from privtune.shared.validation import Strict, Typed
+from privtune.shared.validation import Strict, Typed, half_character
 
 Task = Literal["classification", "causal-lm"]
 Labels = Literal["private", "shared"]
@@ -200,6 +201,13 @@ class JobSpec(Described):
                 raise ValueError("labels: shared is refused for causal-lm: there the labels are the text itself")
             if self.num_labels is None:
                 raise ValueError("labels: shared needs num_labels")
+        return self
+
+    @model_validator(mode="after")
+    def _only_whole_characters(self) -> JobSpec:
+        """Refuse half of a character, which pydantic lets into lists and unions, and no JSON can be written with."""
+        if (problem := half_character(json.dumps(self.model_dump(), ensure_ascii=False))) is not None:
+            raise ValueError(f"the job has {problem.partition(',')[0]}); write the character whole")
         return self
 
     def _tail_keeps_everything_here(self) -> None:

@@ -76,3 +76,12 @@ def first_problem(errors: Sequence[Any]) -> Problem:
     if first["type"] != "value_error":  # our own messages begin as they mean to
         text = text[:1].lower() + text[1:]
     return Problem(kind=first["type"], where=tuple(first["loc"]), text=text)
+
+
+def half_character(text: str) -> str | None:
+    """What is wrong with a text that has half of a character; None: nothing."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"half of a character (U+{ord(text[error.start]):04X}, character {error.start + 1})"
+    return None
