@@ -28,6 +28,7 @@ from privtune.device.noise.base import Mechanism
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
+from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.replacement import HELD_OUT, TRAINED, Replacement
 from privtune.device.training.progress import TrainingProgress
@@ -148,6 +149,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
     records, held_out, replacement = _replaced(state, original, held_out)
+    trim()
     package = load_bottom(
         run.link,
         run.job_id,
