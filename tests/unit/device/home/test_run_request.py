@@ -17,7 +17,7 @@ JOB = "ftjob-1"
 
 
 def asked(**changes):
-    train = DataSource(path="/data/a.csv", columns=Columns(text="body"), limit=9, seed=3)
+    train = DataSource(path="/data/a.csv", columns=Columns(text="body"), limit=9, seed=3, own_terms="/data/terms.txt")
     train, held_out = train.with_holdout(0.2)
     request = RunRequest(cloud="https://c", spec=SPEC, train=train, validation=held_out, local_model="/m")
     return replace(request, **changes)
