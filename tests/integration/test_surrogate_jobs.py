@@ -54,7 +54,7 @@ def test_a_job_is_not_resumed_with_other_surrogates(world, change):
         folder.save(replace(folder.load(), surrogate_fingerprint="of another version"))
     else:
         (world.folder / "terms.txt").write_text("another term\n")
-    with pytest.raises(JobConflict, match="not those that job|own terms differ"):
+    with pytest.raises(JobConflict, match=r"not those that job|own terms differ"):
         train(world, spec(world), job_id=job_id)
 
 

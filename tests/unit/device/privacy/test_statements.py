@@ -116,8 +116,8 @@ def test_free_of_torch() -> None:
 
 def test_surrogates_come_before_what_the_mechanism_claims_and_never_raise_it() -> None:
     claim = (
-        "given types and the pattern of equal words, loss 0 between words of one type for what was replaced; words that "
-        "were not replaced are in clear"
+        "given types and the pattern of equal words, loss 0 between words of one type for what was replaced; words "
+        "that were not replaced are in clear"
     )
     clear = surrogate_statement(no_bound.none_statement(), ("a", "b"), (0.125, 0.5))
     assert claim in clear.text
