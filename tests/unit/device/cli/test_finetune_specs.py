@@ -22,7 +22,7 @@ LEAST: dict[str, Any] = {
     "suffix": None,
     "codec": "bf16",
     "mechanism": {"name": "dchi", "params": {}},
-    "surrogates": {"replace": "nothing", "rank": 20000, "language": "en"},
+    "surrogates": {"replace": "nothing", "rank": 50000, "language": "en"},
     "tuning": {
         "method": "lora",
         "rank": 8,
