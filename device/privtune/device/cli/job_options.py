@@ -49,6 +49,9 @@ JOB_OPTIONS: dict[str, JobOption] = {
         labels="labels",
         label_epsilon="label_epsilon",
         codec="codec",
+        surrogates="surrogates.replace",
+        surrogate_rank="surrogates.rank",
+        surrogate_language="surrogates.language",
     ),
     **_in(
         TRAINING,
@@ -136,6 +139,8 @@ def build_spec(
     """
     from privtune.device.noise.registry import validate
 
+    if len({"surrogate_rank", "surrogate_language"} & set(given)) and "surrogates" not in given:
+        raise InvalidInput("--surrogate-rank and --surrogate-language need --surrogates identifying.")
     if "skip" in given and not given.get("tail"):
         raise InvalidInput("--skip needs a tail: give --tail as well.", param="skip")
     handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"

@@ -13,7 +13,7 @@ LEAST_TOKENS = 4  # fewer leave nothing to attack between the special tokens
 
 
 class PlannedJob(JobOptions):
-    """What an audit depends on."""
+    """What attacks on a job's releases depend on."""
 
     names: ClassVar[tuple[str, ...]] = ("task", "max_length", "mechanism", "cut", "tail", "skip")
 
@@ -26,6 +26,12 @@ class PlannedJob(JobOptions):
                 param="max_length",
             )
         return spec
+
+
+class PlannedAudit(PlannedJob):
+    """What an audit of one setting depends on."""
+
+    names = (*PlannedJob.names, "surrogates", "surrogate_rank", "surrogate_language")
 
 
 class PlannedTraining(PlannedJob):

@@ -22,6 +22,7 @@ LEAST: dict[str, Any] = {
     "suffix": None,
     "codec": "bf16",
     "mechanism": {"name": "dchi", "params": {}},
+    "surrogates": {"replace": "nothing", "rank": 50000, "language": "en"},
     "tuning": {
         "method": "lora",
         "rank": 8,
@@ -62,6 +63,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ),
     (f"{REVIEWS} --labels shared --suffix mine", {"labels": "shared", "num_labels": 2, "suffix": "mine"}),
     (f"{REVIEWS} --label-epsilon 2 --seed 7", {"label_epsilon": 2.0, "train": {"seed": 7}}),
+    (
+        f"{REVIEWS} --no-noise --surrogates identifying --surrogate-rank 5000",
+        {"mechanism": {"name": "none"}, "surrogates": {"replace": "identifying", "rank": 5000}},
+    ),
     (f"{REVIEWS} --no-noise --cut 0 --codec fp32", {"cut": 0, "codec": "fp32", "mechanism": {"name": "none"}}),
     (
         f"{REVIEWS} --lora-rank 4 --lora-alpha 8 --lora-dropout 0 --lora-targets query --lora-targets value "
