@@ -33,6 +33,8 @@ from tests.support.tiny_models import save_model
 # Two attacks and few iterations: what is tested here is what is made of their figures.
 SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.optimise, iterations=5))
 
+NOISE = ("--protect", "none", "--mechanism", "dchi")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -47,7 +49,7 @@ def folder(tmp_path_factory):
 
 def arguments(folder, out, *more):
     named = ("--model", folder / "model", "--data", folder / "train.csv", "--out", out, "--home", out / "home")
-    return ["tune-noise", *map(str, named), *more]
+    return ["tune-noise", *map(str, named), *NOISE, *more]
 
 
 def run(folder, out, *more):
@@ -250,7 +252,7 @@ def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(fo
 )
 def test_mistakes_end_in_one_line_before_a_model_is_read(options, words, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["tune-noise", "--model", "no-such-model", "--data", "no.csv", *options])
+        main(["tune-noise", "--model", "no-such-model", "--data", "no.csv", *NOISE, *options])
     err = capsys.readouterr().err
     assert caught.value.code == InvalidInput.exit_code
     assert words in err
