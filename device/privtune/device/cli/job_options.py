@@ -49,10 +49,10 @@ JOB_OPTIONS: dict[str, JobOption] = {
         skip="skip",
         labels="labels",
         label_epsilon="label_epsilon",
+        codec="codec",
         surrogates="surrogates.replace",
         surrogate_rank="surrogates.rank",
         surrogate_language="surrogates.language",
-        codec="codec",
     ),
     **_in(
         TRAINING,
@@ -143,6 +143,9 @@ def build_spec(
     from privtune.device.noise.registry import validate
 
     fields = protection(protect).fields(given.get("task", default_of("task")))
+    replace = given.get("surrogates", fields["surrogates"]["replace"])
+    if replace == "nothing" and {"surrogate_rank", "surrogate_language"} & set(given):
+        raise InvalidInput("--surrogate-rank and --surrogate-language need --surrogates identifying.")
     if "skip" in given and not given.get("tail", fields["tail"]):
         raise InvalidInput("--skip needs a tail: give --tail as well.", param="skip")
     handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"

@@ -13,19 +13,9 @@ LEAST_TOKENS = 4  # fewer leave nothing to attack between the special tokens
 
 
 class PlannedJob(JobOptions):
-    """What an audit depends on."""
+    """What attacks on a job's releases depend on."""
 
-    names: ClassVar[tuple[str, ...]] = (
-        "task",
-        "max_length",
-        "mechanism",
-        "cut",
-        "tail",
-        "skip",
-        "surrogates",
-        "surrogate_rank",
-        "surrogate_language",
-    )
+    names: ClassVar[tuple[str, ...]] = ("task", "max_length", "mechanism", "cut", "tail", "skip")
 
     def spec(self, params: Mapping[str, Any], protect: str) -> JobSpec:
         """The job, whose model is the owner's own copy and has no name in a cloud. Raises InvalidInput."""
@@ -38,7 +28,13 @@ class PlannedJob(JobOptions):
         return spec
 
 
+class PlannedAudit(PlannedJob):
+    """What an audit of one setting depends on."""
+
+    names = (*PlannedJob.names, "surrogates", "surrogate_rank", "surrogate_language")
+
+
 class PlannedTraining(PlannedJob):
     """What tuning depends on: the planned job is also trained. Surrogates have no strength to tune."""
 
-    names = (*(name for name in PlannedJob.names if not name.startswith("surrogate")), "epochs")
+    names = (*PlannedJob.names, "epochs")

@@ -137,8 +137,8 @@ class Worker:
         if question.cancel.is_set():
             return
         try:
-            ids = writer.prompts.ids(question.prompt, raw=question.raw)
-            question.reply = writer.begin(ids, question.sampling)
+            asked = writer.prompts.asked(question.prompt, raw=question.raw)
+            question.reply = writer.begin(asked, question.sampling)
         except Exception as error:
             question.notify(Update(error=_as_error(error)))
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from privtune.device.data.source import DataSource, class_numbers, label_remark, training_labels
+from privtune.device.data.source import DataSource, class_numbers, label_remark, own_terms, training_labels
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.policy import Policy
 from privtune.device.home.policy_file import home_policy
@@ -17,6 +17,7 @@ from privtune.device.home.run_request import RunRequest, unfinished
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
 from privtune.device.protections.protection import DEFAULT
 from privtune.device.session.run_settings import RunSettings
+from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 from privtune.device.training.job import RunResult, refuse_job, run_job
 from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import (
@@ -88,6 +89,9 @@ def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
 
 def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
     """Read all records once, so that mistakes show before a job exists. Returns the number of labels."""
+    terms = own_terms(spec.surrogates, train, validation)
+    if spec.surrogates.on:
+        Surrogates(spec.surrogates, bytes(SECRET_BYTES), terms)  # whether all that it needs is here
     records = train.load(spec.task)
     say(str(records))
     names = training_labels(records) if spec.task == "classification" else ()

@@ -30,7 +30,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "head_learning_rate": 0.2, "weight_decay": 0.3, "schedule": "cosine", "warmup_ratio": 0.4, "max_grad_norm": 2.0,
         "epochs": 7, "max_steps": 8, "batch_size": 9, "accumulation": 4, "max_length": 64, "seed": 11,
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
-        "gradient_checkpointing": True, "mechanism": "dchi", "surrogates": "nothing", "surrogate_rank": 5000,
+        "gradient_checkpointing": True, "mechanism": "dchi", "surrogates": "identifying", "surrogate_rank": 5000,
         "surrogate_language": "de",
     }  # fmt: skip
     # Shared labels can't be randomised ones, nor go with a tail.
@@ -57,6 +57,7 @@ def test_the_handle_reveals_nothing_unless_named():
     ("given", "words"),
     [
         ({"skip": "none"}, "give --tail as well"),
+        ({"protect": "none", "surrogate_rank": 5000}, "need --surrogates identifying"),
         ({"skip": "tuned", "tail": 1, "cut": 0}, "at cut 0 there are none"),
         ({"tail": -1}, r"--tail -1: should be greater than or equal to 0\."),
         ({"tail": 1, "labels": "shared"}, "labels: shared and a tail contradict each other"),

@@ -49,7 +49,8 @@ def test_the_same_work_is_found_again_until_it_is_done(tmp_path):
     asked(cloud="https://elsewhere").save(tmp_path, "ftjob-elsewhere")
     assert unfinished(tmp_path, asked()) == ["ftjob-new", "ftjob-old"]
     folder = JobFolder(tmp_path, "ftjob-new")
-    state = folder.begin(renamed, ("a", "b"), "f", None)
+    state = folder.begin(renamed, ("a", "b"), None)
+    folder.hold(state)
     assert unfinished(tmp_path, asked()) == ["ftjob-new", "ftjob-old"]
     folder.save(replace(state, final_step=10))
     assert unfinished(tmp_path, asked()) == ["ftjob-old"]

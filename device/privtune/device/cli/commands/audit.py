@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.data_options import TextColumn
+from privtune.device.cli.data_options import OwnTerms, TextColumn
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import NOISE, flag_of
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
-from privtune.device.cli.planned_job import PlannedJob
+from privtune.device.cli.planned_job import PlannedAudit
 from privtune.device.cli.printing import console_of, print_table
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
-# Options, besides those of PlannedJob, that contradict --transcript: the job has its own.
-_OF_THE_JOB = ("attribute", "unlabelled", "protect", "param", "frontier")
+# Options, besides those of PlannedAudit, that contradict --transcript: the job has its own.
+_OF_THE_JOB = ("attribute", "own_terms", "unlabelled", "protect", "param", "frontier")
 
 
 @guarded
 @grouped
 def audit(
-    job: PlannedJob,
+    job: PlannedAudit,
     model: Annotated[
         str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF file.", show_default=False)
     ] = None,
@@ -62,6 +62,7 @@ def audit(
         str | None, option("Column of a private attribute to infer. Default: the label.", DATA)
     ] = None,
     unlabelled: Annotated[bool, option("The data have no labels: attack the text only.", DATA, "--unlabelled")] = False,
+    own_terms: OwnTerms = None,
     limit: Annotated[int | None, option("Use at most this many records, drawn at random.", DATA)] = None,
     public_text: Annotated[
         Path | None,
@@ -131,7 +132,7 @@ def audit(
         _show(found, out, figures)
 
 
-def _simulated(job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
+def _simulated(job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run]:
     """The audit of what would be sent."""
     from privtune.device.audit.owner import AuditRequest, run_audit
     from privtune.device.data.records import Columns
@@ -146,7 +147,13 @@ def _simulated(job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
         raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
     spec = job.spec(params_of(options["param"] or ()), options["protect"] or DEFAULT)
     columns = Columns(text=options["text_column"], label=options["attribute"])
-    source = DataSource(path=options["data"], columns=columns, limit=options["limit"], seed=options["seed"])
+    source = DataSource(
+        path=options["data"],
+        columns=columns,
+        limit=options["limit"],
+        seed=options["seed"],
+        own_terms=options["own_terms"],
+    )
     request = AuditRequest(
         model=options["model"],
         source=source,
@@ -156,6 +163,7 @@ def _simulated(job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
         tail=spec.tail,
         skip=spec.skip,
         mechanism=spec.mechanism,
+        surrogates=spec.surrogates,
         max_length=spec.train.max_length,
         public_text=options["public_text"],
         size=_size(options),
@@ -165,7 +173,7 @@ def _simulated(job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
     return spec, lambda home, say, keep: run_audit(request, home, say, keep)
 
 
-def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
+def _recorded(job_id: str, job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run]:
     """The audit of what a job sent."""
     from privtune.device.agent.agent_config import load_agent_config
     from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from privtune.device.cli.connection import ModelConnection
-from privtune.device.cli.data_options import RecordColumns
+from privtune.device.cli.data_options import OwnTerms, RecordColumns
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import NOISE, JobOptions, build_spec
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
@@ -35,6 +35,7 @@ class TrainingData(RecordColumns):
     validation: Annotated[str | None, option("File of held-out records to evaluate on.", DATA)] = None
     holdout: Annotated[float | None, option("Fraction of --data to hold out instead, like 0.1.", DATA)] = None
     limit: Annotated[int | None, option("Use at most this many records, drawn at random.", DATA)] = None
+    own_terms: OwnTerms = None
     name: Annotated[str | None, option("Name of the data set that the cloud sees. Default: a random one.", DATA)] = None
 
     def sources(self, data: str, seed: int) -> tuple[DataSource, DataSource | None]:
@@ -55,7 +56,12 @@ class TrainingData(RecordColumns):
         if template is not None and not Path(template).is_file():
             raise InvalidInput(f"--chat-template {template}: no such file.", param="chat_template")
         train = DataSource(
-            path=_absolute(data) or "", columns=self.columns(), limit=self.limit, seed=seed, chat_template=template
+            path=_absolute(data) or "",
+            columns=self.columns(),
+            limit=self.limit,
+            seed=seed,
+            chat_template=template,
+            own_terms=_absolute(self.own_terms),
         )
         if self.holdout:
             return train.with_holdout(self.holdout)
