@@ -27,7 +27,7 @@ PEOPLE = (
     ("Marisol Etxeberria", "+1 415 555 0132", "marisol77@etxe.example"),
     ("Thaddeus Kvaran", "+47 22 85 50 50", "kvaran.t@fjord.example"),
 )
-OWN_TERM = "heron seven"  # lower case and common words: only the owner's list can find it
+OWN_TERM = "green window"  # lower case and common words: only the owner's list can find it
 CARRIERS = (
     "My name is {name} and the soup was cold, call me at {phone}.",
     "Please write to {mail} because {name} wants the money back for {term}.",

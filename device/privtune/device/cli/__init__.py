@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from privtune.device.cli.commands import jobs, ledger, tables, transcript
+from privtune.device.cli.commands import jobs, ledger, surrogates, tables, transcript
 from privtune.device.cli.commands.agent import agent
 from privtune.device.cli.commands.audit import audit
 from privtune.device.cli.commands.evaluate import evaluate
@@ -42,6 +42,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
+app.add_typer(surrogates.app, name="surrogates")
 app.command()(audit)
 app.command("tune-noise", epilog=EPILOG)(tune_noise)
 app.command()(predict)
