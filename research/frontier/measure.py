@@ -147,7 +147,8 @@ class Frontier:
         surrogates = Surrogates(SurrogateSpec(), hashlib.sha256(f"frontier-{seed}".encode()).digest())
         train, seen = surrogates.records(_records(self._folder / "train.tsv", self.sizes.train), "train")
         held_out, unseen = surrogates.records(_records(self._folder / f"{self.split}.tsv"), "held out")
-        facts = {"recognisers": list(surrogates.recognisers), **asdict(seen + unseen)}
+        covered = seen + unseen
+        facts = {"recognisers": list(surrogates.recognisers), **vars(covered), "kinds": dict(covered.kinds)}
         return Labelled(train=self._read(train), held_out=self._read(held_out)), facts
 
     def attack(self, cell: FrontierCell, seed: int) -> dict[str, Any]:
