@@ -11,7 +11,9 @@ import threading
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
+from privtune.device.cli import app
 from privtune.device.data.messages import ChatMessage
 from privtune.device.endpoint.endpoint_app import create_app
 from privtune.device.endpoint.worker import Worker
@@ -180,6 +182,8 @@ def test_report_ledger_and_screen_say_what_was_replaced(world, classifier):
     entries = [one for one in ledger_entries(world) if one["kind"] == "admitted" and one["job"] == job_id]
     assert {one["statement"]["row"] for one in entries} == {"surrogate"}
     assert {one["part"] for one in entries} == {"train", "validation", "predict"}
+    shown = CliRunner().invoke(app, ["ledger", "--home", str(world.settings.home), "--job", job_id]).output
+    assert shown.count("none + surrogates") == len(entries)
     again = [one for one in entries if one["part"] == "validation"][1]
     assert again["records"] == 0, "held-out records keep their surrogates: evaluating them again draws nothing"
 

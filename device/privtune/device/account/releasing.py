@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.job_folder import JobState
 from privtune.device.privacy.statements import Statement
+from privtune.device.release.beginnings import Beginnings
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.noising import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber
+from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import ReleaseStore
 from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.codec import BYTES_PER_ELEMENT
@@ -53,6 +55,7 @@ class Releasing:
     noise: what is drawn.
     store: where its releases are, under the scope of its noise.
     perturber: draws releases and stores them there.
+    beginnings: the rows of a language model's texts.
     statement: what may be claimed: for the mechanism, and for surrogates where there are any.
     width: D, the elements of a released vector.
     replacement: what surrogates did in the run's texts; None without surrogates.
@@ -64,6 +67,7 @@ class Releasing:
     noise: Noise
     store: ReleaseStore
     perturber: Perturber
+    beginnings: Beginnings
     statement: Statement
     width: int
     replacement: Replacement | None = None
@@ -127,6 +131,10 @@ class Releasing:
             **store_facts(self.store),
         }
 
+    def noises(self, texts: Iterable[RecordKey]) -> dict[str, Any]:
+        """How many noise distributions the costliest of these texts is drawn under, once it is drawn here too."""
+        return {"noises": 1 + max((self.store.other_laws(key) for key in texts), default=0)}
+
 
 @contextlib.contextmanager
 def open_releasing(
@@ -150,9 +158,19 @@ def open_releasing(
     noise = build_noise(package, spec.mechanism, spec.cut, home, own)
     own.pin(noise.fingerprint)
     store = ReleaseStore(home / "releases.sqlite", release_scope(noise, package, spec), STORE_BYTES)
-    with contextlib.closing(store):
-        statement = noise.mechanism.statement(noise.source)
-        perturber = Perturber(package.bottom, noise.mechanism, noise.source, store, spec.codec, noise.importance)
+    mechanism = noise.mechanism
+    beginnings = Beginnings(store, spec.codec, at_embedding=mechanism.injection == "embedding")
+    statement = mechanism.statement(noise.source)
+    with contextlib.closing(store), contextlib.closing(beginnings):
+        perturber = Perturber(
+            package.bottom,
+            mechanism,
+            noise.source,
+            store,
+            spec.codec,
+            noise.importance,
+            beginnings if spec.task == "causal-lm" and mechanism.row_by_row else None,
+        )
         try:
             yield Releasing(
                 spec=spec,
@@ -160,6 +178,7 @@ def open_releasing(
                 noise=noise,
                 store=store,
                 perturber=perturber,
+                beginnings=beginnings,
                 statement=statement if replacement is None else replacement.claim(statement),
                 width=package.hidden_size,
                 replacement=replacement,

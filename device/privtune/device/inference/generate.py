@@ -50,9 +50,8 @@ def open_writer(job_id: str, settings: RunSettings, say: Callable[[str], None] =
     if state.spec.task != "causal-lm":
         raise InvalidInput("this job trained a classifier, which can't write; use `privtune predict`")
     surrogates = state.surrogates()
-    replacement = Replacement.of(surrogates)
-    with open_tuned(job_id, settings, say, replacement) as tuned, tuned.texts() as texts:
-        writer = Writer(tuned, texts, surrogates, say)
+    with open_tuned(job_id, settings, say, Replacement.of(surrogates)) as tuned:
+        writer = Writer(tuned, tuned.texts(), surrogates, say)
         with contextlib.closing(writer):
             yield writer
 

@@ -35,7 +35,8 @@ _CAPITALISED = frozenset(
     pm ad bc god christmas easter internet english
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
-_POSSESSIVE = re.compile(r"['’]s$|['’]$")
+_POSSESSIVE = re.compile(r"['’](?:s|ll|ve|re|d|m)?$", re.IGNORECASE)  # and other short forms
+_HALVES = re.compile(r"(?:do|does|did|is|was|are|were|wo|would|could|should|has|have|had|ai)n|ll|ve")  # of short forms
 _TITLE_CASE = 0.6  # of a text's words: above it a capital says nothing
 _FEW_WORDS = 4  # a text too short to be a headline
 _CAPITAL_NOUNS = ("de", "lb")  # languages in which a capital says nothing
@@ -118,8 +119,8 @@ class Finder:
     def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
         word = match[0]
         bare = word[: len(word) - _possessive(word)]
-        plain = unicodedata.normalize("NFC", bare).lower()
-        if len(plain) == 1 or plain in _CAPITALISED:
+        plain = unicodedata.normalize("NFC", bare).lower().replace("’", "'")
+        if len(plain) == 1 or plain in _CAPITALISED or _HALVES.fullmatch(plain):
             return
         capital = self._is_capital_name(text, match, bare, telling, proper)
         if plain in self._lexicon.function_words and not (

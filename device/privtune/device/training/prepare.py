@@ -19,7 +19,7 @@ from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm, form_of
 from privtune.device.data.records import Records
-from privtune.device.data.source import DataSource, own_terms, training_labels
+from privtune.device.data.source import DataSource, own_terms, read_for_training
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import encode_records, load_bottom
@@ -28,6 +28,7 @@ from privtune.device.noise.base import Mechanism
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
+from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.replacement import HELD_OUT, TRAINED, Replacement
 from privtune.device.training.progress import TrainingProgress
@@ -135,9 +136,8 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
 def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
     """Read the data, load the model, and bring all records into the job's secret order."""
     spec, settings, folder = run.spec, run.settings, run.folder
-    original = train.load(spec.task)
-    held_out = validation.load(spec.task) if validation is not None else None
-    names = training_labels(original) if spec.task == "classification" else ()
+    say = run.progress.message if run.settings.tell_data else lambda _: None
+    original, held_out, names = read_for_training(train, validation, spec.task, say)
     if spec.num_labels not in (None, len(names)):
         raise InvalidInput(
             f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels",
@@ -148,6 +148,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
     records, held_out, replacement = _replaced(state, original, held_out)
+    trim()
     package = load_bottom(
         run.link,
         run.job_id,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from privtune.device.data.source import DataSource, class_numbers, label_remark, own_terms, training_labels
+from privtune.device.data.source import DataSource, own_terms, read_for_training
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.policy import Policy
 from privtune.device.home.policy_file import home_policy
@@ -45,11 +45,13 @@ class Consent:
     protection: the least protection by name; with `none`, clean vectors of a text in which nothing is replaced leave.
     shared_labels: labels go to the cloud.
     text_gradients: gradients of a language model leave, and they name its text.
+    another_noise: the data are released under another noise distribution than before.
     """
 
     protection: str = DEFAULT
     shared_labels: bool = False
     text_gradients: bool = False
+    another_noise: bool = False
 
 
 def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -> RunRequest:
@@ -77,7 +79,7 @@ def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -
     classes = check_data(request.train, request.validation, spec, say)
     if spec.labels == "shared":
         spec = _with_classes(spec, classes)
-    return replace(request, spec=spec)
+    return replace(request, spec=spec, another_noise=consent.another_noise)
 
 
 def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
@@ -92,16 +94,7 @@ def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, 
     terms = own_terms(spec.surrogates, train, validation)
     if spec.surrogates.on:
         Surrogates(spec.surrogates, bytes(SECRET_BYTES), terms)  # whether all that it needs is here
-    records = train.load(spec.task)
-    say(str(records))
-    names = training_labels(records) if spec.task == "classification" else ()
-    if (remark := label_remark(records, names)) is not None:
-        say(remark)
-    if validation is not None:
-        others = validation.load(spec.task)
-        say(f"held out: {len(others):,} records of {others.source}; columns: {others.columns}")
-        if names:
-            class_numbers(others, names)
+    _, _, names = read_for_training(train, validation, spec.task, say)
     return len(names)
 
 
@@ -152,7 +145,14 @@ def resume(
         train, validation = data()
         spec = _admitted(job, home, consent)
         check_data(train, validation, spec, say)
-        request = RunRequest(cloud=control.url, spec=spec, train=train, validation=validation, local_model=local_model)
+        request = RunRequest(
+            cloud=control.url,
+            spec=spec,
+            train=train,
+            validation=validation,
+            local_model=local_model,
+            another_noise=consent.another_noise,
+        )
         request.save(home, job_id)
     _release_hold(job, control)
     return request
@@ -165,7 +165,8 @@ def train(
 
     A pause and a lost cloud say how to resume; a refusal by the device's policy is reported to the cloud.
     """
-    settings = replace(settings, local_model=request.local_model)
+    allowed = settings.another_noise or request.another_noise
+    settings = replace(settings, local_model=request.local_model, another_noise=allowed)
     with job_lock(settings.home, job_id):
         try:
             return run_job(job_id, request.spec, request.train, request.validation, settings, progress, stop)

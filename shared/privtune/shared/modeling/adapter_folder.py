@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privtune.shared.errors import ArtifactCorrupt
+from privtune.shared.errors import ArtifactCorrupt, is_failure
 from privtune.shared.files import replacing_file, write_json
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.partition import Head
@@ -52,7 +52,8 @@ def add_head_to_adapter(
         _rewrite(folder / ADAPTER_WEIGHTS, {PEFT_PREFIX + name: value for name, value in state.items()})
         config["task_type"] = "SEQ_CLS" if classification else "CAUSAL_LM"
         config["inference_mode"] = True
-        config["modules_to_save"] = _modules_to_save(head) if classification else None
+        if classification:
+            config["modules_to_save"] = _modules_to_save(head)
     write_json(facts, config)
     if classification and label_names:
         write_json(folder / LABELS, {"id2label": dict(enumerate(label_names)), "num_labels": len(label_names)})
@@ -83,7 +84,9 @@ def _modules_to_save(head: Head) -> list[str]:
 def _rewrite(path: Path, extra: Mapping[str, Tensor]) -> None:
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors raises kinds of its own, not exported
+    except BaseException as error:  # safetensors raises kinds of its own, not exported, and may panic
+        if not is_failure(error):
+            raise
         raise ArtifactCorrupt(f"{path.name} can't be read as safetensors; fetch the adapter again") from error
     with replacing_file(path) as scratch:
         save_file({**tensors, **extra}, scratch, metadata={"format": "pt"})

@@ -50,6 +50,12 @@ def test_conversations_with_the_owners_own_template(tmp_path):
     assert train.chat_template == held_out.chat_template == str(tmp_path / "own.jinja")
 
 
+def test_the_owners_terms_count_from_the_file(tmp_path):
+    content = "datasets:\n  reviews: {path: a.csv, own_terms: terms.txt, holdout: 0.1}\n"
+    train, held_out = load(tmp_path, content).sources(job())
+    assert train.own_terms == held_out.own_terms == str(tmp_path / "terms.txt")
+
+
 def test_a_named_held_out_set_comes_before_the_share(tmp_path):
     train, held_out = load(tmp_path, GOOD).sources(job(validation_file="device://dev"))
     assert (train.part, held_out.path, held_out.part) == ("all", "/abs/dev.csv", "all")

@@ -61,6 +61,7 @@ def test_what_identifies_is_found(surrogates: Surrogates, text: str, units: dict
         "#Person1#: Hello, how are you? #Person2#: Fine, I'm on my way.",
         "I saw it on TV on Monday, Doctor.",
         "It took 3 hours.",
+        "I'll go. They've gone, and there'll be more. I didn ' t know, and you don’t. She’d say I’m wrong.",
         "Username: none. Name: none.",
         "Will you come? May I ask why?",
     ],

@@ -12,10 +12,10 @@ import typer
 
 from privtune.device.cli.data_options import OwnTerms, TextColumn
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import NOISE, flag_of
+from privtune.device.cli.job_options import flag_of
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
-from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
+from privtune.device.cli.options import DATA, NOISE, AsJson, Home, Threads, home_folder, limit_threads, option
 from privtune.device.cli.planned_job import PlannedAudit
 from privtune.device.cli.printing import console_of, print_table
 
