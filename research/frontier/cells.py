@@ -17,7 +17,7 @@ class FrontierCell:
     tail: last blocks, which the device trains with a skip while the cloud's stay frozen; 0: the cloud trains.
     tuned: a copy of the blocks below the cut is trained in the skip.
     alone: there is no cloud; the device's blocks read clean vectors.
-    surrogates: what identifies is replaced in all records first.
+    surrogates: what identifies is replaced in all records first, and words from this rank; None: nothing is.
     """
 
     family: str
@@ -27,7 +27,7 @@ class FrontierCell:
     tail: int = 0
     tuned: bool = False
     alone: bool = False
-    surrogates: bool = False
+    surrogates: int | None = None
 
     @property
     def spec(self) -> MechanismSpec:
@@ -48,7 +48,7 @@ def cells() -> dict[str, FrontierCell]:
         return {"groups": groups, "grades": grades, "injection": "embedding", **noised, **more}
 
     found = {"clean": FrontierCell(family="clean", mechanism="none", params={})}
-    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=True)
+    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=50_000)
     found |= {
         f"graded-{k}": FrontierCell(family="shared, graded", mechanism="shared", params=graded(k, "both"))
         for k in (4, 8, 2, 16)

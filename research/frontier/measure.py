@@ -128,7 +128,7 @@ class Frontier:
         training = UtilityTraining(epochs=self.sizes.epochs, precision=self.sizes.precision)
         noise = self._noise(cell, seed)
         reach = self._engine.utility_alone if cell.alone else self._engine.utility
-        data, coverage = self.surrogated(seed) if cell.surrogates else (self.data, None)
+        data, coverage = self.surrogated(cell.surrogates, seed) if cell.surrogates else (self.data, None)
         found = reach(self._engine.victim(noise, cell.cut), cell.depth, data, training, seed=seed)
         return {
             "accuracy": float(found.right_B.mean()),
@@ -140,11 +140,13 @@ class Frontier:
         }
 
     @cache  # noqa: B019 (one per process)
-    def surrogated(self, seed: int) -> tuple[Labelled, dict[str, Any]]:
+    def surrogated(self, rank: int, seed: int) -> tuple[Labelled, dict[str, Any]]:
         """The records with what identifies replaced, and the coverage of both parts. Each seed has its own secret."""
         from privtune.device.surrogates.surrogates import Surrogates
 
-        surrogates = Surrogates(SurrogateSpec(), hashlib.sha256(f"frontier-{seed}".encode()).digest())
+        surrogates = Surrogates(
+            SurrogateSpec(replace="identifying", rank=rank), hashlib.sha256(f"frontier-{seed}".encode()).digest()
+        )
         train, seen = surrogates.records(_records(self._folder / "train.tsv", self.sizes.train), "train")
         held_out, unseen = surrogates.records(_records(self._folder / f"{self.split}.tsv"), "held out")
         covered = seen + unseen

@@ -45,6 +45,7 @@ class MeasuredRow(BaseModel):
     strong: words named by the informed attack once it has ten times the public text.
     clear: content words that leave as they are, since they are not replaced.
     traffic: of a job with this setting.
+    surrogates: rank from which words are replaced, with what identifies; None: nothing is replaced.
     cell: its name in research/.
     seeds: of accuracy.
     sources: files of docs/results.
@@ -59,7 +60,7 @@ class MeasuredRow(BaseModel):
     skip: str
     mechanism: str
     params: dict[str, Any]
-    surrogates: bool
+    surrogates: int | None
     accuracy: Interval
     drop: Interval | None = None
     alone: Interval | None = None
@@ -133,7 +134,9 @@ def _settings_of(row: MeasuredRow) -> dict[str, Any]:
         "tail": row.tail,
         "skip": row.skip,
         "mechanism": {"name": row.mechanism, "params": row.params},
-        "surrogates": SurrogateSpec(replace="identifying" if row.surrogates else "nothing").model_dump(),
+        "surrogates": {"replace": "nothing"}
+        if row.surrogates is None
+        else {"replace": "identifying", "rank": row.surrogates},
     }
 
 

@@ -22,7 +22,7 @@ def row(name, **figures):
     fields = protection(name).fields("classification")
     setting = {key: fields[key] for key in ("cut", "tail")} | {"skip": fields.get("skip", "frozen")}
     setting |= {"mechanism": fields["mechanism"]["name"], "params": fields["mechanism"]["params"]}
-    setting["surrogates"] = fields["surrogates"]["replace"] == "identifying"
+    setting["surrogates"] = fields["surrogates"].get("rank")
     least = {"model": "M", "data": "D", "accuracy": (0.8, 0.7, 0.9), "cell": "c", "seeds": 3, "sources": ("c.jsonl",)}
     return MeasuredRow.model_validate(least | setting | figures)
 
@@ -86,11 +86,13 @@ def test_a_row_without_a_tail_has_no_skip(known):
     assert measured(job("none", skip="tuned").model_dump()) is not None
 
 
-def test_an_overridden_setting_is_said():
+def test_an_overridden_setting_is_said(known):
     assert departures(job("words"), "words") == []
     changed = job("words", cut=3, surrogates={"rank": 9_000})
     assert departures(changed, "words") == ["cut 3 instead of 2", "surrogates replace identifying instead of nothing"]
-    assert departures(job("names", surrogates={"rank": 90_000}), "names") == ["surrogates rank 90000 instead of 20000"]
+    assert departures(job("names", surrogates={"rank": 90_000}), "names") == ["surrogates rank 90000 instead of 50000"]
+    known(row("names", gain=(0.05, 0.04, 0.06)))
+    assert measured(job("names", surrogates={"rank": 90_000}).model_dump()) is None
     lines = announcement(changed, "words")
     assert lines[0].startswith("protection words: one of 32 codes")
     assert lines[1].startswith("overridden: cut 3 instead of 2; ")
@@ -102,7 +104,7 @@ def test_an_overridden_setting_is_said():
     [
         (job("none"), "nearly every word: nothing is replaced", "gradients tell most of them"),
         (job("names"), "every word that is not replaced; names, places", "`--label-epsilon` bounds this"),
-        (job("names", label_epsilon=2.0), "rarer than the 20,000 most common", "at most 2 nats of each label"),
+        (job("names", label_epsilon=2.0), "rarer than the 50,000 most common", "at most 2 nats of each label"),
         (job("names", labels="shared", num_labels=2), "is not replaced", "the cloud gets every label as it is"),
         (job("names", "causal-lm"), "is not replaced", "with surrogates in place of what is replaced"),
         (job("none", "causal-lm"), "nearly every word", "gradients name every word that the model learns to write"),
