@@ -45,6 +45,11 @@ def found(surrogates: Surrogates, text: str) -> dict[str, Kind]:
         ("they live in CF2 7MR now", {"CF2 7MR": Kind.CODE}),
         ("dial (+1 492 773 7704) then", {"+1 492 773 7704": Kind.CODE}),
         ("Min-jun plays", {"Min": Kind.FAMILY, "jun": Kind.GIVEN}),
+        ("Dear Mr Okonkwo, your flat is ready.", {"Okonkwo": Kind.FAMILY}),
+        ("we visited New York then", {"New York": Kind.PLACE}),
+        ("Marta said the insurer refused.", {"Marta": Kind.GIVEN}),
+        ("did mark get the job", {"mark": Kind.GIVEN}),
+        ("then peter and robert came", {"peter": Kind.GIVEN, "robert": Kind.GIVEN}),
         ("ask anna7 or user8812x", {"anna7": Kind.CODE, "user8812x": Kind.CODE}),
     ],
 )
@@ -57,6 +62,7 @@ def test_what_identifies_is_found(surrogates: Surrogates, text: str, units: dict
     [
         "Are you sure that this is a good idea? We will see.",
         "the baker will rose early, young and hopeful",
+        "i will go, and may i ask why? mark my words, i hope so.",
         "eatType[pub], priceRange[moderate], customer rating[5 out of 5]",
         "#Person1#: Hello, how are you? #Person2#: Fine, I'm on my way.",
         "I saw it on TV on Monday, Doctor.",
