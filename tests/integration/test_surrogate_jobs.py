@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,14 @@ def test_a_job_that_was_paused_ends_as_one_that_was_not(world):
     train(world, spec(world), job_id=other)
     assert JobFolder(world.settings.home, other).load().surrogate_secret == secret
     assert adapter_hash(world, other) == adapter_hash(world, whole)
+
+
+def test_ctrl_c_pauses_while_records_are_replaced(world):
+    job_id, stop = world.cloud.create_job(spec(world)), threading.Event()
+    stop.set()
+    with pytest.raises(JobPaused, match="while surrogates were drawn; nothing of the data was sent"):
+        train(world, spec(world), job_id=job_id, stop=stop)
+    train(world, spec(world), job_id=job_id)
 
 
 @pytest.mark.parametrize("change", ["rules", "terms"])

@@ -32,7 +32,7 @@ from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.replacement import HELD_OUT, TRAINED, Replacement
 from privtune.device.training.progress import TrainingProgress
-from privtune.shared.errors import InvalidInput
+from privtune.shared.errors import InvalidInput, JobPaused
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
 
@@ -147,7 +147,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     terms = own_terms(spec.surrogates, train, validation)
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
-    records, held_out, replacement = _replaced(state, original, held_out)
+    records, held_out, replacement = _replaced(run, state, original, held_out)
     trim()
     package = load_bottom(
         run.link,
@@ -184,15 +184,21 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
 
 
 def _replaced(
-    state: JobState, records: Records, held_out: Records | None
+    run: RunContext, state: JobState, records: Records, held_out: Records | None
 ) -> tuple[Records, Records | None, Replacement | None]:
     """The records as the model may read them, with surrogates where the job wants them."""
+
+    def pause(_: int) -> None:
+        if run.stop.is_set():
+            raise JobPaused("stopped while surrogates were drawn; nothing of the data was sent")
+
     surrogates = state.surrogates()
     if surrogates is None:
         return records, held_out, None
-    records, coverage = surrogates.records(records, TRAINED)
+    run.progress.message("replacing what identifies (Ctrl-C pauses)")
+    records, coverage = surrogates.records(records, TRAINED, pause)
     if held_out is not None:
-        held_out, more = surrogates.records(held_out, HELD_OUT)
+        held_out, more = surrogates.records(held_out, HELD_OUT, pause)
         coverage += more
     return records, held_out, Replacement.of(surrogates, coverage)
 
