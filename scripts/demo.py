@@ -68,7 +68,7 @@ def parse() -> argparse.Namespace:
     """Command line of the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="where everything is written")
-    parser.add_argument("--records", type=int, default=2000, help="training sentences")
+    parser.add_argument("--records", type=int, default=1600, help="training sentences")
     parser.add_argument("--held-out", type=int, default=800, help="sentences for evaluation")
     parser.add_argument("--epochs", type=int, default=2)
     return parser.parse_args()
