@@ -48,7 +48,6 @@ def cells() -> dict[str, FrontierCell]:
         return {"groups": groups, "grades": grades, "injection": "embedding", **noised, **more}
 
     found = {"clean": FrontierCell(family="clean", mechanism="none", params={})}
-    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=50_000)
     found |= {
         f"graded-{k}": FrontierCell(family="shared, graded", mechanism="shared", params=graded(k, "both"))
         for k in (4, 8, 2, 16)
@@ -98,6 +97,7 @@ def cells() -> dict[str, FrontierCell]:
             family=f"{hidden.family}, randomised response",
             cut=cut,
         )
+    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=50_000)
     found["clean-tail-1"] = FrontierCell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = FrontierCell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):

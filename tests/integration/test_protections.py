@@ -37,10 +37,12 @@ def test_without_an_option_names_is_the_protection_and_the_cloud_gets_settings_o
     assert job_spec(job).surrogates.replace == "identifying"
     assert job_spec(job).mechanism.name == "none"
     assert "protect" not in json.dumps(job)
+    again = owner("finetune", "--job", job_id_of(done))
+    assert said(again) == said(done)
 
 
 def test_an_overridden_setting_is_said(owner):
-    done = owner.finetune("--protect", "words", "--cut", "1", "--param", "codes=4", "--new")
+    done = owner.finetune("--protect", "words", "--cut", "1", "--param", "codes=4", "--another-noise")
     assert done.code == 0, done.err
     assert "overridden: cut 1 instead of 2; mechanism params codes=4" in done.out
     assert "no longer `words`" in done.out
@@ -50,7 +52,7 @@ def test_an_overridden_setting_is_said(owner):
 def test_a_job_over_rest_that_says_nothing_is_one_under_names_and_the_default_policy_admits_it(owner, tmp_path):
     spec = JobSpec(model="enc", training_file="device://sentences", train={"max_steps": 2, "max_length": 16})
     job_id = owner.world.cloud.create_job(spec)
-    data = write_sentences(tmp_path / "other.tsv", 40)  # the first jobs drew the world's under other settings
+    data = write_sentences(tmp_path / "other.tsv", 40, seed=7)  # the world's were drawn under other settings
     done = owner("agent", "--once", "--poll", "0.1", "--data", f"sentences={data}")
     assert done.code == 0, done.err
     assert "the cloud can read every word that is not replaced" in said(done)[0]

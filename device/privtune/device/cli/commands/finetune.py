@@ -144,6 +144,7 @@ def finetune(
     from privtune.device.home.policy import AuditRule
     from privtune.device.protections.announce import announcement
     from privtune.device.protections.protection import DEFAULT, protection
+    from privtune.device.protections.readable import what_the_cloud_reads
     from privtune.device.training.submit import Consent, check_request, resume, submit, train
 
     protect = protection(noise.protect or DEFAULT).name
@@ -176,6 +177,8 @@ def finetune(
                     consent,
                     screen.message,
                 )
+                for line in what_the_cloud_reads(request.spec):
+                    screen.message(line)
         limit_threads(connection.threads)
         rule = AuditRule() if noise.audit else None
         settings = replace(settings, record_frames=noise.record_frames, audit=rule)
