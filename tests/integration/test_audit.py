@@ -24,6 +24,7 @@ from privtune.device.data.encode import encode_classification
 from privtune.device.data.source import DataSource
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.registry import build
+from privtune.device.protections.measured import NO_GAIN
 from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
@@ -57,6 +58,8 @@ def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_pat
     page, facts, printed = audit(model, data, tmp_path, "--mechanism", "none", "--cut", "0")
     assert facts["verdict"]["level"] == "most"
     assert "Most of your text can be recovered" in printed
+    assert facts["cloud_gain"] == NO_GAIN
+    assert NO_GAIN in printed
     inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]
     assert {row["name"] for row in facts["attacks"]} == {
         "EIA-1",

@@ -26,6 +26,7 @@ from privtune.device.audit.tuning.tune import tune
 from privtune.device.audit.utility import UtilityTraining
 from privtune.device.cli import app, main
 from privtune.device.data.source import DataSource
+from privtune.device.protections.measured import NO_GAIN
 from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput, StorageFull
 from tests.support.texts import topic_row, write_rows
 from tests.support.tiny_models import save_model
@@ -108,6 +109,8 @@ def test_from_the_command_line_to_choice_page_and_picture(folder, tmp_path):
     assert strong["drop"]["low"] <= lost <= strong["drop"]["high"]
     assert facts["choice"]["met"]
     assert facts["choice"]["value"] == 200
+    assert facts["cloud_gain"] == NO_GAIN
+    assert NO_GAIN in printed
 
     command = shlex.split(facts["command"])
     assert facts["command"] in printed
