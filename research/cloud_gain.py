@@ -90,7 +90,7 @@ def report(results: Path, product: Path, pages: Sequence[Path] = ()) -> None:
 
 
 def measured_rows(results: Path) -> list[MeasuredRow]:
-    """A row for each cell of the test split that has a device alone to be compared with."""
+    """A row for each cell of the test split that has something to be compared with: a device alone, a small model."""
     facts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     reported: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted(results.glob("frontier-*-test.cells.jsonl")):
@@ -105,7 +105,7 @@ def measured_rows(results: Path) -> list[MeasuredRow]:
     return [
         _row(key, known[key[1]], facts[key], rights, reported, jobs)
         for key in facts
-        if not known[key[1]].alone and (key[0], ALONE.format(cut=known[key[1]].cut)) in facts
+        if not known[key[1]].alone and (key[0] != SMALL[0] or (key[0], ALONE.format(cut=known[key[1]].cut)) in facts)
     ]
 
 
@@ -118,7 +118,7 @@ def _row(
     jobs: dict[str, dict[str, Any]],
 ) -> MeasuredRow:
     model, cell = key
-    share_B, alone_B = rights[key], rights[model, ALONE.format(cut=setting.cut)]
+    share_B, alone_B = rights[key], rights.get((model, ALONE.format(cut=setting.cut)))
     job = jobs.get(JOBS.get(cell, "")) if model == "minilm" else None
     coverage = seeds[0].get("coverage")
     attacked = _attacked(key, reported)
@@ -133,8 +133,8 @@ def _row(
         surrogates=setting.surrogates,
         accuracy=interval_of(share_B),
         drop=reported[key]["drop"],
-        alone=interval_of(alone_B),
-        gain=interval_of(share_B - alone_B),
+        alone=None if alone_B is None else interval_of(alone_B),
+        gain=None if alone_B is None else interval_of(share_B - alone_B),
         gain_small=interval_of(share_B - rights[SMALL]) if SMALL in rights and key != SMALL else None,
         oblivious=attacked["oblivious"],
         informed=attacked["adaptive"],

@@ -108,13 +108,13 @@ def rows() -> tuple[MeasuredRow, ...]:
 
 
 def measured(settings: Mapping[str, Any]) -> MeasuredRow | None:
-    """The row of these settings, in the largest number of seeds; None: they were not measured.
+    """The row of these settings, one with a cloud gain and of most seeds; None: they were not measured.
 
     settings: fields of a `JobSpec`: cut, tail, skip, mechanism, surrogates.
     """
     wanted = _key(settings)
     found = [row for row in rows() if _key(_settings_of(row)) == wanted]
-    return max(found, key=lambda row: row.seeds, default=None)
+    return max(found, key=lambda row: (row.gain is not None, row.seeds), default=None)
 
 
 def measured_job(spec: JobSpec) -> MeasuredRow | None:
