@@ -10,7 +10,6 @@ import pytest
 from privtune.device.account.run_account import source_of
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder
-from privtune.device.home.policy import Budget, Policy
 from privtune.shared.errors import JobConflict, JobPaused, PolicyRefused
 from tests.support.planted import MAX_LENGTH, planted_world
 from tests.support.running import adapter_hash, cost, ledger_entries, run, same_order, stop_at, train
@@ -72,11 +71,10 @@ def test_other_surrogates_are_another_noise_distribution_where_there_is_noise(wo
         train(world, spec(world))
     assert (cost(world).noises, cost(world).jobs) == (1, 2)
     noisy = spec(world, mechanism={"name": "dchi"})
-    train(world, noisy)
+    train(world, noisy, settings=world.device(another_noise=True))
     assert cost(world).noises == 2
-    policy = Policy(budget=Budget(noises=2))
     with pytest.raises(PolicyRefused, match="another noise distribution"):
-        train(world, noisy, settings=world.device(policy=policy))
+        train(world, noisy)
 
 
 def test_a_label_is_drawn_once_whatever_the_surrogates(world):

@@ -116,6 +116,8 @@ def evaluate(
     records = source.load(state.spec.task)
     questions = _questions(source, state, generate) if generate else ()
     material = _material(records, questions, state)
+    if material.replacement is not None:
+        trim()  # the recognisers are gone before the model comes
     found, readable = _scored(job_id, material, settings, batch_size, say)
     if questions and not any(readable):
         raise DataInvalid(f"{records.source}: every prompt is longer than this model's context; shorten them.")

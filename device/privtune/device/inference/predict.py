@@ -18,6 +18,7 @@ from privtune.device.data.records import Columns, Record, Records
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.inference.tuned import TunedModel, open_tuned
 from privtune.device.model.objectives import pooled_positions
+from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.session.window import PendingBatch, SendAhead, forward_only
 from privtune.device.surrogates.coverage import Coverage
@@ -69,6 +70,8 @@ def predict(
     if state.spec.task != "classification":
         raise InvalidInput("predict is for classification jobs; this one is a language model")
     records, replacement = _records(texts, state)
+    if replacement is not None:
+        trim()  # the recognisers are gone before the model comes
     with open_tuned(job_id, settings, replacement=replacement) as tuned:
         given = _encode(records, tuned)
         order = tuned.state.order_of(given)

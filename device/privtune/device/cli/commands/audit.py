@@ -212,6 +212,8 @@ def _size(options: dict[str, Any]) -> Size:
 def _show(found: Audit, page: Path, figures: Path) -> None:
     verdict = found.document["verdict"]
     typer.echo(f"{verdict['headline']}.\n{verdict['text']}\n{found.document['cloud_gain']}\n")
+    if found.document["surrogates"] is not None:
+        typer.echo(f"{found.document['statement']['text']}\n")
     headings = ("attack", "variant", "knowledge", "of", "right", "95% interval", "floor")
     print_table([_attack_row(row) for row in found.document["attacks"]], headings, numbers=(4, 6))
     typer.echo(f"\nPage (contains your text, stays here): {page}\nFigures: {figures}")
