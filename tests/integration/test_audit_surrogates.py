@@ -88,7 +88,7 @@ def test_an_audit_before_a_job_attacks_the_text_that_surrogates_make(world):
     assert own_words(found) == 0
     assert found.document["statement"]["row"] == "surrogate"
     plain = run_audit(
-        replace(request, surrogates=SurrogateSpec(), source=replace(world.data, own_terms=None)),
+        replace(request, surrogates=SurrogateSpec(replace="nothing"), source=replace(world.data, own_terms=None)),
         world.settings.home,
         silent,
     )

@@ -192,7 +192,7 @@ def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
 def test_a_budget_is_kept_before_anything_is_sent(local_world):
     world = local_world
     job_id = tune(world)
-    settings = world.device(policy=Policy(allow_no_noise=True, budget=Budget(releases=2)))
+    settings = world.device(policy=Policy(protections=("none",), budget=Budget(releases=2)))
     generate_texts(job_id, PROMPTS[:2], settings, sampling=FREELY)
     with Proxy(world.settings.grpc_address) as proxy:
         careful = world.device(policy=settings.policy, grpc_address=proxy.address, local_model=str(world.models["dec"]))

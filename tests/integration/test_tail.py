@@ -234,7 +234,7 @@ def test_what_is_refused(local_world):
     with pytest.raises(InvalidInput, match="--skip none with this mechanism"):
         run(world, pooled)
     run(world, world.spec(tail=1, skip="none", mechanism=pooled.mechanism.model_dump(), train={"max_steps": 2}))
-    policy = Policy(allow_no_noise=True, gradients="none", budget=Budget(noises=None))
+    policy = Policy(protections=("none",), gradients="none", budget=Budget(noises=None))
     with pytest.raises(PolicyRefused, match="lets no gradient leave"):
         run(world, world.spec(), settings=world.device(policy=policy))
     run(world, world.spec(tail=1, train={"max_steps": 2}), settings=world.device(policy=policy))

@@ -3,8 +3,7 @@
 datasets:
   reviews: {path: reviews.csv, text: body, label: stars, holdout: 0.1}
 policy:
-  mechanisms: [dchi]
-  bounds: {dchi: {noise_ratio: {min: 8}}}
+  protections: [words]
 local_models:
   minilm: /models/minilm
 """

@@ -18,6 +18,7 @@ from privtune.device.cli.commands.finetune import EPILOG, finetune
 from privtune.device.cli.commands.generate import generate
 from privtune.device.cli.commands.info import mechanisms, version
 from privtune.device.cli.commands.predict import predict
+from privtune.device.cli.commands.protections import protections
 from privtune.device.cli.commands.push import push
 from privtune.device.cli.commands.serve import serve
 from privtune.device.cli.commands.tune import tune_noise
@@ -50,6 +51,7 @@ app.command()(serve)
 app.command(epilog=EPILOG)(evaluate)
 app.command()(export)
 app.command()(push)
+app.command()(protections)
 app.command()(mechanisms)
 app.command()(version)
 
@@ -66,8 +68,9 @@ def root(
       export PRIVTUNE_API_KEY=...
 
     \b
-    Then train a model, list your jobs, use the model privately, and export it:
-      privtune finetune --model minilm --data reviews.csv --holdout 0.1
+    Then compare protections, train a model, list your jobs, use the model privately, and export it:
+      privtune protections
+      privtune finetune --model minilm --data reviews.csv --holdout 0.1 --protect names
       privtune jobs list
       privtune predict JOB --text "a fine film"
       privtune export JOB ./adapter

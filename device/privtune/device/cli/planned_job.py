@@ -17,9 +17,9 @@ class PlannedJob(JobOptions):
 
     names: ClassVar[tuple[str, ...]] = ("task", "max_length", "mechanism", "cut", "tail", "skip")
 
-    def spec(self, mechanism: Mapping[str, Any]) -> JobSpec:
+    def spec(self, params: Mapping[str, Any], protect: str) -> JobSpec:
         """The job, whose model is the owner's own copy and has no name in a cloud. Raises InvalidInput."""
-        spec = build_spec(self.given | {"model": "local"}, mechanism)
+        spec = build_spec(self.given | {"model": "local"}, params, protect=protect)
         if spec.train.max_length < LEAST_TOKENS:
             raise InvalidInput(
                 f"--max-length {spec.train.max_length}: should be greater than or equal to {LEAST_TOKENS}.",
@@ -35,6 +35,6 @@ class PlannedAudit(PlannedJob):
 
 
 class PlannedTraining(PlannedJob):
-    """What tuning depends on: the planned job is also trained."""
+    """What tuning depends on: the planned job is also trained. Surrogates have no strength to tune."""
 
     names = (*PlannedJob.names, "epochs")

@@ -214,7 +214,7 @@ def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
     """Whether the policy allows what takes effect, and the job can learn from it; a message where it hardly will."""
     spec, policy = run.spec, run.settings.policy
     if policy is not None:
-        policy.check_resolved(mechanism.name, mechanism.resolved())
+        policy.check_resolved(spec, mechanism.resolved())
     clean = bool(spec.tail) and spec.skip != "none"
     if mechanism.shortens and spec.task == "causal-lm":
         raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")

@@ -92,7 +92,7 @@ def test_only_whole_names_are_known(tmp_path, handle):
             InvalidInput,
             r"unknown key datasets\.a\.labels; known here: path, text",
         ),
-        ("policy: {max_epoch: 3}", InvalidInput, r"unknown key policy\.max_epoch; known here: mechanisms, bounds"),
+        ("policy: {max_epoch: 3}", InvalidInput, r"unknown key policy\.max_epoch; known here: protections, mechanisms"),
         ("policy: {bounds: {dchi: {noise_ratio: {least: 1}}}}", InvalidInput, "known here: min, max, allowed"),
         ("datasets: {a: {}}", InvalidInput, r"datasets\.a\.path: field required"),
         ("datasets: {a: {path: ''}}", InvalidInput, r"datasets\.a\.path"),
@@ -117,5 +117,5 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_an_empty_configuration_knows_nothing_and_refuses_clean_vectors():
     config = AgentConfig()
     assert not config.knows("device://reviews")
-    assert not config.policy.allow_no_noise
+    assert config.policy.protections == ("names",)
     assert not config.policy.allow_shared_labels

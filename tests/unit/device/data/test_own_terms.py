@@ -30,7 +30,7 @@ def test_terms_of_training_and_held_out_records_count_once(source, tmp_path):
 
 def test_a_job_that_replaces_nothing_is_refused_and_the_cloud_learns_no_reason(source):
     with pytest.raises(InvalidInput, match="this job replaces nothing: add --surrogates identifying") as refused:
-        own_terms(SurrogateSpec(), source)
+        own_terms(SurrogateSpec(replace="nothing"), source)
     assert refused.value.private
 
 
