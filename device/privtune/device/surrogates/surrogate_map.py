@@ -62,14 +62,16 @@ class SurrogateMap:
         self._spans: dict[str, list[Span]] = {}  # by text
         self._counts: dict[Kind, int] = {}
 
-    def learn(self, texts: Sequence[str]) -> None:
+    def learn(self, texts: Sequence[str], found: Sequence[list[Span]] | None = None) -> None:
         """Find what identifies in texts, in addition to what the map has, and draw surrogates for it.
+
+        found: what the finder found in each of them, where it was asked about many texts at once.
 
         A word in clear that equals a surrogate is replaced too: otherwise it would come back as what the surrogate
         stands for.
         """
-        new = [text for text in dict.fromkeys(texts) if text not in self._spans]
-        for text, spans in zip(new, self._finder.find(new), strict=True):
+        new = [text for text in texts if text not in self._spans] if found is None else texts
+        for text, spans in zip(new, self._finder.find(new) if found is None else found, strict=True):
             self._spans[text] = spans
             for span in spans:
                 self._add(text[span.start : span.end], span.kind)
@@ -149,9 +151,10 @@ class SurrogateMap:
         for span in spans:
             taken[span.start : span.end] = b"\1" * (span.end - span.start)
         for match in self._known().finditer(text):
-            unit = self._units[match[0].lower()]
-            seen = case_of(match[0]) in unit.surfaces or case_of(match[0]) != "lower"
-            if seen and not any(taken[match.start() : match.end()]):
+            unit = self._units.get(match[0].lower())  # None: letters that only a pattern takes for the same
+            if unit is None or (case_of(match[0]) == "lower" and "lower" not in unit.surfaces):
+                continue
+            if not any(taken[match.start() : match.end()]):
                 spans.append(Span(match.start(), match.end(), unit.kind))
         return sorted(spans, key=lambda span: span.start)
 
@@ -166,7 +169,8 @@ class SurrogateMap:
         clear = [piece for piece in self.pieces(text) if piece.kind is None]
         for piece in clear:
             for match in bounded(kinds, ignore_case=True).finditer(piece.text):
-                yield match[0], kinds[match[0].lower()]
+                if match[0].lower() in kinds:
+                    yield match[0], kinds[match[0].lower()]
 
     def _back(self) -> dict[str, str]:
         """Every form in which a surrogate may be written, and what it stands for."""

