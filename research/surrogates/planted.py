@@ -34,7 +34,8 @@ GENERIC = frozenset(
     the of de la le les des du d l der die das am in and und et & road street lane crescent close court ave
     avenue drive way flat apt ltd inc co gmbh ab bank hospital college systems foundation insurance savings
     dental boulevard square terrace gardens suite unit rue chemin ul st sons partners group university school
-    clinic llc plc weg dollars pounds euros dr mr mrs
+    clinic llc plc weg dollars pounds euros dr mr mrs blvd mews hill trust works zum bis allée jr veterinary
+    logistik as brothers usd th
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
 

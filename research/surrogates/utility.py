@@ -136,7 +136,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
         "# Surrogates: what they cost a classifier",
         "",
         "`python -m research.surrogates.utility --data DATA`. MiniLM, every weight above the cut trained without noise,"
-        " on clean and on replaced texts at equal settings. Percent, mean over seeds; the difference with the 95% interval"
+        " on clean and on replaced texts at equal settings. Percent, mean over seeds; differences with the 95% interval"
         " of a bootstrap over the held-out records.",
         "",
         "| set | train | test | seeds | clean | surrogates | difference | words replaced | content words in clear |",
