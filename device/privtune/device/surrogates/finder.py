@@ -8,23 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from privtune.device.surrogates.formats import Formats
 from privtune.device.surrogates.kinds import Kind, Span, rare_kind
 from privtune.device.surrogates.lexicon import Lexicon
-from privtune.device.surrogates.pools import MONTHS
 from privtune.device.surrogates.recognisers import Recognised, Recognisers
 
 WORD = re.compile(r"(?<![^\W_])(?:(?:[A-Z]\.){2,}|[^\W\d_]+(?:['’][^\W\d_]+)*(?![^\W_]))")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_DATE = re.compile(r"(?<!\w)(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})(?!\w)")
-_YEAR = re.compile(r"(?<![\w.,/-])(?:19|20)\d\d(?![\w/-])(?![.,]\d)")
-_NUMBER = re.compile(r"(?<![\w])\d(?:[\d.,:/-]*\d)?(?!\w)")
-_MEASURE = re.compile(
-    r"(?<!\w)\d[\d.,]*(?:st|nd|rd|th|s|am|pm|[kcm]?m|[km]?g|lbs?|oz|ft|mph|k|[kmgt]b|[kmg]?hz|h|hrs?|min)(?!\w)",
-    re.IGNORECASE,
-)
-_CODE = re.compile(r"[^\W_]+(?:[-_./][^\W_]+)*")
-_LETTERS = re.compile(r"[^\W\d_]+")
-_STREET = re.compile(r"(?<!\w)\d(?=,?\s+[A-Z])")  # a house number before a name, however short
+_ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Capt|Lt|No|Nr|vs)\.\s*$")
+_LABEL = re.compile(r"\s?[:=]")
+_INITIALS = re.compile(r"(?<!\w)(?:(?:[A-Z]\.[ -]?)+|[B-HJ-Z] )$")  # before a name
+_INITIALS_AFTER = re.compile(r",? ((?:[A-Z]\. ?)*[A-Z]\.)(?!\w)")
 _BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
 
 # Capitalised inside a sentence, and nobody's name: days, titles, abbreviations.
@@ -35,10 +29,10 @@ _CAPITALISED = frozenset(
     pm ad bc god christmas easter internet english
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
-_MONTHS = frozenset(month.lower() for month in MONTHS)
 _POSSESSIVE = re.compile(r"['’]s$|['’]$")
 _TITLE_CASE = 0.6  # of a text's words: above it a capital says nothing
-_EVERYDAY = 3_000  # words this frequent make no name in lower case; in an entity they may surround one
+_FEW_WORDS = 4  # a text too short to be a headline
+_CAPITAL_NOUNS = ("de", "lb")  # languages in which a capital says nothing
 
 
 class Finder:
@@ -47,13 +41,17 @@ class Finder:
     def __init__(self, lexicon: Lexicon, recognisers: Recognisers, rank: int, own_terms: Sequence[str] = ()) -> None:
         self._lexicon, self._recognisers, self._rank = lexicon, recognisers, rank
         terms = sorted((re.escape(term) for term in own_terms), key=len, reverse=True)
+        self._formats = Formats(lexicon, rank)
+        self._months = frozenset(month.lower() for month in lexicon.months)
         self._own = re.compile(rf"(?<!\w)(?:{'|'.join(terms)})(?!\w)", re.IGNORECASE) if terms else None
 
     def find(self, texts: Sequence[str]) -> Iterator[list[Span]]:
         """The spans of each text, in order, without overlaps."""
         for text, recognised in zip(texts, self._recognisers.read(texts), strict=True):
             taken = bytearray(len(text))
-            yield sorted(self._free(self._candidates(text, recognised), taken), key=lambda span: span.start)
+            spans = list(self._free(self._candidates(text, recognised), taken))
+            spans += self._free(_initials(text, spans), taken)
+            yield _whole_tokens(text, sorted(spans, key=lambda span: span.start))
 
     @staticmethod
     def _free(candidates: Iterable[Span], taken: bytearray) -> Iterator[Span]:
@@ -68,7 +66,7 @@ class Finder:
         if self._own is not None:
             yield from (Span(match.start(), match.end(), Kind.TERM) for match in self._own.finditer(text))
         yield from recognised.formats
-        yield from self._numbers(text)
+        yield from self._formats.find(text)
         for entity in recognised.entities:
             yield from self._entity(text, entity)
         yield from self._words(text, recognised.proper)
@@ -93,9 +91,9 @@ class Finder:
     def _names(self, word: str) -> bool:
         """Whether a word of an entity belongs to the name: a capital, or no everyday word."""
         plain = word.lower()
-        if plain in _CAPITALISED or plain in _MONTHS or plain in self._lexicon.function_words:
+        if plain in _CAPITALISED or plain in self._months or plain in self._lexicon.function_words:
             return False
-        return word[0].isupper() or self._lexicon.rank(plain) >= _EVERYDAY or self._lexicon.is_name(plain)
+        return word[0].isupper() or not self._lexicon.is_everyday(plain) or self._lexicon.is_name(plain, capital=True)
 
     def _name_kind(self, word: str, place: int, of: int) -> Kind:
         """The first of several is a given name and the last a family name; others by the public lists."""
@@ -106,7 +104,8 @@ class Finder:
     def _words(self, text: str, proper: frozenset[int]) -> Iterator[Span]:
         matches = list(WORD.finditer(text))
         capitals = sum(match[0][0].isupper() for match in matches)
-        telling = capitals <= _TITLE_CASE * len(matches) or len(matches) < 4
+        telling = capitals <= _TITLE_CASE * len(matches) or len(matches) < _FEW_WORDS
+        telling = telling and self._lexicon.language not in _CAPITAL_NOUNS
         for match in matches:
             yield from self._word(text, match, telling=telling, proper=match.start() in proper)
 
@@ -118,12 +117,12 @@ class Finder:
             return
         capital = self._is_capital_name(text, match, bare, telling, proper)
         if plain in self._lexicon.function_words and not (
-            capital and (plain in _MONTHS or self._lexicon.is_listed(plain))
+            capital and (plain in self._months or self._lexicon.is_listed(plain))
         ):
             return
-        if plain in _MONTHS and bare[0].isupper():
+        if plain in self._months and bare[0].isupper():
             yield _unit(match, Kind.MONTH)
-        elif capital or self._lexicon.is_name(plain):
+        elif capital or self._lexicon.is_name(plain, capital=bare[0].isupper()):
             yield _unit(match, self._capital_kind(plain))
         elif self._lexicon.rank(plain) >= self._rank and not self._common_parts(bare):
             yield _unit(match, rare_kind(plain))
@@ -138,11 +137,12 @@ class Finder:
         return telling and not shouted and not _begins(text, match)
 
     def _only_begins(self, text: str, match: re.Match[str]) -> bool:
-        """An everyday word that is no listed name, with the capital of a sentence's beginning."""
-        return self._is_everyday(match[0].lower()) and _begins(text, match)
-
-    def _is_everyday(self, plain: str) -> bool:
-        return self._lexicon.rank(plain) < _EVERYDAY and not self._lexicon.is_listed(plain)
+        """A word that is no listed name, with the capital of a sentence's beginning: an everyday one, or a label."""
+        plain = match[0].lower()
+        label = self._lexicon.rank(plain) < self._rank and _LABEL.match(text, match.end()) is not None
+        return (
+            (label or self._lexicon.is_everyday(plain)) and not self._lexicon.is_listed(plain) and _begins(text, match)
+        )
 
     def _capital_kind(self, plain: str) -> Kind:
         lexicon = self._lexicon
@@ -159,29 +159,10 @@ class Finder:
             len(parts) > 1 and bare[0].islower() and all(self._lexicon.rank(one.lower()) < self._rank for one in parts)
         )
 
-    def _numbers(self, text: str) -> Iterator[Span]:
-        """Dates, codes of letters and digits, numbers of two digits or more, house numbers."""
-        if not any(letter.isdigit() for letter in text):
-            return
-        yield from _spans(_DATE, text, Kind.DATE)
-        yield from (span for span in _spans(_MEASURE, text, Kind.NUMBER) if _digits(text, span) > 1)
-        yield from _spans(_YEAR, text, Kind.YEAR)
-        yield from (span for span in _spans(_CODE, text, Kind.CODE) if self._is_code(text[span.start : span.end]))
-        yield from (span for span in _spans(_NUMBER, text, Kind.NUMBER) if _digits(text, span) > 1)
-        yield from _spans(_STREET, text, Kind.NUMBER)
-
-    def _is_code(self, written: str) -> bool:
-        """Letters with digits, but not a common word with a single one, like person1 or mp3."""
-        letters, digits = _LETTERS.findall(written), sum(letter.isdigit() for letter in written)
-        if not letters or not digits:
-            return False
-        common = self._lexicon.rank(written.lower()) < self._rank
-        plain = all(self._is_everyday(one.lower()) for one in letters)
-        return digits > 1 or not (common or plain)
-
 
 def _begins(text: str, match: re.Match[str]) -> bool:
-    return _BEGINS.search(text, max(0, match.start() - 8), match.start()) is not None
+    window = max(0, match.start() - 8), match.start()
+    return _BEGINS.search(text, *window) is not None and _ABBREVIATED.search(text, *window) is None
 
 
 def _unit(match: re.Match[str], kind: Kind) -> Span:
@@ -193,10 +174,48 @@ def _possessive(word: str) -> int:
     return len(found[0]) if found else 0
 
 
-def _spans(pattern: re.Pattern[str], text: str, kind: Kind) -> Iterator[Span]:
-    return (Span(match.start(), match.end(), kind) for match in pattern.finditer(text))
+def _initials(text: str, spans: Iterable[Span]) -> Iterator[Span]:
+    """The initials beside names."""
+    for span in spans:
+        if span.kind not in (Kind.GIVEN, Kind.FAMILY):
+            continue
+        before = _INITIALS.search(text, max(0, span.start - 12), span.start)
+        if before is not None:
+            yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
+        after = _INITIALS_AFTER.match(text, span.end)
+        if after is not None:
+            yield Span(after.start(1), after.end(1), Kind.INITIALS)
 
 
-def _digits(text: str, span: Span) -> int:
-    """A single digit identifies nobody."""
-    return sum(letter.isdigit() for letter in text[span.start : span.end])
+def _whole_tokens(text: str, spans: Iterable[Span]) -> list[Span]:
+    """Spans widened to the whole of what is written together: part of a user's name or number says the rest."""
+    whole: list[Span] = []
+    for span in spans:
+        start, end = span.start, span.end
+        while _joined(text, start):
+            start -= 1
+        while _joined(text, end):
+            end += 1
+        if whole and start < whole[-1].end:
+            continue  # a part of the token before
+        if (start, end) != (span.start, span.end):
+            letters = any(letter.isalpha() for letter in text[start:end])
+            span = Span(start, end, Kind.HANDLE if letters else Kind.NUMBER)
+        whole.append(span)
+    return whole
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether a token goes on across this place: in letters and digits, or from digit to digit over a separator."""
+    around = text[max(at - 2, 0) : at], text[at : at + 2]
+    if not all(around):
+        return False
+    before, after = around[0][-1], around[1][0]
+    if _in_token(before) and _in_token(after):
+        return True
+    over_next = before.isdigit() and after in ".," and around[1][1:].isdigit()
+    return over_next or (before in ".," and after.isdigit() and around[0][:-1].isdigit())
+
+
+def _in_token(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"

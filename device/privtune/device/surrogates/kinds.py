@@ -15,6 +15,8 @@ class Kind(StrEnum):
     ORGANISATION = "organisation"
     PLACE = "place"
     COUNTRY = "country"
+    INITIALS = "initials"
+    HANDLE = "user name"
     EMAIL = "e-mail address"
     URL = "web address"
     DATE = "date"

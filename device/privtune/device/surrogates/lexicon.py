@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import calendar
 import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
 
+MONTHS = tuple(calendar.month_name)[1:]
 FUNCTION_WORDS = 200  # so many of a language's most frequent words carry no content
+_EVERYDAY = 3_000  # words this frequent make no name in lower case; in an entity they may surround one
+_UNSURE = 500  # without a dictionary, a listed name that is more frequent than this is taken for a word
 _PLURAL_OF_NAMES = 0.03  # a common noun has a plural that is used more often than this fraction of its singular
 
 
@@ -26,6 +30,7 @@ class Lexicon:
         self._rank = {word: rank for rank, word in enumerate(listed)}
         self.by_rank = tuple(listed)
         self.function_words = frozenset(listed[:FUNCTION_WORDS])
+        self.months = _months(language)
         self.given, self.family, self.places, self.countries = _names(language)
         self._other_words: frozenset[str] = frozenset()
         self._nouns: frozenset[str] = frozenset()
@@ -42,11 +47,22 @@ class Lexicon:
         """Whether a word carries content."""
         return word.lower() not in self.function_words
 
-    def is_name(self, word: str) -> bool:
-        """Whether a lower-case word is likelier a name or place than a common word. Without a dictionary, never."""
-        if not self._other_words or word in self.function_words or word in self._other_words:
+    def is_everyday(self, word: str) -> bool:
+        """Whether a word in lower case is among the most frequent ones."""
+        return self.rank(word) < _EVERYDAY
+
+    def is_name(self, word: str, *, capital: bool = False) -> bool:
+        """Whether a word, given in lower case, is likelier a name or place than a common word.
+
+        capital: how it is written; without a dictionary only a capital tells a family name.
+        """
+        if word in self.function_words or not self.is_listed(word):
             return False
-        return self.is_listed(word) and (word not in self._nouns or not self._has_common_plural(word))
+        if not self._other_words:
+            return (capital and self.rank(word) >= _UNSURE) or (word in self.given and not self.is_everyday(word))
+        stems = {word, word.removesuffix("s"), word.removesuffix("es")}
+        common_noun = bool(stems & self._nouns) and self._has_common_plural(word)
+        return word not in self._other_words and not common_noun
 
     def is_dictionary_word(self, word: str) -> bool:
         """Whether a word or what it is derived from is in the dictionary, and no name; without one, any plain word."""
@@ -60,10 +76,25 @@ class Lexicon:
         return any(word in names for names in (self.given, self.family, self.places, self.countries))
 
     def _has_common_plural(self, word: str) -> bool:
-        zipf = functools.partial(self._wordfreq.zipf_frequency, lang=self.language)
-        if word.endswith("s") and zipf(word[:-1]) > zipf(word) - 0.5:
+        """Names are hardly ever in the plural; of a plural, the singular is in common use."""
+        frequency = functools.partial(self._wordfreq.word_frequency, lang=self.language)
+        if word.endswith("s") and frequency(word[:-1]) > frequency(word) / 3:
             return True
-        return bool(10 ** (zipf(word + "s") - zipf(word)) > _PLURAL_OF_NAMES)
+        plurals = [word + "s", word + "es", word[:-1] + "ies" if word.endswith("y") else ""]
+        return bool(sum(map(frequency, filter(None, plurals))) > _PLURAL_OF_NAMES * frequency(word))
+
+
+@functools.cache
+def _months(language: str) -> tuple[str, ...]:
+    """The names of the months; English ones where no list has the language's."""
+    from faker.providers import date_time
+
+    found: dict[str, None] = {}
+    for module in pkgutil.iter_modules(date_time.__path__):
+        if module.name.split("_")[0] == language:
+            provider = importlib.import_module(f"{date_time.__name__}.{module.name}").Provider
+            found |= dict.fromkeys(getattr(provider, "MONTH_NAMES", {}).values())
+    return tuple(found) or MONTHS
 
 
 @functools.cache

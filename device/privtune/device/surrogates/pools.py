@@ -12,15 +12,10 @@ from privtune.device.surrogates.lexicon import Lexicon
 
 Choose = Callable[[int], int]  # a number below its argument, uniform
 
-# fmt: off
-MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)
-# fmt: on
 _COMPANIES = ("Group", "Partners", "Holdings", "Industries", "Media", "Systems", "Foundation", "Labs", "Logistics")
 _MAIL_HOSTS = ("mailbox", "postbox", "inbox", "webmail", "letterbox", "fastpost")
 _YEARS = (1940, 100)  # the first, and how many
+_INITIALS = "BCDEFGHJKLMNOPRSTVWY"  # not A and I, which are words
 _ENDINGS = ("com", "net", "org")
 _SHORTEST = 4  # letters of a rare word
 
@@ -33,6 +28,7 @@ class Pools:
 
         self._given = tuple(dict.fromkeys(Persons.first_names))
         self._family = tuple(dict.fromkeys(Persons.last_names))
+        self._months = lexicon.months
         self._countries = _countries()
         rare: dict[Kind, list[str]] = {}
         for word in lexicon.by_rank[rank // 2 : rank]:  # nearly rare: they have few tokens and fit many sentences
@@ -44,6 +40,8 @@ class Pools:
         """A surrogate in mixed case. Of the surface, only the shape of numbers, dates and codes is looked at."""
         if kind in (Kind.NUMBER, Kind.CODE):
             return _shaped(surface, choose, letters=kind is Kind.CODE)
+        if kind is Kind.INITIALS:
+            return re.sub(r"[^\W\d_]", lambda _: _one_of(_INITIALS, choose), surface)
         if kind is Kind.YEAR:
             return str(_YEARS[0] + choose(_YEARS[1]))
         if kind is Kind.DATE:
@@ -63,10 +61,12 @@ class Pools:
         if kind is Kind.COUNTRY:
             return _one_of(self._countries, choose)
         if kind is Kind.MONTH:
-            return _one_of(MONTHS, choose)
+            return _one_of(self._months, choose)
         if kind is Kind.EMAIL:
             host = f"{_one_of(_MAIL_HOSTS, choose)}.{_one_of(_ENDINGS, choose)}"
             return f"{given}.{family}{10 + choose(90)}@{host}".lower()
+        if kind is Kind.HANDLE:
+            return f"{given}_{family}{10 + choose(90)}".lower()
         if kind is Kind.URL:
             return f"www.{given}-{family}.{_one_of(_ENDINGS, choose)}".lower()
         return family  # family names, the owner's terms, rare words of a kind that has no list

@@ -108,5 +108,13 @@ class Recognisers:
                 for entity in document.ents
                 if entity.label_ in _ENTITIES
             )
-            proper = frozenset(token.idx for token in document if token.tag_ in ("NNP", "NNPS"))
+            proper = frozenset(token.idx for token in document if _is_proper(token))
             yield Recognised(formats=self._patterns.formats(text), entities=entities, proper=proper)
+
+
+def _is_proper(token: Any) -> bool:
+    """A proper noun; also Will or May where no verb's infinitive can follow."""
+    if token.tag_ in ("NNP", "NNPS"):
+        return True
+    follows = token.doc[token.i + 1].tag_ if token.i + 1 < len(token.doc) else ""
+    return bool(token.tag_ == "MD" and token.is_title and follows in ("VBD", "VBZ"))
