@@ -14,7 +14,7 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,7 @@ def main() -> None:
     arguments = parse()
     began = time.monotonic()
     tools = {code: surrogates(code, arguments.rank) for code in ("en", "de", "fr")}
-    lexicon = tools["en"]._lexicon  # to plant names that the code does not know
-    records = plant(arguments.file, arguments.repeat, lambda word: word in lexicon.given or word in lexicon.family)
+    records = plant(arguments.file, arguments.repeat, known_names(tools["en"]))
     found = measure(records, tools)
     found["answers"] = check_answers(records, tools, arguments.answers)
     if arguments.data is not None:
@@ -77,6 +76,12 @@ def parse() -> argparse.Namespace:
 def surrogates(language: str, rank: int) -> Surrogates:
     """What the product makes of this language."""
     return Surrogates(SurrogateSpec(replace="identifying", language=language, rank=rank), SECRET)
+
+
+def known_names(tool: Surrogates) -> Callable[[str], bool]:
+    """Whether a name in lower case is in the code's lists, so that others are planted."""
+    lexicon = tool._lexicon
+    return lambda word: word in lexicon.given or word in lexicon.family
 
 
 def replaced_pieces(tool: Surrogates, text: str) -> list[Piece]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 _TABLES = {"sst2": "sst2/test.tsv", "trec": "trec/test.tsv", "ag_news": "ag_news/test.tsv"}
@@ -14,7 +15,12 @@ def real_texts(data: Path, count: int) -> dict[str, list[str]]:
     """`count` texts of each set, drawn once."""
     found = {name: _column(data / path) for name, path in _TABLES.items()}
     found["dialogsum"] = dialogues(data)
-    return {name: random.Random(0).sample(texts, min(count, len(texts))) for name, texts in found.items()}
+    return {name: sample(texts, count) for name, texts in found.items()}
+
+
+def sample(texts: Sequence[str], count: int) -> list[str]:
+    """The same ones in each run."""
+    return random.Random(0).sample(texts, min(count, len(texts)))
 
 
 def dialogues(data: Path) -> list[str]:

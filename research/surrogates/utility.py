@@ -3,10 +3,10 @@
     nice python -m research.surrogates.utility --data ../shared/data
 
 Each record is replaced by its own map, as a job does it, in training and held-out texts alike; then every weight of
-MiniLM above the cut is trained without noise (privtune.device.audit.utility). A finished cell (data set, arm, seed) is
-a line of docs/results/surrogates-utility.cells.jsonl; the same command resumes, then writes the table. Settings are
-those of `UtilityTraining`, and nothing is chosen. `planted` is a set rich in what identifies: sentences of Subj
-(subjective or objective) between carrier sentences with planted units.
+MiniLM above the cut is trained in bfloat16 without noise (privtune.device.audit.utility). A finished cell (data set,
+arm, seed) is a line of docs/results/surrogates-utility.cells.jsonl; the same command resumes, then writes the table.
+Settings are those of `UtilityTraining`, and nothing is chosen. `planted` is a set rich in what identifies: sentences of
+Subj (subjective or objective) between carrier sentences with planted units.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of records, maps, order and weights")
-    parser.add_argument("--train", type=int, default=3000, help="training records")
-    parser.add_argument("--test", type=int, default=2000, help="held-out records, at most")
+    parser.add_argument("--train", type=int, default=1500, help="training records")
+    parser.add_argument("--test", type=int, default=1000, help="held-out records, at most")
     parser.add_argument("--epochs", type=int, default=2)
     return parser.parse_args()
 
@@ -89,7 +89,7 @@ def measure(kept: MeasurementFile, name: str, arm: str, seed: int, arguments: ar
 
         data = Labelled(train=encoded(train), held_out=encoded(held_out))
         noise = engine.noise(MechanismSpec(name="none"), CUT, data.train, Path(home))
-        training = UtilityTraining(epochs=arguments.epochs)
+        training = UtilityTraining(epochs=arguments.epochs, precision="bfloat16")
         found = engine.utility(engine.victim(noise, CUT), Depth(cut=CUT), data, training, seed=seed)
     facts |= {
         "train": len(data.train),
