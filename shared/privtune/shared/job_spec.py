@@ -131,7 +131,7 @@ class SurrogateSpec(Strict):
         "replaced.",
     )
     rank: int = Field(
-        20_000,
+        50_000,
         ge=1_000,
         le=300_000,
         description="Words that public text uses less often than this many others are replaced too.",

@@ -6,6 +6,7 @@ In doubt a word is replaced: a word too many costs the model a little, a word to
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from privtune.device.surrogates.formats import Formats
@@ -13,12 +14,17 @@ from privtune.device.surrogates.kinds import Kind, Span, rare_kind
 from privtune.device.surrogates.lexicon import Lexicon
 from privtune.device.surrogates.recognisers import Recognised, Recognisers
 
-WORD = re.compile(r"(?<![^\W_])(?:(?:[A-Z]\.){2,}|[^\W\d_]+(?:['’][^\W\d_]+)*(?![^\W_]))")
+_LETTERS = r"(?:[^\W\d_][\u0300-\u036f]*)+"  # accents may be characters of their own
+WORD = re.compile(rf"(?<![^\W_])(?:(?:[A-Z]\.){{2,}}|{_LETTERS}(?:['’]{_LETTERS})*(?![^\W_]))")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Capt|Lt|No|Nr|vs)\.\s*$")
 _LABEL = re.compile(r"\s?[:=]")
 _INITIALS = re.compile(r"(?<!\w)(?:(?:[A-Z]\.[ -]?)+|[B-HJ-Z] )$")  # before a name
 _INITIALS_AFTER = re.compile(r",? ((?:[A-Z]\. ?)*[A-Z]\.)(?!\w)")
+_CAPITAL_BEFORE = re.compile(r"(?<!\w)([A-Z][^\W\d_]+) $")
+_CAPITAL_AFTER = re.compile(r" ([A-ZÄÖÜÉ][^\W\d_]+)(?!\w)")
+_SECOND_HALF = re.compile(r"-([^\W\d_]+)(?!\w)")
+_QUESTION = re.compile(r"[^.!?\n]*\?")
 _BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
 
 # Capitalised inside a sentence, and nobody's name: days, titles, abbreviations.
@@ -50,7 +56,7 @@ class Finder:
         for text, recognised in zip(texts, self._recognisers.read(texts), strict=True):
             taken = bytearray(len(text))
             spans = list(self._free(self._candidates(text, recognised), taken))
-            spans += self._free(_initials(text, spans), taken)
+            spans += self._free(self._beside(text, spans), taken)
             yield _whole_tokens(text, sorted(spans, key=lambda span: span.start))
 
     @staticmethod
@@ -112,8 +118,8 @@ class Finder:
     def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
         word = match[0]
         bare = word[: len(word) - _possessive(word)]
-        plain = bare.lower()
-        if len(bare) == 1 or plain in _CAPITALISED:
+        plain = unicodedata.normalize("NFC", bare).lower()
+        if len(plain) == 1 or plain in _CAPITALISED:
             return
         capital = self._is_capital_name(text, match, bare, telling, proper)
         if plain in self._lexicon.function_words and not (
@@ -124,8 +130,8 @@ class Finder:
             yield _unit(match, Kind.MONTH)
         elif capital or self._lexicon.is_name(plain, capital=bare[0].isupper()):
             yield _unit(match, self._capital_kind(plain))
-        elif self._lexicon.rank(plain) >= self._rank and not self._common_parts(bare):
-            yield _unit(match, rare_kind(plain))
+        elif self._is_rare(text, match, bare, plain):
+            yield _unit(match, self._capital_kind(plain) if bare[0].isupper() else rare_kind(plain))
 
     def _is_capital_name(self, text: str, match: re.Match[str], bare: str, telling: bool, proper: bool) -> bool:
         """A capital inside a sentence is a name; at its beginning and in headlines the part of speech decides."""
@@ -135,6 +141,10 @@ class Finder:
             return not self._only_begins(text, match)
         shouted = bare.isupper() and self._lexicon.rank(bare.lower()) < self._rank
         return telling and not shouted and not _begins(text, match)
+
+    def _is_rare(self, text: str, match: re.Match[str], bare: str, plain: str) -> bool:
+        label = bare[0].isupper() and self._only_begins(text, match)
+        return self._lexicon.is_rare(plain, self._rank) and not label and not self._common_parts(bare)
 
     def _only_begins(self, text: str, match: re.Match[str]) -> bool:
         """A word that is no listed name, with the capital of a sentence's beginning: an everyday one, or a label."""
@@ -152,12 +162,30 @@ class Finder:
             return Kind.GIVEN
         return Kind.PLACE if plain in lexicon.places and plain not in lexicon.family else Kind.FAMILY
 
+    def _beside(self, text: str, spans: Iterable[Span]) -> Iterator[Span]:
+        """What belongs to the names beside it: initials, a name that is a common word too, a second half."""
+        for span in spans:
+            if span.kind not in (Kind.GIVEN, Kind.FAMILY):
+                continue
+            if before := _INITIALS.search(text, max(0, span.start - 12), span.start):
+                yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
+            if after := _INITIALS_AFTER.match(text, span.end):
+                yield Span(after.start(1), after.end(1), Kind.INITIALS)
+            first = _CAPITAL_BEFORE.search(text, max(0, span.start - 30), span.start)
+            if first and self._lexicon.is_listed(first[1].lower()) and not _QUESTION.match(text, span.end):
+                yield Span(*first.span(1), Kind.GIVEN)
+            second = _CAPITAL_AFTER.match(text, span.end) if span.kind is Kind.GIVEN else None
+            if second and not self._lexicon.is_everyday(second[1].lower()):
+                yield Span(*second.span(1), Kind.FAMILY)
+            half = _SECOND_HALF.match(text, span.end)
+            if half and not self._lexicon.is_everyday(half[1]):
+                yield Span(*half.span(1), Kind.GIVEN)
+
     def _common_parts(self, bare: str) -> bool:
         """Whether a word in camelCase is put together from common words, as names of fields are."""
-        parts = _CAMEL.findall(bare)
-        return (
-            len(parts) > 1 and bare[0].islower() and all(self._lexicon.rank(one.lower()) < self._rank for one in parts)
-        )
+        parts = _CAMEL.findall(bare) if bare[0].islower() else []
+        common = all(self._lexicon.rank(part.lower()) < self._rank for part in parts)
+        return len(parts) > 1 and "".join(parts) == bare and common
 
 
 def _begins(text: str, match: re.Match[str]) -> bool:
@@ -172,19 +200,6 @@ def _unit(match: re.Match[str], kind: Kind) -> Span:
 def _possessive(word: str) -> int:
     found = _POSSESSIVE.search(word)
     return len(found[0]) if found else 0
-
-
-def _initials(text: str, spans: Iterable[Span]) -> Iterator[Span]:
-    """The initials beside names."""
-    for span in spans:
-        if span.kind not in (Kind.GIVEN, Kind.FAMILY):
-            continue
-        before = _INITIALS.search(text, max(0, span.start - 12), span.start)
-        if before is not None:
-            yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
-        after = _INITIALS_AFTER.match(text, span.end)
-        if after is not None:
-            yield Span(after.start(1), after.end(1), Kind.INITIALS)
 
 
 def _whole_tokens(text: str, spans: Iterable[Span]) -> list[Span]:

@@ -49,7 +49,7 @@ class Formats:
         self._lexicon, self._rank = lexicon, rank
         short = {month[:_SHORT] for month in lexicon.months} | {"sept"}
         months = "|".join(sorted({*lexicon.months, *short}, key=len, reverse=True))
-        day = r"(?P<day>\d{1,2})(?:st|nd|rd|th|er|\.)?"
+        day = r"(?P<day>\d{1,2}(?:st|nd|rd|th|er)?)\.?"
         self._days = tuple(
             re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE)
             for pattern in (rf"{day}(?:\s+(?:of|de))?[\s-]+(?P<month>{months})", rf"(?P<month>{months})\.?\s+{day}")
@@ -78,7 +78,7 @@ class Formats:
         for pattern in _STREETS:
             for match in pattern.finditer(text):
                 number, name = ("number", "name") if pattern.groupindex else (1, 2)
-                words = [word.lower() for word in _LETTERS.findall(match[name])[:-1]]
+                words = _LETTERS.findall(match[name])[:-1]  # "2 people on the road" is no address, "2 The Row" is one
                 if pattern is not _STREETS[0] or not self._lexicon.function_words.intersection(words):
                     yield Span(*match.span(name), Kind.PLACE)
                     yield Span(*match.span(number), Kind.NUMBER)

@@ -54,7 +54,9 @@ def case_of(surface: str) -> Case:
 
 
 def in_case(written: str, case: Case) -> str:
-    """A surrogate, which is listed in mixed case, in the case of what it replaces."""
+    """A surrogate in the case of what it replaces, different for each case."""
+    if case == "mixed" and written == written.lower():
+        return written[:1].upper() + written[1:]
     return {"lower": written.lower(), "upper": written.upper(), "mixed": written}[case]
 
 

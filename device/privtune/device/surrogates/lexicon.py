@@ -6,12 +6,13 @@ import calendar
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 
 MONTHS = tuple(calendar.month_name)[1:]
 FUNCTION_WORDS = 200  # so many of a language's most frequent words carry no content
 _EVERYDAY = 3_000  # words this frequent make no name in lower case; in an entity they may surround one
+_UNKNOWN = 10_000  # words of no dictionary that are rarer than this may be names
 _UNSURE = 500  # without a dictionary, a listed name that is more frequent than this is taken for a word
 _PLURAL_OF_NAMES = 0.03  # a common noun has a plural that is used more often than this fraction of its singular
 
@@ -68,20 +69,49 @@ class Lexicon:
         """Whether a word or what it is derived from is in the dictionary, and no name; without one, any plain word."""
         if not word.isalpha() or self.is_listed(word):
             return False
-        stems = (word, word[:-1], word[:-2], word[:-3], word[:-3] + "e")
-        return not self._other_words or any(stem in self._nouns or stem in self._other_words for stem in stems)
+        return not self._other_words or any(stem in self._nouns or stem in self._other_words for stem in _stems(word))
+
+    def is_rare(self, word: str, rank: int) -> bool:
+        """Whether a word in lower case is rarer than `rank`; one of no dictionary may be a name, and is rare sooner."""
+        known = not self._other_words or (self.is_dictionary_word(word) and not self._is_like_a_name(word))
+        return self.rank(word) >= (rank if known else min(rank, _UNKNOWN))
 
     def is_listed(self, word: str) -> bool:
         """Whether a word in lower case is a name or place of the public lists."""
         return any(word in names for names in (self.given, self.family, self.places, self.countries))
+
+    def _is_like_a_name(self, word: str) -> bool:
+        """Whether a dictionary's noun is in the singular only, as its towns and people are."""
+        others = any(stem in self._other_words for stem in _stems(word))
+        return word in self._nouns and not others and not any(plural in self._rank for plural in _plurals(word))
 
     def _has_common_plural(self, word: str) -> bool:
         """Names are hardly ever in the plural; of a plural, the singular is in common use."""
         frequency = functools.partial(self._wordfreq.word_frequency, lang=self.language)
         if word.endswith("s") and frequency(word[:-1]) > frequency(word) / 3:
             return True
-        plurals = [word + "s", word + "es", word[:-1] + "ies" if word.endswith("y") else ""]
-        return bool(sum(map(frequency, filter(None, plurals))) > _PLURAL_OF_NAMES * frequency(word))
+        return bool(sum(map(frequency, _plurals(word))) > _PLURAL_OF_NAMES * frequency(word))
+
+
+def _plurals(word: str) -> tuple[str, ...]:
+    return (word + "s", word + "es", *((word[:-1] + "ies",) if word.endswith("y") else ()))
+
+
+_ENDINGS = {  # of an inflected or derived word, and what they replace
+    "s": ("",), "es": ("",), "ies": ("y",), "d": ("",), "ed": ("",), "ied": ("y",), "ing": ("", "e"), "er": ("", "e"),
+    "est": ("", "e"), "ier": ("y",), "iest": ("y",), "ly": ("", "le"), "ily": ("y",), "ness": ("",), "iness": ("y",),
+}  # fmt: skip
+
+
+def _stems(word: str) -> Iterator[str]:
+    """The word, and what it may be an inflection of."""
+    yield word
+    for ending, originals in _ENDINGS.items():
+        if word.endswith(ending):
+            stem = word.removesuffix(ending)
+            yield from (stem + original for original in originals)
+            if stem[-1:] == stem[-2:-1]:
+                yield stem[:-1]  # running
 
 
 @functools.cache

@@ -180,6 +180,6 @@ class SurrogateMap:
                 back[in_case(unit.surrogate, case)] = surface
         for unit in self._units.values():  # cases that the text has not, but an answer may have
             seen = unit.surfaces.get("mixed") or unit.surfaces.get("upper") or unit.surfaces["lower"].title()
-            back.setdefault(unit.surrogate, seen)
+            back.setdefault(in_case(unit.surrogate, "mixed"), seen)
             back.setdefault(unit.surrogate.upper(), seen.upper())
         return back

@@ -33,6 +33,18 @@ def found(surrogates: Surrogates, text: str) -> dict[str, Kind]:
         ("we live at 7 Elm now", {"7": Kind.NUMBER, "Elm": Kind.FAMILY}),
         ("the rash was erysipeloid after all", {"erysipeloid": Kind.RARE}),
         ("about project bluebird and Zeta 9", {"project bluebird": Kind.TERM, "Zeta 9": Kind.TERM}),
+        ("contact person - Will Tesfaye", {"Will": Kind.GIVEN, "Tesfaye": Kind.FAMILY}),
+        ("signed by A. B. Kealoha", {"A. B.": Kind.INITIALS, "Kealoha": Kind.FAMILY}),
+        ("so ask my cousin květa, please", {"květa": Kind.RARE}),
+        ("so ask my cousin kve\u030cta, please", {"kve\u030cta": Kind.PLACE}),
+        ("then we moved to ibadan", {"ibadan": Kind.RARE}),
+        ("it was 979 Old Tannery Way then", {"979": Kind.NUMBER, "Old Tannery Way": Kind.PLACE}),
+        ("come on 5 March or march 8th", {"5": Kind.NUMBER, "March": Kind.MONTH, "8th": Kind.NUMBER}),
+        ("ask the_real_kipchoge today", {"the_real_kipchoge": Kind.HANDLE}),
+        ("write to vasiliki.svobodova now", {"vasiliki.svobodova": Kind.HANDLE}),
+        ("they live in CF2 7MR now", {"CF2 7MR": Kind.CODE}),
+        ("dial (+1 492 773 7704) then", {"+1 492 773 7704": Kind.CODE}),
+        ("Min-jun plays", {"Min": Kind.FAMILY, "jun": Kind.GIVEN}),
         ("ask anna7 or user8812x", {"anna7": Kind.CODE, "user8812x": Kind.CODE}),
     ],
 )
@@ -49,6 +61,8 @@ def test_what_identifies_is_found(surrogates: Surrogates, text: str, units: dict
         "#Person1#: Hello, how are you? #Person2#: Fine, I'm on my way.",
         "I saw it on TV on Monday, Doctor.",
         "It took 3 hours.",
+        "Username: none. Name: none.",
+        "Will you come? May I ask why?",
     ],
 )
 def test_everyday_words_stay(surrogates: Surrogates, text: str) -> None:
