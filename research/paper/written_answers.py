@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from privtune.device.audit.attacks.attack import Say, silent
 from privtune.device.data.encode import BoolArray, IntArray
 from privtune.device.inference.generation.growing_rows import GrowingText, RowSource
+from privtune.device.release.beginnings import Beginnings
 from privtune.device.release.noising import Noise
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import decode
@@ -47,8 +48,9 @@ def write_answers(
     tuned.eval()
     with tempfile.TemporaryDirectory() as folder:
         store = ReleaseStore(Path(folder) / "rows.sqlite", noise.fingerprint, _STORE_BYTES)
-        with contextlib.closing(store):
-            rows = RowSource(bottom=parts.bottom, noise=noise, store=store, codec=_CODEC)
+        beginnings = Beginnings(store, _CODEC, at_embedding=noise.mechanism.injection == "embedding")
+        with contextlib.closing(store), contextlib.closing(beginnings):
+            rows = RowSource(bottom=parts.bottom, noise=noise, beginnings=beginnings, codec=_CODEC)
             answers = [_Answer(rows, tuned, prompt, _room(parts, prompt, longest)) for prompt in prompts]
             _write(answers, tuned, parts.end_ids, longest, say)
     return [parts.tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]

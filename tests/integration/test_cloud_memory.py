@@ -1,4 +1,4 @@
-"""A cloud without memory gives one job a reason, frees what it held, and serves the others."""
+"""A cloud short of memory computes in parts; without any it gives the job a reason, and serves the others."""
 
 import threading
 
@@ -9,6 +9,7 @@ from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.top_session import TopSession
 from privtune.device.inference.predict import predict
 from privtune.shared.errors import CloudOutOfMemory
+from privtune.shared.modeling.partition import Top
 from tests.support.running import adapter_hash, run, same_order, wait_for
 from tests.support.world import Watcher
 
@@ -62,6 +63,28 @@ def test_a_job_that_needs_too_much_waits_with_the_reason_and_others_finish(local
     assert world.cloud.status(greedy)[1].startswith("the cloud is out of memory")
     run(world, spec, job_id=greedy)
     assert adapter_hash(world, greedy) == adapter_hash(world, calm_id)
+
+
+def test_a_micro_batch_that_needs_too_much_is_computed_in_parts(local_world, monkeypatch):
+    world, calm, short = local_world, Watcher(), Watcher()
+    spec = world.spec(model="dec", train={"max_steps": 6})  # without dropout
+    calm_id, _ = run(world, spec, watcher=calm)
+    job_id = world.cloud.create_job(spec)
+    same_order(world, calm_id, job_id)
+    whole, sizes = Top.forward, []
+
+    def forward(self, h_BTD, *arguments):
+        sizes.append(len(h_BTD))
+        if len(h_BTD) > 3:
+            on_a_cpu()
+        return whole(self, h_BTD, *arguments)
+
+    monkeypatch.setattr(Top, "forward", forward)
+    run(world, spec, job_id=job_id, watcher=short)
+    assert {8, 4, 2} <= set(sizes)
+    assert world.cloud.status(job_id)[0] == "succeeded"
+    assert len(short.starts) == 1
+    assert short.losses == pytest.approx(calm.losses, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["partition", "top", "bottom_package"])

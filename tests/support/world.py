@@ -187,7 +187,10 @@ class ProcessCloud:
 
 @dataclass(kw_only=True)
 class World:
-    """A running cloud with tiny models `enc` and `dec`, a data set, and settings of a device."""
+    """A running cloud with tiny models `enc` and `dec`, a data set, and settings of a device.
+
+    Its owner allows any number of noise distributions for the one data set.
+    """
 
     cloud: Any
     folder: Path
@@ -243,7 +246,9 @@ def build_world(folder: Path, cloud_type: type = InProcessCloud) -> World:
         cloud=cloud,
         folder=folder,
         models=models,
-        settings=RunSettings(grpc_address=cloud.grpc_address, api_key=cloud.api_key, home=folder / "home"),
+        settings=RunSettings(
+            grpc_address=cloud.grpc_address, api_key=cloud.api_key, home=folder / "home", another_noise=True
+        ),
         data=DataSource(path=str(write_sentences(folder / "train.tsv", 160))),
         validation=DataSource(path=str(write_sentences(folder / "dev.tsv", 40, seed=1))),
     )

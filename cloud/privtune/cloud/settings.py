@@ -30,13 +30,16 @@ class Settings(BaseModel):
     max_memory_bytes: int = Field(
         8192 * MIB,
         ge=64 * MIB,
-        description="Memory of all jobs together beside the models: released vectors, forward passes that wait for "
-        "their gradients, texts.",
+        description="Memory of all jobs together beside the models: what streams sent, released vectors, forward "
+        "passes that wait for their gradients, texts, trained weights and their optimisers.",
     )
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
     max_jobs_per_owner: int = Field(100, ge=1, description="Unfinished jobs that an owner may have.")
+    max_changes_per_minute: int = Field(
+        120, ge=1, description="Jobs that an owner may create, pause or resume within a minute."
+    )
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

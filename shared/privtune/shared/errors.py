@@ -25,6 +25,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- PortInUse               a server can't listen on the address
     |- StorageFull             no room to write, or not allowed to
     |- CloudOutOfMemory        the cloud has no memory left for this
+    |- RateLimited             too many requests in a short time
     |- ArtifactCorrupt         a downloaded or stored file does not match its hash
     |- JobFailed               the job ended as failed
     |- JobCancelled            the job was cancelled
@@ -33,6 +34,8 @@ and what to do, and never carries private text, labels or paths of the other sid
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class PrivTuneError(Exception):
@@ -209,6 +212,20 @@ class CloudOutOfMemory(PrivTuneError):
     help = "The cloud ran out of memory; the job waits. Lower --batch-size or --max-length, or run it again later."
 
 
+class RateLimited(PrivTuneError):
+    """Too many requests in a short time.
+
+    retry_after_s: seconds until one more is allowed.
+    """
+
+    reason, grpc_status, http_status, exit_code = "RATE_LIMITED", "RESOURCE_EXHAUSTED", 429, 18
+    help = "Too many requests came in a short time. Wait as long as the message says, then run it again."
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, **fields: Any) -> None:
+        super().__init__(message, **fields)
+        self.retry_after_s = retry_after_s
+
+
 class ArtifactCorrupt(PrivTuneError):
     """A downloaded or stored file does not match its hash."""
 
@@ -239,6 +256,14 @@ class JobPaused(PrivTuneError):
 
 class InternalError(PrivTuneError):
     """A defect of ours."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether code failed, and not somebody asked it to end.
+
+    A panic of a library in Rust (tokenizers, safetensors) is a `BaseException` and no `Exception`.
+    """
+    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
 
 
 def all_errors() -> list[type[PrivTuneError]]:

@@ -56,6 +56,7 @@ class Message:
     payload: `rows` x `width` elements in `codec`, or nothing.
     forward, control, report: the header that its kind has, if any.
     last_micro_batch: it ends the step.
+    wire_bytes: of the frames that brought it; 0 for one made here.
     """
 
     kind: int
@@ -69,6 +70,7 @@ class Message:
     control: pb.StepControl | None = None
     report: pb.StepReport | None = None
     last_micro_batch: bool = False
+    wire_bytes: int = 0
 
     def tensor(self, *, rows: int | None = None, width: int | None = None) -> FloatArray:
         """The payload as a (rows, width) float32 matrix.
@@ -171,6 +173,12 @@ class FrameReader:
     _first: pb.Frame | None = None
     _parts: bytearray = field(default_factory=bytearray)
     _next_chunk: int = 0
+    _message_bytes: int = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether frames of a message have come, but not all of them."""
+        return self._first is not None
 
     def feed(self, frame: pb.Frame) -> Message | None:
         """Take one frame; returns the message that it completes, if any. A frame seen before is ignored."""
@@ -183,7 +191,9 @@ class FrameReader:
         if google_crc32c.value(frame.payload) != frame.crc32c:
             raise FrameCorrupt(f"the checksum of frame {frame.seq} is wrong")
         self.expected_seq += 1
-        self.bytes_received += frame.ByteSize()
+        size = frame.ByteSize()
+        self.bytes_received += size
+        self._message_bytes += size
         self._append(frame)
         if frame.chunk_index + 1 < frame.chunk_count:
             return None
@@ -218,6 +228,7 @@ class FrameReader:
 
     def _finish(self) -> Message:
         first, self._first, self._next_chunk = self._first, None, 0
+        size, self._message_bytes = self._message_bytes, 0
         if first is None:
             raise FrameCorrupt("a message ended before it began")
         return Message(
@@ -232,4 +243,5 @@ class FrameReader:
             control=first.control if first.HasField("control") else None,
             report=first.report if first.HasField("report") else None,
             last_micro_batch=first.last_micro_batch,
+            wire_bytes=size,
         )

@@ -13,6 +13,7 @@ from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, 
 from privtune.cloud.api.error_responses import install_error_handlers
 from privtune.cloud.api.job_routes import add_job_routes
 from privtune.cloud.api.middleware import Envelope
+from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.responses import ErrorResponse, FilePage, HealthObject, InfoObject, ModelObject, ModelPage
 from privtune.cloud.auth import ApiKeys, bearer
 from privtune.cloud.catalog import Catalog
@@ -91,7 +92,7 @@ def create_app(
         status: {"model": ErrorResponse, "description": text} for status, text in _MEANINGS.items()
     }
     router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
-    add_job_routes(router, jobs, catalog, caller)
+    add_job_routes(router, jobs, catalog, caller, Pace(settings.max_changes_per_minute))
     _add_model_routes(router, catalog, jobs, caller)
     _add_file_routes(router)
     _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
-from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError
+from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, RateLimited
 from privtune.shared.validation import first_problem
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ _TYPES = {
     409: "conflict_error",
     413: "invalid_request_error",
     422: "invalid_request_error",
+    429: "rate_limit_error",
 }
 # Parts of a validation error's location that are pydantic's own, not fields of the client.
 _NOT_A_FIELD = re.compile(r"[\[\](){},]|^(body|query|header|path|int|float|str|bool|function-.*)$")
@@ -49,7 +50,10 @@ def respond(request: Request, error: PrivTuneError) -> JSONResponse:
     """The response to an error of the table; its detail goes to the log only."""
     level = logging.ERROR if error.http_status >= 500 else logging.INFO
     log.log(level, error.message, extra={"reason": error.reason, "detail": error.detail, "path": request.url.path})
-    return _json(request, error.http_status, error.message, error.reason, error.param)
+    response = _json(request, error.http_status, error.message, error.reason, error.param)
+    if isinstance(error, RateLimited):
+        response.headers["retry-after"] = str(error.retry_after_s)
+    return response
 
 
 def as_error(error: Exception) -> PrivTuneError:

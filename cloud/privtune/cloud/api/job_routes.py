@@ -20,6 +20,7 @@ from privtune.cloud.api.convert import (
     number_of,
     to_spec,
 )
+from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.requests import CreateJobRequest
 from privtune.cloud.api.responses import CheckpointPage, ErrorResponse, EventPage, JobObject, JobPage
 from privtune.cloud.catalog import Catalog
@@ -36,6 +37,16 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
 }
 _CONFLICT: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorResponse, "description": "The job's state does not allow it."}
+}
+_FORBIDDEN: dict[int | str, dict[str, Any]] = {
+    403: {"model": ErrorResponse, "description": "You have as many already as this cloud allows."}
+}
+_TOO_OFTEN: dict[int | str, dict[str, Any]] = {
+    429: {
+        "model": ErrorResponse,
+        "description": "Too many in a short time.",
+        "headers": {"Retry-After": {"description": "Seconds until the next.", "schema": {"type": "integer"}}},
+    }
 }
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Items on the page.")]
@@ -54,25 +65,34 @@ AfterEvent = Annotated[str | None, _after(r"^ftevent-[0-9a-f]{24}-[0-9]{1,15}$")
 AfterCheckpoint = Annotated[str | None, _after(r"^ftckpt-[0-9a-f]{24}-[0-9]{1,15}$")]
 
 
-def add_job_routes(router: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str]) -> None:
-    """Add the routes under /fine_tuning/jobs."""
+def add_job_routes(router: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str], pace: Pace) -> None:
+    """Add the routes under /fine_tuning/jobs. pace: of what writes to the database as often as it is called."""
     routes = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
-    _add_create_and_list(routes, jobs, catalog, caller)
-    _add_actions(routes, jobs, caller)
+
+    def paced(owner: str = Depends(caller)) -> str:
+        pace.check(owner)
+        return owner
+
+    _add_create_and_list(routes, jobs, catalog, caller, paced)
+    _add_actions(routes, jobs, caller, paced)
     _add_events(routes, jobs, caller)
     router.include_router(routes)
 
 
-def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str]) -> None:
+def _add_create_and_list(
+    routes: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str], paced: Callable[..., str]
+) -> None:
     @routes.post(
         "",
         summary="Create a job",
         response_model=JobObject,
-        responses={404: {"model": ErrorResponse, "description": "This cloud does not offer the model."}},
+        responses={404: {"model": ErrorResponse, "description": "This cloud does not offer the model."}}
+        | _FORBIDDEN
+        | _TOO_OFTEN,
     )
     def create_job(
         request: CreateJobRequest,
-        owner: str = Depends(caller),
+        owner: str = Depends(paced),
         idempotency_key: Annotated[
             str | None,
             Header(
@@ -105,7 +125,7 @@ def _add_create_and_list(routes: APIRouter, jobs: Jobs, catalog: Catalog, caller
         return job_object(jobs.get(job_id, owner))
 
 
-def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> None:
+def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str], paced: Callable[..., str]) -> None:
     responses = _NOT_FOUND | _CONFLICT
 
     @routes.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobObject, responses=responses)
@@ -113,13 +133,13 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> N
         """End the job: at once, or at the next step boundary if it runs. Checkpoints are kept."""
         return job_object(jobs.cancel(job_id, owner))
 
-    @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses)
-    def pause_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
+    @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses | _TOO_OFTEN)
+    def pause_job(job_id: JobId, owner: str = Depends(paced)) -> dict[str, Any]:
         """Hold the job until `resume`: at once, or from the next step boundary if it runs."""
         return job_object(jobs.pause(job_id, owner))
 
-    @routes.post("/{job_id}/resume", summary="Resume a job", response_model=JobObject, responses=responses)
-    def resume_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
+    @routes.post("/{job_id}/resume", summary="Resume a job", response_model=JobObject, responses=responses | _TOO_OFTEN)
+    def resume_job(job_id: JobId, owner: str = Depends(paced)) -> dict[str, Any]:
         """Let a paused job continue from its last checkpoint once its device connects."""
         return job_object(jobs.resume(job_id, owner))
 
@@ -158,6 +178,7 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         summary="Follow events (SSE)",
         response_class=EventSourceResponse,
         responses=_NOT_FOUND
+        | _FORBIDDEN
         | {
             200: {"description": "Server-sent events; `id` is the event's id.", "content": {"text/event-stream": {}}},
             204: {"description": "The job has ended and all events were delivered; do not reconnect."},

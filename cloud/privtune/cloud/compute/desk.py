@@ -5,8 +5,9 @@ Runs on the compute thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
@@ -26,8 +27,8 @@ from privtune.shared.wire import Message, codec_name
 from privtune.split.v1 import split_pb2 as pb
 
 SUPERSEDED = "a newer session holds this job; this one ends here"
-# Sessions opened for inference whose stream has not begun; the least recently opened is evicted first.
-MAX_INFERENCE_SESSIONS = 4
+# Sessions of an owner whose stream has not begun; the one opened first gives way to a newer one.
+MAX_WAITING_SESSIONS = 4
 
 
 @dataclass(kw_only=True)
@@ -38,9 +39,11 @@ class JobSession:
     infer: for Infer, of which a job may have several; there is one session for training.
     stream: of the gateway, once it has begun; a session has one.
     bytes_up: bytes received on the session's stream.
+    opened: when, on the monotonic clock.
     """
 
     job_id: str
+    owner: str
     epoch: int
     spec: JobSpec
     top: TopSession
@@ -49,6 +52,13 @@ class JobSession:
     infer: bool = False
     stream: object = None
     bytes_up: int = 0
+    opened: float = field(default_factory=time.monotonic)
+
+    @property
+    def max_message_bytes(self) -> int | None:
+        """Largest tensor that the job's description allows a device to send; None: no bound of its own."""
+        train = self.spec.train
+        return None if self.infer else train.batch_size * train.max_length * self.releases.row_bytes
 
 
 class Desk:
@@ -62,12 +72,12 @@ class Desk:
         self.closing = False
         self._training: dict[str, JobSession] = {}
         self._inference: dict[tuple[str, int], JobSession] = {}
-        self._budget = MemoryBudget(settings.max_memory_bytes)
+        self.budget = MemoryBudget(settings.max_memory_bytes)
         self.texts = TextCache(
             max_bytes=settings.max_texts_bytes,
             max_texts=settings.max_texts,
             idle_s=settings.texts_idle_s,
-            budget=self._budget,
+            budget=self.budget,
         )
 
     def open(self, owner: str, request: pb.OpenRequest) -> JobSession:
@@ -91,7 +101,7 @@ class Desk:
         if before is not None and before.top.total_steps == request.total_steps:
             top, releases = before.top, before.releases
         else:
-            top = TopSession(self._host, job.spec, request.total_steps, self._artifacts.checkpoints(job.id))
+            top = self._new_top(job, request.total_steps)
             releases = self._new_cache(job.spec, request)
         common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
         top.rewind(max(common, default=0))
@@ -108,12 +118,14 @@ class Desk:
         return session
 
     def start(self, session: JobSession, stream: object) -> None:
-        """The session's training stream begins. Raises as `advance`, and `JobConflict` for a job that is held."""
-        self._check_holds(session)
+        """The session's stream begins. Raises as `advance`, and `JobConflict` for a job that is held."""
+        if not session.infer:
+            self._check_holds(session)
         if session.stream is not None:
             raise JobConflict("this session has a stream already; open the job again for another")
         session.stream = stream
-        self._jobs.start(session.job_id)
+        if not session.infer:
+            self._jobs.start(session.job_id)
 
     def advance(self, session: JobSession, answers: Iterator[Message]) -> Message | None:
         """Compute the next answer to a message of a session, None when there is no more.
@@ -213,23 +225,40 @@ class Desk:
         done = self._artifacts.facts(job.id)["steps"]
         if request.total_steps != done or done not in request.checkpoint_steps:
             _check_trainable(job)
-        top = TopSession(self._host, job.spec, done, self._artifacts.checkpoints(job.id))
+        top = self._new_top(job, done)
         top.step = done
         return self._new_session(job, top, self._new_cache(job.spec, request))
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
         self._check(job, request)
-        top = TopSession(self._host, job.spec, 1, self._artifacts.checkpoints(job.id))
+        top = self._new_top(job, 1)
         top.load_newest(request.checkpoint_steps)
         session = self._new_session(job, top, self._new_cache(job.spec, request), infer=True)
-        while len(self._inference) >= MAX_INFERENCE_SESSIONS:
-            del self._inference[next(iter(self._inference))]
         self._inference[job.id, session.epoch] = session
         return session
+
+    def _new_top(self, job: Job, total_steps: int) -> TopSession:
+        """A job's top, entered in the budget. Raises as `MemoryBudget.hold`."""
+        self._make_room(job.owner)
+        top = TopSession(self._host, job.spec, total_steps, self._artifacts.checkpoints(job.id))
+        self.budget.hold(top, top.weight_bytes)
+        return top
+
+    def _make_room(self, owner: str) -> None:
+        """Free the owner's oldest sessions that wait for their stream, to leave room for another."""
+        sessions = (*self._training.values(), *self._inference.values())
+        waiting = [one for one in sessions if one.owner == owner and one.stream is None]
+        waiting.sort(key=lambda one: one.opened)
+        for session in waiting[: max(0, len(waiting) + 1 - MAX_WAITING_SESSIONS)]:
+            if session.infer:
+                del self._inference[session.job_id, session.epoch]
+            else:
+                self.drop(session.job_id)
 
     def _new_session(self, job: Job, top: TopSession, releases: ReleaseCache, *, infer: bool = False) -> JobSession:
         return JobSession(
             job_id=job.id,
+            owner=job.owner,
             epoch=self._jobs.next_epoch(job.id),
             spec=job.spec,
             top=top,
@@ -240,14 +269,14 @@ class Desk:
                 lambda: self._jobs.requested(job.id),
                 texts=self.texts if infer else None,
                 closing=lambda: self.closing,
-                budget=self._budget,
+                budget=self.budget,
                 max_padded_bytes=2 * self._settings.max_tensor_bytes,
             ),
             infer=infer,
         )
 
     def _new_cache(self, spec: JobSpec, request: pb.OpenRequest) -> ReleaseCache:
-        return ReleaseCache(request.hidden_size, spec.codec, self._settings.max_release_bytes, self._budget)
+        return ReleaseCache(request.hidden_size, spec.codec, self._settings.max_release_bytes, self.budget)
 
     def _check(self, job: Job, request: pb.OpenRequest) -> None:
         """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours, or for a new base."""

@@ -1,11 +1,15 @@
-"""One bound on what all jobs together hold in memory beside the models: releases, pending forward passes, texts."""
+"""One bound on what all jobs together hold in memory beside the models.
+
+Frames and answers of their streams, releases, pending forward passes, texts, and the weights that they train.
+"""
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
-from privtune.shared.errors import CloudUnreachable
+from privtune.shared.errors import CloudOutOfMemory, CloudUnreachable
 
 MIB = 1024 * 1024
 
@@ -19,7 +23,7 @@ class Cache(Protocol):
 
 
 class MemoryBudget:
-    """Bytes by holder; a holder that is gone frees its own. For one thread at a time.
+    """Bytes by holder; a holder that is gone frees its own. Thread-safe, but caches give way on the caller's thread.
 
     max_bytes: bound on all holders together.
     """
@@ -27,23 +31,39 @@ class MemoryBudget:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._held: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+        self._lock = threading.RLock()
 
     def fits(self, holder: object, size: int) -> bool:
         """Whether `holder` may hold `size` bytes in all."""
-        return sum(self._held.values()) - self._held.get(holder, 0) + size <= self._max_bytes
+        with self._lock:
+            return sum(self._held.values()) - self._held.get(holder, 0) + size <= self._max_bytes
+
+    def hold_at_once(self, holder: object, size: int) -> bool:
+        """Enter that `holder` holds `size` bytes in all, unless a cache would have to give way; whether it was."""
+        with self._lock:
+            if size > self._held.get(holder, 0) and not self.fits(holder, size):
+                return False
+            self._held[holder] = size
+            return True
 
     def hold(self, holder: object, size: int) -> None:
         """Enter that `holder` holds `size` bytes in all; the largest caches of others give way.
 
-        Raises `CloudUnreachable`, which devices answer by trying again later, when it is more than before and over the
-        bound.
+        Raises, when it is more than before and over the bound: `CloudOutOfMemory` for a size that never fits,
+        else `CloudUnreachable`, which devices answer by trying again later.
         """
-        while size > self._held.get(holder, 0) and not self.fits(holder, size):
-            caches = [one for one in self._held if isinstance(one, Cache) and one is not holder and self._held[one]]
-            if not caches:
-                raise CloudUnreachable(
-                    f"this cloud's memory for jobs ({self._max_bytes / MIB:.0f} MiB) is in use; lower --batch-size, "
-                    "try again later, or ask the operator to raise --max-memory-mib"
-                )
-            max(caches, key=self._held.__getitem__).shed()
-        self._held[holder] = size
+        with self._lock:
+            while not self.hold_at_once(holder, size):
+                if size > self._max_bytes:
+                    raise CloudOutOfMemory(
+                        f"the cloud is out of memory: this job needs {size / MIB:.0f} MiB at once, and all jobs have "
+                        f"{self._max_bytes / MIB:.0f}; lower --batch-size, or ask the operator to raise "
+                        "--max-memory-mib"
+                    )
+                caches = [one for one in self._held if isinstance(one, Cache) and one is not holder and self._held[one]]
+                if not caches:
+                    raise CloudUnreachable(
+                        f"this cloud's memory for jobs ({self._max_bytes / MIB:.0f} MiB) is in use; lower "
+                        "--batch-size, try again later, or ask the operator to raise --max-memory-mib"
+                    )
+                max(caches, key=self._held.__getitem__).shed()

@@ -50,7 +50,7 @@ class ReleaseCache:
     def __init__(self, width: int, codec: str, max_bytes: int, budget: MemoryBudget | None = None) -> None:
         self._budget = budget or MemoryBudget(max_bytes)
         self._width, self._codec, self._max_bytes = width, codec, max_bytes
-        self._row_bytes = width * BYTES_PER_ELEMENT[codec]
+        self.row_bytes = width * BYTES_PER_ELEMENT[codec]
         self._held: OrderedDict[int, bytes] = OrderedDict()
         self._size = 0
 
@@ -104,7 +104,7 @@ class ReleaseCache:
         payload, offset, rows = memoryview(message.payload), 0, []
         missing = False
         for record, length, inlined in zip(header.record_ids, lengths_B.tolist(), header.inlined, strict=True):
-            size = length * self._row_bytes
+            size = length * self.row_bytes
             if inlined:
                 self._keep(record, bytes(payload[offset : offset + size]))
                 offset += size
@@ -138,6 +138,8 @@ def _pad(h_MD: Tensor, lengths_B: Tensor, header: pb.ForwardHeader) -> PaddedBat
     if len(torch.unique(readout_N)) < len(readout_N):
         raise FrameCorrupt("a forward frame reads out a position twice")
     mask_BT = torch.arange(longest)[None, :] < lengths_B[:, None]
+    if not bool(mask_BT.flatten()[readout_N].all()):
+        raise FrameCorrupt("a forward frame reads out padding")
     h_BTD = torch.zeros(rows, longest, h_MD.shape[1])
     h_BTD[mask_BT] = h_MD
     return PaddedBatch(h_BTD=h_BTD, mask_BT=mask_BT.long(), readout_N=readout_N)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from privtune.cloud.compute.memory_budget import MemoryBudget
+from privtune.cloud.compute.padding import together
 from privtune.cloud.compute.release_cache import NotHeld, PaddedBatch, ReleaseCache
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
@@ -24,9 +25,8 @@ from privtune.split.v1 import split_pb2 as pb
 # Messages held for later steps; a device that sends further ahead ignores the handshake's max_in_flight.
 MAX_HELD = 64
 MAX_INFERENCE_RECORDS = 4096  # in a message of an inference stream, whose device chooses the size
+MAX_INFERENCE_ROWS = 32_768  # of a record in an inference stream, unless the model has fewer positions
 MAX_PADDED_BYTES = 512 << 20
-# New texts share one pass unless padding makes it more than this many times their own rows.
-MOST_PADDED = 2
 
 
 class StepMachine:
@@ -91,16 +91,24 @@ class StepMachine:
 
     def _check(self, message: Message, header: pb.ForwardHeader) -> None:
         """Raises `FrameCorrupt` for what the job's description does not allow, before anything is computed."""
-        train, longest = self._top.spec.train, max(header.lengths, default=0)
-        if len(header.record_ids) > (MAX_INFERENCE_RECORDS if self._texts is not None else train.batch_size):
-            raise FrameCorrupt(f"a micro-batch of {len(header.record_ids)} records is over the job's batch_size")
-        if self._texts is None and longest > train.max_length:
-            raise FrameCorrupt(f"a record of {longest} rows is over the job's max_length of {train.max_length}")
-        if len(header.record_ids) * longest * message.width * 4 > self._max_padded_bytes:
+        train, records, longest = self._top.spec.train, len(header.record_ids), max(header.lengths, default=0)
+        if records > (MAX_INFERENCE_RECORDS if self._texts is not None else train.batch_size):
+            raise FrameCorrupt(f"a micro-batch of {records} records is over the job's batch_size")
+        most = (
+            train.max_length if self._texts is None else max(train.max_length, self._top.positions(MAX_INFERENCE_ROWS))
+        )
+        if longest > most:
+            raise FrameCorrupt(f"a record of {longest} rows is over the job's max_length of {most}")
+        if records * longest * message.width * 4 > self._max_padded_bytes:
             raise FrameCorrupt(
-                f"{len(header.record_ids)} records of up to {longest} rows take too much memory together; "
+                f"{records} records of up to {longest} rows take too much memory together; "
                 "lower --batch-size or --max-length"
             )
+        if len(header.readout) > 4 * records * longest:
+            raise FrameCorrupt("a forward frame reads out a position twice")
+        facts = (header.lengths, header.inlined, header.past, header.shared_labels)
+        if max(map(len, facts)) > records:
+            raise FrameCorrupt("a forward frame's record ids, lengths and inline flags do not fit together")
         trains = not header.forward_only and self._texts is None and not self._top.spec.tail
         if trains and message.micro_batch >= train.accumulation:
             raise FrameCorrupt(f"micro-batch {message.micro_batch} is over the job's accumulation")
@@ -125,7 +133,7 @@ class StepMachine:
         self._hold_bytes()
 
     def _hold_bytes(self) -> None:
-        held = sum(len(message.payload) for message in self._held)
+        held = sum(max(message.wire_bytes, len(message.payload)) for message in self._held)
         self._budget.hold(self, held + sum(self._pending.values()))
 
     def _evaluate(self, message: Message) -> Iterator[Message]:
@@ -149,18 +157,28 @@ class StepMachine:
         except NotHeld:
             return _resend(message)
         out_BTD = torch.zeros_like(batch.h_BTD)
-        padded = len(caches) * max(cache.nbytes for cache in caches)
-        if all(header.past) and max(header.lengths) == 1 and padded <= texts.max_bytes:
+        padded = len(caches) * max((cache.nbytes for cache in caches), default=0)
+        if not any(header.past):
+            self._begin(batch, header, texts, out_BTD)
+        elif all(header.past) and max(header.lengths) == 1 and padded <= texts.max_bytes:
             out_BTD[:, 0] = self._top.extend_together(caches, batch.h_BTD[:, 0])
-        elif not any(header.past) and out_BTD.shape[0] * out_BTD.shape[1] <= MOST_PADDED * sum(header.lengths):
-            out_BTD = self._top.begin_together(caches, batch.h_BTD, header.lengths)
+            for record, cache in zip(header.record_ids, caches, strict=True):
+                texts.put(self, record, cache)
         else:
             for row, (cache, length) in enumerate(zip(caches, header.lengths, strict=True)):
                 out_BTD[row, :length] = self._top.extend(cache, batch.h_BTD[row, :length])
-        for record, cache in zip(header.record_ids, caches, strict=True):
-            texts.put(self, record, cache)
+                texts.put(self, header.record_ids[row], cache)
         out_ND = out_BTD.flatten(0, 1).index_select(0, batch.readout_N)
         return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+
+    def _begin(self, batch: PaddedBatch, header: pb.ForwardHeader, texts: TextCache, out_BTD: torch.Tensor) -> None:
+        """Begin new texts, each kept as soon as its pass is done: over the bound, the first ones give way again."""
+        for rows in together(header.lengths):
+            lengths = [header.lengths[row] for row in rows]
+            caches, longest = [self._top.new_text() for _ in rows], max(lengths)
+            out_BTD[rows, :longest] = self._top.begin_together(caches, batch.h_BTD[rows, :longest], lengths)
+            for row, cache in zip(rows, caches, strict=True):
+                texts.put(self, header.record_ids[row], cache)
 
     def _forward(self, message: Message) -> Iterator[Message]:
         if message.micro_batch in self._done or message.micro_batch in self._masks:
@@ -173,10 +191,13 @@ class StepMachine:
             labels_N = torch.tensor(list(header.shared_labels), dtype=torch.long)
             if len(labels_N) != len(batch.readout_N) or int(labels_N.max()) >= (self._top.spec.num_labels or 0):
                 raise FrameCorrupt("the labels of a micro-batch do not fit its records or the job's num_labels")
+            self._admit(message, batch.mask_BT.numel())
             self._top.forward_loss(
                 message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
             )
             self._done.add(message.micro_batch)
+            self._settle(message.micro_batch)
+            yield Message(kind=OUTPUT, step=message.step, micro_batch=message.micro_batch)
             return
         self._admit(message, batch.mask_BT.numel())
         out_ND = self._top.forward(

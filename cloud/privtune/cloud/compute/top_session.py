@@ -1,7 +1,8 @@
 """The top of one job in memory: forward, backward, optimiser step, checkpoint. Pure torch; one caller at a time.
 
 The top of a job with a tail is frozen here, since the tail trains on the device; a step then only counts.
-Dropout is a function of (seed, step, micro-batch), so a resumed job repeats an uninterrupted run exactly.
+Dropout is a function of (seed, step, micro-batch), so a resumed job repeats an uninterrupted run exactly; where memory
+runs out for a micro-batch it is computed in parts (`compute.parts`), which draw their own.
 
 Shapes: B batch, T tokens, D hidden width, N read-out positions, C classes.
 """
@@ -17,6 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.padding import together
+from privtune.cloud.compute.parts import Part
+from privtune.cloud.compute.passes import Passes
 from privtune.shared.errors import FrameCorrupt, InvalidInput, JobConflict, NonFinite
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import (
@@ -38,6 +42,7 @@ from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
 
+MIB = 1024 * 1024
 # With shared labels the head trains in the cloud; the owner's export takes it from this file.
 HEAD_WEIGHTS = "head.safetensors"
 
@@ -63,6 +68,14 @@ class TopSession:
         if spec.tuning.gradient_checkpointing:
             recompute_blocks(self._top)
         self._head = host.head(spec) if spec.labels == "shared" else None
+        self._passes = Passes(
+            self._top,
+            self._head,
+            self.device,
+            self._autocast,
+            self._seeded,
+            recomputes=spec.tuning.gradient_checkpointing,
+        )
         self._initial = {name: value.clone() for name, value in self._state().items()}
         self._start_over()
 
@@ -71,9 +84,22 @@ class TopSession:
         """Number of the top's parameters that train in the cloud."""
         return sum(parameter.numel() for parameter in trainable_parameters(self._top))
 
+    @property
+    def weight_bytes(self) -> int:
+        """What a job's own weights take beside the frozen base: as trained, as they began, gradient, two moments."""
+        return MIB + 5 * 4 * self.trainable_parameters
+
+    def positions(self, most: int) -> int:
+        """Positions that the model has, `most` where it names no number or a larger one."""
+        named = getattr(self._top.config, "max_position_embeddings", None)
+        return min(named, most) if named is not None and named > 0 else most
+
     def graph_bytes(self, rows: int, width: int) -> int:
-        """About what the graph of one forward pass over `rows` padded rows keeps, in bytes."""
-        return 4 * rows * width * (1 + self._blocks * (1 if self.spec.tuning.gradient_checkpointing else 16))
+        """At most what the graph of one forward pass over `rows` padded rows keeps, in bytes.
+
+        Measured in vectors of a block: up to 28 for BERT and 38 for Llama with LoRA, 1.4 when recomputed.
+        """
+        return 4 * rows * width * (1 + self._blocks * (2 if self.spec.tuning.gradient_checkpointing else 40))
 
     def forward(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool
@@ -81,12 +107,8 @@ class TopSession:
         """Run the top in training mode and keep its graph; returns out_ND (float32, CPU)."""
         if self.spec.tail:
             raise FrameCorrupt("this job trains on its device: only forward-only frames are accepted")
-        h_BTD = h_BTD.to(self.device).requires_grad_(want_cut_gradient)
-        self._top.train()
-        with self._seeded(micro_batch), self._mixed():
-            out_ND: Tensor = self._top(h_BTD, mask_BT.to(self.device), readout_N.to(self.device)).float()
-        self._graphs[micro_batch] = (h_BTD, out_ND)
-        return out_ND.detach().cpu()
+        h_BTD.requires_grad_(want_cut_gradient)
+        return self._passes.forward(micro_batch, Part.whole(micro_batch, h_BTD, mask_BT, readout_N))
 
     def forward_loss(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, labels_N: Tensor, weight: float
@@ -94,37 +116,24 @@ class TopSession:
         """With shared labels: loss and backward pass here. weight: the micro-batch's share of the step's mean loss."""
         if self._head is None:
             raise FrameCorrupt("labels came for a job whose labels are private; they were not used")
-        self._top.train()
-        self._head.train()
-        with self._seeded(micro_batch), self._mixed():
-            out_ND = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
-            logits_NC = self._head(out_ND.float()).float()
-        loss = torch.nn.functional.cross_entropy(logits_NC, labels_N.to(self.device)) * weight
-        with self._recomputing(micro_batch):
-            loss.backward()  # type: ignore[no-untyped-call]
-        self.shared_loss += float(loss.detach())
+        whole = Part.whole(micro_batch, h_BTD, mask_BT, readout_N)
+        self.shared_loss += self._passes.learn(whole, labels_N, weight)
 
     def backward(self, micro_batch: int, dout_ND: Tensor) -> Tensor | None:
         """Accumulate gradients from dout_ND; returns d loss / d h_BTD (CPU) if `forward` was asked for it."""
-        if micro_batch not in self._graphs:
-            raise FrameCorrupt(f"a gradient came for micro-batch {micro_batch}, which has no forward pass")
-        h_BTD, out_ND = self._graphs.pop(micro_batch)
-        if dout_ND.shape != out_ND.shape:
-            raise FrameCorrupt(f"a gradient of shape {tuple(dout_ND.shape)} came for {tuple(out_ND.shape)}")
-        with self._recomputing(micro_batch):
-            out_ND.backward(dout_ND.to(self.device))  # type: ignore[no-untyped-call]
-        return h_BTD.grad.cpu() if h_BTD.grad is not None else None
+        return self._passes.backward(micro_batch, dout_ND)
 
-    @torch.no_grad()
     def evaluate(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
         """out_ND (float32, CPU) without dropout or graph; logits_NC with shared labels."""
-        self._top.eval()
-        with self._mixed():
-            out_ND: Tensor = self._top(h_BTD.to(self.device), mask_BT.to(self.device), readout_N.to(self.device))
-            out_ND = out_ND.float()
-            if self._head is not None:
-                out_ND = self._head.eval()(out_ND)
-        return out_ND.float().cpu()
+        longest, outputs, places = h_BTD.shape[1], [], []
+        for rows in together(mask_BT.sum(1).tolist()):
+            T, which = int(mask_BT[rows].sum(1).max()), torch.full((len(h_BTD),), -1)
+            which[rows] = torch.arange(len(rows))
+            mine_N = which[readout_N // longest]
+            readout = (mine_N * T + readout_N % longest)[mine_N >= 0]
+            outputs.append(self._passes.evaluate(Part.whole(0, h_BTD[rows, :T], mask_BT[rows, :T], readout)))
+            places.append((mine_N >= 0).nonzero().flatten())
+        return torch.cat(outputs)[torch.cat(places).argsort()]
 
     def new_text(self) -> TopCache:
         """An empty cache of keys and values for one text."""
@@ -167,8 +176,8 @@ class TopSession:
 
         Raises `FrameCorrupt` when a micro-batch still lacks its gradient, `NonFinite` for NaN or infinity.
         """
-        if self._graphs:
-            raise FrameCorrupt(f"the step ended while micro-batch {min(self._graphs)} had no gradient")
+        if waiting := self._passes.waiting:
+            raise FrameCorrupt(f"the step ended while micro-batch {min(waiting)} had no gradient")
         norm = clip_gradients(trainable_parameters(self._top), self.spec.optim.max_grad_norm)
         if not torch.isfinite(torch.tensor(norm)):
             raise NonFinite("the cloud's gradient is NaN or infinite; lower --learning-rate or use --precision fp32")
@@ -182,7 +191,7 @@ class TopSession:
 
     def begin_step(self) -> None:
         """Drop what an interrupted step left behind."""
-        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._passes.clear()
         self.shared_loss = 0.0
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -252,12 +261,8 @@ class TopSession:
         if self._head is not None:
             self._head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
 
-    def _seeded(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
-        return seeded("top", self.spec.train.seed, self.step, micro_batch)
-
-    def _recomputing(self, micro_batch: int) -> contextlib.AbstractContextManager[None]:
-        """Recomputed blocks draw their dropout again, so no other thread may use torch's generator meanwhile."""
-        return self._seeded(micro_batch) if self.spec.tuning.gradient_checkpointing else contextlib.nullcontext()
+    def _seeded(self, *part: int) -> contextlib.AbstractContextManager[None]:
+        return seeded("top", self.spec.train.seed, self.step, *part)
 
     def _mixed(self) -> contextlib.AbstractContextManager[object]:
         if self._autocast is None:

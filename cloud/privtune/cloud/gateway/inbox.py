@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from privtune.cloud.compute.desk import JobSession
+from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.shared.errors import CloudUnreachable, PrivTuneError
 from privtune.shared.wire import FrameReader, Message
 from privtune.split.v1 import split_pb2 as pb
 
+FRAME_S = 60.0  # longest wait for the next frame of a message, which holds memory meanwhile
+
 
 class Inbox:
-    """The messages of one session's stream, in order. Belongs to the event loop."""
+    """The messages of one session's stream, in order. Belongs to the event loop.
 
-    def __init__(self, session: JobSession) -> None:
-        self._session = session
+    budget: in which frames and answers are entered for as long as they are here.
+    make_room: enters a holder's bytes in the budget on the compute thread, whose caches may have to give way.
+    """
+
+    def __init__(
+        self, session: JobSession, budget: MemoryBudget, make_room: Callable[[object, int], Awaitable[None]]
+    ) -> None:
+        self._session, self._budget, self._make_room = session, budget, make_room
         self._queue: asyncio.Queue[Message | PrivTuneError | None] = asyncio.Queue(2 * session.spec.train.in_flight + 2)
+        self._size = self._handled = 0
 
     async def fill(self, requests: AsyncIterator[pb.Frame], max_tensor_bytes: int) -> None:
         """Read the stream to its end, ahead of the compute thread, so that uploads overlap with computation."""
-        reader = FrameReader(epoch=self._session.epoch, max_tensor_bytes=max_tensor_bytes)
+        largest = min(max_tensor_bytes, self._session.max_message_bytes or max_tensor_bytes)
+        reader = FrameReader(epoch=self._session.epoch, max_tensor_bytes=largest)
         try:
-            async for frame in requests:
+            while (frame := await self._frame(requests, reader)) is not None:
+                await self._hold(frame.ByteSize())
                 message = reader.feed(frame)
                 self._session.bytes_up = reader.bytes_received
                 if message is not None:
@@ -33,15 +46,39 @@ class Inbox:
         except Exception as error:  # a broken transport, which the handler reports
             await self._queue.put(CloudUnreachable("the connection to the device was lost", detail=repr(error)))
 
+    @staticmethod
+    async def _frame(requests: AsyncIterator[pb.Frame], reader: FrameReader) -> pb.Frame | None:
+        try:
+            async with asyncio.timeout(FRAME_S if reader.unfinished else None):
+                return await anext(requests, None)
+        except TimeoutError:
+            raise CloudUnreachable(f"the next part of a message did not come within {FRAME_S:.0f} seconds") from None
+
     async def next(self) -> Message | None:
-        """The next message, None at the stream's end. Raises what broke or ended the stream."""
+        """The next message, None at the stream's end; the one before is done. Raises what broke or ended the stream."""
+        await self._hold(-self._handled)
         item = await self._queue.get()
         if isinstance(item, PrivTuneError):
             raise item
+        self._handled = 0 if item is None else item.wire_bytes
         return item
+
+    @asynccontextmanager
+    async def answering(self, size: int) -> AsyncIterator[None]:
+        """While an answer of `size` bytes waits for its device to read it. Raises as `MemoryBudget.hold`."""
+        await self._hold(size)
+        try:
+            yield
+        finally:
+            self._size -= size  # entered with the next change
 
     def end(self, error: PrivTuneError) -> None:
         """End the stream with an error as the very next item: its device gets a status at once."""
         while not self._queue.empty():
             self._queue.get_nowait()
         self._queue.put_nowait(error)
+
+    async def _hold(self, more: int) -> None:
+        self._size += more
+        if not self._budget.hold_at_once(self, self._size):
+            await self._make_room(self, self._size)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from privtune.cloud.auth import ApiKeys
@@ -109,7 +110,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """One training stream; it ends when the device closes it, with an error, or with a newer session."""
         async with errors_as_status(context):
             session = await self._session(context, infer=False)
-            inbox = Inbox(session)
+            inbox = self._inbox(session)
             why = "the connection to the device was lost; the job continues when it reconnects"
             try:
                 await self._on_compute(self._desk.start, session, inbox)
@@ -132,9 +133,11 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Forward only, with the trained adapter."""
         async with errors_as_status(context):
             session = await self._session(context, infer=True)
+            inbox = self._inbox(session)
+            await self._on_compute(self._desk.start, session, inbox)
             sweeper = asyncio.create_task(self._drop_idle_texts())
             try:
-                async for frame in self._answers(session, Inbox(session), requests, context):
+                async for frame in self._answers(session, inbox, requests, context):
                     yield frame
             finally:
                 sweeper.cancel()
@@ -185,14 +188,18 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             while (message := await inbox.next()) is not None:
                 answers = session.machine.handle(message)
                 while (answer := await self._on_compute(self._desk.advance, session, answers)) is not None:
-                    for frame in writer.frames(answer):
-                        yield frame
+                    async with inbox.answering(len(answer.payload)):
+                        for frame in writer.frames(answer):
+                            yield frame
                     if answer.report is not None and self._desk.closing:
                         raise _closing()
         finally:
             reader.cancel()
             watcher.cancel()
             del self._streams[task]
+
+    def _inbox(self, session: JobSession) -> Inbox:
+        return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold))
 
     async def _watch_key(self, context: Context, inbox: Inbox) -> None:
         """End the stream of a key that was revoked."""

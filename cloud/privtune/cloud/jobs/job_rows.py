@@ -19,7 +19,7 @@ from privtune.shared.job_spec import JobSpec
 _IDEMPOTENCY_S = 24 * 3600
 MAX_MESSAGE = 1000
 MAX_EVENTS = 10_000  # of a job; older ones are deleted
-MAX_DISCARDED = 200  # of an owner: ended jobs that no device ever opened
+MAX_DISCARDED = 200  # of an owner: ended jobs without a checkpoint
 _EVENTS_AT_ONCE = 100
 WAITING = "waiting for the device that holds the data"
 
@@ -44,10 +44,12 @@ def check_quota(session: Session, owner: str, most: int) -> None:
 
 
 def drop_discarded(session: Session, owner: str) -> None:
-    """Delete the owner's oldest jobs that ended before any device opened them, beyond the newest MAX_DISCARDED."""
+    """Delete the owner's oldest jobs that ended before a step was kept, beyond the newest MAX_DISCARDED."""
+    unfinished = FINAL - {"succeeded"}
+    kept = select(CheckpointRow.job_id).where(CheckpointRow.job_id == JobRow.id).exists()
     discarded = (
         select(JobRow.number)
-        .where(JobRow.owner == owner, JobRow.status.in_(FINAL), JobRow.session_epoch == 0)
+        .where(JobRow.owner == owner, JobRow.status.in_(unfinished), ~kept)
         .order_by(JobRow.number.desc())
         .offset(MAX_DISCARDED)
     )

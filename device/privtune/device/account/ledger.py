@@ -7,7 +7,8 @@ until the job's next run finds in the store of releases what was drawn.
 What is counted (`Spent`), for each data set:
 * releases: records drawn. Sending a release again, to whatever cloud, sends the same bytes and costs nothing.
 * jobs: those that drew at least one release.
-* noises: the noise distributions (`law`) of training and held-out records, each of which is a further draw of them.
+* noises: the noise distributions (`law`) that it was drawn under, each of which is a further draw of the same texts.
+  Of texts without a file (predictions, generations) the most that one text was drawn under.
 * label nats: the largest epsilon of the randomised labels that jobs trained with, as one store chains them
   (`release.label_store`), added over stores and sets of label names. None once a job's gradients revealed labels, or
   texts, that were not randomised.
@@ -59,7 +60,7 @@ class Spent:
 
     releases: records drawn.
     jobs: jobs that drew at least one.
-    noises: noise distributions that jobs drew under; predictions do not count.
+    noises: noise distributions that jobs drew under.
     nats: worst-case loss of any record, in nats; None: no bound.
     delta: probability that the loss is larger.
     label_nats: worst-case loss of any label, in nats; None: no bound.
@@ -127,7 +128,8 @@ class Ledger:
 
         Args:
             facts: at least source, job, part, law, records (the most that are drawn now), epsilon (of the costliest
-                record; None: no bound) and delta.
+                record; None: no bound) and delta. noises: how many distributions the costliest text is then drawn
+                under, where texts are told apart one by one; else it follows from the data set.
             budget: of the data set.
 
         Raises:
@@ -140,7 +142,9 @@ class Ledger:
             facts = {"kind": "admitted", "id": uuid.uuid4().hex, **facts}
             before = self._read(db)
             now, after = spent(before, facts["source"]), spent([*before, facts], facts["source"])
-            reason = refusal(now, after, budget) if facts["records"] else None
+            # A data set may keep to all the distributions that it was allowed before.
+            noises = facts.get("noises", after.noises if after.noises > now.noises else 0)
+            reason = refusal(now, after, budget, noises) if facts["records"] else None
             if reason is None:
                 self._append(db, facts)
                 return str(facts["id"])
@@ -222,7 +226,7 @@ def spent(entries: Sequence[Json], source: str) -> Spent:
     return Spent(
         releases=sum(row["records"] for row in drawn),
         jobs=len({row["job"] for row in drawn}),
-        noises=len({row["law"] for row in drawn if row["part"] != "predict"}),
+        noises=max((row["noises"] for row in drawn if "noises" in row), default=len(laws)),
         nats=sum(epsilon for epsilon, _ in laws.values()) if bounded else None,
         delta=sum(delta for _, delta in laws.values()),
         label_nats=_label_nats(mine),
@@ -241,17 +245,18 @@ def _label_nats(rows: Sequence[Json]) -> float | None:
     return sum(stores.values())
 
 
-def refusal(now: Spent, after: Spent, budget: Budget) -> str | None:
-    """Why going from `now` to `after` exceeds the budget; None if it does not. Public: it is sent to the cloud."""
+def refusal(now: Spent, after: Spent, budget: Budget, noises: int) -> str | None:
+    """Why going from `now` to `after`, with texts under so many `noises`, exceeds the budget; None if it does not."""
     if budget.releases is not None and after.releases > budget.releases:
         left = max(0, budget.releases - now.releases)
         return f"it may draw {after.releases - now.releases} new releases and {left} are left"
     if budget.jobs is not None and after.jobs > budget.jobs:
         return f"{budget.jobs} jobs may draw new releases, and it would be one more"
-    if budget.noises is not None and after.noises > max(budget.noises, now.noises):
+    if budget.noises is not None and noises > budget.noises:
         return (
-            f"its records would be drawn under another noise distribution, and {budget.noises} may be used: keep to "
-            "the mechanism, settings, model and cut of the earlier jobs, or allow it in the policy (budget: noises)"
+            f"its texts would be drawn under another noise distribution, and {budget.noises} may be used: keep to the "
+            "mechanism, settings, model and cut of the earlier jobs, or allow it (--another-noise; where the device "
+            "has a policy, its budget: noises)"
         )
     if budget.nats_per_record is not None:
         if after.nats is None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.privacy.statements import Statement
+from privtune.device.release.beginnings import Beginnings
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.noising import Noise, build_noise, release_scope
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber
+from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import BYTES_PER_ELEMENT
 from privtune.shared.job_spec import JobSpec
@@ -51,6 +53,7 @@ class Releasing:
     noise: what is drawn.
     store: where its releases are, under the scope of its noise.
     perturber: draws releases and stores them there.
+    beginnings: the rows of a language model's texts.
     statement: what the mechanism guarantees.
     width: D, the elements of a released vector.
     """
@@ -60,6 +63,7 @@ class Releasing:
     noise: Noise
     store: ReleaseStore
     perturber: Perturber
+    beginnings: Beginnings
     statement: Statement
     width: int
 
@@ -117,6 +121,10 @@ class Releasing:
             **store_facts(self.store),
         }
 
+    def noises(self, texts: Iterable[RecordKey]) -> dict[str, Any]:
+        """How many noise distributions the costliest of these texts is drawn under, once it is drawn here too."""
+        return {"noises": 1 + max((self.store.other_laws(key) for key in texts), default=0)}
+
 
 @contextlib.contextmanager
 def open_releasing(
@@ -132,8 +140,18 @@ def open_releasing(
     noise = build_noise(package, spec.mechanism, spec.cut, home, own)
     own.pin(noise.fingerprint)
     store = ReleaseStore(home / "releases.sqlite", release_scope(noise, package, spec), STORE_BYTES)
-    with contextlib.closing(store):
-        perturber = Perturber(package.bottom, noise.mechanism, noise.source, store, spec.codec, noise.importance)
+    mechanism = noise.mechanism
+    beginnings = Beginnings(store, spec.codec, at_embedding=mechanism.injection == "embedding")
+    with contextlib.closing(store), contextlib.closing(beginnings):
+        perturber = Perturber(
+            package.bottom,
+            mechanism,
+            noise.source,
+            store,
+            spec.codec,
+            noise.importance,
+            beginnings if spec.task == "causal-lm" and mechanism.row_by_row else None,
+        )
         try:
             yield Releasing(
                 spec=spec,
@@ -141,7 +159,8 @@ def open_releasing(
                 noise=noise,
                 store=store,
                 perturber=perturber,
-                statement=noise.mechanism.statement(noise.source),
+                beginnings=beginnings,
+                statement=mechanism.statement(noise.source),
                 width=package.hidden_size,
             )
         finally:

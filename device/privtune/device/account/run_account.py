@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import Budget
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore
-from privtune.device.release.record_keys import RecordKey
+from privtune.device.release.record_keys import RecordKey, content_fingerprint
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.errors import PrivTuneError
 from privtune.shared.job_spec import JobSpec
@@ -24,7 +25,7 @@ from privtune.shared.job_spec import JobSpec
 TRANSCRIPT = "transcript"
 # Data sets of the ledger that are no files:
 GENERATIONS = "generations"  # generated texts, prompts included
-PREDICTIONS = "predictions"  # texts given to predict
+PREDICTIONS = "predictions"  # texts given to predict by themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +42,12 @@ class Account:
         home: the device's folder.
         job_id: the job.
         cloud: the gateway's address.
-        budget: for each data set; None: no limit.
+        budget: for each data set.
         record_frames: see `Transcript`.
     """
 
-    def __init__(
-        self, home: Path, job_id: str, *, cloud: str, budget: Budget | None, record_frames: bool = False
-    ) -> None:
-        self._home, self._job_id, self._cloud, self._budget = home, job_id, cloud, budget or Budget()
+    def __init__(self, home: Path, job_id: str, *, cloud: str, budget: Budget, record_frames: bool = False) -> None:
+        self._home, self._job_id, self._cloud, self._budget = home, job_id, cloud, budget
         folder = home / "jobs" / job_id / TRANSCRIPT
         self.transcript = Transcript(folder, job_id, record_frames=record_frames)
         self._admissions: list[_Admission] = []
@@ -93,6 +92,7 @@ class Account:
                 "of_records": len(keys),
                 "most_copies": 1 + max((key.index for key in keys), default=0),
                 "records": len(missing),
+                **(how.noises(missing) if source == PREDICTIONS else {}),
                 **how.size(sum(lengths[key] for key in missing)),
                 **how.cost(max((lengths[key] for key in missing), default=0)),
                 **store_facts(how.store),
@@ -117,13 +117,14 @@ class Account:
                 }
                 ledger.settle(admission.id, facts)
 
-    def admit_text(self, how: Releasing, *, rows: int, length: int) -> tuple[str, str | None]:
+    def admit_text(self, how: Releasing, *, prompt: Sequence[int], rows: int, length: int) -> tuple[str, str | None]:
         """Enter a text that is about to be generated. Returns the entry's id, and a warning if there is one.
 
         Each answer is a record of its own: each of several answers to one prompt reveals something of the prompt.
 
         Args:
             how: how the run releases.
+            prompt: token ids that it begins with.
             rows: the most rows that are drawn for it.
             length: the most rows of the whole text, prompt included.
 
@@ -139,6 +140,7 @@ class Account:
                 "part": "predict",
                 "of_records": 1,
                 "most_copies": 1,
+                **how.noises([RecordKey(0, content_fingerprint(prompt))]),
                 **how.text_facts(rows, length),
             }
             return ledger.admit(facts, self._budget), warning

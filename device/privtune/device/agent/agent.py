@@ -1,6 +1,7 @@
 """The agent: waits for jobs that name its data sets, checks each against the policy, and runs them one after another.
 
-Whatever a job raises, the agent logs it privately, sets the job aside and waits for the next.
+Whatever a job raises, the agent logs it privately, sets the job aside and waits for the next; a job that ends the
+process itself is begun three times at most (`attempts`).
 After an interruption (a restart, a closed lid) it resumes the jobs that it had begun, unless a person paused them.
 While the cloud is unreachable it says so once and keeps trying.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from privtune.device.agent.agent_config import AgentConfig
+from privtune.device.agent.attempts import attempt
 from privtune.device.data.source import DataSource
 from privtune.device.home.failure_log import log_failure
 from privtune.device.home.job_lock import job_lock
@@ -33,6 +35,7 @@ from privtune.shared.errors import (
     PolicyRefused,
     PrivTuneError,
     Unauthenticated,
+    is_failure,
 )
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.retry import retrying
@@ -158,7 +161,9 @@ class Agent:
             self._report(job["id"], error)
             if self.once:
                 raise
-        except Exception as error:  # one bad job must not end the agent, nor be taken up again and again
+        except BaseException as error:  # one bad job must not end the agent, nor be taken up again and again
+            if not is_failure(error):
+                raise
             known = self._known(error)
             self.screen.message(f"job {job['id']} is set aside: {known.message}")
             self._set_aside.add(job["id"])
@@ -166,7 +171,7 @@ class Agent:
                 raise known from error
         return True
 
-    def _known(self, error: Exception) -> PrivTuneError:
+    def _known(self, error: BaseException) -> PrivTuneError:
         """The error itself, or for any other an InternalError, its traceback in the private log."""
         if isinstance(error, PrivTuneError):
             return error
@@ -179,7 +184,7 @@ class Agent:
         settings = self._reachable(spec)
         train, validation = self._admit(spec)
         self.screen.message(f"job {job['id']}: {spec.task} on {spec.training_file} with {spec.model}")
-        with job_lock(settings.home, job["id"]):
+        with job_lock(settings.home, job["id"]), attempt(settings.home, job["id"]):
             result = run_job(job["id"], spec, train, validation, settings, self.screen, self.stop)
         self.screen.finished(result)
 
@@ -204,7 +209,9 @@ class Agent:
                 report_refusal(job_id, error, replace(self.settings, grpc_address=address), self.screen.message)
             except (Unauthenticated, PermissionDenied):
                 raise
-            except Exception as failed:
+            except BaseException as failed:
+                if not is_failure(failed):
+                    raise
                 self.screen.message(f"could not report this to the cloud: {self._known(failed).message}")
         elif not ends_job(error, job_id, self.settings.home):
             self.screen.message(f"job {job_id} is set aside; start the agent again to try it once more")

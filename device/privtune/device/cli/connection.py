@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from privtune.device.cli.option_groups import OptionGroup
-from privtune.device.cli.options import CONNECTION, MACHINE, Home, Threads, home_folder, option
+from privtune.device.cli.options import CONNECTION, MACHINE, NOISE, Home, Threads, home_folder, option
 
 if TYPE_CHECKING:
     from privtune.device.home.policy import Policy
@@ -125,3 +125,24 @@ class ModelConnection(Connection):
         from dataclasses import replace
 
         return replace(super().settings(control), local_model=self.local_model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasingConnection(ModelConnection):
+    """A connection of a command that releases texts."""
+
+    another_noise: Annotated[
+        bool,
+        option(
+            "Release texts although they were released under another noise distribution before: whoever has both can "
+            "average them. With a policy.yaml, its budget decides (noises).",
+            NOISE,
+            "--another-noise",
+        ),
+    ] = False
+
+    def settings(self, control: ControlPlane | None = None) -> RunSettings:
+        """See `Connection.settings`."""
+        from dataclasses import replace
+
+        return replace(super().settings(control), another_noise=self.another_noise)

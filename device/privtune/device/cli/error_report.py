@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, missing_package
+from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, is_failure, missing_package
 from privtune.shared.printable import escaped, printable
 
 P = ParamSpec("P")
@@ -43,7 +43,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             if error.errno in _NO_ROOM:
                 raise StorageFull(f"Can't write {error.filename or 'a file'}: {error.strerror}.") from error
             raise _unexpected(error, kwargs.get("home")) from error
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             if type(error).__module__.startswith("typer"):
                 raise  # usage errors and exits, which typer prints itself
             if isinstance(error, RuntimeError) and "home directory" in str(error):
@@ -65,7 +67,7 @@ def report(error: PrivTuneError, *, debug: bool) -> int:
     return error.exit_code
 
 
-def _unexpected(error: Exception, home: object) -> InternalError:
+def _unexpected(error: BaseException, home: object) -> InternalError:
     file = _log(home, "".join(traceback.format_exception(error)))
     where = f"The details are in {file} (private: read it before you share it)." if file else "Try --debug."
     return InternalError(f"Unexpected failure ({type(error).__name__}). {where}")

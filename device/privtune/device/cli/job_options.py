@@ -14,12 +14,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from privtune.device.cli.option_groups import OptionGroup
-from privtune.device.cli.options import DATA, option
+from privtune.device.cli.options import DATA, NOISE, option
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
 from privtune.shared.validation import first_problem
 
-NOISE, TRAINING = "Noise", "Training"
+TRAINING = "Training"
 Path = tuple[str, ...]
 
 

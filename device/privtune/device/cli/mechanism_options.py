@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from privtune.device.cli.job_options import NOISE
-from privtune.device.cli.options import option
+from privtune.device.cli.options import NOISE, option
 from privtune.shared.errors import InvalidInput
 
 NO_NOISE = "none"

@@ -11,6 +11,7 @@ import typer
 CONNECTION = "Connection"
 DATA = "Data"
 MACHINE = "This machine"
+NOISE = "Noise"
 
 
 def option(help_text: str, panel: str | None, *names: str, **more: Any) -> Any:

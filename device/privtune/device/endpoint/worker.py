@@ -14,7 +14,7 @@ from privtune.device.inference.generation.prompt_builder import Prompt
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.device.inference.generation.writer import Reply, Writer
 from privtune.device.session.run_settings import RunSettings
-from privtune.shared.errors import InternalError, JobConflict, PrivTuneError
+from privtune.shared.errors import InternalError, JobConflict, PrivTuneError, is_failure
 from privtune.shared.modeling.bottom_package import BottomPackage
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,9 @@ class Worker:
         try:
             ids = writer.prompts.ids(question.prompt, raw=question.raw)
             question.reply = writer.begin(ids, question.sampling)
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             question.notify(Update(error=_as_error(error)))
             return
         self._writing[question.reply.handle] = question
@@ -148,7 +150,9 @@ class Worker:
     def _advance(self, writer: Writer) -> None:
         try:
             replies = writer.advance()
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             writer.close()
             self._fail_all(_as_error(error))
             return
@@ -173,7 +177,7 @@ class Worker:
         self._writing = {}
 
 
-def _as_error(error: Exception) -> PrivTuneError:
+def _as_error(error: BaseException) -> PrivTuneError:
     if isinstance(error, PrivTuneError):
         return error
     log.error("unexpected failure while writing", exc_info=error)

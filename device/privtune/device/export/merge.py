@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from privtune.shared.errors import ArtifactCorrupt, ModelUnsupported
+from privtune.shared.errors import ArtifactCorrupt, ModelUnsupported, is_failure
 from privtune.shared.modeling.adapter_folder import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -102,7 +102,9 @@ def _scale(config: dict[str, Any]) -> tuple[float, int]:
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except Exception as error:  # safetensors raises its own, unexported kinds
+    except BaseException as error:  # safetensors raises its own, unexported kinds, and may panic
+        if not is_failure(error):
+            raise
         raise ArtifactCorrupt(f"{path.name} can't be read as safetensors; fetch the adapter again") from error
     return tensors
 

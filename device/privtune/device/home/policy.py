@@ -35,7 +35,7 @@ class Bound(Strict):
 
 
 class Budget(Strict):
-    """What may be released of each data set, over all jobs. A limit left out does not apply. See docs/ledger.md."""
+    """What may be released of each data set, over all jobs. A limit left out has its default. See docs/ledger.md."""
 
     nats_per_record: float | None = Field(
         None, gt=0, description="Worst-case privacy loss per record, in nats. Refuses noise without such a bound."
@@ -45,10 +45,10 @@ class Budget(Strict):
     )
     jobs: int | None = Field(None, ge=0, description="Jobs that draw at least one release.")
     noises: int | None = Field(
-        None,
+        1,
         ge=1,
-        description="Noise distributions that jobs may draw under: each is another draw of the same records. In a "
-        "policy 1 unless set.",
+        description="Noise distributions that the same texts may be drawn under: each is another draw of them. "
+        "Default: 1.",
     )
 
 
@@ -119,7 +119,7 @@ class Policy(Strict):
     )
     models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
     datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
-    budget: Budget = Field(default_factory=lambda: Budget(noises=1), description="Limits for each data set.")
+    budget: Budget = Field(default_factory=Budget, description="Limits for each data set.")
     audit: AuditRule | None = Field(
         None, description="Attack every job's data before it is sent. By default, no job is audited."
     )
@@ -144,11 +144,6 @@ class Policy(Strict):
     @classmethod
     def _bounds_with_defaults(cls, bounds: Bounds) -> Bounds:
         return _with_defaults(bounds)
-
-    @field_validator("budget")
-    @classmethod
-    def _one_noise_unless_set(cls, budget: Budget) -> Budget:
-        return budget if "noises" in budget.model_fields_set else budget.model_copy(update={"noises": 1})
 
     def check(self, spec: JobSpec) -> None:
         """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings are wrong."""

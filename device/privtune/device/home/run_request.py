@@ -26,6 +26,7 @@ class RunRequest:
     train: the training records.
     validation: the held-out records; None without any.
     local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
+    another_noise: the owner allows another noise distribution than the data had before.
     """
 
     cloud: str
@@ -33,11 +34,15 @@ class RunRequest:
     train: DataSource
     validation: DataSource | None
     local_model: str | None = None
+    another_noise: bool = False
 
     def same_work(self, other: RunRequest) -> bool:
         """Whether both ask for the same training of the same data; handles are drawn at random each time."""
         unnamed = {"training_file": "device://any", "validation_file": None}
-        one, two = (replace(request, spec=request.spec.model_copy(update=unnamed)) for request in (self, other))
+        one, two = (
+            replace(request, spec=request.spec.model_copy(update=unnamed), another_noise=False)
+            for request in (self, other)
+        )
         return one == two
 
     def save(self, home: Path, job_id: str) -> None:

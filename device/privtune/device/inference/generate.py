@@ -47,8 +47,8 @@ def open_writer(job_id: str, settings: RunSettings, say: Callable[[str], None] =
     """
     if JobFolder(settings.home, job_id).load().spec.task != "causal-lm":
         raise InvalidInput("this job trained a classifier, which can't write; use `privtune predict`")
-    with open_tuned(job_id, settings, say) as tuned, tuned.texts() as texts:
-        writer = Writer(tuned, texts, say)
+    with open_tuned(job_id, settings, say) as tuned:
+        writer = Writer(tuned, tuned.texts(), say)
         with contextlib.closing(writer):
             yield writer
 

@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 
 from privtune.device.account.releasing import Outgoing
-from privtune.device.account.run_account import PREDICTIONS
+from privtune.device.account.run_account import PREDICTIONS, source_of
 from privtune.device.data.batches import evaluation_batches
 from privtune.device.data.encode import EncodedDataset, encode_texts
 from privtune.device.data.plain_text import half_character
@@ -39,13 +39,21 @@ def predict(
     texts: Sequence[Text],
     settings: RunSettings,
     *,
+    source: str | None = None,
     batch_size: int = 32,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
     """Classify texts (or pairs) with the newest state of a job that this device trained, in the order given.
 
-    A text is released once: asking again sends the identical bytes. say: gets warnings, for example that texts were
-    longer than the job's limit and lost their end.
+    A text is released once: asking again sends the identical bytes, and so does asking for one that was trained on.
+
+    Args:
+        job_id: the job.
+        texts: what to classify.
+        settings: how to reach the cloud.
+        source: the file that the texts are from, which the ledger counts them with; None: they are from no file.
+        batch_size: texts in a message.
+        say: gets warnings, for example that texts were longer than the job's limit and lost their end.
 
     Raises:
         JobNotFound: this device does not hold the job.
@@ -64,7 +72,8 @@ def predict(
         if data.truncated:
             limit = tuned.state.spec.train.longest(tuned.package.max_positions)
             say(f"{data.truncated:,} of {len(data):,} texts were longer than the job's {limit} tokens and were cut")
-        tuned.releasing.admit([Outgoing(data=data, source=PREDICTIONS, name=PREDICTIONS, part="predict")], say)
+        counted = PREDICTIONS if source is None else source_of(source)
+        tuned.releasing.admit([Outgoing(data=data, source=counted, name=PREDICTIONS, part="predict")], say)
         found = _classify(data, tuned, batch_size)
     return [found[place] for place in np.argsort(order)]
 

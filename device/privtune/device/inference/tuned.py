@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from privtune.device.account.releasing import Releasing, open_releasing
-from privtune.device.account.run_account import GENERATIONS
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.inference.generation.growing_rows import RowSource
 from privtune.device.link.rpc import Link, Stream
@@ -58,14 +56,16 @@ class TunedModel:
     _ending: contextlib.ExitStack
     _patience: float
 
-    @contextlib.contextmanager
-    def texts(self) -> Iterator[TextReleases]:
-        """The rows of growing texts, in a scope of the store that is theirs."""
-        store, noise = self.releasing.store, self.releasing.noise
-        scope = hashlib.sha256(f"{GENERATIONS}\0{store.fingerprint}".encode()).hexdigest()
-        with contextlib.closing(store.in_scope(scope)) as own_store:
-            rows = RowSource(bottom=self.package.bottom, noise=noise, store=own_store, codec=self.state.spec.codec)
-            yield TextReleases(rows=rows, releasing=replace(self.releasing, store=own_store))
+    def texts(self) -> TextReleases:
+        """The rows of growing texts, in a scope of the store that is theirs.
+
+        Raises InvalidInput for a mechanism that can't release a record row by row.
+        """
+        how = self.releasing
+        rows = RowSource(
+            bottom=self.package.bottom, noise=how.noise, beginnings=how.beginnings, codec=self.state.spec.codec
+        )
+        return TextReleases(rows=rows, releasing=replace(how, store=how.beginnings.rows))
 
     def stream(self) -> Stream:
         """An inference session, closed with the model."""

@@ -64,6 +64,11 @@ class Mechanism(ABC):
         self.dim = context.hidden_size
         self._saw_unsafe_seed = False
 
+    @property
+    def row_by_row(self) -> bool:
+        """Whether a record can be released as it grows: no row depends on later ones, or on other draws."""
+        return not self.shortens and not self.reads_draws
+
     @torch.no_grad()
     def release(
         self,

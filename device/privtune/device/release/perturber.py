@@ -5,7 +5,7 @@ Clean vectors leave `Perturber` for one place only, the tail of a job that train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from privtune.device.data.encode import EncodedDataset, IntArray
 from privtune.device.noise.base import Mechanism
 from privtune.device.noise.importance import TokenImportance
 from privtune.device.noise.randomness import NoiseSource
+from privtune.device.release.beginnings import Beginnings
 from privtune.device.release.record_keys import RecordKey, record_keys
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
@@ -57,6 +58,7 @@ class Perturber:
         store: where releases are kept.
         codec: encoding of a release on the wire.
         importance: weights of tokens, for a mechanism that uses them.
+        beginnings: of a language model's texts, where their rows can be drawn one by one.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Perturber:
         store: ReleaseStore,
         codec: str,
         importance: TokenImportance | None = None,
+        beginnings: Beginnings | None = None,
     ) -> None:
         self._bottom, self._mechanism, self._source = bottom, mechanism, source
         self._store, self._codec, self._importance = store, codec, importance
+        self._beginnings = beginnings
         self._key_lists: list[tuple[EncodedDataset, list[RecordKey]]] = []
 
     def release(self, data: EncodedDataset, indices: IndexArray, first_handle: int = 0) -> Released:
@@ -80,9 +84,9 @@ class Perturber:
         all_keys = self.keys(data)
         keys = [all_keys[index] for index in indices.tolist()]
         known = self._store.get_many(keys)
-        missing = {key: index for key, index in zip(keys, indices.tolist(), strict=True) if key not in known}
+        missing = {key: data.ids[index] for key, index in zip(keys, indices.tolist(), strict=True) if key not in known}
         if missing:
-            drawn = self._draw([data.ids[index] for index in missing.values()])
+            drawn = self._draw(missing)
             known |= self._store.put_many(dict(zip(missing, drawn, strict=True)))
         return Released(handles=indices + first_handle, releases=[known[key] for key in keys])
 
@@ -115,12 +119,12 @@ class Perturber:
         return clean_BTD.float()
 
     @torch.no_grad()
-    def _draw(self, records: Sequence[IntArray]) -> list[EncodedRelease]:
-        ids_BT, mask_BT = pad(records)
+    def _draw(self, records: Mapping[RecordKey, IntArray]) -> list[EncodedRelease]:
+        ids_BT, mask_BT = pad(list(records.values()))
         importance_BT = None if self._importance is None else self._importance.of(ids_BT, mask_BT)
         clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
         out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=self._source)
-        h_BTD = out.h_BTD
+        h_BTD = out.h_BTD if self._beginnings is None else self._beginnings.join(records, out.h_BTD)
         if self._mechanism.injection == "embedding":
             h_BTD = self._bottom.blocks(h_BTD, out.mask_BT.long())
         encoded = []

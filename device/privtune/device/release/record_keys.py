@@ -30,6 +30,11 @@ class RecordKey:
             raise InvalidInput(f"a record's index must fit 64 bits, not {self.index}")
         return self.index.to_bytes(8, "big") + self.content
 
+    @classmethod
+    def unpacked(cls, stored: bytes) -> RecordKey:
+        """The key that was `packed`."""
+        return cls(int.from_bytes(stored[:8], "big"), stored[8:])
+
 
 def content_fingerprint(ids: Sequence[int]) -> bytes:
     """16 bytes over a record's token ids, as they are released: after truncation."""

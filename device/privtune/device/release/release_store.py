@@ -22,7 +22,8 @@ from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
 from privtune.shared.sqlite import open_private, sqlite_errors
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS scopes (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS scopes (
+    id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, law TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS releases (
     scope INTEGER NOT NULL, record BLOB NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (scope, record)) WITHOUT ROWID;
@@ -57,6 +58,7 @@ class ReleaseStore:
         path: the file, created if missing.
         fingerprint: `release_fingerprint(...)`.
         max_bytes: bound on the encoded bytes in the whole file.
+        law: the `release_fingerprint(...)` that a further scope belongs to, see `in_scope`.
 
     Raises, in every call:
         StorageFull: no room on the disk, or over the bound.
@@ -68,21 +70,28 @@ class ReleaseStore:
     contents = "releases"
     if_deleted = "releases its records a second time"
 
-    def __init__(self, path: Path, fingerprint: str, max_bytes: int) -> None:
+    def __init__(self, path: Path, fingerprint: str, max_bytes: int, law: str | None = None) -> None:
         if max_bytes < 1:
             raise InvalidInput(f"the bound of the store of {self.contents} must be at least 1 byte", param="max_bytes")
-        self._path, self._max_bytes, self.fingerprint = path, max_bytes, fingerprint
+        self._path, self._max_bytes, self.fingerprint, self._law = path, max_bytes, fingerprint, law or fingerprint
         with self._errors():
             self._file = open_private(path, _SCHEMA, write_ahead_log=True)
         with self._using() as db:
             db.execute("PRAGMA cache_size=-512")  # KiB; rows are read once, and the system caches the file
-            db.execute("INSERT OR IGNORE INTO scopes (fingerprint) VALUES (?)", (fingerprint,))
+            db.execute("INSERT OR IGNORE INTO scopes (fingerprint, law) VALUES (?, ?)", (fingerprint, self._law))
             row = db.execute("SELECT id FROM scopes WHERE fingerprint = ?", (fingerprint,)).fetchone()
             self._scope = int(row[0])
 
-    def in_scope(self, fingerprint: str) -> ReleaseStore:
-        """The same file under another fingerprint; the caller closes it."""
-        return ReleaseStore(self._path, fingerprint, self._max_bytes)
+    def in_scope(self, kind: str) -> ReleaseStore:
+        """Something else that is kept under the same law, in the same file; the caller closes it."""
+        fingerprint = hashlib.sha256(f"{kind}\0{self._law}".encode()).hexdigest()
+        return ReleaseStore(self._path, fingerprint, self._max_bytes, self._law)
+
+    def other_laws(self, key: RecordKey) -> int:
+        """Under how many other laws this content was drawn, as a record or as the beginning of one."""
+        query = "SELECT COUNT(DISTINCT law) FROM scopes JOIN releases ON scope = id WHERE record = ? AND law != ?"
+        with self._using() as db:
+            return int(db.execute(query, (RecordKey(0, key.content).packed(), self._law)).fetchone()[0])
 
     def get_many(self, keys: Sequence[RecordKey]) -> dict[RecordKey, EncodedRelease]:
         """The stored releases among `keys`; draw those that are missing here and `put_many` them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privtune.device.account.run_account import Account
-from privtune.device.home.policy import AuditRule, Policy
+from privtune.device.home.policy import AuditRule, Budget, Policy
 from privtune.device.link.rpc import GatewayAccess
 
 
@@ -21,7 +21,8 @@ class RunSettings:
     home: the device's folder.
     local_model: the owner's own copy of the model; None: the bottom package is downloaded from the cloud.
     no_progress_timeout: seconds without progress after which a run gives up (the job stays resumable).
-    policy: what jobs may ask for and how much may be released; None: anything.
+    policy: what jobs may ask for and how much may be released; None: anything, under one noise distribution.
+    another_noise: without a policy, texts may be drawn under another noise distribution than before.
     record_frames: keep the frames of both directions, for the audit.
     audit: attack the data first; the policy's rule, where it has one, takes precedence.
     """
@@ -34,6 +35,7 @@ class RunSettings:
     local_model: str | None = None
     no_progress_timeout: float = 600.0
     policy: Policy | None = None
+    another_noise: bool = False
     record_frames: bool = False
     audit: AuditRule | None = None
 
@@ -53,6 +55,6 @@ class RunSettings:
             self.home,
             job_id,
             cloud=self.grpc_address,
-            budget=self.policy.budget if self.policy is not None else None,
+            budget=self.policy.budget if self.policy else Budget(noises=None if self.another_noise else 1),
             record_frames=self.record_frames,
         )

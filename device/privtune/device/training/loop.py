@@ -151,11 +151,11 @@ def _request(session: TrainingSession, batch: TrainingBatch, /, *, inline_all: b
 
 
 def _learn(session: TrainingSession, window: SendAhead[TrainingBatch], batch: TrainingBatch) -> float:
-    """Output, loss and gradient of one micro-batch; with shared labels the cloud does all three."""
+    """Output, loss and gradient of one micro-batch; with shared labels the cloud does all three and says so."""
     spec, states = session.run.spec, session.states
+    answer = window.answer(batch)
     if spec.labels == "shared":
         return 0.0
-    answer = window.answer(batch)
     place = {"step": batch.step, "micro_batch": batch.number, "items": batch.items}
     if answer is None or spec.tail:
         inputs = states.states(session.job.train, batch.indices, batch.released, answer)

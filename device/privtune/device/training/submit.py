@@ -43,11 +43,13 @@ class Consent:
     no_noise: clean vectors leave.
     shared_labels: labels go to the cloud.
     text_gradients: gradients of a language model leave, and they name its text.
+    another_noise: the data are released under another noise distribution than before.
     """
 
     no_noise: bool = False
     shared_labels: bool = False
     text_gradients: bool = False
+    another_noise: bool = False
 
 
 def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -> RunRequest:
@@ -68,7 +70,7 @@ def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -
     classes = check_data(request.train, request.validation, spec, say)
     if spec.labels == "shared":
         spec = _with_classes(spec, classes)
-    return replace(request, spec=spec)
+    return replace(request, spec=spec, another_noise=consent.another_noise)
 
 
 def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
@@ -140,7 +142,14 @@ def resume(
         train, validation = data()
         spec = _admitted(job, home, consent)
         check_data(train, validation, spec, say)
-        request = RunRequest(cloud=control.url, spec=spec, train=train, validation=validation, local_model=local_model)
+        request = RunRequest(
+            cloud=control.url,
+            spec=spec,
+            train=train,
+            validation=validation,
+            local_model=local_model,
+            another_noise=consent.another_noise,
+        )
         request.save(home, job_id)
     _release_hold(job, control)
     return request
@@ -153,7 +162,8 @@ def train(
 
     A pause and a lost cloud say how to resume; a refusal by the device's policy is reported to the cloud.
     """
-    settings = replace(settings, local_model=request.local_model)
+    allowed = settings.another_noise or request.another_noise
+    settings = replace(settings, local_model=request.local_model, another_noise=allowed)
     with job_lock(settings.home, job_id):
         try:
             return run_job(job_id, request.spec, request.train, request.validation, settings, progress, stop)

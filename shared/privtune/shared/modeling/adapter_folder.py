@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privtune.shared.errors import ArtifactCorrupt
+from privtune.shared.errors import ArtifactCorrupt, is_failure
 from privtune.shared.files import replacing_file, write_json
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.partition import Head
@@ -83,7 +83,9 @@ def _modules_to_save(head: Head) -> list[str]:
 def _rewrite(path: Path, extra: Mapping[str, Tensor]) -> None:
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors raises kinds of its own, not exported
+    except BaseException as error:  # safetensors raises kinds of its own, not exported, and may panic
+        if not is_failure(error):
+            raise
         raise ArtifactCorrupt(f"{path.name} can't be read as safetensors; fetch the adapter again") from error
     with replacing_file(path) as scratch:
         save_file({**tensors, **extra}, scratch, metadata={"format": "pt"})

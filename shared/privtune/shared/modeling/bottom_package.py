@@ -24,7 +24,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported, PrivTuneError, StorageFull
+from privtune.shared.errors import (
+    ArtifactCorrupt,
+    CutOutOfRange,
+    ModelUnsupported,
+    PrivTuneError,
+    StorageFull,
+    is_failure,
+)
 from privtune.shared.files import native_os_errors
 from privtune.shared.job_spec import Task
 from privtune.shared.manifest import sha256_file, verify, write_manifest
@@ -169,7 +176,9 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
         state = load_file(folder / _WEIGHTS)
     except PrivTuneError:
         raise
-    except Exception as error:  # whatever nonsense makes transformers raise
+    except BaseException as error:  # whatever nonsense makes transformers raise, or tokenizers panic
+        if not is_failure(error):
+            raise
         raise ArtifactCorrupt(f"{folder.name} is not a usable bottom package; fetch it again") from error
     partition = Partition(shell)
     if partition.fingerprint() != manifest.get("fingerprint"):

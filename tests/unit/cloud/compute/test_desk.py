@@ -6,10 +6,10 @@ import weakref
 import pytest
 
 from privtune.cloud.compute.artifacts import Artifacts
-from privtune.cloud.compute.desk import Desk
+from privtune.cloud.compute.desk import MAX_WAITING_SESSIONS, Desk
 from privtune.cloud.settings import Settings
 from privtune.shared.codec import encode, probe
-from privtune.shared.errors import JobConflict, SessionSuperseded, VersionMismatch
+from privtune.shared.errors import CloudUnreachable, JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import STEP, Message, codec_number
 from privtune.split.v1 import split_pb2 as pb
@@ -116,3 +116,26 @@ def test_sessions_of_jobs_that_wait_or_have_ended_are_freed(desk, host, jobs, jo
     del opened
     gc.collect()
     assert session() is None
+
+
+def test_an_owners_sessions_that_wait_for_their_stream_are_bounded(desk, host, jobs):
+    spec = JobSpec(model="enc", training_file="device://x")
+    mine = [desk.open("alice", request(host, jobs.create("alice", spec))) for _ in range(3)]
+    desk.start(mine[0], object())
+    theirs = desk.open("bob", request(host, jobs.create("bob", spec)))
+    for _ in range(MAX_WAITING_SESSIONS - 1):
+        newest = desk.open("alice", request(host, jobs.create("alice", spec)))
+    for kept in (mine[0], theirs, mine[2], newest):
+        assert desk.current(kept.job_id, kept.epoch) is kept
+    with pytest.raises(JobConflict, match="open it again"):
+        desk.current(mine[1].job_id, mine[1].epoch)
+
+
+def test_what_a_job_trains_is_entered_in_the_budget(host, jobs, tmp_path):
+    settings = Settings(data_folder=tmp_path).model_copy(update={"max_memory_bytes": 3 << 20})
+    desk, spec = Desk(host, jobs, Artifacts(tmp_path), settings), JobSpec(model="enc", training_file="device://x")
+    for owner in "ab":
+        desk.open(owner, request(host, jobs.create(owner, spec)))
+    waits = jobs.create("c", spec)
+    with pytest.raises(CloudUnreachable, match="memory for jobs"):
+        desk.open("c", request(host, waits))

@@ -10,7 +10,7 @@ from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.release_cache import ReleaseCache
 from privtune.cloud.compute.step_machine import StepMachine
 from privtune.cloud.compute.top_session import TopSession
-from privtune.shared.errors import CloudUnreachable, FrameCorrupt, NonFinite
+from privtune.shared.errors import CloudOutOfMemory, CloudUnreachable, FrameCorrupt, NonFinite
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import (
     CUT_GRADIENT,
@@ -330,11 +330,11 @@ def test_releases_of_failed_frames_are_bounded_too(host, tmp_path):
 
 
 def test_all_jobs_share_one_budget(host, tmp_path):
-    budget = MemoryBudget(64 << 10)
+    budget = MemoryBudget(160 << 10)
     train = {"batch_size": 64, "accumulation": 1024, "in_flight": 16}
     first, second = (Bench(host, tmp_path / name, train=train, budget=budget) for name in "ab")
     first.tell(forward(0, 0, lengths=(7, 7)))
-    with pytest.raises(CloudUnreachable, match="--max-memory-mib"):
+    with pytest.raises(CloudOutOfMemory, match="--max-memory-mib"):
         first.tell(forward(0, 1, lengths=(7, 7), records=(1, 2)))
     with pytest.raises(CloudUnreachable, match="memory for jobs"):
         second.tell(forward(0, 0, lengths=(7, 7), records=(1, 2), readout=[0]))
@@ -344,7 +344,7 @@ def test_all_jobs_share_one_budget(host, tmp_path):
 
 
 def test_a_full_budget_evicts_releases_before_it_refuses(host, tmp_path):
-    bench = Bench(host, tmp_path, budget=MemoryBudget(40 << 10), max_bytes=1 << 30)
+    bench = Bench(host, tmp_path, budget=MemoryBudget(96 << 10), max_bytes=1 << 30)
     for step in range(12):
         bench.whole_step(step, records=(2 * step, 2 * step + 1), lengths=(4, 4))
     assert bench.top.step == 12

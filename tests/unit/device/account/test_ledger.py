@@ -24,7 +24,7 @@ def facts(job="job-1", law="law-1", records=10, epsilon=2.0, **more):
 def run(ledger, budget=None, *, drawn=None, **changes):
     """One run: admitted, then settled."""
     asked = facts(**changes)
-    admission = ledger.admit(asked, budget or Budget())
+    admission = ledger.admit(asked, budget or Budget(noises=None))
     done = asked["records"] if drawn is None else drawn
     ledger.settle(admission, {"records": done, "epsilon": asked["epsilon"], "delta": asked["delta"]})
 
@@ -92,28 +92,41 @@ def test_labels_cost_the_largest_epsilon_of_a_store_and_add_up_over_stores(tmp_p
 )
 def test_a_spent_budget_stops_the_next_job_and_is_entered(tmp_path, budget, why):
     ledger = Ledger(tmp_path)
-    run(ledger, Budget(**budget))
+    budget = Budget.model_validate({"noises": None} | budget)
+    run(ledger, budget)
     with pytest.raises(PolicyRefused, match=why):
-        run(ledger, Budget(**budget), job="job-2", law="law-2")
+        run(ledger, budget, job="job-2", law="law-2")
     assert ledger.entries()[-1]["kind"] == "refused"
     assert cost(ledger).releases == 10, "a refused job has released nothing"
-    run(ledger, Budget(**budget), job="job-2", law="law-2", records=0)  # sending the same again is free
-    run(ledger, Budget(**budget), job="job-2", law="law-2", source="/data/b.csv")  # another data set
+    run(ledger, budget, job="job-2", law="law-2", records=0)  # sending the same again is free
+    run(ledger, budget, job="job-2", law="law-2", source="/data/b.csv")  # another data set
 
 
 def test_another_noise_needs_the_owners_word_and_the_same_one_does_not(tmp_path):
-    ledger, one = Ledger(tmp_path), Policy().budget
+    ledger, one = Ledger(tmp_path), Budget()
     run(ledger, one)
     run(ledger, one, job="job-2")  # new records under the same noise
-    run(ledger, one, job="job-2", law="law-2", part="predict")
-    with pytest.raises(PolicyRefused, match="budget: noises"):
-        run(ledger, one, job="job-3", law="law-2")
+    for part in ("train", "validation", "predict"):
+        with pytest.raises(PolicyRefused, match="--another-noise"):
+            run(ledger, one, job="job-3", law="law-2", part=part)
     run(ledger, Policy.model_validate({"budget": {"noises": 2}}).budget, job="job-3", law="law-2")
     assert cost(ledger).noises == 2
     run(ledger, one, job="job-3", law="law-2")  # it was allowed, and goes on
-    run(ledger, Budget(), job="job-4", law="law-3")  # no policy
-    run(ledger, Policy.model_validate({"budget": {"noises": None}}).budget, job="job-5", law="law-4")
-    assert cost(ledger).noises == 4
+    run(ledger, Policy.model_validate({"budget": {"noises": None}}).budget, job="job-5", law="law-3")
+    assert cost(ledger).noises == 3
+
+
+def test_texts_without_a_file_are_told_apart(tmp_path):
+    """Many jobs predict, each under its own noise; what counts is how often one text was drawn."""
+    ledger, one = Ledger(tmp_path), Budget()
+    run(ledger, one, source="predictions", part="predict", noises=1)
+    run(ledger, one, source="predictions", part="predict", noises=1, law="law-2")
+    with pytest.raises(PolicyRefused, match="another noise distribution, and 1 may be used"):
+        run(ledger, one, source="predictions", part="predict", noises=2, law="law-2")
+    run(ledger, Budget(noises=2), source="predictions", part="predict", noises=2, law="law-2")
+    assert cost(ledger, "predictions").noises == 2
+    with pytest.raises(PolicyRefused):
+        run(ledger, one, source="predictions", part="predict", noises=2, law="law-2")
 
 
 def test_a_budget_in_nats_refuses_noise_without_a_bound(tmp_path):
@@ -193,7 +206,7 @@ def _admit_many(home, job):
     ledger = Ledger(home)
     for number in range(10):
         try:
-            ledger.admit(facts(job=job, law=f"{job}-{number}", records=1), Budget(releases=15))
+            ledger.admit(facts(job=job, law=f"{job}-{number}", records=1), Budget(releases=15, noises=None))
         except PolicyRefused:
             continue
 

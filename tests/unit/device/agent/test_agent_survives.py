@@ -1,12 +1,15 @@
 """Whatever a job raises, the agent sets it aside and waits for the next."""
 
+import os
 import threading
 
 import pytest
+from tokenizers.normalizers import Precompiled
 
 from privtune.device.agent import agent as agent_module
 from privtune.device.agent.agent import Agent
 from privtune.device.agent.agent_config import AgentConfig, DataSetting
+from privtune.device.agent.attempts import attempt
 from privtune.device.home.policy import Policy
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import CloudUnreachable, InternalError, VersionMismatch
@@ -67,7 +70,16 @@ def make(tmp_path, monkeypatch):
     return agent
 
 
-@pytest.mark.parametrize("error", [ValueError("secret text"), RecursionError(), MemoryError(), KeyError("x")])
+def panic():
+    """What a tokenizer of a hostile package makes the Rust library raise: no `Exception`."""
+    try:
+        Precompiled(b"")
+    except BaseException as error:
+        return error
+    raise AssertionError("it did not panic")
+
+
+@pytest.mark.parametrize("error", [ValueError("secret text"), RecursionError(), MemoryError(), KeyError("x"), panic()])
 def test_a_poison_job_is_set_aside_and_the_next_one_runs(make, tmp_path, error):
     ran = []
 
@@ -120,3 +132,48 @@ def test_a_strange_job_in_the_list_hides_no_other(make, odd):
     agent = make(Control([job("ftjob-odd", **odd), job("ftjob-good")]), run)
     agent.run()
     assert agent.screen.results == ["done"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_who_asks_the_agent_to_end_is_obeyed(make, error):
+    def run(*_):
+        raise error
+
+    with pytest.raises(type(error)):
+        make(Control([job("ftjob-1")]), run).run()
+
+
+def test_a_job_that_ends_the_process_is_begun_three_times_and_then_set_aside(make, tmp_path):
+    """As under `restart: unless-stopped`: each new process sees the same list."""
+    ran = tmp_path / "ran"
+
+    def run(job_id, *_):
+        with ran.open("a") as file:
+            file.write(f"{job_id}\n")
+        if job_id == "ftjob-killer":
+            os._exit(9)
+        agent.stop.set()
+        return "done"
+
+    agent = make(Control([job("ftjob-killer"), job("ftjob-zgood")]), run)
+    ends = []
+    while len(ends) < 9 and ends[-1:] != [0]:
+        child = os.fork()
+        if child == 0:
+            agent.run()
+            os._exit(0 if any("3 processes ended in this job" in line for line in agent.screen.messages) else 1)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert ends == [9, 9, 9, 0]
+    assert ran.read_text().split() == ["ftjob-killer"] * 3 + ["ftjob-zgood"]
+
+
+def test_a_job_that_gets_further_each_time_is_not_set_aside(tmp_path):
+    for number in range(5):
+        (tmp_path / "jobs/ftjob-1/checkpoints").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"jobs/ftjob-1/checkpoints/step-{number}").touch()
+        killed = attempt(tmp_path, "ftjob-1")
+        killed.__enter__()
+        assert (tmp_path / "jobs/ftjob-1/attempts.json").exists()
+    with attempt(tmp_path, "ftjob-1"):
+        pass
+    assert not (tmp_path / "jobs/ftjob-1/attempts.json").exists()

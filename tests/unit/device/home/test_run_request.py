@@ -24,7 +24,7 @@ def asked(**changes):
 
 
 def test_a_request_comes_back_as_it_was(tmp_path):
-    for request in (asked(), asked(validation=None, local_model=None)):
+    for request in (asked(), asked(validation=None, local_model=None, another_noise=True)):
         request.save(tmp_path, JOB)
         assert RunRequest.load(tmp_path, JOB) == request
     assert RunRequest.load(tmp_path, "ftjob-other") is None
@@ -53,6 +53,7 @@ def test_the_same_work_is_found_again_until_it_is_done(tmp_path):
     assert unfinished(tmp_path, asked()) == ["ftjob-new", "ftjob-old"]
     folder.save(replace(state, final_step=10))
     assert unfinished(tmp_path, asked()) == ["ftjob-old"]
+    assert unfinished(tmp_path, asked(another_noise=True)) == ["ftjob-old"]  # what is allowed is not the work
 
 
 def test_a_home_that_is_a_file(tmp_path):

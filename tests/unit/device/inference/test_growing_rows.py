@@ -2,17 +2,21 @@
 
 import contextlib
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from privtune.device.inference.generation.growing_rows import GrowingText, RowSource, _key
+from privtune.device.data.encode import EncodedDataset
+from privtune.device.inference.generation.growing_rows import GrowingText, RowSource
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
+from privtune.device.release.beginnings import Beginnings, row_keys
 from privtune.device.release.noising import Noise
+from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
-from privtune.shared.codec import decode
+from privtune.shared.codec import decode, encode
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.partition import Partition
@@ -20,6 +24,13 @@ from tests.support.noise_contexts import model_context
 from tests.support.tiny_models import WIDTH, tiny_lm
 
 IDS = [2, 9, 30, 11, 4, 50, 33]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(RowSource):
+    """With the store of whole records."""
+
+    store: ReleaseStore
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +42,18 @@ def context():
 def source(context, tmp_path):
     with contextlib.ExitStack() as ending:
 
-        def make(name, **params):
+        def make(name, codec="fp32", **params):
             mechanism = build(MechanismSpec(name=name, params=params), context)
             store = ending.enter_context(
                 contextlib.closing(ReleaseStore(tmp_path / "rows.sqlite", mechanism.fingerprint(), 1 << 24))
             )
-            return RowSource(
+            beginnings = Beginnings(store, codec, at_embedding=mechanism.injection == "embedding")
+            return Source(
                 bottom=context.bottom,
                 noise=Noise(mechanism=mechanism, importance=None, source=noise_source()),
+                beginnings=ending.enter_context(contextlib.closing(beginnings)),
+                codec=codec,
                 store=store,
-                codec="fp32",
             )
 
         yield make
@@ -51,6 +64,25 @@ def rows(source, *pieces):
     for piece in pieces:
         text.extend(piece)
     return decode(text.encoded(0), len(text.ids), WIDTH, "fp32"), text
+
+
+def records(source, *texts):
+    """What is released of records with these ids, and a function that asks for it once more."""
+    perturber = Perturber(
+        source.bottom,
+        source.noise.mechanism,
+        source.noise.source,
+        source.store,
+        source.codec,
+        beginnings=source.beginnings,
+    )
+    data = EncodedDataset(ids=tuple(np.array(ids, dtype=np.int32) for ids in texts))
+
+    def released():
+        found = perturber.release(data, np.arange(len(data))).releases
+        return [decode(one.data, one.rows, WIDTH, source.codec) for one in found]
+
+    return released(), released
 
 
 def test_without_noise_the_rows_are_the_bottoms(source, context):
@@ -101,6 +133,41 @@ def test_rows_of_several_texts_together_are_each_ones_own(source, injection):
     assert [text.drawn for text in texts] == [7, 3, 0]  # what texts have in common is drawn once
 
 
+@pytest.mark.parametrize("injection", ["embedding", "cut"])
+def test_a_prompt_that_was_trained_on_sends_the_rows_of_its_record(source, injection):
+    made = source("dchi", injection=injection)
+    (record, other), _ = records(made, IDS, [*IDS[:3], 20, 21])
+    prompt, text = rows(made, IDS[:5], [8])
+    assert text.drawn == 1
+    np.testing.assert_allclose(prompt[:5], record[:5], rtol=1e-4, atol=1e-5)
+    if injection == "cut":
+        assert text.encoded(0)[: 5 * 4 * WIDTH] == record[:5].tobytes()
+    assert not np.isclose(record[:3], other[:3]).all(axis=1).any()  # records stay independent of each other
+    assert GrowingText(made).missing([*IDS[:3], 20, 21]) == 0
+
+
+@pytest.mark.parametrize("injection", ["embedding", "cut"])
+def test_a_record_sends_the_rows_of_what_was_written_before(source, injection):
+    made = source("dchi", injection=injection)
+    prompt, _ = rows(made, IDS[:4])
+    (record, other), again = records(made, IDS, [3, *IDS])
+    np.testing.assert_allclose(record[:4], prompt, rtol=1e-4, atol=1e-5)
+    assert not np.isclose(record[:4], other[1:5]).all(axis=1).any()
+    longer, text = rows(made, IDS)
+    assert text.drawn == 0
+    np.testing.assert_allclose(longer, record, rtol=1e-4, atol=1e-5)
+    assert [one.tobytes() for one in again()] == [record.tobytes(), other.tobytes()]
+
+
+def test_a_rounded_record_is_sent_again_as_it_was(source):
+    made = source("dchi", codec="bf16")
+    (record,), _ = records(made, IDS)
+    text = GrowingText(made)
+    text.extend(IDS)
+    assert text.drawn == 0
+    assert text.encoded(0) == encode(record, "bf16")
+
+
 def test_the_rows_to_draw_are_known_before(source):
     made = source("dchi")
     rows(made, IDS[:4])
@@ -115,10 +182,9 @@ def test_noise_at_the_embedding_goes_through_the_blocks(source, context):
     """The row at the cut is what the blocks make of the noised rows so far, as in training."""
     made = source("dchi", injection="embedding")
     at_cut, _ = rows(made, IDS[:2], IDS[2:])
-    digest = hashlib.sha256()
-    keys = [_key(digest, token) for token in IDS]
-    kept = made.store.get_many(keys)
-    noised_1TD = torch.from_numpy(np.stack([np.frombuffer(kept[key].data, "<f4") for key in keys]).copy())[None]
+    keys = row_keys(hashlib.sha256(), IDS)
+    kept = made.beginnings.known(keys)
+    noised_1TD = torch.stack([kept[key] for key in keys])[None]
     mask_1T = torch.ones(1, len(IDS), dtype=torch.long)
     torch.testing.assert_close(torch.from_numpy(at_cut), context.bottom.blocks(noised_1TD, mask_1T)[0])
     clean_1TD = context.bottom.embed(torch.tensor([IDS]), mask_1T)

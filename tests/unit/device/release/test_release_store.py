@@ -55,6 +55,20 @@ def test_same_bytes_after_reopening(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_text_is_known_by_the_laws_that_it_was_drawn_under(tmp_path: Path) -> None:
+    path, item = tmp_path / "r", drawn(0)
+    stores = [ReleaseStore(path, law, 10**6) for law in ("one", "two", "three")]
+    mine, rows = stores[0], stores[1].in_scope("rows")
+    mine.put_many({key(1): item})
+    assert mine.other_laws(key(1)) == 0
+    rows.put_many({RecordKey(0, key(1).content): item})
+    assert mine.other_laws(key(1)) == 1
+    stores[1].put_many({RecordKey(0, key(1).content): item})
+    assert mine.other_laws(key(1)) == 1
+    assert stores[2].in_scope("rows").other_laws(key(1)) == 1
+    assert rows.other_laws(key(2)) == 0
+
+
 def test_first_release_wins(tmp_path: Path) -> None:
     one = ReleaseStore(tmp_path / "r", PRINT, 10**6)
     two = ReleaseStore(tmp_path / "r", PRINT, 10**6)

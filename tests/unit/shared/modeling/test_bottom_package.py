@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported
+from privtune.shared.errors import ArtifactCorrupt, CutOutOfRange, ModelUnsupported, PrivTuneError
 from privtune.shared.manifest import write_manifest
 from privtune.shared.modeling.bottom_package import bottom_from_model, load_bottom_package, write_bottom_package
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
@@ -205,9 +208,50 @@ def test_an_impossible_config_is_refused(changes, refusal, tmp_path):
         load_bottom_package(tmp_path / "package")
 
 
-def edited(folder, changes):
-    """The package as a hostile cloud sends it: a changed config.json and a manifest that fits."""
+HOSTILE = (None, True, -1, 0, 2**24, 10**30, 1e308, "x", "evil/kernels", "../x", [], [[]] * 9, {}, {"x": {"y": "z/z"}})
+NAMES = (
+    "auto_map",
+    "trust_remote_code",
+    "quantization_config",
+    "attn_implementation",
+    "use_kernels",
+    "tokenizer_class",
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(data=st.data())
+def test_no_config_reaches_a_loader_or_raises_anything_but_a_refusal(data, tmp_path_factory, monkeypatch):
+    from transformers import dynamic_module_utils
+    from transformers.integrations import hub_kernels
+
+    def reached(*_, **__):
+        raise SystemExit("code of the package, or a kernel, was reached")
+
+    monkeypatch.setattr(hub_kernels, "get_kernel", reached, raising=False)
+    monkeypatch.setattr(hub_kernels, "load_and_register_attn_kernel", reached, raising=False)
+    monkeypatch.setattr(dynamic_module_utils, "get_class_from_dynamic_module", reached)
+    folder = tmp_path_factory.mktemp("hostile")
+    packed(saved(tiny_lm("llama"), folder / "model"), "causal-lm", 1, folder / "package")
+    file = data.draw(st.sampled_from(["config.json", "tokenizer_config.json"]))
+    named = st.sampled_from(sorted(json.loads((folder / "package" / file).read_text()))) | st.sampled_from(NAMES)
+    changes = data.draw(st.dictionaries(named, st.sampled_from(HOSTILE), min_size=1, max_size=3))
+    edited(folder / "package", changes, file=file)
+    with suppress(PrivTuneError):
+        load_bottom_package(folder / "package")
+
+
+def test_a_tokenizer_that_panics_is_a_refusal(tmp_path):
+    packed(saved(tiny_lm("llama"), tmp_path / "model"), "causal-lm", 1, tmp_path / "package")
+    rigged = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}
+    edited(tmp_path / "package", rigged, file="tokenizer.json")
+    with pytest.raises(ArtifactCorrupt):
+        load_bottom_package(tmp_path / "package")
+
+
+def edited(folder, changes, *, file="config.json"):
+    """The package as a hostile cloud sends it: a changed file and a manifest that fits."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
+    facts = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(facts | changes))
     write_manifest(folder, **{name: value for name, value in manifest.items() if name != "files"})

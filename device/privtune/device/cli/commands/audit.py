@@ -12,10 +12,10 @@ import typer
 
 from privtune.device.cli.data_options import TextColumn
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import NOISE, flag_of
+from privtune.device.cli.job_options import flag_of
 from privtune.device.cli.mechanism_options import NoNoise, Params, mechanism_of
 from privtune.device.cli.option_groups import grouped
-from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
+from privtune.device.cli.options import DATA, NOISE, AsJson, Home, Threads, home_folder, limit_threads, option
 from privtune.device.cli.planned_job import PlannedJob
 from privtune.device.cli.printing import console_of, print_table
 

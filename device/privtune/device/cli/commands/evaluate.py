@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.connection import ModelConnection
+from privtune.device.cli.connection import ReleasingConnection
 from privtune.device.cli.data_options import RecordColumns
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def evaluate(
     job: JobId,
     columns: RecordColumns,
-    connection: ModelConnection,
+    connection: ReleasingConnection,
     data: Annotated[
         str | None,
         typer.Option(help="Held-out records. Default: those that the job was submitted with.", show_default=False),

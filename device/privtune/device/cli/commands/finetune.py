@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privtune.device.cli.connection import ModelConnection
+from privtune.device.cli.connection import ReleasingConnection
 from privtune.device.cli.data_options import RecordColumns
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import NOISE, JobOptions, build_spec
+from privtune.device.cli.job_options import JobOptions, build_spec
 from privtune.device.cli.mechanism_options import NoNoise, Params, mechanism_of
 from privtune.device.cli.option_groups import OptionGroup, grouped
-from privtune.device.cli.options import DATA, AsJson, limit_threads, option
+from privtune.device.cli.options import DATA, NOISE, AsJson, limit_threads, option
 from privtune.device.cli.signals import pausing
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def finetune(
     job_options: JobOptions,
     columns: TrainingData,
     noise: NoiseOptions,
-    connection: ModelConnection,
+    connection: ReleasingConnection,
     data: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +143,7 @@ def finetune(
         no_noise=noise.no_noise,
         shared_labels=job_options["labels"] == "shared",
         text_gradients=noise.text_gradients,
+        another_noise=connection.another_noise or noise.no_noise,
     )
     home, stop = connection.folder, threading.Event()
     with make_screen(as_json=as_json) as screen:
@@ -174,7 +175,7 @@ def finetune(
 
 
 def _request(
-    data: str | None, job: JobOptions, columns: TrainingData, noise: NoiseOptions, connection: ModelConnection
+    data: str | None, job: JobOptions, columns: TrainingData, noise: NoiseOptions, connection: ReleasingConnection
 ) -> RunRequest:
     """What the options ask for; the number of labels is a guess until the data are read."""
     from privtune.device.home.run_request import RunRequest

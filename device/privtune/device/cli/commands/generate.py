@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.connection import ModelConnection
+from privtune.device.cli.connection import ReleasingConnection
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, JobId, limit_threads, option, to_stderr
@@ -32,7 +32,7 @@ LEAK = (
 @grouped
 def generate(
     job: JobId,
-    connection: ModelConnection,
+    connection: ReleasingConnection,
     prompt: Annotated[list[str] | None, typer.Option(help="A prompt to answer or continue; may be repeated.")] = None,
     file: Annotated[
         str | None,

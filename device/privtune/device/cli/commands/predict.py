@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.connection import ModelConnection
+from privtune.device.cli.connection import ReleasingConnection
 from privtune.device.cli.data_options import TextColumns
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def predict(
     job: JobId,
     columns: TextColumns,
-    connection: ModelConnection,
+    connection: ReleasingConnection,
     text: Annotated[list[str] | None, typer.Option(help="A text to classify; may be repeated.")] = None,
     data: Annotated[
         str | None, typer.Option(help="A file of texts (.jsonl, .csv, .tsv, .parquet). Needs no labels.")
@@ -45,7 +45,7 @@ def predict(
 
     settings = connection.settings()
     limit_threads(connection.threads)
-    found = classify(job, texts, settings, batch_size=batch_size, say=to_stderr)
+    found = classify(job, texts, settings, source=data, batch_size=batch_size, say=to_stderr)
     if out is None:
         for number, prediction in enumerate(found):
             typer.echo(_json_line(number, prediction) if as_json else _plain_line(prediction, texts[number]))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from privtune.device.cli.connection import ModelConnection
+from privtune.device.cli.connection import ReleasingConnection
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import limit_threads, option, to_stderr
@@ -18,7 +18,7 @@ ENDPOINT = "Endpoint"
 @grouped
 def serve(
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids; clients name one as the model.")],
-    connection: ModelConnection,
+    connection: ReleasingConnection,
     host: Annotated[str, option("Address to listen on. Default: 127.0.0.1.", ENDPOINT)] = "127.0.0.1",
     port: Annotated[
         int, option("Port to listen on. 0: any free port. Default: 8000.", ENDPOINT, min=0, max=65535)

@@ -1,8 +1,8 @@
 """The released rows of texts that grow: each row is drawn once for the tokens up to it, and never again.
 
-A row is kept on disk under a hash of all token ids so far, in the store of releases but in generation's own scope. A
-longer conversation, an answer that is requested again and a lost connection therefore send the rows that left before;
-what is computed from kept rows (blocks after noise at the embedding, the codec) reveals nothing new.
+Rows are kept on disk (`release.beginnings`). A longer conversation, an answer that is requested again, a text that was
+trained on and a lost connection therefore send the rows that left before; what is computed from kept rows (blocks after
+noise at the embedding, the codec) reveals nothing new.
 T rows so far, N new ones, D width.
 """
 
@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from privtune.device.release.beginnings import Beginnings, row_keys
 from privtune.device.release.noising import Noise
 from privtune.device.release.record_keys import RecordKey
-from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.kv_cache import BottomCache
@@ -34,7 +32,7 @@ class RowSource:
 
     bottom: the model's, which the noise goes into.
     noise: what is drawn.
-    store: in generation's own scope; it holds rows at the injection point, float32.
+    beginnings: the rows that are known.
     codec: of rows on the wire.
 
     Raises InvalidInput for a mechanism that can't release a record row by row.
@@ -42,7 +40,7 @@ class RowSource:
 
     bottom: Bottom
     noise: Noise
-    store: ReleaseStore
+    beginnings: Beginnings
     codec: str
 
     def __post_init__(self) -> None:
@@ -74,9 +72,7 @@ class GrowingText:
 
     def missing(self, ids: Sequence[int]) -> int:
         """How many of the rows that these further ids need are still to be drawn."""
-        digest = self._digest.copy()
-        keys = [_key(digest, token) for token in ids]
-        return len(keys) - len(self._from.store.sizes(keys))
+        return len(ids) - len(self._from.beginnings.known(row_keys(self._digest.copy(), ids)))
 
     def extend(self, ids: Sequence[int]) -> None:
         """Draw the rows of further ids, or take those that were drawn; they are on disk when this returns."""
@@ -108,7 +104,7 @@ class GrowingText:
         self.ids.append(token)
         self._embedded.append(embedded_D)
         self._clean.append(clean_D)
-        return _NewRow(self, len(self.ids) - 1, _key(self._digest, token))
+        return _NewRow(self, len(self.ids) - 1, row_keys(self._digest, [token])[0])
 
     def keep(self, row_1D: Tensor) -> None:
         """The next row as it is to be sent."""
@@ -148,32 +144,25 @@ def _extend(
     clean_ND = embedded_ND if at_embedding else blocks(embedded_ND)
     rows = zip(owners, ids, embedded_ND, clean_ND, strict=True)
     new = [text.note(int(token), embedded_D, clean_D) for text, token, embedded_D, clean_D in rows]
-    rows_ND = _kept(source.store, new)
+    rows_ND = _kept(source.beginnings, new)
     if at_embedding:
         rows_ND = blocks(rows_ND)
     for text, row_1D in zip(owners, rows_ND[:, None], strict=True):
         text.keep(row_1D)
 
 
-def _kept(store: ReleaseStore, rows: Sequence[_NewRow]) -> Tensor:
+def _kept(beginnings: Beginnings, rows: Sequence[_NewRow]) -> Tensor:
     """What is to be sent of these rows, (N, D): from the store, in which missing ones are drawn first."""
     keys = [row.key for row in rows]
-    known, new = store.get_many(keys), {}
-    drawn: dict[int, tuple[int, npt.NDArray[np.float32]]] = {}  # by text: the first place, and the rows from there
+    known, new = beginnings.known(keys), {}
+    drawn: dict[int, tuple[int, Tensor]] = {}  # by text: the first place, and the rows from there
     for row in rows:
         if row.key not in known and row.key not in new:
             if id(row.text) not in drawn:
-                drawn[id(row.text)] = row.place, row.text.draw(row.place).numpy()
+                drawn[id(row.text)] = row.place, row.text.draw(row.place)
             first, drawn_ND = drawn[id(row.text)]
-            new[row.key] = EncodedRelease(1, drawn_ND[row.place - first].astype("<f4").tobytes())
+            new[row.key] = drawn_ND[row.place - first]
             row.text.drawn += 1
     if new:
-        known |= store.put_many(new)
-    raw = b"".join(known[key].data for key in keys)
-    return torch.from_numpy(np.frombuffer(raw, dtype="<f4").reshape(len(keys), -1).copy())
-
-
-def _key(digest: hashlib._Hash, token: int) -> RecordKey:
-    """The key of the next row: 16 bytes of a hash over all ids up to it. Advances the digest."""
-    digest.update(int(token).to_bytes(8, "big", signed=True))
-    return RecordKey(0, digest.digest()[:16])
+        known |= beginnings.keep(new)
+    return torch.stack([known[key] for key in keys])

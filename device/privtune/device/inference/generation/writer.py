@@ -130,7 +130,7 @@ class Writer:
         # The last token is chosen and never sent.
         releasing, length = self._texts.releasing, len(prompt) + limit - 1
         reply.admission, warning = releasing.account.admit_text(
-            releasing, rows=growing.missing(prompt) + limit - 1, length=length
+            releasing, prompt=prompt, rows=growing.missing(prompt) + limit - 1, length=length
         )
         if warning is not None:
             self._say(warning)
