@@ -11,6 +11,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+READERS ?= .venv-readers
 TORCH_VERSION ?= 2.13.0
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
@@ -30,7 +31,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 # Installs exactly a lock file: nothing without a hash, nothing that it does not list.
 SYNC := $(PIP) install --quiet --require-hashes --no-deps -r
 
-.PHONY: help env lock test test-slow test-containers torture lint format protos demo compose-sample bench wheel clean
+.PHONY: help env lock test test-slow test-readers test-containers torture lint format protos demo compose-sample bench wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -60,6 +61,16 @@ test: $(STAMP)  ## run all tests but the slow and the container ones
 
 test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-trained model
 	$(PY) -m pytest -m 'slow and not container' $(PYTEST_ARGS)
+
+test-readers: $(STAMP) $(READERS)/.made  ## load exports in transformers 4 with peft, and in llama.cpp
+	PRIVTUNE_TEST_READERS=$(abspath $(READERS))/bin/python $(PY) -m pytest -m slow $(PYTEST_ARGS) \
+		tests/integration/test_export_elsewhere.py
+
+$(READERS)/.made: requirements/readers.txt
+	@test -x $(READERS)/bin/python || $(PYTHON) -m venv $(READERS)
+	$(READERS)/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
+	$(READERS)/bin/pip install --quiet -r requirements/readers.txt
+	@touch $@
 
 test-containers: $(STAMP)  ## build both images, start the compose file and train through it (root, podman)
 	$(PY) -m pytest -m container $(PYTEST_ARGS) tests/containers

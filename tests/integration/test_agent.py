@@ -12,6 +12,7 @@ from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import load_bottom
 from privtune.device.session.handshake import open_request
+from privtune.device.training.submit import check_data
 from privtune.shared.errors import DataInvalid, JobNotFound, JobPaused
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
@@ -76,6 +77,21 @@ def test_jobs_are_taken_one_after_another_the_oldest_first(world):
     started = [line.split()[1].rstrip(":") for line in screen.messages if line.startswith("job ")]
     assert sorted(started) == sorted(jobs)
     assert {world.cloud.status(job)[0] for job in jobs} == {"succeeded"}
+
+
+def test_the_agent_says_of_the_data_what_finetune_says(world):
+    """Columns that are not used and a column with more values than labels have are for the owner to see."""
+    path = world.folder / "many.csv"
+    path.write_text("text,label,doctor\n" + "".join(f"w{n} w5,{n},x\n" for n in range(120)))
+    agent = make_agent(world, Screen(), path=path)
+    job = spec(world, train={"max_steps": 2}, optim={"learning_rate": 1e-4})
+    world.cloud.create_job(job)
+    agent.run()
+    said = []
+    check_data(*agent.config.sources(job), job, said.append)
+    assert [line for line in agent.screen.messages if "many.csv" in line] == said
+    assert "not used: doctor" in said[0]
+    assert "120 different values" in said[1]
 
 
 def test_a_refused_job_does_not_stop_the_next(world):

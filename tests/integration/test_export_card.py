@@ -1,12 +1,17 @@
 """The model card: what a hub can parse, what the ledger says, and nothing of the data."""
 
 import json
+import re
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from peft import AutoPeftModelForSequenceClassification
 
 from privtune.device.export.export_job import ExportOptions, export_job
+from privtune.device.export.push import plan_upload
 from privtune.shared.errors import InvalidInput
+from privtune.shared.job_spec import JobSpec
 from privtune.shared.manifest import write_manifest
 from tests.support.running import ledger_entries, run
 
@@ -78,9 +83,61 @@ def test_a_training_that_the_ledger_does_not_know_claims_nothing(local_world):
     assert "nothing is claimed" in card_of(export_job(job_id, world.folder / "out", world.settings)).text
 
 
-def test_a_base_name_is_a_name():
-    with pytest.raises(InvalidInput, match="owner/model"):
-        ExportOptions(base_name="/home/alice/base")
+@pytest.mark.parametrize("given", ["/home/alice/base", "base", "a/b/c"])
+def test_a_base_name_is_a_name_or_a_folder(given):
+    with pytest.raises(InvalidInput, match="owner/model nor a folder here"):
+        ExportOptions(base_name=given)
+    with pytest.raises(InvalidInput, match="not a name like owner/model"):
+        ExportOptions(base_name=given, format="merged")
+
+
+def adapter_of(world, job_id):
+    return world.folder / "cloud" / "jobs" / job_id / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "shown"),
+    [("owner/tiny-bert", "owner/tiny-bert"), (None, "enc"), ("/srv/models/enc", "enc"), ("see http://evil", "enc")],
+)
+def test_the_base_is_called_as_on_the_hub_where_the_cloud_has_it_from_there(local_world, theirs, shown):
+    world, said = local_world, []
+    job_id = train(world)
+    facts = json.loads((adapter_of(world, job_id) / "manifest.json").read_text())
+    assert facts["base_hub_id"] is None  # a folder of the operator
+    write_manifest(adapter_of(world, job_id), **facts | {"base_hub_id": theirs})
+    folder = export_job(job_id, world.folder / "out", world.settings, say=said.append)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == shown
+    card = card_of(folder)
+    loads = theirs == shown
+    assert card.data.base_model == (shown if loads else None)
+    assert (f'from_pretrained("{shown}"' in card.text) == loads
+    assert any("--base-name" in line for line in said) == (shown == "enc")
+
+
+def test_the_adapter_loads_by_the_code_on_its_card_with_the_names_of_classes(local_world):
+    """The owner names a folder of this machine, which an upload then refuses."""
+    world = local_world
+    job_id = train(world)
+    base = str(world.models["enc"])
+    folder = export_job(job_id, world.folder / "out", world.settings, ExportOptions(base_name=base))
+    (code,) = re.findall(r"```python\n(.*?)```", card_of(folder).text, re.DOTALL)
+    scope = {}
+    exec(code.replace("FOLDER", str(folder)), scope)
+    assert scope["model"].config.id2label == {0: "high", 1: "low"}
+    assert scope["model"].config.label2id == {"high": 0, "low": 1}
+    assert scope["tokenizer"]("w5")["input_ids"]
+    auto = AutoPeftModelForSequenceClassification.from_pretrained(folder)
+    torch.testing.assert_close(auto.state_dict(), scope["model"].state_dict())
+    with pytest.raises(InvalidInput, match=r"path of this machine.*--base-name owner/model"):
+        plan_upload(folder)
+
+
+def test_the_card_says_what_training_read_at_most(local_world):
+    """The default of 128 tokens takes the 48 positions that the model has."""
+    world = local_world
+    job_id = train(world, train={"max_length": JobSpec.model_fields["train"].default_factory().max_length})
+    folder = export_job(job_id, world.folder / "out", world.settings)
+    assert "| Longest text in training | 48 tokens |" in card_of(folder).text
 
 
 def test_an_adapter_has_no_number_type_to_choose():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import GenerationConfig
 
 from privtune.device.data.source import DataSource
 from privtune.device.export.export_job import ExportOptions, export_job
@@ -35,7 +36,7 @@ def job(world):
 
 def exported(world, job, name):
     settings = world.device(local_model=str(world.models["chatty"]))
-    return export_job(job, world.folder / f"out-{name}", settings, ExportOptions(format=name))
+    return export_job(job, world.folder / f"out-{name}", settings, ExportOptions(format=name.partition("-")[0]))
 
 
 def template_of(folder):
@@ -45,8 +46,25 @@ def template_of(folder):
     return file.read_text() if file.exists() else config["chat_template"]
 
 
-def test_an_adapter_carries_the_template_of_its_training(world, job):
-    assert template_of(exported(world, job, "peft")) == OWN
+def test_an_adapter_carries_the_template_of_its_training_and_its_turn_end(world, job):
+    folder = exported(world, job, "peft")
+    assert template_of(folder) == OWN
+    tokenizer = byte_tokenizer(CHATML)
+    ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    assert set(ends) == {3, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}  # 3: the base's own
+
+
+def test_an_adapter_has_no_key_that_older_peft_does_not_know(world, job):
+    """peft refuses a key that came after it; these are of its first release with `layers_to_transform` (0.4)."""
+    config = json.loads((exported(world, job, "peft-keys") / "adapter_config.json").read_text())
+    known = {"peft_type", "task_type", "base_model_name_or_path", "inference_mode", "r", "lora_alpha", "lora_dropout"}
+    assert config.keys() <= known | {"target_modules", "layers_to_transform", "layers_pattern"}
+
+
+def test_special_tokens_are_a_list_where_transformers_4_reads_one(world, job):
+    config = json.loads((exported(world, job, "peft-tokens") / "tokenizer_config.json").read_text())
+    assert "<|im_end|>" in config["additional_special_tokens"]
+    assert "extra_special_tokens" not in config
 
 
 def test_a_merged_model_ends_turns_and_is_read_right_by_transformers_4(world, job):

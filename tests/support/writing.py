@@ -53,9 +53,9 @@ def plain_tokens(model: Any, ids: list[int], count: int, **options: Any) -> tupl
     return tuple(out[0, len(ids) :].tolist())
 
 
-def chat_world(folder: Path, cloud_type: type) -> World:
-    """A cloud with a tiny decoder `chatty` of bytes, 512 positions, and a chat template."""
-    tokenizer = byte_tokenizer(CHATML)
+def chat_world(folder: Path, cloud_type: type, tokenizer: Any = None) -> World:
+    """A cloud with a tiny decoder `chatty` of bytes, or of a tokenizer; 512 positions, and a chat template."""
+    tokenizer = tokenizer or byte_tokenizer(CHATML)
     target = folder / "models" / "chatty"
     tiny_lm("llama", vocab_size=len(tokenizer), max_position_embeddings=512).save_pretrained(target)
     tokenizer.save_pretrained(target)

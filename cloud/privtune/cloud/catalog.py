@@ -1,4 +1,4 @@
-"""The models that this cloud offers, by name. Free of torch: reads config.json or the header of a GGUF file.
+"""The models that this cloud offers, by name: reads config.json, or the header of a GGUF file without torch.
 
 A model of any type that transformers has a class for may be offered; whether it can be split is tried when it is loaded
 (`privtune.shared.modeling.self_check`), and by `privtune-cloud models`.
@@ -35,8 +35,6 @@ _HUB_ID = re.compile(
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9][A-Za-z0-9_.-]{0,95})?(::[A-Za-z0-9][A-Za-z0-9_.-]{0,150}\.gguf)?$"
 )
 _GGUF_FAMILY = {"gemma3": "gemma3_text", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe"}
-# Position tables of these families begin after the padding id, so two of their rows are not usable.
-_OFFSET_POSITIONS = ("roberta", "mpnet", "xlm-roberta", "camembert")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,17 +194,26 @@ def _read_card(name: str, ref: str) -> ModelCard:
 
 def _config_card(name: str, config: dict[str, Any]) -> ModelCard:
     family = str(config.get("model_type", "unknown"))
-    positions = _first(config, "max_position_embeddings", "n_positions")
-    if positions is not None and family in _OFFSET_POSITIONS:
-        positions -= 2
     return _card(
         name,
         family,
         layers=_first(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         hidden_size=_first(config, "hidden_size", "n_embd", "dim", "n_embed", "d_model"),
         vocabulary=_first(config, "vocab_size"),
-        max_positions=positions,
+        max_positions=_positions(family, config),
     )
+
+
+def _positions(family: str, config: dict[str, Any]) -> int | None:
+    """The longest text in tokens; None if no limit is known."""
+    rows = _first(config, "max_position_embeddings", "n_positions")
+    if rows is None or not tasks_of(family):
+        return rows
+    from transformers import AutoConfig  # with torch: a card is read by who serves or lists models
+
+    from privtune.shared.modeling.positions import kept_rows
+
+    return rows - kept_rows(AutoConfig.for_model(family, **{k: v for k, v in config.items() if k != "model_type"}))
 
 
 def _gguf_card(name: str, path: Path) -> ModelCard:

@@ -43,6 +43,11 @@ def test_names_come_from_the_operator_or_the_folder(model_folder):
             {"model_type": "roberta", "num_hidden_layers": 3, "hidden_size": 8, "max_position_embeddings": 514},
             (3, 8, 512),
         ),
+        (
+            {"model_type": "ibert", "num_hidden_layers": 3, "hidden_size": 8, "max_position_embeddings": 514},
+            (3, 8, 512),
+        ),
+        ({"model_type": "opt", "num_hidden_layers": 3, "hidden_size": 8, "max_position_embeddings": 514}, (3, 8, 514)),
         ({"model_type": "llama", "num_hidden_layers": 30, "hidden_size": 576}, (30, 576, None)),
     ],
 )

@@ -209,6 +209,7 @@ class Desk:
         with self._artifacts.writing_adapter(
             session.job_id,
             base_model=spec.model,
+            base_hub_id=self._host.hub_id(spec.model),
             base_sha256=base_sha256,
             cut=spec.cut,
             steps=final_step,

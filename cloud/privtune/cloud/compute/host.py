@@ -50,6 +50,11 @@ class Host:
                 self._partitions[key] = Partition(base.to(self.device))
             return self._partitions[key]
 
+    def hub_id(self, model: str) -> str | None:
+        """Where others get a model: its hub id, or GGUF file of one; None for a file or folder of the operator."""
+        ref = self._catalog.resolve(model)
+        return None if Path(ref).is_absolute() else ref
+
     def base_sha256(self, spec: JobSpec) -> str:
         """Identifies the weights of a job's base, so that its adapter is never merged into others. Computed once."""
         key = (spec.model, spec.task)

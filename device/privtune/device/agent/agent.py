@@ -199,7 +199,7 @@ class Agent:
     def _reachable(self, spec: JobSpec) -> RunSettings:
         address = self.settings.grpc_address or self.control.grpc_address()
         model, policy = self.config.local_models.get(spec.model), self.config.policy
-        return replace(self.settings, grpc_address=address, local_model=model, policy=policy)
+        return replace(self.settings, grpc_address=address, local_model=model, policy=policy, tell_data=True)
 
     def _report(self, job_id: str, error: PrivTuneError) -> None:
         """A refusal by the policy fails the job in the cloud; `run_job` reports its own errors; other jobs wait."""

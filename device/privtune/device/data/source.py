@@ -6,7 +6,7 @@ Sampling and the held-out part depend only on the seed and the file, so that a r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -124,10 +124,32 @@ def training_labels(records: Records) -> tuple[str, ...]:
     return names
 
 
+def read_for_training(
+    train: DataSource, validation: DataSource | None, task: Task, say: Callable[[str], None]
+) -> tuple[Records, Records | None, tuple[str, ...]]:
+    """Training records, held-out records and the names of the classes; none for a language model.
+
+    say: gets what was read, from which columns, and what to look at, a line each; before anything is checked further.
+
+    Raises DataInvalid.
+    """
+    records = train.load(task)
+    say(str(records))
+    names = training_labels(records) if task == "classification" else ()
+    if (remark := _label_remark(records, names)) is not None:
+        say(remark)
+    held_out = None if validation is None else validation.load(task)
+    if held_out is not None:
+        say(f"held out: {len(held_out):,} records of {held_out.source}; columns: {held_out.columns}")
+        if names:
+            class_numbers(held_out, names)
+    return records, held_out, names
+
+
 MANY_LABELS = 100
 
 
-def label_remark(records: Records, names: tuple[str, ...]) -> str | None:
+def _label_remark(records: Records, names: tuple[str, ...]) -> str | None:
     """What to look at where a column has more different values than labels usually have; None: nothing."""
     if len(names) <= MANY_LABELS:
         return None

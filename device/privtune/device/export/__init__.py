@@ -4,6 +4,7 @@ export_job     from a finished job to a folder: adapter (PEFT), merged model or 
 trained_parts  the model's parts with the weights that the job trained
 export_folder  a folder that appears whole or not at all
 merge          an adapter's arithmetic, without peft
+base_name      what the export calls its base
 model_card     README.md of the folder: facts that reveal nothing about the data
 gguf_file      a GGUF file, for llama.cpp and compatible tools
 gguf_tokens    a tokenizer as GGUF metadata

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import GenerationConfig
 
+from privtune.device.export.base_name import BaseName, chosen_name, known_name
 from privtune.device.export.export_folder import CARD, MADE_BY, check_room, check_target, new_folder
 from privtune.device.export.gguf_file import write_gguf
 from privtune.device.export.merge import merge_into
-from privtune.device.export.model_card import HUB_ID, CardFacts, gguf_name, training_claims, write_card
-from privtune.device.export.reader_files import carry_form, suit_older_readers, turn_end
+from privtune.device.export.model_card import CardFacts, gguf_name, training_claims, write_card
+from privtune.device.export.reader_files import carry_form, end_turns, suit_older_readers, turn_end
 from privtune.device.export.trained_parts import TrainedParts, device_parts, whole_model
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.download import fetch_folder
@@ -63,7 +65,7 @@ class ExportOptions:
     dtype: type of merged weights; below fp32, answers differ in the last digits.
     label_names: write the names of the classes, which are words of the owner's data.
     metrics: put metrics on the owner's data on the card.
-    base_name: public name of the base model; None: the name in the job.
+    base_name: public name of the base model, or for peft a folder here; None: what is known of it.
     """
 
     format: Format = "peft"
@@ -75,8 +77,11 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.format == "peft" and self.dtype != "fp32":
             raise InvalidInput("--dtype is for --format merged and gguf; an adapter stays in fp32.", param="dtype")
-        if self.base_name is not None and not HUB_ID.fullmatch(self.base_name):
-            raise InvalidInput(f"--base-name {self.base_name!r} is not a name like owner/model.", param="base_name")
+        self.chosen_name()
+
+    def chosen_name(self) -> BaseName | None:
+        """How the owner calls the base, if at all."""
+        return None if self.base_name is None else chosen_name(self.base_name, folder=self.format == "peft")
 
 
 def export_job(
@@ -109,9 +114,24 @@ def export_job(
     with Link(settings.endpoint) as link:
         adapter = fetch_folder(link, pb.ARTIFACT_KIND_ADAPTER, job_id, folder.path / "adapter")
         here = device_parts(link, job_id, state, settings.home, local) if options.format == "peft" else None
-    facts = _facts(folder, state, adapter, settings, options, local)
-    parts = here or whole_model(state, str(local), facts.base_sha256, say, gguf=options.format == "gguf")
+    base_sha256 = _base_sha256(adapter)
+    parts = here or whole_model(state, str(local), base_sha256, say, gguf=options.format == "gguf")
+    base = options.chosen_name() or known_name(local, adapter, state.spec.model)
+    if options.format == "peft" and not base.loads:
+        say(f"the adapter calls its base {base.name!r}, as this cloud does; --base-name names one that others load")
     adapter = parts.load_trained(state, folder, adapter)
+    facts = CardFacts(
+        spec=state.spec,
+        format=options.format,
+        dtype=options.dtype,
+        classes=len(state.label_names),
+        named=options.label_names,
+        longest=state.spec.train.longest(parts.max_positions),
+        base=base,
+        base_sha256=base_sha256,
+        training=training_claims(settings.home, job_id),
+        metrics=_metrics(folder) if options.metrics else None,
+    )
     with new_folder(target) as scratch:
         _write(scratch, adapter, parts, state, facts, options, say)
         write_card(scratch / CARD, facts)
@@ -138,21 +158,9 @@ def _check_possible(state: JobState, options: ExportOptions, local: str | None) 
         )
 
 
-def _facts(
-    folder: JobFolder, state: JobState, adapter: Path, settings: RunSettings, options: ExportOptions, local: str | None
-) -> CardFacts:
-    by_hub = local is not None and HUB_ID.fullmatch(local) and not Path(local).exists()
-    base_sha256 = str(read_manifest(adapter).get("base_sha256"))
-    return CardFacts(
-        spec=state.spec,
-        format=options.format,
-        dtype=options.dtype,
-        classes=len(state.label_names),
-        base=options.base_name or (str(local) if by_hub else state.spec.model),
-        base_sha256=base_sha256 if _SHA256.fullmatch(base_sha256) else None,
-        training=training_claims(settings.home, folder.job_id),
-        metrics=_metrics(folder) if options.metrics else None,
-    )
+def _base_sha256(adapter: Path) -> str | None:
+    found = str(read_manifest(adapter).get("base_sha256"))
+    return found if _SHA256.fullmatch(found) else None
 
 
 def _metrics(folder: JobFolder) -> dict[str, float]:
@@ -183,30 +191,33 @@ def _write(
         if (adapter / name).exists():
             shutil.copyfile(adapter / name, peft / name)
     carry_form(parts.tokenizer, state.prompt)
-    add_head_to_adapter(peft, parts.head, task=state.spec.task, label_names=names, base_model=facts.base)
+    add_head_to_adapter(peft, parts.head, task=state.spec.task, label_names=names, base_model=facts.base.name)
+    end = turn_end(parts.tokenizer, state.prompt)
     if model is None:
         parts.tokenizer.save_pretrained(scratch)
+        if end is not None:
+            end_turns(GenerationConfig(eos_token_id=sorted(parts.end_ids)), end).save_pretrained(scratch)
         suit_older_readers(scratch)
         return
     say("merging the adapter and writing the model")
     merge_into(model, peft)
     shutil.rmtree(peft)
-    end = turn_end(parts.tokenizer, state.prompt)
     if options.format == "gguf":
         file = scratch / gguf_name(options.dtype)
-        write_gguf(file, model, parts.tokenizer, options.dtype, name=facts.base, source=parts.source, turn_end=end)
+        write_gguf(
+            file,
+            model,
+            parts.tokenizer,
+            options.dtype,
+            name=facts.base.name,
+            source=parts.source,
+            template=state.prompt.template if state.prompt else None,
+            turn_end=end,
+        )
     else:
-        _end_turns(model, end)
+        if end is not None:
+            end_turns(model.generation_config, end)
         _save_merged(scratch, model.to(dtype), parts.tokenizer, state.spec.task, names)
-
-
-def _end_turns(model: Any, end: int | None) -> None:
-    """Let `generate` of the merged model stop where the assistant's turn ends."""
-    if end is None:
-        return
-    known = model.generation_config.eos_token_id
-    known = [] if known is None else [known] if isinstance(known, int) else list(known)
-    model.generation_config.eos_token_id = list(dict.fromkeys([*known, end]))
 
 
 def _save_merged(folder: Path, model: Any, tokenizer: Any, task: Task, names: tuple[str, ...]) -> None:

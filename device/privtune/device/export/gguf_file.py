@@ -50,12 +50,21 @@ def check_gguf(config: Any) -> None:
 
 
 def write_gguf(
-    path: Path, model: Any, tokenizer: Any, dtype: str, *, name: str, source: Path | None, turn_end: int | None = None
+    path: Path,
+    model: Any,
+    tokenizer: Any,
+    dtype: str,
+    *,
+    name: str,
+    source: Path | None,
+    template: str | None = None,
+    turn_end: int | None = None,
 ) -> None:
     """Write the fp32 model as one file; matrices in `dtype` (fp32, fp16 or bf16), vectors always in fp32.
 
     name: what the model is called in the file. source: the GGUF file that the base came from, if it did.
-    turn_end: the token that ends the assistant's turn, if one does.
+    template: the chat template of the training; None keeps the tokenizer's. turn_end: the token that ends the
+    assistant's turn, if one does.
     Raises what `check_gguf` raises; NonFinite when a weight has no value in `dtype`; OSError.
     """
     import gguf
@@ -68,7 +77,7 @@ def write_gguf(
     try:
         _write_settings(writer, config, name, dtype)
         if source is not None:
-            copy_tokenizer(writer, source, tokenizer.chat_template if turn_end is not None else None, turn_end)
+            copy_tokenizer(writer, source, template, turn_end)
         else:
             write_tokenizer(writer, tokenizer, config.vocab_size)
             if turn_end is not None:

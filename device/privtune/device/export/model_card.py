@@ -8,7 +8,6 @@ Metrics are facts about private data: the card shows them only if the owner asks
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,14 @@ from typing import Any
 import yaml
 
 from privtune.device.account.ledger import LABELS, Ledger, outcomes
+from privtune.device.export.base_name import BaseName
 from privtune.shared import __version__
 from privtune.shared.job_spec import JobSpec
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # a model's name on a hub
+_READ_LABELS = (
+    'names = list(json.load(open("FOLDER/labels.json"))["id2label"].values())',
+    "numbers = {name: number for number, name in enumerate(names)}",
+)
 _RELATION = {"peft": "adapter", "merged": "finetune", "gguf": "quantized"}
 
 
@@ -45,7 +48,9 @@ class CardFacts:
     spec: the job.
     format, dtype: of the export.
     classes: number of labels; 0 for a language model.
-    base: public name of the base model.
+    named: whether the export names the classes.
+    longest: tokens of a text that training read at most.
+    base: what the base model is called.
     base_sha256: hash of its weights, if the cloud reported it.
     training: what the ledger says about the training.
     metrics: on held-out data; None unless the owner asked for them.
@@ -55,7 +60,9 @@ class CardFacts:
     format: str
     dtype: str
     classes: int
-    base: str
+    named: bool
+    longest: int
+    base: BaseName
     base_sha256: str | None
     training: tuple[TrainingClaim, ...]
     metrics: Mapping[str, float] | None
@@ -80,8 +87,8 @@ def write_card(path: Path, facts: CardFacts) -> None:
 
 def _front_matter(facts: CardFacts) -> dict[str, Any]:
     head: dict[str, Any] = {}
-    if HUB_ID.fullmatch(facts.base):  # a hub refuses other names here
-        head = {"base_model": facts.base, "base_model_relation": _RELATION[facts.format]}
+    if facts.base.on_hub:  # a hub refuses other names here
+        head = {"base_model": facts.base.name, "base_model_relation": _RELATION[facts.format]}
     classifier = facts.spec.task == "classification"
     return head | {
         "library_name": "peft" if facts.format == "peft" and facts.spec.tuning.method == "lora" else "transformers",
@@ -99,18 +106,18 @@ def _model(facts: CardFacts) -> str:
         where = ", ".join(tuning.targets) or f"every linear layer {what_blocks}"
         how = f"LoRA, rank {tuning.rank}, alpha {tuning.alpha:g}, on {where}"
     rows = {
-        "Base model": facts.base,
+        "Base model": facts.base.name + (f", {facts.base.file}" if facts.base.file else ""),
         "SHA-256 of the base's weights": facts.base_sha256 or "not recorded",
         "Task": what,
         "Cut": f"{spec.cut} blocks and the embedding stayed frozen on the owner's device",
         "Tuned": how,
-        "Longest text in training": f"{spec.train.max_length} tokens",
+        "Longest text in training": f"{facts.longest} tokens",
         "Labels": "stayed on the device" if spec.labels == "private" else "were sent to the training provider",
         "Weights here": facts.format if facts.format == "peft" else f"{facts.format}, {facts.dtype}",
         "Made with": f"PrivTune {__version__}",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return f"# {facts.base}, tuned with PrivTune\n\n| | |\n|---|---|\n{table}\n\nThe base model's licence applies."
+    return f"# {facts.base.name}, tuned with PrivTune\n\n| | |\n|---|---|\n{table}\n\nThe base model's licence applies."
 
 
 def _privacy(facts: CardFacts) -> str:
@@ -142,24 +149,42 @@ def _metrics(facts: CardFacts) -> str:
 def _use(facts: CardFacts) -> str:
     classifier = facts.spec.task == "classification"
     auto = "AutoModelForSequenceClassification" if classifier else "AutoModelForCausalLM"
-    labels = f", num_labels={facts.classes}" if classifier else ""
-    lines = [f"from transformers import {auto}, AutoTokenizer", ""]
-    if facts.format == "merged":
-        lines.append(f'model = {auto}.from_pretrained("FOLDER")')
-    elif facts.format == "gguf":
-        lines.append(f'model = {auto}.from_pretrained("FOLDER", gguf_file="{gguf_name(facts.dtype)}")')
-    elif facts.spec.tuning.method == "lora":
-        lines = ["from peft import PeftModel", *lines, f'base = {auto}.from_pretrained("BASE"{labels})']
-        lines.append('model = PeftModel.from_pretrained(base, "FOLDER")')
-    else:
-        lines = ["from safetensors.torch import load_file", *lines]
-        lines.append(f'model = {auto}.from_pretrained("BASE"{labels})')
-        lines.append('model.load_state_dict(load_file("FOLDER/tuned.safetensors"), strict=False)')
+    lines, source, note = [f"from transformers import {auto}, AutoTokenizer", ""], '"FOLDER"', ""
     if facts.format == "gguf":
-        lines.append(f'tokenizer = AutoTokenizer.from_pretrained("FOLDER", gguf_file="{gguf_name(facts.dtype)}")')
+        source = f'"FOLDER", gguf_file="{gguf_name(facts.dtype)}"'
+        lines.append(f"model = {auto}.from_pretrained({source})")
+    elif facts.format == "merged":
+        lines.append(f"model = {auto}.from_pretrained({source})")
     else:
-        lines.append('tokenizer = AutoTokenizer.from_pretrained("FOLDER")')
-    return "## How to load\n\n```python\n" + "\n".join(lines) + "\n```"
+        lines, note = _on_base(facts, auto, lines), _where(facts)
+    lines.append(f"tokenizer = AutoTokenizer.from_pretrained({source})")
+    code = "\n".join(lines)
+    return f"## How to load\n\n```python\n{code}\n```{note}"
+
+
+def _on_base(facts: CardFacts, auto: str, lines: list[str]) -> list[str]:
+    """The code that loads the base and then what was tuned."""
+    base = f'"{facts.base.name if facts.base.loads else "BASE"}"'
+    if facts.base.file:
+        base += f', gguf_file="{facts.base.file}"'
+    if facts.classes and facts.named:  # the names of the classes are in a file: the card never has them
+        lines = ["import json", "", *lines, *_READ_LABELS]
+        base += ", num_labels=len(names), id2label=dict(enumerate(names)), label2id=numbers"
+    elif facts.classes:
+        base += f", num_labels={facts.classes}"
+    if facts.classes:  # the base may have a classifier of its own, for other classes
+        base += ", ignore_mismatched_sizes=True"
+    if facts.spec.tuning.method == "lora":
+        lines = ["from peft import PeftModel", *lines, f"base = {auto}.from_pretrained({base})"]
+        return [*lines, 'model = PeftModel.from_pretrained(base, "FOLDER")']
+    lines = ["from safetensors.torch import load_file", *lines, f"model = {auto}.from_pretrained({base})"]
+    return [*lines, 'model.load_state_dict(load_file("FOLDER/tuned.safetensors"), strict=False)']
+
+
+def _where(facts: CardFacts) -> str:
+    if facts.base.loads:
+        return ""
+    return f"\n\nBASE is a copy of the model that the training provider calls {facts.base.name}, with the hash above."
 
 
 def gguf_name(dtype: str) -> str:

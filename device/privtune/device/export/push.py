@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from privtune.device.export.base_name import names_a_path
 from privtune.device.export.export_folder import CARD, MADE_BY
 from privtune.shared.errors import (
     ArtifactCorrupt,
@@ -47,14 +48,19 @@ class Upload:
 def plan_upload(folder: Path) -> Upload:
     """Check a folder of `privtune export` against its manifest.
 
-    Its card may be edited, everything else must be as it was written. Raises InvalidInput when the folder is no export
-    or holds anything besides, ArtifactCorrupt when a file is missing or changed.
+    Its card may be edited, everything else must be as it was written. Raises InvalidInput when the folder is no export,
+    holds anything besides, or names its base by a path of this machine; ArtifactCorrupt when a file is missing or
+    changed.
     """
     if not (folder / MANIFEST).is_file():
         raise InvalidInput(f"{folder} is not a folder that `privtune export` wrote: it has no {MANIFEST}.")
     manifest = read_manifest(folder)
     if manifest.get("made_by") != MADE_BY:
         raise InvalidInput(f"{folder} is not a folder that `privtune export` wrote; nothing else is uploaded.")
+    if names_a_path(folder):
+        raise InvalidInput(
+            f"{folder} names its base model by a path of this machine; export it again with --base-name owner/model."
+        )
     listed = {str(entry["name"]): str(entry["sha256"]) for entry in manifest["files"]}
     strange = sorted(
         path.name

@@ -26,6 +26,14 @@ def turn_end(tokenizer: Any, form: PromptForm | None) -> int | None:
     return ids[-1] if ids else None
 
 
+def end_turns(settings: Any, end: int) -> Any:
+    """Let `generate` stop where the assistant's turn ends too. settings: a GenerationConfig, which is returned."""
+    known = settings.eos_token_id
+    known = [] if known is None else [known] if isinstance(known, int) else list(known)
+    settings.eos_token_id = list(dict.fromkeys([*known, end]))
+    return settings
+
+
 def suit_older_readers(folder: Path) -> None:
     """Write the names that transformers 4 and llama.cpp's converter read beside those of transformers 5."""
     _changed(folder / "tokenizer_config.json", _tokenizer_of_4)
@@ -35,6 +43,8 @@ def suit_older_readers(folder: Path) -> None:
 def _tokenizer_of_4(config: dict[str, Any]) -> None:
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):  # a mapping in 4; both read the other key's list
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
 
 
 def _rope_of_4(config: dict[str, Any]) -> None:

@@ -19,9 +19,11 @@ from privtune.device.model.tail import Tail
 from privtune.shared.errors import StorageFull, VersionMismatch
 from privtune.shared.files import native_os_errors
 from privtune.shared.modeling.adapter_folder import base_sha256
+from privtune.shared.modeling.bottom_package import end_ids
 from privtune.shared.modeling.gguf_source import gguf_file
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
+from privtune.shared.modeling.positions import max_positions
 
 HEAD_WEIGHTS = "head.safetensors"  # in the cloud's adapter folder, for a job with shared labels
 
@@ -35,6 +37,8 @@ class TrainedParts:
     tail: the blocks that were trained on this device; None if the cloud trained.
     tokenizer: the tokenizer.
     source: the GGUF file that the base came from, if any.
+    max_positions: longest text in tokens; None if the model sets no limit.
+    end_ids: the tokens at which the base stops writing.
     """
 
     model: Any | None
@@ -42,6 +46,8 @@ class TrainedParts:
     tail: Top | None
     tokenizer: Any
     source: Path | None = None
+    max_positions: int | None
+    end_ids: frozenset[int]
 
     def load_trained(self, state: JobState, folder: JobFolder, adapter: Path) -> Path:
         """Load what was trained on this device into head and tail. Returns the folder of the trained blocks' weights.
@@ -73,7 +79,14 @@ def device_parts(link: Link, job_id: str, state: JobState, home: Path, local_mod
         num_labels=len(state.label_names),
         say=lambda _: None,
     )
-    return TrainedParts(model=None, head=parts.head, tail=parts.tail, tokenizer=parts.tokenizer)
+    return TrainedParts(
+        model=None,
+        head=parts.head,
+        tail=parts.tail,
+        tokenizer=parts.tokenizer,
+        max_positions=parts.max_positions,
+        end_ids=parts.end_ids,
+    )
 
 
 def whole_model(
@@ -117,6 +130,8 @@ def whole_model(
         tail=partition.tail(state.spec.tail) if state.spec.tail else None,
         tokenizer=load_tokenizer(local_model),
         source=gguf_file(local_model),
+        max_positions=max_positions(model.config),
+        end_ids=end_ids(model),
     )
 
 

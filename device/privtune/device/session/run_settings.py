@@ -25,6 +25,7 @@ class RunSettings:
     another_noise: without a policy, texts may be drawn under another noise distribution than before.
     record_frames: keep the frames of both directions, for the audit.
     audit: attack the data first; the policy's rule, where it has one, takes precedence.
+    tell_data: say what was read of a job's data; for an owner who did not see that when the job was made.
     """
 
     grpc_address: str
@@ -38,6 +39,7 @@ class RunSettings:
     another_noise: bool = False
     record_frames: bool = False
     audit: AuditRule | None = None
+    tell_data: bool = False
 
     @property
     def audit_rule(self) -> AuditRule | None:

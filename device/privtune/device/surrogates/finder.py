@@ -35,7 +35,8 @@ _CAPITALISED = frozenset(
     pm ad bc god christmas easter internet english
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
-_POSSESSIVE = re.compile(r"['’]s$|['’]$")
+_POSSESSIVE = re.compile(r"['’](?:s|ll|ve|re|d|m)?$", re.IGNORECASE)  # and other short forms
+_HALVES = re.compile(r"(?:do|does|did|is|was|are|were|wo|would|could|should|has|have|had|ai)n|ll|ve")  # of short forms
 _TITLE_CASE = 0.6  # of a text's words: above it a capital says nothing
 _FEW_WORDS = 4  # a text too short to be a headline
 _CAPITAL_NOUNS = ("de", "lb")  # languages in which a capital says nothing
@@ -75,7 +76,7 @@ class Finder:
         yield from self._formats.find(text)
         for entity in recognised.entities:
             yield from self._entity(text, entity)
-        yield from self._words(text, recognised.proper)
+        yield from self._words(text, recognised)
 
     def _entity(self, text: str, entity: Span) -> Iterator[Span]:
         """A person's names one by one, anything else as one unit; without what only surrounds it."""
@@ -107,19 +108,21 @@ class Finder:
             return Kind.GIVEN if place == 0 else Kind.FAMILY
         return Kind.GIVEN if word.lower() in self._lexicon.given else Kind.FAMILY
 
-    def _words(self, text: str, proper: frozenset[int]) -> Iterator[Span]:
+    def _words(self, text: str, recognised: Recognised) -> Iterator[Span]:
         matches = list(WORD.finditer(text))
         capitals = sum(match[0][0].isupper() for match in matches)
         telling = capitals <= _TITLE_CASE * len(matches) or len(matches) < _FEW_WORDS
         telling = telling and self._lexicon.language not in _CAPITAL_NOUNS
         for match in matches:
-            yield from self._word(text, match, telling=telling, proper=match.start() in proper)
+            yield from self._word(text, match, telling=telling, proper=match.start() in recognised.proper)
+            if match.start() in recognised.called:
+                yield _unit(match, Kind.GIVEN)
 
     def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
         word = match[0]
         bare = word[: len(word) - _possessive(word)]
-        plain = unicodedata.normalize("NFC", bare).lower()
-        if len(plain) == 1 or plain in _CAPITALISED:
+        plain = unicodedata.normalize("NFC", bare).lower().replace("’", "'")
+        if len(plain) == 1 or plain in _CAPITALISED or _HALVES.fullmatch(plain):
             return
         capital = self._is_capital_name(text, match, bare, telling, proper)
         if plain in self._lexicon.function_words and not (

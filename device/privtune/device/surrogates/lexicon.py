@@ -32,7 +32,8 @@ class Lexicon:
         self.by_rank = tuple(listed)
         self.function_words = frozenset(listed[:FUNCTION_WORDS])
         self.months = _months(language)
-        self.given, self.family, self.places, self.countries = _names(language)
+        self.called, self.family, self.places, self.countries = _names(language)
+        self.given = self.called - (self.family - _common_given_names())
         self._other_words: frozenset[str] = frozenset()
         self._nouns: frozenset[str] = frozenset()
 
@@ -90,7 +91,8 @@ class Lexicon:
         frequency = functools.partial(self._wordfreq.word_frequency, lang=self.language)
         if word.endswith("s") and frequency(word[:-1]) > frequency(word) / 3:
             return True
-        return bool(sum(map(frequency, _plurals(word))) > _PLURAL_OF_NAMES * frequency(word))
+        plurals = [plural for plural in _plurals(word) if plural not in self.family]  # Roberts
+        return bool(sum(map(frequency, plurals)) > _PLURAL_OF_NAMES * frequency(word))
 
 
 def _plurals(word: str) -> tuple[str, ...]:
@@ -129,22 +131,28 @@ def _months(language: str) -> tuple[str, ...]:
 
 @functools.cache
 def _names(language: str) -> tuple[frozenset[str], frozenset[str], frozenset[str], frozenset[str]]:
-    """Given names, family names, places and countries in lower case, of a language's countries."""
+    """Given names, family names, places and countries in lower case, of a language's countries; some are several."""
     from faker.providers import address, person
 
     given = _listed(person, language, "first_names", "first_names_male", "first_names_female")
     family = _listed(person, language, "last_names")
-    given -= family - _listed(person, language, "first_names_female", "first_names_male", country="US")
     places = _listed(address, language, "cities", "states", "provinces", "regions", "counties")
     countries = _listed(address, language, "countries")
     return given, family, places, countries
 
 
-def _listed(package: ModuleType, language: str, *attributes: str, country: str = "") -> frozenset[str]:
+@functools.cache
+def _common_given_names() -> frozenset[str]:
+    """Names that are rather given than family names, though they may be both."""
+    from faker.providers.person.en_US import Provider
+
+    return frozenset(name.lower() for name in Provider.first_names)
+
+
+def _listed(package: ModuleType, language: str, *attributes: str) -> frozenset[str]:
     found: set[str] = set()
     for module in pkgutil.iter_modules(package.__path__):
-        its_language, _, its_country = module.name.partition("_")
-        if its_language != language or country not in ("", its_country):
+        if module.name.split("_")[0] != language:
             continue
         provider = importlib.import_module(f"{package.__name__}.{module.name}").Provider
         for attribute in attributes:

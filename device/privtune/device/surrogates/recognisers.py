@@ -6,7 +6,8 @@ here every match counts as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ _ENTITIES = {
     "LOC": Kind.PLACE,
     "FAC": Kind.PLACE,
 }
+_LOWER = re.compile(r"(?<![\w'’])[a-z]{2,}(?!\w)")
 _LONGEST = 1 << 30  # characters of a text; spaCy's own limit is meant for its parser, which is left out
 
 
@@ -41,11 +43,13 @@ class Recognised:
     formats: addresses, numbers and dates, by pattern.
     entities: persons, organisations and places.
     proper: where a proper noun begins, by part of speech.
+    called: where a word in lower case is a person's name, by its sentence.
     """
 
     formats: tuple[Span, ...]
     entities: tuple[Span, ...]
     proper: frozenset[int]
+    called: frozenset[int] = frozenset()
 
 
 class PatternRecognisers:
@@ -74,9 +78,14 @@ class PatternRecognisers:
 
 
 class Recognisers:
-    """All recognisers of a language. names: which ones run, for the owner to read."""
+    """All recognisers of a language.
 
-    def __init__(self, language: str) -> None:
+    called: words that may be given names, in lower case.
+    names: which recognisers run, for the owner to read.
+    """
+
+    def __init__(self, language: str, called: Collection[str]) -> None:
+        self._called = called
         self._patterns = PatternRecognisers()
         self.names = self._patterns.names
         self.nouns: Iterable[str] = ()
@@ -102,14 +111,30 @@ class Recognisers:
             for text in texts:
                 yield Recognised(formats=self._patterns.formats(text), entities=(), proper=frozenset())
             return
-        for text, document in zip(texts, self._nlp.pipe(texts, batch_size=64), strict=True):
+        documents = self._nlp.pipe(texts, batch_size=64)
+        for text, document, called in zip(texts, documents, self._read_as_names(texts), strict=True):
             entities = tuple(
                 Span(entity.start_char, entity.end_char, _ENTITIES[entity.label_])
                 for entity in document.ents
                 if entity.label_ in _ENTITIES
             )
             proper = frozenset(token.idx for token in document if _is_proper(token))
-            yield Recognised(formats=self._patterns.formats(text), entities=entities, proper=proper)
+            yield Recognised(formats=self._patterns.formats(text), entities=entities, proper=proper, called=called)
+
+    def _read_as_names(self, texts: Sequence[str]) -> Iterator[frozenset[int]]:
+        """Read texts with a capital where a word in lower case may be a name: the sentence decides (so mark said)."""
+        written = [
+            _LOWER.sub(lambda word: word[0].title() if word[0] in self._called else word[0], text) for text in texts
+        ]
+        second = self._nlp.pipe([new for new, text in zip(written, texts, strict=True) if new != text], batch_size=64)
+        for new, text in zip(written, texts, strict=True):
+            if new == text:
+                yield frozenset()
+                continue
+            yield frozenset(token.idx for token in next(second) if text[token.idx].islower() and _is_called(token))
+
+    def _with_capital(self, word: re.Match[str]) -> str:
+        return word[0].title() if word[0] in self._called else word[0]
 
 
 def _is_proper(token: Any) -> bool:
@@ -118,3 +143,9 @@ def _is_proper(token: Any) -> bool:
         return True
     follows = token.doc[token.i + 1].tag_ if token.i + 1 < len(token.doc) else ""
     return bool(token.tag_ == "MD" and token.is_title and follows in ("VBD", "VBZ"))
+
+
+def _is_called(token: Any) -> bool:
+    """A person's name, without an article or possessive before it (the baker, my rose)."""
+    before = token.doc[token.i - 1].tag_ if token.i else ""
+    return bool(token.ent_type_ == "PERSON" and token.tag_ == "NNP" and before not in ("DT", "PRP$"))

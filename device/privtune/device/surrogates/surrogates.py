@@ -41,7 +41,7 @@ class Surrogates:
     def __init__(self, spec: SurrogateSpec, secret: bytes, own_terms: Sequence[str] = ()) -> None:
         try:
             self._lexicon = Lexicon(spec.language)
-            recognisers = Recognisers(spec.language)
+            recognisers = Recognisers(spec.language, self._lexicon.called)
             self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
             self._pools = Pools(self._lexicon, spec.rank)
         except ImportError as error:

@@ -18,7 +18,7 @@ from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm, form_of
 from privtune.device.data.records import Records
-from privtune.device.data.source import DataSource, training_labels
+from privtune.device.data.source import DataSource, read_for_training
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import encode_records, load_bottom
@@ -128,9 +128,8 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
 def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
     """Read the data, load the model, and bring all records into the job's secret order."""
     spec, settings, folder = run.spec, run.settings, run.folder
-    records = train.load(spec.task)
-    held_out = validation.load(spec.task) if validation is not None else None
-    names = training_labels(records) if spec.task == "classification" else ()
+    say = run.progress.message if run.settings.tell_data else lambda _: None
+    records, held_out, names = read_for_training(train, validation, spec.task, say)
     if spec.num_labels not in (None, len(names)):
         raise InvalidInput(
             f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels",

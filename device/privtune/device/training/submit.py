@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from privtune.device.data.source import DataSource, class_numbers, label_remark, training_labels
+from privtune.device.data.source import DataSource, read_for_training
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.policy import Policy
 from privtune.device.home.policy_file import home_policy
@@ -82,16 +82,7 @@ def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
 
 def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
     """Read all records once, so that mistakes show before a job exists. Returns the number of labels."""
-    records = train.load(spec.task)
-    say(str(records))
-    names = training_labels(records) if spec.task == "classification" else ()
-    if (remark := label_remark(records, names)) is not None:
-        say(remark)
-    if validation is not None:
-        others = validation.load(spec.task)
-        say(f"held out: {len(others):,} records of {others.source}; columns: {others.columns}")
-        if names:
-            class_numbers(others, names)
+    _, _, names = read_for_training(train, validation, spec.task, say)
     return len(names)
 
 

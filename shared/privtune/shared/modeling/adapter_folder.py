@@ -52,7 +52,8 @@ def add_head_to_adapter(
         _rewrite(folder / ADAPTER_WEIGHTS, {PEFT_PREFIX + name: value for name, value in state.items()})
         config["task_type"] = "SEQ_CLS" if classification else "CAUSAL_LM"
         config["inference_mode"] = True
-        config["modules_to_save"] = _modules_to_save(head) if classification else None
+        if classification:
+            config["modules_to_save"] = _modules_to_save(head)
     write_json(facts, config)
     if classification and label_names:
         write_json(folder / LABELS, {"id2label": dict(enumerate(label_names)), "num_labels": len(label_names)})

@@ -47,6 +47,7 @@ from privtune.shared.modeling.load import (
 )
 from privtune.shared.modeling.package_config import package_config
 from privtune.shared.modeling.partition import Bottom, Head, Partition, Top
+from privtune.shared.modeling.positions import max_positions
 from privtune.shared.modeling.weights_hash import weights_sha256
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def write_bottom_package(
             tail=tail,
             num_layers=partition.n_layers,
             fingerprint=partition.fingerprint(),
-            end_ids=sorted(_end_ids(partition.model)),
+            end_ids=sorted(end_ids(partition.model)),
         )
     except OSError as error:
         raise StorageFull(f"The bottom package of {name} can't be written: {error.strerror or error}") from error
@@ -143,7 +144,7 @@ def bottom_sha256(partition: Partition, *, cut: int, task: Task, tail: int = 0) 
 
 def texts_sha256(partition: Partition, tokenizer: Any) -> str:
     """SHA-256 of a package's configuration and tokenizer, as they are written. Raises `StorageFull`."""
-    digest = hashlib.sha256(json.dumps(sorted(_end_ids(partition.model))).encode())
+    digest = hashlib.sha256(json.dumps(sorted(end_ids(partition.model))).encode())
     try:
         with tempfile.TemporaryDirectory() as scratch, native_os_errors():
             _save_texts(partition, tokenizer, Path(scratch))
@@ -206,7 +207,7 @@ def bottom_from_model(
         cut=cut,
         tail=tail,
         name=ref,
-        end_ids=_end_ids(partition.model),
+        end_ids=end_ids(partition.model),
         found=bottom_sha256(partition, cut=cut, task=task, tail=tail),
     )
 
@@ -237,12 +238,12 @@ def _package(
         readout=partition.readout,
         fingerprint=partition.fingerprint(),
         weights_sha256=found,
-        max_positions=_max_positions(partition.model),
+        max_positions=max_positions(partition.model.config),
         end_ids=(end_ids | {tokenizer.eos_token_id}) - {None},
     )
 
 
-def _end_ids(model: Any) -> frozenset[int]:
+def end_ids(model: Any) -> frozenset[int]:
     """The tokens at which `model.generate` stops."""
     settings = getattr(model, "generation_config", None) or model.config
     found = getattr(settings, "eos_token_id", None)
@@ -303,13 +304,3 @@ def _fill(partition: Partition, state: dict[str, torch.Tensor], cut: int, tail: 
         output.weight = shell.get_input_embeddings().weight
     draw_fresh(shell, fresh, seed)
     shell.requires_grad_(False)
-
-
-def _max_positions(model: Any) -> int | None:
-    """Positions of the model without the rows that RoBERTa and MPNet reserve for padding."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    if limit is None:
-        return None
-    return int(limit) if padding is None else int(limit) - padding - 1

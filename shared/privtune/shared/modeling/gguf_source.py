@@ -28,11 +28,7 @@ def gguf_file(ref: str) -> Path | None:
     """The GGUF file that a reference names; None for another kind of model. Raises `ModelNotFound`."""
     if not is_gguf(ref):
         return None
-    where, file = _place(ref)
-    if Path(where).is_dir():
-        return Path(where) / file
-    with one_line(ref):
-        return Path(cached_file(where, file))
+    return _found(*_place(ref), ref)
 
 
 def converted_gguf(ref: str) -> Path:
@@ -44,9 +40,9 @@ def converted_gguf(ref: str) -> Path:
         if importlib.util.find_spec(package) is None:
             raise ModelUnsupported(f"GGUF files need the package {package}: pip install 'privtune[gguf]'")
     where, file = _place(ref)
-    path = Path(where) / file
-    stat = path.stat() if path.is_file() else None
-    identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}" if stat else ref
+    path = _found(where, file, ref)
+    stat = path.stat()  # of a hub's file, the path differs with its contents
+    identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
     root = Path(os.environ.get("PRIVTUNE_CACHE") or Path.home() / ".cache" / "privtune") / "gguf"
     target = root / hashlib.sha256(identity.encode()).hexdigest()[:24]
     if not (target / "config.json").exists():
@@ -55,6 +51,7 @@ def converted_gguf(ref: str) -> Path:
             with held(target.with_suffix(".lock"), wait=True):  # another process may be converting the same file
                 if not (target / "config.json").exists():
                     log.info("converting %s to safetensors, once", ref)
+                    _check_rope(path, ref)
                     with replacing_folder(target) as scratch:
                         _convert(where, file, ref, scratch)
         except OSError as error:
@@ -73,6 +70,27 @@ def _place(ref: str) -> tuple[str, str]:
     if Path(where).is_dir() and not (Path(where) / file).is_file():
         raise ModelNotFound(f"There is no file {file} in {where}.")
     return where, file
+
+
+def _found(where: str, file: str, ref: str) -> Path:
+    if Path(where).is_dir():
+        return Path(where) / file
+    with one_line(ref):
+        return Path(cached_file(where, file))
+
+
+def _check_rope(path: Path, ref: str) -> None:
+    """Refuse scaled positions (Llama 3.1 has them), which transformers does not read: answers would be off."""
+    from gguf import GGUFReader
+
+    with one_line(ref):
+        reader = GGUFReader(path)
+    scaling = next((f.contents() for key, f in reader.fields.items() if key.endswith(".rope.scaling.type")), "none")
+    factors = any(tensor.name.startswith(("rope_freqs", "rope_factors")) for tensor in reader.tensors)
+    if factors or (scaling != "none" and "gpt-oss.rope.scaling.type" not in reader.fields):
+        raise ModelUnsupported(
+            f"'{ref}' scales its positions, which is lost when it is read; use the safetensors files."
+        )
 
 
 def _convert(where: str, file: str, ref: str, target: Path) -> None:

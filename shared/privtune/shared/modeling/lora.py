@@ -15,7 +15,13 @@ from transformers.pytorch_utils import Conv1D
 
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.job_spec import TuningSpec
-from privtune.shared.modeling.adapter_folder import ADAPTER_WEIGHTS, FULL_FACTS, FULL_WEIGHTS, PEFT_PREFIX
+from privtune.shared.modeling.adapter_folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    FULL_FACTS,
+    FULL_WEIGHTS,
+    PEFT_PREFIX,
+)
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
 
@@ -106,7 +112,14 @@ def save_adapter(top: Top, folder: Path) -> None:
         return
     named = {PEFT_PREFIX + name.replace(f".{_ADAPTER}.", "."): value for name, value in state.items()}
     save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    config.save_pretrained(folder)
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(_without_defaults(config), indent=1), encoding="utf-8")
+
+
+def _without_defaults(config: Any) -> dict[str, Any]:
+    """What differs from a new configuration of its kind: peft refuses keys that came after its own version."""
+    plain, kept = type(config)().to_dict(), ("peft_type", "r", "lora_alpha", "lora_dropout")
+    told = {key: value for key, value in config.to_dict().items() if key in kept or value != plain[key]}
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in told.items()}
 
 
 def _linear_layers(top: Top) -> dict[str, nn.Module]:

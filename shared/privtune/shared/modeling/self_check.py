@@ -14,6 +14,9 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
+import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from privtune.shared.modeling.seeding import seeded
 from privtune.shared.modeling.small_copy import VOCABULARY, kept_small, small_config
 
 TOLERANCE = 1e-5
+LIMIT_S = 60.0  # of this thread's processor time; a copy that is decided takes about a second
 ROUNDING = 1e-4  # of gradients and of tokens one by one, which are computed in another order
 VERSIONS = (transformers.__version__, torch.__version__)
 _LENGTHS = (9, 1, 4)
@@ -65,13 +69,29 @@ def split_fault(config: Any, task: Task) -> str | None:
 def try_split(small: Any, task: Task) -> str | None:
     """`split_fault` of a small configuration, without the disk."""
     try:
-        with quiet(), seeded("self-check"):
+        with quiet(), seeded("self-check"), _within(LIMIT_S):
             if task == "causal-lm":
                 check_cache(small)
             partition = Partition(_random_model(small, task))
             return _compare(partition, task) or (_compare_caches(partition) if task == "causal-lm" else None)
     except Exception as error:  # whatever a model that was not made for this runs into
         return _fault(error)
+
+
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raises `ModelUnsupported` at the next module that runs in this thread after so much of its processor time."""
+    end, thread = time.thread_time() + seconds, threading.get_ident()
+
+    def look(*_: object) -> None:
+        if threading.get_ident() == thread and time.thread_time() > end:
+            raise ModelUnsupported(f"a small copy of it takes more than {seconds:.0f} s to run, so it can't be tried.")
+
+    handle = nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _fault(error: Exception) -> str:

@@ -30,6 +30,7 @@ _SIZES = {  # at most, where the configuration has a number
     **dict.fromkeys(("qk_head_dim",), 32),
     **dict.fromkeys(("sliding_window", "attention_window", "attention_chunk_size", "local_attention"), _WINDOW),
     **dict.fromkeys(("window_size", "position_buckets", "rotary_dim"), 8),
+    **dict.fromkeys(("mamba_chunk_size", "mamba_d_state"), 8),
     **dict.fromkeys(("vocab_size_per_layer_input", "entity_vocab_size"), VOCABULARY),
 }
 # May differ from the width.

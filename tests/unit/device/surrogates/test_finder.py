@@ -45,6 +45,8 @@ def found(surrogates: Surrogates, text: str) -> dict[str, Kind]:
         ("they live in CF2 7MR now", {"CF2 7MR": Kind.CODE}),
         ("dial (+1 492 773 7704) then", {"+1 492 773 7704": Kind.CODE}),
         ("Min-jun plays", {"Min": Kind.FAMILY, "jun": Kind.GIVEN}),
+        ("did mark get the job", {"mark": Kind.GIVEN}),
+        ("then peter and robert came", {"peter": Kind.GIVEN, "robert": Kind.GIVEN}),
         ("ask anna7 or user8812x", {"anna7": Kind.CODE, "user8812x": Kind.CODE}),
     ],
 )
@@ -57,10 +59,12 @@ def test_what_identifies_is_found(surrogates: Surrogates, text: str, units: dict
     [
         "Are you sure that this is a good idea? We will see.",
         "the baker will rose early, young and hopeful",
+        "i will go, and may i ask why? mark my words, i hope so.",
         "eatType[pub], priceRange[moderate], customer rating[5 out of 5]",
         "#Person1#: Hello, how are you? #Person2#: Fine, I'm on my way.",
         "I saw it on TV on Monday, Doctor.",
         "It took 3 hours.",
+        "I'll go. They've gone, and there'll be more. I didn ' t know, and you don’t. She’d say I’m wrong.",
         "Username: none. Name: none.",
         "Will you come? May I ask why?",
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 import torch
@@ -115,6 +116,26 @@ def test_a_cache_that_forgets_is_found(monkeypatch):
 
     monkeypatch.setattr(self_check, "TopCache", Forgetful)
     assert "token by token differ" in try_split(small_config(tiny_config("llama")), "causal-lm")
+
+
+def test_a_copy_that_takes_too_long_is_refused_and_other_threads_are_left_alone(monkeypatch):
+    took: list[torch.Tensor] = []
+
+    def meanwhile(_):
+        other = threading.Thread(target=lambda: took.append(torch.nn.Linear(1, 1)(torch.ones(1))))
+        other.start()
+        other.join()
+
+    monkeypatch.setattr(self_check, "check_cache", meanwhile)
+    monkeypatch.setattr(self_check, "LIMIT_S", 0.0)
+    fault = try_split(small_config(tiny_config("llama")), "causal-lm")
+    assert fault == "a small copy of it takes more than 0 s to run, so it can't be tried."
+    assert len(took) == 1
+
+
+def test_sizes_of_a_state_space_are_small_as_well():
+    """With its own chunks of 256 tokens Falcon-H1's copy took minutes."""
+    assert small_config(AutoConfig.for_model("falcon_h1")).mamba_chunk_size == 8
 
 
 def test_a_verdict_is_kept_by_configuration_task_and_version(tmp_path, monkeypatch):

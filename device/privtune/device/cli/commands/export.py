@@ -35,7 +35,10 @@ def export(
     ] = "fp32",
     base_name: Annotated[
         str | None,
-        typer.Option(help="Public name of the base model, like owner/model. Default: its name in the job."),
+        typer.Option(
+            help="Public name of the base model, like owner/model; for peft also a folder, which an upload refuses. "
+            "Default: its hub id where one is known, else its name in the job."
+        ),
     ] = None,
     label_names: Annotated[
         bool, typer.Option(help="Write the names of your classes into the model, instead of LABEL_0, LABEL_1, ...")
