@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from privtune.device.surrogates.kinds import Kind
+from privtune.device.surrogates.surrogate_map import Piece
 from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.files import write_text
 from research.surrogates.planted import replaced_pieces, surrogates
@@ -70,7 +71,8 @@ def main() -> None:
     tool = surrogates("en", 20_000)
     texts = dialogues(arguments.data)
     half = len(texts) // 2
-    targets = [target for text in texts[:half] for target in targets_of(tool, text)]
+    pieces = [replaced_pieces(tool, text) for text in texts]
+    targets = [target for one in pieces[:half] for target in targets_of(one)]
     counts: dict[Kind, Counter[str]] = {kind: Counter() for kind in KINDS}
     for target in targets:
         counts[target.kind][target.truth] += 1
@@ -81,8 +83,7 @@ def main() -> None:
         if name == "tuned":
             if not arguments.tune:
                 break
-            sent = ["".join(one.surrogate or one.text for one in replaced_pieces(tool, text)) for text in texts[half:]]
-            model.tune(sent[: arguments.tune])
+            model.tune(["".join(one.surrogate or one.text for one in sent) for sent in pieces[half:][: arguments.tune]])
         found[name] = attack(model, chosen, counts, tool, arguments.cells, name)
     document = {
         "command": f"python -m research.surrogates.attacker --data DATA --model FOLDER --units {arguments.units} "
@@ -90,7 +91,7 @@ def main() -> None:
         "records": half,
         "tuned_on": arguments.tune,
         "seconds": round(time.monotonic() - began),
-        "equality": equality(targets_with_surrogates(tool, texts)),
+        "equality": equality(pieces),
         "attacks": found,
     }
     stem = arguments.out / "surrogates-attacker"
@@ -105,15 +106,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
     parser.add_argument("--model", required=True, help="SmolLM2-135M-Instruct, a folder that transformers loads")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--units", type=int, default=240, help="attacked, of all types together")
-    parser.add_argument("--tune", type=int, default=100, help="replaced dialogues that the model is tuned on")
+    parser.add_argument("--units", type=int, default=180, help="attacked, of all types together")
+    parser.add_argument("--tune", type=int, default=40, help="replaced dialogues that the model is tuned on")
     parser.add_argument("--cells", type=Path, help="keep each attacked unit in this file and resume from it")
     return parser.parse_args()
 
 
-def targets_of(tool: Surrogates, text: str) -> list[Target]:
+def targets_of(pieces: Sequence[Piece]) -> list[Target]:
     """Each unit of a record once."""
-    pieces = replaced_pieces(tool, text)
     found = {}
     for piece in pieces:
         key = piece.text.lower()
@@ -123,14 +123,6 @@ def targets_of(tool: Surrogates, text: str) -> list[Target]:
             )
             found[key] = Target(piece.kind, piece.text, sent)
     return list(found.values())
-
-
-def targets_with_surrogates(tool: Surrogates, texts: Sequence[str]) -> list[list[tuple[Kind, str, str]]]:
-    """For each record the kind, true word and surrogate of its units."""
-    return [
-        list({(one.kind, one.text.lower(), one.surrogate or "") for one in replaced_pieces(tool, text) if one.kind})
-        for text in texts
-    ]
 
 
 def pick(targets: Sequence[Target], count: int) -> list[Target]:
@@ -144,8 +136,9 @@ def pick(targets: Sequence[Target], count: int) -> list[Target]:
     ]
 
 
-def equality(records: Sequence[Sequence[tuple[Kind, str, str]]]) -> dict[str, dict[str, float]]:
+def equality(texts: Sequence[Sequence[Piece]]) -> dict[str, dict[str, float]]:
     """Pairs of records with a unit of a kind: how often surrogates are equal, where true words are equal or differ."""
+    records = [{(one.kind, one.text.lower(), one.surrogate or "") for one in pieces if one.kind} for pieces in texts]
     found: dict[str, dict[str, float]] = {}
     for kind in (Kind.GIVEN, Kind.FAMILY, Kind.PLACE, Kind.RARE):
         units = [
