@@ -27,6 +27,8 @@ _SECOND_HALF = re.compile(r"-([^\W\d_]+)(?!\w)")
 _QUESTION = re.compile(r"[^.!?\n]*\?")
 _BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
 
+_ARTICLES = ("a", "an", "the", "this", "my", "our", "your", "his", "her", "their")
+_TITLES = frozenset(["mr", "mrs", "ms", "miss", "dr", "prof", "sir", "madam"])
 # Capitalised inside a sentence, and nobody's name: days, titles, abbreviations.
 _CAPITALISED = frozenset(
     """
@@ -80,26 +82,30 @@ class Finder:
 
     def _entity(self, text: str, entity: Span) -> Iterator[Span]:
         """A person's names one by one, anything else as one unit; without what only surrounds it."""
-        words = [match for match in WORD.finditer(text, entity.start, entity.end) if self._names(match[0])]
-        if words and entity.kind is Kind.FAMILY and self._only_begins(text, words[0]):
+        matches = list(WORD.finditer(text, entity.start, entity.end))
+        after_title = [place + 1 for place, match in enumerate(matches) if match[0].lower() in _TITLES]
+        words = [match for match in matches[max(after_title, default=0) :] if self._names(match[0])]
+        if len(words) > 1 and self._only_begins(text, words[0]):
             words = words[1:]
         if not words:
             return
-        if entity.kind is not Kind.FAMILY:
-            start, end = words[0].start(), words[-1].end()
-            end -= _possessive(text[start:end])
-            whole = text[start:end]
-            kind = Kind.COUNTRY if whole.lower() in self._lexicon.countries else entity.kind
-            yield Span(start, end, kind)
+        listed = len(words) == 1 and words[0][0].lower() in self._lexicon.given
+        if entity.kind is Kind.FAMILY or after_title or listed:
+            for place, match in enumerate(words):
+                yield _unit(match, self._name_kind(match[0], place, len(words)))
             return
-        for place, match in enumerate(words):
-            yield _unit(match, self._name_kind(match[0], place, len(words)))
+        start, end = words[0].start(), words[-1].end()
+        end -= _possessive(text[start:end])
+        whole = text[start:end].lower()
+        yield Span(start, end, Kind.COUNTRY if whole in self._lexicon.countries else entity.kind)
 
     def _names(self, word: str) -> bool:
         """Whether a word of an entity belongs to the name: a capital, or no everyday word."""
         plain = word.lower()
-        if plain in _CAPITALISED or plain in self._months or plain in self._lexicon.function_words:
+        if plain in _CAPITALISED or plain in _ARTICLES or plain in self._months:
             return False
+        if plain in self._lexicon.function_words:
+            return word[0].isupper()  # New York
         return word[0].isupper() or not self._lexicon.is_everyday(plain) or self._lexicon.is_name(plain, capital=True)
 
     def _name_kind(self, word: str, place: int, of: int) -> Kind:
