@@ -68,7 +68,7 @@ def main() -> None:
     began = time.monotonic()
     random.seed(0)
     torch.manual_seed(0)
-    tool = surrogates("en", 20_000)
+    tool = surrogates("en")
     texts = dialogues(arguments.data)
     half = len(texts) // 2
     pieces = [replaced_pieces(tool, text) for text in texts]

@@ -28,6 +28,7 @@ from research.surrogates.real_text import real_texts
 
 SECRET = b"0" * 32  # maps must be the same in each run
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_POSSESSIVE = re.compile(r".['’]s$", re.IGNORECASE)
 # Part of an address or of a firm's name, and the same for everybody: may leave.
 GENERIC = frozenset(
     """
@@ -73,8 +74,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def surrogates(language: str, rank: int) -> Surrogates:
-    """What the product makes of this language."""
+def surrogates(language: str, rank: int = SurrogateSpec().rank) -> Surrogates:
+    """What the product makes of this language; by default at the rank that it has by default."""
     return Surrogates(SurrogateSpec(replace="identifying", language=language, rank=rank), SECRET)
 
 
@@ -150,9 +151,10 @@ def clear_letters(pieces: Iterable[Piece]) -> list[bool]:
 
 
 def words_left(record: Planted, unit: Unit, clear: Sequence[bool]) -> list[str]:
-    """The words and numbers of a unit that leave in part or whole."""
+    """The words and numbers of a unit that leave in part or whole; the 's of a possessive may."""
     found = WORD.finditer(record.text, unit.start, unit.end)
-    return [match[0] for match in found if any(clear[match.start() : match.end()])]
+    own = [(match[0], match.start(), match.end() - 2 * bool(_POSSESSIVE.search(match[0]))) for match in found]
+    return [word for word, start, end in own if any(clear[start:end])]
 
 
 def innocent_of(record: Planted, clear: Sequence[bool]) -> list[tuple[str, bool]]:

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=300, help="of each real set")
     parser.add_argument("--file", default="test", help="of planted units")
     arguments = parser.parse_args()
-    tool, judge, listed = surrogates("en", 20_000), Rampart(), census()
+    tool, judge, listed = surrogates("en"), Rampart(), census()
     planted = [one for one in plant(arguments.file, 2, known_names(tool)) if one.language == "en"]
     sets = {
         "dialogsum": sample(dialogues(arguments.data), arguments.texts),
