@@ -49,8 +49,8 @@ NEUTRAL = {
     Kind.NUMBER: "#Person1#: The number is",
     Kind.RARE: "#Person1#: We talked about the",
 }
-BEFORE, AFTER = 400, 80  # characters of context
-SHORTLIST = 16
+BEFORE, AFTER = 240, 40  # characters of context
+SHORTLIST = 8
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,13 @@ def main() -> None:
     chosen = pick(targets, arguments.units)
     found: dict[str, Any] = {}
     model = Model(arguments.model)
-    for name in ("base", "tuned"):
+    for name in arguments.models:
         if name == "tuned":
-            if not arguments.tune:
-                break
             model.tune(["".join(one.surrogate or one.text for one in sent) for sent in pieces[half:][: arguments.tune]])
         found[name] = attack(model, chosen, counts, tool, arguments.cells, name)
     document = {
         "command": f"python -m research.surrogates.attacker --data DATA --model FOLDER --units {arguments.units} "
-        f"--tune {arguments.tune}",
+        f"--tune {arguments.tune} --models {' '.join(arguments.models)}",
         "records": half,
         "tuned_on": arguments.tune,
         "seconds": round(time.monotonic() - began),
@@ -108,6 +106,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--units", type=int, default=180, help="attacked, of all types together")
     parser.add_argument("--tune", type=int, default=40, help="replaced dialogues that the model is tuned on")
+    parser.add_argument("--models", nargs="+", choices=("base", "tuned"), default=("base", "tuned"))
     parser.add_argument("--cells", type=Path, help="keep each attacked unit in this file and resume from it")
     return parser.parse_args()
 

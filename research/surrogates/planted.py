@@ -29,14 +29,15 @@ from research.surrogates.real_text import real_texts
 SECRET = b"0" * 32  # maps must be the same in each run
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _POSSESSIVE = re.compile(r".['’]s$", re.IGNORECASE)
-# Part of an address or of a firm's name, and the same for everybody: may leave.
+# Part of an address, a date or a firm's name, and the same for everybody: may leave.
 GENERIC = frozenset(
     """
     the of de la le les des du d l der die das am in and und et & road street lane crescent close court ave
     avenue drive way flat apt ltd inc co gmbh ab bank hospital college systems foundation insurance savings
     dental boulevard square terrace gardens suite unit rue chemin ul st sons partners group university school
     clinic llc plc weg dollars pounds euros dr mr mrs blvd mews hill trust works zum bis allée jr veterinary
-    logistik as brothers usd th
+    logistik as brothers usd th rise row park place company polytechnic institute union credit quid eur ter quai
+    calle kg école éditions clinique garage monday tuesday wednesday thursday friday saturday sunday
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
 
