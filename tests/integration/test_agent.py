@@ -49,7 +49,7 @@ def make_agent(world, screen, *, once=True, path=None, control=None, **policy):
         control=control or ControlPlane(world.cloud.http_url, world.cloud.api_key),
         config=AgentConfig(
             datasets={"sentences": DataSetting(path=str(path or world.data.path))},
-            policy=Policy.model_validate({"allow_no_noise": False} | policy),
+            policy=Policy.model_validate({"mechanisms": ["dchi"]} | policy),
         ),
         settings=world.device(grpc_address=""),
         screen=screen,
@@ -122,7 +122,7 @@ def test_a_refused_job_does_not_stop_the_next(world):
     agent.stop.set()
     thread.join(10)
     assert world.cloud.status(refused)[0] == "failed"
-    assert "clean vectors" in world.cloud.status(refused)[1]
+    assert "replaces nothing" in world.cloud.status(refused)[1]
     assert screen.results[0].job_id == good
 
 

@@ -1,6 +1,7 @@
 """A fine-tuning job: one frozen, validated description that REST, command line, device and cloud share.
 
 The fields' descriptions, defaults and bounds are the only source of the REST reference and the command line's help.
+The defaults are those of the protection `names`: what identifies is replaced, and the cloud trains on the rest.
 `JobSpec` holds no private data: no text, no label names, no paths of the device. The cloud stores it as it is.
 """
 
@@ -116,15 +117,43 @@ class MechanismSpec(Described):
     """Name and parameters of the noise mechanism; the device's registry validates the parameters."""
 
     name: str = Field(
-        "dchi",
+        "none",
         pattern=r"^[a-z][a-z0-9_-]{0,31}$",
         description="Mechanism that perturbs every vector before it leaves the device; `privtune mechanisms` lists "
-        "them. none: clean vectors, from which nearly every word can be recovered.",
+        "them. none: clean vectors, from which every word can be read that is not replaced.",
     )
     params: dict[str, float | int | str | bool] = Field(
         default_factory=dict,
         description="Parameters of the mechanism by name. Those left out take the mechanism's defaults.",
     )
+
+
+class SurrogateSpec(Described):
+    """What is replaced in a text before the bottom reads it, and restored on the device in what the model writes."""
+
+    replace: Literal["nothing", "identifying"] = Field(
+        "identifying",
+        description="identifying: names, places, organisations, numbers, dates, addresses and rare words are replaced "
+        "by random surrogates before the model reads a text; all other words leave as they are. nothing: no word is "
+        "replaced.",
+    )
+    rank: int = Field(
+        50_000,
+        ge=1_000,
+        le=300_000,
+        description="Words that public text uses less often than this many others are replaced too.",
+    )
+    language: str = Field(
+        "en",
+        pattern=r"^[a-z]{2,3}$",
+        description="Language of the texts (ISO 639): chooses the word frequencies, and the recognisers where there "
+        "are any; without them, rules and word frequencies decide.",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is replaced."""
+        return self.replace != "nothing"
 
 
 class JobSpec(Described):
@@ -183,6 +212,11 @@ class JobSpec(Described):
     )
     mechanism: MechanismSpec = Field(
         default_factory=MechanismSpec, strict=False, description="Noise that the device adds."
+    )
+    surrogates: SurrogateSpec = Field(
+        default_factory=SurrogateSpec,
+        strict=False,
+        description="Replacing what identifies, before the model reads a text.",
     )
     tuning: TuningSpec = Field(default_factory=TuningSpec, strict=False, description="What is trained in the blocks.")
     optim: OptimSpec = Field(default_factory=OptimSpec, strict=False, description="AdamW and its schedule.")

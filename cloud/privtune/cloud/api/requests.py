@@ -112,7 +112,7 @@ _EXAMPLE: dict[str, JsonValue] = {
     "suffix": "reviews",
     "seed": 7,
     "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 16}}},
-    "privtune": {"task": "classification", "cut": 1, "mechanism": {"name": "dchi", "params": {"eta": 100}}},
+    "privtune": {"task": "classification", "cut": 1, "surrogates": {"replace": "identifying"}},
 }
 
 

@@ -60,7 +60,7 @@ def make(tmp_path, monkeypatch):
             control=control,
             config=AgentConfig(
                 datasets={"sentences": DataSetting(path=str(tmp_path / "data.tsv"))},
-                policy=Policy(allow_no_noise=True),
+                policy=Policy(protections=("none",)),
             ),
             settings=RunSettings(grpc_address="127.0.0.1:1", api_key="pt-x", home=tmp_path / "home"),
             screen=Screen(),

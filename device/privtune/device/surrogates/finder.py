@@ -1,0 +1,245 @@
+"""Finds what identifies in a text: formats, entities, capitals, names in lower case, rare words and the owner's terms.
+
+In doubt a word is replaced: a word too many costs the model a little, a word too few costs the owner his secret.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+
+from privtune.device.surrogates.formats import Formats
+from privtune.device.surrogates.kinds import Kind, Span, rare_kind
+from privtune.device.surrogates.lexicon import Lexicon
+from privtune.device.surrogates.recognisers import Recognised, Recognisers
+
+_LETTERS = r"(?:[^\W\d_][\u0300-\u036f]*)+"  # accents may be characters of their own
+WORD = re.compile(rf"(?<![^\W_])(?:(?:[A-Z]\.){{2,}}|{_LETTERS}(?:['’]{_LETTERS})*(?![^\W_]))")
+_CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Capt|Lt|No|Nr|vs)\.\s*$")
+_LABEL = re.compile(r"\s?[:=]")
+_INITIALS = re.compile(r"(?<!\w)(?:(?:[A-Z]\.[ -]?)+|[B-HJ-Z] )$")  # before a name
+_INITIALS_AFTER = re.compile(r",? ((?:[A-Z]\. ?)*[A-Z]\.)(?!\w)")
+_CAPITAL_BEFORE = re.compile(r"(?<!\w)([A-Z][^\W\d_]+) $")
+_CAPITAL_AFTER = re.compile(r" ([A-ZÄÖÜÉ][^\W\d_]+)(?!\w)")
+_SECOND_HALF = re.compile(r"-([^\W\d_]+)(?!\w)")
+_QUESTION = re.compile(r"[^.!?\n]*\?")
+_BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
+
+_ARTICLES = ("a", "an", "the", "this", "my", "our", "your", "his", "her", "their")
+_TITLES = frozenset(["mr", "mrs", "ms", "miss", "dr", "prof", "sir", "madam"])
+# Capitalised inside a sentence, and nobody's name: days, titles, abbreviations.
+_CAPITALISED = frozenset(
+    """
+    i monday tuesday wednesday thursday friday saturday sunday mr mrs ms miss madam sir dr doctor prof professor captain
+    president aunt uncle mom mum dad mother father grandma grandpa ok tv dvd cd pc usb id faq ceo cfo cto hr pr it ai am
+    pm ad bc god christmas easter internet english
+    """.split()  # noqa: SIM905  # a list of one word a line would be a page
+)
+_POSSESSIVE = re.compile(r"['’](?:s|ll|ve|re|d|m)?$", re.IGNORECASE)  # and other short forms
+_HALVES = re.compile(r"(?:do|does|did|is|was|are|were|wo|would|could|should|has|have|had|ai)n|ll|ve")  # of short forms
+_TITLE_CASE = 0.6  # of a text's words: above it a capital says nothing
+_FEW_WORDS = 4  # a text too short to be a headline
+_CAPITAL_NOUNS = ("de", "lb")  # languages in which a capital says nothing
+
+
+class Finder:
+    """Finds the spans of a text. own_terms: words and phrases that the owner names; found in any case."""
+
+    def __init__(self, lexicon: Lexicon, recognisers: Recognisers, rank: int, own_terms: Sequence[str] = ()) -> None:
+        self._lexicon, self._recognisers, self._rank = lexicon, recognisers, rank
+        terms = sorted((re.escape(term) for term in own_terms), key=len, reverse=True)
+        self._formats = Formats(lexicon, rank)
+        self._months = frozenset(month.lower() for month in lexicon.months)
+        self._own = re.compile(rf"(?<!\w)(?:{'|'.join(terms)})(?!\w)", re.IGNORECASE) if terms else None
+
+    def find(self, texts: Sequence[str]) -> Iterator[list[Span]]:
+        """The spans of each text, in order, without overlaps."""
+        for text, recognised in zip(texts, self._recognisers.read(texts), strict=True):
+            taken = bytearray(len(text))
+            spans = list(self._free(self._candidates(text, recognised), taken))
+            spans += self._free(self._beside(text, spans), taken)
+            yield _whole_tokens(text, sorted(spans, key=lambda span: span.start))
+
+    @staticmethod
+    def _free(candidates: Iterable[Span], taken: bytearray) -> Iterator[Span]:
+        """The candidates that no surer one overlaps."""
+        for span in candidates:
+            if span.end > span.start and not any(taken[span.start : span.end]):
+                taken[span.start : span.end] = b"\1" * (span.end - span.start)
+                yield span
+
+    def _candidates(self, text: str, recognised: Recognised) -> Iterator[Span]:
+        """All that may be replaced, the surest first."""
+        if self._own is not None:
+            yield from (Span(match.start(), match.end(), Kind.TERM) for match in self._own.finditer(text))
+        yield from recognised.formats
+        yield from self._formats.find(text)
+        for entity in recognised.entities:
+            yield from self._entity(text, entity)
+        yield from self._words(text, recognised)
+
+    def _entity(self, text: str, entity: Span) -> Iterator[Span]:
+        """A person's names one by one, anything else as one unit; without what only surrounds it."""
+        matches = list(WORD.finditer(text, entity.start, entity.end))
+        after_title = [place + 1 for place, match in enumerate(matches) if match[0].lower() in _TITLES]
+        words = [match for match in matches[max(after_title, default=0) :] if self._names(match[0])]
+        if len(words) > 1 and self._only_begins(text, words[0]):
+            words = words[1:]
+        if not words:
+            return
+        listed = len(words) == 1 and words[0][0].lower() in self._lexicon.given
+        if entity.kind is Kind.FAMILY or after_title or listed:
+            for place, match in enumerate(words):
+                yield _unit(match, self._name_kind(match[0], place, len(words)))
+            return
+        start, end = words[0].start(), words[-1].end()
+        end -= _possessive(text[start:end])
+        whole = text[start:end].lower()
+        yield Span(start, end, Kind.COUNTRY if whole in self._lexicon.countries else entity.kind)
+
+    def _names(self, word: str) -> bool:
+        """Whether a word of an entity belongs to the name: a capital, or no everyday word."""
+        plain = word.lower()
+        if plain in _CAPITALISED or plain in _ARTICLES or plain in self._months:
+            return False
+        if plain in self._lexicon.function_words:
+            return word[0].isupper()  # New York
+        return word[0].isupper() or not self._lexicon.is_everyday(plain) or self._lexicon.is_name(plain, capital=True)
+
+    def _name_kind(self, word: str, place: int, of: int) -> Kind:
+        """The first of several is a given name and the last a family name; others by the public lists."""
+        if of > 1 and place in (0, of - 1):
+            return Kind.GIVEN if place == 0 else Kind.FAMILY
+        return Kind.GIVEN if word.lower() in self._lexicon.given else Kind.FAMILY
+
+    def _words(self, text: str, recognised: Recognised) -> Iterator[Span]:
+        matches = list(WORD.finditer(text))
+        capitals = sum(match[0][0].isupper() for match in matches)
+        telling = capitals <= _TITLE_CASE * len(matches) or len(matches) < _FEW_WORDS
+        telling = telling and self._lexicon.language not in _CAPITAL_NOUNS
+        for match in matches:
+            yield from self._word(text, match, telling=telling, proper=match.start() in recognised.proper)
+            if match.start() in recognised.called:
+                yield _unit(match, Kind.GIVEN)
+
+    def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
+        word = match[0]
+        bare = word[: len(word) - _possessive(word)]
+        plain = unicodedata.normalize("NFC", bare).lower().replace("’", "'")
+        if len(plain) == 1 or plain in _CAPITALISED or _HALVES.fullmatch(plain):
+            return
+        capital = self._is_capital_name(text, match, bare, telling, proper)
+        if plain in self._lexicon.function_words and not (
+            capital and (plain in self._months or self._lexicon.is_listed(plain))
+        ):
+            return
+        if plain in self._months and bare[0].isupper():
+            yield _unit(match, Kind.MONTH)
+        elif capital or self._lexicon.is_name(plain, capital=bare[0].isupper()):
+            yield _unit(match, self._capital_kind(plain))
+        elif self._is_rare(text, match, bare, plain):
+            yield _unit(match, self._capital_kind(plain) if bare[0].isupper() else rare_kind(plain))
+
+    def _is_capital_name(self, text: str, match: re.Match[str], bare: str, telling: bool, proper: bool) -> bool:
+        """A capital inside a sentence is a name; at its beginning and in headlines the part of speech decides."""
+        if not bare[0].isupper():
+            return False
+        if proper:
+            return not self._only_begins(text, match)
+        shouted = bare.isupper() and self._lexicon.rank(bare.lower()) < self._rank
+        return telling and not shouted and not _begins(text, match)
+
+    def _is_rare(self, text: str, match: re.Match[str], bare: str, plain: str) -> bool:
+        label = bare[0].isupper() and self._only_begins(text, match)
+        return self._lexicon.is_rare(plain, self._rank) and not label and not self._common_parts(bare)
+
+    def _only_begins(self, text: str, match: re.Match[str]) -> bool:
+        """A word that is no listed name, with the capital of a sentence's beginning: an everyday one, or a label."""
+        plain = match[0].lower()
+        label = self._lexicon.rank(plain) < self._rank and _LABEL.match(text, match.end()) is not None
+        return (
+            (label or self._lexicon.is_everyday(plain)) and not self._lexicon.is_listed(plain) and _begins(text, match)
+        )
+
+    def _capital_kind(self, plain: str) -> Kind:
+        lexicon = self._lexicon
+        if plain in lexicon.countries:
+            return Kind.COUNTRY
+        if plain in lexicon.given:
+            return Kind.GIVEN
+        return Kind.PLACE if plain in lexicon.places and plain not in lexicon.family else Kind.FAMILY
+
+    def _beside(self, text: str, spans: Iterable[Span]) -> Iterator[Span]:
+        """What belongs to the names beside it: initials, a name that is a common word too, a second half."""
+        for span in spans:
+            if span.kind not in (Kind.GIVEN, Kind.FAMILY):
+                continue
+            if before := _INITIALS.search(text, max(0, span.start - 12), span.start):
+                yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
+            if after := _INITIALS_AFTER.match(text, span.end):
+                yield Span(after.start(1), after.end(1), Kind.INITIALS)
+            first = _CAPITAL_BEFORE.search(text, max(0, span.start - 30), span.start)
+            if first and self._lexicon.is_listed(first[1].lower()) and not _QUESTION.match(text, span.end):
+                yield Span(*first.span(1), Kind.GIVEN)
+            second = _CAPITAL_AFTER.match(text, span.end) if span.kind is Kind.GIVEN else None
+            if second and not self._lexicon.is_everyday(second[1].lower()):
+                yield Span(*second.span(1), Kind.FAMILY)
+            half = _SECOND_HALF.match(text, span.end)
+            if half and not self._lexicon.is_everyday(half[1]):
+                yield Span(*half.span(1), Kind.GIVEN)
+
+    def _common_parts(self, bare: str) -> bool:
+        """Whether a word in camelCase is put together from common words, as names of fields are."""
+        parts = _CAMEL.findall(bare) if bare[0].islower() else []
+        common = all(self._lexicon.rank(part.lower()) < self._rank for part in parts)
+        return len(parts) > 1 and "".join(parts) == bare and common
+
+
+def _begins(text: str, match: re.Match[str]) -> bool:
+    window = max(0, match.start() - 8), match.start()
+    return _BEGINS.search(text, *window) is not None and _ABBREVIATED.search(text, *window) is None
+
+
+def _unit(match: re.Match[str], kind: Kind) -> Span:
+    return Span(match.start(), match.end() - _possessive(match[0]), kind)
+
+
+def _possessive(word: str) -> int:
+    found = _POSSESSIVE.search(word)
+    return len(found[0]) if found else 0
+
+
+def _whole_tokens(text: str, spans: Iterable[Span]) -> list[Span]:
+    """Spans widened to the whole of what is written together: part of a user's name or number says the rest."""
+    whole: list[Span] = []
+    for span in spans:
+        start, end = span.start, span.end
+        while _joined(text, start):
+            start -= 1
+        while _joined(text, end):
+            end += 1
+        if whole and start < whole[-1].end:
+            continue  # a part of the token before
+        if (start, end) != (span.start, span.end):
+            letters = any(letter.isalpha() for letter in text[start:end])
+            span = Span(start, end, Kind.HANDLE if letters else Kind.NUMBER)
+        whole.append(span)
+    return whole
+
+
+def _joined(text: str, at: int) -> bool:
+    """Whether a token goes on across this place: in letters and digits, or from digit to digit over a separator."""
+    around = text[max(at - 2, 0) : at], text[at : at + 2]
+    if not all(around):
+        return False
+    before, after = around[0][-1], around[1][0]
+    if _in_token(before) and _in_token(after):
+        return True
+    over_next = before.isdigit() and after in ".," and around[1][1:].isdigit()
+    return over_next or (before in ".," and after.isdigit() and around[0][:-1].isdigit())
+
+
+def _in_token(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"

