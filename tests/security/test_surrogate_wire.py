@@ -120,9 +120,7 @@ def test_no_frame_of_a_classifier_spells_the_people_of_its_records(world, classi
 
 def test_an_agent_replaces_what_a_job_and_the_owners_file_ask_for(world):
     file = world.folder / "agent.yaml"
-    file.write_text(
-        "datasets:\n  people: {path: train.tsv, own_terms: terms.txt}\npolicy: {allow_no_noise: true, max_epochs: 50}\n"
-    )
+    file.write_text("datasets:\n  people: {path: train.tsv, own_terms: terms.txt}\n")
 
     class Screen(Watcher):
         def finished(self, result):
@@ -223,4 +221,4 @@ def test_a_job_that_replaces_nothing_refuses_the_owners_terms(world):
         cloud="", spec=world.spec(cut=0), train=world.data, validation=replace(world.validation, own_terms=None)
     )
     with pytest.raises(InvalidInput, match="this job replaces nothing: add --surrogates identifying"):
-        check_request(request, world.settings.home, Consent(), lambda _: None)
+        check_request(request, world.settings.home, Consent(protection="none"), lambda _: None)
