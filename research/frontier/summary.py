@@ -188,7 +188,9 @@ def _page(model: str, split: str, some: dict[str, Any], rows: Sequence[FrontierR
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "## Settings", ""]
-    lines += [f"* `{row.cell}`: {row.mechanism} `{json.dumps(row.params)}`" for row in rows]
+    for row in rows:
+        replaced = ", in a text of surrogates" if row.family == "surrogates" else ""
+        lines.append(f"* `{row.cell}`: {row.mechanism} `{json.dumps(row.params)}`{replaced}")
     return "\n".join(lines) + "\n"
 
 
