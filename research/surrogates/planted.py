@@ -55,7 +55,7 @@ def main() -> None:
         found["real"] = {name: innocent_words(tools["en"], some) for name, some in texts.items()}
     command = f"python -m research.surrogates.planted --file {arguments.file} --data DATA"
     found |= {"command": command, "rank": arguments.rank, "seconds": round(time.monotonic() - began)}
-    found["recognisers"] = list(tools["en"].recognisers)
+    found |= {"recognisers": list(tools["en"].recognisers), "rules": tools["en"].fingerprint}
     stem = arguments.out / f"surrogates-planted-{arguments.file}"
     write_text(stem.with_suffix(".json"), json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     write_text(stem.with_suffix(".md"), markdown(found))
