@@ -102,3 +102,10 @@ def test_no_new_surrogate_equals_a_word_that_has_left_in_clear(surrogates: Surro
     own.learn([left], [[]])
     own.learn(["Zzq came"], [[Span(0, 3, Kind.FAMILY)]])
     assert own.replace("Zzq came").split()[0].lower() not in left.split()
+
+
+def test_the_opening_of_a_conversation_is_learned_as_a_whole(surrogates: Surrogates) -> None:
+    """A pair of texts is one record, and a system prompt leaves together with the first question."""
+    texts = ["it was zzqx again", "So I met Zzqx Hawkins and zzqx"]
+    own = surrogates.conversation(texts, opening=2)
+    assert "zzqx" not in " ".join(map(own.replace, texts)).lower()
