@@ -97,7 +97,7 @@ def _records(texts: Sequence[Text], state: JobState) -> tuple[Records, Replaceme
     surrogates, coverage = state.surrogates(), Coverage()
     if surrogates is not None:
         for place, one in enumerate(given):
-            known = surrogates.conversation(one)
+            known = surrogates.conversation(one, opening=len(one))
             coverage += known.coverage(one)
             given[place] = tuple(known.replace(text) for text in one)
     items = tuple(

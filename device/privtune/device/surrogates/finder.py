@@ -13,8 +13,12 @@ from privtune.device.surrogates.formats import Formats
 from privtune.device.surrogates.kinds import Kind, Span, rare_kind
 from privtune.device.surrogates.lexicon import Lexicon
 from privtune.device.surrogates.recognisers import Recognised, Recognisers
+from privtune.device.surrogates.whole_words import in_word
 
-_LETTERS = r"(?:[^\W\d_][\u0300-\u036f]*)+"  # accents may be characters of their own
+# Accents and vowel signs may be characters of their own, and invisible characters may be between letters.
+_MARKS = "".join(chr(one) for one in range(0x300, 0x20000) if unicodedata.category(chr(one))[0] == "M")
+_INVISIBLE = r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+_LETTERS = rf"(?:[^\W\d_][{_MARKS}]*(?:{_INVISIBLE}+(?=[^\W\d_]))?)+"
 WORD = re.compile(rf"(?<![^\W_])(?:(?:[A-Z]\.){{2,}}|{_LETTERS}(?:['’]{_LETTERS})*(?![^\W_]))")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Capt|Lt|No|Nr|vs)\.\s*$")
@@ -24,7 +28,7 @@ _INITIALS_AFTER = re.compile(r",? ((?:[A-Z]\. ?)*[A-Z]\.)(?!\w)")
 _CAPITAL_BEFORE = re.compile(r"(?<!\w)([A-Z][^\W\d_]+) $")
 _CAPITAL_AFTER = re.compile(r" ([A-ZÄÖÜÉ][^\W\d_]+)(?!\w)")
 _SECOND_HALF = re.compile(r"-([^\W\d_]+)(?!\w)")
-_QUESTION = re.compile(r"[^.!?\n]*\?")
+_QUESTION = re.compile(r"[^.!?\n]{0,300}\?")
 _BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
 
 _ARTICLES = ("a", "an", "the", "this", "my", "our", "your", "his", "her", "their")
@@ -49,10 +53,12 @@ class Finder:
 
     def __init__(self, lexicon: Lexicon, recognisers: Recognisers, rank: int, own_terms: Sequence[str] = ()) -> None:
         self._lexicon, self._recognisers, self._rank = lexicon, recognisers, rank
-        terms = sorted((re.escape(term) for term in own_terms), key=len, reverse=True)
+        forms = {unicodedata.normalize(form, term) for term in own_terms for form in ("NFC", "NFD")}
+        patterns = (r"\s+".join(map(re.escape, form.split())) for form in forms if form.strip())
+        terms = sorted(patterns, key=len, reverse=True)
         self._formats = Formats(lexicon, rank)
         self._months = frozenset(month.lower() for month in lexicon.months)
-        self._own = re.compile(rf"(?<!\w)(?:{'|'.join(terms)})(?!\w)", re.IGNORECASE) if terms else None
+        self._own = re.compile(rf"(?<![^\W_])(?:{'|'.join(terms)})(?![^\W_])", re.IGNORECASE) if terms else None
 
     def find(self, texts: Sequence[str]) -> Iterator[list[Span]]:
         """The spans of each text, in order, without overlaps."""
@@ -127,7 +133,7 @@ class Finder:
     def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
         word = match[0]
         bare = word[: len(word) - _possessive(word)]
-        plain = unicodedata.normalize("NFC", bare).lower().replace("’", "'")
+        plain = unicodedata.normalize("NFC", re.sub(_INVISIBLE, "", bare)).lower().replace("’", "'")
         if len(plain) == 1 or plain in _CAPITALISED or _HALVES.fullmatch(plain):
             return
         capital = self._is_capital_name(text, match, bare, telling, proper)
@@ -215,13 +221,13 @@ def _whole_tokens(text: str, spans: Iterable[Span]) -> list[Span]:
     """Spans widened to the whole of what is written together: part of a user's name or number says the rest."""
     whole: list[Span] = []
     for span in spans:
-        start, end = span.start, span.end
-        while _joined(text, start):
-            start -= 1
-        while _joined(text, end):
-            end += 1
-        if whole and start < whole[-1].end:
+        start, end, before = span.start, span.end, whole[-1].end if whole else 0
+        if start < before:
             continue  # a part of the token before
+        while start > before and _joined(text, start, outside=start - 1):
+            start -= 1
+        while end < len(text) and _joined(text, end, outside=end):
+            end += 1
         if (start, end) != (span.start, span.end):
             letters = any(letter.isalpha() for letter in text[start:end])
             span = Span(start, end, Kind.HANDLE if letters else Kind.NUMBER)
@@ -229,17 +235,13 @@ def _whole_tokens(text: str, spans: Iterable[Span]) -> list[Span]:
     return whole
 
 
-def _joined(text: str, at: int) -> bool:
-    """Whether a token goes on across this place: in letters and digits, or from digit to digit over a separator."""
+def _joined(text: str, at: int, outside: int) -> bool:
+    """Whether a token goes on across this place: into a word or number, or from digit to digit over a separator."""
+    if in_word(text[outside]):
+        return True
     around = text[max(at - 2, 0) : at], text[at : at + 2]
     if not all(around):
         return False
     before, after = around[0][-1], around[1][0]
-    if _in_token(before) and _in_token(after):
-        return True
     over_next = before.isdigit() and after in ".," and around[1][1:].isdigit()
     return over_next or (before in ".," and after.isdigit() and around[0][:-1].isdigit())
-
-
-def _in_token(letter: str) -> bool:
-    return letter.isalnum() or letter == "_"

@@ -13,7 +13,7 @@ _DATE = re.compile(r"(?<!\w)(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}
 _YEAR = re.compile(r"(?<![\w.,/-])(?:19|20)\d\d(?![\w/-])(?![.,]\d)")
 _NUMBER = re.compile(r"(?<!\w)\d(?:[\d.,:/-]*\d)?(?!\w)")
 _MEASURE = re.compile(
-    r"(?<!\w)\d[\d.,]*(?:st|nd|rd|th|s|am|pm|[kcm]?m|[km]?g|lbs?|oz|ft|mph|k|[kmgt]b|[kmg]?hz|h|hrs?|min)(?!\w)",
+    r"(?<!\w)\d[\d.,]{0,20}(?:st|nd|rd|th|s|am|pm|[kcm]?m|[km]?g|lbs?|oz|ft|mph|k|[kmgt]b|[kmg]?hz|h|hrs?|min)(?!\w)",
     re.IGNORECASE,
 )
 _PLATE = re.compile(r"(?<!\w)[A-ZÄÖÜ]{1,3}-[A-Z]{1,2}[ -]?\d{1,4}(?!\w)")
@@ -81,8 +81,8 @@ class Formats:
                 words = _LETTERS.findall(match[name])[:-1]  # "2 people on the road" is no address, "2 The Row" is one
                 if pattern is not _STREETS[0] or not self._lexicon.function_words.intersection(words):
                     yield Span(*match.span(name), Kind.PLACE)
-                    yield Span(*match.span(number), Kind.NUMBER)
-        yield from (Span(*match.span(1), Kind.NUMBER) for match in _DOOR.finditer(text))
+                    yield _house(match, number)
+        yield from (_house(match, 1) for match in _DOOR.finditer(text))
 
     def _is_code(self, written: str) -> bool:
         """Letters with digits, but not a common word with a single one, like person1 or mp3."""
@@ -96,6 +96,10 @@ class Formats:
 
 def _spans(pattern: re.Pattern[str], text: str, kind: Kind) -> Iterator[Span]:
     return (Span(match.start(), match.end(), kind) for match in pattern.finditer(text))
+
+
+def _house(match: re.Match[str], group: str | int) -> Span:
+    return Span(*match.span(group), Kind.NUMBER if match[group].isdigit() else Kind.CODE)
 
 
 def _digits(text: str, span: Span) -> int:

@@ -53,10 +53,17 @@ def case_of(surface: str) -> Case:
     return "mixed"
 
 
+def folded(surface: str) -> str:
+    """A unit in lower case, letter for letter: the result is as long, which `lower` alone does not promise."""
+    return "".join(one if one == "İ" else one.lower() for one in surface) if "İ" in surface else surface.lower()
+
+
 def in_case(written: str, case: Case) -> str:
     """A surrogate in the case of what it replaces, different for each case."""
     if case == "mixed" and written == written.lower():
         return written[:1].upper() + written[1:]
+    if case == "mixed" and case_of(written) == "upper":
+        return written.capitalize()
     return {"lower": written.lower(), "upper": written.upper(), "mixed": written}[case]
 
 

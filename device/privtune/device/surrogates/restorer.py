@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import re
+import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from privtune.device.surrogates.whole_words import bounded
+from privtune.device.surrogates.whole_words import WholeWords, may_begin
 
 _LOOK_AHEAD = ".,"  # after a number, more digits may follow
+_LOOK_BEHIND = 2  # characters that say whether a word begins inside another
 
 
-@dataclass(frozen=True)
 class Restoring:
-    """The forms of all surrogates, and what they stand for."""
+    """The forms of all surrogates. back: what each form stands for."""
 
-    back: Mapping[str, str]
-    pattern: re.Pattern[str] | None
-    longest: int
+    def __init__(self, back: Mapping[str, str]) -> None:
+        self._back, self._words = back, WholeWords(back)
+        self._sorted = sorted(back)
+        self._longest = max(map(len, back), default=0)
 
-    def sub(self, text: str) -> str:
-        """The text with every whole surrogate replaced."""
-        return self.pattern.sub(lambda match: self.back[match[0]], text) if self.pattern else text
+    def sub(self, text: str, start: int = 0, end: int | None = None) -> str:
+        """text[start:end] with every whole surrogate replaced; what is around it is context."""
+        parts, at, end = [], start, len(text) if end is None else end
+        for found in self._words.find(text, start):
+            if found.start >= end:
+                break
+            parts += [text[at : found.start], self._back[found.word]]
+            at = found.end
+        return "".join(parts) + text[at:end]
 
-    def open_from(self, text: str) -> int:
-        """Where the end of a text begins that more text could make part of a surrogate."""
-        for start in range(max(0, len(text) - self.longest - 1), len(text)):
-            rest = text[start:]
-            bare = rest[:-1] if rest[-1] in _LOOK_AHEAD else rest
-            if any(form.startswith(rest) or form == bare for form in self.back):
-                return start
+    def open_from(self, text: str, start: int) -> int:
+        """Where the end of a text begins that more text could make part of a surrogate, from start on."""
+        within = {at for found in self._words.find(text, start) for at in range(found.start + 1, found.end)}
+        for at in range(max(start, len(text) - self._longest - 1), len(text)):
+            if at not in within and may_begin(text, at) and self._is_open(text[at:]):
+                return at
         return len(text)
 
-
-def restoring(back: Mapping[str, str]) -> Restoring:
-    """back: what each form of a surrogate stands for."""
-    if not back:
-        return Restoring(back, None, 0)
-    return Restoring(back, bounded(back), max(map(len, back)))
+    def _is_open(self, rest: str) -> bool:
+        place = bisect.bisect_left(self._sorted, rest)
+        begins = place < len(self._sorted) and self._sorted[place].startswith(rest)
+        return begins or (rest[-1] in _LOOK_AHEAD and rest[:-1] in self._back)
 
 
 class Restorer:
@@ -45,21 +48,20 @@ class Restorer:
 
     def __init__(self, forms: Restoring) -> None:
         self._forms = forms
-        self._held = ""
-        self._before = ""  # the last characters that were given out, as they came: a word may not begin inside another
+        self._text = ""  # as it came: what is held back, after its context
+        self._given = 0  # the length of the context
 
     def push(self, piece: str) -> str:
         """The further text that is certain."""
-        self._held += piece
-        return self._give(self._forms.open_from(self._held))
+        self._text += piece
+        return self._give(self._forms.open_from(self._text, self._given))
 
     def finish(self) -> str:
         """What was held back; nothing follows it."""
-        return self._give(len(self._held))
+        return self._give(len(self._text))
 
     def _give(self, end: int) -> str:
-        raw, self._held = self._held[:end], self._held[end:]
-        text = self._before + raw
-        kept = len(self._forms.sub(self._before))
-        self._before, given = text[-2:], self._forms.sub(text)[kept:]
-        return given
+        certain = self._forms.sub(self._text, self._given, end)
+        context = max(0, end - _LOOK_BEHIND)
+        self._text, self._given = self._text[context:], end - context
+        return certain

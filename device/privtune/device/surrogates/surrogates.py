@@ -91,7 +91,8 @@ class Surrogates:
         """
         name = hashlib.sha256("\0".join(texts[:opening]).encode()).hexdigest()
         own = self._map(f"conversation\0{name}")
-        for text in texts:  # one by one: what a later turn holds may not change the surrogates of an earlier one
+        own.learn(texts[:opening])
+        for text in texts[opening:]:  # one by one: what a later turn holds may not change how an earlier one leaves
             own.learn([text])
         return own
 
