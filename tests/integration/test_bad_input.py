@@ -84,6 +84,10 @@ FILES = {
     "no-label.csv": (b"text,kind\na,1\n", "--label-column"),
     "no-text.csv": (b"words,label\na,1\n", "--text-column"),
     "ragged.csv": (b"text,label\na,b,1\n", "line 2: 3 fields"),
+    "half.jsonl": (
+        b'{"text":"a\\ud83d","label":1}\n',
+        'line 1, column "text": half of a character (U+D83D',
+    ),
 }
 
 
@@ -148,6 +152,8 @@ def test_texts_over_the_limit_are_cut_and_counted(owner):
     assert done.code == 0, done.err
     assert "(3 longer than the limit and truncated)" in done.out
     job_id = job_id_of(done)
+    half = owner("predict", job_id, "--text", "w1", "--text", "a\ud83d")
+    assert (half.code, "a text has half of a character (U+D83D, character 2)" in half.line) == (2, True)
     predicted = owner("predict", job_id, "--text", "w1 " * 20, "--text", "w2")
     assert predicted.code == 0
     assert "1 of 2 texts" in predicted.err
@@ -243,13 +249,13 @@ def agent(owner, *arguments, **changes):
     return owner("agent", "--once", "--poll", "0.1", *arguments, **changes)
 
 
-@pytest.mark.parametrize("name", ["empty.csv", "latin.csv", "one-label.csv", "missing.csv"])
+@pytest.mark.parametrize("name", ["empty.csv", "latin.csv", "one-label.csv", "missing.csv", "half.jsonl"])
 def test_an_agent_whose_data_can_not_be_used_fails_the_job_without_telling_the_file(owner, name):
     file = owner.world.folder / "private-name" / name
     file.parent.mkdir(exist_ok=True)
     if name in FILES:
         file.write_bytes(FILES[name][0])
-    handle = name.removesuffix(".csv")
+    handle = name.partition(".")[0]
     spec = owner.world.spec(training_file=f"device://{handle}")
     job_id = owner.world.cloud.create_job(spec)
     done = agent(owner, "--data", f"{handle}={file}", "--protect", "none")

@@ -13,6 +13,8 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from privtune.device.agent.agent import Agent
+from privtune.device.agent.agent_config import load_agent_config
 from privtune.device.cli import app
 from privtune.device.data.messages import ChatMessage
 from privtune.device.endpoint.endpoint_app import create_app
@@ -114,6 +116,34 @@ def test_no_frame_of_a_classifier_spells_the_people_of_its_records(world, classi
     found = all_spelled(world, job_id, "enc", "classification")
     assert leaked(found) == []
     assert all(words in found for words in WORDS), "the vectors are readable, or the search shows nothing"
+
+
+def test_an_agent_replaces_what_a_job_and_the_owners_file_ask_for(world):
+    file = world.folder / "agent.yaml"
+    file.write_text(
+        "datasets:\n  people: {path: train.tsv, own_terms: terms.txt}\npolicy: {allow_no_noise: true, max_epochs: 50}\n"
+    )
+
+    class Screen(Watcher):
+        def finished(self, result):
+            self.result = result
+
+    screen = Screen()
+    with ControlPlane(f"http://{world.rest.address}", world.settings.api_key) as control:
+        job_id = control.create_job(world.spec(training_file="device://people", train=TRAIN, **CHANGES))["id"]
+        Agent(
+            control=control,
+            config=load_agent_config(file),
+            settings=world.settings,
+            screen=screen,
+            stop=threading.Event(),
+            once=True,
+            poll_s=0.1,
+        ).run()
+    assert screen.result.replacement.coverage.kinds["the owner's term"] == len(PEOPLE)
+    found = all_spelled(world, job_id, "enc", "classification")
+    assert leaked(found) == []
+    assert all(words in found for words in WORDS)
 
 
 def test_no_frame_of_a_language_model_spells_the_people_of_its_records(world, writer):

@@ -13,7 +13,6 @@ from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import PREDICTIONS, source_of
 from privtune.device.data.batches import evaluation_batches
 from privtune.device.data.encode import EncodedDataset, encode_texts
-from privtune.device.data.plain_text import half_character
 from privtune.device.data.records import Columns, Record, Records
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.inference.tuned import TunedModel, open_tuned
@@ -24,6 +23,7 @@ from privtune.device.session.window import PendingBatch, SendAhead, forward_only
 from privtune.device.surrogates.coverage import Coverage
 from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.errors import InvalidInput
+from privtune.shared.validation import half_character
 
 Text = str | tuple[str, str]
 IN_FLIGHT = 4

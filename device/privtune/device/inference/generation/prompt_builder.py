@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 
 from privtune.device.data.chat import template_source
 from privtune.device.data.messages import ChatMessage
-from privtune.device.data.plain_text import half_character
 from privtune.device.data.prompts import PromptForm, chat_template, prompt_ids
 from privtune.device.surrogates.surrogate_map import SurrogateMap
 from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.errors import InvalidInput, ModelUnsupported
 from privtune.shared.modeling.bottom_package import BottomPackage
+from privtune.shared.validation import half_character
 
 Prompt = str | Sequence[ChatMessage] | Sequence[int]  # a text, a conversation, or token ids
 PLAIN = PromptForm(kind="text")

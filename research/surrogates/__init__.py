@@ -1,0 +1,1 @@
+"""What surrogates miss, spoil, restore wrongly, reveal and cost."""
