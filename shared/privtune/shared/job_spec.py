@@ -119,6 +119,7 @@ class MechanismSpec(Described):
     name: str = Field(
         "none",
         pattern=r"^[a-z][a-z0-9_-]{0,31}$",
+        examples=["dchi", "codes"],
         description="Mechanism that perturbs every vector before it leaves the device; `privtune mechanisms` lists "
         "them. none: clean vectors, from which every word can be read that is not replaced.",
     )
@@ -146,6 +147,7 @@ class SurrogateSpec(Described):
     language: str = Field(
         "en",
         pattern=r"^[a-z]{2,3}$",
+        examples=["en", "de"],
         description="Language of the texts (ISO 639): chooses the word frequencies, and the recognisers where there "
         "are any; without them, rules and word frequencies decide.",
     )
