@@ -18,6 +18,8 @@ PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 TORTURE_S ?= 600
+FUZZ_EXAMPLES ?= 300
+FUZZ_SEED ?= $(shell date +%s)
 DEMO_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -31,7 +33,8 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 # Installs exactly a lock file: nothing without a hash, nothing that it does not list.
 SYNC := $(PIP) install --quiet --require-hashes --no-deps -r
 
-.PHONY: help env lock test test-slow test-readers test-containers torture lint format protos demo compose-sample bench wheel clean
+.PHONY: help env lock test test-slow test-readers test-containers fuzz torture lint format protos demo compose-sample \
+	bench wheel clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -53,8 +56,8 @@ $(STAMP): pyproject.toml requirements/lock.txt requirements/lock-demo.txt
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hashes, in requirements/
 	$(LOCK) --upgrade -o requirements/lock.txt --extra all --extra dev pyproject.toml requirements/torch.in
 	$(LOCK) --upgrade -o requirements/lock-demo.txt --no-deps requirements/demo.in
-	for side in cloud device; do $(LOCK) --upgrade -o requirements/lock-$$side.txt -c requirements/lock.txt \
-		--extra $$side --extra gguf pyproject.toml requirements/torch.in; done
+	for extras in cloud device,surrogates; do $(LOCK) --upgrade -o requirements/lock-$${extras%%,*}.txt \
+		-c requirements/lock.txt --extra $${extras//,/ --extra } --extra gguf pyproject.toml requirements/torch.in; done
 
 test: $(STAMP)  ## run all tests but the slow and the container ones
 	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
@@ -74,6 +77,10 @@ $(READERS)/.made: requirements/readers.txt
 
 test-containers: $(STAMP)  ## build both images, start the compose file and train through it (root, podman)
 	$(PY) -m pytest -m container $(PYTEST_ARGS) tests/containers
+
+fuzz: $(STAMP)  ## let schemathesis try the control plane, FUZZ_EXAMPLES requests per operation (300), another FUZZ_SEED each time
+	PRIVTUNE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) PRIVTUNE_FUZZ_SEED=$(FUZZ_SEED) \
+		$(PY) -m pytest tests/integration/test_fuzzed_api.py $(PYTEST_ARGS)
 
 torture: $(STAMP)  ## let many processes use one home's stores and kill them, for TORTURE_S seconds (600)
 	PRIVTUNE_TORTURE_S=$(TORTURE_S) $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)

@@ -63,8 +63,12 @@ and is checked when it is loaded. It is a check of the split with random weights
 finds its layers, a tokenizer is fast and an export format knows the type are other questions; models of the
 [README](../README.md#models-and-data)'s list are tested in all of these.
 
-A mixture of experts keeps its experts in tensors that are no linear layers: LoRA tunes attention alone, `--tuning full`
-all of it. What is refused, with reasons, is in [models-refused](results/models-refused.md): ALBERT shares one block
+A mixture of experts keeps its experts in tensors that are no linear layers: LoRA tunes attention alone (DeepSeek's
+experts too, by peft's own rule; peft merges such an adapter, `--format merged` refuses it), `--tuning full` all of it.
+Exports as adapter and merged model are tested for ten of these types, GGUF takes only those that
+[export](export.md#gguf) names.
+
+What is refused, with reasons, is in [models-refused](results/models-refused.md): ALBERT shares one block
 between all layers, some classifiers read more than one token, some models keep more than keys and values or compute
 with padding, and some only lack a setting that the default configuration does not have. Encoder-decoders, models of
 images or sound and types that need code from a hub are never split.

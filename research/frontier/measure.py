@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +31,7 @@ from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
 from privtune.device.noise.public_texts import declare
 from privtune.device.release.noising import Noise, noise_context
+from privtune.shared.job_spec import SurrogateSpec
 from research.frontier.cells import FrontierCell
 
 MINILM = "minilm"
@@ -87,10 +90,10 @@ class Frontier:
         self._suite, self._home = self.sizes.suite(), options.work / self.name
         self._engine = Engine(ref, "classification", 2, self._home)
         self._parts = self._engine.bottom(0)
-        folder = options.data / "sst2"
+        self._folder = options.data / "sst2"
         self.data = Labelled(
-            train=self._encoded(folder / "train.tsv", self.sizes.train),
-            held_out=self._encoded(folder / f"{self.split}.tsv"),
+            train=self._encoded(self._folder / "train.tsv", self.sizes.train),
+            held_out=self._encoded(self._folder / f"{self.split}.tsv"),
         )
         order = np.random.default_rng(0).permutation(len(self.data.held_out))
         self._attacked = self.data.held_out.pick(order[: self.sizes.attacked])
@@ -125,14 +128,30 @@ class Frontier:
         training = UtilityTraining(epochs=self.sizes.epochs, precision=self.sizes.precision)
         noise = self._noise(cell, seed)
         reach = self._engine.utility_alone if cell.alone else self._engine.utility
-        found = reach(self._engine.victim(noise, cell.cut), cell.depth, self.data, training, seed=seed)
+        data, coverage = self.surrogated(cell.surrogates, seed) if cell.surrogates else (self.data, None)
+        found = reach(self._engine.victim(noise, cell.cut), cell.depth, data, training, seed=seed)
         return {
             "accuracy": float(found.right_B.mean()),
             "by_epoch": found.by_epoch,
             "right": "".join("01"[int(right)] for right in found.right_B),
             "statement": noise.mechanism.statement().to_dict(),
             "figures": noise.mechanism.prepare(),
+            **({} if coverage is None else {"coverage": coverage}),
         }
+
+    @cache  # noqa: B019 (one per process)
+    def surrogated(self, rank: int, seed: int) -> tuple[Labelled, dict[str, Any]]:
+        """The records with what identifies replaced, and the coverage of both parts. Each seed has its own secret."""
+        from privtune.device.surrogates.surrogates import Surrogates
+
+        surrogates = Surrogates(
+            SurrogateSpec(replace="identifying", rank=rank), hashlib.sha256(f"frontier-{seed}".encode()).digest()
+        )
+        train, seen = surrogates.records(_records(self._folder / "train.tsv", self.sizes.train), "train")
+        held_out, unseen = surrogates.records(_records(self._folder / f"{self.split}.tsv"), "held out")
+        covered = seen + unseen
+        facts = {"recognisers": list(surrogates.recognisers), **vars(covered), "kinds": dict(covered.kinds)}
+        return Labelled(train=self._read(train), held_out=self._read(held_out)), facts
 
     def attack(self, cell: FrontierCell, seed: int) -> dict[str, Any]:
         """Figures of each inversion attack on one draw of the releases."""
@@ -172,7 +191,10 @@ class Frontier:
         )
 
     def _encoded(self, path: Path, limit: int | None = None) -> EncodedDataset:
-        return encode_classification(_records(path, limit), self._parts.tokenizer, LENGTH, label_names=("0", "1"))
+        return self._read(_records(path, limit))
+
+    def _read(self, records: Records) -> EncodedDataset:
+        return encode_classification(records, self._parts.tokenizer, LENGTH, label_names=("0", "1"))
 
     def _public_text(self, path: Path) -> PublicText:
         """The attacker's sentences: of the same kind, without six consecutive tokens of a held-out one."""

@@ -76,7 +76,7 @@ def write_report(folder: Path, order: Iterable[str]) -> None:
 def _row(name: str, parts: dict[str, list[dict[str, Any]]], clean: Sequence[dict[str, Any]]) -> FrontierRow:
     trained, attacked, inferred = (parts.get(part, []) for part in _PARTS)
     some = (trained or attacked or inferred)[0]
-    rights = np.stack([_right(facts) for facts in trained]) if trained else None
+    rights = np.stack([right_of(facts) for facts in trained]) if trained else None
     best_clean = _best_clean(clean)
     oblivious = _worst(attacked, "top1", ("oblivious",))
     adaptive = _worst(attacked, "top1", ("oblivious", "adaptive"))
@@ -90,8 +90,8 @@ def _row(name: str, parts: dict[str, list[dict[str, Any]]], clean: Sequence[dict
         cut=some["cut"],
         seeds=len(trained),
         attack_seeds=len(attacked),
-        accuracy=None if rights is None else _interval(rights.mean(0)),
-        drop=None if rights is None or best_clean is None else _interval(best_clean - rights.mean(0)),
+        accuracy=None if rights is None else interval_of(rights.mean(0)),
+        drop=None if rights is None or best_clean is None else interval_of(best_clean - rights.mean(0)),
         oblivious=oblivious[1],
         adaptive=adaptive[1],
         content=content[1],
@@ -107,7 +107,8 @@ def _row(name: str, parts: dict[str, list[dict[str, Any]]], clean: Sequence[dict
     )
 
 
-def _right(facts: dict[str, Any]) -> NDArray[np.float64]:
+def right_of(facts: dict[str, Any]) -> NDArray[np.float64]:
+    """Which held-out records a cell had right: 1 or 0 each."""
     return np.array([character == "1" for character in facts["right"]], dtype=np.float64)
 
 
@@ -115,12 +116,12 @@ def _best_clean(clean: Sequence[dict[str, Any]]) -> NDArray[np.float64] | None:
     """Mean over seeds of the best clean cell of any cut: what an owner would give up."""
     cells: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for facts in clean:
-        cells[facts["cell"]].append(_right(facts))
+        cells[facts["cell"]].append(right_of(facts))
     means = [np.mean(rights, axis=0) for rights in cells.values()]
     return max(means, key=lambda mean: float(mean.mean()), default=None)
 
 
-def _interval(share_B: NDArray[np.float64]) -> Interval:
+def interval_of(share_B: NDArray[np.float64]) -> Interval:
     """Mean over records, with its 95% bootstrap interval; seeds are averaged first."""
     rng = np.random.default_rng(0)
     drawn = share_B[rng.integers(len(share_B), size=(_RESAMPLES, len(share_B)))].mean(axis=1)

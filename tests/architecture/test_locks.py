@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = {
-    "lock": ("device", "cloud", "tail", "serve", "gguf", "hub", "eval", "dev"),
-    "lock-device": ("device", "gguf"),
+    "lock": ("device", "cloud", "tail", "serve", "gguf", "hub", "surrogates", "eval", "dev"),
+    "lock-device": ("device", "surrogates", "gguf"),
     "lock-cloud": ("cloud", "gguf"),
     "lock-demo": (),
 }

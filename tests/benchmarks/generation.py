@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from privtune.device.inference.generate import open_writer
+from privtune.device.inference.generation.prompt_builder import Asked
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.device.inference.generation.writer import Writer
 from tests.benchmarks.figures import row
@@ -92,7 +93,7 @@ def prompts_of(length: int) -> Any:
 def split(writer: Writer, texts: Sequence[Sequence[int]]) -> Seconds:
     """All answers under way at once."""
     began = time.perf_counter()
-    replies = [writer.begin(ids, Sampling(max_new_tokens=NEW, ignore_end=True)) for ids in texts]
+    replies = [writer.begin(Asked(ids=list(ids)), Sampling(max_new_tokens=NEW, ignore_end=True)) for ids in texts]
     while not all(reply.new_ids for reply in replies):
         writer.advance()
     first = time.perf_counter()

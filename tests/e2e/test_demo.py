@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[2]
 FIGURES = {
     "accuracy_plain",
     "accuracy_noise",
+    "accuracy_names",
+    "accuracy_words",
+    "accuracy_alone",
     "accuracy_majority",
     "tokens_per_second",
     "bytes_up",

@@ -13,10 +13,10 @@ from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import load_bottom
 from privtune.device.session.handshake import open_request
 from privtune.device.training.submit import check_data
-from privtune.shared.errors import DataInvalid, JobNotFound, JobPaused
+from privtune.shared.errors import DataInvalid, JobNotFound, JobPaused, PolicyRefused
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
-from tests.support.running import wait_until
+from tests.support.running import cost, wait_until
 from tests.support.world import ProcessCloud, Watcher, build_world
 
 pytestmark = pytest.mark.timeout(120)
@@ -49,7 +49,7 @@ def make_agent(world, screen, *, once=True, path=None, control=None, **policy):
         control=control or ControlPlane(world.cloud.http_url, world.cloud.api_key),
         config=AgentConfig(
             datasets={"sentences": DataSetting(path=str(path or world.data.path))},
-            policy=Policy.model_validate({"allow_no_noise": False} | policy),
+            policy=Policy.model_validate({"mechanisms": ["dchi"]} | policy),
         ),
         settings=world.device(grpc_address=""),
         screen=screen,
@@ -63,6 +63,23 @@ def in_thread(agent):
     thread = threading.Thread(target=agent.run)
     thread.start()
     return thread
+
+
+def test_a_data_set_is_trained_under_one_noise_whatever_jobs_ask_for(world):
+    """A job's author can't have the noise averaged away by jobs that differ in the last digit."""
+
+    def work(ratio, **policy):
+        mechanism = {"name": "dchi", "params": {"noise_ratio": ratio}}
+        job_id = world.cloud.create_job(spec(world, mechanism=mechanism, train={"max_steps": 2}))
+        make_agent(world, Screen(), **policy).run()
+        return world.cloud.status(job_id)[0]
+
+    assert work(6) == "succeeded"
+    with pytest.raises(PolicyRefused, match="another noise distribution"):
+        work(6.000001)
+    assert cost(world).noises == 1
+    assert work(6.000001, budget={"noises": 2}) == "succeeded"
+    assert cost(world).noises == 2
 
 
 def test_jobs_are_taken_one_after_another_the_oldest_first(world):
@@ -105,7 +122,7 @@ def test_a_refused_job_does_not_stop_the_next(world):
     agent.stop.set()
     thread.join(10)
     assert world.cloud.status(refused)[0] == "failed"
-    assert "clean vectors" in world.cloud.status(refused)[1]
+    assert "replaces nothing" in world.cloud.status(refused)[1]
     assert screen.results[0].job_id == good
 
 

@@ -86,7 +86,7 @@ def test_a_prompt_that_was_trained_on_is_not_drawn_again(local_world, injection)
     mechanism = {"name": "shared", "params": {"injection": injection, "target": "centre"}}
     job_id = tune(world, mechanism=mechanism, train={"epochs": 1, "max_steps": None})
     with open_writer(job_id, world.settings) as writer:
-        beginning = writer.prompts.ids(PROMPTS[0])[:-1]  # the tiny tokenizer closes every text
+        beginning = writer.prompts.asked(PROMPTS[0]).ids[:-1]  # the tiny tokenizer closes every text
     generate_texts(job_id, [beginning], world.settings, sampling=Sampling(max_new_tokens=5, ignore_end=True))
     (entry,) = (row for row in outcomes(ledger_entries(world)) if row["source"] == "generations")
     assert entry["rows"] <= 4, "rows of the answer alone"

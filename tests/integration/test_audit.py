@@ -24,6 +24,7 @@ from privtune.device.data.encode import encode_classification
 from privtune.device.data.source import DataSource
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.registry import build
+from privtune.device.protections.measured import NO_GAIN
 from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
@@ -47,15 +48,18 @@ def data(tmp_path_factory):
 def audit(model, data, folder, *more):
     page = folder / "audit.html"
     arguments = ["audit", "--model", str(model), "--data", str(data), "--out", str(page), "--home", str(folder / "h")]
+    arguments += ["--protect", "none", "--mechanism", "dchi"]
     result = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return page.read_text(), json.loads(page.with_suffix(".json").read_text()), result.output
 
 
 def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_path):
-    page, facts, printed = audit(model, data, tmp_path, "--no-noise", "--cut", "0")
+    page, facts, printed = audit(model, data, tmp_path, "--mechanism", "none", "--cut", "0")
     assert facts["verdict"]["level"] == "most"
     assert "Most of your text can be recovered" in printed
+    assert facts["cloud_gain"] == NO_GAIN
+    assert NO_GAIN in printed
     inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]
     assert {row["name"] for row in facts["attacks"]} == {
         "EIA-1",
@@ -91,7 +95,7 @@ def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contai
     }
     assert points["clean vectors", ""]["accuracy"][0] >= points["blind guess", ""]["accuracy"][0]
     assert all(f"{one['series']}, {one['name']}: recovered" in page for one in facts["frontier"])
-    frontier = {"--unlabelled": "needs labels", "--no-noise": "needs a mechanism with a strength"}
+    frontier = {"--unlabelled": "needs labels", "--mechanism=none": "needs a mechanism with a strength"}
     for option, why in frontier.items():
         with pytest.raises(InvalidInput, match=why):
             audit(model, data, tmp_path, option, "--frontier")

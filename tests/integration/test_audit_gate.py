@@ -131,7 +131,7 @@ def test_the_agents_policy_audits_and_the_cloud_never_sees_a_figure(owner):
         control=ControlPlane(world.cloud.http_url, world.cloud.api_key),
         config=AgentConfig(
             datasets={"sentences": DataSetting(path=world.data.path)},
-            policy=Policy(allow_no_noise=True, audit=RULE),
+            policy=Policy(protections=("none",), audit=RULE),
         ),
         settings=world.device(grpc_address=""),
         screen=screen,
@@ -156,17 +156,14 @@ def test_finetune_audit_from_the_command_line(owner):
     help_text = owner("finetune", "--help").out
     assert "--audit" in help_text
     assert "20% of content words" in " ".join(help_text.replace("│", " ").split())
-    refused = owner.finetune("--no-noise", "--audit", "--local-model", str(owner.world.models["enc"]))
+    refused = owner.finetune("--audit", "--local-model", str(owner.world.models["enc"]))
     assert refused.code == 7
     last = refused.err.strip().splitlines()[-1]
     assert last.startswith("privtune: The audit refuses the job: an attacker may name up to 100.0% of all words")
-    assert (
-        "reusing the audit"
-        in owner.finetune("--no-noise", "--audit", "--local-model", str(owner.world.models["enc"])).out
-    )
+    assert "reusing the audit" in owner.finetune("--audit", "--local-model", str(owner.world.models["enc"])).out
     assert "audit" not in owner.world.cloud.status(job_id_of(refused))[1].replace("audit of its own data", "")
-    (owner.home / "policy.yaml").write_text("allow_no_noise: true\naudit: {max_content_top1: 1, max_top1: 1}\n")
-    passed = owner.finetune("--no-noise")
+    (owner.home / "policy.yaml").write_text("protections: [none]\naudit: {max_content_top1: 1, max_top1: 1}\n")
+    passed = owner.finetune()
     assert passed.code == 0, passed.err
     assert "audit passed" in passed.out
     (owner.home / "policy.yaml").write_text("audit: {max_top5: 1}\n")

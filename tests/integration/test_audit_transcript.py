@@ -217,8 +217,8 @@ def test_from_the_command_line_the_job_remembers_its_data(local_world, tmp_path)
     agent.write_text(f"datasets: {{sentences: {{path: {changed}}}}}\n")
     with pytest.raises(JobConflict, match="is not what job"):
         CliRunner().invoke(app, [*command, "--config", str(agent)], catch_exceptions=False)
-    with pytest.raises(InvalidInput, match="--no-noise and --transcript contradict each other"):
-        CliRunner().invoke(app, [*command, "--no-noise"], catch_exceptions=False)
+    with pytest.raises(InvalidInput, match="--protect and --transcript contradict each other"):
+        CliRunner().invoke(app, [*command, "--protect", "none"], catch_exceptions=False)
     RunRequest(cloud="any", spec=spec, train=world.data, validation=world.validation).save(world.settings.home, job_id)
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output

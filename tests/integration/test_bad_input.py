@@ -56,7 +56,9 @@ def written(world, name, content):
         (["--max-length", "49"], 2, "48"),
         (["--mechanism", "dchi", "--param", "eta=-1"], 2, "eta"),
         (["--mechanism", "nonsense"], 2, "nonsense"),
-        (["--mechanism", "none"], 2, "--no-noise"),
+        (["--protect", "names", "--surrogates", "nothing"], 2, "Say --protect none"),
+        (["--protect", "everything"], 2, "there are: none, names, words, all"),
+        (["--param", "noise_ratio=6"], 2, "mechanism none has no parameter"),
         (["--learning-rate", "0"], 2, "--learning-rate"),
         (["--holdout", "0.1", "--validation", "dev.tsv"], 2, "not both"),
         (["--data", "nowhere.csv"], 3, "no such file"),
@@ -82,6 +84,10 @@ FILES = {
     "no-label.csv": (b"text,kind\na,1\n", "--label-column"),
     "no-text.csv": (b"words,label\na,1\n", "--text-column"),
     "ragged.csv": (b"text,label\na,b,1\n", "line 2: 3 fields"),
+    "half.jsonl": (
+        b'{"text":"a\\ud83d","label":1}\n',
+        'line 1, column "text": half of a character (U+D83D',
+    ),
 }
 
 
@@ -146,6 +152,8 @@ def test_texts_over_the_limit_are_cut_and_counted(owner):
     assert done.code == 0, done.err
     assert "(3 longer than the limit and truncated)" in done.out
     job_id = job_id_of(done)
+    half = owner("predict", job_id, "--text", "w1", "--text", "a\ud83d")
+    assert (half.code, "a text has half of a character (U+D83D, character 2)" in half.line) == (2, True)
     predicted = owner("predict", job_id, "--text", "w1 " * 20, "--text", "w2")
     assert predicted.code == 0
     assert "1 of 2 texts" in predicted.err
@@ -195,7 +203,7 @@ def test_another_model_on_the_device_is_refused_and_the_job_says_why(owner):
 def test_a_message_over_the_clouds_limit_fails_the_job_with_what_to_change(owner):
     rows = "".join(f"{'w1 ' * 40}\t{number % 2}\n" for number in range(300))  # 300 x 42 x 32 x 4 bytes: 1.6 MB
     file = written(owner.world, "wide.tsv", "text\tlabel\n" + rows)
-    done = owner.finetune("--batch-size", "300", "--max-length", "48", "--no-noise", data=file)
+    done = owner.finetune("--batch-size", "300", "--max-length", "48", data=file)
     assert done.code == 10
     assert "over the cloud's limit of 1048576; lower --batch-size or --max-length" in done.line
     status, reason, _ = status_of(owner, job_id_of(done))
@@ -241,16 +249,16 @@ def agent(owner, *arguments, **changes):
     return owner("agent", "--once", "--poll", "0.1", *arguments, **changes)
 
 
-@pytest.mark.parametrize("name", ["empty.csv", "latin.csv", "one-label.csv", "missing.csv"])
+@pytest.mark.parametrize("name", ["empty.csv", "latin.csv", "one-label.csv", "missing.csv", "half.jsonl"])
 def test_an_agent_whose_data_can_not_be_used_fails_the_job_without_telling_the_file(owner, name):
     file = owner.world.folder / "private-name" / name
     file.parent.mkdir(exist_ok=True)
     if name in FILES:
         file.write_bytes(FILES[name][0])
-    handle = name.removesuffix(".csv")
-    spec = owner.world.spec(training_file=f"device://{handle}", mechanism={"name": "dchi"})
+    handle = name.partition(".")[0]
+    spec = owner.world.spec(training_file=f"device://{handle}")
     job_id = owner.world.cloud.create_job(spec)
-    done = agent(owner, "--data", f"{handle}={file}")
+    done = agent(owner, "--data", f"{handle}={file}", "--protect", "none")
     assert done.code == 3, (done.out, done.err)
     assert done.line
     assert "could not report" not in done.out
@@ -264,16 +272,16 @@ def test_an_agent_refuses_what_its_policy_forbids_and_the_job_says_so(owner):
     job_id = owner.world.cloud.create_job(owner.world.spec(training_file="device://sentences"))
     done = agent(owner, "--data", f"sentences={owner.world.data.path}")
     assert done.code == 7
-    assert "clean vectors" in done.line
+    assert "allows the protections names and stronger" in done.line
     status, reason, _ = status_of(owner, job_id)
     assert status == "failed"
-    assert "clean vectors" in reason
+    assert "replaces nothing" in reason
 
 
 def test_an_agent_without_the_held_out_set_that_a_job_names(owner):
-    spec = owner.world.spec(validation_file="device://elsewhere", mechanism={"name": "dchi"})
+    spec = owner.world.spec(validation_file="device://elsewhere")
     job_id = owner.world.cloud.create_job(spec)
-    done = agent(owner, "--data", f"sentences={owner.world.data.path}")
+    done = agent(owner, "--data", f"sentences={owner.world.data.path}", "--protect", "none")
     assert done.code == 7
     assert "device://elsewhere" in done.line
     assert status_of(owner, job_id)[0] == "failed"
@@ -281,9 +289,9 @@ def test_an_agent_without_the_held_out_set_that_a_job_names(owner):
 
 def test_an_agent_takes_only_jobs_on_its_own_data(owner):
     other = owner.world.cloud.create_job(owner.world.spec(training_file="device://elsewhere"))
-    spec = owner.world.spec(mechanism={"name": "dchi"}, train={"max_steps": 2})
+    spec = owner.world.spec(train={"max_steps": 2})
     mine = owner.world.cloud.create_job(spec)
-    done = agent(owner, "--data", f"sentences={owner.world.data.path}", "--json")
+    done = agent(owner, "--data", f"sentences={owner.world.data.path}", "--protect", "none", "--json")
     assert done.code == 0, done.err
     assert [json.loads(line)["event"] for line in done.out.splitlines()][-1] == "finished"
     assert status_of(owner, mine)[0] == "succeeded"

@@ -168,17 +168,17 @@ def test_a_graph_over_the_budget_is_refused_before_it_is_computed(world):
 
 
 def test_frames_of_all_streams_share_the_budget(tmp_path, monkeypatch):
-    monkeypatch.setenv("PRIVTUNE_CLOUD_MAX_MEMORY_MIB", "64")
+    monkeypatch.setenv("PRIVTUNE_CLOUD_MAX_MEMORY_MIB", "128")
     models = {"enc": save_model(tmp_path / "enc", "bert", "classification", num_labels=2, **MINILM)}
     cloud = ProcessCloud(tmp_path / "cloud", models)
     settings = RunSettings(grpc_address=cloud.grpc_address, api_key=cloud.api_key, home=tmp_path / "home")
     world = World(cloud=cloud, folder=tmp_path, settings=settings, data=None, validation=None, models=models)
     spec = world.spec(train={"batch_size": 4096, "max_length": 128})
-    whole = tensor_message(FORWARD, 0, 0, np.zeros((40 * MIB // (4 * WIDTH), WIDTH), np.float32), "fp32")
+    whole = tensor_message(FORWARD, 0, 0, np.zeros((110 * MIB // (4 * WIDTH), WIDTH), np.float32), "fp32")
     done = threading.Event()
 
     def unfinished(epoch):
-        yield from islice(FrameWriter(epoch=epoch).frames(whole), 39)
+        yield from islice(FrameWriter(epoch=epoch).frames(whole), 109)
         done.wait()
 
     with ExitStack() as stack:
@@ -196,4 +196,4 @@ def test_frames_of_all_streams_share_the_budget(tmp_path, monkeypatch):
             calls.append(split_pb2_grpc.SplitServiceStub(channel).Train(unfinished(epoch), metadata=about))
         wait_until(lambda: sum(not call.is_active() for call in calls) >= 3)
         assert {call.code() for call in calls if not call.is_active()} == {grpc.StatusCode.UNAVAILABLE}
-        assert memory(cloud, "VmHWM") - before < 110 * MIB
+        assert memory(cloud, "VmHWM") - before < 260 * MIB  # without a bound 436

@@ -33,6 +33,9 @@ def create_raw(plane, content, **headers):
         (json.dumps(LEAST | {"privtune": {"train": {"steps": 1}}}).encode(), "'privtune.train.steps'"),
         (json.dumps(LEAST | {"privtune": {"mechanism": {"params": {"eta": float("inf")}}}}).encode(), "finite"),
         (json.dumps(LEAST | {"suffix": "\ud800"}).encode(), "suffix"),
+        (json.dumps(LEAST | {"metadata": {"a": "\ud83d"}}).encode(), "metadata.a"),
+        (json.dumps(LEAST | {"privtune": {"tuning": {"targets": ["\ud83d"]}}}).encode(), "half of a character (U+D83D"),
+        (json.dumps(LEAST | {"privtune": {"mechanism": {"params": {"a": "\ud83d"}}}}).encode(), "half of a character"),
         (b"[" * 100_000, "JSON"),
     ],
 )
@@ -191,7 +194,7 @@ def test_a_repeated_request_with_its_key_makes_no_second_job(plane):
         second = client.post("/v1/fine_tuning/jobs", json=LEAST)
         other = client.post("/v1/fine_tuning/jobs", json=LEAST | {"seed": 3})
     assert first.json()["id"] == second.json()["id"]
-    assert other.status_code == 400
+    assert other.status_code == 409
     assert other.json()["error"]["param"] == "Idempotency-Key"
     assert len(plane.jobs.list("alice").items) == 1
 

@@ -27,7 +27,18 @@ def write_chats(path):
 def test_a_chat_model_from_finetune_to_scores(owner, tmp_path):
     data = write_chats(tmp_path / "chats.jsonl")
     (tmp_path / "own.jinja").write_text(TEMPLATE + "{% if add_generation_prompt %}[CLS] assistant {% endif %}")
-    chats = ("--task", "causal-lm", "--messages-column", "chat", "--max-length", "24", "--no-noise", "--tail", "1")
+    chats = (
+        "--task",
+        "causal-lm",
+        "--messages-column",
+        "chat",
+        "--max-length",
+        "24",
+        "--protect",
+        "none",
+        "--tail",
+        "1",
+    )
     refused = owner.finetune("--model", "dec", *chats, data=data)
     assert refused.code == 4
     assert "no chat template" in refused.err

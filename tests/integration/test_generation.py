@@ -48,7 +48,7 @@ def test_greedy_tokens_equal_plain_transformers_and_peft(local_world, cut):
     short = generate_texts(job_id, PROMPTS, world.settings, sampling=Sampling(max_new_tokens=NEW))
     model = plain_model(world, job_id)
     with open_writer(job_id, world.settings) as writer:
-        prompts = [writer.prompts.ids(prompt) for prompt in PROMPTS]
+        prompts = [writer.prompts.asked(prompt).ids for prompt in PROMPTS]
     for ids, freely, ended in zip(prompts, found, short, strict=True):
         assert freely.tokens == plain_tokens(model, ids, NEW, eos_token_id=None)
         assert ended.tokens == plain_tokens(model, ids, NEW)
@@ -71,7 +71,7 @@ def test_every_decoder_writes_as_in_plain_transformers(tmp_path, kind):
         sampling = Sampling(max_new_tokens=64, ignore_end=True)
         (found,) = generate_texts(job_id, PROMPTS[:1], world.settings, sampling=sampling)
         with open_writer(job_id, world.settings) as writer:
-            ids = writer.prompts.ids(PROMPTS[0])
+            ids = writer.prompts.asked(PROMPTS[0]).ids
         assert found.tokens == plain_tokens(plain_model(world, job_id, kind), ids, 64, eos_token_id=None)
     finally:
         world.cloud.stop()
@@ -101,7 +101,7 @@ def test_a_connection_cut_in_the_middle_goes_on_with_the_same_tokens(local_world
     with Proxy(world.settings.grpc_address) as proxy:
         settings = world.device(grpc_address=proxy.address)
         with open_writer(job_id, settings, told.append) as writer:
-            replies = [writer.begin(writer.prompts.ids(prompt), FREELY) for prompt in PROMPTS]
+            replies = [writer.begin(writer.prompts.asked(prompt), FREELY) for prompt in PROMPTS]
             for turn in range(1000):
                 if turn == 20:
                     proxy.cut()
@@ -118,7 +118,7 @@ def test_a_cloud_that_goes_away_ends_it_with_a_clear_error(tmp_path, monkeypatch
     world = build_world(tmp_path, ProcessCloud)
     job_id = tune(world)
     with open_writer(job_id, world.settings) as writer:
-        reply = writer.begin(writer.prompts.ids(PROMPTS[0]), FREELY)
+        reply = writer.begin(writer.prompts.asked(PROMPTS[0]), FREELY)
         writer.advance()
         world.cloud.kill()
         with pytest.raises(CloudUnreachable, match="gateway"):
@@ -176,7 +176,7 @@ def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
     try:
         job_id = tune(world)
         with open_writer(job_id, world.settings) as writer:
-            first, second = (writer.begin(writer.prompts.ids(prompt), FREELY) for prompt in PROMPTS[:2])
+            first, second = (writer.begin(writer.prompts.asked(prompt), FREELY) for prompt in PROMPTS[:2])
             for _ in range(6):
                 writer.advance()
             assert len(kept[-1]) == 2
@@ -192,7 +192,7 @@ def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
 def test_a_budget_is_kept_before_anything_is_sent(local_world):
     world = local_world
     job_id = tune(world)
-    settings = world.device(policy=Policy(allow_no_noise=True, budget=Budget(releases=2)))
+    settings = world.device(policy=Policy(protections=("none",), budget=Budget(releases=2)))
     generate_texts(job_id, PROMPTS[:2], settings, sampling=FREELY)
     with Proxy(world.settings.grpc_address) as proxy:
         careful = world.device(policy=settings.policy, grpc_address=proxy.address, local_model=str(world.models["dec"]))
@@ -252,9 +252,9 @@ def test_a_conversation_ends_where_its_template_closes_the_turn(tmp_path):
             closing = tokenizer.convert_tokens_to_ids("<|im_end|>")
             assert closing in writer.prompts.end_ids()
             assert tokenizer.eos_token_id in writer.prompts.end_ids()
-            asked = writer.prompts.ids([ChatMessage("user", "hi")])
+            asked = writer.prompts.asked([ChatMessage("user", "hi")]).ids
             assert tokenizer.decode(asked).endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
-            assert writer.prompts.ids("hi") == asked
-            assert writer.prompts.ids("hi", raw=True) != asked
+            assert writer.prompts.asked("hi").ids == asked
+            assert writer.prompts.asked("hi", raw=True).ids != asked
     finally:
         world.cloud.stop()

@@ -23,7 +23,7 @@ def test_babyllama(tmp_path, cut):
             job_id, TEXTS, world.settings, sampling=Sampling(max_new_tokens=64, ignore_end=True), in_flight=3
         )
         with open_writer(job_id, world.settings) as writer:
-            prompts = [writer.prompts.ids(text) for text in TEXTS]
+            prompts = [writer.prompts.asked(text).ids for text in TEXTS]
         model = plain_model(world, job_id, "baby")
         expected = [plain_tokens(model, ids, 64, eos_token_id=None) for ids in prompts]
         assert [answer.tokens for answer in found] == expected

@@ -189,6 +189,7 @@ def test_the_device_refuses_before_anything_is_sent_and_the_cloud_sees_why(tmp_p
     """The budget counts records, so only the owner sees what is left of it."""
     world = build_world(tmp_path, ProcessCloud)
     try:
+        policy = {"mechanisms": ["dchi"], **policy}
         config = AgentConfig.model_validate({"datasets": {"sentences": {"path": world.data.path}}, "policy": policy})
         job_id = world.cloud.create_job(world.spec(**NOISY))
         with world.cloud.control as control:
@@ -227,7 +228,7 @@ def test_finetune_obeys_the_policy_of_the_device(tmp_path, monkeypatch, capsys):
         (home / "policy.yaml").write_text("mechanisms: [gaussian]\nbudget: {releases: 100}\n")
         monkeypatch.setenv("PRIVTUNE_API_KEY", world.cloud.api_key)
         command = ["finetune", "--model", "enc", "--data", world.data.path, "--cloud", world.cloud.http_url]
-        command += ["--home", str(home), "--max-length", "16", "--max-steps", "4"]
+        command += ["--home", str(home), "--max-length", "16", "--max-steps", "4", "--protect", "none"]
 
         def ends(*more):
             with pytest.raises(SystemExit) as end:

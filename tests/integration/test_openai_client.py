@@ -102,7 +102,7 @@ def test_openais_client_gets_its_own_exceptions(plane):
     assert cut.value.code == "CUT_OUT_OF_RANGE"
     with pytest.raises(openai.BadRequestError, match="device://NAME"):
         create(model="tiny", training_file="file-abc123")
-    with pytest.raises(openai.BadRequestError, match="stays on the device"):
+    with pytest.raises(openai.PermissionDeniedError, match="stays on the device"):
         client.files.create(file=b"secret text" * 100_000, purpose="fine-tune")
     with pytest.raises(openai.AuthenticationError, match="not known"):
         plane.openai("pt-" + "x" * 43).models.list()

@@ -170,7 +170,7 @@ def test_the_device_policy_wins(local_world):
     from privtune.device.home.policy import Policy
 
     world = local_world
-    settings = world.device(policy=Policy(allow_no_noise=True, max_label_epsilon=0.5))
+    settings = world.device(policy=Policy(protections=("none",), max_label_epsilon=0.5))
     with pytest.raises(PolicyRefused, match=r"label_epsilon 1 is above the 0\.5 that the device allows"):
         run(world, world.spec(**PRIVATE), settings=settings)
     with pytest.raises(PolicyRefused, match="requires randomised labels"):

@@ -184,7 +184,7 @@ def test_a_language_model_writes_as_in_plain_transformers(local_world):
     job_id = tune(world, tail=1, skip="none")
     found = generate_texts(job_id, PROMPTS, world.settings, sampling=FREELY, in_flight=2)
     with open_writer(job_id, world.settings) as writer:
-        prompts = [writer.prompts.ids(prompt) for prompt in PROMPTS]
+        prompts = [writer.prompts.asked(prompt).ids for prompt in PROMPTS]
     model = plain_model(world, job_id)
     for ids, answer in zip(prompts, found, strict=True):
         assert answer.tokens == plain_tokens(model, ids, 20, eos_token_id=None)
@@ -205,7 +205,7 @@ def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_worl
         Proxy(world.settings.grpc_address, record=False) as proxy,
         open_writer(job_id, world.device(grpc_address=proxy.address)) as writer,
     ):
-        reply = writer.begin(writer.prompts.ids(PROMPTS[0]), FREELY)
+        reply = writer.begin(writer.prompts.asked(PROMPTS[0]), FREELY)
         for count in range(1, 21):
             writer.advance()
             if count == 6:
@@ -234,7 +234,7 @@ def test_what_is_refused(local_world):
     with pytest.raises(InvalidInput, match="--skip none with this mechanism"):
         run(world, pooled)
     run(world, world.spec(tail=1, skip="none", mechanism=pooled.mechanism.model_dump(), train={"max_steps": 2}))
-    policy = Policy(allow_no_noise=True, gradients="none", budget=Budget(noises=None))
+    policy = Policy(protections=("none",), gradients="none", budget=Budget(noises=None))
     with pytest.raises(PolicyRefused, match="lets no gradient leave"):
         run(world, world.spec(), settings=world.device(policy=policy))
     run(world, world.spec(tail=1, train={"max_steps": 2}), settings=world.device(policy=policy))

@@ -26,12 +26,15 @@ from privtune.device.audit.tuning.tune import tune
 from privtune.device.audit.utility import UtilityTraining
 from privtune.device.cli import app, main
 from privtune.device.data.source import DataSource
+from privtune.device.protections.measured import NO_GAIN
 from privtune.shared.errors import CutOutOfRange, DataInvalid, InvalidInput, StorageFull
 from tests.support.texts import topic_row, write_rows
 from tests.support.tiny_models import save_model
 
 # Two attacks and few iterations: what is tested here is what is made of their figures.
 SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.optimise, iterations=5))
+
+NOISE = ("--protect", "none", "--mechanism", "dchi")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def folder(tmp_path_factory):
 
 def arguments(folder, out, *more):
     named = ("--model", folder / "model", "--data", folder / "train.csv", "--out", out, "--home", out / "home")
-    return ["tune-noise", *map(str, named), *more]
+    return ["tune-noise", *map(str, named), *NOISE, *more]
 
 
 def run(folder, out, *more):
@@ -106,6 +109,8 @@ def test_from_the_command_line_to_choice_page_and_picture(folder, tmp_path):
     assert strong["drop"]["low"] <= lost <= strong["drop"]["high"]
     assert facts["choice"]["met"]
     assert facts["choice"]["value"] == 200
+    assert facts["cloud_gain"] == NO_GAIN
+    assert NO_GAIN in printed
 
     command = shlex.split(facts["command"])
     assert facts["command"] in printed
@@ -250,7 +255,7 @@ def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(fo
 )
 def test_mistakes_end_in_one_line_before_a_model_is_read(options, words, capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["tune-noise", "--model", "no-such-model", "--data", "no.csv", *options])
+        main(["tune-noise", "--model", "no-such-model", "--data", "no.csv", *NOISE, *options])
     err = capsys.readouterr().err
     assert caught.value.code == InvalidInput.exit_code
     assert words in err

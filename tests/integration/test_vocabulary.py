@@ -48,7 +48,9 @@ def nothing_was_sent(owner, job_id):
 def test_finetune(owner, task, model, data):
     before = set(owner.jobs())
     file = str(owner.world.folder / f"beyond.{data}")
-    done = owner("finetune", "--task", task, "--model", model, "--data", file, "--text-gradients", *TINY)
+    done = owner(
+        "finetune", "--task", task, "--model", model, "--data", file, "--protect", "none", "--text-gradients", *TINY
+    )
     refused(done)
     (job_id,) = set(owner.jobs()) - before
     nothing_was_sent(owner, job_id)
@@ -60,16 +62,15 @@ def test_a_held_out_set_beyond_the_vocabulary(owner):
 
 
 def test_agent(owner):
-    job_id = owner.world.cloud.create_job(
-        owner.world.spec(training_file="device://beyond", mechanism={"name": "dchi"}, train={"max_steps": 2})
-    )
-    refused(owner("agent", "--once", "--poll", "0.1", "--data", f"beyond={owner.world.folder / 'beyond.tsv'}"))
+    job_id = owner.world.cloud.create_job(owner.world.spec(training_file="device://beyond", train={"max_steps": 2}))
+    data = f"beyond={owner.world.folder / 'beyond.tsv'}"
+    refused(owner("agent", "--once", "--poll", "0.1", "--protect", "none", "--data", data))
     nothing_was_sent(owner, job_id)
 
 
 def test_audit_and_tune_noise(owner):
     model, data = str(owner.world.models["enc"]), str(owner.world.folder / "beyond.tsv")
-    refused(owner("audit", "--model", model, "--data", data, "--cut", "1"))
+    refused(owner("audit", "--model", model, "--data", data, "--protect", "none"))
     refused(owner("tune-noise", "--model", model, "--data", data, "--cut", "1", "--holdout", "0.2", "--max-drop", "3"))
 
 

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from research.cloud_gain import PRODUCT
+from research.cloud_gain import main as cloud_gain
 from research.frontier.__main__ import main as frontier
 from research.paper.__main__ import main as paper
 from tests.support.real import ROOT
@@ -34,6 +36,16 @@ def test_the_papers_are(tmp_path):
     copied(tmp_path, "paper-small.cells.jsonl")
     assert paper(["--scale", "small", "--data", str(tmp_path), "--out", str(tmp_path / "paper-small")]) == 0
     assert same(tmp_path, "*") == 3 + 5 * 2  # cells, JSON, markdown, two pictures a data set
+
+
+def test_the_cloud_gains_are(tmp_path):
+    for pattern in ("frontier-*-test.*", "sst2.json"):
+        copied(tmp_path, pattern)
+    product = tmp_path / "product" / "measured.json"
+    product.parent.mkdir()
+    cloud_gain(["report", "--results", str(tmp_path), "--product", str(product)])
+    assert same(tmp_path, "cloud-gain*") == 2  # JSON, markdown
+    assert product.read_bytes() == (ROOT / PRODUCT).read_bytes()
 
 
 def test_a_cell_of_no_name_is_refused(capsys):

@@ -30,7 +30,7 @@ def recorded(tmp_path_factory):
         found = generate_texts(job_id, prompts, settings, sampling=sampling)
         with open_writer(job_id, settings) as writer:
             sequences = [
-                np.array([*writer.prompts.ids(prompt), *answer.tokens])
+                np.array([*writer.prompts.asked(prompt).ids, *answer.tokens])
                 for prompt, answer in zip(prompts, found, strict=True)
             ]
         yield world, proxy, found, sequences

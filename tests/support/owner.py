@@ -59,9 +59,9 @@ class Owner:
         return Done(code=int(ended.value.code or 0), out=out, err=err)
 
     def finetune(self, *arguments: str, data: Path | str | None = None, **changes: str) -> Done:
-        """A short job on the world's sentences, or other data."""
+        """A short job on the world's sentences, or other data; without noise or surrogates unless asked for."""
         path = str(data or self.world.data.path)
-        return self("finetune", "--model", "enc", "--data", path, *TINY, *arguments, **changes)
+        return self("finetune", "--model", "enc", "--data", path, *TINY, "--protect", "none", *arguments, **changes)
 
     def jobs(self) -> list[str]:
         """Ids of all jobs that the cloud knows of this owner."""

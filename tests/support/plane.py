@@ -24,21 +24,22 @@ from tests.support.builders import least_spec
 class Plane:
     """A control plane on loopback, in a thread of this process."""
 
-    def __init__(self, folder, *, max_event_streams=8, check_ready=None, **limits):
+    def __init__(
+        self, folder, *, max_event_streams=8, check_ready=None, names=("tiny",), shape=None, max_jobs=50, **limits
+    ):
         model = folder / "tiny"
         model.mkdir(exist_ok=True)
         config = {"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "vocab_size": 99, "n_positions": 256}
-        (model / "config.json").write_text(json.dumps(config))
+        (model / "config.json").write_text(json.dumps(config | (shape or {})))
         (model / "model.safetensors").write_bytes(b"")
         self.store = Store(sqlite_url(folder / "cloud.sqlite"))
         self.store.upgrade()
-        self.jobs = Jobs(self.store, notifier=Notifier(max_event_streams), max_active_per_owner=50)
+        self.jobs = Jobs(self.store, notifier=Notifier(max_event_streams), max_active_per_owner=max_jobs)
         self.keys = ApiKeys(self.store)
         self.key = self.keys.create("alice").secret
         settings = Settings(data_folder=folder, grpc_port=4321, **limits)
-        app = create_app(
-            self.jobs, self.keys, Catalog([f"tiny={model}"]), settings, check_ready=check_ready or self.store.ping
-        )
+        catalog = Catalog([f"{name}={model}" for name in names])
+        app = create_app(self.jobs, self.keys, catalog, settings, check_ready=check_ready or self.store.ping)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))

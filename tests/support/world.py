@@ -200,13 +200,14 @@ class World:
     models: dict[str, Path]
 
     def spec(self, **changes: Any) -> JobSpec:
-        """A short classification job without noise, fp32 on the wire."""
+        """A short classification job without noise or surrogates, fp32 on the wire."""
         base: dict[str, Any] = {
             "model": "enc",
             "training_file": "device://sentences",
             "cut": 1,
             "codec": "fp32",
             "mechanism": {"name": "none"},
+            "surrogates": {"replace": "nothing"},
             "tuning": {"rank": 4, "dropout": 0.0},
             "optim": {"learning_rate": 1e-2},
             "train": {"batch_size": 8, "accumulation": 2, "max_length": 16, "max_steps": 20, "epochs": 10},

@@ -1,17 +1,19 @@
 """A fine-tuning job: one frozen, validated description that REST, command line, device and cloud share.
 
 The fields' descriptions, defaults and bounds are the only source of the REST reference and the command line's help.
+The defaults are those of the protection `names`: what identifies is replaced, and the cloud trains on the rest.
 `JobSpec` holds no private data: no text, no label names, no paths of the device. The cloud stores it as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from privtune.shared.validation import Strict
+from privtune.shared.validation import Strict, Typed, half_character
 
 Task = Literal["classification", "causal-lm"]
 Labels = Literal["private", "shared"]
@@ -25,7 +27,11 @@ DATA_HANDLE = r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DataHandle = Annotated[str, StringConstraints(pattern=DATA_HANDLE)]
 
 
-class TuningSpec(Strict):
+class Described(Strict, Typed):
+    """A part of a job's description."""
+
+
+class TuningSpec(Described):
     """What is trained in the blocks: the cloud's, or with a tail the device's last ones."""
 
     method: Literal["lora", "full"] = Field(
@@ -36,6 +42,7 @@ class TuningSpec(Strict):
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout rate on the input of the LoRA adapters.")
     targets: tuple[str, ...] = Field(
         (),
+        strict=False,
         description="Names of the linear layers that get LoRA adapters. By default, every linear layer of the trained "
         "blocks.",
     )
@@ -46,7 +53,7 @@ class TuningSpec(Strict):
     )
 
 
-class OptimSpec(Strict):
+class OptimSpec(Described):
     """AdamW and its schedule. The same settings drive the blocks that are trained and the head."""
 
     learning_rate: float = Field(5e-4, gt=0, le=1, description="Peak learning rate of AdamW.")
@@ -70,7 +77,7 @@ class OptimSpec(Strict):
 DEFAULT_LENGTH = 128
 
 
-class TrainSpec(Strict):
+class TrainSpec(Described):
     """Length and shape of the training."""
 
     epochs: int = Field(3, ge=1, le=1000, description="Passes over the training data.")
@@ -106,14 +113,14 @@ class TrainSpec(Strict):
         return min(self.max_length, positions)
 
 
-class MechanismSpec(Strict):
+class MechanismSpec(Described):
     """Name and parameters of the noise mechanism; the device's registry validates the parameters."""
 
     name: str = Field(
-        "dchi",
+        "none",
         pattern=r"^[a-z][a-z0-9_-]{0,31}$",
         description="Mechanism that perturbs every vector before it leaves the device; `privtune mechanisms` lists "
-        "them. none: clean vectors, from which nearly every word can be recovered.",
+        "them. none: clean vectors, from which every word can be read that is not replaced.",
     )
     params: dict[str, float | int | str | bool] = Field(
         default_factory=dict,
@@ -121,11 +128,11 @@ class MechanismSpec(Strict):
     )
 
 
-class SurrogateSpec(Strict):
+class SurrogateSpec(Described):
     """What is replaced in a text before the bottom reads it, and restored on the device in what the model writes."""
 
     replace: Literal["nothing", "identifying"] = Field(
-        "nothing",
+        "identifying",
         description="identifying: names, places, organisations, numbers, dates, addresses and rare words are replaced "
         "by random surrogates before the model reads a text; all other words leave as they are. nothing: no word is "
         "replaced.",
@@ -149,7 +156,7 @@ class SurrogateSpec(Strict):
         return self.replace != "nothing"
 
 
-class JobSpec(Strict):
+class JobSpec(Described):
     """One fine-tuning job."""
 
     model: str = Field(
@@ -203,13 +210,17 @@ class JobSpec(Strict):
     codec: Codec = Field(
         "bf16", description="Encoding of vectors on the wire, after the noise: 2 (bf16) or 4 (fp32) bytes per element."
     )
-    mechanism: MechanismSpec = Field(default_factory=MechanismSpec, description="Noise that the device adds.")
-    surrogates: SurrogateSpec = Field(
-        default_factory=SurrogateSpec, description="Replacing what identifies, before the model reads a text."
+    mechanism: MechanismSpec = Field(
+        default_factory=MechanismSpec, strict=False, description="Noise that the device adds."
     )
-    tuning: TuningSpec = Field(default_factory=TuningSpec, description="What is trained in the blocks.")
-    optim: OptimSpec = Field(default_factory=OptimSpec, description="AdamW and its schedule.")
-    train: TrainSpec = Field(default_factory=TrainSpec, description="Length and shape of the training.")
+    surrogates: SurrogateSpec = Field(
+        default_factory=SurrogateSpec,
+        strict=False,
+        description="Replacing what identifies, before the model reads a text.",
+    )
+    tuning: TuningSpec = Field(default_factory=TuningSpec, strict=False, description="What is trained in the blocks.")
+    optim: OptimSpec = Field(default_factory=OptimSpec, strict=False, description="AdamW and its schedule.")
+    train: TrainSpec = Field(default_factory=TrainSpec, strict=False, description="Length and shape of the training.")
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> JobSpec:
@@ -224,6 +235,13 @@ class JobSpec(Strict):
                 raise ValueError("labels: shared is refused for causal-lm: there the labels are the text itself")
             if self.num_labels is None:
                 raise ValueError("labels: shared needs num_labels")
+        return self
+
+    @model_validator(mode="after")
+    def _only_whole_characters(self) -> JobSpec:
+        """Refuse half of a character, which pydantic lets into lists and unions, and no JSON can be written with."""
+        if (problem := half_character(json.dumps(self.model_dump(), ensure_ascii=False))) is not None:
+            raise ValueError(f"the job has {problem.partition(',')[0]}); write the character whole")
         return self
 
     def _tail_keeps_everything_here(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
+from privtune.shared.files import held
 
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 TIMEOUT_S = 30.0  # how long a statement waits for another process
@@ -106,10 +108,18 @@ def _connect(path: Path, schema: str, write_ahead_log: bool) -> sqlite3.Connecti
             use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.executescript(schema)
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if _locked(error):
+            _check_locks(path.parent)
         raise
     return connection
+
+
+def _check_locks(folder: Path) -> None:
+    """Raises OSError where the file system has no locks, which SQLite takes for another process that holds one."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, held(Path(scratch) / "lock"):
+        pass
 
 
 def use_write_ahead_log(connection: sqlite3.Connection, timeout_s: float = TIMEOUT_S) -> None:

@@ -7,15 +7,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Strict(BaseModel):
     """A frozen model that accepts no unknown field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Typed(BaseModel):
+    """A model that takes no text and no truth value for a number; 3.0 is an integer, as in JSON Schema."""
+
+    model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        return {
+            name: whole(value) if name in fields and _takes_integers(fields[name].annotation) else value
+            for name, value in values.items()
+        }
+
+
+def _takes_integers(annotation: Any) -> bool:
+    return annotation is int or any(map(_takes_integers, get_args(annotation)))
+
+
+def whole(value: Any) -> Any:
+    """3.0 as 3; any other value as it is."""
+    exact = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if exact else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +76,12 @@ def first_problem(errors: Sequence[Any]) -> Problem:
     if first["type"] != "value_error":  # our own messages begin as they mean to
         text = text[:1].lower() + text[1:]
     return Problem(kind=first["type"], where=tuple(first["loc"]), text=text)
+
+
+def half_character(text: str) -> str | None:
+    """What is wrong with a text that has half of a character; None: nothing."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"half of a character (U+{ord(text[error.start]):04X}, character {error.start + 1})"
+    return None

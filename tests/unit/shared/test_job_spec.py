@@ -8,3 +8,9 @@ def test_every_field_has_a_description_for_the_help_and_the_reference(spec):
     for name, field in spec.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize("fields", [{"tuning": {"targets": ["\ud83d"]}}, {"mechanism": {"params": {"\udc00": 1}}}])
+def test_half_of_a_character_is_in_no_job(fields):
+    with pytest.raises(ValueError, match=r"half of a character \(U\+D"):
+        JobSpec.model_validate({"model": "m", "training_file": "device://a"} | fields)

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import sqlite3
 import stat
 import subprocess
@@ -87,6 +88,24 @@ def test_each_kind_of_error_is_a_row_of_the_table(tmp_path: Path) -> None:
         other.execute("INSERT INTO t VALUES (1)")
     other.close()
     file.close()
+
+
+def test_a_file_system_without_locks_is_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite reports ENOLCK as busy."""
+    monkeypatch.setattr("privtune.shared.sqlite.TIMEOUT_S", 0.01)
+    other = sqlite3.connect(tmp_path / "f", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(JobConflict, match="locked"), sqlite_errors("the file"):
+        open_private(tmp_path / "f", "CREATE TABLE t (x);")
+
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", without_locks)
+    with pytest.raises(StorageFull, match="its file system has no locks"), sqlite_errors("the file"):
+        open_private(tmp_path / "f", "CREATE TABLE t (x);")
+    other.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
 def test_a_defect_of_ours_is_no_damage(tmp_path: Path) -> None:

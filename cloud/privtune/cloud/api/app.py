@@ -20,7 +20,7 @@ from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.settings import Settings
 from privtune.shared import __version__
-from privtune.shared.errors import CloudUnreachable, InvalidInput, JobNotFound, ModelNotFound, PrivTuneError
+from privtune.shared.errors import CloudUnreachable, JobNotFound, ModelNotFound, PermissionDenied, PrivTuneError
 from privtune.shared.wire import PROTOCOL_VERSION
 
 _ABOUT = """
@@ -134,10 +134,10 @@ def _add_file_routes(router: APIRouter) -> None:
         """Always empty: text stays on the device."""
         return list_object([], False)
 
-    @router.post("/files", tags=["Files"], summary="Refused: text stays on the device", status_code=400)
+    @router.post("/files", tags=["Files"], summary="Refused: text stays on the device", status_code=403)
     def upload_file() -> None:
         """Always refused. Register the data set on the device and name it `device://NAME`."""
-        raise InvalidInput(
+        raise PermissionDenied(
             "Files are not uploaded here: text stays on the device. Register it there and name it device://NAME.",
             param="file",
         )

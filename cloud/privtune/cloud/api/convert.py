@@ -196,10 +196,8 @@ def _merge(target: dict[str, Any], name: str, value: Any, ours: str, theirs: str
     if value is None:
         return
     before = target.get(name)
-    if before is not None and before != value:
-        raise InvalidInput(
-            f"{ours} and {theirs} contradict each other ({value} and {before}); give only one.", param=ours
-        )
+    if before is not None:
+        raise InvalidInput(f"{ours} ({value}) and {theirs} ({before}) are one setting; give only one.", param=ours)
     target[name] = value
 
 

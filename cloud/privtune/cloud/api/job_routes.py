@@ -88,6 +88,7 @@ def _add_create_and_list(
         response_model=JobObject,
         responses={404: {"model": ErrorResponse, "description": "This cloud does not offer the model."}}
         | _FORBIDDEN
+        | {409: {"model": ErrorResponse, "description": "The Idempotency-Key was used for another request."}}
         | _TOO_OFTEN,
     )
     def create_job(

@@ -5,7 +5,7 @@ The job's own fields, with their bounds and descriptions, are those of `JobSpec`
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -13,12 +13,15 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    Strict,
     StringConstraints,
     WithJsonSchema,
     create_model,
 )
 
-from privtune.shared.job_spec import DATA_HANDLE, JobSpec, TrainSpec
+from privtune.cloud.api.contradictions import contradictions
+from privtune.shared.job_spec import DATA_HANDLE, JobSpec, OptimSpec, TrainSpec
+from privtune.shared.validation import Typed, whole
 
 # Fields of JobSpec that a request has at its top level, as in OpenAI's API; all others are under `privtune`.
 TOP_LEVEL = ("model", "training_file", "validation_file", "suffix")
@@ -31,12 +34,24 @@ def _auto_is_none(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-def _auto_schema(kind: str) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": kind}, {"type": "null"}]})
+def _auto_schema(number: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"const": "auto"}, number, {"type": "null"}]})
 
 
-AutoInt = Annotated[int | None, BeforeValidator(_auto_is_none), _auto_schema("integer")]
-AutoFloat = Annotated[float | None, BeforeValidator(_auto_is_none), _auto_schema("number")]
+_TRAIN: dict[str, Any] = TrainSpec.model_json_schema()["properties"]
+_BOUNDS = ("type", "minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_EPOCHS, _BATCH, _SEED = (
+    {k: v for k, v in _TRAIN[n].items() if k in _BOUNDS} for n in ("epochs", "batch_size", "seed")
+)
+_MOST_RATE = 1 / OptimSpec().learning_rate  # 1 is the highest learning rate
+Epochs = Annotated[int | None, BeforeValidator(_auto_is_none), _auto_schema(_EPOCHS)]
+BatchSize = Annotated[int | None, BeforeValidator(_auto_is_none), _auto_schema(_BATCH)]
+_LEAST = 1e-300  # a product with less could be zero
+Multiplier = Annotated[
+    Annotated[float, Field(ge=_LEAST, le=_MOST_RATE)] | None,
+    BeforeValidator(_auto_is_none),
+    _auto_schema({"type": "number", "minimum": _LEAST, "maximum": _MOST_RATE}),
+]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")]
 
@@ -47,12 +62,12 @@ class StrictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class Hyperparameters(StrictRequest):
+class Hyperparameters(StrictRequest, Typed):
     """OpenAI's three hyperparameters; "auto" takes PrivTune's default."""
 
-    n_epochs: AutoInt = Field(None, description="Same as `privtune.train.epochs`.")
-    batch_size: AutoInt = Field(None, description="Same as `privtune.train.batch_size`.")
-    learning_rate_multiplier: AutoFloat = Field(
+    n_epochs: Epochs = Field(None, description="Same as `privtune.train.epochs`.")
+    batch_size: BatchSize = Field(None, description="Same as `privtune.train.batch_size`.")
+    learning_rate_multiplier: Multiplier = Field(
         None, description="Sets `privtune.optim.learning_rate` to this multiple of its default."
     )
 
@@ -79,8 +94,12 @@ def _optional(name: str) -> Any:
     return kind | None, Field(field.default, description=field.description)
 
 
+class _TypedRequest(StrictRequest, Typed):
+    pass
+
+
 _options: dict[str, Any] = {name: _optional(name) for name in _JOB if name not in TOP_LEVEL}
-_Options = create_model("_Options", __base__=StrictRequest, **_options)
+_Options = create_model("_Options", __base__=_TypedRequest, **_options)
 
 
 class PrivTuneOptions(_Options):
@@ -93,7 +112,7 @@ _EXAMPLE: dict[str, JsonValue] = {
     "suffix": "reviews",
     "seed": 7,
     "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 16}}},
-    "privtune": {"task": "classification", "cut": 1, "mechanism": {"name": "dchi", "params": {"eta": 100}}},
+    "privtune": {"task": "classification", "cut": 1, "surrogates": {"replace": "identifying"}},
 }
 
 
@@ -101,7 +120,10 @@ class CreateJobRequest(StrictRequest):
     """A fine-tuning job on a data set that stays on its owner's device."""
 
     model_config = ConfigDict(
-        extra="forbid", protected_namespaces=(), title="CreateJobRequest", json_schema_extra={"examples": [_EXAMPLE]}
+        extra="forbid",
+        protected_namespaces=(),
+        title="CreateJobRequest",
+        json_schema_extra={"examples": [_EXAMPLE], "not": cast(JsonValue, contradictions())},
     )
 
     model: str = Field(min_length=1, max_length=512, description=_JOB["model"].description)
@@ -112,7 +134,7 @@ class CreateJobRequest(StrictRequest):
     suffix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = Field(
         None, description=_JOB["suffix"].description
     )
-    seed: int | None = Field(
+    seed: Annotated[int, BeforeValidator(whole), Strict(), WithJsonSchema(_SEED)] | None = Field(
         None, description=f"{TrainSpec.model_fields['seed'].description} Same as `privtune.train.seed`."
     )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = Field(

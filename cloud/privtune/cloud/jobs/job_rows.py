@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from privtune.cloud.db.store import CheckpointRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
-from privtune.shared.errors import InvalidInput, JobNotFound, PermissionDenied
+from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
 
 _IDEMPOTENCY_S = 24 * 3600
@@ -80,7 +80,7 @@ def new_row(owner: str, document: str, labels: dict[str, str]) -> JobRow:
 
 
 def known_request(session: Session, owner: str, key: str | None, digest: str) -> str | None:
-    """The job that this Idempotency-Key created within the last day. Raises InvalidInput for another request."""
+    """The job that this Idempotency-Key created within the last day. Raises JobConflict for another request."""
     if key is None:
         return None
     session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < now() - _IDEMPOTENCY_S))
@@ -88,7 +88,7 @@ def known_request(session: Session, owner: str, key: str | None, digest: str) ->
     if row is None:
         return None
     if row.request_sha256 != digest:
-        raise InvalidInput(
+        raise JobConflict(
             "This Idempotency-Key was used for another request. Use a new key for a new job.",
             param="Idempotency-Key",
         )

@@ -72,7 +72,7 @@ class Jobs:
     ) -> Job:
         """A new queued job, or the one that the same request with this key created before.
 
-        Raises InvalidInput when the key was used for another request, PermissionDenied over the owner's limit.
+        Raises JobConflict when the key was used for another request, PermissionDenied over the owner's limit.
         """
         labels = dict(metadata or {})
         document = checked_document(spec)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from privtune.device.data.encode import EncodedDataset
+from privtune.device.home.job_folder import JobState
 from privtune.device.privacy.statements import Statement
 from privtune.device.release.beginnings import Beginnings
 from privtune.device.release.label_store import LabelStore
@@ -18,6 +19,7 @@ from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import ReleaseStore
+from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.codec import BYTES_PER_ELEMENT
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
@@ -54,8 +56,10 @@ class Releasing:
     store: where its releases are, under the scope of its noise.
     perturber: draws releases and stores them there.
     beginnings: the rows of a language model's texts.
-    statement: what the mechanism guarantees.
+    statement: what may be claimed: for the mechanism, and for surrogates where there are any.
     width: D, the elements of a released vector.
+    replacement: what surrogates did in the run's texts; None without surrogates.
+    draw: names the text that surrogates make of a record; empty without surrogates.
     """
 
     spec: JobSpec
@@ -66,11 +70,16 @@ class Releasing:
     beginnings: Beginnings
     statement: Statement
     width: int
+    replacement: Replacement | None = None
+    draw: str = ""
 
     @property
     def law(self) -> str:
-        """Names the noise distribution together with the store: under one name a record has at most one draw."""
-        parts = (self.store.fingerprint, self.store.identity, str(self.spec.train.max_length))
+        """Names the noise distribution together with the store: under one name a record has at most one draw.
+
+        A record with other surrogates is another text, and the noise of its words in clear is drawn again.
+        """
+        parts = (self.store.fingerprint, self.store.identity, str(self.spec.train.max_length), self.draw)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def admit(self, data_sets: Sequence[Outgoing], say: Callable[[str], None]) -> None:
@@ -97,6 +106,7 @@ class Releasing:
             "cut": self.spec.cut,
             "statement": {"row": self.statement.row, "guarantee": self.statement.guarantee},
             "claim": self.statement.text,
+            "surrogates": None if self.replacement is None else asdict(self.replacement),
             "seed": "fixed" if self.statement.unsafe_seed else "os",
             "labels": self.spec.labels,
             "label_epsilon": self.spec.label_epsilon,
@@ -128,20 +138,29 @@ class Releasing:
 
 @contextlib.contextmanager
 def open_releasing(
-    account: Account, package: BottomPackage, spec: JobSpec, home: Path, own: OwnRecords
+    account: Account,
+    package: BottomPackage,
+    state: JobState,
+    home: Path,
+    own: OwnRecords,
+    replacement: Replacement | None = None,
 ) -> Iterator[Releasing]:
     """A job's noise, seeded by the operating system, and its store; at the end the ledger learns what was drawn.
 
-    own: the job's records, for mechanisms that learn from them; they also pin the job to one noise distribution.
+    Args:
+        own: the job's records, for mechanisms that learn from them; they also pin the job to one noise distribution.
+        replacement: what surrogates did in the texts of this run.
 
     Raises:
         JobConflict: the noise is not the one that the job began with.
     """
+    spec = state.spec
     noise = build_noise(package, spec.mechanism, spec.cut, home, own)
     own.pin(noise.fingerprint)
     store = ReleaseStore(home / "releases.sqlite", release_scope(noise, package, spec), STORE_BYTES)
     mechanism = noise.mechanism
     beginnings = Beginnings(store, spec.codec, at_embedding=mechanism.injection == "embedding")
+    statement = mechanism.statement(noise.source)
     with contextlib.closing(store), contextlib.closing(beginnings):
         perturber = Perturber(
             package.bottom,
@@ -160,8 +179,10 @@ def open_releasing(
                 store=store,
                 perturber=perturber,
                 beginnings=beginnings,
-                statement=mechanism.statement(noise.source),
+                statement=statement if replacement is None else replacement.claim(statement),
                 width=package.hidden_size,
+                replacement=replacement,
+                draw="" if replacement is None else replacement.draw(state.surrogate_secret, spec.mechanism),
             )
         finally:
             account.settle()

@@ -20,6 +20,7 @@ from privtune.device.home.failure_log import log_failure
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.paths import holds_job
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
+from privtune.device.protections.readable import what_the_cloud_reads
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, ends_job, run_job
 from privtune.device.training.progress import TrainingProgress
@@ -184,6 +185,8 @@ class Agent:
         settings = self._reachable(spec)
         train, validation = self._admit(spec)
         self.screen.message(f"job {job['id']}: {spec.task} on {spec.training_file} with {spec.model}")
+        for line in what_the_cloud_reads(spec):
+            self.screen.message(line)
         with job_lock(settings.home, job["id"]), attempt(settings.home, job["id"]):
             result = run_job(job["id"], spec, train, validation, settings, self.screen, self.stop)
         self.screen.finished(result)

@@ -3,8 +3,7 @@
 datasets:
   reviews: {path: reviews.csv, text: body, label: stars, holdout: 0.1}
 policy:
-  mechanisms: [dchi]
-  bounds: {dchi: {noise_ratio: {min: 8}}}
+  protections: [words]
 local_models:
   minilm: /models/minilm
 """
@@ -44,6 +43,7 @@ class DataSetting(Strict):
     completion: str | None = None
     messages: str | None = None
     chat_template: str | None = Field(None, description="Your own chat template for `messages`, a Jinja file.")
+    own_terms: str | None = Field(None, description="File with words that surrogates always replace, one a line.")
     limit: int | None = Field(None, ge=1)
     holdout: float = Field(0.0, ge=0, lt=1, description="Fraction held out when a job names no validation file.")
     seed: int = Field(0, ge=0)
@@ -59,6 +59,7 @@ class DataSetting(Strict):
             limit=self.limit,
             seed=self.seed,
             chat_template=str(template) if template else None,
+            own_terms=str(base / Path(self.own_terms).expanduser()) if self.own_terms else None,
         )
 
 

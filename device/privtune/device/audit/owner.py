@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
+from privtune.device.audit.identifying import identifying_words, replaced_words
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place, strengths
 from privtune.device.audit.suite import run_suite
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from privtune.device.data.records import Records
-from privtune.device.data.source import DataSource
+from privtune.device.data.source import DataSource, own_terms
 from privtune.device.release.noising import build_noise
 from privtune.device.release.own_records import OwnRecords
+from privtune.device.surrogates.replacement import TRAINED, Replacement
+from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 from privtune.shared.errors import InvalidInput
-from privtune.shared.job_spec import MechanismSpec, Skip, Task
+from privtune.shared.job_spec import MechanismSpec, Skip, SurrogateSpec, Task
 from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model
 
 
@@ -40,6 +44,7 @@ class AuditRequest:
     tail: int = 0
     skip: Skip = "frozen"
     mechanism: MechanismSpec
+    surrogates: SurrogateSpec = field(default_factory=SurrogateSpec)
     max_length: int = 128
     public_text: Path | None = None
     size: Size
@@ -53,7 +58,8 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     if request.frontier and not request.labelled:
         raise InvalidInput("--frontier compares recovery with accuracy, and needs labels for that")
     other = list(strengths(request.mechanism)) if request.frontier else []
-    parts, data = _parts_and_data(request)
+    records_of, replacement = _records(request)
+    parts, data = _parts_and_data(request, records_of[-1])
     whole = whole_model(request.model, request.task, len(data.label_names))
     whole.check_tail(request.cut, request.tail)
     say("model and data", 1.0)
@@ -75,8 +81,14 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         case = replace(case, gradients=request.tail == 0, skip=request.tail > 0 and request.skip != "none")
         lab = Lab(case.public, case.victim, case.encoder)
         outcome = run_suite(case, lab, request.size, say=say, keep=keep)
+        if replacement is not None:
+            hidden = replaced_words(*records_of)
+            observed = case.victim.observe(case.attacked.ids)
+            mine = [hidden[place] for place in case.attacked.places]
+            outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
         points = place(case, lab, request.size, outcome, other, say)
         statement = noise.mechanism.statement(noise.source)
+        statement = statement if replacement is None else replacement.claim(statement)
     facts = {
         "model": request.model,
         "cut": request.cut,
@@ -87,13 +99,24 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         "records": records,
         "seconds": round(time.monotonic() - began, 1),
         "statement": statement.to_dict(),
+        "surrogates": None if replacement is None else asdict(replacement),
         "frontier": points,
     }
     return audit_of(facts, case, outcome, NOT_TESTED)
 
 
-def _parts_and_data(request: AuditRequest) -> tuple[BottomPackage, EncodedDataset]:
-    records = request.source.load(request.task, labelled=request.labelled)
+def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Replacement | None]:
+    """The owner's records, and those that would be sent; each audit draws surrogates of its own."""
+    own = request.source.load(request.task, labelled=request.labelled)
+    terms = own_terms(request.surrogates, request.source)
+    if not request.surrogates.on:
+        return (own, own), None
+    surrogates = Surrogates(request.surrogates, secrets.token_bytes(SECRET_BYTES), terms)
+    sent, coverage = surrogates.records(own, TRAINED)
+    return (own, sent), Replacement.of(surrogates, coverage)
+
+
+def _parts_and_data(request: AuditRequest, records: Records) -> tuple[BottomPackage, EncodedDataset]:
     classes = len({record.label for record in records}) if request.labelled else 2
     parts = bottom_from_model(request.model, request.task, request.cut, num_labels=max(classes, 2))
     data = _encoded(records, request, parts)
@@ -108,4 +131,4 @@ def _encoded(records: Records, request: AuditRequest, parts: BottomPackage) -> E
     if request.labelled:
         return encode_classification(records, parts.tokenizer, longest)
     ids, truncated = encode_texts(records, parts.tokenizer, longest)
-    return EncodedDataset(ids=ids, truncated=truncated)
+    return EncodedDataset(ids=ids, truncated=truncated, places=tuple(range(len(ids))))

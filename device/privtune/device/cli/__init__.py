@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from privtune.device.cli.commands import jobs, ledger, tables, transcript
+from privtune.device.cli.commands import jobs, ledger, surrogates, tables, transcript
 from privtune.device.cli.commands.agent import agent
 from privtune.device.cli.commands.audit import audit
 from privtune.device.cli.commands.evaluate import evaluate
@@ -18,6 +18,7 @@ from privtune.device.cli.commands.finetune import EPILOG, finetune
 from privtune.device.cli.commands.generate import generate
 from privtune.device.cli.commands.info import mechanisms, version
 from privtune.device.cli.commands.predict import predict
+from privtune.device.cli.commands.protections import protections
 from privtune.device.cli.commands.push import push
 from privtune.device.cli.commands.serve import serve
 from privtune.device.cli.commands.tune import tune_noise
@@ -41,6 +42,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
+app.add_typer(surrogates.app, name="surrogates")
 app.command()(audit)
 app.command("tune-noise", epilog=EPILOG)(tune_noise)
 app.command()(predict)
@@ -49,6 +51,7 @@ app.command()(serve)
 app.command(epilog=EPILOG)(evaluate)
 app.command()(export)
 app.command()(push)
+app.command()(protections)
 app.command()(mechanisms)
 app.command()(version)
 
@@ -65,8 +68,9 @@ def root(
       export PRIVTUNE_API_KEY=...
 
     \b
-    Then train a model, list your jobs, use the model privately, and export it:
-      privtune finetune --model minilm --data reviews.csv --holdout 0.1
+    Then compare protections, train a model, list your jobs, use the model privately, and export it:
+      privtune protections
+      privtune finetune --model minilm --data reviews.csv --holdout 0.1 --protect names
       privtune jobs list
       privtune predict JOB --text "a fine film"
       privtune export JOB ./adapter

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 TextColumn = Annotated[str | None, option("Column of the text. Default: found by the header.", DATA)]
 
+OwnTerms = Annotated[
+    str | None,
+    option("File with words and phrases that surrogates always replace, one a line. It never leaves.", DATA),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextColumns(OptionGroup):

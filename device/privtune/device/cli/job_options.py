@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from privtune.device.cli.option_groups import OptionGroup
 from privtune.device.cli.options import DATA, NOISE, option
+from privtune.device.protections.protection import DEFAULT, protection
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
 from privtune.shared.validation import first_problem
@@ -49,6 +50,9 @@ JOB_OPTIONS: dict[str, JobOption] = {
         labels="labels",
         label_epsilon="label_epsilon",
         codec="codec",
+        surrogates="surrogates.replace",
+        surrogate_rank="surrogates.rank",
+        surrogate_language="surrogates.language",
     ),
     **_in(
         TRAINING,
@@ -116,17 +120,19 @@ class JobOptions(OptionGroup):
 
 def build_spec(
     given: Mapping[str, Any],
-    mechanism: Mapping[str, Any],
+    params: Mapping[str, Any],
     *,
+    protect: str = DEFAULT,
     name: str | None = None,
     validated: bool = False,
     num_labels: int | None = None,
 ) -> JobSpec:
-    """The job of these options; those left out take JobSpec's defaults.
+    """The job of these options; those left out take the protection's settings, then JobSpec's defaults.
 
     Args:
         given: values of options by name, as `JobOptions.given`.
-        mechanism: from `mechanism_of`; it goes before an option of that name.
+        params: of the mechanism, from `params_of`. The protection's own are kept unless another mechanism is given.
+        protect: name of the protection.
         name: of the data set in the handle that the cloud sees; None: a random one, which reveals nothing.
         validated: the job has held-out records.
         num_labels: number of classes; None where the job does not need it.
@@ -136,10 +142,17 @@ def build_spec(
     """
     from privtune.device.noise.registry import validate
 
-    if "skip" in given and not given.get("tail"):
+    fields = protection(protect).fields(given.get("task", default_of("task")))
+    replace = given.get("surrogates", fields["surrogates"]["replace"])
+    if replace == "nothing" and {"surrogate_rank", "surrogate_language"} & set(given):
+        raise InvalidInput("--surrogate-rank and --surrogate-language need --surrogates identifying.")
+    if "skip" in given and not given.get("tail", fields["tail"]):
         raise InvalidInput("--skip needs a tail: give --tail as well.", param="skip")
     handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"
-    fields: dict[str, Any] = {"training_file": handle, "num_labels": num_labels}
+    fields |= {"training_file": handle, "num_labels": num_labels}
+    if given.get("mechanism", fields["mechanism"]["name"]) != fields["mechanism"]["name"]:
+        fields["mechanism"]["params"] = {}
+    fields["mechanism"]["params"] |= params
     if validated:
         fields["validation_file"] = f"{handle}-validation"
     for option_name, value in given.items():
@@ -149,7 +162,7 @@ def build_spec(
             place = place.setdefault(group, {})
         place[last] = value
     try:
-        spec = JobSpec.model_validate(fields | {"mechanism": dict(mechanism)})
+        spec = JobSpec.model_validate(fields)
     except ValidationError as error:
         raise InvalidInput(_in_options_words(error)) from None
     validate(spec.mechanism)

@@ -1,42 +1,37 @@
-"""The options of the noise mechanism: its name, its parameters, or none at all."""
+"""The options of how a job protects its text: a protection by name, and parameters of its mechanism."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from privtune.device.cli.options import NOISE, option
+from privtune.device.protections.protection import DEFAULT, PROTECTIONS
 from privtune.shared.errors import InvalidInput
-
-NO_NOISE = "none"
 
 Params = Annotated[
     list[str] | None, option("NAME=VALUE: a parameter of the mechanism; may be repeated.", NOISE, "--param")
 ]
-NoNoise = Annotated[
-    bool, option("Send clean vectors, from which nearly every word can be recovered.", NOISE, "--no-noise")
-]
+_NAMES = " ".join(f"{one.name}: {one.summary}." for one in reversed(list(PROTECTIONS.values())))
 
 
-def mechanism_of(name: str | None, params: Sequence[str], *, no_noise: bool) -> dict[str, Any]:
-    """The mechanism's name and parameters, as a job has them.
+def protect_option(default: str = DEFAULT) -> object:
+    """`--protect NAME`, with each protection in its help."""
+    return option(
+        f"How the text is protected: settings by name, each of which an option of its own overrides. {_NAMES} "
+        f"`privtune protections` compares them. Default: {default}.",
+        NOISE,
+        "--protect",
+        metavar="NAME",
+    )
 
-    Raises:
-        InvalidInput: `none` without --no-noise, --no-noise with another mechanism, or a --param that is no pair.
-    """
-    if no_noise and name not in (None, NO_NOISE):
-        raise InvalidInput(f"--no-noise and --mechanism {name} contradict each other; give one of them.")
-    if name == NO_NOISE and not no_noise:
-        raise InvalidInput(
-            "--mechanism none sends clean vectors, from which nearly every word can be recovered. Say --no-noise "
-            "instead (or as well) if you mean it. Leave both out for the default noise."
-        )
-    if no_noise:
-        if params:
-            raise InvalidInput("--no-noise takes no --param.")
-        return {"name": NO_NOISE}
-    chosen: dict[str, Any] = {"params": dict(_pair(param) for param in params)}
-    return chosen | ({"name": name} if name else {})
+
+Protect = Annotated[str | None, protect_option()]
+
+
+def params_of(params: Sequence[str]) -> dict[str, float | int | str | bool]:
+    """Parameters of a mechanism, as a job has them. Raises InvalidInput for one that is no pair."""
+    return dict(_pair(param) for param in params)
 
 
 def _pair(text: str) -> tuple[str, float | int | str | bool]:

@@ -13,13 +13,13 @@ LEAST_TOKENS = 4  # fewer leave nothing to attack between the special tokens
 
 
 class PlannedJob(JobOptions):
-    """What an audit depends on."""
+    """What attacks on a job's releases depend on."""
 
     names: ClassVar[tuple[str, ...]] = ("task", "max_length", "mechanism", "cut", "tail", "skip")
 
-    def spec(self, mechanism: Mapping[str, Any]) -> JobSpec:
+    def spec(self, params: Mapping[str, Any], protect: str) -> JobSpec:
         """The job, whose model is the owner's own copy and has no name in a cloud. Raises InvalidInput."""
-        spec = build_spec(self.given | {"model": "local"}, mechanism)
+        spec = build_spec(self.given | {"model": "local"}, params, protect=protect)
         if spec.train.max_length < LEAST_TOKENS:
             raise InvalidInput(
                 f"--max-length {spec.train.max_length}: should be greater than or equal to {LEAST_TOKENS}.",
@@ -28,7 +28,13 @@ class PlannedJob(JobOptions):
         return spec
 
 
+class PlannedAudit(PlannedJob):
+    """What an audit of one setting depends on."""
+
+    names = (*PlannedJob.names, "surrogates", "surrogate_rank", "surrogate_language")
+
+
 class PlannedTraining(PlannedJob):
-    """What tuning depends on: the planned job is also trained."""
+    """What tuning depends on: the planned job is also trained. Surrogates have no strength to tune."""
 
     names = (*PlannedJob.names, "epochs")

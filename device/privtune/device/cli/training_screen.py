@@ -106,6 +106,8 @@ class PlainScreen:
             f"Trainable: {info.device_parameters:,} parameters on this device, "
             f"about {info.cloud_parameters:,} in the cloud."
         )
+        for line in info.replacement.lines() if info.replacement is not None else ():
+            self._say(line)
         self._say(f"Privacy: {info.statement.text}")
         for caveat in info.statement.caveats:
             self._say(f"  - {caveat}")

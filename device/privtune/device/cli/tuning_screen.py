@@ -90,6 +90,7 @@ def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Pa
         f"  {naming(words)} recovered {span(recovered)}, by {recovered.attack}; floor {100 * recovered.floor:.1f}%"
     )
     lines.append(f"  accuracy {span(choice.setting.accuracy)}, lost {span(choice.setting.drop, 'points')}")
+    lines.append(f"  {request.gain(choice.setting.value)}")
     lines.append(f"  {tuned.facts[choice.setting.value]['statement']['text']}")
     if command:
         lines += ["", "Use it (NAME: the cloud's name of this model):", f"  {command}"]

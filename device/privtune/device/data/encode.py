@@ -36,6 +36,7 @@ class EncodedDataset:
     label_names: names in the order of the class numbers; empty for causal LM.
     truncated: number of records that were longer than the limit and lost their end.
     dropped: number of causal-LM records left out because truncation left nothing to predict.
+    places: which of the encoded records each is, by its position among them; empty where there were no records.
     """
 
     ids: tuple[IntArray, ...]
@@ -44,6 +45,7 @@ class EncodedDataset:
     label_names: tuple[str, ...] = ()
     truncated: int = 0
     dropped: int = 0
+    places: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,6 +58,7 @@ class EncodedDataset:
             ids=tuple(self.ids[index] for index in order),
             labels=None if self.labels is None else self.labels[order],
             loss_masks=None if masks is None else tuple(masks[index] for index in order),
+            places=tuple(self.places[index] for index in order) if self.places else (),
         )
 
     @cached_property
@@ -94,7 +97,8 @@ def encode_classification(
     classes = class_numbers(records, names)
     ids, truncated = encode_texts(records, tokenizer, max_length)
     labels = np.array(classes, dtype=np.int64)
-    return EncodedDataset(ids=ids, labels=labels, label_names=names, truncated=truncated)
+    places = tuple(range(len(ids)))
+    return EncodedDataset(ids=ids, labels=labels, label_names=names, truncated=truncated, places=places)
 
 
 def encode_texts(records: Records, tokenizer: Any, max_length: int) -> tuple[tuple[IntArray, ...], int]:
@@ -155,6 +159,7 @@ def encode_causal_lm(
         raise DataInvalid(f"{records.source}: this model is tuned on {wanted}; give the same kind of data here.")
     all_ids: list[IntArray] = []
     masks: list[BoolArray] = []
+    places: list[int] = []
     truncated = dropped = 0
     encode = _chats(form, tokenizer) if form.kind == "chat" else partial(_passages, tokenizer)
     for chunk in _chunks(records):
@@ -163,13 +168,16 @@ def encode_causal_lm(
             if not mask_T[:max_length].any():
                 dropped += 1
                 continue
+            places.append(len(places) + dropped)
             all_ids.append(ids_T[:max_length])
             masks.append(mask_T[:max_length])
     if not all_ids:
         raise DataInvalid(
             f"{records.source}: no record has anything left to predict within {max_length} tokens. Raise --max-length."
         )
-    return EncodedDataset(ids=tuple(all_ids), loss_masks=tuple(masks), truncated=truncated, dropped=dropped)
+    return EncodedDataset(
+        ids=tuple(all_ids), loss_masks=tuple(masks), truncated=truncated, dropped=dropped, places=tuple(places)
+    )
 
 
 def _passages(tokenizer: Any, chunk: Records) -> Iterator[Tokens]:

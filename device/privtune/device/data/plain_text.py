@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from privtune.shared.errors import DataInvalid
+from privtune.shared.validation import half_character
 
 
 def read_text(file: Path) -> str:
@@ -44,12 +45,3 @@ def whole(text: str, where: str) -> str:
     if (problem := half_character(text)) is not None:
         raise DataInvalid(f"{where}: {problem}. Write the character whole, or remove it.")
     return text
-
-
-def half_character(text: str) -> str | None:
-    """What is wrong with a text that has half of a character; None: nothing."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"half of a character (U+{ord(text[error.start]):04X}, character {error.start + 1})"
-    return None

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from privtune.device.data.plain_text import read_text
 from privtune.device.data.records import Columns, Records, refuse_left_out, resolve_columns, to_records
 from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
-from privtune.shared.job_spec import Task
+from privtune.shared.job_spec import SurrogateSpec, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class DataSource:
     part: `all`, `train` (without the held-out share) or `held-out`.
     seed: of the sample and the held-out part.
     chat_template: a file with the owner's own template for conversations; None: the tokenizer's.
+    own_terms: a file with words and phrases that surrogates always replace, one a line; None: none.
     """
 
     path: str
@@ -38,6 +41,7 @@ class DataSource:
     part: Literal["all", "train", "held-out"] = "all"
     seed: int = 0
     chat_template: str | None = None
+    own_terms: str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -70,6 +74,25 @@ class DataSource:
     def with_holdout(self, share: float) -> tuple[DataSource, DataSource]:
         """The training part and the held-out part of this data set."""
         return replace(self, holdout=share, part="train"), replace(self, holdout=share, part="held-out")
+
+
+def own_terms(spec: SurrogateSpec, *sources: DataSource | None) -> tuple[str, ...]:
+    """The owner's terms of these data sets, in order, each once.
+
+    Raises:
+        DataInvalid: a file can't be read.
+        InvalidInput: there are terms, and the job replaces nothing.
+    """
+    files = dict.fromkeys(source.own_terms for source in sources if source is not None)
+    lines = [line.strip() for file in files if file for line in read_text(Path(file)).split("\n")]
+    if lines and not spec.on:
+        raise InvalidInput(
+            "Your own terms are to be replaced, and this job replaces nothing: add --surrogates identifying, or leave "
+            "out the terms.",
+            param="own_terms",
+            private=True,
+        )
+    return tuple(dict.fromkeys(line for line in lines if line))
 
 
 def sample(records: Records, limit: int | None, seed: int) -> Records:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from privtune.device.data.plain_text import half_character, read_text
+from privtune.device.data.plain_text import read_text
 from privtune.shared.errors import DataInvalid
+from privtune.shared.validation import half_character
 
 HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w\[\]:%+-]+))?$")
 

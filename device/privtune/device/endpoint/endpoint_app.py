@@ -124,7 +124,7 @@ def _embeddings(worker: Worker, asked: EmbeddingRequest) -> Json:
     prompts = Prompts(parts, None)
     texts: Sequence[Prompt] = asked.texts
     for index, text in enumerate(texts):
-        ids_1T = torch.tensor([prompts.ids(text, raw=True)])
+        ids_1T = torch.tensor([prompts.asked(text, raw=True).ids])
         mean_D = parts.bottom(ids_1T, torch.ones_like(ids_1T))[0].float().mean(dim=0)
         vector_D = (mean_D / mean_D.norm().clamp(min=1e-9)).numpy().astype("<f4")
         data.append({"object": "embedding", "index": index, "embedding": _encoded(vector_D, asked.encoding_format)})

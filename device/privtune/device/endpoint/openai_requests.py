@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from privtune.device.data.messages import ChatMessage, parse_messages
-from privtune.device.data.plain_text import half_character
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.shared.errors import DataInvalid
+from privtune.shared.validation import half_character
 
 # Fields without effect on the answer.
 _HARMLESS = {

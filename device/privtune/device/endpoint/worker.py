@@ -137,8 +137,8 @@ class Worker:
         if question.cancel.is_set():
             return
         try:
-            ids = writer.prompts.ids(question.prompt, raw=question.raw)
-            question.reply = writer.begin(ids, question.sampling)
+            asked = writer.prompts.asked(question.prompt, raw=question.raw)
+            question.reply = writer.begin(asked, question.sampling)
         except BaseException as error:
             if not is_failure(error):
                 raise

@@ -1,4 +1,4 @@
-"""What the device keeps of a job and never sends: label names, the secret record order, checkpoints, the report.
+"""What the device keeps of a job and never sends: label names, its secrets, the owner's terms, checkpoints, the report.
 
 home/jobs/JOB/job.json        what is needed to resume the job or to predict with it
 home/jobs/JOB/request.json    what the owner asked for (`run_request`)
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from privtune.device.data.batches import IndexArray
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm
+from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 from privtune.shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
 from privtune.shared.files import write_json
 from privtune.shared.job_spec import JobSpec
@@ -38,6 +39,10 @@ class JobState:
         seed of the data order.)
     local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
     prompt: how a language model's records were written; None for a classifier.
+    surrogate_secret: from which the surrogates of each record and conversation are drawn, 32 random bytes in hex.
+        Without it nobody can tell, or undo, what a surrogate stands for.
+    own_terms: the owner's words and phrases that are always replaced.
+    surrogate_fingerprint: of the rules that the records were replaced by; empty where nothing is replaced.
     final_step: steps that the finished job trained; None before that.
     """
 
@@ -47,7 +52,16 @@ class JobState:
     order_secret: int
     local_model: str | None
     prompt: PromptForm | None = None
+    surrogate_secret: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
+    own_terms: tuple[str, ...] = ()
+    surrogate_fingerprint: str = ""
     final_step: int | None = None
+
+    def surrogates(self) -> Surrogates | None:
+        """The job's surrogates; None where its texts leave as they are. Raises InvalidInput without their packages."""
+        if not self.spec.surrogates.on:
+            return None
+        return Surrogates(self.spec.surrogates, bytes.fromhex(self.surrogate_secret), self.own_terms)
 
     def order(self, records: int) -> IndexArray:
         """The secret permutation of the training records."""
@@ -82,7 +96,8 @@ class JobFolder:
             spec = JobSpec.model_validate(raw.pop("spec"))
             prompt = raw.pop("prompt")
             form = None if prompt is None else PromptForm(**prompt)
-            return JobState(spec=spec, label_names=tuple(raw.pop("label_names")), prompt=form, **raw)
+            names, terms = tuple(raw.pop("label_names")), tuple(raw.pop("own_terms"))
+            return JobState(spec=spec, label_names=names, prompt=form, own_terms=terms, **raw)
         except FileNotFoundError:
             raise JobNotFound(
                 f"this device holds nothing of job {self.job_id}; its head and noise live where it was trained"
@@ -94,31 +109,51 @@ class JobFolder:
         self,
         spec: JobSpec,
         label_names: tuple[str, ...],
-        fingerprint: str,
         local_model: str | None,
-        prompt: PromptForm | None = None,
+        own_terms: tuple[str, ...] = (),
     ) -> JobState:
-        """The state of a new job, or of one that is resumed. Raises JobConflict if data or description have changed."""
+        """The state of a job that is resumed, or of a new one with fresh secrets, which `hold` stores.
+
+        Raises JobConflict if the description or the owner's terms have changed.
+        """
         if not self.exists():
-            state = JobState(
+            return JobState(
                 spec=spec,
                 label_names=label_names,
-                data_fingerprint=fingerprint,
+                data_fingerprint="",
                 order_secret=secrets.randbits(128),
                 local_model=local_model,
-                prompt=prompt,
+                own_terms=own_terms,
             )
-            self.save(state)
-            return state
         state = self.load()
-        if state.data_fingerprint != fingerprint:
+        if state.spec != spec:
+            raise JobConflict(f"job {self.job_id} no longer has the description it started with; start a new job")
+        if state.own_terms != own_terms:
+            raise JobConflict(
+                f"your own terms differ from those that job {self.job_id} started with; restore their file or start a "
+                "new job (--new)"
+            )
+        return state
+
+    def hold(self, state: JobState) -> None:
+        """Store the state of a new job, its records known, or hold a job that is resumed to the state it has.
+
+        Raises JobConflict if the data, or what replaces them, has changed.
+        """
+        if not self.exists():
+            self.save(state)
+            return
+        known = self.load()
+        if known.surrogate_fingerprint != state.surrogate_fingerprint:
+            raise JobConflict(
+                f"the recognisers or tables of surrogates are not those that job {self.job_id} started with, and its "
+                "records would be replaced in a second way; install the versions of then or start a new job (--new)"
+            )
+        if known.data_fingerprint != state.data_fingerprint:
             raise JobConflict(
                 f"the data differs from what job {self.job_id} started with, so it can't be resumed; "
                 "restore the file or start a new job (--new)"
             )
-        if state.spec != spec:
-            raise JobConflict(f"job {self.job_id} no longer has the description it started with; start a new job")
-        return state
 
     def save(self, state: JobState) -> None:
         """Replace the state."""

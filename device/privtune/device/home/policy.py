@@ -1,6 +1,6 @@
 """The device's policy: which jobs it accepts from others. Checked before anything is sent; the device decides.
 
-The defaults are strict: noise is always on and never weaker than each mechanism's own default, labels are private.
+The defaults: what identifies is replaced, no mechanism protects less than at its own defaults, labels are private.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from privtune.device.protections.level import reaches, replaces_enough
+from privtune.device.protections.protection import DEFAULT, RANK
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
 from privtune.shared.validation import Strict
 
-NO_NOISE = "none"
 _ROUNDING = 1e-6  # of a ratio that is computed back from absolute lengths
 
 
@@ -95,21 +96,30 @@ def _with_defaults(given: Bounds) -> Bounds:
 class Policy(Strict):
     """The `policy` section of agent.yaml, or policy.yaml. What is left out has its default, in `bounds` too."""
 
+    protections: tuple[str, ...] = Field(
+        (DEFAULT,),
+        description="Protections by name (`privtune protections`): jobs are allowed whose settings protect at least as "
+        "one of these does. With none, every job is.",
+    )
     mechanisms: tuple[str, ...] = Field(
-        ("dchi", "gaussian"), description="Noise mechanisms that jobs may use (`none` is governed by allow_no_noise)."
+        (), description="Noise mechanisms that jobs may use even if they reach none of these protections; never `none`."
+    )
+    languages: tuple[str, ...] = Field(
+        ("en",),
+        description="Languages that jobs may say the texts are in: under a wrong one, surrogates find less to replace.",
     )
     bounds: Bounds = Field(
-        default_factory=_default_bounds,
+        default_factory=dict,
         description="Bounds per mechanism and parameter: min, max, allowed. They hold for what takes effect: "
-        "noise_ratio is that of the token that gets least noise, however a job sets it. By default, nothing may "
-        "protect less than a mechanism's own defaults.",
+        "noise_ratio is that of the token that gets least noise, however a job sets it. Where only `mechanisms` allows "
+        "a job, nothing may protect less than the mechanism's own defaults unless it is listed here.",
     )
-    allow_no_noise: bool = Field(False, description="Clean vectors may leave the device.")
     allow_shared_labels: bool = Field(False, description="Labels may go to the cloud.")
     gradients: Literal["any", "no-text", "none"] = Field(
         "no-text",
         description="Gradients that may go to the cloud: any; no-text: all but a language model's, which name its "
-        "text; none. A job whose gradients may not leave needs a tail, which trains on the device.",
+        "text, unless `names` is allowed and the job replaces what identifies; none. A job whose gradients may not "
+        "leave needs a tail, which trains on the device.",
     )
     max_label_epsilon: float | None = Field(
         None,
@@ -140,10 +150,13 @@ class Policy(Strict):
                     raise ValueError(f"bounds: {name} has no parameter '{parameter}'; it has: {known}")
         return self
 
-    @field_validator("bounds")
+    @field_validator("protections")
     @classmethod
-    def _bounds_with_defaults(cls, bounds: Bounds) -> Bounds:
-        return _with_defaults(bounds)
+    def _known_protections(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in RANK]
+        if unknown:
+            raise ValueError(f"there is no protection '{unknown[0]}'; there are: {', '.join(RANK)}")
+        return names
 
     def check(self, spec: JobSpec) -> None:
         """Raises PolicyRefused with the reason, or InvalidInput when the mechanism's settings are wrong."""
@@ -169,10 +182,12 @@ class Policy(Strict):
                 "The device's policy lets no gradient leave: the job needs a tail, which trains on the device "
                 "(--tail 2)."
             )
-        if self.gradients == "no-text" and spec.task == "causal-lm":
+        named = not (self._allows("names") and replaces_enough(spec))
+        if self.gradients == "no-text" and spec.task == "causal-lm" and named:
             raise PolicyRefused(
                 "The device's policy keeps a language model's gradients here, because they name its text whatever the "
-                "noise: the job needs a tail, which trains on the device (--tail 4)."
+                "noise: the job needs a tail, which trains on the device (--tail 4), or where the policy allows "
+                "`names`, surrogates."
             )
         if most is None:
             return
@@ -190,23 +205,39 @@ class Policy(Strict):
 
         name = spec.mechanism.name
         settings = validate(spec.mechanism)
-        if name == NO_NOISE:
-            if not self.allow_no_noise:
-                raise PolicyRefused("The device's policy does not let clean vectors leave: mechanism 'none'.")
-            return
-        if name not in self.mechanisms:
+        if spec.surrogates.on and spec.surrogates.language not in self.languages:
             raise PolicyRefused(
-                f"The device's policy does not allow the mechanism {name}; allowed: {', '.join(self.mechanisms)}."
+                f"The device's policy does not allow texts in '{spec.surrogates.language}'; languages: "
+                f"{', '.join(self.languages)}."
             )
-        for parameter, bound in self.bounds.get(name, {}).items():
+        for parameter, bound in self._bounds_of(spec).items():
             if not bound.allowed and getattr(settings, parameter) != type(settings).model_fields[parameter].default:
                 raise PolicyRefused(f"The device's policy does not allow {name} with {parameter} set.")
-        self.check_resolved(name, settings.resolved())
+        self.check_resolved(spec, settings.resolved())
 
-    def check_resolved(self, mechanism: str, resolved: Mapping[str, object]) -> None:
+    def _allows(self, name: str) -> bool:
+        """Whether jobs need protect no better than this protection."""
+        return any(RANK[one] <= RANK[name] for one in self.protections)
+
+    def _bounds_of(self, spec: JobSpec) -> Mapping[str, Bound]:
+        """What holds for the job's mechanism. Raises PolicyRefused for a job that nothing allows."""
+        name = spec.mechanism.name
+        if any(reaches(spec, one) for one in self.protections):
+            return self.bounds.get(name, {})
+        if name != "none" and name in self.mechanisms:
+            return _with_defaults(self.bounds)[name]
+        rank = f", those from rank {spec.surrogates.rank:,}" if spec.surrogates.on else ""
+        others = f" or the mechanisms {', '.join(self.mechanisms)}" if self.mechanisms else ""
+        raise PolicyRefused(
+            f"The device's policy allows the protections {', '.join(self.protections) or '(none of them)'} and "
+            f"stronger{others}; this job has mechanism {spec.mechanism.name}, cut {spec.cut}, tail {spec.tail} and "
+            f"replaces {spec.surrogates.replace}{rank}."
+        )
+
+    def check_resolved(self, spec: JobSpec, resolved: Mapping[str, object]) -> None:
         """Raises PolicyRefused where what takes effect is outside the bounds. resolved: as in `Params.resolved`."""
-        for parameter, bound in self.bounds.get(mechanism, {}).items():
-            _check_bound(mechanism, parameter, resolved.get(parameter), bound)
+        for parameter, bound in self._bounds_of(spec).items():
+            _check_bound(spec.mechanism.name, parameter, resolved.get(parameter), bound)
 
 
 def _check_bound(mechanism: str, parameter: str, value: object, bound: Bound) -> None:

@@ -13,19 +13,21 @@ import numpy as np
 from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import source_of
 from privtune.device.data.messages import ChatMessage
-from privtune.device.data.prompts import prompt_ids
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.inference.generate import generate_texts
+from privtune.device.inference.generation.prompt_builder import Prompt as AnyPrompt
+from privtune.device.inference.generation.prompt_builder import Prompts, leaving
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.device.inference.text_scores import TextScores, require_packages, score_texts
-from privtune.device.inference.tuned import TunedModel, open_tuned
+from privtune.device.inference.tuned import open_tuned
 from privtune.device.model.bottom import encode_records
 from privtune.device.privacy.statements import Statement
 from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.session.scoring import Scorer
+from privtune.device.surrogates.replacement import HELD_OUT, Replacement
 from privtune.shared.errors import DataInvalid, InvalidInput
 
 NAME = "evaluation"  # of the records in the ledger
@@ -113,26 +115,50 @@ def evaluate(
     state = JobFolder(settings.home, job_id).load()
     records = source.load(state.spec.task)
     questions = _questions(source, state, generate) if generate else ()
-    found, readable = _scored(job_id, records, questions, settings, batch_size, say)
-    if questions and not readable:
+    material = _material(records, questions, state)
+    if material.replacement is not None:
+        trim()  # the recognisers are gone before the model comes
+    found, readable = _scored(job_id, material, settings, batch_size, say)
+    if questions and not any(readable):
         raise DataInvalid(f"{records.source}: every prompt is longer than this model's context; shorten them.")
-    if not readable:
+    if not questions:
         return found
     trim()  # the model that scored is gone: only one is in memory at a time
-    written = _write(job_id, readable, settings, max_new_tokens, say)
-    return replace(found, written=replace(written, too_long=len(questions) - len(readable)))
+    kept = [question for question, fits in zip(questions, readable, strict=True) if fits]
+    written = _write(job_id, kept, settings, max_new_tokens, say)
+    return replace(found, written=replace(written, too_long=len(questions) - len(kept)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """What the model is to read, with the job's surrogates. prompts: of the questions, to see whether they fit."""
+
+    records: Records
+    prompts: list[AnyPrompt]
+    replacement: Replacement | None
+
+
+def _material(records: Records, questions: Sequence[Question], state: JobState) -> _Material:
+    surrogates, coverage = state.surrogates(), None
+    if surrogates is not None:
+        records, coverage = surrogates.records(records, HELD_OUT)
+    return _Material(
+        records=records,
+        prompts=[leaving(question.prompt, surrogates)[0] for question in questions],
+        replacement=Replacement.of(surrogates, coverage),
+    )
 
 
 def _scored(
     job_id: str,
-    records: Records,
-    questions: Sequence[Question],
+    material: _Material,
     settings: RunSettings,
     batch_size: int | None,
     say: Callable[[str], None],
-) -> tuple[Evaluation, list[Question]]:
-    """The metrics, and the questions that the model can read whole."""
-    with open_tuned(job_id, settings, say) as tuned:
+) -> tuple[Evaluation, list[bool]]:
+    """The metrics, and which prompts the model can read whole."""
+    records = material.records
+    with open_tuned(job_id, settings, say, material.replacement) as tuned:
         state, package = tuned.state, tuned.package
         data = state.shuffled(encode_records(package, records, state.spec, state.label_names, state.prompt))
         outgoing = Outgoing(data=data, source=source_of(records.source), name=NAME, part="validation")
@@ -155,7 +181,8 @@ def _scored(
             written=None,
             statement=tuned.releasing.statement,
         )
-        return found, [question for question in questions if _fits(question, tuned)]
+        prompts = Prompts(package, state.prompt)
+        return found, [prompts.fits(prompt) for prompt in material.prompts]
 
 
 def questions_of(records: Records) -> list[Question]:
@@ -182,11 +209,6 @@ def _questions(source: DataSource, state: JobState, count: int) -> tuple[Questio
     found = questions_of(whole.load(state.spec.task))
     picked = np.random.default_rng([source.seed, 2]).permutation(len(found))[:count]
     return tuple(found[index] for index in sorted(picked.tolist()))
-
-
-def _fits(question: Question, tuned: TunedModel) -> bool:
-    form, limit = tuned.state.prompt, tuned.package.max_positions
-    return form is None or limit is None or len(prompt_ids(form, tuned.package.tokenizer, question.prompt)) < limit
 
 
 def _write(

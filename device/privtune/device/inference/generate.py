@@ -10,11 +10,12 @@ import numpy as np
 
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.job_folder import JobFolder
-from privtune.device.inference.generation.prompt_builder import Prompt
+from privtune.device.inference.generation.prompt_builder import Asked, Prompt
 from privtune.device.inference.generation.sampling import Sampling
 from privtune.device.inference.generation.writer import Finish, Reply, Writer
 from privtune.device.inference.tuned import open_tuned
 from privtune.device.session.run_settings import RunSettings
+from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.errors import InvalidInput
 
 IN_FLIGHT = 8
@@ -24,8 +25,8 @@ IN_FLIGHT = 8
 class Generated:
     """An answer.
 
-    text: without special tokens and stop texts.
-    tokens: its ids, with the one that ended it.
+    text: without special tokens and stop texts, with the true words for surrogates.
+    tokens: its ids as the model wrote them, with the one that ended it.
     prompt_tokens: length of the prompt.
     finish: why it ended.
     """
@@ -45,10 +46,12 @@ def open_writer(job_id: str, settings: RunSettings, say: Callable[[str], None] =
         JobConflict: it has no checkpoint.
         InvalidInput: a classifier, or a mechanism that can't release a text row by row.
     """
-    if JobFolder(settings.home, job_id).load().spec.task != "causal-lm":
+    state = JobFolder(settings.home, job_id).load()
+    if state.spec.task != "causal-lm":
         raise InvalidInput("this job trained a classifier, which can't write; use `privtune predict`")
-    with open_tuned(job_id, settings, say) as tuned:
-        writer = Writer(tuned, tuned.texts(), say)
+    surrogates = state.surrogates()
+    with open_tuned(job_id, settings, say, Replacement.of(surrogates)) as tuned:
+        writer = Writer(tuned, tuned.texts(), surrogates, say)
         with contextlib.closing(writer):
             yield writer
 
@@ -69,26 +72,26 @@ def generate_texts(
         in_flight: answers written at once.
         say: gets warnings and lost connections.
 
-    Raises as `open_writer`, `Prompts.ids` and `Writer.begin`.
+    Raises as `open_writer`, `Prompts.asked` and `Writer.begin`.
     """
     if not prompts:
         return []
     done: dict[int, Reply] = {}
     with open_writer(job_id, settings, say) as writer:
-        ids = [writer.prompts.ids(prompt) for prompt in prompts]
-        data = EncodedDataset(ids=tuple(np.array(ids_T, dtype=np.int32) for ids_T in ids))
+        asked = [writer.prompts.asked(prompt) for prompt in prompts]
+        data = EncodedDataset(ids=tuple(np.array(one.ids, dtype=np.int32) for one in asked))
         # The order of sending is a secret, like that of records: prompts may come from a sorted file.
         waiting = iter(JobFolder(settings.home, job_id).load().order_of(data).tolist())
         while len(done) < len(prompts) or writer.active:
             while writer.active < in_flight and (place := next(waiting, None)) is not None:
-                done[place] = writer.begin(ids[place], sampling or Sampling())
+                done[place] = writer.begin(asked[place], sampling or Sampling())
             writer.advance()
     return [generated(done[place]) for place in range(len(prompts))]
 
 
-def stream_text(writer: Writer, prompt: Sequence[int], sampling: Sampling, show: Callable[[str], None]) -> Generated:
+def stream_text(writer: Writer, asked: Asked, sampling: Sampling, show: Callable[[str], None]) -> Generated:
     """Write one answer and show its text piece by piece."""
-    reply, shown = writer.begin(prompt, sampling), 0
+    reply, shown = writer.begin(asked, sampling), 0
     while reply.finish is None:
         writer.advance()
         if len(reply.text) > shown:

@@ -13,14 +13,17 @@ from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import PREDICTIONS, source_of
 from privtune.device.data.batches import evaluation_batches
 from privtune.device.data.encode import EncodedDataset, encode_texts
-from privtune.device.data.plain_text import half_character
 from privtune.device.data.records import Columns, Record, Records
-from privtune.device.home.job_folder import JobFolder
+from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.inference.tuned import TunedModel, open_tuned
 from privtune.device.model.objectives import pooled_positions
+from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.session.window import PendingBatch, SendAhead, forward_only
+from privtune.device.surrogates.coverage import Coverage
+from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.errors import InvalidInput
+from privtune.shared.validation import half_character
 
 Text = str | tuple[str, str]
 IN_FLIGHT = 4
@@ -63,10 +66,14 @@ def predict(
     """
     if not texts:
         return []
-    if JobFolder(settings.home, job_id).load().spec.task != "classification":
+    state = JobFolder(settings.home, job_id).load()
+    if state.spec.task != "classification":
         raise InvalidInput("predict is for classification jobs; this one is a language model")
-    with open_tuned(job_id, settings) as tuned:
-        given = _encode(texts, tuned)
+    records, replacement = _records(texts, state)
+    if replacement is not None:
+        trim()  # the recognisers are gone before the model comes
+    with open_tuned(job_id, settings, replacement=replacement) as tuned:
+        given = _encode(records, tuned)
         order = tuned.state.order_of(given)
         data = given.pick(order)
         if data.truncated:
@@ -78,17 +85,31 @@ def predict(
     return [found[place] for place in np.argsort(order)]
 
 
-def _encode(texts: Sequence[Text], tuned: TunedModel) -> EncodedDataset:
-    pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
-    paired = {second is not None for _, second in pairs}
-    if len(paired) > 1:
+def _records(texts: Sequence[Text], state: JobState) -> tuple[Records, Replacement | None]:
+    """The texts as records, with surrogates where the job has them. A text always gets the same ones."""
+    given: list[tuple[str, ...]] = [text if isinstance(text, tuple) else (text,) for text in texts]
+    sizes = {len(one) for one in given}
+    if len(sizes) > 1:
         raise InvalidInput("give either texts or pairs of texts, not both at once")
-    for text in chain(*pairs):
-        if text is not None and (problem := half_character(text)) is not None:
+    for text in chain(*given):
+        if (problem := half_character(text)) is not None:
             raise InvalidInput(f"a text has {problem}; write it whole", param="text")
-    items = tuple(Record(number=i + 1, text=first, text2=second) for i, (first, second) in enumerate(pairs))
-    columns = Columns(text="text", text2="text2" if paired == {True} else None)
+    surrogates, coverage = state.surrogates(), Coverage()
+    if surrogates is not None:
+        for place, one in enumerate(given):
+            known = surrogates.conversation(one)
+            coverage += known.coverage(one)
+            given[place] = tuple(known.replace(text) for text in one)
+    items = tuple(
+        Record(number=number, text=one[0], text2=one[1] if len(one) == 2 else None)
+        for number, one in enumerate(given, start=1)
+    )
+    columns = Columns(text="text", text2="text2" if sizes == {2} else None)
     records = Records(source="the texts", unit="text", columns=columns, items=items)
+    return records, Replacement.of(surrogates, coverage)
+
+
+def _encode(records: Records, tuned: TunedModel) -> EncodedDataset:
     limit = tuned.state.spec.train.longest(tuned.package.max_positions)
     ids, truncated = encode_texts(records, tuned.package.tokenizer, limit)
     tuned.package.check_ids(ids)

@@ -18,6 +18,7 @@ from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Uploader
 from privtune.device.session.handshake import open_request
 from privtune.device.session.run_settings import RunSettings
+from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.errors import JobConflict
 from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.modeling.checkpoint import checkpoint_steps
@@ -81,8 +82,17 @@ class TunedModel:
 
 
 @contextlib.contextmanager
-def open_tuned(job_id: str, settings: RunSettings, say: Callable[[str], None] = lambda _: None) -> Iterator[TunedModel]:
-    """The model of a job that this device has trained. say: gets a line per downloaded file.
+def open_tuned(
+    job_id: str,
+    settings: RunSettings,
+    say: Callable[[str], None] = lambda _: None,
+    replacement: Replacement | None = None,
+) -> Iterator[TunedModel]:
+    """The model of a job that this device has trained.
+
+    Args:
+        say: gets a line per downloaded file.
+        replacement: what the job's surrogates did in the texts that it is to read; None without surrogates.
 
     Raises:
         JobNotFound: this device does not hold the job.
@@ -109,7 +119,7 @@ def open_tuned(job_id: str, settings: RunSettings, say: Callable[[str], None] = 
             head.load(folder.checkpoints, steps[-1])
         own = OwnRecords(home=settings.home, fingerprint=state.data_fingerprint, job=folder.path)
         with (
-            open_releasing(account, package, state.spec, settings.home, own) as releasing,
+            open_releasing(account, package, state, settings.home, own, replacement) as releasing,
             contextlib.ExitStack() as ending,
         ):
             yield TunedModel(

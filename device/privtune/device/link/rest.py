@@ -264,15 +264,14 @@ def _request_body(spec: JobSpec) -> Json:
     facts = spec.model_dump(mode="json")
     top = {name: facts.pop(name) for name in ("model", "training_file", "validation_file", "suffix")}
     return {name: value for name, value in top.items() if value is not None} | {
-        "seed": spec.train.seed,
         "privtune": {name: value for name, value in facts.items() if value is not None},
     }
 
 
 def _named_error(status: int, body: Json) -> PrivTuneError:
-    """The error that the cloud's own error body names."""
+    """The error that the cloud's own error body names. body: printable."""
     reason = str(body.get("code") or "").upper()
-    message, param = printable(body["message"]), body.get("param")
+    message, param = body["message"], body.get("param")
     if reason in _REASONS:
         error = by_reason(reason, message)
     elif reason == "NOT_FOUND":  # no such route: an older cloud

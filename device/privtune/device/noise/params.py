@@ -165,7 +165,13 @@ class PrivTuneParams(DChiParams):
 class ClusterParams(Params):
     """Public clusters of the vocabulary."""
 
-    weaker = {"cluster_size": "below", "max_share": "above", "group_size": "below", "epsilon_counts": "above"}
+    weaker = {
+        "cluster_size": "below",
+        "max_share": "above",
+        "group_size": "below",
+        "epsilon_counts": "above",
+        "epsilon_cluster": "above",
+    }
 
     target: Literal["centre", "mixture"] = Field(
         "centre",
@@ -225,6 +231,7 @@ class ClusterParams(Params):
     epsilon_cluster: float = Field(
         0.0, ge=0, le=100, description="Randomised response between clusters with this epsilon per token; 0: off."
     )
+
     table: str = Field("", pattern=r"^(sha256:)?[0-9a-f]*$", max_length=71, description=TABLE)
 
     @model_validator(mode="after")
@@ -232,6 +239,10 @@ class ClusterParams(Params):
         if self.grades and self.groups == "none":
             raise ValueError("grades rank words by class: set groups to public, private or both")
         return self
+
+    def resolved(self) -> dict[str, Any]:
+        """epsilon_cluster is infinite without randomised response."""
+        return {**super().resolved(), "epsilon_cluster": self.epsilon_cluster or math.inf}
 
 
 class SharedParams(ClusterParams):
@@ -261,7 +272,7 @@ class PoolParams(ClusterParams, ClipParams):
 class CodesParams(Params):
     """Each contextual vector replaced by the nearest of K public ones."""
 
-    weaker = {"codes": "above", "epsilon_task": "above"}
+    weaker = {"codes": "above", "epsilon_task": "above", "epsilon_code": "above"}
 
     codes: int = Field(
         64, ge=2, le=4096, description="Number of codes: few reveal little about words, many serve the task better."
@@ -288,6 +299,10 @@ class CodesParams(Params):
     epsilon_code: float = Field(
         0.0, ge=0, le=100, description="Randomised response between codes with this epsilon per position; 0: off."
     )
+
+    def resolved(self) -> dict[str, Any]:
+        """epsilon_code is infinite without randomised response."""
+        return {**super().resolved(), "epsilon_code": self.epsilon_code or math.inf}
 
 
 class SndParams(Params):

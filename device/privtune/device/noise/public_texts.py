@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from privtune.device.data.plain_text import read_text
 from privtune.shared.errors import DataInvalid, StorageFull
 from privtune.shared.files import replacing_file
 
@@ -75,7 +76,4 @@ def declare(home: Path, *, texts: Path | None = None, labelled: Path | None = No
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataInvalid(f"{path.name} can't be read as UTF-8 text") from error
+    return read_text(path).split("\n")

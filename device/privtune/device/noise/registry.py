@@ -97,7 +97,7 @@ _ENTRIES = (
         target="privtune.device.noise.mechanisms.none:NoMechanism",
         params=p.NoneParams,
         paper="-",
-        summary="Sends clean vectors. For comparison only; needs --no-noise.",
+        summary="Sends clean vectors: the text is protected by surrogates, or not at all.",
         statement="none: nothing is claimed",
     ),
     Entry(

@@ -14,8 +14,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ import torch
 from privtune.device.data.records import Records
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.privacy.bounds import label_distributions, label_truth
-from privtune.shared.sqlite import open_private, sqlite_errors
+from privtune.device.release.draw_store import DrawStore
 
 FILE, FIXED_SEED_FILE = "labels.sqlite", "labels-fixed-seed.sqlite"
 Labels = npt.NDArray[np.int64]
@@ -33,8 +32,6 @@ Labels = npt.NDArray[np.int64]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS draws (
     record BLOB NOT NULL, epsilon REAL NOT NULL, label INTEGER NOT NULL, PRIMARY KEY (record, epsilon)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS identity (only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL);
-INSERT OR IGNORE INTO identity VALUES (0, lower(hex(randomblob(16))));
 """
 _BATCH = 500  # keys per query; SQLite allows 32,766 variables
 
@@ -53,42 +50,19 @@ def label_keys(records: Records, label_names: Sequence[str]) -> list[bytes]:
     return keys
 
 
-class LabelStore:
-    """The draws of this device, `home/labels.sqlite` (mode 0600, created if missing).
-
-    What is on disk wins over any later draw. Safe to use from several processes.
+class LabelStore(DrawStore):
+    """The draws of this device, `home/labels.sqlite`; what is on disk wins over any later draw.
 
     Args:
         home: the device's folder.
         fixed_seed: for draws of a seeded source (tests), in a file of their own, so that none is taken for a real one.
-
-    Raises, in every call:
-        StorageFull: no room on the disk.
-        JobConflict: another process keeps the file locked.
-        ArtifactCorrupt: the file is damaged.
     """
 
     fingerprint = "labels"  # one scope per file, unlike releases
 
     def __init__(self, home: Path, *, fixed_seed: bool = False) -> None:
-        self.path = home / (FIXED_SEED_FILE if fixed_seed else FILE)
-        with self._errors():
-            self._file = open_private(self.path, _SCHEMA)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    @property
-    def identity(self) -> str:
-        """A random name of this file's contents: a file that is deleted and created again has another."""
-        with self._using() as db:
-            return str(db.execute("SELECT id FROM identity").fetchone()[0])
-
-    def renew_identity(self) -> None:
-        """Record that draws were lost (an older copy was put back): what is drawn now may be a second draw."""
-        with self._using() as db:
-            db.execute("UPDATE identity SET id = lower(hex(randomblob(16)))")
+        path = home / (FIXED_SEED_FILE if fixed_seed else FILE)
+        super().__init__(path, _SCHEMA, "the store of randomised labels")
 
     @property
     def size(self) -> int:
@@ -116,7 +90,7 @@ class LabelStore:
             epsilon: nats that a draw may reveal of its label.
             source: where new draws come from.
         """
-        with self._errors(), self._file.transaction() as db:
+        with self._transaction() as db:
             known = self._read(db, keys)
             todo = np.array([n for n, key in enumerate(keys) if epsilon not in known[key]], dtype=np.int64)
             drawn = draw(labels_N[todo], [known[keys[n]] for n in todo], classes, epsilon, source)
@@ -136,15 +110,6 @@ class LabelStore:
             for record, epsilon, label in db.execute(query, some):
                 found[record][epsilon] = label
         return found
-
-    @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time."""
-        with self._errors(), self._file.using() as db:
-            yield db
-
-    def _errors(self) -> AbstractContextManager[None]:
-        return sqlite_errors(f"the store of randomised labels {self.path}")
 
 
 def draw(

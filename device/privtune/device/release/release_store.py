@@ -12,14 +12,13 @@ import hashlib
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from privtune.device.release.draw_store import DrawStore
 from privtune.device.release.record_keys import RecordKey
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
-from privtune.shared.sqlite import open_private, sqlite_errors
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes (
@@ -29,8 +28,6 @@ CREATE TABLE IF NOT EXISTS releases (
     PRIMARY KEY (scope, record)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (only INTEGER PRIMARY KEY CHECK (only = 0), bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO totals VALUES (0, 0);
-CREATE TABLE IF NOT EXISTS identity (only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL);
-INSERT OR IGNORE INTO identity VALUES (0, lower(hex(randomblob(16))));
 """
 _BATCH = 500  # keys per query; SQLite allows 32,766 variables
 
@@ -48,11 +45,10 @@ def release_fingerprint(*, mechanism: str, model: str, cut: int, codec: str) -> 
     return hashlib.sha256("\0".join((mechanism, model, str(cut), codec)).encode()).hexdigest()
 
 
-class ReleaseStore:
+class ReleaseStore(DrawStore):
     """Releases under one fingerprint, in a file that other fingerprints share.
 
-    Safe to use from several threads and processes. Nothing is ever evicted: a release that is lost would be drawn
-    again, and the two draws could be averaged.
+    Nothing is ever evicted: a release that is lost would be drawn again, and the two draws could be averaged.
 
     Args:
         path: the file, created if missing.
@@ -60,10 +56,7 @@ class ReleaseStore:
         max_bytes: bound on the encoded bytes in the whole file.
         law: the `release_fingerprint(...)` that a further scope belongs to, see `in_scope`.
 
-    Raises, in every call:
-        StorageFull: no room on the disk, or over the bound.
-        ArtifactCorrupt: the file is damaged.
-        JobConflict: another process keeps the file locked.
+    Raises, in every call, as `DrawStore`; StorageFull also over the bound.
     """
 
     # A subclass that stores something else says so in its messages.
@@ -73,9 +66,9 @@ class ReleaseStore:
     def __init__(self, path: Path, fingerprint: str, max_bytes: int, law: str | None = None) -> None:
         if max_bytes < 1:
             raise InvalidInput(f"the bound of the store of {self.contents} must be at least 1 byte", param="max_bytes")
-        self._path, self._max_bytes, self.fingerprint, self._law = path, max_bytes, fingerprint, law or fingerprint
-        with self._errors():
-            self._file = open_private(path, _SCHEMA, write_ahead_log=True)
+        self._max_bytes, self.fingerprint, self._law = max_bytes, fingerprint, law or fingerprint
+        remedy = f"Restore it from a backup, or delete it, which {self.if_deleted}"
+        super().__init__(path, _SCHEMA, f"the store of {self.contents}", if_damaged=remedy, write_ahead_log=True)
         with self._using() as db:
             db.execute("PRAGMA cache_size=-512")  # KiB; rows are read once, and the system caches the file
             db.execute("INSERT OR IGNORE INTO scopes (fingerprint, law) VALUES (?, ?)", (fingerprint, self._law))
@@ -85,7 +78,7 @@ class ReleaseStore:
     def in_scope(self, kind: str) -> ReleaseStore:
         """Something else that is kept under the same law, in the same file; the caller closes it."""
         fingerprint = hashlib.sha256(f"{kind}\0{self._law}".encode()).hexdigest()
-        return ReleaseStore(self._path, fingerprint, self._max_bytes, self._law)
+        return ReleaseStore(self.path, fingerprint, self._max_bytes, self._law)
 
     def other_laws(self, key: RecordKey) -> int:
         """Under how many other laws this content was drawn, as a record or as the beginning of one."""
@@ -104,7 +97,7 @@ class ReleaseStore:
         The first release of a record wins: if another process has stored one meanwhile, that one is returned and the
         new draw is discarded. On return the bytes are on disk. All or nothing.
         """
-        with self._errors(), self._file.transaction() as db:
+        with self._transaction() as db:
             self._insert(db, items)
         return self.get_many(list(items))
 
@@ -117,25 +110,10 @@ class ReleaseStore:
         return found
 
     @property
-    def identity(self) -> str:
-        """A random name of this file's contents: a file that is deleted and created again has another."""
-        with self._using() as db:
-            return str(db.execute("SELECT id FROM identity").fetchone()[0])
-
-    def renew_identity(self) -> None:
-        """Record that releases were lost (an older copy was put back): what is drawn now may be a second draw."""
-        with self._using() as db:
-            db.execute("UPDATE identity SET id = lower(hex(randomblob(16)))")
-
-    @property
     def size(self) -> int:
         """Number of records stored under this fingerprint."""
         with self._using() as db:
             return int(db.execute("SELECT COUNT(*) FROM releases WHERE scope = ?", (self._scope,)).fetchone()[0])
-
-    def close(self) -> None:
-        """Close the file. Everything that was put is on disk already."""
-        self._file.close()
 
     def _insert(self, db: sqlite3.Connection, items: Mapping[RecordKey, EncodedRelease]) -> None:
         added = 0
@@ -149,7 +127,7 @@ class ReleaseStore:
         if total > self._max_bytes:
             raise StorageFull(
                 f"the store of {self.contents} would hold {total / 1e6:.1f} MB, over its bound of "
-                f"{self._max_bytes / 1e6:.1f} MB. Raise the bound, or delete {self._path.name} if no job needs it any "
+                f"{self._max_bytes / 1e6:.1f} MB. Raise the bound, or delete {self.path.name} if no job needs it any "
                 f"more (which {self.if_deleted})"
             )
         db.execute("UPDATE totals SET bytes = ?", (total,))
@@ -172,20 +150,3 @@ class ReleaseStore:
             query = f"SELECT record, {columns} FROM releases WHERE scope = ? AND record IN ({marks})"
             for record, *values in db.execute(query, (self._scope, *some)):
                 yield by_packed[record], *values
-
-    @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time."""
-        with self._errors(), self._file.using() as db:
-            yield db
-
-    @property
-    def _named(self) -> str:
-        return f"the store of {self.contents} {self._path}"
-
-    @property
-    def _if_damaged(self) -> str:
-        return f"Restore it from a backup, or delete it, which {self.if_deleted}"
-
-    def _errors(self) -> AbstractContextManager[None]:
-        return sqlite_errors(self._named, if_damaged=self._if_damaged)

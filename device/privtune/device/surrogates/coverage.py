@@ -29,7 +29,7 @@ class Coverage:
     replaced: int = 0
     content: int = 0
     clear: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, int] = field(default_factory=dict)  # no Counter: `asdict` can't copy one
 
     def __add__(self, other: Coverage) -> Coverage:
         return Coverage(
@@ -37,7 +37,7 @@ class Coverage:
             replaced=self.replaced + other.replaced,
             content=self.content + other.content,
             clear=self.clear + other.clear,
-            kinds=self.kinds + other.kinds,
+            kinds=dict(Counter(self.kinds) + Counter(other.kinds)),
         )
 
     @property
@@ -64,4 +64,4 @@ def coverage_of(pieces: Iterable[Piece], lexicon: Lexicon) -> Coverage:
             continue
         meaning = sum(lexicon.is_content(word) for word in found)
         words, content, clear = words + len(found), content + meaning, clear + meaning
-    return Coverage(words=words, replaced=replaced, content=content, clear=clear, kinds=kinds)
+    return Coverage(words=words, replaced=replaced, content=content, clear=clear, kinds=dict(kinds))

@@ -64,7 +64,8 @@ class Surrogates:
 
         Args:
             records: as their owner has them.
-            part: what the data set is used for; the same part and place in the file give the same map.
+            part: what the data set is used for; the same part and place in the file give the same map, whichever
+                records of the file are used.
             progress: called with the number of records done, now and then.
         """
         items: list[Record] = []
@@ -74,7 +75,7 @@ class Surrogates:
             found = self._finder.find([text for record in chunk for text in texts_of(record)])
             for record in chunk:
                 texts = texts_of(record)
-                own = self._map(f"{part}\0{len(items)}")
+                own = self._map(f"{part}\0{record.number}")
                 own.learn(texts, [next(found) for _ in texts])
                 items.append(_replaced(record, own))
                 covered += own.coverage(texts)

@@ -20,6 +20,7 @@ from privtune.device.release.perturber import Uploader
 from privtune.device.runtime.memory import trim
 from privtune.device.session.handshake import open_request
 from privtune.device.session.run_settings import RunSettings
+from privtune.device.surrogates.replacement import Replacement
 from privtune.device.training.loop import Totals, TrainingSession, train_steps
 from privtune.device.training.prepare import Prepared, RunContext, prepared
 from privtune.device.training.progress import StartInfo, TrainingProgress
@@ -64,6 +65,7 @@ class RunResult:
     adapter_sha256: of what was trained, adapter or tail.
     label_statement: what may be claimed for randomised labels.
     exportable: a plain model has a place for all that was trained (none for a skip).
+    replacement: what surrogates did in the records; None without surrogates.
     """
 
     job_id: str
@@ -79,6 +81,7 @@ class RunResult:
     adapter_sha256: str
     label_statement: LabelStatement | None = None
     exportable: bool = True
+    replacement: Replacement | None = None
 
 
 def run_job(
@@ -161,11 +164,12 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         bytes_up=totals.bytes_up,
         bytes_down=totals.bytes_down,
         metrics=totals.metrics,
-        statement=job.releasing.noise.mechanism.statement(),
+        statement=job.releasing.statement,
         label_names=job.state.label_names,
         adapter_sha256=trained,
         label_statement=job.label_statement,
         exportable=not run.spec.tail or run.spec.skip == "none",
+        replacement=job.releasing.replacement,
     )
     run.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
     return result
@@ -231,7 +235,7 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
 def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:
     return StartInfo(
         job_id=run.job_id,
-        statement=job.releasing.noise.mechanism.statement(),
+        statement=job.releasing.statement,
         total_steps=job.plan.total_steps,
         start_step=opened.resume_step,
         records=len(job.train),
@@ -242,6 +246,7 @@ def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.Op
         cloud_parameters=opened.top_parameters * 1000,
         label_statement=job.label_statement,
         tail=run.spec.tail,
+        replacement=job.releasing.replacement,
     )
 
 

@@ -1,6 +1,7 @@
 """From data and job description to a job that is ready to train: all that happens before the first session.
 
-    data -> model -> token ids in secret order -> noise -> audit gate -> ledger and transcript -> randomised labels
+    data -> surrogates -> model -> token ids in secret order -> noise
+         -> audit gate -> ledger and transcript -> randomised labels
 
 Nothing of the data leaves before it is admitted; a job that is refused here has sent none of it.
 """
@@ -18,7 +19,7 @@ from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm, form_of
 from privtune.device.data.records import Records
-from privtune.device.data.source import DataSource, read_for_training
+from privtune.device.data.source import DataSource, own_terms, read_for_training
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import encode_records, load_bottom
@@ -27,9 +28,11 @@ from privtune.device.noise.base import Mechanism
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
+from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
+from privtune.device.surrogates.replacement import HELD_OUT, TRAINED, Replacement
 from privtune.device.training.progress import TrainingProgress
-from privtune.shared.errors import InvalidInput
+from privtune.shared.errors import InvalidInput, JobPaused
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
 
@@ -83,7 +86,11 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class _Loaded:
-    """Model and data, before anything is entered or sent. label_keys: of the training records, in their order."""
+    """Model and data, before anything is entered or sent.
+
+    label_keys: of the training records, in their order.
+    replacement: what surrogates did in training and held-out records.
+    """
 
     state: JobState
     package: BottomPackage
@@ -91,6 +98,7 @@ class _Loaded:
     train: EncodedDataset
     validation: EncodedDataset | None
     label_keys: list[bytes]
+    replacement: Replacement | None
 
 
 @contextlib.contextmanager
@@ -105,7 +113,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
     loaded = _load(run, train, validation)
     home, data = run.settings.home, loaded.train
     own = OwnRecords(home=home, fingerprint=loaded.state.data_fingerprint, job=run.folder.path, data=data)
-    with open_releasing(run.account, loaded.package, run.spec, home, own) as releasing:
+    with open_releasing(run.account, loaded.package, loaded.state, home, own, loaded.replacement) as releasing:
         _check_mechanism(run, releasing.noise.mechanism)
         _audit(run, loaded, releasing)
         outgoing = _outgoing(run.spec, loaded, train, validation)
@@ -129,13 +137,18 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     """Read the data, load the model, and bring all records into the job's secret order."""
     spec, settings, folder = run.spec, run.settings, run.folder
     say = run.progress.message if run.settings.tell_data else lambda _: None
-    records, held_out, names = read_for_training(train, validation, spec.task, say)
+    original, held_out, names = read_for_training(train, validation, spec.task, say)
     if spec.num_labels not in (None, len(names)):
         raise InvalidInput(
             f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels",
             param="num_labels",
             private=True,
         )
+    terms = own_terms(spec.surrogates, train, validation)
+    state = folder.begin(spec, names, settings.local_model, terms)
+    # Before the model is loaded: the recognisers are gone by then.
+    records, held_out, replacement = _replaced(run, state, original, held_out)
+    trim()
     package = load_bottom(
         run.link,
         run.job_id,
@@ -146,17 +159,19 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         say=run.progress.message,
     )
     tail = Tail.of(package, spec)
-    form = _form(folder, spec, records, package, train.chat_template)
+    form = _form(state, records, package, train.chat_template)
     limit = spec.train.longest(package.max_positions)
     if limit < spec.train.max_length:
         run.progress.message(f"records are cut at {limit} tokens, all that this model has positions for")
     if package.max_positions is not None and limit > package.max_positions:
         raise InvalidInput(f"max_length {limit} is over the {package.max_positions} positions of this model")
     data = encode_records(package, records, spec, names, form)
-    state = folder.begin(spec, names, data.fingerprint, settings.local_model, form)
+    rules = replacement.fingerprint if replacement is not None else ""
+    state = replace(state, data_fingerprint=data.fingerprint, prompt=form, surrogate_fingerprint=rules)
+    folder.hold(state)
     order = state.order(len(data))
     scored = None if held_out is None else state.shuffled(encode_records(package, held_out, spec, names, form))
-    keys = label_keys(records, names) if spec.label_epsilon is not None else []
+    keys = label_keys(original, names) if spec.label_epsilon is not None else []
     return _Loaded(
         state=state,
         package=package,
@@ -164,24 +179,42 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         train=data.pick(order),
         validation=scored,
         label_keys=[keys[index] for index in order.tolist()] if keys else [],
+        replacement=replacement,
     )
 
 
-def _form(
-    folder: JobFolder, spec: JobSpec, records: Records, package: BottomPackage, chat_template: str | None
-) -> PromptForm | None:
+def _replaced(
+    run: RunContext, state: JobState, records: Records, held_out: Records | None
+) -> tuple[Records, Records | None, Replacement | None]:
+    """The records as the model may read them, with surrogates where the job wants them."""
+
+    def pause(_: int) -> None:
+        if run.stop.is_set():
+            raise JobPaused("stopped while surrogates were drawn; nothing of the data was sent")
+
+    surrogates = state.surrogates()
+    if surrogates is None:
+        return records, held_out, None
+    run.progress.message("replacing what identifies (Ctrl-C pauses)")
+    records, coverage = surrogates.records(records, TRAINED, pause)
+    if held_out is not None:
+        held_out, more = surrogates.records(held_out, HELD_OUT, pause)
+        coverage += more
+    return records, held_out, Replacement.of(surrogates, coverage)
+
+
+def _form(state: JobState, records: Records, package: BottomPackage, chat_template: str | None) -> PromptForm | None:
     """The form of a language model's records: the one that the job began with, whatever the package says today."""
-    if spec.task == "classification":
+    if state.spec.task == "classification":
         return None
-    known = folder.load().prompt if folder.exists() else None
-    return known or form_of(records, package.tokenizer, chat_template)
+    return state.prompt or form_of(records, package.tokenizer, chat_template)
 
 
 def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
     """Whether the policy allows what takes effect, and the job can learn from it; a message where it hardly will."""
     spec, policy = run.spec, run.settings.policy
     if policy is not None:
-        policy.check_resolved(mechanism.name, mechanism.resolved())
+        policy.check_resolved(spec, mechanism.resolved())
     clean = bool(spec.tail) and spec.skip != "none"
     if mechanism.shortens and spec.task == "causal-lm":
         raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from privtune.device.privacy.statements import LabelStatement, Statement
+from privtune.device.surrogates.replacement import Replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class StartInfo:
     cloud_parameters: trained in the cloud, to the nearest thousand.
     label_statement: what may be claimed for randomised labels; None where labels are as they are.
     tail: blocks that train here.
+    replacement: what surrogates did in the records; None without surrogates.
     """
 
     job_id: str
@@ -38,6 +40,7 @@ class StartInfo:
     cloud_parameters: int
     label_statement: LabelStatement | None = None
     tail: int = 0
+    replacement: Replacement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from privtune.device.data.source import DataSource, read_for_training
+from privtune.device.data.source import DataSource, own_terms, read_for_training
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.policy import Policy
 from privtune.device.home.policy_file import home_policy
 from privtune.device.home.run_request import RunRequest, unfinished
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
+from privtune.device.protections.protection import DEFAULT
 from privtune.device.session.run_settings import RunSettings
+from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 from privtune.device.training.job import RunResult, refuse_job, run_job
 from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import (
@@ -40,13 +42,13 @@ UNFINISHED = ("queued", "running", "paused")
 class Consent:
     """What the owner allows explicitly; without it such a job is refused.
 
-    no_noise: clean vectors leave.
+    protection: the least protection by name; with `none`, clean vectors of a text in which nothing is replaced leave.
     shared_labels: labels go to the cloud.
     text_gradients: gradients of a language model leave, and they name its text.
     another_noise: the data are released under another noise distribution than before.
     """
 
-    no_noise: bool = False
+    protection: str = DEFAULT
     shared_labels: bool = False
     text_gradients: bool = False
     another_noise: bool = False
@@ -58,10 +60,17 @@ def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -
     Raises InvalidInput, DataInvalid or PolicyRefused.
     """
     spec = request.spec
-    if spec.task == "causal-lm" and not spec.tail and not consent.text_gradients:
+    if spec.mechanism.name == "none" and not spec.surrogates.on and consent.protection != "none":
+        raise InvalidInput(
+            "Nothing is replaced and no noise is added, so the cloud could read nearly every word. Say --protect none "
+            "if you mean it.",
+            param="protect",
+        )
+    if spec.task == "causal-lm" and not spec.tail and not spec.surrogates.on and not consent.text_gradients:
         raise InvalidInput(
             "A language model that trains in the cloud needs gradients from this device that name its text, whatever "
-            "the noise. Use --tail 4 to train the last four blocks here instead, or --text-gradients if you mean it.",
+            "the noise. Let names be replaced (--protect names), use --tail 4 to train the last four blocks here "
+            "instead, or --text-gradients if you mean it.",
             param="tail",
         )
     policy = home_policy(home)
@@ -82,6 +91,9 @@ def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
 
 def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
     """Read all records once, so that mistakes show before a job exists. Returns the number of labels."""
+    terms = own_terms(spec.surrogates, train, validation)
+    if spec.surrogates.on:
+        Surrogates(spec.surrogates, bytes(SECRET_BYTES), terms)  # whether all that it needs is here
     _, _, names = read_for_training(train, validation, spec.task, say)
     return len(names)
 
@@ -193,7 +205,7 @@ def _admitted(job: Json, home: Path, consent: Consent) -> JobSpec:
     spec = job_spec(job)
     if home_policy(home) is None:
         Policy(
-            allow_no_noise=consent.no_noise,
+            protections=(consent.protection,),
             allow_shared_labels=consent.shared_labels,
             gradients="any" if consent.text_gradients else "no-text",
         ).check(spec)

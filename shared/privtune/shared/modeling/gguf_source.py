@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from transformers.utils import cached_file
 
 from privtune.shared.errors import ModelNotFound, ModelUnsupported, StorageFull
 from privtune.shared.files import held, replacing_folder
+from privtune.shared.modeling.cache_folder import cache_folder
 from privtune.shared.modeling.hf_calls import SAFE, one_line, quiet
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def converted_gguf(ref: str) -> Path:
     path = _found(where, file, ref)
     stat = path.stat()  # of a hub's file, the path differs with its contents
     identity = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-    root = Path(os.environ.get("PRIVTUNE_CACHE") or Path.home() / ".cache" / "privtune") / "gguf"
+    root = cache_folder() / "gguf"
     target = root / hashlib.sha256(identity.encode()).hexdigest()[:24]
     if not (target / "config.json").exists():
         try:

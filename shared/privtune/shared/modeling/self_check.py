@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -26,9 +25,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from privtune.shared.errors import ModelUnsupported
+from privtune.shared.errors import ModelUnsupported, StorageFull
 from privtune.shared.files import write_json
 from privtune.shared.job_spec import Task
+from privtune.shared.modeling.cache_folder import cache_folder
 from privtune.shared.modeling.hf_calls import SAFE, quiet
 from privtune.shared.modeling.kv_cache import BottomCache, TopCache, check_cache
 from privtune.shared.modeling.partition import Partition, classification_readout
@@ -55,12 +55,12 @@ def split_fault(config: Any, task: Task) -> str | None:
         small = small_config(config)
     except Exception as error:  # a configuration may refuse any change
         return _fault(error)
-    file = _cache_file(small, task)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known: str | None = json.loads(file.read_text(encoding="utf-8"))["fault"]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, StorageFull):
+        known: str | None = json.loads(_cache_file(small, task).read_text(encoding="utf-8"))["fault"]
         return known
     fault = try_split(small, task)
-    with contextlib.suppress(OSError):  # it is only slower without
+    with contextlib.suppress(OSError, StorageFull):  # it is only slower without
+        file = _cache_file(small, task)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"fault": fault, "model_type": config.model_type, "task": task})
     return fault
@@ -105,8 +105,7 @@ def _cache_file(small: Any, task: Task) -> Path:
     about = {k: v for k, v in small.to_dict().items() if k not in ("id2label", "label2id", "transformers_version")}
     key = [about, task, type(small).__name__, VERSIONS, _code()]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
-    root = Path(os.environ.get("PRIVTUNE_CACHE", Path.home() / ".cache" / "privtune"))
-    return root / "split-checks" / f"{digest[:32]}.json"
+    return cache_folder() / "split-checks" / f"{digest[:32]}.json"
 
 
 @cache

@@ -92,6 +92,16 @@ def test_halves_and_smaller_parts_give_the_numbers_of_the_whole(host, tmp_path, 
         torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5)
 
 
+def test_the_gradients_of_a_step_add_up(host, tmp_path):
+    norms = []
+    for micro_batches in (1, 2):
+        top = session(host, tmp_path)
+        for number in range(micro_batches):
+            top.backward(number, top.forward(number, *batch(), want_cut_gradient=False).cos())
+        norms.append(top.apply())
+    assert norms[1] == pytest.approx(2 * norms[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_with_shared_labels_too(host, tmp_path, short, backward):
     def learn():

@@ -214,7 +214,7 @@ def test_an_idempotency_key_makes_one_job(jobs, spec):
     first = jobs.create(ME, spec, idempotency_key="k")
     assert jobs.create(ME, spec, idempotency_key="k").id == first.id
     assert jobs.create("bob", spec, idempotency_key="k").id != first.id
-    with pytest.raises(InvalidInput, match="Idempotency-Key"):
+    with pytest.raises(JobConflict, match="Idempotency-Key"):
         jobs.create(ME, spec.model_copy(update={"cut": 2}), idempotency_key="k")
 
 

@@ -50,6 +50,12 @@ def test_conversations_with_the_owners_own_template(tmp_path):
     assert train.chat_template == held_out.chat_template == str(tmp_path / "own.jinja")
 
 
+def test_the_owners_terms_count_from_the_file(tmp_path):
+    content = "datasets:\n  reviews: {path: a.csv, own_terms: terms.txt, holdout: 0.1}\n"
+    train, held_out = load(tmp_path, content).sources(job())
+    assert train.own_terms == held_out.own_terms == str(tmp_path / "terms.txt")
+
+
 def test_a_named_held_out_set_comes_before_the_share(tmp_path):
     train, held_out = load(tmp_path, GOOD).sources(job(validation_file="device://dev"))
     assert (train.part, held_out.path, held_out.part) == ("all", "/abs/dev.csv", "all")
@@ -86,7 +92,7 @@ def test_only_whole_names_are_known(tmp_path, handle):
             InvalidInput,
             r"unknown key datasets\.a\.labels; known here: path, text",
         ),
-        ("policy: {max_epoch: 3}", InvalidInput, r"unknown key policy\.max_epoch; known here: mechanisms, bounds"),
+        ("policy: {max_epoch: 3}", InvalidInput, r"unknown key policy\.max_epoch; known here: protections, mechanisms"),
         ("policy: {bounds: {dchi: {noise_ratio: {least: 1}}}}", InvalidInput, "known here: min, max, allowed"),
         ("datasets: {a: {}}", InvalidInput, r"datasets\.a\.path: field required"),
         ("datasets: {a: {path: ''}}", InvalidInput, r"datasets\.a\.path"),
@@ -111,5 +117,5 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_an_empty_configuration_knows_nothing_and_refuses_clean_vectors():
     config = AgentConfig()
     assert not config.knows("device://reviews")
-    assert not config.policy.allow_no_noise
+    assert config.policy.protections == ("names",)
     assert not config.policy.allow_shared_labels

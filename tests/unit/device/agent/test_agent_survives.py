@@ -1,10 +1,12 @@
 """Whatever a job raises, the agent sets it aside and waits for the next."""
 
+import json
 import os
 import threading
 
 import pytest
-from tokenizers.normalizers import Precompiled
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from privtune.device.agent import agent as agent_module
 from privtune.device.agent.agent import Agent
@@ -58,7 +60,7 @@ def make(tmp_path, monkeypatch):
             control=control,
             config=AgentConfig(
                 datasets={"sentences": DataSetting(path=str(tmp_path / "data.tsv"))},
-                policy=Policy(allow_no_noise=True),
+                policy=Policy(protections=("none",)),
             ),
             settings=RunSettings(grpc_address="127.0.0.1:1", api_key="pt-x", home=tmp_path / "home"),
             screen=Screen(),
@@ -72,11 +74,11 @@ def make(tmp_path, monkeypatch):
 
 def panic():
     """What a tokenizer of a hostile package makes the Rust library raise: no `Exception`."""
-    try:
-        Precompiled(b"")
-    except BaseException as error:
-        return error
-    raise AssertionError("it did not panic")
+    rigged = {"type": "Precompiled", "precompiled_charsmap": ""}
+    whole = json.loads(Tokenizer(WordLevel({}, "")).to_str())
+    with pytest.raises(BaseException, match="precompiled_charsmap") as raised:
+        Tokenizer.from_str(json.dumps(whole | {"normalizer": rigged}))
+    return raised.value
 
 
 @pytest.mark.parametrize("error", [ValueError("secret text"), RecursionError(), MemoryError(), KeyError("x"), panic()])

@@ -21,7 +21,8 @@ LEAST: dict[str, Any] = {
     "num_labels": None,
     "suffix": None,
     "codec": "bf16",
-    "mechanism": {"name": "dchi", "params": {}},
+    "mechanism": {"name": "none", "params": {}},
+    "surrogates": {"replace": "identifying", "rank": 50000, "language": "en"},
     "tuning": {
         "method": "lora",
         "rank": 8,
@@ -53,16 +54,38 @@ LEAST: dict[str, Any] = {
 REVIEWS = "--data reviews.csv"
 CHATS = "--data chats.jsonl --task causal-lm"
 HELD_OUT = {"validation_file": "device://reviews-validation"}
+TASK = {"task": "private", "epsilon_task": 8.0}
+WORDS: dict[str, Any] = {
+    "cut": 2,
+    "tail": 1,
+    "skip": "tuned",
+    "mechanism": {"name": "codes", "params": {"codes": 16, "dims": 4, **TASK}},
+    "surrogates": {"replace": "nothing"},
+}
+ALL: dict[str, Any] = WORDS | {
+    "cut": 3,
+    "mechanism": {
+        "name": "codes",
+        "params": {"codes": 8, "dims": 4, **TASK, "task_use": "hide", "epsilon_code": 1.0},
+    },
+}
 CASES: list[tuple[str, dict[str, Any]]] = [
     (REVIEWS, {}),
     (f"{REVIEWS} --holdout 0.1 --limit 20 --max-length 64", HELD_OUT | {"train": {"max_length": 64}}),
     (
-        f"{REVIEWS} --validation reviews.csv --text-column text --label-column label --param noise_ratio=8",
-        HELD_OUT | {"mechanism": {"params": {"noise_ratio": 8}}},
+        f"{REVIEWS} --validation reviews.csv --text-column text --label-column label --mechanism dchi "
+        "--param noise_ratio=8",
+        HELD_OUT | {"mechanism": {"name": "dchi", "params": {"noise_ratio": 8}}},
     ),
     (f"{REVIEWS} --labels shared --suffix mine", {"labels": "shared", "num_labels": 2, "suffix": "mine"}),
     (f"{REVIEWS} --label-epsilon 2 --seed 7", {"label_epsilon": 2.0, "train": {"seed": 7}}),
-    (f"{REVIEWS} --no-noise --cut 0 --codec fp32", {"cut": 0, "codec": "fp32", "mechanism": {"name": "none"}}),
+    (
+        f"{REVIEWS} --protect none --cut 0 --codec fp32",
+        {"cut": 0, "codec": "fp32", "surrogates": {"replace": "nothing"}},
+    ),
+    (f"{REVIEWS} --surrogate-rank 5000 --surrogate-language de", {"surrogates": {"rank": 5000, "language": "de"}}),
+    (f"{REVIEWS} --protect words --cut 1 --param codes=16", WORDS | {"cut": 1}),
+    (f"{REVIEWS} --protect all", ALL),
     (
         f"{REVIEWS} --lora-rank 4 --lora-alpha 8 --lora-dropout 0 --lora-targets query --lora-targets value "
         "--gradient-checkpointing",
@@ -120,10 +143,19 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         f"{REVIEWS} --tail 2 --skip none --mechanism codes --param codes=16 --param dims=4",
         {"tail": 2, "skip": "none", "mechanism": {"name": "codes", "params": {"codes": 16, "dims": 4}}},
     ),
+    (CHATS, {"task": "causal-lm"}),
     (f"{CHATS} --tail 4", {"task": "causal-lm", "tail": 4}),
     (
-        f"{CHATS} --text-gradients --mechanism privtune --param hops=3",
-        {"task": "causal-lm", "mechanism": {"name": "privtune", "params": {"hops": 3}}},
+        f"{CHATS} --protect words",
+        WORDS | {"task": "causal-lm", "tail": 4, "mechanism": {"name": "codes", "params": {"codes": 32, "dims": 4}}},
+    ),
+    (
+        f"{CHATS} --protect none --text-gradients --mechanism privtune --param hops=3",
+        {
+            "task": "causal-lm",
+            "mechanism": {"name": "privtune", "params": {"hops": 3}},
+            "surrogates": {"replace": "nothing"},
+        },
     ),
 ]
 

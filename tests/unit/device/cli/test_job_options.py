@@ -6,22 +6,20 @@ import pytest
 
 from privtune.device.cli.commands.finetune import finetune
 from privtune.device.cli.job_options import JOB_OPTIONS, JobOptions, build_spec
-from privtune.device.cli.mechanism_options import mechanism_of
+from privtune.device.cli.mechanism_options import params_of
+from privtune.device.protections.protection import PROTECTIONS
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec
 
-NOISE = {"name": "dchi", "params": {}}
 
-
-def build(name=None, num_labels=None, **options):
+def build(name=None, num_labels=None, protect="names", params=None, **options):
     given = JobOptions(**{"model": "m"} | options).given
-    return build_spec(given, NOISE, name=name, num_labels=num_labels)
+    return build_spec(given, params or {}, protect=protect, name=name, num_labels=num_labels)
 
 
 def test_left_out_options_take_the_jobs_defaults():
     spec = build(cut=None, lora_targets=[])
-    defaults = JobSpec(model="m", training_file=spec.training_file, mechanism=spec.mechanism)
-    assert spec == defaults
+    assert spec == JobSpec(model="m", training_file=spec.training_file)
 
 
 def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
@@ -32,10 +30,11 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "head_learning_rate": 0.2, "weight_decay": 0.3, "schedule": "cosine", "warmup_ratio": 0.4, "max_grad_norm": 2.0,
         "epochs": 7, "max_steps": 8, "batch_size": 9, "accumulation": 4, "max_length": 64, "seed": 11,
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
-        "gradient_checkpointing": True,
+        "gradient_checkpointing": True, "mechanism": "dchi", "surrogates": "identifying", "surrogate_rank": 5000,
+        "surrogate_language": "de",
     }  # fmt: skip
-    # Shared labels can't be randomised ones, nor go with a tail, and the mechanism has options of its own besides.
-    assert set(values) | {"label_epsilon", "tail", "skip", "mechanism"} == set(JOB_OPTIONS)
+    # Shared labels can't be randomised ones, nor go with a tail.
+    assert set(values) | {"label_epsilon", "tail", "skip"} == set(JOB_OPTIONS)
     assert (build(tail=2).tail, build(tail=2, skip="tuned").skip) == (2, "tuned")
     assert build(label_epsilon=2.0).label_epsilon == 2.0
     spec = build(**values, num_labels=3)
@@ -50,7 +49,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
 
 def test_the_handle_reveals_nothing_unless_named():
     assert build().training_file != build().training_file
-    spec = build_spec({"model": "m"}, NOISE, name="reviews", validated=True)
+    spec = build_spec({"model": "m"}, {}, name="reviews", validated=True)
     assert (spec.training_file, spec.validation_file) == ("device://reviews", "device://reviews-validation")
 
 
@@ -58,6 +57,7 @@ def test_the_handle_reveals_nothing_unless_named():
     ("given", "words"),
     [
         ({"skip": "none"}, "give --tail as well"),
+        ({"protect": "none", "surrogate_rank": 5000}, "need --surrogates identifying"),
         ({"skip": "tuned", "tail": 1, "cut": 0}, "at cut 0 there are none"),
         ({"tail": -1}, r"--tail -1: should be greater than or equal to 0\."),
         ({"tail": 1, "labels": "shared"}, "labels: shared and a tail contradict each other"),
@@ -84,24 +84,38 @@ def test_a_mistake_names_its_option(given, words):
     assert "\n" not in caught.value.message
 
 
-def test_mechanisms_and_their_parameters():
-    assert mechanism_of(None, (), no_noise=False) == {"params": {}}
-    assert mechanism_of("none", (), no_noise=True) == mechanism_of(None, (), no_noise=True) == {"name": "none"}
-    asked = mechanism_of("dchi", ("noise_ratio= 8", "a=0.5", "b=True", "c=x"), no_noise=False)
-    assert asked == {"name": "dchi", "params": {"noise_ratio": 8, "a": 0.5, "b": True, "c": "x"}}
+def test_parameters_of_a_mechanism():
+    asked = params_of(("noise_ratio= 8", "a=0.5", "b=True", "c=x"))
+    assert asked == {"noise_ratio": 8, "a": 0.5, "b": True, "c": "x"}
 
 
-@pytest.mark.parametrize(
-    ("name", "params", "no_noise", "words"),
-    [
-        ("none", (), False, "Say --no-noise"),
-        ("dchi", (), True, "contradict each other"),
-        (None, ("eta=1",), True, "takes no --param"),
-        ("dchi", ("eta",), False, "NAME=VALUE is expected"),
-        ("dchi", ("=1",), False, "NAME=VALUE is expected"),
-        ("dchi", ("eta=",), False, "NAME=VALUE is expected"),
-    ],
-)
-def test_contradictions_of_noise_are_refused(name, params, no_noise, words):
-    with pytest.raises(InvalidInput, match=words):
-        mechanism_of(name, params, no_noise=no_noise)
+@pytest.mark.parametrize("param", ["eta", "=1", "eta="])
+def test_a_parameter_is_a_pair(param):
+    with pytest.raises(InvalidInput, match="NAME=VALUE is expected"):
+        params_of((param,))
+
+
+@pytest.mark.parametrize("task", ["classification", "causal-lm"])
+@pytest.mark.parametrize("name", PROTECTIONS)
+def test_a_protection_is_its_settings(name, task):
+    spec = build(protect=name, task=task)
+    wanted = PROTECTIONS[name].fields(task)
+    assert {field: value for field, value in spec.model_dump().items() if field in wanted} == wanted | {
+        "surrogates": spec.surrogates.model_dump() | wanted["surrogates"]
+    }
+
+
+def test_an_option_overrides_one_setting_of_the_protection():
+    mine, words = build(protect="words", cut=3, params={"codes": 16}), build(protect="words")
+    assert mine.mechanism.params == words.mechanism.params | {"codes": 16}
+    assert (mine.cut, mine.tail, mine.skip) == (3, words.tail, words.skip)
+    assert build(protect="words", skip="none").skip == "none"
+    other = build(protect="words", mechanism="dchi", params={"noise_ratio": 3})
+    assert (other.mechanism.name, other.mechanism.params, other.tail) == ("dchi", {"noise_ratio": 3}, 1)
+
+
+def test_an_unknown_protection_or_parameter_is_named():
+    with pytest.raises(InvalidInput, match="no protection 'everything'; there are: none, names, words, all"):
+        build(protect="everything")
+    with pytest.raises(InvalidInput, match="mechanism none has no parameter 'noise_ratio'"):
+        build(params={"noise_ratio": 6})

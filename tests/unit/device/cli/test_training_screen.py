@@ -18,6 +18,8 @@ from privtune.device.cli.training_screen import (
     megabytes,
 )
 from privtune.device.privacy.statements import LabelStatement, Statement
+from privtune.device.surrogates.coverage import Coverage
+from privtune.device.surrogates.replacement import Replacement
 from privtune.device.training.job import RunResult
 from privtune.device.training.progress import EvalInfo, StartInfo, StepInfo
 
@@ -196,3 +198,21 @@ def test_numbers_for_people():
     assert [duration(s) for s in (0, 61, 3605, 7509)] == ["0:00", "1:01", "1:00:05", "2:05:09"]
     assert [duration(s) for s in (-1, float("inf"), float("nan"), 1e9)] == ["-"] * 4
     assert figures({"accuracy": 0.87123, "loss": 1.0}) == "accuracy 0.8712, loss 1"
+
+
+def test_a_job_with_surrogates_says_in_three_lines_what_was_replaced():
+    coverage = Coverage(words=1000, replaced=125, content=500, clear=375, kinds={"number": 25, "family name": 100})
+    replacement = Replacement(recognisers=("presidio EmailRecognizer", "spacy en"), fingerprint="f", coverage=coverage)
+    out = io.StringIO()
+    with make_screen(as_json=False, out=out) as screen:
+        screen.started(replace(START, replacement=replacement))
+    lines = out.getvalue().splitlines()
+    at = lines.index("Surrogates: 12.5% of 1,000 words are replaced (family name 100, number 25).")
+    assert lines[at + 1 : at + 3] == [
+        "In clear: 75.0% of 500 content words leave as they are.",
+        "Recognisers that ran: presidio EmailRecognizer, spacy en.",
+    ]
+    out = io.StringIO()
+    with make_screen(as_json=True, out=out) as screen:
+        screen.started(replace(START, replacement=replacement))
+    assert json.loads(out.getvalue())["replacement"]["coverage"]["kinds"] == {"number": 25, "family name": 100}

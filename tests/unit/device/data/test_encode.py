@@ -123,6 +123,8 @@ def test_truncation_of_completions_counts_and_drops():
     )
     assert ids_of(data) == [[5, 6, 7, 8], [5, 6, 4]]
     assert (data.truncated, data.dropped) == (2, 1)
+    assert data.places == (0, 2), "the records that are left know which they were"
+    assert data.pick(np.array([1, 0])).places == (2, 0)
     with pytest.raises(DataInvalid, match=r"d\.jsonl: no record has anything left to predict within 2 tokens"):
         encode_causal_lm(passages(("a b c ", "d")), word_tokenizer(special=False), 2)
 

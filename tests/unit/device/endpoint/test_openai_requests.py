@@ -69,6 +69,33 @@ SENT = [
     ("langchain", "embed", {"input": [[1, 2, 3], [4]], "encoding_format": "base64"}),
     ("litellm", "chat", CHAT | {"extra_body": None, "user": "", "top_k": -1, "min_p": 0, "repetition_penalty": 1.0}),
     ("litellm", "chat", {"messages": [{"role": "system", "content": ""}, USER], "response_format": {"type": "text"}}),
+    # As langchain-openai 1.7 and litellm 1.110 sent it to a server that wrote it down.
+    (
+        "langchain",
+        "chat",
+        CHAT
+        | {"stream": True, "frequency_penalty": 0.0, "logprobs": False, "max_completion_tokens": 5, "n": 1, "seed": 1}
+        | {"stream_options": {"include_usage": True}, "temperature": 0.0, "top_p": 1.0},
+    ),
+    (
+        "langchain",
+        "chat",
+        {
+            "messages": [
+                USER,
+                {"content": "", "role": "assistant"},
+                {"content": [{"type": "text", "text": "z"}], "role": "assistant"},
+                {"content": [{"type": "text", "text": "q"}], "name": "bob", "role": "user"},
+            ]
+        },
+    ),
+    (
+        "langchain",
+        "text",
+        {"prompt": ["a"], "frequency_penalty": 0, "logprobs": None, "max_tokens": 256, "n": 1, "presence_penalty": 0}
+        | {"seed": None, "temperature": 0.7, "top_p": 1},
+    ),
+    ("litellm", "chat", CHAT | {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}),
     ("litellm", "embed", {"input": [1, 2, 3], "encoding_format": None, "dimensions": None}),
     ("llm", "chat", CHAT | {"stream": True, "stream_options": {"include_usage": True}, "tools": []}),
     ("llm", "text", {"prompt": "a", "stream": True, "stop": "", "top_p": 0}),

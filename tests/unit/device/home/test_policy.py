@@ -6,16 +6,31 @@ from pydantic import ValidationError
 from privtune.device.home.policy import Policy
 from privtune.device.noise.params import DChiParams, GaussianParams
 from privtune.device.noise.registry import REGISTRY, build, entry
+from privtune.device.protections.protection import PROTECTIONS, protection
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from tests.support.builders import least_spec
 
 
 def job(**changes):
-    return least_spec(**{"model": "minilm"} | changes)
+    """A job whose text is protected by noise alone."""
+    least = {"model": "minilm", "mechanism": {"name": "dchi"}, "surrogates": {"replace": "nothing"}}
+    return least_spec(**least | changes)
 
 
 def policy(**changes):
-    return Policy.model_validate(changes)
+    """A policy that allows two mechanisms beside the default protection."""
+    return Policy.model_validate({"mechanisms": ["dchi", "gaussian"]} | changes)
+
+
+def protected(name, task="classification", **changes):
+    """A job with the settings of a protection, and changes to them."""
+    return least_spec(**{"model": "minilm", "task": task} | protection(name).fields(task) | changes)
+
+
+def codes(name="all", **params):
+    """The mechanism of a protection with other parameters."""
+    mechanism = protection(name).fields("classification")["mechanism"]
+    return {"mechanism": {"name": "codes", "params": mechanism["params"] | params}}
 
 
 def noise(name, **params):
@@ -29,14 +44,18 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
 @pytest.mark.parametrize(
     ("rules", "asked", "reason"),
     [
-        ({}, noise("none"), "does not let clean vectors leave"),
+        ({}, noise("none"), "this job has mechanism none, cut 1, tail 0 and replaces nothing"),
         ({}, {"labels": "shared", "num_labels": 2}, "labels 'shared' is not allowed"),
         ({}, {"train": {"epochs": 51}}, "asks for 51 epochs; the device allows 50"),
         ({}, noise("dchi", noise_ratio=DCHI * 0.9), rf"noise_ratio .* is below the {DCHI:g} that the device requires"),
         ({}, noise("dchi", eta=1e9), "does not allow dchi with eta set"),
         ({}, noise("gaussian", epsilon=GAUSSIAN.epsilon * 2), r"epsilon .* is above the .* that the device allows"),
         ({}, noise("gaussian", delta=GAUSSIAN.delta * 10), r"delta .* is above the .* that the device allows"),
-        ({"mechanisms": ["dchi"]}, noise("gaussian"), "does not allow the mechanism gaussian; allowed: dchi"),
+        (
+            {"mechanisms": ["dchi"]},
+            noise("gaussian"),
+            "names and stronger or the mechanisms dchi; this job has mechanism gaussian",
+        ),
         ({"models": ["minilm*"]}, {"model": "smollm2"}, "does not allow the model smollm2"),
         ({"models": []}, {}, "does not allow the model minilm"),
         ({"max_epochs": 2}, {}, "asks for 3 epochs; the device allows 2"),
@@ -92,7 +111,12 @@ def test_each_rule_refuses_with_its_reason(rules, asked, reason):
         ({}, noise("gaussian")),
         ({}, noise("dchi", noise_ratio=DCHI * 2)),
         ({}, {"train": {"epochs": 50}}),
-        ({"allow_no_noise": True}, noise("none")),
+        ({"protections": ["none"]}, noise("none")),
+        ({"protections": ["none"], "mechanisms": []}, noise("dchi", noise_ratio=1e-6)),
+        (
+            {"bounds": {"codes": {"epsilon_code": {"max": 2}}}, "mechanisms": ["codes"]},
+            codes(epsilon_code=1.5, epsilon_task=4.0),
+        ),
         ({"allow_shared_labels": True}, {"labels": "shared", "num_labels": 2}),
         ({"models": ["mini*", "x"]}, {}),
         ({}, {"label_epsilon": 16.0}),
@@ -111,8 +135,88 @@ def test_what_a_rule_allows_passes(rules, asked):
 
 
 def test_no_noise_is_not_opened_by_naming_it_as_a_mechanism():
-    with pytest.raises(PolicyRefused, match="clean vectors"):
+    with pytest.raises(PolicyRefused, match="this job has mechanism none"):
         policy(mechanisms=["none", "dchi"]).check(job(**noise("none")))
+
+
+def test_randomised_response_that_is_off_is_over_every_bound():
+    for mechanism, parameter in (("codes", "epsilon_code"), ("shared", "epsilon_cluster"), ("pool", "epsilon_cluster")):
+        rules = policy(**EVERY, bounds={mechanism: {parameter: {"max": 1}}})
+        rules.check(job(**noise(mechanism, **{parameter: 1.0})))
+        with pytest.raises(PolicyRefused, match=f"{parameter} inf is above the 1"):
+            rules.check(job(**noise(mechanism)))
+
+
+@pytest.mark.parametrize("task", ["classification", "causal-lm"])
+def test_a_protection_admits_itself_and_the_stronger_ones(task):
+    names = list(PROTECTIONS)
+    for place, allowed in enumerate(names):
+        rules = policy(protections=[allowed], mechanisms=[], gradients="any")
+        for stronger in names[place:]:
+            rules.check(protected(stronger, task))
+        for weaker in names[:place]:
+            with pytest.raises(PolicyRefused, match=f"allows the protections {allowed} and stronger"):
+                rules.check(protected(weaker, task))
+
+
+def test_the_default_policy_is_that_of_names():
+    assert Policy.model_validate({}).protections == ("names",)
+    Policy.model_validate({}).check(least_spec())
+    Policy.model_validate({}).check(least_spec(task="causal-lm"))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked", "reason"),
+    [
+        ("names", protected("names", surrogates={"rank": 50_001}), "replaces identifying, those from rank 50,001"),
+        ("names", protected("names", surrogates={"language": "zh"}), "does not allow texts in 'zh'; languages: en"),
+        ("names", protected("names", labels="shared", num_labels=2), "labels 'shared' is not allowed"),
+        ("names", protected("words", tail=0), "tail 0 and replaces nothing"),
+        ("words", protected("words", tail=0, surrogates={}), "tail 0 and replaces identifying"),
+        ("words", protected("words", cut=1), "cut 1"),
+        ("words", protected("words", **codes("words", codes=33)), "mechanism codes"),
+        ("words", protected("words", **codes("words", epsilon_task=8.5)), "mechanism codes"),
+        ("words", protected("words", mechanism={"name": "dchi", "params": {"noise_ratio": 9000}}), "mechanism dchi"),
+        ("words", protected("names", task="causal-lm"), "keeps a language model's gradients here"),
+        ("all", protected("all", **codes(epsilon_code=1.5)), "mechanism codes"),
+        ("all", protected("all", **codes(epsilon_code=0.0)), "mechanism codes"),
+        ("all", protected("all", **codes(codes=9)), "mechanism codes"),
+    ],
+)
+def test_a_protections_floor_can_not_be_walked_round(allowed, asked, reason):
+    with pytest.raises(PolicyRefused, match=reason):
+        Policy.model_validate({"protections": [allowed]}).check(asked)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked"),
+    [
+        ("names", protected("names", surrogates={"rank": 5_000})),
+        ("names", protected("names", mechanism={"name": "dchi", "params": {"noise_ratio": 0.1}})),
+        ("names", protected("names", task="causal-lm", tail=4)),
+        ("names", protected("names", label_epsilon=2.0)),
+        ("words", protected("words", cut=3, tail=2, skip="none", **codes("words", codes=8, dims=64))),
+        ("words", protected("words", surrogates={})),
+        ("all", protected("all", **codes(codes=4, epsilon_code=0.5))),
+    ],
+)
+def test_what_protects_more_passes(allowed, asked):
+    Policy.model_validate({"protections": [allowed]}).check(asked)
+
+
+def test_the_owners_bounds_hold_for_protections_too():
+    rules = policy(protections=["words"], bounds={"codes": {"codes": {"max": 16}}})
+    with pytest.raises(PolicyRefused, match="codes 32 is above the 16"):
+        rules.check(protected("words"))
+    rules.check(protected("all"))
+
+
+def test_gradients_of_a_language_model_may_name_surrogates_only_where_names_is_allowed():
+    asked = protected("names", task="causal-lm", mechanism={"name": "dchi"})
+    policy().check(asked)
+    for rules in (policy(protections=["words"]), policy(gradients="none")):
+        with pytest.raises(PolicyRefused, match="gradient"):
+            rules.check(asked)
 
 
 def test_models_are_matched_by_case():
@@ -131,6 +235,7 @@ def test_wrong_settings_are_invalid_input():
     ("rules", "words"),
     [
         ({"mechanisms": ["quantum"]}, "quantum"),
+        ({"protections": ["everything"]}, "no protection 'everything'; there are: none, names, words, all"),
         ({"bounds": {"dchi": {"epsilon": {"min": 1}}}}, "dchi has no parameter 'epsilon'"),
         ({"bounds": {"quantum": {}}}, "quantum"),
         ({"bounds": {"dchi": {"noise_ratio": {"min": 9, "max": 3}}}}, "min 9 is above max 3"),
@@ -169,12 +274,13 @@ def test_what_only_the_model_decides_is_compared_once_it_is_there(context, mecha
     asked = job(**noise(mechanism, **params))
     rules.check(asked)
     with pytest.raises(PolicyRefused, match=reason):
-        rules.check_resolved(mechanism, build(asked.mechanism, context).resolved())
+        rules.check_resolved(asked, build(asked.mechanism, context).resolved())
 
 
 @pytest.mark.parametrize("name", [name for name in REGISTRY if name != "none"])
 def test_defaults_stay_allowed_once_the_model_is_there(context, name):
-    policy(**EVERY).check_resolved(name, build(job(**noise(name)).mechanism, context).resolved())
+    asked = job(**noise(name))
+    policy(**EVERY).check_resolved(asked, build(asked.mechanism, context).resolved())
 
 
 def test_a_budget_allows_one_noise_unless_it_says_otherwise():

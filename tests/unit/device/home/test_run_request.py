@@ -17,7 +17,7 @@ JOB = "ftjob-1"
 
 
 def asked(**changes):
-    train = DataSource(path="/data/a.csv", columns=Columns(text="body"), limit=9, seed=3)
+    train = DataSource(path="/data/a.csv", columns=Columns(text="body"), limit=9, seed=3, own_terms="/data/terms.txt")
     train, held_out = train.with_holdout(0.2)
     request = RunRequest(cloud="https://c", spec=SPEC, train=train, validation=held_out, local_model="/m")
     return replace(request, **changes)
@@ -49,7 +49,8 @@ def test_the_same_work_is_found_again_until_it_is_done(tmp_path):
     asked(cloud="https://elsewhere").save(tmp_path, "ftjob-elsewhere")
     assert unfinished(tmp_path, asked()) == ["ftjob-new", "ftjob-old"]
     folder = JobFolder(tmp_path, "ftjob-new")
-    state = folder.begin(renamed, ("a", "b"), "f", None)
+    state = folder.begin(renamed, ("a", "b"), None)
+    folder.hold(state)
     assert unfinished(tmp_path, asked()) == ["ftjob-new", "ftjob-old"]
     folder.save(replace(state, final_step=10))
     assert unfinished(tmp_path, asked()) == ["ftjob-old"]

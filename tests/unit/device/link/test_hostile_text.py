@@ -55,6 +55,14 @@ def test_fields_and_events_of_rest(canned):
         assert control.events("ftjob-1")[0]["message"].isprintable()
 
 
+@pytest.mark.parametrize(("status", "code"), [(409, "JOB_CONFLICT"), (404, "NOT_FOUND"), (503, HOSTILE)])
+def test_errors_of_rest(canned, status, code):
+    named = {"error": {"message": HOSTILE, "code": code, "param": HOSTILE}}
+    with ControlPlane(canned(status, named).url, KEY) as control, pytest.raises(PrivTuneError) as caught:
+        control.get_job("ftjob-1")
+    assert (caught.value.message + (caught.value.param or "") + caught.value.detail).isprintable()
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_whatever_an_error_quotes_its_line_is_printable(capsys, debug):
     report(InternalError(f"the model says {HOSTILE}", detail=HOSTILE), debug=debug)

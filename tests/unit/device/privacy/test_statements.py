@@ -15,6 +15,7 @@ from privtune.device.privacy import bounds as p
 from privtune.device.privacy.pair_report import pair_report
 from privtune.device.privacy.statements import Statement, added_noise, no_bound, shared_target
 from privtune.device.privacy.statements.fitted_tables import fitted_statement
+from privtune.device.privacy.statements.surrogate import surrogate_statement
 from privtune.shared.errors import InvalidInput
 
 
@@ -111,3 +112,26 @@ def test_free_of_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_surrogates_come_before_what_the_mechanism_claims_and_never_raise_it() -> None:
+    claim = (
+        "given types and the pattern of equal words, loss 0 between words of one type for what was replaced; words "
+        "that were not replaced are in clear"
+    )
+    clear = surrogate_statement(no_bound.none_statement(), ("a", "b"), (0.125, 0.5))
+    assert claim in clear.text
+    assert "Replaced: 12.5% of words; in clear: 50.0% of content words." in clear.text
+    assert (clear.row, clear.guarantee, clear.record_epsilon(9)) == ("surrogate", "none", None)
+    assert clear.numbers == {"words_replaced": 0.125, "content_words_in_clear": 0.5}
+    assert "Recognisers that ran: a, b." in clear.caveats[0]
+    unknown = surrogate_statement(no_bound.none_statement(), ("a",), None)
+    assert "Replaced" not in unknown.text
+    noisy = added_noise.clipped_statement(name="dchi", injection="cut", eta=0.5, dim=8, clip=2.0)
+    both = surrogate_statement(noisy, ("a",), (0.1, 0.2))
+    assert both.text.startswith("Surrogates: ")
+    assert noisy.text in both.text
+    assert (both.row, both.record_epsilon(9)) == ("clipped", noisy.record_epsilon(9))
+    assert set(noisy.caveats) < set(both.caveats)
+    fixed = surrogate_statement(no_bound.none_statement().marked_unsafe(), ("a",), None)
+    assert "FIXED SEED" in fixed.text

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from privtune.device.data.records import Columns, Record, Records
 from privtune.device.surrogates.surrogate_map import SurrogateMap
 from privtune.device.surrogates.surrogates import Surrogates
+from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import SurrogateSpec
 
 NAMES = ["Priya", "priya", "PRIYA", "Raghunathan", "Will", "O'Brien's", "Jean-Luc", "Oslo", "oslo", "(Smith)", "ſmith"]
@@ -128,8 +132,6 @@ def test_a_later_turn_keeps_the_surrogates_of_earlier_ones(surrogates: Surrogate
 
 
 def test_records_have_maps_of_their_own(surrogates: Surrogates) -> None:
-    from privtune.device.data.records import Columns, Record, Records
-
     items = tuple(Record(number=number, text="Katherine came.", prompt="Is Katherine here?") for number in range(20))
     records = Records(source="r", unit="line", columns=Columns(prompt="p", completion="c"), items=items)
     replaced, covered = surrogates.records(records, "train")
@@ -144,17 +146,19 @@ def test_records_have_maps_of_their_own(surrogates: Surrogates) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    from privtune.shared.errors import InvalidInput
-
     monkeypatch.setitem(sys.modules, "wordfreq", None)
     with pytest.raises(InvalidInput, match=r"wordfreq; install it with: pip install 'privtune\[surrogates\]'"):
         Surrogates(SurrogateSpec(replace="identifying"), b"s" * 32)
 
 
 def test_a_language_without_word_frequencies_is_refused() -> None:
-    from privtune.shared.errors import InvalidInput
-
     with pytest.raises(InvalidInput, match="no word frequencies for the language 'xx'"):
         Surrogates(SurrogateSpec(replace="identifying", language="xx"), b"s" * 32)
+
+
+def test_a_record_keeps_its_surrogates_whichever_records_of_the_file_are_used(surrogates: Surrogates) -> None:
+    items = tuple(Record(number=number, text=f"{name} called.") for number, name in enumerate(("Ann", "Bob", "Zoe"), 2))
+    whole = Records(source="a.csv", unit="line", columns=Columns(text="text"), items=items)
+    sample = whole.pick([2])
+    sent, _ = surrogates.records(whole, "held out")
+    assert surrogates.records(sample, "held out")[0].items == sent.items[2:]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from privtune.shared.errors import ModelUnsupported
+from privtune.shared.errors import ModelUnsupported, StorageFull
 from privtune.shared.modeling import self_check
 from privtune.shared.modeling.architectures import is_encoder, tasks_of
+from privtune.shared.modeling.cache_folder import cache_folder
 from privtune.shared.modeling.kv_cache import TopCache
 from privtune.shared.modeling.load import check_config, load_task_model
 from privtune.shared.modeling.partition import Partition
@@ -166,6 +168,19 @@ def test_a_cache_that_can_not_be_written_only_costs_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PRIVTUNE_CACHE", str(tmp_path / "file"))
     assert split_fault(tiny_config("bert"), "classification") is None
+
+
+def test_a_user_without_a_home_folder_needs_no_cache_of_verdicts(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.delenv("PRIVTUNE_CACHE")
+    assert split_fault(tiny_config("bert"), "classification") is None
+    with pytest.raises(StorageFull, match="set PRIVTUNE_CACHE"):
+        cache_folder()
+    monkeypatch.setenv("PRIVTUNE_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -19,15 +19,16 @@ from privtune.device.audit.attacks import channels
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.attacks.gradients import SentBack
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
+from privtune.device.audit.identifying import identifying_words
 from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept
 from privtune.device.audit.jobs.recorded import Collected, Collector, Traffic
+from privtune.device.audit.jobs.sent_records import SentRecords, Sources, sent_records
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place
 from privtune.device.audit.suite import attack_gradients, attack_releases
 from privtune.device.data.batches import IndexArray
 from privtune.device.data.encode import EncodedDataset
-from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.home.paths import check_job_id
 from privtune.device.home.run_request import RunRequest
@@ -55,7 +56,7 @@ class JobAudit:
 
     job_id: str
     model: str | None = None
-    sources: tuple[DataSource, DataSource | None] | None = None
+    sources: Sources | None = None
     public_text: Path | None = None
     size: Size
     seed: int = 0
@@ -70,7 +71,9 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     began = time.monotonic()
     folder = JobFolder(home, check_job_id(request.job_id))
     state = folder.load()
-    parts, data, trained = _parts_and_data(request, state, home)
+    sources = _sources(request, home)
+    material = sent_records(sources, state)
+    parts, data, trained = _parts_and_data(request, sources, material, state)
     keys = [key.packed() for key in (*record_keys(data.ids[:trained]), *record_keys(data.ids[trained:]))]
     traffic = Traffic(folder.path / TRANSCRIPT, request.job_id, digest(b"".join(keys)))
     own = OwnRecords(home=home, fingerprint=state.data_fingerprint, job=folder.path, data=data.pick(np.arange(trained)))
@@ -101,11 +104,16 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     outcome = attack_releases(case, lab, request.size, [observed] * request.size.seeds, say=say, keep=keep)
     if found.words:
         attack_gradients(case, observed, [_numbered(sent, chosen) for sent in found.words], outcome)
+    if material.replacement is not None:
+        mine = [material.hidden[place] for place in case.attacked.places]
+        outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
     outcome.findings.extend(label_findings(found, data))
     outcome.findings.extend(identity_findings(found, traffic, home, request.job_id, keys))
     if noise.importance is not None:
         outcome.findings.append(channels.importance_from_radius(observed, noise.importance))
     say("side channels", 1.0)
+    statement = noise.mechanism.statement(noise.source)
+    statement = statement if material.replacement is None else material.replacement.claim(statement)
     points = place(case, lab, request.size, outcome, [], say)
     facts = {
         "frontier": points,
@@ -117,7 +125,8 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         "size": request.size.name,
         "records": records,
         "seconds": round(time.monotonic() - began, 1),
-        "statement": noise.mechanism.statement(noise.source).to_dict(),
+        "statement": statement.to_dict(),
+        "surrogates": None if material.replacement is None else asdict(material.replacement),
         "transcript": {
             "job": request.job_id,
             "records_sent": len(found.uploads),
@@ -128,8 +137,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     return audit_of(facts, case, outcome, (*not_kept(traffic), _SIMULATED, *NOT_TESTED))
 
 
-def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[BottomPackage, EncodedDataset, int]:
-    """The model's parts, the job's records in the order of their handles, and the number of training records."""
+def _sources(request: JobAudit, home: Path) -> Sources:
     asked = RunRequest.load(home, request.job_id)
     sources = request.sources or (None if asked is None else (asked.train, asked.validation))
     if sources is None:
@@ -138,6 +146,13 @@ def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[Bot
             "agent's file with --config",
             param="data",
         )
+    return sources
+
+
+def _parts_and_data(
+    request: JobAudit, sources: Sources, material: SentRecords, state: JobState
+) -> tuple[BottomPackage, EncodedDataset, int]:
+    """The model's parts, the job's records in the order of their handles, and the number of training records."""
     model, spec = request.model or state.local_model, state.spec
     if model is None:
         raise InvalidInput(
@@ -148,7 +163,9 @@ def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[Bot
     parts = bottom_from_model(
         model, spec.task, spec.cut, num_labels=max(len(state.label_names), 2), seed=spec.train.seed
     )
-    train, *held_out = [_encoded(source, parts, state) for source in sources if source is not None]
+    train, *held_out = [
+        encode_records(parts, records, spec, state.label_names, state.prompt) for records in material.parts
+    ]
     if train.fingerprint != state.data_fingerprint:
         raise JobConflict(
             f"{sources[0].path} is not what job {request.job_id} was trained on (or the tokenizer has changed), so "
@@ -157,20 +174,16 @@ def _parts_and_data(request: JobAudit, state: JobState, home: Path) -> tuple[Bot
     return parts, _joined([train.pick(state.order(len(train))), *map(state.shuffled, held_out)]), len(train)
 
 
-def _encoded(source: DataSource, parts: BottomPackage, state: JobState) -> EncodedDataset:
-    spec = state.spec
-    records = source.load(spec.task)
-    return encode_records(parts, records, spec, state.label_names, state.prompt)
-
-
 def _joined(parts: Sequence[EncodedDataset]) -> EncodedDataset:
     labels = [part.labels for part in parts if part.labels is not None]
     masks = [part.loss_masks for part in parts if part.loss_masks is not None]
+    starts = [sum(len(part) + part.dropped for part in parts[:number]) for number in range(len(parts))]
     return EncodedDataset(
         ids=tuple(ids_T for part in parts for ids_T in part.ids),
         labels=np.concatenate(labels) if labels else None,
         loss_masks=tuple(mask_T for part in masks for mask_T in part) if masks else None,
         label_names=parts[0].label_names,
+        places=tuple(start + place for start, part in zip(starts, parts, strict=True) for place in part.places),
     )
 
 

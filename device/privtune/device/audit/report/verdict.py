@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from privtune.device.audit import identifying
 from privtune.device.audit.attacks import gradients
 from privtune.device.audit.outcome import Outcome
 from privtune.shared.errors import InvalidInput
@@ -54,6 +55,11 @@ def judge(outcome: Outcome) -> Verdict:
         text += (
             " More noise does not help against the gradients: those of a language model name its next tokens, "
             "whatever the vectors hide. Train its last blocks here (`finetune --tail`), and no gradient leaves."
+        )
+    if (own := next((one.figure for one in outcome.findings if one.name == identifying.NAME), None)) is not None:
+        text += (
+            " All of this counts words of the text that surrogates make. Of your own words that were replaced, "
+            f"{_per_cent(own.value)} stand in what the attacker reads ({_per_cent(own.floor)} by chance)."
         )
     return Verdict(level=level, headline=headline, text=text)
 

@@ -11,6 +11,7 @@ from privtune.device.audit.tuning.choice import Value, Wish
 from privtune.device.audit.utility import UtilityTraining
 from privtune.device.data.source import DataSource
 from privtune.device.noise.registry import entry, validate
+from privtune.device.protections.measured import NO_GAIN, measured
 from privtune.shared.job_spec import MechanismSpec, Skip
 
 
@@ -47,6 +48,12 @@ class TuneRequest:
         spec = MechanismSpec(name=self.mechanism, params={**self.fixed, self.param: value})
         validate(spec)
         return spec
+
+    def gain(self, value: Value) -> str:
+        """What the cloud adds at one setting, in a sentence."""
+        settings = {"cut": self.cut, "tail": self.tail, "skip": self.skip, "mechanism": self.spec(value).model_dump()}
+        row = measured({**settings, "surrogates": {"replace": "nothing"}})
+        return NO_GAIN if row is None else row.gain_sentence()
 
     @property
     def whole(self) -> bool:

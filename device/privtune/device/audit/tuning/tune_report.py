@@ -63,6 +63,7 @@ def facts_of(request: TuneRequest, tuned: Tuned, command: str | None) -> dict[st
             for setting in tuned.settings
         ],
         "choice": {"met": tuned.choice.met, "value": tuned.choice.setting.value, "remarks": tuned.choice.remarks},
+        "cloud_gain": request.gain(tuned.choice.setting.value),
         "command": command,
         "notes": NOTES,
     }

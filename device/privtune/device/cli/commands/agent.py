@@ -13,6 +13,7 @@ from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, limit_threads
 from privtune.device.cli.signals import pausing
+from privtune.device.protections.protection import DEFAULT, protection
 
 if TYPE_CHECKING:
     from privtune.device.agent.agent_config import AgentConfig
@@ -30,17 +31,23 @@ def agent(
         typer.Option(metavar="NAME=FILE", help="A data set that jobs may name as device://NAME; may be repeated."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Exit after one job, with its exit code.")] = False,
-    no_noise: Annotated[
-        bool, typer.Option("--no-noise", help="Policy: also accept jobs that send clean vectors.")
-    ] = False,
+    protect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Policy: accept jobs that protect at least as this protection does (`privtune protections`). Default: "
+            f"the policy's own, which is {DEFAULT} unless it says otherwise.",
+            show_default=False,
+        ),
+    ] = None,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two requests for new jobs.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
     """Wait for jobs that name this device's data sets, and train them one after another.
 
     A job that asks for more than the policy allows is refused before anything is sent. The default policy refuses jobs
-    without noise, with less noise than the mechanism's default, or with shared labels. After a restart, the agent
-    resumes the job it was working on, unless a person paused it.
+    that protect less than `names` does, or share labels. Of each job it says what the cloud will be able to read. After
+    a restart, the agent resumes the job it was working on, unless a person paused it.
 
     \b
     Examples:
@@ -52,13 +59,12 @@ def agent(
       datasets:
         reviews: {path: reviews.csv, text: body, label: stars, holdout: 0.1}
       policy:
-        mechanisms: \\[dchi]
-        bounds: {dchi: {noise_ratio: {min: 8}}}
+        protections: \\[words]
         models: ["minilm*"]
         max_epochs: 10
         budget: {releases: 50000, jobs: 5}
     """
-    settings = _configured(config, data or [], connection.folder, no_noise=no_noise)
+    settings = _configured(config, data or [], connection.folder, protect)
     from privtune.device.agent.agent import Agent
     from privtune.device.cli.training_screen import make_screen
 
@@ -78,7 +84,7 @@ def agent(
             worker.run()
 
 
-def _configured(file: Path | None, pairs: list[str], home: Path, *, no_noise: bool) -> AgentConfig:
+def _configured(file: Path | None, pairs: list[str], home: Path, protect: str | None) -> AgentConfig:
     from privtune.device.agent.agent_config import AgentConfig, DataSetting, check_name, load_agent_config
     from privtune.device.home.policy_file import home_policy
     from privtune.shared.errors import InvalidInput
@@ -99,6 +105,6 @@ def _configured(file: Path | None, pairs: list[str], home: Path, *, no_noise: bo
         raise InvalidInput("No data sets: give --config agent.yaml or --data NAME=FILE.", param="data")
     # agent.yaml's own policy, else the one in the device's folder, else the defaults.
     policy = config.policy if "policy" in config.model_fields_set else home_policy(home) or config.policy
-    if no_noise:
-        policy = policy.model_copy(update={"allow_no_noise": True})
+    if protect is not None:
+        policy = policy.model_copy(update={"protections": (protection(protect).name,)})
     return config.model_copy(update={"datasets": datasets, "policy": policy})

@@ -10,29 +10,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privtune.device.cli.data_options import TextColumn
+from privtune.device.cli.data_options import OwnTerms, TextColumn
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import flag_of
-from privtune.device.cli.mechanism_options import NoNoise, Params, mechanism_of
+from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, NOISE, AsJson, Home, Threads, home_folder, limit_threads, option
-from privtune.device.cli.planned_job import PlannedJob
+from privtune.device.cli.planned_job import PlannedAudit
 from privtune.device.cli.printing import console_of, print_table
 
 if TYPE_CHECKING:
     from privtune.device.audit.report.document import Audit
     from privtune.device.audit.sizes import Size
+    from privtune.shared.job_spec import JobSpec
 
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
-# Options, besides those of PlannedJob, that contradict --transcript: the job has its own.
-_OF_THE_JOB = ("attribute", "unlabelled", "param", "no_noise", "frontier")
+# Options, besides those of PlannedAudit, that contradict --transcript: the job has its own.
+_OF_THE_JOB = ("attribute", "own_terms", "unlabelled", "protect", "param", "frontier")
 
 
 @guarded
 @grouped
 def audit(
-    job: PlannedJob,
+    job: PlannedAudit,
     model: Annotated[
         str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF file.", show_default=False)
     ] = None,
@@ -61,6 +62,7 @@ def audit(
         str | None, option("Column of a private attribute to infer. Default: the label.", DATA)
     ] = None,
     unlabelled: Annotated[bool, option("The data have no labels: attack the text only.", DATA, "--unlabelled")] = False,
+    own_terms: OwnTerms = None,
     limit: Annotated[int | None, option("Use at most this many records, drawn at random.", DATA)] = None,
     public_text: Annotated[
         Path | None,
@@ -70,8 +72,8 @@ def audit(
             DATA,
         ),
     ] = None,
+    protect: Protect = None,
     param: Params = None,
-    no_noise: NoNoise = False,
     frontier: Annotated[
         bool,
         option(
@@ -105,7 +107,8 @@ def audit(
 
     \b
     Examples:
-      privtune audit --model ./minilm --data reviews.csv --param noise_ratio=6
+      privtune audit --model ./minilm --data reviews.csv --protect words
+      privtune audit --model ./minilm --data reviews.csv --mechanism dchi --param noise_ratio=6
       privtune audit --model ./minilm --data reviews.csv --mechanism shared --public-text news.txt --full
       privtune audit --model ./minilm --data posts.jsonl --attribute age
       privtune audit --transcript ftjob-abc123 --model ./minilm
@@ -113,11 +116,13 @@ def audit(
     options = dict(locals())
     from privtune.device.audit.report.document import to_json, write_private
     from privtune.device.audit.report.page import render
+    from privtune.device.protections.measured import cloud_gain
 
     limit_threads(threads)
-    run = _simulated(job, options) if transcript is None else _recorded(transcript, job, options)
+    spec, run = _simulated(job, options) if transcript is None else _recorded(transcript, job, options)
     with _progress(quiet=as_json) as say:
         found = run(home_folder(home), say, keep_attacks)
+    found.document["cloud_gain"] = cloud_gain(spec)
     figures = out.with_suffix(".json")
     write_private(out, render(found))
     write_private(figures, to_json(found))
@@ -127,11 +132,12 @@ def audit(
         _show(found, out, figures)
 
 
-def _simulated(job: PlannedJob, options: dict[str, Any]) -> Run:
+def _simulated(job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run]:
     """The audit of what would be sent."""
     from privtune.device.audit.owner import AuditRequest, run_audit
     from privtune.device.data.records import Columns
     from privtune.device.data.source import DataSource
+    from privtune.device.protections.protection import DEFAULT
     from privtune.shared.errors import InvalidInput
 
     for needed in ("model", "data"):
@@ -139,10 +145,15 @@ def _simulated(job: PlannedJob, options: dict[str, Any]) -> Run:
             raise InvalidInput(f"--{needed} is missing. `privtune audit --help` has examples.", param=needed)
     if options["config"]:
         raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
-    mechanism = mechanism_of(job.given.get("mechanism"), options["param"] or (), no_noise=options["no_noise"])
-    spec = job.spec(mechanism)
+    spec = job.spec(params_of(options["param"] or ()), options["protect"] or DEFAULT)
     columns = Columns(text=options["text_column"], label=options["attribute"])
-    source = DataSource(path=options["data"], columns=columns, limit=options["limit"], seed=options["seed"])
+    source = DataSource(
+        path=options["data"],
+        columns=columns,
+        limit=options["limit"],
+        seed=options["seed"],
+        own_terms=options["own_terms"],
+    )
     request = AuditRequest(
         model=options["model"],
         source=source,
@@ -152,16 +163,17 @@ def _simulated(job: PlannedJob, options: dict[str, Any]) -> Run:
         tail=spec.tail,
         skip=spec.skip,
         mechanism=spec.mechanism,
+        surrogates=spec.surrogates,
         max_length=spec.train.max_length,
         public_text=options["public_text"],
         size=_size(options),
         seed=options["seed"],
         frontier=options["frontier"],
     )
-    return lambda home, say, keep: run_audit(request, home, say, keep)
+    return spec, lambda home, say, keep: run_audit(request, home, say, keep)
 
 
-def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> Run:
+def _recorded(job_id: str, job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run]:
     """The audit of what a job sent."""
     from privtune.device.agent.agent_config import load_agent_config
     from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
@@ -173,13 +185,13 @@ def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> Run:
 
     for name in (*job.given, *(name for name in _OF_THE_JOB if options[name])):
         raise InvalidInput(f"{flag_of(name)} and --transcript contradict each other: the job has its own.", param=name)
+    spec = JobFolder(home_folder(options["home"]), check_job_id(job_id)).load().spec
     sources: tuple[DataSource, DataSource | None] | None = None
     if options["data"]:
         source = DataSource(path=options["data"], columns=Columns(text=options["text_column"]), limit=options["limit"])
         sources = (source, None)
     elif options["config"]:
-        config = load_agent_config(options["config"])
-        sources = config.sources(JobFolder(home_folder(options["home"]), check_job_id(job_id)).load().spec)
+        sources = load_agent_config(options["config"]).sources(spec)
     request = JobAudit(
         job_id=job_id,
         model=options["model"],
@@ -188,7 +200,7 @@ def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> Run:
         size=_size(options),
         seed=options["seed"],
     )
-    return lambda home, say, keep: audit_job(request, home, say, keep)
+    return spec, lambda home, say, keep: audit_job(request, home, say, keep)
 
 
 def _size(options: dict[str, Any]) -> Size:
@@ -199,7 +211,9 @@ def _size(options: dict[str, Any]) -> Size:
 
 def _show(found: Audit, page: Path, figures: Path) -> None:
     verdict = found.document["verdict"]
-    typer.echo(f"{verdict['headline']}.\n{verdict['text']}\n")
+    typer.echo(f"{verdict['headline']}.\n{verdict['text']}\n{found.document['cloud_gain']}\n")
+    if found.document["surrogates"] is not None:
+        typer.echo(f"{found.document['statement']['text']}\n")
     headings = ("attack", "variant", "knowledge", "of", "right", "95% interval", "floor")
     print_table([_attack_row(row) for row in found.document["attacks"]], headings, numbers=(4, 6))
     typer.echo(f"\nPage (contains your text, stays here): {page}\nFigures: {figures}")

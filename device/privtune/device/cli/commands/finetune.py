@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from privtune.device.cli.connection import ReleasingConnection
-from privtune.device.cli.data_options import RecordColumns
+from privtune.device.cli.data_options import OwnTerms, RecordColumns
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import JobOptions, build_spec
-from privtune.device.cli.mechanism_options import NoNoise, Params, mechanism_of
+from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import OptionGroup, grouped
 from privtune.device.cli.options import DATA, NOISE, AsJson, limit_threads, option
 from privtune.device.cli.signals import pausing
@@ -35,6 +35,7 @@ class TrainingData(RecordColumns):
     validation: Annotated[str | None, option("File of held-out records to evaluate on.", DATA)] = None
     holdout: Annotated[float | None, option("Fraction of --data to hold out instead, like 0.1.", DATA)] = None
     limit: Annotated[int | None, option("Use at most this many records, drawn at random.", DATA)] = None
+    own_terms: OwnTerms = None
     name: Annotated[str | None, option("Name of the data set that the cloud sees. Default: a random one.", DATA)] = None
 
     def sources(self, data: str, seed: int) -> tuple[DataSource, DataSource | None]:
@@ -55,7 +56,12 @@ class TrainingData(RecordColumns):
         if template is not None and not Path(template).is_file():
             raise InvalidInput(f"--chat-template {template}: no such file.", param="chat_template")
         train = DataSource(
-            path=_absolute(data) or "", columns=self.columns(), limit=self.limit, seed=seed, chat_template=template
+            path=_absolute(data) or "",
+            columns=self.columns(),
+            limit=self.limit,
+            seed=seed,
+            chat_template=template,
+            own_terms=_absolute(self.own_terms),
         )
         if self.holdout:
             return train.with_holdout(self.holdout)
@@ -67,13 +73,13 @@ class TrainingData(RecordColumns):
 class NoiseOptions(OptionGroup):
     """What may leave this machine, beyond the job's own fields."""
 
+    protect: Protect = None
     param: Params = None
-    no_noise: NoNoise = False
     text_gradients: Annotated[
         bool,
         option(
-            "Allow a language model to train in the cloud, without a tail: its gradients name its text, whatever the "
-            "noise.",
+            "Allow a language model whose names are not replaced to train in the cloud, without a tail: its gradients "
+            "name its text, whatever the noise.",
             NOISE,
             "--text-gradients",
         ),
@@ -119,38 +125,43 @@ def finetune(
 ) -> None:
     """Fine-tune a model in the cloud on text that stays here.
 
-    Reads and checks your data, submits a job, and trains. This machine runs the first blocks of the model, adds noise
-    to their output, and sends the noisy vectors. The text never leaves, and by default labels and loss stay here too.
-    To resume, run the same command again.
+    Reads and checks your data, says what the cloud will be able to read, submits a job, and trains. This machine runs
+    the first blocks of the model and sends their output, by default of a text whose names, places, numbers and rare
+    words are replaced by others of their kind. Labels and loss stay here. To resume, run the same command again.
 
     \b
     Examples:
       privtune finetune --model minilm --data reviews.csv --holdout 0.1
-      privtune finetune --model minilm --data train.tsv --validation dev.tsv \\
-          --text-column sentence --mechanism dchi --param noise_ratio=8
-      privtune finetune --model smollm2 --task causal-lm --tail 4 --data chats.jsonl \\
+      privtune finetune --model minilm --data train.tsv --validation dev.tsv --protect words --param codes=16
+      privtune finetune --model smollm2 --task causal-lm --data chats.jsonl \\
           --prompt-column question --completion-column answer
-      privtune finetune --model smollm2 --task causal-lm --tail 4 --data chats.jsonl --messages-column messages
+      privtune finetune --model smollm2 --task causal-lm --data chats.jsonl --messages-column messages
       privtune finetune --job ftjob-abc123
     """
     from dataclasses import replace
 
     from privtune.device.cli.training_screen import make_screen
     from privtune.device.home.policy import AuditRule
+    from privtune.device.protections.announce import announcement
+    from privtune.device.protections.protection import DEFAULT, protection
+    from privtune.device.protections.readable import what_the_cloud_reads
     from privtune.device.training.submit import Consent, check_request, resume, submit, train
 
+    protect = protection(noise.protect or DEFAULT).name
     consent = Consent(
-        no_noise=noise.no_noise,
+        protection=protect,
         shared_labels=job_options["labels"] == "shared",
         text_gradients=noise.text_gradients,
-        another_noise=connection.another_noise or noise.no_noise,
+        another_noise=connection.another_noise or protect == "none",
     )
     home, stop = connection.folder, threading.Event()
     with make_screen(as_json=as_json) as screen:
         checked = None
         if job is None:
-            request = _request(data, job_options, columns, noise, connection)
+            request = _request(data, job_options, columns, noise, connection, protect)
             checked = check_request(request, home, consent, screen.message)
+            for line in announcement(checked.spec, protect):
+                screen.message(line)
         with connection.control() as control:
             settings = connection.settings(control)
             if checked is not None:
@@ -166,6 +177,8 @@ def finetune(
                     consent,
                     screen.message,
                 )
+                for line in what_the_cloud_reads(request.spec):
+                    screen.message(line)
         limit_threads(connection.threads)
         rule = AuditRule() if noise.audit else None
         settings = replace(settings, record_frames=noise.record_frames, audit=rule)
@@ -175,7 +188,12 @@ def finetune(
 
 
 def _request(
-    data: str | None, job: JobOptions, columns: TrainingData, noise: NoiseOptions, connection: ReleasingConnection
+    data: str | None,
+    job: JobOptions,
+    columns: TrainingData,
+    noise: NoiseOptions,
+    connection: ReleasingConnection,
+    protect: str,
 ) -> RunRequest:
     """What the options ask for; the number of labels is a guess until the data are read."""
     from privtune.device.home.run_request import RunRequest
@@ -184,11 +202,11 @@ def _request(
     if not data or "model" not in job.given:
         missing = "data" if "model" in job.given else "model"
         raise InvalidInput(f"--{missing} is missing. `privtune finetune --help` has examples.", param=missing)
-    mechanism = mechanism_of(job.given.get("mechanism"), noise.param or (), no_noise=noise.no_noise)
     train, validation = columns.sources(data, job["seed"])
     spec = build_spec(
         job.given,
-        mechanism,
+        params_of(noise.param or ()),
+        protect=protect,
         name=columns.name,
         validated=validation is not None,
         num_labels=2 if job["labels"] == "shared" else None,

@@ -98,7 +98,7 @@ def _answer(writer: Writer, prompt: Prompt, sampling: Sampling, as_json: bool, n
     """Write one answer to the terminal as it is generated, or as one line of JSON."""
     from privtune.device.inference.generate import stream_text
 
-    answer = stream_text(writer, writer.prompts.ids(prompt), sampling, _nothing if as_json else _show)
+    answer = stream_text(writer, writer.prompts.asked(prompt), sampling, _nothing if as_json else _show)
     typer.echo(_json_line(number, answer) if as_json else "")
     return answer
 

@@ -113,11 +113,12 @@ def _wanted(row: dict[str, Any], data_set: str | None, job: str | None) -> bool:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     params = " ".join(f"{key}={value}" for key, value in row["params"].items())
     seed = "FIXED SEED" if row["seed"] == "fixed" else ""
+    surrogates = "+ surrogates" if row.get("surrogates") else ""
     return (
         row["time"].replace("T", " ").rstrip("Z"),
         row["job"],
         f"{Path(row['source']).name} ({row['part']})",
-        " ".join(part for part in (row["mechanism"], params, seed) if part),
+        " ".join(part for part in (row["mechanism"], params, surrogates, seed) if part),
         f"{'at most ' if row['open'] else ''}{row['records']:,} of {row['of_records']:,}",
         f"{row['rows']:,}",
         f"{row['bytes'] / 1e6:,.1f}",

@@ -11,7 +11,7 @@ import typer
 
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import JobOptions
-from privtune.device.cli.mechanism_options import Params, mechanism_of
+from privtune.device.cli.mechanism_options import Params, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, Threads, home_folder, limit_threads
 from privtune.device.cli.printing import console_of, print_facts, print_table
@@ -63,7 +63,7 @@ def build(
     from privtune.shared.modeling.bottom_package import bottom_from_model
 
     task, cut, folder = job["task"], job["cut"], home_folder(home)
-    spec = MechanismSpec(**mechanism_of(mechanism, param or [], no_noise=False))
+    spec = MechanismSpec(name=mechanism, params=params_of(param or ()))
     with _Bars(quiet=as_json) as progress:
         parts = bottom_from_model(model, task, cut)
         context = noise_context(parts, cut, folder, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ import typer
 from privtune.device.cli.data_options import LabelledColumns
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import default_of, flag_of
-from privtune.device.cli.mechanism_options import mechanism_of
+from privtune.device.cli.mechanism_options import params_of, protect_option
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
 from privtune.device.cli.planned_job import PlannedTraining
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from privtune.device.audit.tuning.choice import Value
     from privtune.device.audit.tuning.request import TuneRequest
     from privtune.device.data.source import DataSource
+    from privtune.shared.job_spec import MechanismSpec
 
 GOAL = "Goal"
 SEARCH = "Search"
 HOLDOUT = 0.2
+TUNED = "words"  # the least protection whose mechanism has a strength
 
 
 @guarded
@@ -68,6 +71,7 @@ def tune_noise(
             metavar="PARAM=..",
         ),
     ] = None,
+    protect: Annotated[str | None, protect_option(TUNED)] = None,
     param: Annotated[
         list[str] | None, option("NAME=VALUE: a parameter of the mechanism to keep fixed; may be repeated.", SEARCH)
     ] = None,
@@ -117,16 +121,17 @@ def tune_noise(
     records and scored on the dev records. The command chooses a setting that meets your goal over the whole 95%
     interval, against the strongest attack: with --max-recovery alone the one that costs least accuracy, else the one
     that hides most. With a tail, the loss of accuracy is still counted from the whole model trained on clean vectors.
+    What the cloud adds is quoted where it was measured (`privtune protections`).
     Nothing is sent, and language models can't be tuned. Ctrl-C keeps what is measured; the same command resumes.
 
     \b
     Examples:
       privtune tune-noise --model ./minilm --data train.tsv --dev dev.tsv --max-recovery 0.1
       privtune tune-noise --model ./minilm --data train.tsv --mechanism shared --max-drop 3 --refine 2
-      privtune tune-noise --model ./minilm --data train.tsv --mechanism gaussian \\
+      privtune tune-noise --model ./minilm --data train.tsv --protect none --mechanism gaussian \\
           --vary epsilon=8,32,128 --param clip_ratio=1 --max-recovery 0.2 --of all --max-drop 5
-      privtune tune-noise --model ./minilm --data train.tsv --cut 3 --tail 1 --skip tuned --mechanism codes \\
-          --param dims=4 --vary codes=4,8,32 --max-recovery 0.1 --of all --max-drop 3
+      privtune tune-noise --model ./minilm --data train.tsv --protect words --cut 3 --vary codes=4,8,32 \\
+          --max-recovery 0.1 --of all --max-drop 3
     """
     options = dict(locals())
     request = _request(job, columns, options)
@@ -177,8 +182,8 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
     from privtune.device.audit.tuning.request import TuneRequest
     from privtune.device.audit.utility import UtilityTraining
 
-    fixed, param, values = _settings(job["mechanism"], options["vary"], options["param"] or ())
-    spec = job.spec({"name": job["mechanism"], "params": {**fixed, param: values[0]}})
+    spec = job.spec(params_of(options["param"] or ()), options["protect"] or TUNED)
+    fixed, param, values = _settings(spec.mechanism, options["vary"], options["param"] or ())
     train, dev = _sources(columns, options)
     request = TuneRequest(
         model=options["model"],
@@ -209,15 +214,17 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
 
 
 def _settings(
-    mechanism: str, vary: str | None, params: list[str] | tuple[str, ...]
+    mechanism: MechanismSpec, vary: str | None, params: Sequence[str]
 ) -> tuple[dict[str, Value], str, tuple[Value, ...]]:
     """The fixed parameters, the varied one, and the values to try."""
     from privtune.device.noise.registry import entry
     from privtune.shared.errors import InvalidInput
 
-    strength = entry(mechanism).strength
+    strength = entry(mechanism.name).strength
     if strength is None:
-        raise InvalidInput(f"mechanism {mechanism} has no strength to tune; choose another one.", param="mechanism")
+        raise InvalidInput(
+            f"mechanism {mechanism.name} has no strength to tune; choose another one.", param="mechanism"
+        )
     name, sign, listed = (vary or "").partition("=")
     if vary and (not sign or not name.strip() or not all(part.strip() for part in listed.split(","))):
         raise InvalidInput(
@@ -225,12 +232,12 @@ def _settings(
         )
     param = name.strip() if vary else strength.param
     tried = [f"{param}={value}" for value in (listed.split(",") if vary else map(str, strength.values))]
-    fixed = mechanism_of(mechanism, params, no_noise=False)["params"]
-    if param in fixed:
+    if param in params_of(params):
         raise InvalidInput(
             f"--param {param} and what is varied contradict each other; give one of them.", param="param"
         )
-    values = (mechanism_of(mechanism, [one], no_noise=False)["params"][param] for one in tried)
+    values = (params_of([one])[param] for one in tried)
+    fixed = {name: value for name, value in mechanism.params.items() if name != param}
     return fixed, param, tuple(dict.fromkeys(values))
 
 
@@ -266,7 +273,7 @@ def _finetune_line(
     for name, given in (("max_length", job["max_length"]), ("seed", options["seed"]), ("epochs", job["epochs"])):
         if given != default_of(name):
             words += [flag_of(name), str(given)]
-    words += ["--cut", str(request.cut), "--mechanism", request.mechanism]
+    words += ["--surrogates", "nothing", "--cut", str(request.cut), "--mechanism", request.mechanism]
     words += ["--tail", str(request.tail), "--skip", request.skip] if request.tail else []
     for name, setting in {**request.fixed, request.param: value}.items():
         words += ["--param", f"{name}={shown(setting)}"]

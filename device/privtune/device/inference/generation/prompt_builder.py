@@ -1,39 +1,83 @@
-"""Prompts to token ids, and where an answer ends. Chat templates are the cloud's: see `privtune.device.data.chat`."""
+"""Prompts to token ids, with surrogates for what identifies, and where an answer ends.
+
+Chat templates are the cloud's: see `privtune.device.data.chat`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from privtune.device.data.chat import template_source
 from privtune.device.data.messages import ChatMessage
-from privtune.device.data.plain_text import half_character
 from privtune.device.data.prompts import PromptForm, chat_template, prompt_ids
+from privtune.device.surrogates.surrogate_map import SurrogateMap
+from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.errors import InvalidInput, ModelUnsupported
 from privtune.shared.modeling.bottom_package import BottomPackage
+from privtune.shared.validation import half_character
 
 Prompt = str | Sequence[ChatMessage] | Sequence[int]  # a text, a conversation, or token ids
 PLAIN = PromptForm(kind="text")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A prompt as it leaves.
+
+    ids: its token ids.
+    surrogates: what restores the answer to it; None where nothing was replaced.
+    """
+
+    ids: list[int]
+    surrogates: SurrogateMap | None = None
+
+
+def leaving(prompt: Prompt, surrogates: Surrogates | None) -> tuple[Prompt, SurrogateMap | None]:
+    """A prompt with surrogates for what identifies, one map for all of its turns, and that map.
+
+    Raises InvalidInput for token ids, in which nothing can be found.
+    """
+    if surrogates is None:
+        return prompt, None
+    if isinstance(prompt, str):
+        known = surrogates.conversation([prompt])
+        return known.replace(prompt), known
+    messages = [one for one in prompt if isinstance(one, ChatMessage)]
+    if len(messages) < len(prompt):
+        raise InvalidInput(
+            "this job replaces what identifies, and can't find it in token ids; send the text instead", param="prompt"
+        )
+    asked = next((place for place, message in enumerate(messages) if message.role == "user"), len(messages))
+    known = surrogates.conversation([message.content for message in messages], opening=asked + 1)
+    return [replace(message, content=known.replace(message.content)) for message in messages], known
+
+
 class Prompts:
-    """Writes prompts as the model saw them in training. form: of the job's records."""
+    """Writes prompts as the model saw them in training.
 
-    def __init__(self, package: BottomPackage, form: PromptForm | None) -> None:
-        self._package, self._form = package, form or PLAIN
+    form: of the job's records.
+    surrogates: the job's; None where texts leave as they are.
+    """
 
-    def ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
-        """Token ids of a text or of messages; ids stay as they are. raw: the text without the job's form or template.
+    def __init__(self, package: BottomPackage, form: PromptForm | None, surrogates: Surrogates | None = None) -> None:
+        self._package, self._form, self._surrogates = package, form or PLAIN, surrogates
+
+    def asked(self, prompt: Prompt, *, raw: bool = False) -> Asked:
+        """Token ids of a text or of messages, with the job's surrogates; ids stay as they are.
+
+        raw: the text without the job's form or template.
 
         Raises:
-            InvalidInput: the prompt is empty, has half of a character or is over the context length, or the job's form
-                has no place for messages.
+            InvalidInput: the prompt is empty, has half of a character or is over the context length, the job's form
+                has no place for messages, or its surrogates none for token ids.
             ModelUnsupported: the tokenizer is not this model's.
         """
         if isinstance(prompt, str) and (problem := half_character(prompt)) is not None:
             raise InvalidInput(f"the prompt has {problem}; write it whole", param="prompt")
-        ids = self._written(prompt, raw)
+        given, surrogates = leaving(prompt, self._surrogates)
+        ids = self._written(given, raw)
         if not ids:
             raise InvalidInput("the prompt is empty: the tokenizer finds no token in it", param="prompt")
         self._package.check_ids([ids])
@@ -43,7 +87,12 @@ class Prompts:
                 f"the prompt has {len(ids)} tokens, and this model reads and writes at most {limit}; shorten it",
                 param="prompt",
             )
-        return ids
+        return Asked(ids=ids, surrogates=surrogates)
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt, as it leaves, leaves room for an answer."""
+        limit = self._package.max_positions
+        return limit is None or len(self._written(prompt, raw=False)) < limit
 
     def newest(self, history: Sequence[ChatMessage], new_tokens: int) -> list[ChatMessage]:
         """The newest turns of question and answer that leave room for an answer; at least the last message.
@@ -52,7 +101,7 @@ class Prompts:
         """
         kept, limit = list(history), self._package.max_positions
         while limit is not None and len(kept) > 2:
-            if len(self._written(kept, raw=False)) + min(new_tokens, limit // 2) <= limit:
+            if len(self._written(leaving(kept, self._surrogates)[0], raw=False)) + min(new_tokens, limit // 2) <= limit:
                 break
             kept = kept[2:]
         return kept

@@ -1,4 +1,4 @@
-"""Token ids to text, piece by piece: whole characters only, and nothing of a stop text.
+"""Token ids to text, piece by piece: whole characters only, the true words for surrogates, nothing of a stop text.
 
 `tokenizers.decoders.DecodeStream` does the first half, but never returns a character that is still incomplete when the
 answer ends.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from privtune.device.surrogates.surrogate_map import SurrogateMap
+
 # Tokens of the prompt that decide how the first new one is written (a leading space).
 CONTEXT = 6
 _BROKEN = "�"  # a character whose last bytes are still to come
@@ -17,12 +19,16 @@ _BROKEN = "�"  # a character whose last bytes are still to come
 class TextPieces:
     """What new tokens add to a text.
 
-    stop: texts that end it.
+    stop: texts that end it; they are looked for among the true words.
+    surrogates: what restores the true words; None where nothing was replaced.
     stopped: whether one of them came.
     """
 
-    def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str], surrogates: SurrogateMap | None = None
+    ) -> None:
         self._tokenizer, self._stop = tokenizer, stop
+        self._restorer = None if surrogates is None else surrogates.restorer()
         self._ids = list(prompt[-CONTEXT:])
         self._done, self._read = 0, len(self._ids)
         self._held = ""  # may be the beginning of a stop text
@@ -36,14 +42,18 @@ class TextPieces:
         if len(after) <= len(before) or after.endswith(_BROKEN):
             return ""
         self._done, self._read = self._read, len(self._ids)
-        return self._released(after[len(before) :])
+        new = after[len(before) :]
+        return self._released(new if self._restorer is None else self._restorer.push(new))
 
     def finish(self) -> str:
         """What was held back; nothing follows it."""
         if self.stopped:
             return ""
         before = self._decode(self._ids[self._done : self._read])
-        rest = self._released(self._decode(self._ids[self._done :])[len(before) :])
+        rest = self._decode(self._ids[self._done :])[len(before) :]
+        if self._restorer is not None:
+            rest = self._restorer.push(rest) + self._restorer.finish()
+        rest = self._released(rest)
         held, self._held = self._held, ""
         return rest if self.stopped else rest + held
 

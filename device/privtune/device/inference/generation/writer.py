@@ -20,7 +20,7 @@ from torch import Tensor
 
 from privtune.device.data.batches import IndexArray
 from privtune.device.inference.generation.growing_rows import GrowingText
-from privtune.device.inference.generation.prompt_builder import Prompts
+from privtune.device.inference.generation.prompt_builder import Asked, Prompts
 from privtune.device.inference.generation.sampling import Sampler, Sampling
 from privtune.device.inference.generation.tail_text import TailText
 from privtune.device.inference.generation.text_pieces import TextPieces
@@ -28,6 +28,7 @@ from privtune.device.inference.tuned import TextReleases, TunedModel
 from privtune.device.link.rpc import Stream
 from privtune.device.model.tail import every_row
 from privtune.device.privacy.statements import Statement
+from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
 from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.retry import retrying
@@ -48,7 +49,7 @@ class Reply:
     prompt: token ids that it follows.
     limit: most tokens that it may have.
     new_ids: its tokens so far.
-    text: what may be shown so far.
+    text: what may be shown so far, with the true words for surrogates.
     finish: why it ended; None until then.
     admission: its entry in the ledger.
     growing, in_tail: its released rows, and its states in a tail; both until it ends.
@@ -83,12 +84,18 @@ class Reply:
 class Writer:
     """Begins answers and continues them, a token of some or all at each `advance`. One caller at a time.
 
-    say: gets warnings and lost connections.
+    Args:
+        tuned: the model.
+        texts: what releases its rows.
+        surrogates: the job's; None where texts leave as they are.
+        say: gets warnings and lost connections.
     """
 
-    def __init__(self, tuned: TunedModel, texts: TextReleases, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, tuned: TunedModel, texts: TextReleases, surrogates: Surrogates | None, say: Callable[[str], None]
+    ) -> None:
         self._tuned, self._texts, self._say = tuned, texts, say
-        self.prompts = Prompts(tuned.package, tuned.state.prompt)
+        self.prompts = Prompts(tuned.package, tuned.state.prompt, surrogates)
         self._end_ids = self.prompts.end_ids()
         self._handles, self._numbers = itertools.count(), itertools.count()
         self._stream: Stream | None = None
@@ -115,15 +122,16 @@ class Writer:
         """Answers that are being written."""
         return len(self._active)
 
-    def begin(self, prompt: Sequence[int], sampling: Sampling) -> Reply:
-        """Start an answer to a prompt of `prompts.ids`.
+    def begin(self, asked: Asked, sampling: Sampling) -> Reply:
+        """Start an answer to a prompt of `prompts.asked`.
 
         Raises PolicyRefused, before anything is sent, when the budget does not allow the prompt with a longest answer.
         """
+        prompt = asked.ids
         wanted, room = sampling.max_new_tokens or DEFAULT_NEW_TOKENS, self.prompts.room(prompt)
         limit = wanted if room is None else min(wanted, room)
         growing = GrowingText(self._texts.rows)
-        pieces = TextPieces(self._tuned.package.tokenizer, prompt, sampling.stop)
+        pieces = TextPieces(self._tuned.package.tokenizer, prompt, sampling.stop, asked.surrogates)
         tail = self._tuned.states.head.tail
         in_tail = TailText(tail) if tail is not None else None
         reply = Reply(next(self._handles), prompt, growing, sampling, limit, pieces, in_tail)

@@ -1,4 +1,4 @@
-"""`none`: clean vectors leave. For comparison, behind an explicit `--no-noise`."""
+"""`none`: clean vectors leave. Surrogates protect the text, or nothing does."""
 
 from __future__ import annotations
 

@@ -6,12 +6,8 @@ separate the classes; everything after the noise is post-processing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,13 +16,9 @@ from torch import Tensor
 
 from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
-from privtune.device.noise.randomness import NoiseSource
-from privtune.device.noise.tables.private_counts import LabelledRows
-from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
+from privtune.device.noise.tables.private_counts import DrawnOnce, LabelledRows
 from privtune.device.privacy.bounds import dchi_variance
-from privtune.shared.errors import JobConflict
 
-KIND = "means"
 _SHRINKAGE = 0.3  # smallest ridge, in mean variances of a state
 _BATCH = 64
 _RECORDS = 4000  # public records that the covariance is estimated on
@@ -41,20 +33,8 @@ def public_directions(context: NoiseContext) -> Tensor:
     return _discriminants(contrasts_CD, public_BD, 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrivateMeans:
-    """Directions from a data set's class means under noise, drawn at the first request and read from `folder` after.
-
-    folder: on this device.
-    fingerprint: identifies the data set; stays on this device.
-    source: of the noise.
-    records: None: only directions that are already kept may be used, as for predictions.
-    """
-
-    folder: Path
-    fingerprint: str
-    source: NoiseSource
-    records: LabelledRows | None = None
+class PrivateMeans(DrawnOnce):
+    """Directions from a data set's class means under noise."""
 
     def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
         """directions_DC of unit length, `epsilon`-private for replacing one record.
@@ -62,30 +42,17 @@ class PrivateMeans:
         A record adds its mean state x, centred by public states and clipped to their median length R, to the sums
         (`contrasts`): replacing it moves all of them together by at most 2R in L2 (2R sqrt(2) for three classes or
         more), so one draw of d_chi noise over the whole block at rate epsilon / that is epsilon-private (the K-norm
-        mechanism of Hardt & Talwar 2010 for the L2 ball).
-
-        Raises:
-            JobConflict: nothing is kept, and no records are at hand.
-            StorageFull, ArtifactCorrupt: the file can't be written, or is damaged.
+        mechanism of Hardt & Talwar 2010 for the L2 ball). Raises as `kept`.
         """
-        asked = json.dumps([self.fingerprint, context.identity, epsilon, self.source.unsafe])
-        path = self.folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}{SUFFIX}"
-        if not path.exists():
-            if self.records is None:
-                raise JobConflict(
-                    "the class means that this job's codes were made from are not on this device; use the device and "
-                    "home folder that trained it"
-                )
-            tensors = {"directions": self._draw(context, self.records, epsilon)}
-            write_table(StoredTable(kind=KIND, tensors=tensors, facts={"epsilon": epsilon}), path)
-        return read_table(path).tensors["directions"]
 
-    def _draw(self, context: NoiseContext, records: LabelledRows, epsilon: float) -> Tensor:
-        contrasts_CD, moved, public_BD = contrasts(context, records)
-        size = contrasts_CD.numel()
-        # One draw over the whole block: its length hides all sums at once.
-        noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
-        return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size))
+        def draw(records: LabelledRows) -> Tensor:
+            contrasts_CD, moved, public_BD = contrasts(context, records)
+            size = contrasts_CD.numel()
+            # One draw over the whole block: its length hides all sums at once.
+            noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
+            return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size))
+
+        return self.kept("means", "class means that this job's codes", draw, epsilon, context.identity)
 
 
 def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor]:

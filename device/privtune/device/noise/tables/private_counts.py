@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,6 @@ from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
 from privtune.device.privacy.bounds import counts_scale
 from privtune.shared.errors import JobConflict
-
-KIND = "counts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +38,13 @@ class LabelledRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivateCounts:
-    """Noised word counts of a data set, drawn at the first request and read from `folder` after that.
+class DrawnOnce:
+    """What is fitted on a data set under noise: drawn at the first request, and read from `folder` after that.
 
     folder: on this device.
     fingerprint: identifies the data set; stays on this device.
     source: of the noise.
-    records: None: only counts that are already kept may be used, as for predictions.
+    records: None: only what is already kept may be used, as for predictions.
     """
 
     folder: Path
@@ -53,30 +52,43 @@ class PrivateCounts:
     source: NoiseSource
     records: LabelledRows | None = None
 
-    def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
-        """counts_CU under Laplace noise that makes them `epsilon`-private for replacing one record, and its variance.
+    def kept(self, kind: str, what: str, draw: Callable[[LabelledRows], Tensor], epsilon: float, *asked: Any) -> Tensor:
+        """What `draw` makes of the records.
 
-        Each record adds at most `words` different ids, picked at random. Every cell of the public vocabulary is
-        noised, so that not even which words occur is revealed.
+        kind: of the file. what: it is, for messages. asked: what its distribution depends on besides, JSON-ready.
 
         Raises:
             JobConflict: nothing is kept, and no records are at hand.
             StorageFull, ArtifactCorrupt: the file can't be written, or is damaged.
         """
-        scale = counts_scale(epsilon, words)
-        asked = json.dumps([self.fingerprint, usable_ids.tolist(), epsilon, words, self.source.unsafe])
-        path = self.folder / f"{KIND}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}{SUFFIX}"
+        key = json.dumps([self.fingerprint, *asked, epsilon, self.source.unsafe]).encode()
+        path = self.folder / f"{kind}-{hashlib.sha256(key).hexdigest()[:24]}{SUFFIX}"
         if not path.exists():
             if self.records is None:
                 raise JobConflict(
-                    "the word counts that this job's clusters were made from are not on this device; use the device "
-                    "and home folder that trained it"
+                    f"the {what} were made from are not on this device; use the device and home folder that trained it"
                 )
-            counts_CU = bounded_counts(self.records, usable_ids, words, self.source)
-            counts_CU += self.source.laplace(scale, *counts_CU.shape)
-            write_table(StoredTable(kind=KIND, tensors={"counts": counts_CU}, facts={"epsilon": epsilon}), path)
-        counts: NDArray[np.float64] = read_table(path).tensors["counts"].numpy()
-        return counts, 2 * scale**2
+            write_table(StoredTable(kind=kind, tensors={kind: draw(self.records)}, facts={"epsilon": epsilon}), path)
+        return read_table(path).tensors[kind]
+
+
+class PrivateCounts(DrawnOnce):
+    """Noised word counts of a data set."""
+
+    def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
+        """counts_CU under Laplace noise that makes them `epsilon`-private for replacing one record, and its variance.
+
+        Each record adds at most `words` different ids, picked at random. Every cell of the public vocabulary is
+        noised, so that not even which words occur is revealed. Raises as `kept`.
+        """
+        scale = counts_scale(epsilon, words)
+
+        def draw(records: LabelledRows) -> Tensor:
+            counts_CU = bounded_counts(records, usable_ids, words, self.source)
+            return counts_CU + self.source.laplace(scale, *counts_CU.shape)
+
+        what = "word counts that this job's clusters"
+        return self.kept("counts", what, draw, epsilon, usable_ids.tolist(), words).numpy(), 2 * scale**2
 
 
 def bounded_counts(records: LabelledRows, usable_ids: Tensor, words: int, source: NoiseSource) -> Tensor:

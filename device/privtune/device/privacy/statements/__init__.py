@@ -5,6 +5,7 @@ no_bound           clean vectors, and noise without a worst-case bound
 added_noise        d_chi, Gaussian and Laplace noise added to vectors
 shared_target      tokens replaced by what their public cluster or code stands for
 fitted_tables      what tables fitted on the private records cost on top
+surrogate          texts whose identifying words were replaced before the model read them
 randomised_labels  labels that train as one randomised draw per record
 """
 

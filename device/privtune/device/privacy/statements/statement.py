@@ -10,7 +10,18 @@ from privtune.device.privacy.bounds import compose_mu, compose_pure, gdp_epsilon
 from privtune.shared.errors import InvalidInput
 
 Row = Literal[
-    "none", "metric", "clipped", "unclipped", "scale", "gain", "cluster", "randomised", "fitted", "gaussian", "laplace"
+    "none",
+    "metric",
+    "clipped",
+    "unclipped",
+    "scale",
+    "gain",
+    "cluster",
+    "randomised",
+    "fitted",
+    "gaussian",
+    "laplace",
+    "surrogate",
 ]
 Guarantee = Literal["none", "metric", "pure", "approximate"]
 

@@ -1,0 +1,149 @@
+"""What was measured of settings: recovery, loss of accuracy, cloud gain, bytes and time. Read from one file.
+
+`python -m research.cloud_gain report` writes `measured.json` from docs/results; nothing in it is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from privtune.device.noise.registry import validate
+from privtune.shared.job_spec import JobSpec, MechanismSpec, SurrogateSpec
+
+NOT_MEASURED = "not measured"
+NO_GAIN = "Cloud gain: not measured for this setting (`privtune protections` lists what is)."
+Interval = tuple[float, float, float]  # value, lower and upper end of the 95% interval
+
+
+class JobTraffic(BaseModel):
+    """What a whole job took over the wire and on the clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+
+class MeasuredRow(BaseModel):
+    """One setting on one model and data set. Shares are between 0 and 1; None: not measured.
+
+    accuracy: of the split.
+    drop: below the whole model trained on clean vectors.
+    alone: accuracy of the same device without a cloud.
+    gain: accuracy minus `alone`, on the same records.
+    gain_small: accuracy minus that of a whole small model (MiniLM), which a device trains without a cloud.
+    oblivious, informed, content: words named by the worst attack: by one that does not know the mechanism, by one that
+        does, and by one that does of content words alone.
+    strong: words named by the informed attack once it has ten times the public text.
+    clear: content words that leave as they are, since they are not replaced.
+    traffic: of a job with this setting.
+    surrogates: rank from which words are replaced, with what identifies; None: nothing is replaced.
+    cell: its name in research/.
+    seeds: of accuracy.
+    sources: files of docs/results.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    data: str
+    cut: int
+    tail: int
+    skip: str
+    mechanism: str
+    params: dict[str, Any]
+    surrogates: int | None
+    accuracy: Interval
+    drop: Interval | None = None
+    alone: Interval | None = None
+    gain: Interval | None = None
+    gain_small: Interval | None = None
+    oblivious: Interval | None = None
+    informed: Interval | None = None
+    content: Interval | None = None
+    strong: Interval | None = None
+    clear: float | None = None
+    traffic: JobTraffic | None = None
+    cell: str
+    seeds: int
+    sources: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        """The model and data that it holds for."""
+        return f"{self.model}, {self.data}"
+
+    def gain_sentence(self) -> str:
+        """The cloud gain with its interval; a gain that may be none says so first."""
+        if self.gain is None:
+            return NO_GAIN
+        figures = f"{points(self.gain)} points over the same device alone ({self.where})"
+        return f"The cloud adds nothing measurable: {figures}." if self.adds_nothing else f"The cloud adds {figures}."
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether the cloud gain's interval reaches 0."""
+        return self.gain is not None and self.gain[1] <= 0
+
+
+def points(interval: Interval) -> str:
+    """A difference of accuracies in points, with its interval."""
+    value, low, high = (100 * one for one in interval)
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+@cache
+def rows() -> tuple[MeasuredRow, ...]:
+    """Every measured setting."""
+    text = files(__package__).joinpath("measured.json").read_text(encoding="utf-8")
+    return tuple(MeasuredRow.model_validate(row) for row in json.loads(text)["rows"])
+
+
+def measured(settings: Mapping[str, Any]) -> MeasuredRow | None:
+    """The row of these settings, one with a cloud gain and of most seeds; None: they were not measured.
+
+    settings: fields of a `JobSpec`: cut, tail, skip, mechanism, surrogates.
+    """
+    wanted = _key(settings)
+    found = [row for row in rows() if _key(_settings_of(row)) == wanted]
+    return max(found, key=lambda row: (row.gain is not None, row.seeds), default=None)
+
+
+def measured_job(spec: JobSpec) -> MeasuredRow | None:
+    """The row of a job's settings; None: they were not measured, or not for this task."""
+    return measured(spec.model_dump()) if spec.task == "classification" else None
+
+
+def cloud_gain(spec: JobSpec) -> str:
+    """What the cloud adds under a job's settings, in a sentence."""
+    row = measured_job(spec)
+    return NO_GAIN if row is None else row.gain_sentence()
+
+
+def _settings_of(row: MeasuredRow) -> dict[str, Any]:
+    return {
+        "cut": row.cut,
+        "tail": row.tail,
+        "skip": row.skip,
+        "mechanism": {"name": row.mechanism, "params": row.params},
+        "surrogates": {"replace": "nothing"}
+        if row.surrogates is None
+        else {"replace": "identifying", "rank": row.surrogates},
+    }
+
+
+def _key(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes two settings the same: a default that is spelt out is no difference."""
+    mechanism = MechanismSpec.model_validate(settings["mechanism"])
+    params = tuple(sorted(validate(mechanism).model_dump().items()))
+    surrogates = SurrogateSpec.model_validate(settings["surrogates"])
+    skip = settings.get("skip", "frozen") if settings["tail"] else None
+    return settings["cut"], settings["tail"], skip, mechanism.name, params, surrogates if surrogates.on else None

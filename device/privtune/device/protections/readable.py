@@ -1,0 +1,53 @@
+"""What the cloud can read of a job, in three lines: its text, its labels, and the rest. Settings decide, not names."""
+
+from __future__ import annotations
+
+from privtune.device.protections.measured import measured_job
+from privtune.shared.job_spec import JobSpec
+
+
+def what_the_cloud_reads(spec: JobSpec) -> tuple[str, str, str]:
+    """One line each for the text, for labels and gradients, and for what no setting hides."""
+    return f"Text: {_text(spec)}", f"Labels: {_labels(spec)}", f"Always: {_always(spec)}"
+
+
+def _text(spec: JobSpec) -> str:
+    replaced = (
+        "names, places, organisations, numbers, dates, addresses and words rarer than the "
+        f"{spec.surrogates.rank:,} most common are replaced by random ones of the same kind"
+    )
+    if spec.mechanism.name == "none":
+        if spec.surrogates.on:
+            return f"the cloud can read every word that is not replaced; {replaced}."
+        return "the cloud can read nearly every word: nothing is replaced, and vectors leave without noise."
+    row = measured_job(spec)
+    if row is None or row.informed is None or row.content is None:
+        share = "what it can name of them is not measured for these settings (`privtune audit` does)"
+    else:
+        share = (
+            f"attackers who know the mechanism named {row.informed[0]:.0%} of all words and {row.content[0]:.1%} of "
+            f"content words ({row.where}; attackers with more text name more)"
+        )
+    first = f"{replaced}; " if spec.surrogates.on else ""
+    return f"{first}vectors leave through `{spec.mechanism.name}`; {share}."
+
+
+def _labels(spec: JobSpec) -> str:
+    if spec.labels == "shared":
+        return "the cloud gets every label as it is."
+    if spec.tail:
+        return "no label and no gradient leaves."
+    if spec.task == "causal-lm":
+        what = "with surrogates in place of what is replaced" if spec.surrogates.on else "whatever the noise"
+        return f"the labels are the text, and gradients name every word that the model learns to write, {what}."
+    if spec.label_epsilon is not None:
+        return f"gradients tell at most {spec.label_epsilon:g} nats of each label."
+    return "they stay here, but gradients tell most of them (`--label-epsilon` bounds this, `--tail` sends none)."
+
+
+def _always(spec: JobSpec) -> str:
+    line = "the cloud sees the number of records and how long each is"
+    if spec.task == "classification" or spec.tail:
+        return f"{line}."
+    kept = ", with surrogates where it has them" if spec.surrogates.on else ""
+    return f"{line}, and it knows what the tuned model answers{kept}."

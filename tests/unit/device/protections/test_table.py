@@ -1,0 +1,122 @@
+"""The table of protections: what is measured is quoted, what is not says so, and the README holds the same table."""
+
+import json
+
+import pytest
+
+from privtune.device.protections import measured as module
+from privtune.device.protections.announce import announcement, departures
+from privtune.device.protections.measured import NO_GAIN, MeasuredRow, cloud_gain, measured, rows
+from privtune.device.protections.protection import PROTECTIONS, protection
+from privtune.device.protections.readable import what_the_cloud_reads
+from privtune.device.protections.table import HEADINGS, first_line, listing, markdown, table
+from tests.support.builders import least_spec
+from tests.support.real import ROOT
+
+
+def job(name, task="classification", **changes):
+    return least_spec(**{"task": task} | protection(name).fields(task) | changes)
+
+
+def row(name, **figures):
+    fields = protection(name).fields("classification")
+    setting = {key: fields[key] for key in ("cut", "tail")} | {"skip": fields.get("skip", "frozen")}
+    setting |= {"mechanism": fields["mechanism"]["name"], "params": fields["mechanism"]["params"]}
+    setting["surrogates"] = fields["surrogates"].get("rank")
+    least = {"model": "M", "data": "D", "accuracy": (0.8, 0.7, 0.9), "cell": "c", "seeds": 3, "sources": ("c.jsonl",)}
+    return MeasuredRow.model_validate(least | setting | figures)
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Sets the rows that are known."""
+    return lambda *found: monkeypatch.setattr(module, "rows", lambda: found)
+
+
+def test_the_file_is_of_the_committed_results():
+    committed = json.loads((ROOT / "docs" / "results" / "cloud-gain.json").read_text())
+    assert [one.model_dump(mode="json") for one in rows()] == committed["rows"]
+    assert rows()
+
+
+def test_the_readme_and_the_page_hold_the_table():
+    for page in ("README.md", "docs/protections.md"):
+        assert markdown() in (ROOT / page).read_text(), f"{page}: take the table of `privtune protections`"
+
+
+def test_every_protection_has_a_row_with_every_cell():
+    cells = table()
+    assert [one[0] for one in cells] == [f"`{name}`" for name in PROTECTIONS]
+    assert {len(one) for one in cells} == {len(HEADINGS)}
+    assert all(all(one) for one in cells)
+    assert [one["name"] for one in listing()] == list(PROTECTIONS)
+    json.dumps(listing())
+
+
+def test_what_was_not_measured_says_so(known):
+    known()
+    assert table()[2][1:7] == ("not measured",) * 6
+    assert cloud_gain(job("words")) == NO_GAIN
+    assert listing()[2]["measured"] is None
+
+
+def test_a_gain_that_may_be_none_is_in_the_first_line(known):
+    known(row("words", gain=(0.007, -0.005, 0.018)), row("all", gain=(0.02, 0.001, 0.04)))
+    assert first_line(PROTECTIONS["words"]).startswith(
+        "words: The cloud adds nothing measurable: 0.7 [-0.5, 1.8] points over the same device alone (M, D). "
+    )
+    assert "cloud adds" not in first_line(PROTECTIONS["all"])
+    assert cloud_gain(job("all")) == "The cloud adds 2.0 [0.1, 4.0] points over the same device alone (M, D)."
+
+
+def test_a_row_is_that_of_the_same_settings(known):
+    found = row("words", gain=(0.01, 0.0, 0.02))
+    known(found)
+    params = protection("words").fields("classification")["mechanism"]["params"]
+    spelt = {"name": "codes", "params": params | {"task_weight": 2.0}}  # a default
+    assert measured(job("words", mechanism=spelt).model_dump()) == found
+    other = {"name": "codes", "params": params | {"codes": 31}}
+    for changes in ({"cut": 1}, {"tail": 2}, {"skip": "none"}, {"mechanism": other}, {"surrogates": {}}):
+        assert measured(job("words", **changes).model_dump()) is None
+    assert cloud_gain(job("words", "causal-lm", mechanism=spelt)) == NO_GAIN  # measured for classifiers
+
+
+def test_a_row_without_a_tail_has_no_skip(known):
+    known(row("none", gain=(0.05, 0.04, 0.06)))
+    assert measured(job("none", skip="tuned").model_dump()) is not None
+
+
+def test_an_overridden_setting_is_said(known):
+    assert departures(job("words"), "words") == []
+    changed = job("words", cut=3, surrogates={"rank": 9_000})
+    assert departures(changed, "words") == ["cut 3 instead of 2", "surrogates replace identifying instead of nothing"]
+    assert departures(job("names", surrogates={"rank": 90_000}), "names") == ["surrogates rank 90000 instead of 50000"]
+    known(row("names", gain=(0.05, 0.04, 0.06)))
+    assert measured(job("names", surrogates={"rank": 90_000}).model_dump()) is None
+    lines = announcement(changed, "words")
+    assert lines[0].startswith("protection words: one of 32 codes")
+    assert lines[1].startswith("overridden: cut 3 instead of 2; ")
+    assert not any(line.startswith("overridden") for line in announcement(job("all"), "all"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "labels"),
+    [
+        (job("none"), "nearly every word: nothing is replaced", "gradients tell most of them"),
+        (job("names"), "every word that is not replaced; names, places", "`--label-epsilon` bounds this"),
+        (job("names", label_epsilon=2.0), "rarer than the 50,000 most common", "at most 2 nats of each label"),
+        (job("names", labels="shared", num_labels=2), "is not replaced", "the cloud gets every label as it is"),
+        (job("names", "causal-lm"), "is not replaced", "with surrogates in place of what is replaced"),
+        (job("none", "causal-lm"), "nearly every word", "gradients name every word that the model learns to write"),
+        (job("words"), "attackers who know the mechanism named", "no label and no gradient leaves"),
+        (job("words", "causal-lm"), "not measured for these settings", "no label and no gradient leaves"),
+        (job("names", mechanism={"name": "dchi"}), "words rarer than", "gradients tell most"),
+    ],
+)
+def test_three_lines_say_what_the_cloud_reads_whatever_the_protection_is_called(asked, text, labels):
+    lines = what_the_cloud_reads(asked)
+    assert [line.split(":")[0] for line in lines] == ["Text", "Labels", "Always"]
+    assert text in lines[0]
+    assert labels in lines[1]
+    answers = "knows what the tuned model answers" in lines[2]
+    assert answers == (asked.task == "causal-lm" and not asked.tail)
