@@ -91,6 +91,9 @@ def test_an_overridden_setting_is_said(known):
     changed = job("words", cut=3, surrogates={"rank": 9_000})
     assert departures(changed, "words") == ["cut 3 instead of 2", "surrogates replace identifying instead of nothing"]
     assert departures(job("names", surrogates={"rank": 90_000}), "names") == ["surrogates rank 90000 instead of 50000"]
+    fewer = {"codes": 16} | {name: value for name, value in job("words").mechanism.params.items() if name != "codes"}
+    changed_codes = job("words", mechanism={"name": "codes", "params": fewer})
+    assert departures(changed_codes, "words") == ["mechanism params codes=16 instead of codes=32"]
     known(row("names", gain=(0.05, 0.04, 0.06)))
     assert measured(job("names", surrogates={"rank": 90_000}).model_dump()) is None
     lines = announcement(changed, "words")
