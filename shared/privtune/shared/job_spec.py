@@ -142,7 +142,7 @@ class SurrogateSpec(Described):
         50_000,
         ge=1_000,
         le=300_000,
-        description="Words that public text uses less often than this many others are replaced too.",
+        description="Words beyond this rank of frequency in public text are replaced too.",
     )
     language: str = Field(
         "en",
