@@ -97,7 +97,7 @@ def cells() -> dict[str, FrontierCell]:
             family=f"{hidden.family}, randomised response",
             cut=cut,
         )
-    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=50_000)
+    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=SurrogateSpec().rank)
     found["clean-tail-1"] = FrontierCell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = FrontierCell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):
