@@ -54,8 +54,8 @@ padding never reaches the top, as on the wire. A language model must also write 
 together, as the whole does (to {rounding:.0e}). A model that fails is refused with what differs. It takes about a
 second; the verdict is kept in `~/.cache/privtune/split-checks` (`PRIVTUNE_CACHE` moves it) by configuration and
 versions. `privtune-cloud models --model REF` says it of a model without loading its weights. A copy that takes over a
-minute of processor time is refused as undecided. On the same copy it is measured how long a text the model takes:
-RoBERTa's 514 positions are 512 tokens.
+minute of processor time is refused as undecided. The same copy shows how long a text the model takes: RoBERTa's
+514 positions are 512 tokens.
 
 The tables are by `python -m research.models_checked`, with transformers {transformers} and torch {torch}: every type
 with a class for the task, at the default settings of its configuration class; a model with other settings may differ,
@@ -63,9 +63,9 @@ and is checked when it is loaded. It is a check of the split with random weights
 finds its layers, a tokenizer is fast and an export format knows the type are other questions; models of the
 [README](../README.md#models-and-data)'s list are tested in all of these.
 
-A mixture of experts keeps its experts in tensors that are no linear layers: LoRA tunes attention alone (DeepSeek's
+A mixture of experts keeps its experts in tensors that are not linear layers: LoRA tunes attention alone (DeepSeek's
 experts too, by peft's own rule; peft merges such an adapter, `--format merged` refuses it), `--tuning full` all of it.
-Exports as adapter and merged model are tested for ten of these types, GGUF takes only those that
+Exports as adapter and merged model are tested for ten of these types; GGUF takes only those that
 [export](export.md#gguf) names.
 
 What is refused, with reasons, is in [models-refused](results/models-refused.md): ALBERT shares one block

@@ -62,7 +62,7 @@ def test_recorded_frames_hold_none_of_the_words_that_were_replaced(world, job, m
     assert own_words(found) == 0
     assert found.document["surrogates"]["coverage"]["replaced"] > 100
     assert found.document["statement"]["row"] == "surrogate"
-    assert "Of your own words that were replaced, 0 in 100 stand in what" in found.document["verdict"]["text"]
+    assert "Of your own words that were replaced, 0 in 100 are in what" in found.document["verdict"]["text"]
     assert "your own words among what the cloud reads" in render(found)
     # Words that did leave are found by the same search.
     in_clear = frozenset(word for words in WORDS[:1] for word in words.split())

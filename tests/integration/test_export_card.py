@@ -39,6 +39,15 @@ def test_it_tells_how_the_model_was_made_as_the_ledger_has_it(local_world):
     manifest = json.loads((world.settings.home / "jobs" / job_id / "adapter" / "manifest.json").read_text())
     for fact in (manifest["base_sha256"], "2 blocks and the embedding", "text classification, 2 classes", "rank 4"):
         assert fact in card.text
+    assert "received perturbed vectors in place of the text" in card.text
+
+
+def test_it_says_that_the_text_had_surrogates_and_no_noise(local_world):
+    world = local_world
+    job_id = train(world, mechanism={"name": "none"}, surrogates={"replace": "identifying"})
+    card = card_of(export_job(job_id, world.folder / "out", world.settings, ExportOptions()))
+    assert "received vectors, of a text in which surrogates replace what identifies, in place of the text" in card.text
+    assert "without the surrogates and the noise" in " ".join(card.text.split())
 
 
 @pytest.mark.parametrize("format", ["peft", "merged"])

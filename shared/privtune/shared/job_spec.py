@@ -119,6 +119,7 @@ class MechanismSpec(Described):
     name: str = Field(
         "none",
         pattern=r"^[a-z][a-z0-9_-]{0,31}$",
+        examples=["dchi", "codes"],
         description="Mechanism that perturbs every vector before it leaves the device; `privtune mechanisms` lists "
         "them. none: clean vectors, from which every word can be read that is not replaced.",
     )
@@ -141,12 +142,13 @@ class SurrogateSpec(Described):
         200_000,
         ge=1_000,
         le=300_000,
-        description="Words that public text uses less often than this many others are replaced too; those of no "
-        "dictionary, which may be names, sooner (10,000; 20,000 in languages other than English).",
+        description="Words beyond this rank of frequency in public text are replaced too; those of no dictionary, "
+        "which may be names, sooner (10,000; 20,000 in languages other than English).",
     )
     language: str = Field(
         "en",
         pattern=r"^[a-z]{2,3}$",
+        examples=["en", "de"],
         description="Language of the texts (ISO 639): chooses the word frequencies, and the recognisers where there "
         "are any; without them, rules and word frequencies decide.",
     )

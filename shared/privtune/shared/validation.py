@@ -75,6 +75,8 @@ def first_problem(errors: Sequence[Any]) -> Problem:
     text = str(first["msg"]).removeprefix("Value error, ").rstrip(".")
     if first["type"] != "value_error":  # our own messages begin as they mean to
         text = text[:1].lower() + text[1:]
+    if first["type"] == "model_type":  # pydantic names the class, which no user knows
+        text = "fields by name are expected, like {name: value}"
     return Problem(kind=first["type"], where=tuple(first["loc"]), text=text)
 
 

@@ -28,7 +28,8 @@ class Document(BaseModel):
         ({"inner": {"rank": "x"}}, "int_parsing", "inner.rank: input should be a valid integer"),
         ({"inner": {"rank": 3}}, "value_error", "inner.rank: Rank must be even"),
         ({"inner": {"rnak": 3}}, "extra_forbidden", "inner.rnak: extra inputs are not permitted"),
-        ([], "model_type", "input should be a valid dictionary"),
+        ([], "model_type", "fields by name are expected"),
+        ({"inner": "x"}, "model_type", "inner: fields by name are expected"),
     ],
 )
 def test_the_first_problem_names_the_field_and_what_is_wrong(value, kind, sentence):

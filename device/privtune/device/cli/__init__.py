@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,19 @@ app.command()(push)
 app.command()(protections)
 app.command()(mechanisms)
 app.command()(version)
+
+
+def _flowing(group: typer.Typer) -> None:
+    """Let the paragraphs of help texts flow: typer keeps a docstring's line breaks, which are no terminal's width."""
+    for command in group.registered_commands:
+        paragraphs = inspect.cleandoc(getattr(command.callback, "__doc__", None) or "").split("\n\n")
+        command.help = "\n\n".join(one if one.startswith("\b") else one.replace("\n", " ") for one in paragraphs)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _flowing(inner.typer_instance)
+
+
+_flowing(app)
 
 
 @app.callback()

@@ -177,7 +177,9 @@ def _in_options_words(error: ValidationError) -> str:
         return "--name: letters, digits, '.', '_' and '-' only, at most 100 of them."
     for name, job_option in JOB_OPTIONS.items():
         if job_option.path == problem.where[: len(job_option.path)]:
-            return f"{flag_of(name)} {first['input']!r}: {problem.text.removeprefix('input ')}."
+            like = field_at(job_option.path).examples if problem.kind == "string_pattern_mismatch" else None
+            text = f"write it like {' or '.join(like)}" if like else problem.text.removeprefix("input ")
+            return f"{flag_of(name)} {first['input']!r}: {text}."
     return f"{problem.text}."
 
 

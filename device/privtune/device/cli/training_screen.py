@@ -104,7 +104,7 @@ class PlainScreen:
         self._say(f"Job {info.job_id}: {info.total_steps} steps, {info.records:,} records" + _asides(info))
         self._say(
             f"Trainable: {info.device_parameters:,} parameters on this device, "
-            f"about {info.cloud_parameters:,} in the cloud."
+            + (f"about {info.cloud_parameters:,} in the cloud." if info.cloud_parameters else "none in the cloud.")
         )
         for line in info.replacement.lines() if info.replacement is not None else ():
             self._say(line)

@@ -136,9 +136,10 @@ def resolve_columns(table: RawTable, wanted: Columns, task: Task, *, labelled: b
     if wanted.prompt or wanted.completion or wanted.messages:
         raise DataInvalid(f"{table.source}: prompt, completion and messages are for causal-lm; name text and label.")
     label = wanted.label or (_find(table, LABEL_NAMES) if labelled else None)
+    other = "" if _find_pair(table, PROMPT_NAMES) is None else " For a language model: --task causal-lm."
     if labelled and label is None:
         raise DataInvalid(
-            f"{table.source}: which column is the label? Name it with --label-column. {_columns_of(table)}"
+            f"{table.source}: which column is the label? Name it with --label-column. {_columns_of(table)}{other}"
         )
     text, text2 = wanted.text, wanted.text2
     if text is None:
@@ -148,7 +149,9 @@ def resolve_columns(table: RawTable, wanted: Columns, task: Task, *, labelled: b
         else:
             text = _find(table, TEXT_NAMES)
     if text is None:
-        raise DataInvalid(f"{table.source}: which column is the text? Name it with --text-column. {_columns_of(table)}")
+        raise DataInvalid(
+            f"{table.source}: which column is the text? Name it with --text-column. {_columns_of(table)}{other}"
+        )
     return Columns(text=text, text2=text2, label=label)
 
 

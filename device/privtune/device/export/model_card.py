@@ -121,9 +121,12 @@ def _model(facts: CardFacts) -> str:
 
 
 def _privacy(facts: CardFacts) -> str:
+    what = "vectors" if facts.spec.mechanism.name == "none" else "perturbed vectors"
+    if facts.spec.surrogates.on:
+        what += ", of a text in which surrogates replace what identifies,"
     lines = [
         "## Privacy of the training",
-        "The top of the model was trained by a provider that received perturbed vectors in place of text. "
+        f"The top of the model was trained by a provider that received {what} in place of the text. "
         "What may be claimed for these vectors, as recorded in the owner's ledger before they were sent:",
     ]
     for one in facts.training:
@@ -133,8 +136,8 @@ def _privacy(facts: CardFacts) -> str:
         lines.append("* The ledger of the exporting device has no entry of this training, so nothing is claimed.")
     lines.append(
         "This is about the vectors that the provider saw. It says nothing about what these weights reveal to whoever "
-        "holds them: a tuned model can repeat what it was trained on. The model is used here on clean inputs, without "
-        "the perturbation that it was trained with."
+        "holds them: a tuned model can repeat what it was trained on. The model is used here on the text as it is, "
+        "without the surrogates and the noise that it may have been trained with."
     )
     return "\n\n".join(lines)
 
@@ -143,7 +146,7 @@ def _metrics(facts: CardFacts) -> str:
     if facts.metrics is None:
         return ""
     rows = "\n".join(f"* {name}: {value:.4f}" for name, value in facts.metrics.items()) or "* none were recorded"
-    return f"## Measured on the owner's held-out data, with the perturbation\n\n{rows}"
+    return f"## Measured on the owner's held-out data, protected as in training\n\n{rows}"
 
 
 def _use(facts: CardFacts) -> str:

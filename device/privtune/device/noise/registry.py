@@ -212,9 +212,10 @@ def validate(spec: MechanismSpec) -> p.Params:
 
 def _explain(row: Entry, error: ValidationError) -> str:
     problem = first_problem(error.errors())
-    known = ", ".join(row.params.model_fields) or "none"
+    known = ", ".join(row.params.model_fields)
     if problem.kind == "extra_forbidden":
-        return f"mechanism {row.name} has no parameter '{problem.field}'; it has: {known}"
+        has = f"it has: {known}" if known else "it has no parameters (`--protect words` or `--mechanism` adds noise)"
+        return f"mechanism {row.name} has no parameter '{problem.field}'; {has}"
     return f"mechanism {row.name}: {problem.sentence} (parameters: {known})"
 
 

@@ -25,10 +25,11 @@ def departures(spec: JobSpec, protect: str) -> list[str]:
     """The settings of a job that are not those of the protection, like "cut 2 instead of 1"."""
     mine = spec.model_dump()
     wanted = protection(protect).fields(spec.task)
+    pairs = [(path, _at(mine, path), value) for path, value in _leaves(wanted)]
     return [
-        f"{' '.join(path)} {_word(_at(mine, path))} instead of {_word(value)}"
-        for path, value in _leaves(wanted)
-        if _at(mine, path) != value
+        f"{' '.join(path)} {_word(_beyond(here, there))} instead of {_word(_beyond(there, here))}"
+        for path, here, there in pairs
+        if here != there
     ]
 
 
@@ -38,6 +39,13 @@ def _leaves(fields: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
             yield from _leaves(value, (*path, name))
         else:
             yield (*path, name), value
+
+
+def _beyond(value: Any, other: Any) -> Any:
+    """Of parameters those that the other lacks or has otherwise; anything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: one for name, one in value.items() if name not in other or other[name] != one}
 
 
 def _at(fields: Any, path: tuple[str, ...]) -> Any:

@@ -22,10 +22,10 @@ def _text(spec: JobSpec) -> str:
         return "the cloud can read nearly every word: nothing is replaced, and vectors leave without noise."
     row = measured_job(spec)
     if row is None or row.informed is None or row.content is None:
-        share = "what it can name of them is not measured for these settings (`privtune audit` does)"
+        share = "how many words an attacker names from them is not measured (`privtune audit` measures it)"
     else:
         share = (
-            f"attackers who know the mechanism named {row.informed[0]:.0%} of all words and {row.content[0]:.1%} of "
+            f"attackers who know the mechanism named {row.informed[0]:.1%} of all words and {row.content[0]:.1%} of "
             f"content words ({row.where}; attackers with more text name more)"
         )
     first = f"{replaced}; " if spec.surrogates.on else ""
@@ -41,8 +41,8 @@ def _labels(spec: JobSpec) -> str:
         what = "with surrogates in place of what is replaced" if spec.surrogates.on else "whatever the noise"
         return f"the labels are the text, and gradients name every word that the model learns to write, {what}."
     if spec.label_epsilon is not None:
-        return f"gradients tell at most {spec.label_epsilon:g} nats of each label."
-    return "they stay here, but gradients tell most of them (`--label-epsilon` bounds this, `--tail` sends none)."
+        return f"gradients reveal at most {spec.label_epsilon:g} nats of each label."
+    return "they stay here, but gradients reveal most of them (`--label-epsilon` bounds this, `--tail` sends none)."
 
 
 def _always(spec: JobSpec) -> str:

@@ -50,14 +50,13 @@ class Replacement:
         return hashlib.sha256(f"{self.fingerprint}\0{noised}".encode()).hexdigest()
 
     def lines(self) -> list[str]:
-        """For a terminal: words replaced, content words in clear, recognisers."""
-        found = []
-        if self.coverage is not None:
-            counts = self.coverage
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.kinds.items()))
-            found = [
-                f"Surrogates: {counts.share_replaced:.1%} of {counts.words:,} words are replaced"
-                + (f" ({kinds})." if kinds else "."),
-                f"In clear: {counts.share_content_clear:.1%} of {counts.content:,} content words leave as they are.",
-            ]
-        return [*found, f"Recognisers that ran: {', '.join(self.recognisers)}."]
+        """For a terminal: words replaced, content words in clear. The statement names the recognisers."""
+        if self.coverage is None:
+            return []
+        counts = self.coverage
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.kinds.items()))
+        return [
+            f"Surrogates: {counts.share_replaced:.1%} of {counts.words:,} words are replaced"
+            + (f" ({kinds})." if kinds else "."),
+            f"In clear: {counts.share_content_clear:.1%} of {counts.content:,} content words leave as they are.",
+        ]

@@ -1,3 +1,5 @@
+from privtune.device.audit import identifying
+from privtune.device.audit.attacks.channels import Finding
 from privtune.device.audit.metrics import Figure
 from privtune.device.audit.outcome import AttackRow, Outcome
 from privtune.device.audit.report.verdict import judge
@@ -26,3 +28,12 @@ def test_the_verdict_follows_the_upper_end_of_the_interval():
     assert level(0.15, 0.095) == "some"  # its interval reaches over a tenth
     assert level(0.195, 0.05) == "some"
     assert level(0.51, 0.05) == level(0.1, 0.51) == "most"
+
+
+def test_words_that_surrogates_leave_readable_are_no_reason_for_more_noise():
+    own = Finding(name=identifying.NAME, figure=Figure(value=0.0, low=0.0, high=0.01, floor=0.03), text="")
+    rows = [row("a", "oblivious", 0.9, 0.9), row("b", "adaptive", 0.9, 0.9)]
+    text = judge(Outcome(rows=rows, findings=[own])).text
+    assert "readable on purpose" in text
+    assert "more noise" not in text.lower()
+    assert "Use more noise" in judge(Outcome(rows=rows)).text

@@ -1,5 +1,6 @@
 """`privtune` at its edges: help that teaches and is quick, mistakes that end in one line, codes that are documented."""
 
+import inspect
 import json
 import os
 import re
@@ -54,7 +55,9 @@ def test_each_command_has_help_that_says_what_it_does(path, capsys):
     command = typer.main.get_command(app)
     for name in path:
         command = command.commands[name]
+    prose = [one for one in inspect.cleandoc(command.help or "").split("\n\n")[1:] if not one.startswith("\b")]
     assert command.help
+    assert not [one for one in prose if "\n" in one], "typer would keep these line breaks"
     for parameter in command.params:
         if parameter.param_type_name == "option":
             assert parameter.help, f"{parameter.name} has no help"

@@ -71,6 +71,7 @@ def test_programs_read_json_and_own_terms_are_replaced(
     [
         (["--surrogate-rank", "5"], "--surrogate-rank '5'|--surrogate-rank 5"),
         (["--own-terms", "nowhere.txt"], "nowhere.txt can't be read"),
+        (["--surrogate-language", "EN"], "--surrogate-language 'EN': write it like en or de."),
         (["--surrogate-language", "xx"], "no word frequencies for the language 'xx'"),
     ],
 )

@@ -71,7 +71,7 @@ def test_clean_vectors_have_nothing_to_tune() -> None:
         ("dchi", {"eta": float("inf")}, "eta"),
         ("gaussian", {"clip_ratio": 0}, "can't be 0"),
         ("gaussian", {"delta": 1.5}, "delta"),
-        ("none", {"x": 1}, "it has: none"),
+        ("none", {"x": 1}, "it has no parameters"),
     ],
 )
 def test_bad_settings_are_named(name: str, params: dict[str, float], message: str) -> None:

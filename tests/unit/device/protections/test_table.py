@@ -93,6 +93,9 @@ def test_an_overridden_setting_is_said(known):
     assert departures(job("names", surrogates={"rank": 290_000}), "names") == [
         "surrogates rank 290000 instead of 200000"
     ]
+    fewer = {"codes": 16} | {name: value for name, value in job("words").mechanism.params.items() if name != "codes"}
+    changed_codes = job("words", mechanism={"name": "codes", "params": fewer})
+    assert departures(changed_codes, "words") == ["mechanism params codes=16 instead of codes=32"]
     known(row("names", gain=(0.05, 0.04, 0.06)))
     assert measured(job("names", surrogates={"rank": 290_000}).model_dump()) is None
     lines = announcement(changed, "words")
@@ -104,15 +107,15 @@ def test_an_overridden_setting_is_said(known):
 @pytest.mark.parametrize(
     ("asked", "text", "labels"),
     [
-        (job("none"), "nearly every word: nothing is replaced", "gradients tell most of them"),
+        (job("none"), "nearly every word: nothing is replaced", "gradients reveal most of them"),
         (job("names"), "every word that is not replaced; names, places", "`--label-epsilon` bounds this"),
         (job("names", label_epsilon=2.0), "rarer than the 200,000 most common", "at most 2 nats of each label"),
         (job("names", labels="shared", num_labels=2), "is not replaced", "the cloud gets every label as it is"),
         (job("names", "causal-lm"), "is not replaced", "with surrogates in place of what is replaced"),
         (job("none", "causal-lm"), "nearly every word", "gradients name every word that the model learns to write"),
-        (job("words"), "attackers who know the mechanism named", "no label and no gradient leaves"),
-        (job("words", "causal-lm"), "not measured for these settings", "no label and no gradient leaves"),
-        (job("names", mechanism={"name": "dchi"}), "words rarer than", "gradients tell most"),
+        (job("words"), "named 13.5% of all words and 0.6% of", "no label and no gradient leaves"),
+        (job("words", "causal-lm"), "names from them is not measured", "no label and no gradient leaves"),
+        (job("names", mechanism={"name": "dchi"}), "words rarer than", "gradients reveal most"),
     ],
 )
 def test_three_lines_say_what_the_cloud_reads_whatever_the_protection_is_called(asked, text, labels):

@@ -40,6 +40,7 @@ def judge(outcome: Outcome) -> Verdict:
         level, headline = "some", "Part of your text can be recovered"
     else:
         level, headline = "little", "These attacks recover little of your text"
+    own = next((one.figure for one in outcome.findings if one.name == identifying.NAME), None)  # of surrogates
     text = (
         f"An attacker who knows the mechanism names {_per_cent(words.value)} of all words and "
         f"{_per_cent(meaning.value)} of the content words (best attacks: {worst.name} {worst.variant}; {content.name} "
@@ -47,7 +48,10 @@ def judge(outcome: Outcome) -> Verdict:
         f"most common word everywhere, without seeing anything, names {_per_cent(words.floor)}. "
     )
     text += {
-        "most": "Use more noise, another mechanism or a deeper cut, or do not send this data.",
+        "most": "Use more noise, another mechanism or a deeper cut, or do not send this data."
+        if own is None
+        else "Surrogates leave these words readable on purpose: if the cloud must not read them, use "
+        "`--protect words` or `all`, or do not send this data.",
         "some": "Look at the examples below, and decide whether the cloud may know what is recovered there.",
         "little": "These are measured attacks, not a proof; the privacy statement says what is proved.",
     }[level]
@@ -56,10 +60,10 @@ def judge(outcome: Outcome) -> Verdict:
             " More noise does not help against the gradients: those of a language model name its next tokens, "
             "whatever the vectors hide. Train its last blocks here (`finetune --tail`), and no gradient leaves."
         )
-    if (own := next((one.figure for one in outcome.findings if one.name == identifying.NAME), None)) is not None:
+    if own is not None:
         text += (
             " All of this counts words of the text that surrogates make. Of your own words that were replaced, "
-            f"{_per_cent(own.value)} stand in what the attacker reads ({_per_cent(own.floor)} by chance)."
+            f"{_per_cent(own.value)} are in what the attacker reads ({_per_cent(own.floor)} by chance)."
         )
     return Verdict(level=level, headline=headline, text=text)
 

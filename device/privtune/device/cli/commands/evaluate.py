@@ -138,4 +138,4 @@ def _show(found: Evaluation) -> None:
         figures |= {"rouge1": scores.rouge1, "rouge2": scores.rouge2, "rougeL": scores.rougeL, "bleu": scores.bleu}
     typer.echo(title)
     print_table([(name, f"{value:.4g}") for name, value in figures.items()], numbers=(1,))
-    typer.echo(f"Noise: {found.statement.text}")
+    typer.echo(f"Privacy: {found.statement.text}")

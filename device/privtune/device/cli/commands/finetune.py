@@ -78,8 +78,8 @@ class NoiseOptions(OptionGroup):
     text_gradients: Annotated[
         bool,
         option(
-            "Allow a language model whose names are not replaced to train in the cloud, without a tail: its gradients "
-            "name its text, whatever the noise.",
+            "Allow a language model to train in the cloud, without a tail, on text in which nothing is replaced: its "
+            "gradients name that text, whatever the noise.",
             NOISE,
             "--text-gradients",
         ),

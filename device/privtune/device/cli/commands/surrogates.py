@@ -59,8 +59,8 @@ def show(
 ) -> None:
     """Show what `--surrogates identifying` would replace in a file, and by what.
 
-    Each record is shown with what stays and what is replaced, then the counts over the whole file. The surrogates are
-    examples: every job draws its own. What is not replaced leaves readable. Nothing is sent.
+    Shows what stays and what is replaced in each record, then counts for the whole file. The surrogates
+    are examples: every job draws its own. What is not replaced leaves readable. Nothing is sent.
 
     \b
     Examples:
@@ -128,6 +128,7 @@ def _print(records: Records, first: list[Shown], found: Replacement) -> None:
     by_count = sorted(kinds.items(), key=lambda one: -one[1])
     rows = [(kind, f"{count:,}", f"{count / sum(kinds.values()):.1%}") for kind, count in by_count]
     print_table(rows, ("replaced", "units", "share"), numbers=(1, 2))
-    typer.echo("\n".join([str(records), *found.lines()]))
+    ran = f"Recognisers that ran: {', '.join(found.recognisers)}."
+    typer.echo("\n".join([str(records), *found.lines(), ran]))
     if len(first) < len(records):
         typer.echo(f"Shown: the first {len(first):,} records; counts are of all {len(records):,}.")
