@@ -54,7 +54,8 @@ def test_a_listing_without_end(monkeypatch, listing):
     numbers = itertools.count()
 
     def page(*_, **__):
-        assert (number := next(numbers)) < 1000
+        number = next(numbers)
+        assert number < 1000
         return {"data": [{"id": f"ftjob-{number}", "status": "queued", "more": "x" * 1000}], "has_more": True}
 
     with ControlPlane("http://127.0.0.1:1", KEY) as control:
