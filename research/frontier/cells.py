@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from privtune.device.audit.engine import Depth
-from privtune.shared.job_spec import MechanismSpec
+from privtune.shared.job_spec import MechanismSpec, SurrogateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,8 @@ def cells() -> dict[str, FrontierCell]:
             family=f"{hidden.family}, randomised response",
             cut=cut,
         )
-    found["names-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=50_000)
+    for name, rank in (("names", SurrogateSpec().rank), ("names-rank-50000", 50_000)):
+        found[f"{name}-cut-1"] = FrontierCell(family="surrogates", mechanism="none", params={}, surrogates=rank)
     found["clean-tail-1"] = FrontierCell(family="clean", mechanism="none", params={}, tail=1)
     found["clean-cut-3"] = FrontierCell(family="clean", mechanism="none", params={}, cut=3)
     for ratio in (1.0, 3.0, 6.0):

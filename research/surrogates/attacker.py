@@ -275,7 +275,22 @@ def attack(
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, **done[key]}, ensure_ascii=False) + "\n")
     rows = [done[f"{name}-{number}"] for number in range(len(chosen))]
-    return [row_of(kind, [one for one in rows if one["kind"] == kind.value], len(lists[kind])) for kind in KINDS]
+    return table(rows, {kind.value: len(names) for kind, names in lists.items()}, tool)
+
+
+def table(rows: Sequence[dict[str, str]], candidates: dict[str, int], tool: Surrogates) -> list[dict[str, Any]]:
+    """A row of each type, one of all, and one of what is a person's name beyond doubt."""
+
+    def is_person(row: dict[str, str]) -> bool:
+        plain = row["truth"].lower()
+        listed = plain in tool._lexicon.called or plain in tool._lexicon.family
+        named = row["kind"] in (Kind.GIVEN.value, Kind.FAMILY.value)
+        return named and listed and row["truth"][0].isupper() and not tool._lexicon.is_everyday(plain)
+
+    found = [row_of(kind, [one for one in rows if one["kind"] == kind], count) for kind, count in candidates.items()]
+    persons = candidates[Kind.GIVEN.value] + candidates[Kind.FAMILY.value]
+    found.append(row_of("of them listed, rarer names", [one for one in rows if is_person(one)], persons))
+    return [*found, row_of("all", rows, sum(candidates.values()))]
 
 
 def read(kept: Path | None) -> dict[str, dict[str, str]]:
@@ -300,15 +315,15 @@ def around(text: str) -> tuple[str, str]:
     return re.sub(r"^\S*\s", "", before).rstrip(" ") if at > BEFORE else before.rstrip(" "), text[at + 1 :][:AFTER]
 
 
-def row_of(kind: Kind, rows: Sequence[dict[str, str]], candidates: int) -> dict[str, Any]:
-    """Shares of units named, of one type."""
+def row_of(name: str, rows: Sequence[dict[str, str]], candidates: int) -> dict[str, Any]:
+    """Shares of units named."""
     count = max(len(rows), 1)
     shares = {
         guess: sum(row[guess] == row["truth"] for row in rows) / count
         for guess in ("likelihood", "with_prior", "likelihood_without", "frequent")
     }
     right = [row["truth"] for row in rows if row["truth"] in (row["likelihood"], row["with_prior"])]
-    return {"kind": kind.value, "units": len(rows), "candidates": candidates, **shares, "named": right}
+    return {"kind": name, "units": len(rows), "candidates": candidates, **shares, "named": right}
 
 
 def markdown(document: dict[str, Any]) -> str:
@@ -322,7 +337,7 @@ def markdown(document: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in document["attacks"].items():
-        for row in [*rows, overall(rows)]:
+        for row in rows:
             shares = " | ".join(
                 f"{100 * row[of]:.1f}" for of in ("likelihood", "with_prior", "likelihood_without", "frequent")
             )
@@ -340,16 +355,6 @@ def markdown(document: dict[str, Any]) -> str:
             f"{row['equal_words']}, {row['differing_words']} | {row['correlation_of_lengths']:+.3f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def overall(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All types together."""
-    units = sum(row["units"] for row in rows)
-    shares = {
-        guess: sum(row[guess] * row["units"] for row in rows) / units
-        for guess in ("likelihood", "with_prior", "likelihood_without", "frequent")
-    }
-    return {"kind": "all", "units": units, "candidates": sum(row["candidates"] for row in rows), **shares}
 
 
 if __name__ == "__main__":

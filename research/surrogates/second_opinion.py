@@ -55,7 +55,8 @@ def main() -> None:
     }
     found = {name: opinions(tool, judge, listed, texts) for name, texts in sets.items()}
     document = {
-        "command": f"python -m research.surrogates.second_opinion --data DATA --file {arguments.file}",
+        "command": f"python -m research.surrogates.second_opinion --data DATA --texts {arguments.texts} "
+        f"--file {arguments.file}",
         "recall_of_rampart": recall(judge, planted),
         "sets": found,
     }
@@ -140,7 +141,6 @@ def opinions(tool: Surrogates, judge: Rampart, listed: frozenset[str], texts: Se
     """Words in clear that a recogniser takes for identifying."""
     words = clear = 0
     judged, named = Counter[tuple[str, str]](), Counter[str]()
-    examples: dict[str, str] = {}
     for text in texts:
         sent, is_clear = as_sent(replaced_pieces(tool, text))
         types = judge.letters(sent)
@@ -153,22 +153,18 @@ def opinions(tool: Surrogates, judge: Rampart, listed: frozenset[str], texts: Se
             kind, _ = kinds.most_common(1)[0]
             if kind != "O":
                 judged[kind, match[0]] += 1
-                examples.setdefault(f"{kind} {match[0]}", sent[max(0, match.start() - 40) : match.end() + 40])
             capital = match[0][0].isupper() and not _BEGINS.search(sent[: match.start()])
             if capital and match[0].lower() in listed:
                 named[match[0]] += 1
-                examples.setdefault(f"census {match[0]}", sent[max(0, match.start() - 40) : match.end() + 40])
     return {
         "texts": len(texts),
         "words": words,
         "clear": clear,
         "rampart": sum(judged.values()),
         "rampart_kinds": dict(Counter({kind: 0 for kind, _ in judged}) + _by_kind(judged)),
-        "rampart_words": [
-            [kind, word, times, examples[f"{kind} {word}"]] for (kind, word), times in judged.most_common(SHOWN)
-        ],
+        "rampart_words": [[kind, word, times] for (kind, word), times in judged.most_common(SHOWN)],
         "census": sum(named.values()),
-        "census_words": [[word, times, examples[f"census {word}"]] for word, times in named.most_common(SHOWN)],
+        "census_words": named.most_common(SHOWN),
     }
 
 

@@ -138,10 +138,11 @@ class SurrogateSpec(Described):
         "replaced.",
     )
     rank: int = Field(
-        50_000,
+        200_000,
         ge=1_000,
         le=300_000,
-        description="Words that public text uses less often than this many others are replaced too.",
+        description="Words that public text uses less often than this many others are replaced too; those of no "
+        "dictionary, which may be names, sooner (10,000; 20,000 in languages other than English).",
     )
     language: str = Field(
         "en",

@@ -24,6 +24,10 @@ _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Capt|Lt|No|Nr|vs)\.\s*$")
 _LABEL = re.compile(r"\s?[:=]")
 _INITIALS = re.compile(r"(?<!\w)(?:(?:[A-Z]\.[ -]?)+|[B-HJ-Z] )$")  # before a name
+_PARTICLES = re.compile(  # between names, or before a family name with a capital of their own
+    r"(?<!\w)(?:(?:van|von|der|den|ter|ten|de|del|della|di|da|dos|das|do|du|la|le|el|al|bin|ibn|bint|abu|af|zu) )+$",
+    re.IGNORECASE,
+)
 _INITIALS_AFTER = re.compile(r",? ((?:[A-Z]\. ?)*[A-Z]\.)(?!\w)")
 _CAPITAL_BEFORE = re.compile(r"(?<!\w)([A-Z][^\W\d_]+) $")
 _CAPITAL_AFTER = re.compile(r" ([A-ZÄÖÜÉ][^\W\d_]+)(?!\w)")
@@ -42,8 +46,11 @@ _CAPITALISED = frozenset(
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
 _POSSESSIVE = re.compile(r"['’](?:s|ll|ve|re|d|m)?$", re.IGNORECASE)  # and other short forms
-_HALVES = re.compile(r"(?:do|does|did|is|was|are|were|wo|would|could|should|has|have|had|ai)n|ll|ve")  # of short forms
+_HALVES = re.compile(
+    r"(?:do|does|did|is|was|are|were|wo|would|could|should|has|have|had|ai)n|n't|ll|ve"
+)  # of short forms
 _TITLE_CASE = 0.6  # of a text's words: above it a capital says nothing
+_LABELS = 50_000  # what a form calls its fields is among so many of the most frequent words
 _FEW_WORDS = 4  # a text too short to be a headline
 _CAPITAL_NOUNS = ("de", "lb")  # languages in which a capital says nothing
 
@@ -154,7 +161,7 @@ class Finder:
             return False
         if proper:
             return not self._only_begins(text, match)
-        shouted = bare.isupper() and self._lexicon.rank(bare.lower()) < self._rank
+        shouted = bare.isupper() and not self._lexicon.is_rare(bare.lower(), self._rank)
         return telling and not shouted and not _begins(text, match)
 
     def _is_rare(self, text: str, match: re.Match[str], bare: str, plain: str) -> bool:
@@ -164,10 +171,10 @@ class Finder:
     def _only_begins(self, text: str, match: re.Match[str]) -> bool:
         """A word that is no listed name, with the capital of a sentence's beginning: an everyday one, or a label."""
         plain = match[0].lower()
-        label = self._lexicon.rank(plain) < self._rank and _LABEL.match(text, match.end()) is not None
-        return (
-            (label or self._lexicon.is_everyday(plain)) and not self._lexicon.is_listed(plain) and _begins(text, match)
-        )
+        if self._lexicon.is_listed(plain) or not _begins(text, match):
+            return False
+        label = _LABEL.match(text, match.end()) is not None and self._lexicon.rank(plain) < _LABELS
+        return label or self._lexicon.is_everyday(plain)
 
     def _capital_kind(self, plain: str) -> Kind:
         lexicon = self._lexicon
@@ -178,7 +185,8 @@ class Finder:
         return Kind.PLACE if plain in lexicon.places and plain not in lexicon.family else Kind.FAMILY
 
     def _beside(self, text: str, spans: Iterable[Span]) -> Iterator[Span]:
-        """What belongs to the names beside it: initials, a name that is a common word too, a second half."""
+        """What belongs to the names beside it: initials, particles, a name that is a common word too, a second half."""
+        ends = {span.end for span in spans}
         for span in spans:
             if span.kind not in (Kind.GIVEN, Kind.FAMILY):
                 continue
@@ -186,6 +194,9 @@ class Finder:
                 yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
             if after := _INITIALS_AFTER.match(text, span.end):
                 yield Span(after.start(1), after.end(1), Kind.INITIALS)
+            particles = _PARTICLES.search(text, max(0, span.start - 20), span.start)
+            if particles and (particles[0][0].isupper() or particles.start() - 1 in ends):
+                yield Span(particles.start(), particles.end() - 1, Kind.FAMILY)
             first = _CAPITAL_BEFORE.search(text, max(0, span.start - 30), span.start)
             if first and self._lexicon.is_listed(first[1].lower()) and not _QUESTION.match(text, span.end):
                 yield Span(*first.span(1), Kind.GIVEN)
@@ -199,7 +210,7 @@ class Finder:
     def _common_parts(self, bare: str) -> bool:
         """Whether a word in camelCase is put together from common words, as names of fields are."""
         parts = _CAMEL.findall(bare) if bare[0].islower() else []
-        common = all(self._lexicon.rank(part.lower()) < self._rank for part in parts)
+        common = not any(self._lexicon.is_rare(part.lower(), self._rank) for part in parts)
         return len(parts) > 1 and "".join(parts) == bare and common
 
 

@@ -13,6 +13,7 @@ MONTHS = tuple(calendar.month_name)[1:]
 FUNCTION_WORDS = 200  # so many of a language's most frequent words carry no content
 _EVERYDAY = 3_000  # words this frequent make no name in lower case; in an entity they may surround one
 _UNKNOWN = 10_000  # words of no dictionary that are rarer than this may be names
+_NO_DICTIONARY = 20_000  # the same where the language has none here: most of these words are names
 _UNSURE = 500  # without a dictionary, a listed name that is more frequent than this is taken for a word
 _PLURAL_OF_NAMES = 0.03  # a common noun has a plural that is used more often than this fraction of its singular
 
@@ -74,7 +75,9 @@ class Lexicon:
 
     def is_rare(self, word: str, rank: int) -> bool:
         """Whether a word in lower case is rarer than `rank`; one of no dictionary may be a name, and is rare sooner."""
-        known = not self._other_words or (self.is_dictionary_word(word) and not self._is_like_a_name(word))
+        if not self._other_words:
+            return self.rank(word) >= min(rank, _NO_DICTIONARY)
+        known = self.is_dictionary_word(word) and not self._is_like_a_name(word)
         return self.rank(word) >= (rank if known else min(rank, _UNKNOWN))
 
     def is_listed(self, word: str) -> bool:

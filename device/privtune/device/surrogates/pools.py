@@ -18,13 +18,14 @@ _YEARS = (1940, 100)  # the first, and how many
 _INITIALS = "BCDEFGHJKLMNOPRSTVWY"  # not A and I, which are words
 _ENDINGS = ("com", "net", "org")
 _ORDINAL = re.compile(r"(?<!\d)(\d+)(st|nd|rd|th|er)$", re.IGNORECASE)
+_RARE_FROM, _RARE_TO = 10_000, 50_000  # ranks of the surrogates of rare words
 _SHORTEST = 4  # letters of a rare word
 
 
 class Pools:
-    """The lists of one language, and draws from them. rank: words beyond it are rare."""
+    """The lists of one language, and draws from them."""
 
-    def __init__(self, lexicon: Lexicon, rank: int) -> None:
+    def __init__(self, lexicon: Lexicon) -> None:
         from faker.providers.person.en_US import Provider as Persons
 
         self._given = tuple(dict.fromkeys(Persons.first_names))
@@ -32,7 +33,7 @@ class Pools:
         self._months = lexicon.months
         self._countries = _countries()
         rare: dict[Kind, list[str]] = {}
-        for word in lexicon.by_rank[rank // 2 : rank]:  # nearly rare: they have few tokens and fit many sentences
+        for word in lexicon.by_rank[_RARE_FROM:_RARE_TO]:  # they have few tokens and fit many sentences
             if len(word) >= _SHORTEST and lexicon.is_dictionary_word(word):
                 rare.setdefault(rare_kind(word), []).append(word)
         self._rare = {kind: tuple(words) for kind, words in rare.items()}

@@ -43,7 +43,7 @@ class Surrogates:
             self._lexicon = Lexicon(spec.language)
             recognisers = Recognisers(spec.language, self._lexicon.called)
             self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
-            self._pools = Pools(self._lexicon, spec.rank)
+            self._pools = Pools(self._lexicon)
         except ImportError as error:
             raise InvalidInput(
                 f"surrogates need {error.name}; install it with: pip install 'privtune[surrogates]'"

@@ -22,7 +22,7 @@ LEAST: dict[str, Any] = {
     "suffix": None,
     "codec": "bf16",
     "mechanism": {"name": "none", "params": {}},
-    "surrogates": {"replace": "identifying", "rank": 50000, "language": "en"},
+    "surrogates": {"replace": "identifying", "rank": 200000, "language": "en"},
     "tuning": {
         "method": "lora",
         "rank": 8,

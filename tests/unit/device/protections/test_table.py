@@ -90,9 +90,11 @@ def test_an_overridden_setting_is_said(known):
     assert departures(job("words"), "words") == []
     changed = job("words", cut=3, surrogates={"rank": 9_000})
     assert departures(changed, "words") == ["cut 3 instead of 2", "surrogates replace identifying instead of nothing"]
-    assert departures(job("names", surrogates={"rank": 90_000}), "names") == ["surrogates rank 90000 instead of 50000"]
+    assert departures(job("names", surrogates={"rank": 290_000}), "names") == [
+        "surrogates rank 290000 instead of 200000"
+    ]
     known(row("names", gain=(0.05, 0.04, 0.06)))
-    assert measured(job("names", surrogates={"rank": 90_000}).model_dump()) is None
+    assert measured(job("names", surrogates={"rank": 290_000}).model_dump()) is None
     lines = announcement(changed, "words")
     assert lines[0].startswith("protection words: one of 32 codes")
     assert lines[1].startswith("overridden: cut 3 instead of 2; ")
@@ -104,7 +106,7 @@ def test_an_overridden_setting_is_said(known):
     [
         (job("none"), "nearly every word: nothing is replaced", "gradients tell most of them"),
         (job("names"), "every word that is not replaced; names, places", "`--label-epsilon` bounds this"),
-        (job("names", label_epsilon=2.0), "rarer than the 50,000 most common", "at most 2 nats of each label"),
+        (job("names", label_epsilon=2.0), "rarer than the 200,000 most common", "at most 2 nats of each label"),
         (job("names", labels="shared", num_labels=2), "is not replaced", "the cloud gets every label as it is"),
         (job("names", "causal-lm"), "is not replaced", "with surrogates in place of what is replaced"),
         (job("none", "causal-lm"), "nearly every word", "gradients name every word that the model learns to write"),
