@@ -169,7 +169,7 @@ def test_the_default_policy_is_that_of_names():
 @pytest.mark.parametrize(
     ("allowed", "asked", "reason"),
     [
-        ("names", protected("names", surrogates={"rank": 50_001}), "replaces identifying, those from rank 50,001"),
+        ("names", protected("names", surrogates={"rank": 200_001}), "replaces identifying, those from rank 200,001"),
         ("names", protected("names", surrogates={"language": "zh"}), "does not allow texts in 'zh'; languages: en"),
         ("names", protected("names", labels="shared", num_labels=2), "labels 'shared' is not allowed"),
         ("names", protected("words", tail=0), "tail 0 and replaces nothing"),
