@@ -11,8 +11,11 @@ import pytest
 
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import GatewayAccess, Link
-from privtune.shared.errors import PermissionDenied, PrivTuneError, RateLimited
+from privtune.shared.errors import CloudUnreachable, PermissionDenied, PrivTuneError, RateLimited
+from privtune.shared.manifest import write_manifest
+from privtune.split.v1 import split_pb2 as pb
 from tests.support.plane import read_stream
+from tests.support.running import wait_until
 from tests.support.sessions import request_for
 from tests.support.world import ProcessCloud, build_world
 
@@ -62,6 +65,60 @@ def test_another_owner_gets_an_event_stream_when_one_has_taken_them_all(world):
         response = stack.enter_context(other.stream("GET", f"{JOBS}/{other_id}/events/stream"))
         assert response.status_code == 200
         assert next(read_stream(response))[1]["type"] == "message"
+
+
+def big_file(world, job_id):
+    """Puts a file into a job's finished adapter that is larger than what waits between two machines."""
+    folder = world.folder / "cloud" / "jobs" / job_id / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "big.bin").write_bytes(bytes(64 << 20))
+    write_manifest(folder)
+    return "big.bin"
+
+
+def test_files_that_an_owner_fetches_and_does_not_read_are_bounded(world):
+    key, theirs = (keys(world, "create", "--owner", name) for name in ("frank", "grace"))
+    with ExitStack() as stack:
+        frank, grace = (
+            stack.enter_context(Link(GatewayAccess(address=world.cloud.grpc_address, api_key=one)))
+            for one in (key, theirs)
+        )
+        job_id, other_id = (
+            stack.enter_context(ControlPlane(world.cloud.http_url, one)).create_job(world.spec())["id"]
+            for one in (key, theirs)
+        )
+        file = big_file(world, job_id)
+        held = [frank.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, file) for _ in range(16)]
+        assert all(next(one) for one in held)
+        with pytest.raises(CloudUnreachable, match="16 calls of this owner are under way"):
+            next(frank.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, file))
+        with pytest.raises(CloudUnreachable, match="16 calls"):
+            frank.open(request_for(world, job_id, world.spec()))
+        assert grace.open(request_for(world, other_id, world.spec())).session_epoch
+        held.pop().close()
+        wait_until(lambda: opens(frank, request_for(world, job_id, world.spec())))
+        for one in held:
+            one.close()
+
+
+def opens(link, request):
+    with suppress(CloudUnreachable):
+        return link.open(request)
+
+
+def test_a_revoked_key_ends_what_it_fetches(world):
+    key = keys(world, "create", "--owner", "heidi")
+    with (
+        ControlPlane(world.cloud.http_url, key) as control,
+        Link(GatewayAccess(address=world.cloud.grpc_address, api_key=key)) as link,
+    ):
+        job_id = control.create_job(world.spec())["id"]
+        fetched = link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, big_file(world, job_id))
+        next(fetched)
+        keys(world, "revoke", key[:9])
+        time.sleep(6)
+        with pytest.raises(PrivTuneError, match="was revoked"):
+            list(fetched)
 
 
 def test_create_and_cancel_leave_a_small_database(world):

@@ -194,6 +194,9 @@ class FrameReader:
         size = frame.ByteSize()
         self.bytes_received += size
         self._message_bytes += size
+        # A tensor's chunks and their fields take less: more is chunks of nothing, or headers that nobody reads.
+        if self._message_bytes > 2 * self.max_tensor_bytes + HEADER_BYTES:
+            raise MessageTooLarge(self._too_large(self._message_bytes))
         self._append(frame)
         if frame.chunk_index + 1 < frame.chunk_count:
             return None

@@ -87,3 +87,13 @@ def test_chunks_out_of_place_are_refused():
     frames[1].chunk_index = 2
     with pytest.raises(FrameCorrupt, match="chunk 1 is missing; chunk"):
         read(frames)
+
+
+def test_chunks_of_nothing_do_not_go_on_for_ever():
+    header = pb.ForwardHeader(readout=bytes(1 << 20))
+    frames = (
+        pb.Frame(session_epoch=5, seq=n, kind=FORWARD, chunk_index=n, chunk_count=1000, forward=header)
+        for n in range(1000)
+    )
+    with pytest.raises(MessageTooLarge):
+        read(frames)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -45,6 +46,7 @@ from privtune.split.v1 import split_pb2_grpc
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 KEY_CHECK_S = 5.0  # a revoked key ends its streams within this time
+MAX_CALLS = 16  # of an owner at once, beside the streams of sessions: each holds what its device does not read
 
 _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 
@@ -60,6 +62,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._desk = Desk(self._host, jobs, self._artifacts, settings)
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
+        self._calls = Counter[str]()  # under way, by owner
         jobs.when_ended(self._job_ended)
 
     async def shutdown(self) -> None:
@@ -83,8 +86,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenResponse:
         """The handshake."""
-        async with errors_as_status(context):
-            owner = await self._owner(context)
+        async with errors_as_status(context), self._call(context) as owner:
             async with self._failures_as_events(request.job_id, owner):
                 if request.protocol_version != PROTOCOL_VERSION:
                     raise VersionMismatch(
@@ -145,8 +147,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
         """The device has done its last step: write the adapter and mark the job as succeeded."""
-        async with errors_as_status(context):
-            owner = await self._owner(context)
+        async with errors_as_status(context), self._call(context) as owner:
             await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             async with self._failures_as_events(request.job_id, owner):
                 digest = await self._on_compute(self._desk.commit, request)
@@ -154,16 +155,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def Refuse(self, request: pb.RefuseRequest, context: Context) -> pb.RefuseResponse:
         """The device refuses the job: it fails with the device's reason."""
-        async with errors_as_status(context):
-            owner = await self._owner(context)
+        async with errors_as_status(context), self._call(context) as owner:
             job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             await asyncio.to_thread(self._jobs.fail, job.id, request.reason[:64], request.message[:500])
             return pb.RefuseResponse()
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
-        async with errors_as_status(context):
-            owner = await self._owner(context)
+        async with errors_as_status(context), self._call(context) as owner:
             job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             if request.kind == pb.ARTIFACT_KIND_BOTTOM:
                 async with self._failures_as_events(job.id, owner):
@@ -172,10 +171,15 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 folder = self._artifacts.adapter(job.id)
             else:
                 raise FrameCorrupt("the kind of artifact is not set")
+            clock = asyncio.get_running_loop().time
             with self._artifacts.file(folder, request.file).open("rb") as file:
                 file.seek(request.offset)
+                checked = clock()
                 while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
                     yield pb.FetchResponse(data=data)
+                    if clock() - checked > KEY_CHECK_S:
+                        await self._owner(context)
+                        checked = clock()
 
     async def _answers(
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context
@@ -237,6 +241,18 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Free the session of a job that has ended, whoever ended it. Called on the thread that did."""
         with suppress(RuntimeError):  # shut down already
             self._compute.submit(self._desk.drop, job_id)
+
+    @asynccontextmanager
+    async def _call(self, context: Context) -> AsyncIterator[str]:
+        """The owner of a call, counted while it is under way. Raises CloudUnreachable for one too many."""
+        owner = await self._owner(context)
+        if self._calls[owner] >= MAX_CALLS:
+            raise CloudUnreachable(f"{MAX_CALLS} calls of this owner are under way; try again when they have ended")
+        self._calls[owner] += 1
+        try:
+            yield owner
+        finally:
+            self._calls[owner] -= 1
 
     async def _owner(self, context: Context) -> str:
         if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back

@@ -6,6 +6,7 @@ control characters as it arrives (`_answer`), because it may reach a terminal.
 
 from __future__ import annotations
 
+import json
 import ssl
 import time
 import uuid
@@ -46,6 +47,7 @@ PAGE = 100
 TIMEOUT_S = 30.0  # of one wait for the server
 TOTAL_S = 120.0  # of one attempt
 MAX_ANSWER_BYTES = 4 << 20
+MAX_LISTING_BYTES = 32 << 20  # of all pages of a listing
 ATTEMPTS = 3  # at a request that no server has answered
 FIRST_WAIT_S = 0.5
 
@@ -171,10 +173,14 @@ class ControlPlane:
 
     def _pages(self, path: str, params: Mapping[str, Any]) -> Iterator[Json]:
         after: str | None = None
+        taken = 0
         while True:
             page = self._call("GET", path, params={**params, "limit": PAGE} | ({"after": after} if after else {}))
             items = page.get("data")
             if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise self._not_ours()
+            taken += len(json.dumps(items))
+            if taken > MAX_LISTING_BYTES:
                 raise self._not_ours()
             yield from items
             if not page.get("has_more") or not items or items[-1].get("id") in (None, after):

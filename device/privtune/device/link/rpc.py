@@ -296,6 +296,8 @@ class Stream:
                     self._transcript.received(frame)
                 message = self._reader.feed(frame)
                 if message is not None:
+                    if message.forward is not None or message.control is not None:
+                        raise FrameCorrupt("the cloud sent a header that only a device sends; the stream ends here")
                     self._count(_size(message))
                     self._inbox.put(message)
             self._inbox.put(CloudUnreachable("the cloud closed the stream"))
@@ -307,8 +309,8 @@ class Stream:
 
 
 def _size(message: Message) -> int:
-    """What a message takes in memory, roughly: empty ones count too."""
-    return len(message.payload) + 4096
+    """What a message takes in memory, roughly: its headers, and empty ones count too."""
+    return message.wire_bytes + 4096
 
 
 def _channel(gateway: GatewayAccess) -> grpc.Channel:

@@ -319,7 +319,8 @@ class SndParams(Params):
 class SapParams(DChiParams):
     """Split-and-Privatize: d_chi noise, weaker on the tokens that contribute most."""
 
-    weaker = {**DChiParams.weaker, "contributing": "above"}
+    # noise_ratio is a contributing token's, as it takes effect: the others get that divided by kept_noise.
+    weaker = {**DChiParams.weaker, "contributing": "above", "kept_noise": "above"}
 
     contributing: float = Field(0.2, ge=0, le=1, description="Share of a record's tokens that count as contributing.")
     kept_noise: float = Field(0.3, gt=0, le=1, description="Noise on contributing tokens, as a share of the others'.")

@@ -39,6 +39,7 @@ from privtune.shared.modeling.fresh_weights import draw_fresh, fresh_by_design
 from privtune.shared.modeling.hf_calls import SAFE, quiet
 from privtune.shared.modeling.load import (
     build_task_model,
+    check_buffers,
     check_config,
     check_folder,
     load_task_model,
@@ -173,6 +174,7 @@ def load_bottom_package(folder: Path, *, num_labels: int = 2, seed: int = 0) -> 
         with quiet():
             config = package_config(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **SAFE)
+        check_buffers(config, task, name)
         shell = build_task_model(check_config(config, task, num_labels, name), task)
         state = load_file(folder / _WEIGHTS)
     except PrivTuneError:

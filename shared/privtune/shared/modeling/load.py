@@ -9,6 +9,7 @@ Every failure is one line: `ModelNotFound`, `ModelUnsupported` or `StorageFull`.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_buffer_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.initialization import guard_torch_init_functions
 
@@ -31,6 +33,8 @@ from privtune.shared.modeling.hf_calls import SAFE, one_line, quiet
 from privtune.shared.modeling.self_check import check_split
 
 log = logging.getLogger(__name__)
+
+_MAX_BUFFERS = 1 << 30  # bytes
 
 
 def load_task_model(ref: str, task: Task, *, num_labels: int = 2, seed: int = 0) -> Any:
@@ -96,6 +100,33 @@ def build_task_model(config: Any, task: Task) -> Any:
     factory = AutoModelForCausalLM if task == "causal-lm" else AutoModelForSequenceClassification
     with quiet(), guard_torch_init_functions(), _parameters_on_meta():
         return factory.from_config(config, dtype=torch.float32, **SAFE).eval()
+
+
+def check_buffers(config: Any, task: Task, ref: str) -> None:
+    """Refuse a configuration of whose model the computed buffers would take much memory: they are as large as it says.
+
+    Raises `ModelUnsupported`.
+    """
+    size, thread = 0, threading.get_ident()
+
+    def add(_: nn.Module, __: str, buffer: torch.Tensor | None) -> None:
+        nonlocal size
+        if buffer is not None and threading.get_ident() == thread:
+            size += buffer.nbytes
+            if size > _MAX_BUFFERS:
+                raise ModelUnsupported(f"'{ref}' computes tables of more than {_MAX_BUFFERS >> 20} MiB; not usable.")
+
+    factory = AutoModelForCausalLM if task == "causal-lm" else AutoModelForSequenceClassification
+    handle = register_module_buffer_registration_hook(add)
+    try:
+        with quiet(), torch.device("meta"):
+            factory.from_config(copy.deepcopy(config), dtype=torch.float32, **SAFE)
+    except ModelUnsupported:
+        raise
+    except Exception as error:  # what is wrong with it, the checks that follow say better
+        log.debug("no model of %s on the meta device: %r", config.model_type, error)
+    finally:
+        handle.remove()
 
 
 def check_config(config: Any, task: Task, num_labels: int, ref: str) -> Any:

@@ -79,6 +79,7 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         (EVERY, noise("privtune", importance="scale", least=1e-9), f"below the {DCHI:g} that the device requires"),
         (EVERY, noise("sap", kept_noise=0.01), "noise_ratio 0.06 is below the 1.8"),
         (EVERY, noise("sap", noise_ratio=12, contributing=1), "contributing 1 is above the 0.2"),
+        (EVERY, noise("sap", noise_ratio=1.8, kept_noise=1), "kept_noise 1 is above the 0.3"),
         (EVERY, noise("shared", cluster_size=1), "cluster_size 1 is below the 96"),
         (EVERY, noise("pool", clusters=False), "pool with clusters set"),
         (EVERY, noise("codes", codes=4096), "codes 4096 is above the 64"),
@@ -168,7 +169,7 @@ def test_the_default_policy_is_that_of_names():
 @pytest.mark.parametrize(
     ("allowed", "asked", "reason"),
     [
-        ("names", protected("names", surrogates={"rank": 50_001}), "replaces identifying, those from rank 50,001"),
+        ("names", protected("names", surrogates={"rank": 200_001}), "replaces identifying, those from rank 200,001"),
         ("names", protected("names", surrogates={"language": "zh"}), "does not allow texts in 'zh'; languages: en"),
         ("names", protected("names", labels="shared", num_labels=2), "labels 'shared' is not allowed"),
         ("names", protected("words", tail=0), "tail 0 and replaces nothing"),

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from privtune.device.link import rpc
+from privtune.device.link import rest, rpc
 from privtune.device.link.download import MAX_MANIFEST_BYTES, fetch_folder, fetch_manifest
 from privtune.device.link.rest import MAX_ANSWER_BYTES, ControlPlane
 from privtune.device.link.rpc import GatewayAccess, Link, Stream
@@ -46,6 +46,22 @@ def test_no_answer_of_rest_takes_the_memory(canned, body, headers):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 64 << 20
+
+
+@pytest.mark.parametrize("listing", [ControlPlane.list_jobs, lambda control: control.events("ftjob-1")])
+def test_a_listing_without_end(monkeypatch, listing):
+    monkeypatch.setattr(rest, "MAX_LISTING_BYTES", 1 << 16)
+    numbers = itertools.count()
+
+    def page(*_, **__):
+        number = next(numbers)
+        assert number < 1000
+        return {"data": [{"id": f"ftjob-{number}", "status": "queued", "more": "x" * 1000}], "has_more": True}
+
+    with ControlPlane("http://127.0.0.1:1", KEY) as control:
+        monkeypatch.setattr(control, "_call", page)
+        with pytest.raises(VersionMismatch, match="does not answer like a PrivTune cloud"):
+            listing(control)
 
 
 def test_a_manifest_without_end():
@@ -125,6 +141,29 @@ def test_a_stream_ends_that_answers_what_nobody_asked(monkeypatch):
     assert len(sent) < 300
     with pytest.raises(FrameCorrupt, match="more than it was asked for"):
         stream.expect(0, 0, OUTPUT)
+
+
+def test_headers_count_in_what_waits_here(monkeypatch):
+    monkeypatch.setattr(rpc, "MAX_UNCLAIMED_BYTES", 1 << 20)
+    writer, sent = FrameWriter(epoch=1), []
+
+    def flood():
+        for number in itertools.count(1):
+            sent.append(number)
+            for frame in writer.frames(Message(kind=OUTPUT, step=0, micro_batch=number)):
+                # A field of a later version of the protocol: 64 KiB that the message keeps.
+                yield pb.Frame.FromString(frame.SerializeToString() + b"\xfa\x3f\x80\x80\x04" + bytes(1 << 16))
+
+    stream = stream_of(flood())
+    stream._thread.join(10)
+    assert len(sent) < 30
+
+
+def test_a_header_that_only_a_device_sends():
+    header = pb.ForwardHeader(record_ids=[0] * 1000)
+    frame = next(FrameWriter(epoch=1).frames(Message(kind=OUTPUT, step=0, micro_batch=1, forward=header)))
+    with pytest.raises(FrameCorrupt, match="only a device sends"):
+        stream_of([frame]).expect(0, 0, OUTPUT)
 
 
 def test_an_answer_that_comes_twice():

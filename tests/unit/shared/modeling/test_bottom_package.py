@@ -208,6 +208,21 @@ def test_an_impossible_config_is_refused(changes, refusal, tmp_path):
         load_bottom_package(tmp_path / "package")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "gpt_neo", "attention_types": [[["local"], LAYERS]], "num_layers": LAYERS},
+        {"model_type": "codegen", "rotary_dim": 32},
+        {"model_type": "gptj", "rotary_dim": 32},
+    ],
+)
+def test_a_config_whose_tables_would_fill_the_memory_is_refused(changes, tmp_path):
+    packed(saved(tiny_lm("llama"), tmp_path / "model"), "causal-lm", 1, tmp_path / "package")
+    edited(tmp_path / "package", changes | {"rope_parameters": None, "max_position_embeddings": 1 << 24})
+    with pytest.raises(ModelUnsupported, match="tables of more than 1024 MiB"):
+        load_bottom_package(tmp_path / "package")
+
+
 HOSTILE = (None, True, -1, 0, 2**24, 10**30, 1e308, "x", "evil/kernels", "../x", [], [[]] * 9, {}, {"x": {"y": "z/z"}})
 NAMES = (
     "auto_map",
