@@ -20,7 +20,7 @@ from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job
 from privtune.cloud.settings import Settings
 from privtune.shared.codec import check_probe
-from privtune.shared.errors import JobConflict, SessionSuperseded, VersionMismatch
+from privtune.shared.errors import InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import checkpoint_steps
 from privtune.shared.wire import Message, codec_name
@@ -29,6 +29,7 @@ from privtune.split.v1 import split_pb2 as pb
 SUPERSEDED = "a newer session holds this job; this one ends here"
 # Sessions of an owner whose stream has not begun; the one opened first gives way to a newer one.
 MAX_WAITING_SESSIONS = 4
+MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
 
 
 @dataclass(kw_only=True)
@@ -185,9 +186,12 @@ class Desk:
 
         Repeatable: a job that has succeeded answers the session that committed it, and newer ones, as before.
         Returns the SHA-256 of the adapter's weights; "" for a job with a tail, whose weights are on the device.
-        Raises `JobConflict` where steps are missing or the owner holds the job, `SessionSuperseded`.
+        Raises `InvalidInput` for an impossible number of tokens, `JobConflict` where steps are missing or the owner
+        holds the job, `SessionSuperseded`.
         """
         final_step = request.final_step
+        if request.tokens > MOST_TOKENS:
+            raise InvalidInput(f"a job of {request.tokens} tokens is none that a device trained")
         job = self._jobs.get(request.job_id)
         if job.status == "succeeded":
             done = self._artifacts.facts(job.id)

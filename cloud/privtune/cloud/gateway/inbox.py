@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 from privtune.cloud.compute.desk import JobSession
 from privtune.cloud.compute.memory_budget import MemoryBudget
-from privtune.shared.errors import CloudUnreachable, PrivTuneError
+from privtune.cloud.compute.step_machine import MAX_INFERENCE_RECORDS
+from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
 from privtune.shared.wire import FrameReader, Message
 from privtune.split.v1 import split_pb2 as pb
 
@@ -39,12 +40,19 @@ class Inbox:
                 message = reader.feed(frame)
                 self._session.bytes_up = reader.bytes_received
                 if message is not None:
+                    self._check(message)
                     await self._queue.put(message)
             await self._queue.put(None)
         except PrivTuneError as error:
             await self._queue.put(error)
         except Exception as error:  # a broken transport, which the handler reports
             await self._queue.put(CloudUnreachable("the connection to the device was lost", detail=repr(error)))
+
+    def _check(self, message: Message) -> None:
+        """Refuse what the step machine would refuse, where the parsed header takes many times its bytes until then."""
+        most = max(self._session.spec.train.batch_size, MAX_INFERENCE_RECORDS)
+        if message.forward is not None and len(message.forward.record_ids) > most:
+            raise FrameCorrupt(f"a micro-batch of {len(message.forward.record_ids)} records is over every limit")
 
     @staticmethod
     async def _frame(requests: AsyncIterator[pb.Frame], reader: FrameReader) -> pb.Frame | None:

@@ -9,7 +9,7 @@ from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import MAX_WAITING_SESSIONS, Desk
 from privtune.cloud.settings import Settings
 from privtune.shared.codec import encode, probe
-from privtune.shared.errors import CloudUnreachable, JobConflict, SessionSuperseded, VersionMismatch
+from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wire import STEP, Message, codec_number
 from privtune.split.v1 import split_pb2 as pb
@@ -139,3 +139,8 @@ def test_what_a_job_trains_is_entered_in_the_budget(host, jobs, tmp_path):
     waits = jobs.create("c", spec)
     with pytest.raises(CloudUnreachable, match="memory for jobs"):
         desk.open("c", request(host, waits))
+
+
+def test_a_number_of_tokens_that_no_job_has_is_refused(desk, jobs, job):
+    with pytest.raises(InvalidInput, match="tokens"):
+        desk.commit(pb.CommitRequest(job_id=job.id, session_epoch=1, final_step=4, tokens=2**64 - 1))
