@@ -27,7 +27,7 @@ def world(tmp_path_factory):
 
 
 def test_another_noise_is_drawn_at_the_owners_word_alone_and_is_charged(world, owner):
-    command = ["finetune", "--model", "enc", "--data", world.data.path, *TINY]
+    command = ["finetune", "--model", "enc", "--data", world.data.path, "--mechanism", "dchi", *TINY]
     first = owner(*command)
     assert first.code == 0, first.err
     spent_first = cost(world)

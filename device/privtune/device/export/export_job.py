@@ -93,7 +93,7 @@ def export_job(
 ) -> Path:
     """Write what plain transformers (and peft) load, head included; `target` appears whole or not at all.
 
-    `say` is called before slow work.
+    `say` is called before slow work, and with what the owner should know of the result.
 
     Raises:
         JobNotFound: this device does not hold the job.
@@ -117,8 +117,6 @@ def export_job(
     base_sha256 = _base_sha256(adapter)
     parts = here or whole_model(state, str(local), base_sha256, say, gguf=options.format == "gguf")
     base = options.chosen_name() or known_name(local, adapter, state.spec.model)
-    if options.format == "peft" and not base.loads:
-        say(f"the adapter calls its base {base.name!r}, as this cloud does; --base-name names one that others load")
     adapter = parts.load_trained(state, folder, adapter)
     facts = CardFacts(
         spec=state.spec,
@@ -136,6 +134,8 @@ def export_job(
         _write(scratch, adapter, parts, state, facts, options, say)
         write_card(scratch / CARD, facts)
         write_manifest(scratch, made_by=MADE_BY, format=options.format, task=state.spec.task)
+    if options.format == "peft" and not base.loads:
+        say(f"the adapter calls its base {base.name!r}, as this cloud does; --base-name names one that others load")
     return target
 
 
