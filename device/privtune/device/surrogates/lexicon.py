@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import calendar
 import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
-MONTHS = tuple(calendar.month_name)[1:]
+# fmt: off
+MONTHS = (  # not from `calendar`, whose names follow the locale of the process
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)
+# fmt: on
 FUNCTION_WORDS = 200  # so many of a language's most frequent words carry no content
 _EVERYDAY = 3_000  # words this frequent make no name in lower case; in an entity they may surround one
 _UNKNOWN = 10_000  # words of no dictionary that are rarer than this may be names

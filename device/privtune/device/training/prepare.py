@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,8 @@ from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import InvalidInput, JobPaused
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
+
+SAY_EVERY_S = 10.0  # while surrogates are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,17 +191,23 @@ def _replaced(
 ) -> tuple[Records, Records | None, Replacement | None]:
     """The records as the model may read them, with surrogates where the job wants them."""
 
-    def pause(_: int) -> None:
+    said = time.monotonic()
+
+    def watch(done: int) -> None:
+        nonlocal said
         if run.stop.is_set():
             raise JobPaused("stopped while surrogates were drawn; nothing of the data was sent")
+        if time.monotonic() - said > SAY_EVERY_S:
+            run.progress.message(f"replaced in {done:,} records so far")
+            said = time.monotonic()
 
     surrogates = state.surrogates()
     if surrogates is None:
         return records, held_out, None
     run.progress.message("replacing what identifies (Ctrl-C pauses)")
-    records, coverage = surrogates.records(records, TRAINED, pause)
+    records, coverage = surrogates.records(records, TRAINED, watch)
     if held_out is not None:
-        held_out, more = surrogates.records(held_out, HELD_OUT, pause)
+        held_out, more = surrogates.records(held_out, HELD_OUT, watch)
         coverage += more
     return records, held_out, Replacement.of(surrogates, coverage)
 

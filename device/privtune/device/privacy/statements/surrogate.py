@@ -35,7 +35,8 @@ def surrogate_statement(
     parts.append(_CLEAR if clear else f"On the text that surrogates make: {statement.text}")
     caveats = (
         f"What no recogniser finds leaves in clear. Recognisers that ran: {', '.join(recognisers)}.",
-        "Visible: the type of each surrogate, and which words of a record or conversation are equal. Words in clear "
+        "Visible: the type of each surrogate, upper or lower case, the shape of numbers, dates and codes, and which "
+        "words of a record or conversation are equal. Words in clear "
         "may tell who or what is meant.",
     )
     return replace(
