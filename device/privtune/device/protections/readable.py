@@ -13,7 +13,7 @@ def what_the_cloud_reads(spec: JobSpec) -> tuple[str, str, str]:
 
 def _text(spec: JobSpec) -> str:
     replaced = (
-        "names, places, organisations, numbers, dates, addresses and words rarer than the "
+        "names, places, organisations, numbers, dates, addresses, words of no dictionary and words rarer than the "
         f"{spec.surrogates.rank:,} most common are replaced by random ones of the same kind"
     )
     if spec.mechanism.name == "none":
