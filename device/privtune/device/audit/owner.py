@@ -10,7 +10,7 @@ from pathlib import Path
 
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
-from privtune.device.audit.identifying import identifying_words, replaced_words
+from privtune.device.audit.identifying import replaced_words
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place, strengths
@@ -77,15 +77,12 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
             public=public_texts(request.public_text, home),
             max_length=request.max_length,
             whole=whole,
+            replaced=[] if replacement is None else replaced_words(*records_of),
         )
         case = replace(case, gradients=request.tail == 0, skip=request.tail > 0 and request.skip != "none")
         lab = Lab(case.public, case.victim, case.encoder)
         outcome = run_suite(case, lab, request.size, say=say, keep=keep)
-        if replacement is not None:
-            hidden = replaced_words(*records_of)
-            observed = case.victim.observe(case.attacked.ids)
-            mine = [hidden[place] for place in case.attacked.places]
-            outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
+        outcome.add_replaced(case.hidden)
         points = place(case, lab, request.size, outcome, other, say)
         statement = noise.mechanism.statement(noise.source)
         statement = statement if replacement is None else replacement.claim(statement)

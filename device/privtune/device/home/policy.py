@@ -54,12 +54,18 @@ class Budget(Strict):
 
 
 class AuditRule(Strict):
-    """What attacks may find in a job's own data before any of it is sent: upper ends of 95% intervals."""
+    """What attacks may find in a job's own data before any of it is sent: upper ends of 95% intervals.
+
+    With surrogates and no noise, words in clear are clear on purpose: then only `max_replaced` counts.
+    """
 
     max_content_top1: float = Field(
         0.2, ge=0, le=1, description="Fraction of content words that the strongest attack names correctly."
     )
     max_top1: float = Field(0.3, ge=0, le=1, description="The same for all words.")
+    max_replaced: float = Field(
+        0.02, ge=0, le=1, description="With surrogates: fraction of the replaced words that it names, beyond chance."
+    )
     size: Literal["quick", "full"] = Field("quick", description="quick takes minutes, full takes hours.")
 
 

@@ -93,6 +93,7 @@ class _Loaded:
 
     label_keys: of the training records, in their order.
     replacement: what surrogates did in training and held-out records.
+    replaced: for an audit: of each training record of the file, the words that were replaced.
     """
 
     state: JobState
@@ -102,6 +103,7 @@ class _Loaded:
     validation: EncodedDataset | None
     label_keys: list[bytes]
     replacement: Replacement | None
+    replaced: list[frozenset[str]]
 
 
 @contextlib.contextmanager
@@ -151,6 +153,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
     records, held_out, replacement = _replaced(run, state, original, held_out)
+    replaced = _replaced_words(original, records) if replacement is not None and settings.audit_rule else []
     trim()
     package = load_bottom(
         run.link,
@@ -183,6 +186,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         validation=scored,
         label_keys=[keys[index] for index in order.tolist()] if keys else [],
         replacement=replacement,
+        replaced=replaced,
     )
 
 
@@ -210,6 +214,12 @@ def _replaced(
         held_out, more = surrogates.records(held_out, HELD_OUT, watch)
         coverage += more
     return records, held_out, Replacement.of(surrogates, coverage)
+
+
+def _replaced_words(own: Records, sent: Records) -> list[frozenset[str]]:
+    from privtune.device.audit.identifying import replaced_words  # few jobs are audited
+
+    return replaced_words(own, sent)
 
 
 def _form(state: JobState, records: Records, package: BottomPackage, chat_template: str | None) -> PromptForm | None:
@@ -254,6 +264,7 @@ def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
         noise=releasing.noise,
         scope=releasing.store.fingerprint,
         local_model=run.settings.local_model,
+        replaced=loaded.replaced,
     )
     hold(rule, job, run.settings.home, run.progress.message, run.stop)
 

@@ -19,7 +19,6 @@ from privtune.device.audit.attacks import channels
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.attacks.gradients import SentBack
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
-from privtune.device.audit.identifying import identifying_words
 from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept
 from privtune.device.audit.jobs.recorded import Collected, Collector, Traffic
 from privtune.device.audit.jobs.sent_records import SentRecords, Sources, sent_records
@@ -97,6 +96,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         public=public_texts(request.public_text, home),
         max_length=state.spec.train.longest(parts.max_positions),
         whole=whole,
+        replaced=material.hidden,
     )
     case = replace(case, skip=state.spec.tail > 0 and state.spec.skip != "none")
     observed = case.victim.received(case.attacked.ids, [found.rows[handle] for handle in chosen.tolist()])
@@ -104,9 +104,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     outcome = attack_releases(case, lab, request.size, [observed] * request.size.seeds, say=say, keep=keep)
     if found.words:
         attack_gradients(case, observed, [_numbered(sent, chosen) for sent in found.words], outcome)
-    if material.replacement is not None:
-        mine = [material.hidden[place] for place in case.attacked.places]
-        outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
+    outcome.add_replaced(case.hidden)
     outcome.findings.extend(label_findings(found, data))
     outcome.findings.extend(identity_findings(found, traffic, home, request.job_id, keys))
     if noise.importance is not None:

@@ -97,8 +97,8 @@ class NoiseOptions(OptionGroup):
         bool,
         option(
             "First attack your own data on this machine (minutes), and refuse the job if more than 20% of content "
-            "words or 30% of all words can be named (upper ends of 95% intervals). `audit:` in policy.yaml sets other "
-            "limits.",
+            "words or 30% of all words can be named (upper ends of 95% intervals); where only surrogates protect, "
+            "if more than 2% of the replaced words can, beyond chance. `audit:` in policy.yaml sets other limits.",
             NOISE,
             "--audit",
         ),
