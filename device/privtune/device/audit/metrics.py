@@ -210,6 +210,12 @@ def _auc(score_B: NDArray[np.float64], positive_B: NDArray[np.bool_]) -> float:
     return float((rank[positive_B].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
+def mean_difference(one_B: NDArray[np.float64], other_B: NDArray[np.float64]) -> tuple[float, float, float]:
+    """(value, low, high) of the mean of `one_B` minus that of `other_B`, of the same records."""
+    (found,) = bootstrap(np.stack([one_B - other_B, np.ones(len(one_B))], axis=1), [(0, 1)])
+    return found
+
+
 def bootstrap(rows: NDArray[np.float64], ratios: list[tuple[int, int]]) -> list[tuple[float, float, float]]:
     """(value, low, high) of each ratio of column sums; 95% percentile interval over records (Efron 1979)."""
     rng = np.random.default_rng(0)

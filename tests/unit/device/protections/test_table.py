@@ -6,7 +6,7 @@ import pytest
 
 from privtune.device.protections import measured as module
 from privtune.device.protections.announce import announcement, departures
-from privtune.device.protections.measured import NO_GAIN, MeasuredRow, cloud_gain, measured, rows
+from privtune.device.protections.measured import NO_GAIN, NO_TEXT_GAIN, MeasuredRow, cloud_gain, measured, rows
 from privtune.device.protections.protection import PROTECTIONS, protection
 from privtune.device.protections.readable import what_the_cloud_reads
 from privtune.device.protections.table import HEADINGS, first_line, listing, markdown, table
@@ -78,7 +78,7 @@ def test_a_row_is_that_of_the_same_settings(known):
     other = {"name": "codes", "params": params | {"codes": 31}}
     for changes in ({"cut": 1}, {"tail": 2}, {"skip": "none"}, {"mechanism": other}, {"surrogates": {}}):
         assert measured(job("words", **changes).model_dump()) is None
-    assert cloud_gain(job("words", "causal-lm", mechanism=spelt)) == NO_GAIN  # measured for classifiers
+    assert cloud_gain(job("words", "causal-lm", mechanism=spelt)) == NO_TEXT_GAIN  # measured for classifiers
 
 
 def test_a_row_without_a_tail_has_no_skip(known):
