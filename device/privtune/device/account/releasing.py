@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from privtune.device.account.conditions import DRAW, NOISE, RULES, STORE, WEIGHTS, conditions
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.job_folder import JobState
 from privtune.device.privacy.statements import Statement
@@ -60,6 +61,7 @@ class Releasing:
     width: D, the elements of a released vector.
     replacement: what surrogates did in the run's texts; None without surrogates.
     draw: names the text that surrogates make of a record; empty without surrogates.
+    weights: names the model's.
     """
 
     spec: JobSpec
@@ -72,6 +74,7 @@ class Releasing:
     width: int
     replacement: Replacement | None = None
     draw: str = ""
+    weights: str = ""
 
     @property
     def law(self) -> str:
@@ -100,6 +103,14 @@ class Releasing:
         """What an admission says about the job and its noise."""
         return {
             "law": self.law,
+            "conditions": conditions(self.spec),
+            "unseen": {
+                WEIGHTS: self.weights,
+                RULES: "" if self.replacement is None else self.replacement.fingerprint,
+                NOISE: self.noise.fingerprint,
+                DRAW: self.draw,
+                STORE: self.store.identity,
+            },
             "mechanism": self.spec.mechanism.name,
             "params": dict(self.spec.mechanism.params),
             "model": self.spec.model,
@@ -182,6 +193,7 @@ def open_releasing(
                 statement=statement if replacement is None else replacement.claim(statement),
                 width=package.hidden_size,
                 replacement=replacement,
+                weights=package.fingerprint,
                 draw="" if replacement is None else replacement.draw(state.surrogate_secret, spec.mechanism),
             )
         finally:

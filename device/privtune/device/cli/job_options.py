@@ -140,7 +140,7 @@ def build_spec(
     Raises:
         InvalidInput: names the option.
     """
-    from privtune.device.noise.registry import validate
+    from privtune.device.noise.registry import check_job
 
     fields = protection(protect).fields(given.get("task", default_of("task")))
     replace = given.get("surrogates", fields["surrogates"]["replace"])
@@ -165,7 +165,7 @@ def build_spec(
         spec = JobSpec.model_validate(fields)
     except ValidationError as error:
         raise InvalidInput(_in_options_words(error)) from None
-    validate(spec.mechanism)
+    check_job(spec)
     return spec
 
 

@@ -53,6 +53,11 @@ class Budget(Strict):
     )
 
 
+def budget_of(policy: Policy | None, *, another_noise: bool) -> Budget:
+    """The budget of each data set; without a policy, one noise distribution unless the owner allows another."""
+    return policy.budget if policy is not None else Budget(noises=None if another_noise else 1)
+
+
 class AuditRule(Strict):
     """What attacks may find in a job's own data before any of it is sent: upper ends of 95% intervals.
 
@@ -67,6 +72,15 @@ class AuditRule(Strict):
         0.02, ge=0, le=1, description="With surrogates: fraction of the replaced words that it names, beyond chance."
     )
     size: Literal["quick", "full"] = Field("quick", description="quick takes minutes, full takes hours.")
+
+    def check(self, spec: JobSpec, local_model: str | None) -> None:
+        """Raises InvalidInput for a job that can't be attacked here: a language model's gradients need its top."""
+        if spec.task == "causal-lm" and not spec.tail and local_model is None:
+            raise InvalidInput(
+                "the audit of a language model needs the blocks above the cut for what its gradients reveal: name your "
+                "own copy with --local-model (agent.yaml: local_models)",
+                param="local_model",
+            )
 
 
 Bounds = dict[str, dict[str, Bound]]

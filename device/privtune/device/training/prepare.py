@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from privtune.device.account.early_refusal import refuse_early
 from privtune.device.account.releasing import Outgoing, Releasing, open_releasing
 from privtune.device.account.run_account import Account, source_of
 from privtune.device.data.batches import BatchPlan
@@ -26,6 +27,7 @@ from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import encode_records, load_bottom
 from privtune.device.model.tail import Tail
 from privtune.device.noise.base import Mechanism
+from privtune.device.noise.registry import check_job
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
@@ -141,6 +143,9 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
 def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
     """Read the data, load the model, and bring all records into the job's secret order."""
     spec, settings, folder = run.spec, run.settings, run.folder
+    check_job(spec)
+    if settings.audit_rule is not None:
+        settings.audit_rule.check(spec, settings.local_model)
     say = run.progress.message if run.settings.tell_data else lambda _: None
     original, held_out, names = read_for_training(train, validation, spec.task, say)
     if spec.num_labels not in (None, len(names)):
@@ -149,6 +154,12 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
             param="num_labels",
             private=True,
         )
+    for source, count in ((train, len(original)), (validation, len(held_out or ()))):
+        if source is not None:
+            least = count if names else 1  # a language model drops records that it can't learn from
+            refuse_early(
+                settings.home, spec, source_of(source.path), settings.budget, records=least, resumed=(run.job_id,)
+            )
     terms = own_terms(spec.surrogates, train, validation)
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
@@ -235,13 +246,6 @@ def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
     if policy is not None:
         policy.check_resolved(spec, mechanism.resolved())
     clean = bool(spec.tail) and spec.skip != "none"
-    if mechanism.shortens and spec.task == "causal-lm":
-        raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
-    if mechanism.shortens and clean:
-        raise InvalidInput(
-            f"mechanism {mechanism.name} shortens records, so clean vectors have no rows to be added to: use "
-            "--skip none with this mechanism"
-        )
     if mechanism.hides_task and not clean:
         run.progress.message(
             f"mechanism {mechanism.name} hides the classes from the cloud, so it can learn little of them: let this "

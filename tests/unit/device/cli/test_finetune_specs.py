@@ -150,7 +150,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         WORDS | {"task": "causal-lm", "tail": 4, "mechanism": {"name": "codes", "params": {"codes": 32, "dims": 4}}},
     ),
     (
-        f"{CHATS} --protect none --text-gradients --mechanism privtune --param hops=3",
+        f"{CHATS} --protect none --mechanism privtune --param hops=3",
         {
             "task": "causal-lm",
             "mechanism": {"name": "privtune", "params": {"hops": 3}},

@@ -142,12 +142,6 @@ def _attacked(
             tell(f"audit: {what}")
 
     gradients_leak = job.spec.task == "causal-lm" and not job.spec.tail
-    if gradients_leak and job.local_model is None:
-        raise InvalidInput(
-            "the audit of a language model needs the blocks above the cut for what its gradients reveal: name your own "
-            "copy with --local-model (agent.yaml: local_models)",
-            param="local_model",
-        )
     size = SIZES[rule.size]
     whole = None
     if job.local_model is not None:

@@ -75,15 +75,6 @@ class NoiseOptions(OptionGroup):
 
     protect: Protect = None
     param: Params = None
-    text_gradients: Annotated[
-        bool,
-        option(
-            "Allow a language model to train in the cloud, without a tail, on text in which nothing is replaced: its "
-            "gradients name that text, whatever the noise.",
-            NOISE,
-            "--text-gradients",
-        ),
-    ] = False
     record_frames: Annotated[
         bool,
         option(
@@ -151,15 +142,15 @@ def finetune(
     consent = Consent(
         protection=protect,
         shared_labels=job_options["labels"] == "shared",
-        text_gradients=noise.text_gradients,
         another_noise=connection.another_noise or protect == "none",
     )
+    rule = AuditRule() if noise.audit else None
     home, stop = connection.folder, threading.Event()
     with make_screen(as_json=as_json) as screen:
         checked = None
         if job is None:
             request = _request(data, job_options, columns, noise, connection, protect)
-            checked = check_request(request, home, consent, screen.message)
+            checked = check_request(request, home, consent, screen.message, rule)
             for line in announcement(checked.spec, protect):
                 screen.message(line)
         with connection.control() as control:
@@ -180,7 +171,6 @@ def finetune(
                 for line in what_the_cloud_reads(request.spec):
                     screen.message(line)
         limit_threads(connection.threads)
-        rule = AuditRule() if noise.audit else None
         settings = replace(settings, record_frames=noise.record_frames, audit=rule)
         with pausing(stop, screen.message):
             result = train(job_id, request, settings, screen, stop)

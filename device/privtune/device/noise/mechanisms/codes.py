@@ -49,10 +49,6 @@ class Codes(Mechanism):
             raise InvalidInput(
                 "task=public needs public labelled texts or words of two classes (privtune tables --help)", param="task"
             )
-        if params.task == "none" and params.task_use == "hide":
-            raise InvalidInput(
-                "task_use=hide needs to know what is hidden: set task=public or task=private", param="task_use"
-            )
         if params.task == "private" and context.private_means is None:
             raise InvalidInput("task=private needs a job whose records have labels", param="task")
         self.hides_task = params.task_use == "hide"
