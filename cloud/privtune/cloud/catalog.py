@@ -28,6 +28,7 @@ from typing import Any
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.architectures import tasks_of
+from privtune.shared.wording import counted
 
 _PYPI = "pypi:"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,199}$")
@@ -116,13 +117,15 @@ class Catalog:
         card = self.card(spec.model)
         if spec.cut >= card.layers:
             raise CutOutOfRange(
-                f"cut must be from 0 to {card.layers - 1} for {spec.model} ({card.layers} blocks), not {spec.cut}.",
+                f"cut must be from 0 to {card.layers - 1} for {spec.model} ({counted(card.layers, 'block')}), "
+                f"not {spec.cut}.",
                 param="privtune.cut",
             )
         if spec.tail >= card.layers - spec.cut:
             raise CutOutOfRange(
-                f"cut {spec.cut} and a tail of {spec.tail} leave none of {spec.model}'s {card.layers} blocks to the "
-                f"cloud; with this cut the tail is from 0 to {card.layers - spec.cut - 1}.",
+                f"cut {spec.cut} and a tail of {spec.tail} leave none of {spec.model}'s "
+                f"{counted(card.layers, 'block')} to the cloud; with this cut the tail is from 0 to "
+                f"{card.layers - spec.cut - 1}.",
                 param="privtune.tail",
             )
         if spec.task not in card.tasks:

@@ -24,6 +24,7 @@ from privtune.shared.errors import InvalidInput, JobConflict, SessionSuperseded,
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import checkpoint_steps
 from privtune.shared.wire import Message, codec_name
+from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
 
 SUPERSEDED = "a newer session holds this job; this one ends here"
@@ -191,7 +192,7 @@ class Desk:
         """
         final_step = request.final_step
         if request.tokens > MOST_TOKENS:
-            raise InvalidInput(f"a job of {request.tokens} tokens is none that a device trained")
+            raise InvalidInput(f"a job of {counted(request.tokens, 'token')} is none that a device trained")
         job = self._jobs.get(request.job_id)
         if job.status == "succeeded":
             done = self._artifacts.facts(job.id)
@@ -203,8 +204,8 @@ class Desk:
         session = self.current(job.id, request.session_epoch)
         if final_step != session.top.step or final_step != session.top.total_steps:
             raise JobConflict(
-                f"the device ends the job at step {final_step}, but {session.top.step} of "
-                f"{session.top.total_steps} steps are done; open the job again to continue"
+                f"the device ends the job at step {final_step}, but the cloud is at "
+                f"{session.top.step} of {session.top.total_steps}; open the job again to continue"
             )
         if job.status != "running":  # all steps were done, then the connection was lost
             self._jobs.start(job.id)

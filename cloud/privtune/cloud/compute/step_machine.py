@@ -20,6 +20,7 @@ from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.jobs.states import Request
 from privtune.shared.errors import FrameCorrupt, PrivTuneError
 from privtune.shared.wire import CUT_GRADIENT, END, FORWARD, GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
+from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
 
 # Messages held for later steps; a device that sends further ahead ignores the handshake's max_in_flight.
@@ -93,15 +94,15 @@ class StepMachine:
         """Raises `FrameCorrupt` for what the job's description does not allow, before anything is computed."""
         train, records, longest = self._top.spec.train, len(header.record_ids), max(header.lengths, default=0)
         if records > (MAX_INFERENCE_RECORDS if self._texts is not None else train.batch_size):
-            raise FrameCorrupt(f"a micro-batch of {records} records is over the job's batch_size")
+            raise FrameCorrupt(f"a micro-batch of {counted(records, 'record')} is over the job's batch_size")
         most = (
             train.max_length if self._texts is None else max(train.max_length, self._top.positions(MAX_INFERENCE_ROWS))
         )
         if longest > most:
-            raise FrameCorrupt(f"a record of {longest} rows is over the job's max_length of {most}")
+            raise FrameCorrupt(f"a record of {counted(longest, 'row')} is over the job's max_length of {most}")
         if records * longest * message.width * 4 > self._max_padded_bytes:
             raise FrameCorrupt(
-                f"{records} records of up to {longest} rows take too much memory together; "
+                f"{counted(records, 'record')} of up to {counted(longest, 'row')} take too much memory together; "
                 "lower --batch-size or --max-length"
             )
         if len(header.readout) > 4 * records * longest:

@@ -38,6 +38,7 @@ from privtune.device.account.conditions import unlike
 from privtune.device.account.hash_chain import chained, genesis
 from privtune.shared.errors import ArtifactCorrupt, PolicyRefused
 from privtune.shared.sqlite import open_private, sqlite_errors
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.home.policy import Budget
@@ -263,9 +264,9 @@ def refusal(entries: Sequence[Json], facts: Json, budget: Budget) -> str | None:
     noises = facts.get("noises", after.noises if after.noises > now.noises else 0)
     if budget.releases is not None and after.releases > budget.releases:
         left = max(0, budget.releases - now.releases)
-        return f"it may draw {after.releases - now.releases} new releases and {left} are left"
+        return f"it may draw {counted(after.releases - now.releases, 'new release')} ({left:,} left)"
     if budget.jobs is not None and after.jobs > budget.jobs:
-        return f"{budget.jobs} jobs may draw new releases, and it would be one more"
+        return f"the budget is {counted(budget.jobs, 'job')} with new releases, and it would be one more"
     if budget.noises is not None and noises > budget.noises:
         # Texts without a file may have been drawn as part of any data set.
         before = [row for row in drawings(entries, None if "noises" in facts else source) if row["law"] != facts["law"]]

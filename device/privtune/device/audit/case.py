@@ -64,7 +64,7 @@ def choose_attacked(
     Raises DataInvalid when there are too few records to attack and to build attacks on.
     """
     if len(data) < LEAST_RECORDS:
-        raise DataInvalid(f"an audit needs at least {LEAST_RECORDS} records, and there are {len(data)}")
+        raise DataInvalid(f"an audit needs at least {LEAST_RECORDS} records, and has been given {len(data)}")
     order = np.random.default_rng(seed).permutation(len(data))
     taken = order if among is None else order[np.isin(order, among)]
     return taken[: min(size.attacked, len(data) // 3)]

@@ -9,6 +9,7 @@ from privtune.device.audit.attacks.channels import Finding
 from privtune.device.audit.identifying import FIGURE, NAME, Hidden
 from privtune.device.audit.metrics import Figure
 from privtune.device.audit.victim import Knowledge
+from privtune.shared.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Outcome:
         if row is None or hidden is None:
             return
         text = (
-            f"{sum(map(len, hidden.words)):,} words of these records were replaced before the model read them. Found "
+            f"Replaced before the model read these records: {counted(sum(map(len, hidden.words)), 'word')}. Found "
             f"are those in what the strongest attack ({row.name} {row.variant}) names of the record; the floor is the "
             "share that is in what it names of another record, by chance. All other words leave readable, unless noise "
             "hides them."

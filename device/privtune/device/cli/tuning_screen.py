@@ -18,6 +18,7 @@ from privtune.device.audit.tuning.tune import Tuned
 from privtune.device.audit.tuning.tune_report import NOTES, gain_of, headline, wished
 from privtune.device.cli.printing import console_of
 from privtune.device.cli.training_screen import duration
+from privtune.shared.wording import counted
 
 _BAR = 28
 _MARKS = (("█", "▒"), ("#", ":"))  # the second for a terminal with ASCII only
@@ -75,7 +76,7 @@ def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Pa
     records, words = tuned.records, request.wish.words
     if records["dev_left_out"]:
         console.print(
-            f"{records['dev_left_out']:,} dev records that are also training records were left out.", soft_wrap=True
+            f"Left out: {counted(records['dev_left_out'], 'dev record')} that training has as well.", soft_wrap=True
         )
     console.print(_table(request, tuned, words))
     plain = console.options.ascii_only
@@ -100,8 +101,9 @@ def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Pa
 
 def _table(request: TuneRequest, tuned: Tuned, words: Words) -> Table:
     """Narrow enough for 80 columns."""
-    counted = f"{tuned.records['attacked']:,} dev records attacked, {tuned.records['dev']:,} scored; 95% intervals"
-    table = Table(title=counted, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    attacked = counted(tuned.records["attacked"], "dev record")
+    about = f"{attacked} attacked, {tuned.records['dev']:,} scored; 95% intervals"
+    table = Table(title=about, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(request.param, no_wrap=True)
     for title in (f"{naming(words)}, %", "accuracy, %", "points lost"):
         table.add_column(title, justify="right", no_wrap=True)

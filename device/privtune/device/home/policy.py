@@ -17,6 +17,7 @@ from privtune.device.protections.protection import DEFAULT, RANK
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
 from privtune.shared.validation import Strict
+from privtune.shared.wording import counted
 
 _ROUNDING = 1e-6  # of a ratio that is computed back from absolute lengths
 
@@ -190,7 +191,9 @@ class Policy(Strict):
             raise PolicyRefused("The device's policy keeps labels here: labels 'shared' is not allowed.")
         self._check_labels(spec)
         if spec.train.epochs > self.max_epochs:
-            raise PolicyRefused(f"The job asks for {spec.train.epochs} epochs; the device allows {self.max_epochs}.")
+            raise PolicyRefused(
+                f"The job asks for {counted(spec.train.epochs, 'epoch')}; the device allows {self.max_epochs}."
+            )
         self._check_mechanism(spec)
 
     def _check_labels(self, spec: JobSpec) -> None:

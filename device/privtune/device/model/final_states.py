@@ -23,6 +23,7 @@ from privtune.shared.errors import FrameCorrupt, InternalError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.wire import Message
+from privtune.shared.wording import counted
 
 
 class StateStore(ReleaseStore):
@@ -107,7 +108,7 @@ class FinalStates:
         """The answer's bytes, cut into records."""
         size, start = self._width * BYTES_PER_ELEMENT[self._codec], 0
         if len(answer.payload) != released.rows() * size:
-            raise FrameCorrupt(f"the cloud sent {answer.rows} states for {released.rows()} rows")
+            raise FrameCorrupt(f"the cloud sent {counted(answer.rows, 'state')} for {counted(released.rows(), 'row')}")
         for rows in released.lengths_B.tolist():
             yield EncodedRelease(rows, bytes(answer.payload[start : start + rows * size]))
             start += rows * size

@@ -39,6 +39,7 @@ from privtune.shared.modeling.lora import (
 )
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.recompute import recompute_blocks
+from privtune.shared.wording import counted
 
 _SKIP, _SHARE = "skip.weight", "skip.share"
 MEAN = 0.5  # share of a skip that begins at the mean of the cloud's states and the device's own
@@ -184,7 +185,7 @@ def padded(rows_MD: Tensor, lengths_B: IndexArray) -> tuple[Tensor, Tensor]:
     """z_BTD, right-padded with zeros, and mask_BT (1 = real). Raises `FrameCorrupt` for another number of rows."""
     lengths = torch.from_numpy(lengths_B)
     if len(rows_MD) != int(lengths.sum()):
-        raise FrameCorrupt(f"the cloud sent {len(rows_MD)} states for {int(lengths.sum())} rows")
+        raise FrameCorrupt(f"the cloud sent {counted(len(rows_MD), 'state')} for {counted(int(lengths.sum()), 'row')}")
     mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
     z_BTD = torch.zeros(*mask_BT.shape, rows_MD.shape[1])
     z_BTD[mask_BT] = rows_MD

@@ -38,6 +38,7 @@ from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import InvalidInput, JobPaused
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
+from privtune.shared.wording import counted
 
 SAY_EVERY_S = 10.0  # while surrogates are drawn
 
@@ -150,7 +151,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     original, held_out, names = read_for_training(train, validation, spec.task, say)
     if spec.num_labels not in (None, len(names)):
         raise InvalidInput(
-            f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels",
+            f"the job says num_labels {spec.num_labels}, but the data has {counted(len(names), 'label')}",
             param="num_labels",
             private=True,
         )
@@ -179,7 +180,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     form = _form(state, records, package, train.chat_template)
     limit = spec.train.longest(package.max_positions)
     if limit < spec.train.max_length:
-        run.progress.message(f"records are cut at {limit} tokens, all that this model has positions for")
+        run.progress.message(f"records are cut at {counted(limit, 'token')}, all that this model has positions for")
     if package.max_positions is not None and limit > package.max_positions:
         raise InvalidInput(f"max_length {limit} is over the {package.max_positions} positions of this model")
     data = encode_records(package, records, spec, names, form)
@@ -213,7 +214,7 @@ def _replaced(
         if run.stop.is_set():
             raise JobPaused("stopped while surrogates were drawn; nothing of the data was sent")
         if time.monotonic() - said > SAY_EVERY_S:
-            run.progress.message(f"replaced in {done:,} records so far")
+            run.progress.message(f"replaced in {counted(done, 'record')} so far")
             said = time.monotonic()
 
     surrogates = state.surrogates()

@@ -101,7 +101,7 @@ def test_what_the_settings_alone_decide_is_refused_early_and_nothing_is_entered(
     for budget, words in (
         ({"jobs": 1}, "one more"),
         ({"nats_per_record": 9.0}, "no such bound"),
-        ({"releases": 12}, "2 are left"),
+        ({"releases": 12}, "2 left"),
     ):
         budget = Budget.model_validate({"noises": None} | budget)
         with pytest.raises(PolicyRefused, match=words):

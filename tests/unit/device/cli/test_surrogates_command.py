@@ -36,8 +36,8 @@ def test_a_log_reads_as_a_diff(file: str, capsys: pytest.CaptureFixture[str]) ->
     assert "My name is [-Ottilie-]{+" in out
     assert "The soup was cold  and green window was dark." in out, "what steers a terminal is not printed"
     assert "family name" in out
-    assert "words are replaced" in out
-    assert "content words leave as they are" in out
+    assert "Surrogates replace " in out
+    assert "content words, as they are" in out
     assert "Recognisers that ran: presidio" in out
     assert "Shown" not in out
     assert "[-green" not in out

@@ -12,6 +12,7 @@ from privtune.device.audit.identifying import FIGURE, NAME
 from privtune.device.audit.report.document import Audit
 from privtune.device.audit.report.frame import depth, inline, render_page
 from privtune.device.audit.report.picture import Point, frontier
+from privtune.shared.wording import counted
 
 _BEGINS = ("\u0120", "\u2581")  # marks of a word's beginning: byte-level BPE, SentencePiece
 _COLOURS = {"most": "bad", "some": "warn", "little": "good"}
@@ -119,7 +120,8 @@ def _settings(facts: dict[str, Any]) -> dict[str, str]:
         "model": f"{facts['model']}, {where}, noise at the {facts['injection']}",
         "mechanism": f"{mechanism['name']} ({params})",
         "attacked": f"{records['attacked']:,} of your records, {sent}",
-        "attacker's text": f"{records['public']:,} public texts, and {records['own_as_public']:,} other records of "
+        "attacker's text": f"{counted(records['public'], 'public text')}, and "
+        f"{counted(records['own_as_public'], 'other record')} of "
         "yours, which stand for text of the same kind",
         "size": f"{facts['size']}, {facts['seconds']:,.0f} s, PrivTune {facts['privtune']}",
     }

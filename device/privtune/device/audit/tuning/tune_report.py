@@ -12,6 +12,7 @@ from privtune.device.audit.tuning.request import TuneRequest
 from privtune.device.audit.tuning.tune import Tuned
 from privtune.device.protections.measured import gain_sentence
 from privtune.shared import __version__
+from privtune.shared.wording import counted
 
 NOTES = (
     "Every figure is of the dev split, on which the setting was chosen: confirm it on records that were not used here, "
@@ -116,7 +117,8 @@ def page(request: TuneRequest, tuned: Tuned, command: str | None) -> str:
         command=command,
         picture=inline(picture(request, tuned)),
         about=f"{request.model}, {depth(request.cut, request.tail, request.skip)}, {request.size.name} attacks on "
-        f"{records['attacked']:,} of {records['dev']:,} dev records; {records['train']:,} training records. In "
+        f"{records['attacked']:,} of {counted(records['dev'], 'dev record')}; "
+        f"{counted(records['train'], 'training record')}. In "
         "brackets: 95% intervals.",
         titles=(
             request.param,

@@ -11,6 +11,7 @@ import typer
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import AsJson, Home, home_folder
 from privtune.device.cli.printing import print_table
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.account.ledger import Spent
@@ -64,7 +65,7 @@ def show(
         typer.echo(f"refused: job {entry['job']}: {entry['reason']}")
     for source, cost in costs.items():
         typer.echo(f"{source}: {_cost(cost, budget)}")
-    typer.echo(f"{len(entries)} entries; last hash {head}")
+    typer.echo(f"{counted(len(entries), 'entry')}; last hash {head}")
 
 
 @app.command()
@@ -91,7 +92,8 @@ def verify(
         if not known:
             raise ArtifactCorrupt("The noted hash is not in this ledger: its end was cut off, or it was replaced.")
     typer.echo(
-        f"{len(entries)} entries, the chain is intact; last hash {last} (note it, to detect a cut-off end later)"
+        f"{counted(len(entries), 'entry')}, the chain is intact; last hash {last} (note it, to detect a cut-off "
+        "end later)"
     )
 
 
