@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -173,12 +172,6 @@ def skip_share(task: Task) -> float:
 def fuse(z: Tensor, h: Tensor, skip_DD: Tensor, share: float) -> Tensor:
     """The input of a tail, (..., D): the cloud's states z and, through the map, the device's own h."""
     return (1 - share) * z + nn.functional.linear(h, skip_DD)
-
-
-def every_row(lengths_B: IndexArray) -> IndexArray:
-    """The flat positions b*T+t of all rows: a tail reads every state, not only those that the loss reads."""
-    width = int(lengths_B.max())
-    return np.flatnonzero(np.arange(width)[None, :] < lengths_B[:, None])
 
 
 def padded(rows_MD: Tensor, lengths_B: IndexArray) -> tuple[Tensor, Tensor]:

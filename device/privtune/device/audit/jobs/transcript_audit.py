@@ -82,7 +82,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     say("model, data and frames", 1.0)
     sent = np.array(sorted(handle for handle in traffic.handles if handle < len(data)), dtype=np.int64)
     chosen = choose_attacked(data, request.size, request.seed, among=sent)
-    found = _collect(traffic, chosen, sent[sent < trained], state, request.seed)
+    found = _collect(traffic, chosen, sent[sent < trained], state, noise, request.seed)
     chosen = np.array([handle for handle in chosen if handle in found.rows], dtype=np.int64)
     if not len(chosen):
         raise JobConflict(f"the kept frames of job {request.job_id} carry no whole record of its data")
@@ -196,10 +196,13 @@ def _check_noise(traffic: Traffic, noise: Noise, parts: BottomPackage, state: Jo
         )
 
 
-def _collect(traffic: Traffic, attacked: IndexArray, trained: IndexArray, state: JobState, seed: int) -> Collected:
+def _collect(
+    traffic: Traffic, attacked: IndexArray, trained: IndexArray, state: JobState, noise: Noise, seed: int
+) -> Collected:
     epochs = max(state.spec.train.epochs, 1)
     few = np.random.default_rng(seed).permutation(trained)[: max(_LABEL_ROWS // epochs, 1)]
-    collector = Collector(set(attacked.tolist()), set(few.tolist()), words=state.spec.task == "causal-lm")
+    words, table = state.spec.task == "causal-lm", noise.mechanism.table
+    collector = Collector(set(attacked.tolist()), set(few.tolist()), words=words, table=table)
     for session, message in traffic.messages():
         collector.take(session, message)
     return collector.found
