@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,10 +26,13 @@ class Release:
 
     h_BTD: float32, zero at padding.
     mask_BT: bool, True for real rows; T is smaller than the input's if the mechanism shortens.
+    share_BT: each row's own loss, as a share of the worst row's that the statement names: how far any other input can
+        be from what this record has there. None: all of it. It depends on the record, so it stays on the device.
     """
 
     h_BTD: Tensor
     mask_BT: Tensor
+    share_BT: Tensor | None = None
 
 
 class Mechanism(ABC):
@@ -101,7 +104,19 @@ class Mechanism(ABC):
         out = self._release(ids_BT, clean_BTD, mask_BT, importance_BT, generator)
         if not self.reads_vectors:  # the bottom runs on drawn ids, so its output is first seen here
             _check_finite(out.h_BTD)
-        return Release(h_BTD=zero_padding(out.h_BTD, out.mask_BT), mask_BT=out.mask_BT)
+        return replace(out, h_BTD=zero_padding(out.h_BTD, out.mask_BT))
+
+    def own_rows(self, out: Release) -> Tensor:
+        """How many of the statement's worst rows each record's rows amount to, at most their number; float64, B.
+
+        Losses add up (under Gaussian noise the squares of mu do), so this is the number of positions for which the
+        statement's bound of a record is that of this very record.
+        """
+        return (out.mask_BT if out.share_BT is None else self._own(out.share_BT.double()) * out.mask_BT).double().sum(1)
+
+    def fitted_shares(self) -> Tensor | None:
+        """share_N of the job's records, in the order of their file, in what was fitted on them; None: nothing was."""
+        return None
 
     def prepare(self) -> dict[str, float]:
         """Make (or read) every public table now instead of at first use; figures that describe them, if any."""
@@ -140,6 +155,10 @@ class Mechanism(ABC):
     @abstractmethod
     def _facts(self) -> dict[str, Any]:
         """Everything that shapes the noise distribution, JSON-ready: parameters and fingerprints of tables."""
+
+    def _own(self, share_BT: Tensor) -> Tensor:
+        """The worst rows that rows of these shares amount to."""
+        return share_BT
 
     def _check(self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None) -> None:
         if h_BTD.ndim != 3 or ids_BT.shape != h_BTD.shape[:2] or mask_BT.shape != h_BTD.shape[:2]:

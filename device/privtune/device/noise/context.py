@@ -51,12 +51,18 @@ class NoisedCounts(Protocol):
     def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
         """counts_CU at `epsilon` per record of at most `words` different ids, and the variance of the noise."""
 
+    def shares(self, usable_ids: Tensor, epsilon: float, words: int) -> Tensor:
+        """share_N: how far each record can have moved the same counts, of the most that any could."""
+
 
 class NoisedDirections(Protocol):
     """Class directions of private records that may be used freely: their noise is accounted for on its own line."""
 
     def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
         """directions_DC of unit length, at `epsilon` per record."""
+
+    def shares(self, context: NoiseContext, epsilon: float) -> Tensor:
+        """share_N: how far each record can have moved the same directions, of the most that any could."""
 
 
 @dataclass

@@ -128,9 +128,9 @@ class Perturber:
         if self._mechanism.injection == "embedding":
             h_BTD = self._bottom.blocks(h_BTD, out.mask_BT.long())
         encoded = []
-        for h_TD, mask_T in zip(h_BTD, out.mask_BT.bool(), strict=True):
+        for h_TD, mask_T, own in zip(h_BTD, out.mask_BT, self._mechanism.own_rows(out).tolist(), strict=True):
             rows_TD = h_TD[mask_T].float().numpy()
-            encoded.append(EncodedRelease(rows=len(rows_TD), data=encode(rows_TD, self._codec)))
+            encoded.append(EncodedRelease(rows=len(rows_TD), data=encode(rows_TD, self._codec), own_rows=own))
         return encoded
 
 

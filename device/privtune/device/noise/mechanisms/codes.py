@@ -63,6 +63,11 @@ class Codes(Mechanism):
         count = len(self._table["centre_KD"])
         return {"codes": float(count), "bits_a_position": float(np.log2(count))}
 
+    def fitted_shares(self) -> Tensor | None:
+        """Of the class means."""
+        means = self.context.private_means
+        return means.shares(self.context, self.params.epsilon_task) if means and self.params.task == "private" else None
+
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
@@ -70,9 +75,9 @@ class Codes(Mechanism):
         code_BT = self.code_of(h_BTD)
         if self.params.epsilon_code and len(table["code_KE"]) > 1:
             code_BT = generator.randomised_response(code_BT, len(table["code_KE"]), self.params.epsilon_code)
-        special_BT1 = self.context.is_special(ids_BT).unsqueeze(-1)
-        out_BTD = torch.where(special_BT1, self._tables.special_VD[ids_BT], table["centre_KD"][code_BT])
-        return Release(h_BTD=out_BTD, mask_BT=mask_BT)
+        special_BT = self.context.is_special(ids_BT)  # their places are public
+        out_BTD = torch.where(special_BT.unsqueeze(-1), self._tables.special_VD[ids_BT], table["centre_KD"][code_BT])
+        return Release(h_BTD=out_BTD, mask_BT=mask_BT, share_BT=~special_BT)
 
     def code_of(self, h_BTD: Tensor) -> Tensor:
         """The nearest code of each vector within the subspace; int64, shape (B, T)."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from privtune.device.noise.base import Mechanism, Release
-from privtune.device.noise.clipping import clip_radius, clip_rows
+from privtune.device.noise.clipping import clip_radius, clip_rows, reach
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.params import GaussianParams
 from privtune.device.noise.randomness import NoiseSource
@@ -41,7 +41,12 @@ class Gaussian(Mechanism):
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
         noise_BTD = generator.normal(*h_BTD.shape).mul_(self.sigma).to(h_BTD.device)
-        return Release(h_BTD=noise_BTD.add_(clip_rows(h_BTD, self.clip)), mask_BT=mask_BT)
+        signal_BTD = clip_rows(h_BTD, self.clip)
+        share_BT = reach(signal_BTD, self.clip)
+        return Release(h_BTD=noise_BTD.add_(signal_BTD), mask_BT=mask_BT, share_BT=share_BT)
+
+    def _own(self, share_BT: Tensor) -> Tensor:
+        return share_BT.square()  # mu of a record is the root of the sum of squares
 
     def _statement(self) -> Statement:
         return gaussian_statement(

@@ -48,6 +48,10 @@ class Shared(Mechanism):
         """Number of clusters, size of the smallest, and the share of words that frequency alone guesses."""
         return self.targets.figures()
 
+    def fitted_shares(self) -> Tensor | None:
+        """Of the word counts."""
+        return self.targets.fitted_shares()
+
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
@@ -56,7 +60,9 @@ class Shared(Mechanism):
             target_BTD = clip_rows(target_BTD, self.clip)
         if self.eta is not None:
             target_BTD = target_BTD + generator.dchi(self.eta, *target_BTD.shape)
-        return Release(h_BTD=target_BTD, mask_BT=mask_BT)
+        # Under randomised response special tokens lose nothing: their places are public.
+        share_BT = ~self.context.is_special(ids_BT) if self.targets.responds else None
+        return Release(h_BTD=target_BTD, mask_BT=mask_BT, share_BT=share_BT)
 
     def _statement(self) -> Statement:
         if self.targets.unaccounted:
@@ -69,7 +75,7 @@ class Shared(Mechanism):
     def _release_statement(self) -> Statement:
         """The statement for the releases alone, given the table."""
         p, targets = self.params, self.targets
-        if p.epsilon_cluster and targets.count > 1:
+        if targets.responds:
             return randomised_statement(
                 name=self.name,
                 injection=p.injection,

@@ -114,6 +114,13 @@ class ClusterTable:
             return float(self._file.facts.get("epsilon") or 0.0) if self._origin == "private" else 0.0
         return self.params.epsilon_counts if self.params.groups in _PRIVATE else 0.0
 
+    def fitted_shares(self) -> Tensor | None:
+        """share_N of the job's records in the counts; None where the clusters rest on none of them."""
+        p, counts = self.params, self.context.private_counts
+        if self._file is not None or p.groups not in _PRIVATE or counts is None:
+            return None
+        return counts.shares(self.context.usable_ids, p.epsilon_counts, p.count_words)
+
     @property
     def _origin(self) -> str:
         # A file that does not say counts as private: nothing is claimed on a guess.

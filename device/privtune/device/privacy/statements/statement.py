@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privtune.device.privacy.bounds import compose_mu, compose_pure, gdp_epsilon
 from privtune.shared.errors import InvalidInput
 
@@ -24,6 +27,7 @@ Row = Literal[
     "surrogate",
 ]
 Guarantee = Literal["none", "metric", "pure", "approximate"]
+FloatArray = NDArray[np.float64]
 
 ALWAYS = (
     "The cloud sees how many vectors each record has.",
@@ -79,7 +83,7 @@ class Statement:
         if any(not math.isfinite(value) for value in self.numbers.values()):
             raise InvalidInput("a statement's numbers must be finite")
 
-    def record_epsilon(self, positions: int) -> float | None:
+    def record_epsilon(self, positions: float) -> float | None:
         """Worst-case loss of one release of a whole record of n positions; None where nothing is claimed.
 
         For the approximate guarantee it is at the statement's delta for the whole record, by mu composition. The cost
@@ -92,6 +96,21 @@ class Statement:
         if self.position_mu is None:
             return None
         return self.fitted_epsilon + gdp_epsilon(compose_mu(self.position_mu, positions), self.delta)
+
+    def own_epsilons(self, rows_N: FloatArray, fitted_share_N: FloatArray) -> FloatArray:
+        """The loss of each of N records; NaN where nothing is claimed.
+
+        Args:
+            rows_N: the worst rows that each record's rows amount to (`Mechanism.own_rows`); 0: it was not released.
+            fitted_share_N: each record's share of the cost of fitted tables.
+        """
+        # Rounded up to three digits where each figure is searched for: the many records of a large file share them.
+        exponent_N = np.floor(np.log10(np.maximum(rows_N, 1e-12))) - 2
+        up_N = np.ceil(rows_N / 10.0**exponent_N - 1e-9) * 10.0**exponent_N if self.delta else rows_N
+        different, which_N = np.unique(up_N, return_inverse=True)
+        bounds = (self.record_epsilon(rows) for rows in different.tolist())
+        losses = np.array([math.nan if bound is None else bound - self.fitted_epsilon for bound in bounds])
+        return losses[which_N] + self.fitted_epsilon * fitted_share_N
 
     def marked_unsafe(self) -> Statement:
         """The same mechanism with a fixed seed: every claim is withdrawn."""
