@@ -13,6 +13,7 @@ from privtune.device.inference.evaluate import evaluate
 from tests.support.running import cost, run, transcript_folder
 
 NOISY = {"mechanism": {"name": "dchi"}, "train": {"max_steps": 5}}
+BOUNDED = {"name": "gaussian", "params": {"support": "truncated"}}
 
 
 def shown(world, *words):
@@ -52,8 +53,11 @@ def test_each_record_has_its_own_loss_beside_the_worst_case(local_world):
 def test_another_noise_adds_to_the_same_records(local_world):
     world = local_world
     first, _ = run(world, world.spec(**NOISY))
-    run(world, world.spec(**NOISY | {"mechanism": {"name": "dchi", "params": {"noise_ratio": 12.0}}}))
+    run(world, world.spec(**NOISY | {"mechanism": BOUNDED}))
     (one,) = json.loads(shown(world, "records", "--json", "--data-set", "train.tsv", "--job", first))
     (total,) = json.loads(shown(world, "records", "--json", "--data-set", "train.tsv"))
+    assert one["fisher"] is None
+    assert 0 < total["fisher"]["least"] < total["fisher"]["most"] < 1
+    assert total["delta"] == 1e-5
     assert one["nats"]["most"] < total["nats"]["most"] <= total["worst_case"]
     assert one["worst_case"] < total["worst_case"] == cost(world).nats

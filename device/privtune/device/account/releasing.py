@@ -126,7 +126,8 @@ class Releasing:
     def cost(self, rows: int) -> dict[str, Any]:
         """Worst-case loss of a record of `rows` rows; epsilon is None where no bound is claimed."""
         statement = self.statement
-        return {"epsilon": statement.record_epsilon(rows) if rows else 0.0, "delta": statement.delta if rows else 0.0}
+        delta = statement.delta + statement.fitted_delta
+        return {"epsilon": statement.record_epsilon(rows) if rows else 0.0, "delta": delta if rows else 0.0}
 
     def own_losses(self, one: Outgoing) -> OwnLosses | None:
         """What each drawn record of a data set really lost; None without a file, or where none was drawn."""
@@ -150,7 +151,8 @@ class Releasing:
             text_N=one.lines.text_N[place_N],
             rows_N=np.array([found.rows for found in releases], dtype=np.int64),
             nats_N=self.statement.own_epsilons(own_N, fitted_N),
-            delta=self.statement.delta,
+            fisher_N=np.array([found.fisher for found in releases], dtype=np.float64),
+            delta=self.statement.delta + self.statement.fitted_delta,
         )
 
     def text_facts(self, rows: int, length: int) -> dict[str, Any]:

@@ -28,11 +28,18 @@ class Release:
     mask_BT: bool, True for real rows; T is smaller than the input's if the mechanism shortens.
     share_BT: each row's own loss, as a share of the worst row's that the statement names: how far any other input can
         be from what this record has there. None: all of it. It depends on the record, so it stays on the device.
+    fisher_BT: of bounded-support noise, each row's Fisher information relative to whole noise; None: 1. As share_BT.
     """
 
     h_BTD: Tensor
     mask_BT: Tensor
     share_BT: Tensor | None = None
+    fisher_BT: Tensor | None = None
+
+    def fisher_B(self) -> Tensor:
+        """The mean of each record's rows; NaN where it has none."""
+        fisher_BT = torch.full(self.mask_BT.shape, torch.nan) if self.fisher_BT is None else self.fisher_BT
+        return torch.where(self.mask_BT, fisher_BT.double(), 0.0).sum(dim=1) / self.mask_BT.sum(dim=1)
 
 
 class Mechanism(ABC):

@@ -128,9 +128,11 @@ class Perturber:
         if self._mechanism.injection == "embedding":
             h_BTD = self._bottom.blocks(h_BTD, out.mask_BT.long())
         encoded = []
-        for h_TD, mask_T, own in zip(h_BTD, out.mask_BT, self._mechanism.own_rows(out).tolist(), strict=True):
+        beside = zip(self._mechanism.own_rows(out).tolist(), out.fisher_B().tolist(), strict=True)
+        for h_TD, mask_T, (own_rows, fisher) in zip(h_BTD, out.mask_BT, beside, strict=True):
             rows_TD = h_TD[mask_T].float().numpy()
-            encoded.append(EncodedRelease(rows=len(rows_TD), data=encode(rows_TD, self._codec), own_rows=own))
+            data = encode(rows_TD, self._codec)
+            encoded.append(EncodedRelease(rows=len(rows_TD), data=data, own_rows=own_rows, fisher=fisher))
         return encoded
 
 

@@ -24,8 +24,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes (
     id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, law TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS releases (
-    scope INTEGER NOT NULL, record BLOB NOT NULL, rows INTEGER NOT NULL, own_rows REAL, crc INTEGER NOT NULL,
-    data BLOB NOT NULL,
+    scope INTEGER NOT NULL, record BLOB NOT NULL, rows INTEGER NOT NULL, own_rows REAL, fisher REAL,
+    crc INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (scope, record)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (only INTEGER PRIMARY KEY CHECK (only = 0), bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO totals VALUES (0, 0);
@@ -38,19 +38,22 @@ class EncodedRelease:
     """What goes on the wire for one record: `rows` vectors, encoded.
 
     own_rows: the worst rows that they amount to (`Mechanism.own_rows`); never sent.
+    fisher: their Fisher information (`Release.fisher_B`); never sent.
     """
 
     rows: int
     data: bytes
     own_rows: float | None = None
+    fisher: float | None = None
 
 
 class Stored(NamedTuple):
-    """Of a stored release: its vectors, its bytes, and the worst rows that its vectors amount to."""
+    """Of a stored release: its vectors, its bytes, and what the device keeps of it beside (`EncodedRelease`)."""
 
     rows: int
     bytes: int
     own_rows: float | None
+    fisher: float | None
 
 
 def release_fingerprint(*, mechanism: str, model: str, cut: int, codec: str) -> str:
@@ -117,7 +120,7 @@ class ReleaseStore(DrawStore):
     def sizes(self, keys: Sequence[RecordKey]) -> dict[RecordKey, Stored]:
         """The stored releases among `keys`, without reading the releases themselves."""
         with self._using() as db:
-            return {key: Stored(*row) for key, *row in self._select(db, keys, "rows, length(data), own_rows")}
+            return {key: Stored(*row) for key, *row in self._select(db, keys, "rows, length(data), own_rows, fisher")}
 
     @property
     def size(self) -> int:
@@ -129,8 +132,8 @@ class ReleaseStore(DrawStore):
         added = 0
         for key, item in items.items():
             cursor = db.execute(
-                "INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?)",
-                (self._scope, key.packed(), item.rows, item.own_rows, zlib.crc32(item.data), item.data),
+                "INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (self._scope, key.packed(), item.rows, item.own_rows, item.fisher, zlib.crc32(item.data), item.data),
             )
             added += len(item.data) if cursor.rowcount == 1 else 0
         total = int(db.execute("SELECT bytes FROM totals").fetchone()[0]) + added
@@ -144,10 +147,10 @@ class ReleaseStore(DrawStore):
 
     def _read(self, db: sqlite3.Connection, keys: Sequence[RecordKey]) -> dict[RecordKey, EncodedRelease]:
         found: dict[RecordKey, EncodedRelease] = {}
-        for key, rows, own_rows, crc, data in self._select(db, keys, "rows, own_rows, crc, data"):
+        for key, rows, own_rows, fisher, crc, data in self._select(db, keys, "rows, own_rows, fisher, crc, data"):
             if zlib.crc32(data) != crc:
                 raise ArtifactCorrupt(f"{self._named} is damaged (checksum). {self._if_damaged}")
-            found[key] = EncodedRelease(rows, data, own_rows)
+            found[key] = EncodedRelease(rows, data, own_rows, fisher)
         return found
 
     def _select(self, db: sqlite3.Connection, keys: Sequence[RecordKey], columns: str) -> Iterator[tuple[Any, ...]]:

@@ -26,6 +26,7 @@ def losses(law, lines, nats, *, texts=None, source="reviews.csv", delta=0.0):
         text_N=np.array(texts or lines, dtype=np.uint64),
         rows_N=np.full(len(lines), 7),
         nats_N=np.array(nats, dtype=np.float64),
+        fisher_N=np.full(len(lines), np.nan),
         delta=delta,
     )
 

@@ -155,6 +155,9 @@ def _own_facts(own: OwnLosses, cost: Spent, worst: int) -> dict[str, Any]:
         "records": len(own),
         "nats": None if spread is None else {name: float(value) for name, value in spread.items()},
         "vectors": {name: float(np.quantile(own.rows_N, share)) for name, share in QUANTILES.items()},
+        "fisher": None
+        if np.isnan(own.fisher_N).all()
+        else {name: float(np.nanquantile(own.fisher_N, share)) for name, share in QUANTILES.items()},
         "delta": own.delta,
         "worst_case": cost.nats,
         "worst": [
@@ -184,6 +187,9 @@ def _own_lines(facts: dict[str, Any]) -> Iterator[str]:
         spread = ", ".join(f"{name} {value:,.4g}" for name, value in nats.items())
         limit = "no bound" if facts["worst_case"] is None else f"{facts['worst_case']:,.4g}"
         yield f"  nats per record, its own{delta}: {spread}; worst case, as counted: {limit}"
+    if facts["fisher"] is not None:
+        spread = ", ".join(f"{name} {value:.2g}" for name, value in facts["fisher"].items())
+        yield f"  Fisher information of its vectors, of that under plain noise (no bound): {spread}"
     for one in facts["worst"]:
         (unit, number), loss = next(iter(one.items())), one["nats"]
         lost = "" if loss is None else f", {loss:,.4g} nats"

@@ -96,7 +96,6 @@ class Pool(Mechanism):
         p, targets = self.params, self.targets
         if targets is not None and targets.unaccounted:
             return self._no_bound("fitted", UNACCOUNTED)
-        fitted = 0.0 if targets is None else targets.fitted_epsilon
         if targets is not None and targets.responds:
             statement = randomised_statement(
                 name=self.name,
@@ -116,7 +115,9 @@ class Pool(Mechanism):
             statement = self._no_bound("cluster", why)
         else:
             statement = self._no_bound("unclipped", "sums of vectors without calibrated noise can be told apart.")
-        return fitted_statement(statement, fitted) if fitted else statement
+        if targets is None or not targets.fitted_epsilon:
+            return statement
+        return fitted_statement(statement, targets.fitted_epsilon, targets.fitted_delta)
 
     def _no_bound(self, row: Row, why: str) -> Statement:
         numbers = {"pool": float(self.params.size), **self.prepare()}

@@ -70,7 +70,8 @@ class Shared(Mechanism):
                 name=self.name, row="fitted", injection=self.injection, numbers=self.targets.figures(), why=UNACCOUNTED
             )
         statement = self._release_statement()
-        return fitted_statement(statement, self.targets.fitted_epsilon) if self.targets.fitted_epsilon else statement
+        fitted = self.targets.fitted_epsilon
+        return fitted_statement(statement, fitted, self.targets.fitted_delta) if fitted else statement
 
     def _release_statement(self) -> Statement:
         """The statement for the releases alone, given the table."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
 from privtune.device.noise.tables.private_counts import DrawnOnce, LabelledRows
 from privtune.device.privacy.bounds import dchi_variance
 
@@ -36,30 +37,35 @@ def public_directions(context: NoiseContext) -> Tensor:
 class PrivateMeans(DrawnOnce):
     """Directions from a data set's class means under noise."""
 
-    def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
+    def __call__(self, context: NoiseContext, epsilon: float, law: AggregateLaw = PURE) -> Tensor:
         """directions_DC of unit length, `epsilon`-private for replacing one record.
 
         A record adds its mean state x, centred by public states and clipped to their median length R, to the sums
         (`contrasts`): replacing it moves all of them together by at most 2R in L2 (2R sqrt(2) for three classes or
         more), so one draw of d_chi noise over the whole block at rate epsilon / that is epsilon-private (the K-norm
-        mechanism of Hardt & Talwar 2010 for the L2 ball). Raises as `kept`.
+        mechanism of Hardt & Talwar 2010 for the L2 ball); Gaussian noise makes it (epsilon, `law.delta`)-private.
+        Raises as `kept`.
         """
 
-        return self._drawn(context, epsilon)[0]
+        return self._drawn(context, epsilon, law)[0]
 
-    def shares(self, context: NoiseContext, epsilon: float) -> Tensor:
+    def shares(self, context: NoiseContext, epsilon: float, law: AggregateLaw = PURE) -> Tensor:
         """share_N of the same sums: a record whose mean state is near the centre moved them less."""
-        return self._drawn(context, epsilon)[1]
+        return self._drawn(context, epsilon, law)[1]
 
-    def _drawn(self, context: NoiseContext, epsilon: float) -> tuple[Tensor, Tensor]:
+    def _drawn(self, context: NoiseContext, epsilon: float, law: AggregateLaw) -> tuple[Tensor, Tensor]:
         def draw(records: LabelledRows) -> tuple[Tensor, Tensor]:
             contrasts_CD, moved, public_BD, share_B = contrasts(context, records)
+            normal = law.gaussian(epsilon, moved)
+            if normal is not None:
+                noised_CD = normal.release(contrasts_CD, self.source)
+                return _discriminants(noised_CD, public_BD, normal.sigma**2), share_B
             size = contrasts_CD.numel()
             # One draw over the whole block: its length hides all sums at once.
             noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
             return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size)), share_B
 
-        return self.kept("means", "class means that this job's codes", draw, epsilon, context.identity)
+        return self.kept("means", "class means that this job's codes", draw, epsilon, context.identity, *law.named)
 
 
 def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
 from privtune.device.privacy.bounds import counts_scale
@@ -92,27 +94,35 @@ class DrawnOnce:
 class PrivateCounts(DrawnOnce):
     """Noised word counts of a data set."""
 
-    def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
-        """counts_CU under Laplace noise that makes them `epsilon`-private for replacing one record, and its variance.
+    def __call__(
+        self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw = PURE
+    ) -> tuple[NDArray[np.float64], float]:
+        """counts_CU under noise that makes them `epsilon`-private for replacing one record, and its variance.
 
-        Each record adds at most `words` different ids, picked at random. Every cell of the public vocabulary is
-        noised, so that not even which words occur is revealed. Raises as `kept`.
+        Laplace noise, or Gaussian noise for (`epsilon`, `law.delta`), where a replaced record moves the counts by at
+        most sqrt(2 words) in L2. Each record adds at most `words` different ids, picked at random. Every cell of the
+        public vocabulary is noised, so that not even which words occur is revealed. Raises as `kept`.
         """
-        counts_CU, _ = self._drawn(usable_ids, epsilon, words)
-        return counts_CU.numpy(), 2 * counts_scale(epsilon, words) ** 2
+        counts_CU, _ = self._drawn(usable_ids, epsilon, words, law)
+        normal = law.gaussian(epsilon, math.sqrt(2 * words))
+        return counts_CU.numpy(), 2 * counts_scale(epsilon, words) ** 2 if normal is None else normal.sigma**2
 
-    def shares(self, usable_ids: Tensor, epsilon: float, words: int) -> Tensor:
+    def shares(self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw = PURE) -> Tensor:
         """share_N of the same counts: a record with fewer than `words` different words moved them less."""
-        return self._drawn(usable_ids, epsilon, words)[1]
+        return self._drawn(usable_ids, epsilon, words, law)[1]
 
-    def _drawn(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[Tensor, Tensor]:
+    def _drawn(self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw) -> tuple[Tensor, Tensor]:
+        normal = law.gaussian(epsilon, math.sqrt(2 * words))
+
         def draw(records: LabelledRows) -> tuple[Tensor, Tensor]:
             counts_CU, added_N = bounded_counts(records, usable_ids, words, self.source)
-            noised_CU = counts_CU + self.source.laplace(counts_scale(epsilon, words), *counts_CU.shape)
-            return noised_CU, (added_N / words + 1) / 2
+            share_N = (added_N / words + 1) / 2
+            if normal is not None:
+                return normal.release(counts_CU, self.source).double(), share_N.sqrt()
+            return counts_CU + self.source.laplace(counts_scale(epsilon, words), *counts_CU.shape), share_N
 
         what = "word counts that this job's clusters"
-        return self.kept("counts", what, draw, epsilon, usable_ids.tolist(), words)
+        return self.kept("counts", what, draw, epsilon, usable_ids.tolist(), words, *law.named)
 
 
 def bounded_counts(records: LabelledRows, usable_ids: Tensor, words: int, source: NoiseSource) -> tuple[Tensor, Tensor]:

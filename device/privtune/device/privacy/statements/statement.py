@@ -58,6 +58,7 @@ class Statement:
     delta: of an "approximate" guarantee.
     fitted_epsilon: what tables fitted on the private records (with noise of their own) cost each record, once per data
         set, on top of the releases; the text says so.
+    fitted_delta: of that cost.
     unsafe_seed: the noise came from a fixed seed, so NOTHING is claimed.
     """
 
@@ -72,6 +73,7 @@ class Statement:
     position_mu: float | None = None
     delta: float = 0.0
     fitted_epsilon: float = 0.0
+    fitted_delta: float = 0.0
     unsafe_seed: bool = False
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ class Statement:
             position_epsilon=None,
             position_mu=None,
             fitted_epsilon=0.0,
+            fitted_delta=0.0,
             unsafe_seed=True,
             text=f"FIXED SEED, TESTS ONLY: whoever knows the seed removes the noise. Nothing is claimed. ({self.text})",
         )
