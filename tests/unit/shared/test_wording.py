@@ -12,7 +12,8 @@ from privtune.shared.wording import counted
 ROOT = Path(__file__).parents[3]
 # A number in an f-string right before the plural of what the messages count; "the same, 2 epochs" is never one.
 _COUNTED = re.compile(
-    r"(?<!of )(?<!least )(?<!most )(?<!the same, )\{(?:len\(|[a-z_.]*(?:records|entries|jobs|steps|epochs|files|runs|texts))"
+    r"(?<!of )(?<!least )(?<!most )(?<!the same, )"
+    r"\{(?:len\(|[a-z_.]*(?:records|entries|jobs|steps|epochs|files|runs|texts))"
     r"[^{}]*?(?::,)?\} (?:\w+ )?(?:records|entries|jobs|steps|epochs|files|runs|texts|releases|predictions|problems)\b"
 )
 

@@ -9,8 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from privtune.device.account.conditions import DRAW, NOISE, RULES, STORE, WEIGHTS, conditions
+from privtune.device.account.own_losses import OwnLosses
 from privtune.device.data.encode import EncodedDataset
+from privtune.device.data.record_lines import RecordLines
 from privtune.device.home.job_folder import JobState
 from privtune.device.privacy.statements import Statement
 from privtune.device.release.beginnings import Beginnings
@@ -39,12 +43,14 @@ class Outgoing:
     source: which data set it is, from `source_of`.
     name: the data set as the cloud knows it.
     part: what it is used for.
+    lines: where the records are in their file; None for texts without one.
     """
 
     data: EncodedDataset
     source: str
     name: str
     part: Literal["train", "validation", "predict"]
+    lines: RecordLines | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +97,7 @@ class Releasing:
         """
         keys: list[bytes] = []
         for one in data_sets:
-            warning = self.account.admit(self, one.data, source=one.source, name=one.name, part=one.part)
+            warning = self.account.admit(self, one)
             if warning is not None:
                 say(warning)
             keys += [key.packed() for key in self.perturber.keys(one.data)]
@@ -130,7 +136,34 @@ class Releasing:
     def cost(self, rows: int) -> dict[str, Any]:
         """Worst-case loss of a record of `rows` rows; epsilon is None where no bound is claimed."""
         statement = self.statement
-        return {"epsilon": statement.record_epsilon(rows) if rows else 0.0, "delta": statement.delta if rows else 0.0}
+        delta = statement.delta + statement.fitted_delta
+        return {"epsilon": statement.record_epsilon(rows) if rows else 0.0, "delta": delta if rows else 0.0}
+
+    def own_losses(self, one: Outgoing) -> OwnLosses | None:
+        """What each drawn record of a data set really lost; None without a file, or where none was drawn."""
+        keys = self.perturber.keys(one.data)
+        stored = self.store.sizes(keys)
+        drawn_N = np.array([place for place, key in enumerate(keys) if key in stored], dtype=np.int64)
+        if one.lines is None or not len(drawn_N):
+            return None
+        releases = [stored[keys[place]] for place in drawn_N.tolist()]
+        own_N = np.array([found.rows if found.own_rows is None else found.own_rows for found in releases])
+        place_N = np.array(one.data.places, dtype=np.int64)[drawn_N]
+        shares = self.noise.mechanism.fitted_shares() if one.part == "train" else None
+        fitted_N = np.zeros(len(drawn_N)) if shares is None else shares.double().numpy()[place_N]
+        if shares is None and one.part == "train":
+            fitted_N += 1  # a table from a file does not say what it owes to which record
+        return OwnLosses(
+            source=one.source,
+            law=self.law,
+            unit=one.lines.unit,
+            number_N=one.lines.number_N[place_N],
+            text_N=one.lines.text_N[place_N],
+            rows_N=np.array([found.rows for found in releases], dtype=np.int64),
+            nats_N=self.statement.own_epsilons(own_N, fitted_N),
+            fisher_N=np.array([found.fisher for found in releases], dtype=np.float64),
+            delta=self.statement.delta + self.statement.fitted_delta,
+        )
 
     def text_facts(self, rows: int, length: int) -> dict[str, Any]:
         """Size and cost of a generated text of `length` rows, of which `rows` are drawn for it."""

@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from privtune.device.account.ledger import LABELS, Ledger, outcomes
-from privtune.device.account.releasing import Releasing, store_facts
+from privtune.device.account.releasing import Outgoing, Releasing, store_facts
 from privtune.device.account.transcript import Transcript
-from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import Budget
 from privtune.device.privacy.statements import LabelStatement
 from privtune.device.release.label_store import LabelStore
@@ -32,6 +31,7 @@ PREDICTIONS = "predictions"  # texts given to predict by themselves
 class _Admission:
     id: str
     how: Releasing
+    outgoing: Outgoing
     missing: list[RecordKey]
 
 
@@ -48,8 +48,8 @@ class Account:
 
     def __init__(self, home: Path, job_id: str, *, cloud: str, budget: Budget, record_frames: bool = False) -> None:
         self._home, self._job_id, self._cloud, self._budget = home, job_id, cloud, budget
-        folder = home / "jobs" / job_id / TRANSCRIPT
-        self.transcript = Transcript(folder, job_id, record_frames=record_frames)
+        self._folder = home / "jobs" / job_id
+        self.transcript = Transcript(self._folder / TRANSCRIPT, job_id, record_frames=record_frames)
         self._admissions: list[_Admission] = []
 
     def __enter__(self) -> Account:
@@ -65,57 +65,60 @@ class Account:
                 with Ledger(self._home) as ledger:
                     ledger.note("transcript", {"job": self._job_id, **end})
 
-    def admit(self, how: Releasing, data: EncodedDataset, *, source: str, name: str, part: str) -> str | None:
+    def admit(self, how: Releasing, one: Outgoing) -> str | None:
         """Enter what the run may newly release of a data set. Returns a warning for the owner, if there is one.
 
         Args:
             how: how the run releases.
-            data: the records.
-            source: which data set it is, from `source_of`.
-            name: the data set as the cloud knows it.
-            part: train, validation or predict.
+            one: the data set.
 
         Raises:
             PolicyRefused: the budget does not allow it; then nothing may be sent.
         """
         with Ledger(self._home) as ledger:
             warning = _rolled_back(ledger, how.store, "releases")
-            keys = how.perturber.keys(data)
+            keys = how.perturber.keys(one.data)
             stored = how.store.sizes(keys)
-            lengths = dict(zip(keys, data.lengths.tolist(), strict=True))
+            lengths = dict(zip(keys, one.data.lengths.tolist(), strict=True))
             missing = [key for key in keys if key not in stored]
             facts = {
                 **self._facts(how),
-                "source": source,
-                "name": name,
-                "part": part,
+                "source": one.source,
+                "name": one.name,
+                "part": one.part,
                 "of_records": len(keys),
                 "most_copies": 1 + max((key.index for key in keys), default=0),
                 "records": len(missing),
-                **(how.noises(missing) if source == PREDICTIONS else {}),
+                **(how.noises(missing) if one.source == PREDICTIONS else {}),
                 **how.size(sum(lengths[key] for key in missing)),
                 **how.cost(max((lengths[key] for key in missing), default=0)),
                 **store_facts(how.store),
             }
             admission = ledger.admit(facts, self._budget)
-        self._admissions.append(_Admission(id=admission, how=how, missing=missing))
+        self._admissions.append(_Admission(id=admission, how=how, outgoing=one, missing=missing))
         return warning
 
     def settle(self) -> None:
-        """Enter what was drawn of every admitted data set. The store of releases must still be open."""
+        """Enter what was drawn of every admitted data set, and keep with the job what each of its records lost.
+
+        The store of releases must still be open.
+        """
         with Ledger(self._home) as ledger:
             while self._admissions:
                 admission = self._admissions.pop()
                 drawn = list(admission.how.store.sizes(admission.missing).values())
-                rows = [count for count, _ in drawn]
+                rows = [found.rows for found in drawn]
                 facts = {
                     "records": len(drawn),
                     "rows": sum(rows),
-                    "bytes": sum(size for _, size in drawn),
+                    "bytes": sum(found.bytes for found in drawn),
                     **admission.how.cost(max(rows, default=0)),
                     **store_facts(admission.how.store),
                 }
                 ledger.settle(admission.id, facts)
+                own = admission.how.own_losses(admission.outgoing)
+                if own is not None:
+                    own.save(self._folder)
 
     def admit_text(self, how: Releasing, *, prompt: Sequence[int], rows: int, length: int) -> tuple[str, str | None]:
         """Enter a text that is about to be generated. Returns the entry's id, and a warning if there is one.

@@ -13,6 +13,7 @@ import numpy as np
 from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import source_of
 from privtune.device.data.messages import ChatMessage
+from privtune.device.data.record_lines import RecordLines, lines_of
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
@@ -131,19 +132,25 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class _Material:
-    """What the model is to read, with the job's surrogates. prompts: of the questions, to see whether they fit."""
+    """What the model is to read, with the job's surrogates.
+
+    lines: where the records are in their file.
+    prompts: of the questions, to see whether they fit.
+    """
 
     records: Records
+    lines: RecordLines
     prompts: list[AnyPrompt]
     replacement: Replacement | None
 
 
 def _material(records: Records, questions: Sequence[Question], state: JobState) -> _Material:
-    surrogates, coverage = state.surrogates(), None
+    surrogates, coverage, lines = state.surrogates(), None, lines_of(records)
     if surrogates is not None:
         records, coverage = surrogates.records(records, HELD_OUT)
     return _Material(
         records=records,
+        lines=lines,
         prompts=[leaving(question.prompt, surrogates)[0] for question in questions],
         replacement=Replacement.of(surrogates, coverage),
     )
@@ -161,7 +168,8 @@ def _scored(
     with open_tuned(job_id, settings, say, material.replacement) as tuned:
         state, package = tuned.state, tuned.package
         data = state.shuffled(encode_records(package, records, state.spec, state.label_names, state.prompt))
-        outgoing = Outgoing(data=data, source=source_of(records.source), name=NAME, part="validation")
+        source = source_of(records.source)
+        outgoing = Outgoing(data=data, source=source, name=NAME, part="validation", lines=material.lines)
         tuned.releasing.admit([outgoing], say)
         scorer = Scorer(
             stream=tuned.stream(),

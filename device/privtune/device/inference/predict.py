@@ -13,6 +13,7 @@ from privtune.device.account.releasing import Outgoing
 from privtune.device.account.run_account import PREDICTIONS, source_of
 from privtune.device.data.batches import evaluation_batches
 from privtune.device.data.encode import EncodedDataset, encode_texts
+from privtune.device.data.record_lines import RecordLines
 from privtune.device.data.records import Columns, Record, Records
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.inference.tuned import TunedModel, open_tuned
@@ -44,6 +45,7 @@ def predict(
     settings: RunSettings,
     *,
     source: str | None = None,
+    lines: RecordLines | None = None,
     batch_size: int = 32,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
@@ -56,6 +58,7 @@ def predict(
         texts: what to classify.
         settings: how to reach the cloud.
         source: the file that the texts are from, which the ledger counts them with; None: they are from no file.
+        lines: where they are in that file.
         batch_size: texts in a message.
         say: gets warnings, for example that texts were longer than the job's limit and lost their end.
 
@@ -82,7 +85,8 @@ def predict(
             texts = f"{data.truncated:,} of {counted(len(data), 'text')}"
             say(f"longer than the job's {counted(limit, 'token')}, and cut there: {texts}")
         charged = PREDICTIONS if source is None else source_of(source)
-        tuned.releasing.admit([Outgoing(data=data, source=charged, name=PREDICTIONS, part="predict")], say)
+        outgoing = Outgoing(data=data, source=charged, name=PREDICTIONS, part="predict", lines=lines)
+        tuned.releasing.admit([outgoing], say)
         found = _classify(data, tuned, batch_size)
     return [found[place] for place in np.argsort(order)]
 
@@ -115,7 +119,8 @@ def _encode(records: Records, tuned: TunedModel) -> EncodedDataset:
     limit = tuned.state.spec.train.longest(tuned.package.max_positions)
     ids, truncated = encode_texts(records, tuned.package.tokenizer, limit)
     tuned.package.check_ids(ids)
-    return EncodedDataset(ids=ids, label_names=tuned.state.label_names, truncated=truncated)
+    places = tuple(range(len(ids)))
+    return EncodedDataset(ids=ids, label_names=tuned.state.label_names, truncated=truncated, places=places)
 
 
 def _classify(data: EncodedDataset, tuned: TunedModel, batch_size: int) -> list[Prediction]:

@@ -7,6 +7,7 @@ public_texts  texts that the owner has declared public
 importance    how much each token matters to the task
 tables        public tables that mechanisms draw from
 randomness    where the noise comes from
+gaussian_noise  normal noise, whole or within a public box, for vectors and aggregates
 base          the interface of every mechanism
 clipping      bounded vectors, without which noise has no worst-case bound
 mechanisms    the mechanisms, one file each

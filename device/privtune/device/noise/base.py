@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -29,16 +29,26 @@ class Release:
     h_BTD: float32, zero at padding.
     mask_BT: bool, True for real rows; T is smaller than the input's if the mechanism shortens.
     ids_BT: int64, the row of the mechanism's public table that each vector is; None: a vector is none of few.
+    share_BT: each row's own loss, as a share of the worst row's that the statement names: how far any other input can
+        be from what this record has there. None: all of it. It depends on the record, so it stays on the device.
+    fisher_BT: of bounded-support noise, each row's Fisher information relative to whole noise; None: 1. As share_BT.
     """
 
     h_BTD: Tensor
     mask_BT: Tensor
     ids_BT: Tensor | None = None
+    share_BT: Tensor | None = None
+    fisher_BT: Tensor | None = None
 
     @property
     def sent_BTW(self) -> Tensor:
         """What is encoded and sent, float32: the vectors, or their ids with W = 1."""
         return self.h_BTD if self.ids_BT is None else self.ids_BT.unsqueeze(-1).float()
+
+    def fisher_B(self) -> Tensor:
+        """The mean of each record's rows; NaN where it has none."""
+        fisher_BT = torch.full(self.mask_BT.shape, torch.nan) if self.fisher_BT is None else self.fisher_BT
+        return torch.where(self.mask_BT, fisher_BT.double(), 0.0).sum(dim=1) / self.mask_BT.sum(dim=1)
 
 
 class Mechanism(ABC):
@@ -120,8 +130,23 @@ class Mechanism(ABC):
         out = self._release(ids_BT, clean_BTD, mask_BT, importance_BT, generator)
         if not self.reads_vectors:  # the bottom runs on drawn ids, so its output is first seen here
             _check_finite(out.h_BTD)
-        rows_BT = None if self.table is None else out.ids_BT
-        return Release(h_BTD=zero_padding(out.h_BTD, out.mask_BT), mask_BT=out.mask_BT, ids_BT=rows_BT)
+        return replace(
+            out,
+            h_BTD=zero_padding(out.h_BTD, out.mask_BT),
+            ids_BT=None if self.table is None else out.ids_BT,
+        )
+
+    def own_rows(self, out: Release) -> Tensor:
+        """How many of the statement's worst rows each record's rows amount to, at most their number; float64, B.
+
+        Losses add up (under Gaussian noise the squares of mu do), so this is the number of positions for which the
+        statement's bound of a record is that of this very record.
+        """
+        return (out.mask_BT if out.share_BT is None else self._own(out.share_BT.double()) * out.mask_BT).double().sum(1)
+
+    def fitted_shares(self) -> Tensor | None:
+        """share_N of the job's records, in the order of their file, in what was fitted on them; None: nothing was."""
+        return None
 
     def prepare(self) -> dict[str, float]:
         """Make (or read) every public table now instead of at first use; figures that describe them, if any."""
@@ -164,6 +189,10 @@ class Mechanism(ABC):
     def _rows(self) -> PublicTable | None:
         """The table that every release is a row of, public or accounted for as a whole; None: there is none."""
         return None
+
+    def _own(self, share_BT: Tensor) -> Tensor:
+        """The worst rows that rows of these shares amount to."""
+        return share_BT
 
     def _check(self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None) -> None:
         if h_BTD.ndim != 3 or ids_BT.shape != h_BTD.shape[:2] or mask_BT.shape != h_BTD.shape[:2]:

@@ -23,3 +23,9 @@ def clip_rows(h_BTD: Tensor, radius: float) -> Tensor:
     norm_BT1 = h_BTD.norm(dim=-1, keepdim=True).clamp(min=1e-30)
     clipped_BTD: Tensor = h_BTD * (radius * (1 - 1e-6) / norm_BT1).clamp(max=1.0)
     return clipped_BTD
+
+
+def reach(h_BTD: Tensor, radius: float) -> Tensor:
+    """How far any vector of the ball is from each of these, as a share of the ball's diameter; 1/2 to 1, (B, T)."""
+    share_BT: Tensor = (h_BTD.norm(dim=-1) / radius + 1).div(2).clamp(max=1.0)
+    return share_BT

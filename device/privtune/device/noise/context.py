@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
 from privtune.shared.errors import InvalidInput, NonFinite
 
 Injection = Literal["embedding", "cut"]
@@ -48,15 +49,23 @@ class BottomLike(Protocol):
 class NoisedCounts(Protocol):
     """Word counts of private records that may be used freely: their noise is accounted for on its own line."""
 
-    def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
+    def __call__(
+        self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw = PURE
+    ) -> tuple[NDArray[np.float64], float]:
         """counts_CU at `epsilon` per record of at most `words` different ids, and the variance of the noise."""
+
+    def shares(self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw = PURE) -> Tensor:
+        """share_N: how far each record can have moved the same counts, of the most that any could."""
 
 
 class NoisedDirections(Protocol):
     """Class directions of private records that may be used freely: their noise is accounted for on its own line."""
 
-    def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
+    def __call__(self, context: NoiseContext, epsilon: float, law: AggregateLaw = PURE) -> Tensor:
         """directions_DC of unit length, at `epsilon` per record."""
+
+    def shares(self, context: NoiseContext, epsilon: float, law: AggregateLaw = PURE) -> Tensor:
+        """share_N: how far each record can have moved the same directions, of the most that any could."""
 
 
 @dataclass

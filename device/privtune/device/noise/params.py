@@ -16,6 +16,9 @@ INJECTION = (
 )
 
 
+Support = Literal["whole", "rectified", "truncated"]
+AggregateNoise = Literal["pure", "whole", "rectified", "truncated"]
+
 Weaker = Literal["below", "above", "set"]  # than its default: which value of a parameter protects less
 
 
@@ -104,6 +107,17 @@ class DChiParams(ClipParams):
         return {**super().resolved(), "noise_ratio": ratio}
 
 
+SUPPORT = (
+    "whole: plain Gaussian noise. rectified: values outside a public box move to its edge. truncated: values are drawn "
+    "given that they fall into the box. All have one worst case."
+)
+AGGREGATE_NOISE = (
+    "the noise of what is fitted on the records. pure: d_chi or Laplace noise, with an epsilon and no delta. whole, "
+    "rectified, truncated: Gaussian noise, over all values or within a public box."
+)
+SUPPORT_RATIO = "Half the width of the box of bounded support, in standard deviations of the noise."
+
+
 class GaussianParams(ClipParams):
     """Gaussian noise for a target (epsilon, delta) per position."""
 
@@ -111,6 +125,8 @@ class GaussianParams(ClipParams):
 
     epsilon: float = Field(16.0, gt=0, le=10_000, description="Target epsilon of one position.")
     delta: float = Field(1e-5, gt=0, lt=1, description="Target delta of one position.")
+    support: Support = Field("whole", description=SUPPORT)
+    support_ratio: float = Field(1.0, gt=0, le=1000, description=SUPPORT_RATIO)
 
     @model_validator(mode="after")
     def _needs_clipping(self) -> GaussianParams:
@@ -177,6 +193,7 @@ class ClusterParams(Params):
         "max_share": "above",
         "group_size": "below",
         "epsilon_counts": "above",
+        "counts_delta": "above",
         "epsilon_cluster": "above",
     }
 
@@ -229,6 +246,9 @@ class ClusterParams(Params):
         le=100,
         description="groups=private, both: epsilon that the word counts cost each record, once per data set.",
     )
+    counts_noise: AggregateNoise = Field("pure", description=f"groups=private, both: {AGGREGATE_NOISE}")
+    counts_delta: float = Field(1e-6, gt=0, lt=1, description="Delta of the counts under Gaussian noise.")
+    counts_support_ratio: float = Field(3.0, gt=0, le=1000, description=SUPPORT_RATIO)
     count_words: int = Field(
         8,
         ge=1,
@@ -285,7 +305,7 @@ class PoolParams(ClusterParams, ClipParams):
 class CodesParams(Params):
     """Each contextual vector replaced by the nearest of K public ones."""
 
-    weaker = {"codes": "above", "epsilon_task": "above", "epsilon_code": "above"}
+    weaker = {"codes": "above", "epsilon_task": "above", "task_delta": "above", "epsilon_code": "above"}
 
     codes: int = Field(
         64, ge=2, le=4096, description="Number of codes: few reveal little about words, many serve the task better."
@@ -309,6 +329,9 @@ class CodesParams(Params):
     epsilon_task: float = Field(
         4.0, gt=0, le=100, description="task=private: epsilon that the class means cost each record, once per data set."
     )
+    task_noise: AggregateNoise = Field("pure", description=f"task=private: {AGGREGATE_NOISE}")
+    task_delta: float = Field(1e-6, gt=0, lt=1, description="Delta of the class means under Gaussian noise.")
+    task_support_ratio: float = Field(3.0, gt=0, le=1000, description=SUPPORT_RATIO)
     epsilon_code: float = Field(
         0.0, ge=0, le=100, description="Randomised response between codes with this epsilon per position; 0: off."
     )

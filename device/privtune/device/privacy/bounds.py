@@ -221,15 +221,18 @@ def label_distributions(
 # --- composition -----------------------------------------------------------------------------------------------------
 
 
-def compose_pure(epsilon: float, times: int) -> float:
-    """Pure losses of independent releases add up: positions of a record, records of an author, fresh epochs."""
+def compose_pure(epsilon: float, times: float) -> float:
+    """Pure losses of independent releases add up: positions of a record, records of an author, fresh epochs.
+
+    times: a release whose own loss is smaller counts as a part of one.
+    """
     if times < 0:
         raise InvalidInput("a number of releases can't be negative", param="times")
     return 0.0 if times == 0 else _not_negative("epsilon", epsilon) * times
 
 
-def compose_mu(mu: float, times: int) -> float:
-    """mu of independent releases grows with the square root of their number."""
+def compose_mu(mu: float, times: float) -> float:
+    """mu of independent releases grows with the square root of their number; times as in `compose_pure`."""
     if times < 0:
         raise InvalidInput("a number of releases can't be negative", param="times")
     return _not_negative("mu", mu) * math.sqrt(times)

@@ -86,7 +86,9 @@ class OwnRecords:
         data = self.data
         if data is None or data.labels is None:
             return None
-        return LabelledRows(rows=data.ids, labels=data.labels, classes=len(data.label_names))
+        return LabelledRows(
+            rows=data.ids, labels=data.labels, classes=len(data.label_names), places=data.places or None
+        )
 
     def importance(self, context: NoiseContext) -> TokenImportance:
         """Fitted on the records in the first run, then read from disk. Raises JobConflict, StorageFull."""

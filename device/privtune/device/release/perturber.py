@@ -129,9 +129,11 @@ class Perturber:
         if self._mechanism.injection == "embedding":
             sent_BTW = self._bottom.blocks(sent_BTW, out.mask_BT.long())
         encoded = []
-        for sent_TW, mask_T in zip(sent_BTW, out.mask_BT.bool(), strict=True):
+        beside = zip(self._mechanism.own_rows(out).tolist(), out.fisher_B().tolist(), strict=True)
+        for sent_TW, mask_T, (own_rows, fisher) in zip(sent_BTW, out.mask_BT.bool(), beside, strict=True):
             rows_TW = sent_TW[mask_T].float().numpy()
-            encoded.append(EncodedRelease(rows=len(rows_TW), data=encode(rows_TW, self._codec)))
+            data = encode(rows_TW, self._codec)
+            encoded.append(EncodedRelease(rows=len(rows_TW), data=data, own_rows=own_rows, fisher=fisher))
         return encoded
 
 

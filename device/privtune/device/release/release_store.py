@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from privtune.device.release.draw_store import DrawStore
 from privtune.device.release.record_keys import RecordKey
@@ -26,7 +26,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes (
     id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, law TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS releases (
-    scope INTEGER NOT NULL, record BLOB NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL,
+    scope INTEGER NOT NULL, record BLOB NOT NULL, rows INTEGER NOT NULL, own_rows REAL, fisher REAL,
+    crc INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (scope, record)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (only INTEGER PRIMARY KEY CHECK (only = 0), bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO totals VALUES (0, 0);
@@ -37,10 +38,25 @@ _BATCH = 500  # keys per query; SQLite allows 32,766 variables
 
 @dataclass(frozen=True)
 class EncodedRelease:
-    """What goes on the wire for one record: `rows` vectors or ids, encoded."""
+    """What goes on the wire for one record: `rows` vectors or ids, encoded.
+
+    own_rows: the worst rows that they amount to (`Mechanism.own_rows`); never sent.
+    fisher: their Fisher information (`Release.fisher_B`); never sent.
+    """
 
     rows: int
     data: bytes
+    own_rows: float | None = None
+    fisher: float | None = None
+
+
+class Stored(NamedTuple):
+    """Of a stored release: its vectors, its bytes, and what the device keeps of it beside (`EncodedRelease`)."""
+
+    rows: int
+    bytes: int
+    own_rows: float | None
+    fisher: float | None
 
 
 def release_fingerprint(*, mechanism: str, model: str, cut: int, codec: str) -> str:
@@ -114,13 +130,10 @@ class ReleaseStore(DrawStore):
         with contextlib.closing(self.in_scope("table")) as kept:
             return b"".join(item.data for item in kept.get_many([_TABLE]).values())
 
-    def sizes(self, keys: Sequence[RecordKey]) -> dict[RecordKey, tuple[int, int]]:
-        """Rows and bytes of the stored releases among `keys`, without reading the releases themselves."""
-        found: dict[RecordKey, tuple[int, int]] = {}
+    def sizes(self, keys: Sequence[RecordKey]) -> dict[RecordKey, Stored]:
+        """The stored releases among `keys`, without reading the releases themselves."""
         with self._using() as db:
-            for key, rows, size in self._select(db, keys, "rows, length(data)"):
-                found[key] = (rows, size)
-        return found
+            return {key: Stored(*row) for key, *row in self._select(db, keys, "rows, length(data), own_rows, fisher")}
 
     @property
     def size(self) -> int:
@@ -132,8 +145,8 @@ class ReleaseStore(DrawStore):
         added = 0
         for key, item in items.items():
             cursor = db.execute(
-                "INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?)",
-                (self._scope, key.packed(), item.rows, zlib.crc32(item.data), item.data),
+                "INSERT OR IGNORE INTO releases VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (self._scope, key.packed(), item.rows, item.own_rows, item.fisher, zlib.crc32(item.data), item.data),
             )
             added += len(item.data) if cursor.rowcount == 1 else 0
         total = int(db.execute("SELECT bytes FROM totals").fetchone()[0]) + added
@@ -147,10 +160,10 @@ class ReleaseStore(DrawStore):
 
     def _read(self, db: sqlite3.Connection, keys: Sequence[RecordKey]) -> dict[RecordKey, EncodedRelease]:
         found: dict[RecordKey, EncodedRelease] = {}
-        for key, rows, crc, data in self._select(db, keys, "rows, crc, data"):
+        for key, rows, own_rows, fisher, crc, data in self._select(db, keys, "rows, own_rows, fisher, crc, data"):
             if zlib.crc32(data) != crc:
                 raise ArtifactCorrupt(f"{self._named} is damaged (checksum). {self._if_damaged}")
-            found[key] = EncodedRelease(rows, data)
+            found[key] = EncodedRelease(rows, data, own_rows, fisher)
         return found
 
     def _select(self, db: sqlite3.Connection, keys: Sequence[RecordKey], columns: str) -> Iterator[tuple[Any, ...]]:

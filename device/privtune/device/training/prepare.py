@@ -20,6 +20,7 @@ from privtune.device.account.run_account import Account, source_of
 from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm, form_of
+from privtune.device.data.record_lines import RecordLines, lines_of
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource, own_terms, read_for_training
 from privtune.device.home.job_folder import JobFolder, JobState
@@ -94,6 +95,7 @@ class Prepared:
 class _Loaded:
     """Model and data, before anything is entered or sent.
 
+    lines: where the training records are in their file, and the held-out ones.
     label_keys: of the training records, in their order.
     replacement: what surrogates did in training and held-out records.
     replaced: for an audit: of each training record of the file, the words that were replaced.
@@ -104,6 +106,7 @@ class _Loaded:
     tail: Tail | None
     train: EncodedDataset
     validation: EncodedDataset | None
+    lines: tuple[RecordLines, RecordLines | None]
     label_keys: list[bytes]
     replacement: Replacement | None
     replaced: list[frozenset[str]]
@@ -161,6 +164,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
             refuse_early(
                 settings.home, spec, source_of(source.path), settings.budget, records=least, resumed=(run.job_id,)
             )
+    lines = lines_of(original), None if held_out is None else lines_of(held_out)
     terms = own_terms(spec.surrogates, train, validation)
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
@@ -196,6 +200,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         tail=tail,
         train=data.pick(order),
         validation=scored,
+        lines=lines,
         label_keys=[keys[index] for index in order.tolist()] if keys else [],
         replacement=replacement,
         replaced=replaced,
@@ -275,11 +280,14 @@ def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
 
 
 def _outgoing(spec: JobSpec, loaded: _Loaded, train: DataSource, validation: DataSource | None) -> list[Outgoing]:
-    found = [Outgoing(data=loaded.train, source=source_of(train.path), name=spec.training_file, part="train")]
+    lines, held_out = loaded.lines
+    found = [
+        Outgoing(data=loaded.train, source=source_of(train.path), name=spec.training_file, part="train", lines=lines)
+    ]
     if validation is not None and loaded.validation is not None:
         name = spec.validation_file or spec.training_file
         source = source_of(validation.path)
-        found.append(Outgoing(data=loaded.validation, source=source, name=name, part="validation"))
+        found.append(Outgoing(data=loaded.validation, source=source, name=name, part="validation", lines=held_out))
     return found
 
 

@@ -79,8 +79,9 @@ def test_only_none_lets_clean_vectors_out(case):
         return
     words = out.mask_BT.clone()
     words[:, 0] = False  # a special token may be public
-    same = torch.isclose(out.h_BTD, h_BTD, atol=1e-6).all(-1) & words
-    assert same.any() == (mechanism.name == "none")
+    # Drawn words may be those of a short record, once in a few hundred runs; never all of the longest.
+    same_BT = torch.isclose(out.h_BTD, h_BTD, atol=1e-6).all(-1) & words
+    assert same_BT[0].any() == (mechanism.name == "none")
 
 
 def test_a_statement_never_claims_more_than_its_row(case):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,10 @@ from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.account.ledger import Spent
+    from privtune.device.account.own_losses import OwnLosses
     from privtune.device.home.policy import Budget
 
+QUANTILES = {"least": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1.0}
 HEADINGS = ("time", "job", "data set", "mechanism", "releases", "vectors", "MB", "nats per record")
 
 app = typer.Typer(invoke_without_command=True)
@@ -42,6 +45,7 @@ def show(
     if context.invoked_subcommand is not None:
         return
     from privtune.device.account.ledger import outcomes, spent
+    from privtune.device.account.own_losses import stored_losses, together
     from privtune.device.home.policy import Budget
     from privtune.device.home.policy_file import home_policy
 
@@ -64,7 +68,8 @@ def show(
     for entry in refused:
         typer.echo(f"refused: job {entry['job']}: {entry['reason']}")
     for source, cost in costs.items():
-        typer.echo(f"{source}: {_cost(cost, budget)}")
+        own = stored_losses(folder, source)
+        typer.echo(f"{source}: {_cost(cost, budget)}{_really(_own_facts(together(own), cost, 0)) if own else ''}")
     typer.echo(f"{counted(len(entries), 'entry')}; last hash {head}")
 
 
@@ -95,6 +100,102 @@ def verify(
         f"{counted(len(entries), 'entry')}, the chain is intact; last hash {last} (note it, to detect a cut-off "
         "end later)"
     )
+
+
+@app.command()
+@guarded
+def records(
+    data_set: Annotated[str | None, typer.Option(help="Show only this data set, by its name or file.")] = None,
+    job: Annotated[str | None, typer.Option(help="Show only what this job released.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Name this many of the records that lost most.")] = 3,
+    as_json: AsJson = False,
+    home: Home = None,
+) -> None:
+    """Show what each record really lost: the spread over the records, and where the worst are in their file.
+
+    The worst case that `privtune ledger` counts is that of a record as long and as far from all others as any may be.
+    These figures are the records' own, computed from the records: keep them to yourself.
+
+    \b
+    Example:
+      privtune ledger records --data-set reviews.csv
+    """
+    from privtune.device.account.ledger import outcomes, spent
+    from privtune.device.account.own_losses import stored_losses, together
+
+    folder = home_folder(home)
+    entries, _ = _read(folder)
+    rows = [row for row in outcomes(entries) if _wanted(row, data_set, job)]
+    shown = []
+    for source in dict.fromkeys(row["source"] for row in rows):
+        losses = stored_losses(folder, source, job)
+        if losses:
+            counted = [entry for entry in entries if job is None or entry.get("job", job) == job]
+            shown.append((together(losses), spent(counted, source)))
+    if as_json:
+        typer.echo(json.dumps([_own_facts(own, cost, worst) for own, cost in shown], indent=1))
+        return
+    if not shown:
+        typer.echo("no finished run has released records of a file")
+    for own, cost in shown:
+        for line in _own_lines(_own_facts(own, cost, worst)):
+            typer.echo(line)
+    if shown:
+        typer.echo("These figures depend on the private records: whoever sees them learns something of each.")
+
+
+def _own_facts(own: OwnLosses, cost: Spent, worst: int) -> dict[str, Any]:
+    """JSON-ready. Without a bound the records that released most vectors are named."""
+    import numpy as np
+
+    bounded = not np.isnan(own.nats_N).any()
+    by = own.nats_N if bounded else own.rows_N
+    order = np.argsort(-by, kind="stable")[:worst].tolist()
+    spread = {name: np.quantile(own.nats_N, share) for name, share in QUANTILES.items()} if bounded else None
+    return {
+        "source": own.source,
+        "records": len(own),
+        "nats": None if spread is None else {name: float(value) for name, value in spread.items()},
+        "vectors": {name: float(np.quantile(own.rows_N, share)) for name, share in QUANTILES.items()},
+        "fisher": None
+        if np.isnan(own.fisher_N).all()
+        else {name: float(np.nanquantile(own.fisher_N, share)) for name, share in QUANTILES.items()},
+        "delta": own.delta,
+        "worst_case": cost.nats,
+        "worst": [
+            {
+                own.unit: int(own.number_N[place]),
+                "vectors": int(own.rows_N[place]),
+                "nats": float(own.nats_N[place]) if bounded else None,
+            }
+            for place in order
+        ],
+    }
+
+
+def _really(facts: dict[str, Any]) -> str:
+    nats = facts["nats"]
+    return "" if nats is None else f"; really lost: median {nats['median']:,.4g}, most {nats['most']:,.4g} nats"
+
+
+def _own_lines(facts: dict[str, Any]) -> Iterator[str]:
+    nats = facts["nats"]
+    yield f"{facts['source']}: {facts['records']:,} records released"
+    yield "  vectors per record: " + ", ".join(f"{name} {value:,.4g}" for name, value in facts["vectors"].items())
+    if nats is None:
+        yield "  nats per record: no bound"
+    else:
+        delta = f" (delta {facts['delta']:.2g})" if facts["delta"] else ""
+        spread = ", ".join(f"{name} {value:,.4g}" for name, value in nats.items())
+        limit = "no bound" if facts["worst_case"] is None else f"{facts['worst_case']:,.4g}"
+        yield f"  nats per record, its own{delta}: {spread}; worst case, as counted: {limit}"
+    if facts["fisher"] is not None:
+        spread = ", ".join(f"{name} {value:.2g}" for name, value in facts["fisher"].items())
+        yield f"  Fisher information of its vectors, of that under plain noise (no bound): {spread}"
+    for one in facts["worst"]:
+        (unit, number), loss = next(iter(one.items())), one["nats"]
+        lost = "" if loss is None else f", {loss:,.4g} nats"
+        yield f"  most lost: {unit} {number:,}, {one['vectors']:,} vectors{lost}"
 
 
 def _read(folder: Path) -> tuple[list[dict[str, Any]], str]:

@@ -16,6 +16,7 @@ from privtune.device.cli.options import AsJson, JobId, limit_threads, to_stderr
 from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
+    from privtune.device.data.record_lines import RecordLines
     from privtune.device.inference.predict import Prediction, Text
 
 
@@ -40,13 +41,13 @@ def predict(
       privtune predict ftjob-abc123 --text "a charming and often affecting journey"
       privtune predict ftjob-abc123 --data new.csv --out labels.jsonl
     """
-    texts = _texts(text or [], data, columns)
+    texts, where = _texts(text or [], data, columns)
     from privtune.device.inference.predict import predict as classify
     from privtune.shared.errors import StorageFull
 
     settings = connection.settings()
     limit_threads(connection.threads)
-    found = classify(job, texts, settings, source=data, batch_size=batch_size, say=to_stderr)
+    found = classify(job, texts, settings, source=data, lines=where, batch_size=batch_size, say=to_stderr)
     if out is None:
         for number, prediction in enumerate(found):
             typer.echo(_json_line(number, prediction) if as_json else _plain_line(prediction, texts[number]))
@@ -59,7 +60,7 @@ def predict(
     to_stderr(f"{counted(len(found), 'prediction')} written to {out}")
 
 
-def _texts(given: list[str], data: str | None, columns: TextColumns) -> list[Text]:
+def _texts(given: list[str], data: str | None, columns: TextColumns) -> tuple[list[Text], RecordLines | None]:
     from privtune.shared.errors import InvalidInput
 
     if bool(given) == bool(data):
@@ -67,12 +68,14 @@ def _texts(given: list[str], data: str | None, columns: TextColumns) -> list[Tex
     if data is None:
         if any(not one.strip() for one in given):
             raise InvalidInput("--text is empty.", param="text")
-        return list(given)
+        return list(given), None
+    from privtune.device.data.record_lines import lines_of
     from privtune.device.data.source import DataSource
 
     records = DataSource(path=data, columns=columns.columns()).load("classification", labelled=False)
     to_stderr(str(records))
-    return [record.text if record.text2 is None else (record.text, record.text2) for record in records]
+    texts = [record.text if record.text2 is None else (record.text, record.text2) for record in records]
+    return texts, lines_of(records)
 
 
 def _json_line(number: int, prediction: Prediction) -> str:

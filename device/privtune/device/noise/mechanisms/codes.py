@@ -17,6 +17,7 @@ from torch import Tensor
 
 from privtune.device.noise.base import Mechanism, Release
 from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
 from privtune.device.noise.params import CodesParams
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.class_directions import public_directions
@@ -54,11 +55,19 @@ class Codes(Mechanism):
             raise InvalidInput("task=private needs a job whose records have labels", param="task")
         self.hides_task = params.task_use == "hide"
         self._tables = PublicTables(context, self.injection)
+        gaussian = AggregateLaw(kind=params.task_noise, delta=params.task_delta, ratio=params.task_support_ratio)
+        self._law = PURE if params.task_noise == "pure" else gaussian
 
     def prepare(self) -> dict[str, float]:
         """Number of codes in use, and the bits that one of them can reveal at most."""
         count = len(self._table["centre_KD"])
         return {"codes": float(count), "bits_a_position": float(np.log2(count))}
+
+    def fitted_shares(self) -> Tensor | None:
+        """Of the class means."""
+        means = self.context.private_means
+        p = self.params
+        return means.shares(self.context, p.epsilon_task, self._law) if means and p.task == "private" else None
 
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
@@ -67,8 +76,9 @@ class Codes(Mechanism):
         code_BT = self.code_of(h_BTD)
         if self.params.epsilon_code and count > 1:
             code_BT = generator.randomised_response(code_BT, count, self.params.epsilon_code)
-        row_BT = torch.where(self.context.is_special(ids_BT), targets.special_V[ids_BT], code_BT)
-        return Release(h_BTD=targets.vectors(row_BT), mask_BT=mask_BT, ids_BT=row_BT)
+        special_BT = self.context.is_special(ids_BT)  # their places are public
+        row_BT = torch.where(special_BT, targets.special_V[ids_BT], code_BT)
+        return Release(h_BTD=targets.vectors(row_BT), mask_BT=mask_BT, ids_BT=row_BT, share_BT=~special_BT)
 
     def _rows(self) -> PublicTable:
         return self._targets.table
@@ -105,7 +115,7 @@ class Codes(Mechanism):
         means = self.context.private_means
         if means is None:
             raise InvalidInput("task=private needs a job whose records have labels", param="task")
-        return means(self.context, self.params.epsilon_task)
+        return means(self.context, self.params.epsilon_task, self._law)
 
     def _make(self) -> dict[str, Tensor]:
         states_ND = self._public_states()
@@ -161,7 +171,7 @@ class Codes(Mechanism):
     def _statement(self) -> Statement:
         p = self.params
         statement = codes_statement(name=self.name, codes=len(self._table["code_KE"]), epsilon=p.epsilon_code)
-        return fitted_statement(statement, p.epsilon_task) if p.task == "private" else statement
+        return fitted_statement(statement, p.epsilon_task, self._law.delta) if p.task == "private" else statement
 
     def _facts(self) -> dict[str, Any]:
         return {"codes": recipe(self.context, KIND, self._settings()), "epsilon_code": self.params.epsilon_code}

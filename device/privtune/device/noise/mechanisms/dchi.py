@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from privtune.device.noise.base import Mechanism, Release
-from privtune.device.noise.clipping import clip_radius, clip_rows
+from privtune.device.noise.clipping import clip_radius, clip_rows, reach
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.params import DChiParams
 from privtune.device.noise.randomness import NoiseSource
@@ -50,7 +50,8 @@ class DChi(Mechanism):
     ) -> Release:
         signal_BTD = self._clipped(h_BTD)
         noise_BTD = generator.dchi(self.eta, *signal_BTD.shape).to(signal_BTD.device)
-        return Release(h_BTD=noise_BTD.add_(signal_BTD), mask_BT=mask_BT)
+        share_BT = None if self.clip is None else reach(signal_BTD, self.clip)
+        return Release(h_BTD=noise_BTD.add_(signal_BTD), mask_BT=mask_BT, share_BT=share_BT)
 
     def _clipped(self, h_BTD: Tensor) -> Tensor:
         return h_BTD if self.clip is None else clip_rows(h_BTD, self.clip)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from privtune.device.noise.base import Mechanism, Release
-from privtune.device.noise.clipping import clip_radius, clip_rows
+from privtune.device.noise.clipping import clip_radius, clip_rows, reach
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.params import PoolParams
 from privtune.device.noise.randomness import NoiseSource
@@ -54,6 +55,10 @@ class Pool(Mechanism):
         """The clipping length, relative to the typical vector length."""
         return {"clip_ratio": self.clip / self.context.typical_norm(self.injection) if self.clip else math.inf}
 
+    def fitted_shares(self) -> Tensor | None:
+        """Of the word counts."""
+        return None if self.targets is None else self.targets.fitted_shares()
+
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
@@ -62,10 +67,22 @@ class Pool(Mechanism):
         if self.clip is not None:
             h_BTD = clip_rows(h_BTD, self.clip)
         pooled = pool_rows(h_BTD, mask_BT, self._alone(ids_BT), self.params.size)
+        pooled = replace(pooled, share_BT=self._shares(ids_BT, mask_BT, pooled))
         if self.eta is None:
             return pooled
         noise_BTD = generator.dchi(self.eta, *pooled.h_BTD.shape).to(pooled.h_BTD.device)
-        return Release(h_BTD=pooled.h_BTD + noise_BTD, mask_BT=pooled.mask_BT)
+        return replace(pooled, h_BTD=pooled.h_BTD + noise_BTD)
+
+    def _shares(self, ids_BT: Tensor, mask_BT: Tensor, pooled: Release) -> Tensor | None:
+        """Randomised response: the words of each sum, out of `size`. Clipped vectors: the reach of their sum."""
+        size = self.params.size
+        if self.targets is None:
+            return None if self.clip is None else reach(pooled.h_BTD, self.clip * math.sqrt(size))
+        if not self.targets.responds:
+            return None
+        word_BT = mask_BT & ~self.context.is_special(ids_BT)
+        group_BT = self.groups(ids_BT, mask_BT).clamp(max=pooled.mask_BT.shape[1] - 1)
+        return torch.zeros(pooled.mask_BT.shape).scatter_add_(1, group_BT, word_BT.float()) / size
 
     def groups(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """The released row that each token is summed into, numbered within its record; public; int64, shape (B, T)."""
@@ -79,8 +96,7 @@ class Pool(Mechanism):
         p, targets = self.params, self.targets
         if targets is not None and targets.unaccounted:
             return self._no_bound("fitted", UNACCOUNTED)
-        fitted = 0.0 if targets is None else targets.fitted_epsilon
-        if targets is not None and p.epsilon_cluster and targets.count > 1:
+        if targets is not None and targets.responds:
             statement = randomised_statement(
                 name=self.name,
                 injection=p.injection,
@@ -99,7 +115,9 @@ class Pool(Mechanism):
             statement = self._no_bound("cluster", why)
         else:
             statement = self._no_bound("unclipped", "sums of vectors without calibrated noise can be told apart.")
-        return fitted_statement(statement, fitted) if fitted else statement
+        if targets is None or not targets.fitted_epsilon:
+            return statement
+        return fitted_statement(statement, targets.fitted_epsilon, targets.fitted_delta)
 
     def _no_bound(self, row: Row, why: str) -> Statement:
         numbers = {"pool": float(self.params.size), **self.prepare()}

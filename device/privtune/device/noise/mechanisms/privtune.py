@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from privtune.device.noise.base import Release
+from privtune.device.noise.clipping import reach
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.mechanisms.dchi import DChi
 from privtune.device.noise.params import PrivTuneParams
@@ -130,7 +131,8 @@ class PrivTune(DChi):
             signal_BTD *= self._between(importance_BT).unsqueeze(-1)
         if self.params.importance == "scale" and importance_BT is not None:
             noise_BTD *= self._between(1 - importance_BT).unsqueeze(-1)
-        return Release(h_BTD=noise_BTD.add_(signal_BTD), mask_BT=mask_BT)
+        share_BT = None if self.clip is None else reach(signal_BTD, self.clip)
+        return Release(h_BTD=noise_BTD.add_(signal_BTD), mask_BT=mask_BT, share_BT=share_BT)
 
     def _between(self, weight_BT: Tensor) -> Tensor:
         return self.params.least + (1 - self.params.least) * weight_BT.clamp(0.0, 1.0).to(torch.float32)

@@ -49,18 +49,25 @@ class Shared(Mechanism):
         """Number of clusters, size of the smallest, and the share of words that frequency alone guesses."""
         return self.targets.figures()
 
+    def fitted_shares(self) -> Tensor | None:
+        """Of the word counts."""
+        return self.targets.fitted_shares()
+
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
+        # Under randomised response special tokens lose nothing: their places are public.
+        share_BT = ~self.context.is_special(ids_BT) if self.targets.responds else None
         if self._rows() is not None:
             row_BT = self.targets.draw_rows(ids_BT, mask_BT, generator)
-            return Release(h_BTD=self.targets.centres.vectors(row_BT), mask_BT=mask_BT, ids_BT=row_BT)
+            vectors_BTD = self.targets.centres.vectors(row_BT)
+            return Release(h_BTD=vectors_BTD, mask_BT=mask_BT, ids_BT=row_BT, share_BT=share_BT)
         target_BTD = self.targets.draw(ids_BT, mask_BT, generator)
         if self.clip is not None:
             target_BTD = clip_rows(target_BTD, self.clip)
         if self.eta is not None:
             target_BTD = target_BTD + generator.dchi(self.eta, *target_BTD.shape)
-        return Release(h_BTD=target_BTD, mask_BT=mask_BT)
+        return Release(h_BTD=target_BTD, mask_BT=mask_BT, share_BT=share_BT)
 
     def _rows(self) -> PublicTable | None:
         # Blocks after noise at the embedding mix the rows again. Of an unaccounted table only what is used leaves.
@@ -73,12 +80,13 @@ class Shared(Mechanism):
                 name=self.name, row="fitted", injection=self.injection, numbers=self.targets.figures(), why=UNACCOUNTED
             )
         statement = self._release_statement()
-        return fitted_statement(statement, self.targets.fitted_epsilon) if self.targets.fitted_epsilon else statement
+        fitted = self.targets.fitted_epsilon
+        return fitted_statement(statement, fitted, self.targets.fitted_delta) if fitted else statement
 
     def _release_statement(self) -> Statement:
         """The statement for the releases alone, given the table."""
         p, targets = self.params, self.targets
-        if p.epsilon_cluster and targets.count > 1:
+        if targets.responds:
             return randomised_statement(
                 name=self.name,
                 injection=p.injection,

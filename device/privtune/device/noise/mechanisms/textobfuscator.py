@@ -52,10 +52,13 @@ class TextObfuscator(Mechanism):
         prototype_BTD = self.targets.centre_KD[cluster_BT.clamp(min=0)]
         pull_BT1 = self.params.pull * (cluster_BT >= 0).unsqueeze(-1)
         signal_BTD = h_BTD + pull_BT1 * (prototype_BTD - h_BTD)
+        share_BT = None
         if self.clip is not None:
             signal_BTD = clip_rows(signal_BTD, self.clip)
+            # The ball's farthest point in L1 is R sqrt(D) from its centre.
+            share_BT = (signal_BTD.abs().sum(dim=-1) / (self.clip * math.sqrt(self.dim)) + 1).div(2).clamp(max=1.0)
         noise_BTD = generator.laplace(self.scale, *h_BTD.shape).to(signal_BTD.device, torch.float32)
-        return Release(h_BTD=signal_BTD + noise_BTD, mask_BT=mask_BT)
+        return Release(h_BTD=signal_BTD + noise_BTD, mask_BT=mask_BT, share_BT=share_BT)
 
     def _statement(self) -> Statement:
         if self.clip is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
 from privtune.device.noise.tables.private_counts import DrawnOnce, LabelledRows
 from privtune.device.privacy.bounds import dchi_variance
 
@@ -29,34 +30,48 @@ def public_directions(context: NoiseContext) -> Tensor:
     labels_B = np.unique(np.asarray(context.labels), return_inverse=True)[1]
     ids = [np.asarray(row, dtype=np.int32) for row in context.labelled_rows]
     rows = LabelledRows(rows=ids, labels=labels_B, classes=int(labels_B.max()) + 1)
-    contrasts_CD, _, public_BD = contrasts(context, rows)
+    contrasts_CD, _, public_BD, _ = contrasts(context, rows)
     return _discriminants(contrasts_CD, public_BD, 0.0)
 
 
 class PrivateMeans(DrawnOnce):
     """Directions from a data set's class means under noise."""
 
-    def __call__(self, context: NoiseContext, epsilon: float) -> Tensor:
+    def __call__(self, context: NoiseContext, epsilon: float, law: AggregateLaw = PURE) -> Tensor:
         """directions_DC of unit length, `epsilon`-private for replacing one record.
 
         A record adds its mean state x, centred by public states and clipped to their median length R, to the sums
         (`contrasts`): replacing it moves all of them together by at most 2R in L2 (2R sqrt(2) for three classes or
         more), so one draw of d_chi noise over the whole block at rate epsilon / that is epsilon-private (the K-norm
-        mechanism of Hardt & Talwar 2010 for the L2 ball). Raises as `kept`.
+        mechanism of Hardt & Talwar 2010 for the L2 ball); Gaussian noise makes it (epsilon, `law.delta`)-private.
+        Raises as `kept`.
         """
 
-        def draw(records: LabelledRows) -> Tensor:
-            contrasts_CD, moved, public_BD = contrasts(context, records)
+        return self._drawn(context, epsilon, law)[0]
+
+    def shares(self, context: NoiseContext, epsilon: float, law: AggregateLaw = PURE) -> Tensor:
+        """share_N of the same sums: a record whose mean state is near the centre moved them less."""
+        return self._drawn(context, epsilon, law)[1]
+
+    def _drawn(self, context: NoiseContext, epsilon: float, law: AggregateLaw) -> tuple[Tensor, Tensor]:
+        def draw(records: LabelledRows) -> tuple[Tensor, Tensor]:
+            contrasts_CD, moved, public_BD, share_B = contrasts(context, records)
+            normal = law.gaussian(epsilon, moved)
+            if normal is not None:
+                noised_CD = normal.release(contrasts_CD, self.source)
+                return _discriminants(noised_CD, public_BD, normal.sigma**2), share_B
             size = contrasts_CD.numel()
             # One draw over the whole block: its length hides all sums at once.
             noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
-            return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size))
+            return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size)), share_B
 
-        return self.kept("means", "class means that this job's codes", draw, epsilon, context.identity)
+        return self.kept("means", "class means that this job's codes", draw, epsilon, context.identity, *law.named)
 
 
-def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor]:
+def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor, Tensor]:
     """Exact sums that separate the classes (C', D), how far one record can move them in L2, and the public means_BD.
+
+    Last, share_B: how far the place of each record is from any that another could have, of the most it can be.
 
     Two classes: one sum, of x for one class and -x for the other. More: for each class its sum of x, minus that of the
     other classes over their number.
@@ -65,12 +80,13 @@ def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, flo
     centre_D = public_BD.mean(0)
     radius = float((public_BD - centre_D).norm(dim=1).median())
     away_BD = clip_rows(record_means(context, records.rows) - centre_D, radius)
+    share_B = (away_BD.norm(dim=1) / max(radius, 1e-30) + 1).div(2).clamp(max=1.0)
     one_BC = torch.nn.functional.one_hot(torch.from_numpy(records.labels), records.classes).float()
     if records.classes == 2:
-        return (one_BC[:, :1] - one_BC[:, 1:]).T @ away_BD, 2 * radius, public_BD
+        return (one_BC[:, :1] - one_BC[:, 1:]).T @ away_BD, 2 * radius, public_BD, share_B
     against_BC = one_BC - (1 - one_BC) / (records.classes - 1)
     # A record's block has squared length (1 + 1 / (C - 1)) |x|^2 <= 1.5 R^2, so two differ by at most 2 R sqrt(1.5).
-    return against_BC.T @ away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD
+    return against_BC.T @ away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD, share_B
 
 
 def _discriminants(contrasts_CD: Tensor, public_BD: Tensor, noise_variance: float) -> Tensor:

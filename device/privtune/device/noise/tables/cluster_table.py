@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from privtune.device.noise.context import Injection, NoiseContext
+from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
 from privtune.device.noise.params import ClusterParams
 from privtune.device.noise.tables.class_words import (
     FloatArray,
@@ -115,6 +116,27 @@ class ClusterTable:
         return self.params.epsilon_counts if self.params.groups in _PRIVATE else 0.0
 
     @property
+    def fitted_delta(self) -> float:
+        """Of `fitted_epsilon`."""
+        if self._file is not None:
+            return float(self._file.facts.get("delta") or 0.0) if self._origin == "private" else 0.0
+        return self._law.delta if self.params.groups in _PRIVATE else 0.0
+
+    @property
+    def _law(self) -> AggregateLaw:
+        p = self.params
+        if p.counts_noise == "pure":
+            return PURE
+        return AggregateLaw(kind=p.counts_noise, delta=p.counts_delta, ratio=p.counts_support_ratio)
+
+    def fitted_shares(self) -> Tensor | None:
+        """share_N of the job's records in the counts; None where the clusters rest on none of them."""
+        p, counts = self.params, self.context.private_counts
+        if self._file is not None or p.groups not in _PRIVATE or counts is None:
+            return None
+        return counts.shares(self.context.usable_ids, p.epsilon_counts, p.count_words, self._law)
+
+    @property
     def _origin(self) -> str:
         # A file that does not say counts as private: nothing is claimed on a guess.
         return "private" if self._file is None else str(self._file.facts.get("fitted_on", "private"))
@@ -133,6 +155,7 @@ class ClusterTable:
             noised = self._noised_counts[0].astype(np.float32).tobytes()
             grouped |= {"count_words": p.count_words, "counts": hashlib.sha256(noised).hexdigest()}
             origin = {"fitted_on": "private", "epsilon": p.epsilon_counts}
+            origin |= {"delta": self.fitted_delta} if self.fitted_delta else {}
         return {"injection": self.injection, **{key: getattr(p, key) for key in made_of}, **grouped, **origin}
 
     @cached_property
@@ -140,7 +163,7 @@ class ClusterTable:
         counts = self.context.private_counts
         if counts is None:
             raise InvalidInput(f"groups={self.params.groups} needs a job whose records have labels", param="groups")
-        return counts(self.context.usable_ids, self.params.epsilon_counts, self.params.count_words)
+        return counts(self.context.usable_ids, self.params.epsilon_counts, self.params.count_words, self._law)
 
     @cached_property
     def _table(self) -> dict[str, Tensor]:

@@ -27,6 +27,11 @@ class ClusterTargets(ClusterTable):
         drawn_BT = torch.where(content_BT, self._members(reported_BT.clamp(min=0), generator), ids_BT)
         return self.context.states(drawn_BT, self.injection, mask_BT)
 
+    @property
+    def responds(self) -> bool:
+        """Whether clusters are reported by randomised response."""
+        return self.params.epsilon_cluster > 0 and self.count > 1
+
     def draw_rows(self, ids_BT: Tensor, mask_BT: Tensor, generator: NoiseSource) -> Tensor:
         """The row of `centres` for each position, where targets are centres; int64, shape (B, T)."""
         reported_BT, content_BT = self._reported(ids_BT, mask_BT, generator)
@@ -45,7 +50,7 @@ class ClusterTargets(ClusterTable):
 
     def respond(self, cluster_BT: Tensor, content_BT: Tensor, generator: NoiseSource) -> Tensor:
         """Report clusters by randomised response, if it is on; those of special tokens and padding stay."""
-        if self.params.epsilon_cluster == 0 or self.count < 2:
+        if not self.responds:
             return cluster_BT
         reported_BT = generator.randomised_response(cluster_BT, self.count, self.params.epsilon_cluster)
         return torch.where(content_BT, reported_BT, cluster_BT)

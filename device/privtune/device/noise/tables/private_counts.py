@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
 from privtune.device.privacy.bounds import counts_scale
@@ -30,11 +32,13 @@ class LabelledRows:
     rows: token ids of each record.
     labels: their classes, 0..classes-1.
     classes: number of classes; public.
+    places: of the records in their file; None: in this order.
     """
 
     rows: Sequence[NDArray[np.int32]]
     labels: NDArray[np.int64]
     classes: int
+    places: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +56,18 @@ class DrawnOnce:
     source: NoiseSource
     records: LabelledRows | None = None
 
-    def kept(self, kind: str, what: str, draw: Callable[[LabelledRows], Tensor], epsilon: float, *asked: Any) -> Tensor:
-        """What `draw` makes of the records.
+    def kept(
+        self,
+        kind: str,
+        what: str,
+        draw: Callable[[LabelledRows], tuple[Tensor, Tensor]],
+        epsilon: float,
+        *asked: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """What `draw` makes of the records, and share_N: how far each record can have moved it.
+
+        A record's share is of the most that any could, 1/2 to 1; it depends on the record and stays on the device. N
+        records in the order of their file.
 
         kind: of the file. what: it is, for messages. asked: what its distribution depends on besides, JSON-ready.
 
@@ -68,38 +82,63 @@ class DrawnOnce:
                 raise JobConflict(
                     f"the {what} were made from are not on this device; use the device and home folder that trained it"
                 )
-            write_table(StoredTable(kind=kind, tensors={kind: draw(self.records)}, facts={"epsilon": epsilon}), path)
-        return read_table(path).tensors[kind]
+            drawn, share_N = draw(self.records)
+            if self.records.places is not None:
+                share_N = share_N[np.argsort(self.records.places)]
+            tensors = {kind: drawn, "share_N": share_N.contiguous()}
+            write_table(StoredTable(kind=kind, tensors=tensors, facts={"epsilon": epsilon}), path)
+        found = read_table(path).tensors
+        return found[kind], found["share_N"]
 
 
 class PrivateCounts(DrawnOnce):
     """Noised word counts of a data set."""
 
-    def __call__(self, usable_ids: Tensor, epsilon: float, words: int) -> tuple[NDArray[np.float64], float]:
-        """counts_CU under Laplace noise that makes them `epsilon`-private for replacing one record, and its variance.
+    def __call__(
+        self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw = PURE
+    ) -> tuple[NDArray[np.float64], float]:
+        """counts_CU under noise that makes them `epsilon`-private for replacing one record, and its variance.
 
-        Each record adds at most `words` different ids, picked at random. Every cell of the public vocabulary is
-        noised, so that not even which words occur is revealed. Raises as `kept`.
+        Laplace noise, or Gaussian noise for (`epsilon`, `law.delta`), where a replaced record moves the counts by at
+        most sqrt(2 words) in L2. Each record adds at most `words` different ids, picked at random. Every cell of the
+        public vocabulary is noised, so that not even which words occur is revealed. Raises as `kept`.
         """
-        scale = counts_scale(epsilon, words)
+        counts_CU, _ = self._drawn(usable_ids, epsilon, words, law)
+        normal = law.gaussian(epsilon, math.sqrt(2 * words))
+        return counts_CU.numpy(), 2 * counts_scale(epsilon, words) ** 2 if normal is None else normal.sigma**2
 
-        def draw(records: LabelledRows) -> Tensor:
-            counts_CU = bounded_counts(records, usable_ids, words, self.source)
-            return counts_CU + self.source.laplace(scale, *counts_CU.shape)
+    def shares(self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw = PURE) -> Tensor:
+        """share_N of the same counts: a record with fewer than `words` different words moved them less."""
+        return self._drawn(usable_ids, epsilon, words, law)[1]
+
+    def _drawn(self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw) -> tuple[Tensor, Tensor]:
+        normal = law.gaussian(epsilon, math.sqrt(2 * words))
+
+        def draw(records: LabelledRows) -> tuple[Tensor, Tensor]:
+            counts_CU, added_N = bounded_counts(records, usable_ids, words, self.source)
+            share_N = (added_N / words + 1) / 2
+            if normal is not None:
+                return normal.release(counts_CU, self.source).double(), share_N.sqrt()
+            return counts_CU + self.source.laplace(counts_scale(epsilon, words), *counts_CU.shape), share_N
 
         what = "word counts that this job's clusters"
-        return self.kept("counts", what, draw, epsilon, usable_ids.tolist(), words).numpy(), 2 * scale**2
+        return self.kept("counts", what, draw, epsilon, usable_ids.tolist(), words, *law.named)
 
 
-def bounded_counts(records: LabelledRows, usable_ids: Tensor, words: int, source: NoiseSource) -> Tensor:
-    """Exact counts_CU: each record adds one for each of at most `words` different usable ids, picked at random."""
+def bounded_counts(records: LabelledRows, usable_ids: Tensor, words: int, source: NoiseSource) -> tuple[Tensor, Tensor]:
+    """Exact counts_CU: each record adds one for each of at most `words` different usable ids, picked at random.
+
+    Second, added_N: how many each record adds.
+    """
     place_V = np.full(int(usable_ids.max()) + 1, -1, dtype=np.int64)
     place_V[usable_ids.numpy()] = np.arange(len(usable_ids))
     counts_CU = torch.zeros(records.classes, len(usable_ids), dtype=torch.float64)
-    for row, label in zip(records.rows, records.labels.tolist(), strict=True):
+    added_N = torch.zeros(len(records.rows))
+    for number, (row, label) in enumerate(zip(records.rows, records.labels.tolist(), strict=True)):
         place = place_V[row[row < len(place_V)]]
         present = np.unique(place[place >= 0])
         if len(present) > words:
             present = present[np.argsort(source.uniform(len(present)).numpy())[:words]]
         counts_CU[label, torch.from_numpy(present)] += 1
-    return counts_CU
+        added_N[number] = len(present)
+    return counts_CU, added_N

@@ -149,10 +149,38 @@ def pooled_statement(*, name: str, injection: str, eta: float, dim: int, clip: f
 
 
 def gaussian_statement(
-    *, name: str, injection: str, epsilon: float, delta: float, clip: float, sigma: float, dim: int
+    *,
+    name: str,
+    injection: str,
+    epsilon: float,
+    delta: float,
+    clip: float,
+    sigma: float,
+    dim: int,
+    support: str = "whole",
+    half_width: float = math.inf,
+    most_fisher: float = 1.0,
 ) -> Statement:
-    """Row "gaussian": N(0, sigma^2 I) on a vector clipped to `clip` before the noise; sensitivity 2 * clip."""
+    """Row "gaussian": N(0, sigma^2 I) on a vector clipped to `clip` before the noise; sensitivity 2 * clip.
+
+    Noise of bounded support has the same row (`privtune.device.noise.gaussian_noise` proves it), and a remark.
+
+    half_width: of the box that values are released in; infinite without one.
+    most_fisher: the largest Fisher information of a value, relative to noise without a box.
+    """
     mu = gaussian_mu(2 * clip, sigma)
+    remark, box = "", {}
+    if math.isfinite(half_width):
+        box = {"support_half_width": half_width, "most_fisher": most_fisher}
+        remark = (
+            f" Values are {support} to [-{half_width:.4g}, {half_width:.4g}], which leaves this worst case as it is. "
+            f"SMALL changes of a vector show with at most {100 * most_fisher:.0f}% of the Fisher information of noise "
+            "without that box; how much at the records' own vectors depends on them (`privtune ledger records`) and "
+            "bounds nothing else."
+        )
+    if support == "truncated":
+        box["position_pure_bound"] = 4 * half_width * clip * math.sqrt(dim) / sigma**2
+        remark += f" No pair of vectors is ever more than {box['position_pure_bound']:.4g} nats apart."
     return Statement(
         mechanism=name,
         row="gaussian",
@@ -161,7 +189,7 @@ def gaussian_statement(
         text=(
             f"Every vector is clipped to length {clip:.4g} before Gaussian noise of standard deviation {sigma:.4g} on "
             f"each coordinate: replacing one position is ({epsilon:.4g}, {delta:.2g})-private (mu = {mu:.3g}, told "
-            f"apart {100 * distinguishing(mu):.0f} times in 100). A record of n positions has mu * sqrt(n)."
+            f"apart {100 * distinguishing(mu):.0f} times in 100). A record of n positions has mu * sqrt(n).{remark}"
         ),
         numbers={
             "epsilon": epsilon,
@@ -171,6 +199,7 @@ def gaussian_statement(
             "expected_noise_norm": sigma * math.sqrt(dim),
             "position_mu": mu,
             "told_apart": distinguishing(mu),
+            **box,
         },
         caveats=(*ALWAYS, ATTENTION),
         position_epsilon=epsilon,

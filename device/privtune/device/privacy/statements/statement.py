@@ -6,6 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privtune.device.privacy.bounds import compose_mu, compose_pure, gdp_epsilon
 from privtune.shared.errors import InvalidInput
 
@@ -24,6 +27,7 @@ Row = Literal[
     "surrogate",
 ]
 Guarantee = Literal["none", "metric", "pure", "approximate"]
+FloatArray = NDArray[np.float64]
 
 ALWAYS = (
     "The cloud sees how many vectors each record has.",
@@ -54,6 +58,7 @@ class Statement:
     delta: of an "approximate" guarantee.
     fitted_epsilon: what tables fitted on the private records (with noise of their own) cost each record, once per data
         set, on top of the releases; the text says so.
+    fitted_delta: of that cost.
     unsafe_seed: the noise came from a fixed seed, so NOTHING is claimed.
     """
 
@@ -68,6 +73,7 @@ class Statement:
     position_mu: float | None = None
     delta: float = 0.0
     fitted_epsilon: float = 0.0
+    fitted_delta: float = 0.0
     unsafe_seed: bool = False
 
     def __post_init__(self) -> None:
@@ -79,7 +85,7 @@ class Statement:
         if any(not math.isfinite(value) for value in self.numbers.values()):
             raise InvalidInput("a statement's numbers must be finite")
 
-    def record_epsilon(self, positions: int) -> float | None:
+    def record_epsilon(self, positions: float) -> float | None:
         """Worst-case loss of one release of a whole record of n positions; None where nothing is claimed.
 
         For the approximate guarantee it is at the statement's delta for the whole record, by mu composition. The cost
@@ -93,6 +99,21 @@ class Statement:
             return None
         return self.fitted_epsilon + gdp_epsilon(compose_mu(self.position_mu, positions), self.delta)
 
+    def own_epsilons(self, rows_N: FloatArray, fitted_share_N: FloatArray) -> FloatArray:
+        """The loss of each of N records; NaN where nothing is claimed.
+
+        Args:
+            rows_N: the worst rows that each record's rows amount to (`Mechanism.own_rows`); 0: it was not released.
+            fitted_share_N: each record's share of the cost of fitted tables.
+        """
+        # Rounded up to three digits where each figure is searched for: the many records of a large file share them.
+        exponent_N = np.floor(np.log10(np.maximum(rows_N, 1e-12))) - 2
+        up_N = np.ceil(rows_N / 10.0**exponent_N - 1e-9) * 10.0**exponent_N if self.delta else rows_N
+        different, which_N = np.unique(up_N, return_inverse=True)
+        bounds = (self.record_epsilon(rows) for rows in different.tolist())
+        losses = np.array([math.nan if bound is None else bound - self.fitted_epsilon for bound in bounds])
+        return losses[which_N] + self.fitted_epsilon * fitted_share_N
+
     def marked_unsafe(self) -> Statement:
         """The same mechanism with a fixed seed: every claim is withdrawn."""
         return replace(
@@ -101,6 +122,7 @@ class Statement:
             position_epsilon=None,
             position_mu=None,
             fitted_epsilon=0.0,
+            fitted_delta=0.0,
             unsafe_seed=True,
             text=f"FIXED SEED, TESTS ONLY: whoever knows the seed removes the noise. Nothing is claimed. ({self.text})",
         )

@@ -101,6 +101,7 @@ def test_codes_that_hide_the_task_are_chosen_by_nothing_correlated_with_it(botto
 def test_private_means_are_drawn_once(bottom: Bottom, tmp_path: Path) -> None:
     first, again = private_context(bottom, tmp_path), private_context(bottom, tmp_path, records=None)
     assert torch.equal(first.private_means(first, 1.0), again.private_means(again, 1.0))  # type: ignore[misc]
+    assert torch.equal(first.private_means.shares(first, 1.0), again.private_means.shares(again, 1.0))  # type: ignore[union-attr]
     with pytest.raises(JobConflict, match="class means"):
         again.private_means(again, 2.0)  # type: ignore[misc]
 
@@ -114,9 +115,12 @@ def test_one_record_moves_the_sums_by_no_more_than_the_noise_is_made_for(bottom:
             rows[0], labels[0] = np.array([2, *range(70, 90), 3], dtype=np.int32), change
         records = LabelledRows(rows=rows, labels=labels, classes=classes)
         sums.append(contrasts(tiny_context(bottom), records))
-    for changed, moved, _ in sums[1:]:
+    for changed, moved, _, share_B in sums[1:]:
         assert moved == sums[0][1]
-        assert 0 < float((changed - sums[0][0]).norm()) <= moved * (1 + 1e-5)
+        by = float((changed - sums[0][0]).norm())
+        assert 0 < by <= moved * (1 + 1e-5)
+        # Each of the two records, the old and the new one, knows what it can have moved at most.
+        assert by <= moved * (1 + 1e-5) * min(float(share_B[0]), float(sums[0][3][0]))
 
 
 def test_randomised_response_keeps_its_bound(context: NoiseContext, seeded: NoiseSource) -> None:
