@@ -12,7 +12,8 @@ from privtune.shared.wording import counted
 ROOT = Path(__file__).parents[3]
 # A number in an f-string right before the plural of what the messages count; "the same, 2 epochs" is never one.
 _COUNTED = re.compile(
-    r"(?<!of )(?<!least )(?<!most )(?<!the same, )\{(?:len\(|[a-z_.]*(?:records|entries|jobs|steps|epochs|files|runs|texts))"
+    r"(?<!of )(?<!least )(?<!most )(?<!the same, )"
+    r"\{(?:len\(|[a-z_.]*(?:records|entries|jobs|steps|epochs|files|runs|texts))"
     r"[^{}]*?(?::,)?\} (?:\w+ )?(?:records|entries|jobs|steps|epochs|files|runs|texts|releases|predictions|problems)\b"
 )
 
@@ -42,3 +43,13 @@ def test_messages_count_with_it():
         if _COUNTED.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_message_sends_anybody_to_an_index_that_does_not_have_privtune():
+    found = [
+        str(path.relative_to(ROOT))
+        for side in ("device", "cloud", "shared", "docs")
+        for path in (ROOT / side).rglob("*")
+        if path.suffix in (".py", ".md") and "install 'privtune" in path.read_text(encoding="utf-8")
+    ]
+    assert not found

@@ -27,8 +27,8 @@ from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.audit.outcome import Outcome
 from privtune.device.audit.suite import attack_releases
 from privtune.device.audit.tuning.choice import Recovered, Value, Words, shown
-from privtune.device.audit.tuning.tuned_records import joined, labels_of, read_texts
 from privtune.device.audit.tuning.request import TuneRequest, Watch
+from privtune.device.audit.tuning.tuned_records import joined, labels_of, read_texts
 from privtune.device.noise.public_texts import PublicTexts
 from privtune.shared import __version__
 from privtune.shared.errors import DataInvalid
