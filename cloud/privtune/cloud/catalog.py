@@ -90,7 +90,8 @@ class Catalog:
         if self.allow_hub and _HUB_ID.match(name) and not Path(name.partition("::")[0]).exists():
             return name
         raise ModelNotFound(
-            f"This cloud does not offer the model {name[:80]!r}. `GET /v1/models` lists what it offers.", param="model"
+            f"This cloud does not offer the model {name[:80]!r}; `privtune models` (GET /v1/models) lists all.",
+            param="model",
         )
 
     def card(self, name: str) -> ModelCard:
