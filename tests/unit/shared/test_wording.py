@@ -43,3 +43,13 @@ def test_messages_count_with_it():
         if _COUNTED.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_message_sends_anybody_to_an_index_that_does_not_have_privtune():
+    found = [
+        str(path.relative_to(ROOT))
+        for side in ("device", "cloud", "shared", "docs")
+        for path in (ROOT / side).rglob("*")
+        if path.suffix in (".py", ".md") and "install 'privtune" in path.read_text(encoding="utf-8")
+    ]
+    assert not found

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from privtune.device.cli.job_options import JobOptions, build_spec
+from privtune.device.protections.protection import protection
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec
 
@@ -37,9 +38,17 @@ class PlannedJob(JobOptions):
         "surrogate_language",
     )
 
-    def spec(self, params: Mapping[str, Any], protect: str) -> JobSpec:
-        """The job, whose model is the owner's own copy and has no name in a cloud. Raises InvalidInput."""
-        spec = build_spec(self.given | {"model": "local"}, params, protect=protect)
+    def spec(self, params: Mapping[str, Any], protect: str, model: str) -> JobSpec:
+        """The job, whose model is the owner's own copy and has no name in a cloud. Raises InvalidInput, ModelNotFound.
+
+        model: that copy.
+        """
+        blocks = None
+        if protection(protect).half and "cut" not in self.given:
+            from privtune.shared.modeling.load import count_blocks
+
+            blocks = count_blocks(model, self["task"])
+        spec = build_spec(self.given | {"model": "local"}, params, protect=protect, blocks=blocks)
         if spec.train.max_length < LEAST_TOKENS:
             raise InvalidInput(
                 f"--max-length {spec.train.max_length}: should be greater than or equal to {LEAST_TOKENS}.",

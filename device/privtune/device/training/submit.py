@@ -105,11 +105,16 @@ def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
 
 def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
     """Read all records once, so that mistakes show before a job exists. Returns the number of labels."""
-    terms = own_terms(spec.surrogates, train, validation)
-    if spec.surrogates.on:
-        Surrogates(spec.surrogates, bytes(SECRET_BYTES), terms)  # whether all that it needs is here
+    _check_surrogates(spec, train, validation)
     _, _, names = read_for_training(train, validation, spec.task, say)
     return len(names)
+
+
+def _check_surrogates(spec: JobSpec, train: DataSource, validation: DataSource | None) -> None:
+    """Whether all that surrogates need is here: missing in a run, it would end the job."""
+    terms = own_terms(spec.surrogates, train, validation)
+    if spec.surrogates.on:
+        Surrogates(spec.surrogates, bytes(SECRET_BYTES), terms)
 
 
 def submit(request: RunRequest, home: Path, control: ControlPlane, say: Say, *, new: bool) -> tuple[str, RunRequest]:
@@ -175,6 +180,8 @@ def resume(
             another_noise=consent.another_noise,
         )
         request.save(home, job_id)
+    else:
+        _check_surrogates(request.spec, request.train, request.validation)
     _release_hold(job, control)
     return request
 

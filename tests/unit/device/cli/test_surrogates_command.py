@@ -41,7 +41,7 @@ def test_a_log_reads_as_a_diff(file: str, capsys: pytest.CaptureFixture[str]) ->
     assert "Recognisers that ran: presidio" in out
     assert "Shown" not in out
     assert "[-green" not in out
-    assert "Shown: the first 1 records; counts are of all 2" in show(capsys, file, "--limit", "1")
+    assert "Shown: the first 1 record; counts are of all 2" in show(capsys, file, "--limit", "1")
 
 
 def test_a_terminal_has_colours(file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,27 @@ def test_an_overridden_setting_is_said(known):
 
 
 @pytest.mark.parametrize(
+    ("task", "blocks", "cut", "tail"),
+    [
+        ("classification", None, 3, 1),
+        ("classification", 6, 3, 1),
+        ("classification", 12, 6, 1),
+        ("classification", 3, 1, 1),
+        ("classification", 2, 1, 1),
+        ("causal-lm", 30, 15, 4),
+        ("causal-lm", 6, 1, 4),
+    ],
+)
+def test_all_keeps_half_of_the_model_whatever_its_depth(task, blocks, cut, tail):
+    fields = protection("all").fields(task, blocks)
+    assert (fields["cut"], fields["tail"]) == (cut, tail)
+    assert protection("words").fields(task, blocks)["cut"] == 2
+    spec = least_spec(task=task, **fields)
+    assert departures(spec, "all", blocks) == []
+    assert f"(cut {cut}, tail {tail}" in announcement(spec, "all", blocks)[0]
+
+
+@pytest.mark.parametrize(
     ("asked", "text", "labels"),
     [
         (job("none"), "nearly every word: nothing is replaced", "gradients reveal most of them"),

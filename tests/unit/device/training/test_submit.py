@@ -10,7 +10,8 @@ from privtune.device.account.run_account import source_of
 from privtune.device.data.source import DataSource
 from privtune.device.home.policy import AuditRule, Budget
 from privtune.device.home.run_request import RunRequest
-from privtune.device.training.submit import Consent, check_request, submit
+from privtune.device.training import submit as module
+from privtune.device.training.submit import Consent, check_request, resume, submit
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from privtune.shared.job_spec import JobSpec
 
@@ -83,3 +84,17 @@ def test_another_noise_distribution_is_refused_before_a_job_exists(asked, tmp_pa
     for allowed in (asked(**NOISY), RunRequest(**{**vars(other), "another_noise": True})):
         with pytest.raises(AssertionError, match="create_job"):
             submit(allowed, tmp_path, NoCloud(), lambda _: None, new=True)
+
+
+def test_a_job_is_not_resumed_where_the_packages_of_surrogates_are_missing(asked, tmp_path, monkeypatch):
+    class Cloud(NoCloud):
+        def get_job(self, job_id):
+            return {"id": job_id, "status": "paused"}
+
+    def missing(*_):
+        raise InvalidInput("surrogates need the package spacy")
+
+    asked().save(tmp_path, "ftjob-1")
+    monkeypatch.setattr(module, "Surrogates", missing)
+    with pytest.raises(InvalidInput, match="spacy"):
+        resume("ftjob-1", tmp_path, Cloud(), None, None, Consent(), lambda _: None)

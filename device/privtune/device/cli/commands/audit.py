@@ -147,7 +147,7 @@ def _simulated(job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
             raise InvalidInput(f"--{needed} is missing. `privtune audit --help` has examples.", param=needed)
     if options["config"]:
         raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
-    spec = job.spec(params_of(options["param"] or ()), options["protect"] or DEFAULT)
+    spec = job.spec(params_of(options["param"] or ()), options["protect"] or DEFAULT, options["model"])
     columns = Columns(text=options["text_column"], label=options["attribute"])
     source = DataSource(
         path=options["data"],

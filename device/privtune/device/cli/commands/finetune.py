@@ -149,9 +149,10 @@ def finetune(
     with make_screen(as_json=as_json) as screen:
         checked = None
         if job is None:
-            request = _request(data, job_options, columns, noise, connection, protect)
+            blocks = _blocks(job_options, connection, protect)
+            request = _request(data, job_options, columns, noise, connection, protect, blocks)
             checked = check_request(request, home, consent, screen.message, rule)
-            for line in announcement(checked.spec, protect):
+            for line in announcement(checked.spec, protect, blocks):
                 screen.message(line)
         with connection.control() as control:
             settings = connection.settings(control)
@@ -177,6 +178,16 @@ def finetune(
         screen.finished(result)
 
 
+def _blocks(job: JobOptions, connection: ReleasingConnection, protect: str) -> int | None:
+    """How many blocks the model has, where the protection depends on it: the cloud knows."""
+    from privtune.device.protections.protection import protection
+
+    if not protection(protect).half or "model" not in job.given or "cut" in job.given:
+        return None
+    with connection.control() as control:
+        return control.blocks(job["model"])
+
+
 def _request(
     data: str | None,
     job: JobOptions,
@@ -184,6 +195,7 @@ def _request(
     noise: NoiseOptions,
     connection: ReleasingConnection,
     protect: str,
+    blocks: int | None,
 ) -> RunRequest:
     """What the options ask for; the number of labels is a guess until the data are read."""
     from privtune.device.home.run_request import RunRequest
@@ -197,6 +209,7 @@ def _request(
         job.given,
         params_of(noise.param or ()),
         protect=protect,
+        blocks=blocks,
         name=columns.name,
         validated=validation is not None,
         num_labels=2 if job["labels"] == "shared" else None,

@@ -186,7 +186,7 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
     from privtune.device.audit.tuning.request import TuneRequest
     from privtune.device.audit.utility import UtilityTraining
 
-    spec = job.spec(params_of(options["param"] or ()), options["protect"] or TUNED)
+    spec = job.spec(params_of(options["param"] or ()), options["protect"] or TUNED, options["model"])
     fixed, param, values = _settings(spec.mechanism, options["vary"], options["param"] or ())
     train, dev = _sources(columns, options)
     request = TuneRequest(
