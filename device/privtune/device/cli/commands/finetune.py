@@ -202,8 +202,10 @@ def _request(
     from privtune.shared.errors import InvalidInput
 
     if not data or "model" not in job.given:
-        missing = "data" if "model" in job.given else "model"
-        raise InvalidInput(f"--{missing} is missing. `privtune finetune --help` has examples.", param=missing)
+        missing, hint = (
+            ("data", "") if "model" in job.given else ("model", "`privtune models` lists what there is, and ")
+        )
+        raise InvalidInput(f"--{missing} is missing; {hint}`privtune finetune --help` has examples.", param=missing)
     train, validation = columns.sources(data, job["seed"])
     spec = build_spec(
         job.given,
