@@ -213,6 +213,11 @@ class JobSpec(Described):
     codec: Codec = Field(
         "bf16", description="Encoding of vectors on the wire, after the noise: 2 (bf16) or 4 (fp32) bytes per element."
     )
+    states: Literal["codec", "int8"] = Field(
+        "codec",
+        description="With a tail: encoding of the states that the cloud sends back. codec: as vectors are. int8: 1 "
+        "byte per element, rounded to 127ths of the row's largest.",
+    )
     mechanism: MechanismSpec = Field(
         default_factory=MechanismSpec, strict=False, description="Noise that the device adds."
     )
@@ -256,6 +261,11 @@ class JobSpec(Described):
             raise ValueError("label_epsilon randomises labels against gradients, and with a tail none leaves: drop it")
         if self.tuning.gradient_checkpointing:
             raise ValueError("gradient_checkpointing is for training in the cloud; with a tail it trains nothing")
+
+    @property
+    def output_codec(self) -> str:
+        """Encoding of what the cloud sends back."""
+        return self.states if self.tail and self.states != "codec" else self.codec
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: both sides compare it at the handshake."""

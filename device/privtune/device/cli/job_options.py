@@ -50,6 +50,7 @@ JOB_OPTIONS: dict[str, JobOption] = {
         labels="labels",
         label_epsilon="label_epsilon",
         codec="codec",
+        states="states",
         surrogates="surrogates.replace",
         surrogate_rank="surrogates.rank",
         surrogate_language="surrogates.language",

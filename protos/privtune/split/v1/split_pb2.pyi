@@ -13,6 +13,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_BF16: _ClassVar[Codec]
     CODEC_IDS8: _ClassVar[Codec]
     CODEC_IDS16: _ClassVar[Codec]
+    CODEC_INT8: _ClassVar[Codec]
 
 class FrameKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -43,6 +44,7 @@ CODEC_FP32: Codec
 CODEC_BF16: Codec
 CODEC_IDS8: Codec
 CODEC_IDS16: Codec
+CODEC_INT8: Codec
 FRAME_KIND_UNSPECIFIED: FrameKind
 FRAME_KIND_FORWARD: FrameKind
 FRAME_KIND_OUTPUT: FrameKind
