@@ -47,6 +47,7 @@ JOB_OPTIONS: dict[str, JobOption] = {
         cut="cut",
         tail="tail",
         skip="skip",
+        taught="taught",
         labels="labels",
         label_epsilon="label_epsilon",
         codec="codec",

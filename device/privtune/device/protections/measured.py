@@ -130,7 +130,7 @@ def cloud_gain(spec: JobSpec) -> str:
     """What the cloud adds under a job's settings, in a sentence."""
     if spec.task != "classification":
         return NO_TEXT_GAIN
-    row = measured_job(spec)
+    row = measured_job(spec) if spec.taught is None else None
     return NO_GAIN if row is None else row.gain_sentence()
 
 

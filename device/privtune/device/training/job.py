@@ -40,6 +40,7 @@ from privtune.shared.errors import (
     PrivTuneError,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.bottom_package import TaughtBlocks
 from privtune.shared.modeling.checkpoint import checkpoint_steps
 from privtune.shared.retry import retrying
 from privtune.split.v1 import split_pb2 as pb
@@ -66,6 +67,7 @@ class RunResult:
     label_statement: what may be claimed for randomised labels.
     exportable: a plain model has a place for all that was trained (none for a skip).
     replacement: what surrogates did in the records; None without surrogates.
+    taught: hash and card of the taught blocks that it began with; None without.
     """
 
     job_id: str
@@ -82,6 +84,7 @@ class RunResult:
     label_statement: LabelStatement | None = None
     exportable: bool = True
     replacement: Replacement | None = None
+    taught: TaughtBlocks | None = None
 
 
 def run_job(
@@ -170,6 +173,7 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         label_statement=job.label_statement,
         exportable=not run.spec.tail or run.spec.skip == "none",
         replacement=job.releasing.replacement,
+        taught=job.package.taught,
     )
     run.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
     return result

@@ -32,6 +32,7 @@ class ArtifactKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ARTIFACT_KIND_UNSPECIFIED: _ClassVar[ArtifactKind]
     ARTIFACT_KIND_BOTTOM: _ClassVar[ArtifactKind]
     ARTIFACT_KIND_ADAPTER: _ClassVar[ArtifactKind]
+    ARTIFACT_KIND_TAUGHT: _ClassVar[ArtifactKind]
 
 class StepOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -57,6 +58,7 @@ FRAME_KIND_TABLE: FrameKind
 ARTIFACT_KIND_UNSPECIFIED: ArtifactKind
 ARTIFACT_KIND_BOTTOM: ArtifactKind
 ARTIFACT_KIND_ADAPTER: ArtifactKind
+ARTIFACT_KIND_TAUGHT: ArtifactKind
 STEP_OUTCOME_UNSPECIFIED: StepOutcome
 STEP_OUTCOME_APPLIED: StepOutcome
 STEP_OUTCOME_PAUSE: StepOutcome
