@@ -116,6 +116,8 @@ class Amount:
         sizes = asdict(self)
         if task == "classification":  # no answers, and no attack with a language model
             del sizes["answers"], sizes["longest"], sizes["suite"]["beam"], sizes["suite"]["beam_records"]
+        if self.suite.reader is None:
+            del sizes["suite"]["reader"]
         return sizes
 
 

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from privtune.device.audit.attacker_text import PublicText, without_overlap
+from privtune.device.audit.attacks import retrieval
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
@@ -72,6 +73,8 @@ def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_pat
     }
     assert {row["knowledge"] for row in inversion} == {"oblivious", "adaptive"}
     assert min(row["figures"]["top1"]["value"] for row in inversion) >= 0.95
+    (known,) = [one for one in facts["side_channels"] if one["name"] == retrieval.NAME]
+    assert known["figure"]["value"] >= 0.95
     assert all("floor" in figure for row in facts["attacks"] for figure in row["figures"].values())
     assert "<mark>" in page
 

@@ -11,7 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from privtune.device.account.verify import check
+from privtune.device.audit.attacks import retrieval
 from privtune.device.audit.attacks.attack import silent
+from privtune.device.audit.attacks.reader import ReaderSettings
 from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.report.page import render
 from privtune.device.audit.sizes import QUICK
@@ -50,10 +52,12 @@ def finding(audited, name):
 def test_clean_vectors_are_read_from_the_frames_and_every_frame_is_accounted_for(local_world):
     world = local_world
     job_id = run(world, world.spec(**SHORT))
-    audited = audit(world, job_id)
+    audited = audit(world, job_id, size=replace(SIZE, reader=ReaderSettings(epochs=1)))
     facts = audited.document
     attacks = {(row["name"], row["variant"], row["knowledge"]): row["figures"] for row in facts["attacks"]}
     assert attacks["EIA-1", "euclidean", "adaptive"]["top1"]["value"] >= 0.95
+    assert attacks["EIA-2c", "whole encoder", "adaptive"]["top1"]["value"] >= 0.95
+    assert finding(audited, retrieval.NAME)[0] >= 0.95
     assert facts["verdict"]["level"] == "most"
     assert facts["records"]["attacked"] == 66  # a third of 160 + 40
     sent = facts["transcript"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from privtune.device.audit.attacker_text import PublicText, without_overlap
+from privtune.device.audit.attacks.reader import Pretrained
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, IntArray
@@ -35,6 +36,7 @@ class Case:
     top: the blocks above the cut; None if this device has none.
     encoder: the same, if the learned attacks may build on it. Not for decoders, whose blocks see only what precedes.
     reader: the whole language model; None for other tasks.
+    pretrained: the whole encoder, for EIA-2c; None for decoders.
     head: for gradients.
     gradients: whether any leave the device; with a tail none does.
     skip: whether a skip connection feeds clean vectors into a tail. They help the task; no attacker sees them.
@@ -51,6 +53,7 @@ class Case:
     readout: Literal["first", "last"]
     gradients: bool = True
     skip: bool = False
+    pretrained: Pretrained | None = None
 
 
 def choose_attacked(
@@ -103,6 +106,7 @@ def build_case(
         reader=whole.model if whole is not None and is_language_model(whole.model) else None,
         head=parts.head,
         readout=parts.readout,
+        pretrained=Pretrained.of_model(whole.model) if whole is not None and parts.readout == "first" else None,
     )
     return case, {"attacked": len(victims), "own_as_public": len(rest), "public": len(texts)}
 

@@ -21,6 +21,9 @@ from privtune.device.audit.attacks.beam import Beam
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
 from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInversion, Tokenwise
 from privtune.device.audit.attacks.optimise import Optimise
+from privtune.device.audit.attacks.reader import Reader
+from privtune.device.audit.attacks.retrieval import retrieval
+from privtune.device.audit.attacks.substitution import Substitution, SubstitutionSettings
 from privtune.device.audit.case import Case
 from privtune.device.audit.metrics import AttributeScore, Figure, InversionScore
 from privtune.device.audit.observed import Observed, Seen
@@ -42,6 +45,7 @@ def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path
     outcome = attack_releases(case, lab, size, draws, say=say, keep=keep)
     if case.gradients:
         attack_simulated_gradients(case, draws[0], outcome)
+    outcome.findings.append(retrieval(lab, draws[0], case.attacked.ids, case.public.records))
     _side_channels(case, lab, outcome, say)
     return outcome
 
@@ -163,7 +167,7 @@ class _SuiteRun:
                     best = content, guesses
             if shortens:
                 continue
-            for variant, attack, records in self._slow(knowledge, inverters[knowledge]):
+            for variant, attack, records in self._by_token(knowledge, inverters[knowledge]):
                 few = [draw.first(records) for draw in draws]
                 self._score([self.build(attack, self.lab, self.first_seed, variant)] * len(few), variant, few)
         if shortens:
@@ -174,13 +178,20 @@ class _SuiteRun:
             self.outcome.examples.extend(_examples(best[1], draws[0]))
         return inverters
 
-    def _slow(self, knowledge: Knowledge, inverter: LearnedInversion) -> Iterator[tuple[str, Attack, int]]:
-        """The attacks that only part of the records can afford, and how many that is."""
+    def _by_token(self, knowledge: Knowledge, inverter: LearnedInversion) -> Iterator[tuple[str, Attack, int]]:
+        """Attacks that need a row per token, and on how many records each runs."""
         size, reader = self.size, self.case.reader
         if size.optimise_records:
             yield "warm-started", Optimise(knowledge, inverter, size.optimise), size.optimise_records
         if reader is not None and size.beam_records:
             yield "language model", Beam(knowledge, reader, size.beam), size.beam_records
+        if knowledge == "oblivious":
+            return
+        if size.reader and self.case.pretrained is not None:
+            yield "whole encoder", Reader(knowledge, self.case.pretrained, size.reader), size.inverted
+        if self.lab.channel is not None:
+            for variant, language in (("transition probabilities", False), ("transitions and bigrams", True)):
+                yield variant, Substitution(knowledge, SubstitutionSettings(language=language)), size.inverted
 
     def _score(self, built: Sequence[Attack], variant: str, draws: Sequence[Observed]) -> Tensor:
         """Add one row over all seeds. Returns the guesses of the first one."""

@@ -18,6 +18,7 @@ from privtune.device.account.run_account import TRANSCRIPT
 from privtune.device.audit.attacks import channels
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.attacks.gradients import SentBack
+from privtune.device.audit.attacks.retrieval import retrieval
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.identifying import identifying_words
 from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept
@@ -107,6 +108,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     if material.replacement is not None:
         mine = [material.hidden[place] for place in case.attacked.places]
         outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
+    outcome.findings.append(retrieval(lab, observed, case.attacked.ids, case.public.records))
     outcome.findings.extend(label_findings(found, data))
     outcome.findings.extend(identity_findings(found, traffic, home, request.job_id, keys))
     if noise.importance is not None:

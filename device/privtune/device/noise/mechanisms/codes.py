@@ -71,7 +71,7 @@ class Codes(Mechanism):
         if self.params.epsilon_code and len(table["code_KE"]) > 1:
             code_BT = generator.randomised_response(code_BT, len(table["code_KE"]), self.params.epsilon_code)
         special_BT1 = self.context.is_special(ids_BT).unsqueeze(-1)
-        out_BTD = torch.where(special_BT1, self._tables.special_VD[ids_BT], table["centre_KD"][code_BT])
+        out_BTD = torch.where(special_BT1, self._tables.special_VD[ids_BT], self.centre_KD[code_BT])
         return Release(h_BTD=out_BTD, mask_BT=mask_BT)
 
     def code_of(self, h_BTD: Tensor) -> Tensor:
@@ -81,6 +81,11 @@ class Codes(Mechanism):
         code_KE = table["code_KE"]
         nearest_N = (x_NE @ code_KE.T - code_KE.square().sum(dim=1) / 2).argmax(dim=1)
         return nearest_N.view(h_BTD.shape[:2])
+
+    @property
+    def centre_KD(self) -> Tensor:
+        """What is released for each code, float32."""
+        return self._table["centre_KD"]
 
     @cached_property
     def _table(self) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ class ClusterTargets(ClusterTable):
         content_BT = (cluster_BT >= 0) & mask_BT
         reported_BT = self.respond(cluster_BT, content_BT, generator)
         if self.params.target == "centre":
-            h_BTD = self.centre_KD[reported_BT.clamp(min=0)] + self._offsets(ids_BT.shape[1])
+            h_BTD = self.centre_KD[reported_BT.clamp(min=0)] + self.offsets(ids_BT.shape[1])
             return torch.where(content_BT.unsqueeze(-1), h_BTD, self.tables.special_VD[ids_BT])
         drawn_BT = torch.where(content_BT, self._members(reported_BT.clamp(min=0), generator), ids_BT)
         return self.context.states(drawn_BT, self.injection, mask_BT)
@@ -36,7 +36,7 @@ class ClusterTargets(ClusterTable):
         reported_BT = generator.randomised_response(cluster_BT, self.count, self.params.epsilon_cluster)
         return torch.where(content_BT, reported_BT, cluster_BT)
 
-    def _offsets(self, length: int) -> Tensor:
+    def offsets(self, length: int) -> Tensor:
         """Public position offsets (length, D); positions beyond the table share its last row."""
         known = self._offset_table
         if length <= len(known):
