@@ -11,6 +11,8 @@ from pathlib import Path
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.identifying import identifying_words, replaced_words
+from privtune.device.audit.linking import linked_records
+from privtune.device.audit.membership import membership
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place, strengths
@@ -58,7 +60,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     if request.frontier and not request.labelled:
         raise InvalidInput("--frontier compares recovery with accuracy, and needs labels for that")
     other = list(strengths(request.mechanism)) if request.frontier else []
-    records_of, replacement = _records(request)
+    records_of, surrogates, replacement = _records(request)
     parts, data = _parts_and_data(request, records_of[-1])
     whole = whole_model(request.model, request.task, len(data.label_names))
     whole.check_tail(request.cut, request.tail)
@@ -81,11 +83,14 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         case = replace(case, gradients=request.tail == 0, skip=request.tail > 0 and request.skip != "none")
         lab = Lab(case.public, case.victim, case.encoder)
         outcome = run_suite(case, lab, request.size, say=say, keep=keep)
-        if replacement is not None:
+        if surrogates is not None:
             hidden = replaced_words(*records_of)
             observed = case.victim.observe(case.attacked.ids)
             mine = [hidden[place] for place in case.attacked.places]
             outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
+            again = surrogates.under(secrets.token_bytes(SECRET_BYTES))
+            outcome.findings.extend(linked_records(*records_of, lambda own: again.records(own, TRAINED)[0]))
+        outcome.findings.extend(membership(noise.mechanism, data, request.seed))
         points = place(case, lab, request.size, outcome, other, say)
         statement = noise.mechanism.statement(noise.source)
         statement = statement if replacement is None else replacement.claim(statement)
@@ -105,15 +110,15 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     return audit_of(facts, case, outcome, NOT_TESTED)
 
 
-def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Replacement | None]:
-    """The owner's records, and those that would be sent; each audit draws surrogates of its own."""
+def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Surrogates | None, Replacement | None]:
+    """The owner's records, those that would be sent, and what replaced them; each audit has a secret of its own."""
     own = request.source.load(request.task, labelled=request.labelled)
     terms = own_terms(request.surrogates, request.source)
     if not request.surrogates.on:
-        return (own, own), None
+        return (own, own), None, None
     surrogates = Surrogates(request.surrogates, secrets.token_bytes(SECRET_BYTES), terms)
     sent, coverage = surrogates.records(own, TRAINED)
-    return (own, sent), Replacement.of(surrogates, coverage)
+    return (own, sent), surrogates, Replacement.of(surrogates, coverage)
 
 
 def _parts_and_data(request: AuditRequest, records: Records) -> tuple[BottomPackage, EncodedDataset]:

@@ -19,6 +19,7 @@ from privtune.device.audit.attacks.attack import Attack, Lab, Say, silent
 from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
 from privtune.device.audit.attacks.beam import Beam
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
+from privtune.device.audit.attacks.frequency import Frequency
 from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInversion, Tokenwise
 from privtune.device.audit.attacks.optimise import Optimise
 from privtune.device.audit.attacks.reader import Reader
@@ -192,6 +193,7 @@ class _SuiteRun:
         if self.lab.channel is not None:
             for variant, language in (("transition probabilities", False), ("transitions and bigrams", True)):
                 yield variant, Substitution(knowledge, SubstitutionSettings(language=language)), size.inverted
+            yield "frequency", Frequency(), size.inverted
 
     def _score(self, built: Sequence[Attack], variant: str, draws: Sequence[Observed]) -> Tensor:
         """Add one row over all seeds. Returns the guesses of the first one."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
+from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.private_counts import DrawnOnce, LabelledRows
 from privtune.device.privacy.bounds import dchi_variance
 
@@ -47,12 +48,15 @@ class PrivateMeans(DrawnOnce):
 
         def draw(records: LabelledRows) -> Tensor:
             contrasts_CD, moved, public_BD = contrasts(context, records)
-            size = contrasts_CD.numel()
-            # One draw over the whole block: its length hides all sums at once.
-            noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
-            return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size))
+            noised_CD = noised(contrasts_CD, moved, epsilon, self.source)
+            return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, contrasts_CD.numel()))
 
         return self.kept("means", "class means that this job's codes", draw, epsilon, context.identity)
+
+
+def noised(contrasts_CD: Tensor, moved: float, epsilon: float, source: NoiseSource) -> Tensor:
+    """The sums under the noise that makes them `epsilon`-private; one draw, whose length hides all sums at once."""
+    return contrasts_CD + source.dchi(epsilon / moved, 1, contrasts_CD.numel()).view_as(contrasts_CD)
 
 
 def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor]:
@@ -61,16 +65,22 @@ def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, flo
     Two classes: one sum, of x for one class and -x for the other. More: for each class its sum of x, minus that of the
     other classes over their number.
     """
+    weight_BC, away_BD, moved, public_BD = contributions(context, records)
+    return weight_BC.T @ away_BD, moved, public_BD
+
+
+def contributions(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, Tensor, float, Tensor]:
+    """What each record adds to the sums: its weight in each (B, C') times its state (B, D); the rest as `contrasts`."""
     public_BD = record_means(context, _public_rows(context))
     centre_D = public_BD.mean(0)
     radius = float((public_BD - centre_D).norm(dim=1).median())
     away_BD = clip_rows(record_means(context, records.rows) - centre_D, radius)
     one_BC = torch.nn.functional.one_hot(torch.from_numpy(records.labels), records.classes).float()
     if records.classes == 2:
-        return (one_BC[:, :1] - one_BC[:, 1:]).T @ away_BD, 2 * radius, public_BD
+        return one_BC[:, :1] - one_BC[:, 1:], away_BD, 2 * radius, public_BD
     against_BC = one_BC - (1 - one_BC) / (records.classes - 1)
     # A record's block has squared length (1 + 1 / (C - 1)) |x|^2 <= 1.5 R^2, so two differ by at most 2 R sqrt(1.5).
-    return against_BC.T @ away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD
+    return against_BC, away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD
 
 
 def _discriminants(contrasts_CD: Tensor, public_BD: Tensor, noise_variance: float) -> Tensor:

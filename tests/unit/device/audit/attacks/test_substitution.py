@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
+from privtune.device.audit.attacks.frequency import Frequency
 from privtune.device.audit.attacks.substitution import Substitution, SubstitutionSettings
 from privtune.device.audit.metrics import InversionScore
 from privtune.shared.errors import InvalidInput
@@ -66,3 +67,12 @@ def test_no_estimated_attack_on_single_words_does_better(make_lab, attacked, nam
 def test_vectors_have_no_such_law(make_lab):
     with pytest.raises(InvalidInput, match="vectors"):
         Substitution().fit(make_lab("dchi"))
+
+
+def test_frequencies_alone_name_many_words_of_a_substitution_whose_table_is_unknown(make_lab, attacked):
+    lab = make_lab("custext", {"epsilon": 200.0}, cut=0)
+    observed = lab.victim.observe(attacked * 3)
+    found = top1(Frequency(), lab, observed)
+    score = InversionScore(lab.public)
+    score.add(torch.full((len(observed.ids_N), 1), -1), observed)
+    assert found > score.figures()["top1"].floor + 0.05
