@@ -72,6 +72,7 @@ class FrontierSizes:
             beam=QUICK.beam,
             beam_records=0,
             reader=None,
+            masked=None,
             attribute=AttributeSettings(epochs=self.attack_epochs, encoder_rate=2e-4),
             pooled=QUICK.pooled,
         )

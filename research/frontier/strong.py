@@ -30,7 +30,7 @@ _OWN_TIMES = 3  # the same kind of text weighs more
 _WORDS = range(4, 41)  # of a sentence
 _KEPT_EVERY = 100  # steps
 _VISITS = 60_000  # texts in all epochs, at most six of them
-_SCORES = 4  # on the way
+_QUARTERS = 4  # figures on the way
 
 
 def learn(
@@ -53,7 +53,7 @@ def learn(
     reader.prepare(lab, seed)
     done, curve = _restore(reader, kept) if kept.exists() else (0, [])
     for step, steps in reader.train(lab, texts, seed, done):
-        if step % max(1, steps // _SCORES) == 0 and step < steps:
+        if step in [steps * quarter // _QUARTERS for quarter in range(1, _QUARTERS)]:
             figures = _figures(reader, own, attacked)
             curve.append({"share": step / steps, **{name: figures[name].value for name in ("top1", "content_top1")}})
             print(f"  {step} of {steps} steps: {curve[-1]}", flush=True)

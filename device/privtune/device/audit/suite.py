@@ -21,6 +21,7 @@ from privtune.device.audit.attacks.beam import Beam
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
 from privtune.device.audit.attacks.frequency import Frequency
 from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInversion, Tokenwise
+from privtune.device.audit.attacks.masked import Masked
 from privtune.device.audit.attacks.optimise import Optimise
 from privtune.device.audit.attacks.reader import Reader
 from privtune.device.audit.attacks.retrieval import retrieval
@@ -188,8 +189,11 @@ class _SuiteRun:
             yield "language model", Beam(knowledge, reader, size.beam), size.beam_records
         if knowledge == "oblivious":
             return
-        if size.reader and self.case.pretrained is not None:
-            yield "whole encoder", Reader(knowledge, self.case.pretrained, size.reader), size.inverted
+        pretrained = self.case.pretrained
+        if size.reader and pretrained is not None:
+            yield "whole encoder", Reader(knowledge, pretrained, size.reader), size.inverted
+        if size.masked and pretrained is not None:
+            yield "masked language model", Masked(knowledge, pretrained, size.masked), size.inverted
         if self.lab.channel is not None:
             for variant, language in (("transition probabilities", False), ("transitions and bigrams", True)):
                 yield variant, Substitution(knowledge, SubstitutionSettings(language=language)), size.inverted

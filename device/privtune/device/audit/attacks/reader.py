@@ -68,35 +68,33 @@ class ReaderSettings:
     encoder_rate: float = 2e-4
 
 
-class ReaderNet(nn.Module):
-    """From releases to logits over candidates."""
+def set_rates(optimizer: torch.optim.Optimizer, settings: ReaderSettings, step: int, steps: int) -> None:
+    """The rates of a step: rising at first, then falling to a twentieth."""
+    share = min(1.0, (step + 1) / min(_WARM_UP, steps / 4)) * max(_LEAST_RATE, 1 - step / steps)
+    for group, full in zip(optimizer.param_groups, (settings.encoder_rate, settings.learning_rate), strict=True):
+        group["lr"] = share * full
 
-    def __init__(self, lab: Lab, knowledge: Knowledge, pretrained: Pretrained) -> None:
+
+class NamingNet(nn.Module):
+    """A trainable copy of the encoder that names each secret token of a record from vectors in place of its words."""
+
+    def __init__(self, lab: Lab, pretrained: Pretrained) -> None:
         super().__init__()
-        self._lab, self._knowledge = lab, knowledge
-        self._channel = lab.channel if knowledge == "adaptive" else None
-        words_VE = pretrained.words_VE[lab.public.ids_V]
-        width = words_VE.shape[1]
-        context = lab.victim.mechanism.context
+        self.words_VE = pretrained.words_VE[lab.public.ids_V]  # not trained
+        width, context = self.words_VE.shape[1], lab.victim.mechanism.context
         special = [*context.prefix[-1:], *context.suffix[:1]] or [min(context.special_ids, default=0)]
         self.special_PE = nn.Parameter(pretrained.words_VE[special].clone())  # before a text, and after it
         self.encoder = copy.deepcopy(pretrained.encoder).requires_grad_(True)
-        if self._channel is None:
-            self.raw = zero(nn.Linear(context.hidden_size, width))
-            self.words_CE = words_VE  # what the rows are read as; not trained
-        else:
-            self.symbols_SE = nn.Parameter(prior_mean(self._channel, lab.public, words_VE))
         states = self.encoder.config.hidden_size
         inner = nn.Sequential(nn.LayerNorm(states), nn.Linear(states, states), nn.GELU())
         self.head = nn.Sequential(inner, zero(nn.Linear(states, width)))
         # Direct evidence of the two neighbours (as in EIA-2b), which learns fast.
         self.beside = zero(nn.Linear(2 * width, width))
-        self.out_VE = nn.Parameter(words_VE.clone())
+        self.out_VE = nn.Parameter(self.words_VE.clone())
         self.bias_V = nn.Parameter(lab.public.log_prior_V.clone())
 
-    def forward(self, seen: Seen, chosen_C: Tensor) -> Tensor:
-        """Logits of each secret token over the chosen candidates, (N, C)."""
-        evidence_NC, input_NE = self._read(seen, chosen_C)
+    def named(self, seen: Seen, input_NE: Tensor, chosen_C: Tensor) -> Tensor:
+        """Logits of each secret token over the chosen candidates, (N, C). Of `seen` only the layout counts."""
         first_R = (seen.place_R == 0).long()
         x_RE = self.special_PE[torch.where(first_R.bool(), 0, len(self.special_PE) - 1)]
         x_RE = x_RE.index_put((seen.row_N,), input_NE)
@@ -109,8 +107,35 @@ class ReaderNet(nn.Module):
             states_BTD = self.encoder(inputs_embeds=x_BTE, attention_mask=mask_BT).last_hidden_state
             named_NE = self.head(states_BTD[seen.record_N, place_N]) + beside_BTE[seen.record_N, place_N]
             named_NC = named_NE @ self.out_VE[chosen_C].T
-        logits_NC: Tensor = named_NC.float() + self.bias_V[chosen_C] + evidence_NC
+        logits_NC: Tensor = named_NC.float() + self.bias_V[chosen_C]
         return logits_NC
+
+    def optimizer(self, learning_rate: float, encoder_rate: float) -> torch.optim.AdamW:
+        """The pre-trained blocks learn slowly, embeddings and new layers fast."""
+        fast = [p for name, p in self.named_parameters() if not name.startswith("encoder.")]
+        groups = [
+            {"params": list(self.encoder.parameters()), "lr": encoder_rate},
+            {"params": fast, "lr": learning_rate},
+        ]
+        return torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+
+
+class ReaderNet(NamingNet):
+    """From releases to logits over candidates."""
+
+    def __init__(self, lab: Lab, knowledge: Knowledge, pretrained: Pretrained) -> None:
+        super().__init__(lab, pretrained)
+        self._lab, self._knowledge = lab, knowledge
+        self._channel = lab.channel if knowledge == "adaptive" else None
+        if self._channel is None:
+            self.raw = zero(nn.Linear(lab.victim.mechanism.dim, self.words_VE.shape[1]))
+        else:
+            self.symbols_SE = nn.Parameter(prior_mean(self._channel, lab.public, self.words_VE))
+
+    def forward(self, seen: Seen, chosen_C: Tensor) -> Tensor:
+        """Logits of each secret token over the chosen candidates, (N, C)."""
+        evidence_NC, input_NE = self._read(seen, chosen_C)
+        return self.named(seen, input_NE, chosen_C) + evidence_NC
 
     def admitted(self, seen: Seen) -> Tensor:
         """Which candidates may occur anywhere in these records; bool (V,)."""
@@ -127,7 +152,7 @@ class ReaderNet(nn.Module):
         y_ND = model.centred(seen)[seen.row_N]
         log_NV = model.log_density(y_ND)
         likely_NV = (log_NV + self._lab.public.log_prior_V).softmax(1)
-        return log_NV[:, chosen_C], likely_NV @ self.words_CE + self.raw(y_ND)
+        return log_NV[:, chosen_C], likely_NV @ self.words_VE + self.raw(y_ND)
 
 
 class Reader(Attack):
@@ -148,11 +173,7 @@ class Reader(Attack):
         self._ids_V = lab.public.ids_V
         with seeded("audit", self.name, seed):
             self.net = ReaderNet(lab, self.knowledge, self._pretrained)
-        slow = list(self.net.encoder.parameters())
-        fast = [p for name, p in self.net.named_parameters() if not name.startswith("encoder.")]
-        rates = (self.settings.encoder_rate, self.settings.learning_rate)
-        groups = [{"params": each, "lr": rate} for each, rate in zip((slow, fast), rates, strict=True)]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+        self.optimizer = self.net.optimizer(self.settings.learning_rate, self.settings.encoder_rate)
         self.net.eval()
         self.fitted = True
 
@@ -168,11 +189,7 @@ class Reader(Attack):
         counts_V = torch.bincount(lab.public.index(torch.from_numpy(np.concatenate(records)).long()).clamp(min=0))
         seen_C = counts_V.nonzero().flatten()  # the softmax runs over ids of the texts, which saves most of the work
         for step in range(start, len(batches)):
-            rate = min(1.0, (step + 1) / min(_WARM_UP, len(batches) / 4)) * max(_LEAST_RATE, 1 - step / len(batches))
-            for group, full in zip(
-                self.optimizer.param_groups, (self.settings.encoder_rate, self.settings.learning_rate), strict=True
-            ):
-                group["lr"] = rate * full
+            set_rates(self.optimizer, self.settings, step, len(batches))
             self.net.train()
             drawn = lab.victim.simulate([records[index] for index in batches[step].tolist()], self.knowledge)
             self._step(drawn, lab, seen_C)

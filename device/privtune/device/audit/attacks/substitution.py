@@ -51,12 +51,7 @@ class Substitution(Attack):
     def _attack(self, seen: Seen) -> Tensor:
         symbol_N = self._channel.read(seen)
         wide = min(self.settings.beam if self.settings.language else GUESSES, len(self._ids_V))
-        number_NK = torch.empty(len(symbol_N), wide, dtype=torch.int64)
-        log_NK = torch.empty(len(symbol_N), wide)
-        for part in torch.split(torch.arange(len(symbol_N)), CHUNK):
-            log_NV = self._channel.log_likelihood(symbol_N[part])
-            number_NK[part] = (log_NV + self._log_prior_V).topk(wide).indices
-            log_NK[part] = log_NV.gather(1, number_NK[part])
+        number_NK, log_NK = best_of(self._channel, symbol_N, self._log_prior_V, wide)
         ids_NK: Tensor = self._ids_V[number_NK]
         if not self.settings.language:
             return ids_NK
@@ -68,6 +63,17 @@ class Substitution(Attack):
 
     def _restore(self, tensors: dict[str, Tensor], lab: Lab) -> None:
         self._fit(lab, 0, self._say)
+
+
+def best_of(channel: Channel, symbol_N: Tensor, log_prior_V: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The most probable candidate numbers behind each symbol, and log P(symbol | each); (N, count)."""
+    number_NK = torch.empty(len(symbol_N), count, dtype=torch.int64)
+    log_NK = torch.empty(len(symbol_N), count)
+    for part in torch.split(torch.arange(len(symbol_N)), CHUNK):
+        log_NV = channel.log_likelihood(symbol_N[part])
+        number_NK[part] = (log_NV + log_prior_V).topk(count).indices
+        log_NK[part] = log_NV.gather(1, number_NK[part])
+    return number_NK, log_NK
 
 
 def _channel(lab: Lab) -> Channel:
