@@ -25,6 +25,7 @@ from privtune.device.audit.attacks.masked import Masked
 from privtune.device.audit.attacks.optimise import Optimise
 from privtune.device.audit.attacks.reader import Reader
 from privtune.device.audit.attacks.retrieval import retrieval
+from privtune.device.audit.attacks.row_space import row_space
 from privtune.device.audit.attacks.substitution import Substitution, SubstitutionSettings
 from privtune.device.audit.case import Case
 from privtune.device.audit.metrics import AttributeScore, Figure, InversionScore
@@ -48,6 +49,7 @@ def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path
     if case.gradients:
         attack_simulated_gradients(case, draws[0], outcome)
     outcome.findings.append(retrieval(lab, draws[0], case.attacked.ids, case.public.records))
+    outcome.findings.append(row_space(lab, draws[0]))
     _side_channels(case, lab, outcome, say)
     return outcome
 
