@@ -6,8 +6,8 @@ releases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +16,11 @@ from torch import Tensor
 
 from privtune.device.audit.attacks import channels, gradients
 from privtune.device.audit.attacks.attack import Attack, Lab, Say, silent
-from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
-from privtune.device.audit.attacks.beam import Beam
-from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
-from privtune.device.audit.attacks.frequency import Frequency
-from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInversion, Tokenwise
-from privtune.device.audit.attacks.masked import Masked
-from privtune.device.audit.attacks.optimise import Optimise
-from privtune.device.audit.attacks.reader import Reader
+from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInversion
 from privtune.device.audit.attacks.retrieval import retrieval
 from privtune.device.audit.attacks.row_space import row_space
-from privtune.device.audit.attacks.substitution import Substitution, SubstitutionSettings
 from privtune.device.audit.case import Case
+from privtune.device.audit.listing import STATES, attribute_attacks, by_token, inversions
 from privtune.device.audit.metrics import AttributeScore, Figure, InversionScore
 from privtune.device.audit.observed import Observed, Seen
 from privtune.device.audit.outcome import AttackRow, Outcome, RecoveredText
@@ -37,7 +30,6 @@ from privtune.device.audit.victim import Knowledge
 from privtune.device.runtime.memory import fast_memory
 
 KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
-STATES = "mean of final states"
 _EXAMPLES = 8  # records that the page shows
 
 
@@ -161,7 +153,7 @@ class _SuiteRun:
         draws = [draw.first(self.size.inverted) for draw in self.draws]
         inverters: dict[Knowledge, LearnedInversion] = {}
         for knowledge in KNOWLEDGE:
-            for variant, make in _inversion_attacks(knowledge, self.size):
+            for variant, make in inversions(knowledge, self.size):
                 built = [self.build(make(), self.lab, seed, variant) for seed in self.seeds]
                 guesses = self._score(built, variant, draws)
                 if isinstance(built[0], SequenceInversion):
@@ -171,7 +163,7 @@ class _SuiteRun:
                     best = content, guesses
             if shortens:
                 continue
-            for variant, attack, records in self._by_token(knowledge, inverters[knowledge]):
+            for variant, attack, records in by_token(self.case, self.lab, self.size, knowledge, inverters[knowledge]):
                 few = [draw.first(records) for draw in draws]
                 self._score([self.build(attack, self.lab, self.first_seed, variant)] * len(few), variant, few)
         if shortens:
@@ -181,25 +173,6 @@ class _SuiteRun:
         if best[1] is not None:
             self.outcome.examples.extend(_examples(best[1], draws[0]))
         return inverters
-
-    def _by_token(self, knowledge: Knowledge, inverter: LearnedInversion) -> Iterator[tuple[str, Attack, int]]:
-        """Attacks that need a row per token, and on how many records each runs."""
-        size, reader = self.size, self.case.reader
-        if size.optimise_records:
-            yield "warm-started", Optimise(knowledge, inverter, size.optimise), size.optimise_records
-        if reader is not None and size.beam_records:
-            yield "language model", Beam(knowledge, reader, size.beam), size.beam_records
-        if knowledge == "oblivious":
-            return
-        pretrained = self.case.pretrained
-        if size.reader and pretrained is not None:
-            yield "whole encoder", Reader(knowledge, pretrained, size.reader), size.inverted
-        if size.masked and pretrained is not None:
-            yield "masked language model", Masked(knowledge, pretrained, size.masked), size.inverted
-        if self.lab.channel is not None:
-            for variant, language in (("transition probabilities", False), ("transitions and bigrams", True)):
-                yield variant, Substitution(knowledge, SubstitutionSettings(language=language)), size.inverted
-            yield "frequency", Frequency(), size.inverted
 
     def _score(self, built: Sequence[Attack], variant: str, draws: Sequence[Observed]) -> Tensor:
         """Add one row over all seeds. Returns the guesses of the first one."""
@@ -219,7 +192,7 @@ class _SuiteRun:
             return first
         lab, states = (Lab(case.labelled, case.victim, encoder) for encoder in (case.encoder, case.top))
         for knowledge in KNOWLEDGE:
-            made = _attribute_attacks(knowledge, self.size.pooled, self.size.attribute, inverters[knowledge])
+            made = attribute_attacks(knowledge, self.size.pooled, self.size.attribute, inverters[knowledge])
             for variant, make in made:
                 score = AttributeScore(labels_B)
                 for seed, draw in zip(self.seeds, self.draws, strict=True):
@@ -254,25 +227,6 @@ class _SuiteRun:
                 figures=figures,
             )
         )
-
-
-def _inversion_attacks(knowledge: Knowledge, size: Size) -> Iterator[tuple[str, Callable[[], Attack]]]:
-    for metric in size.metrics:
-        settings = CodebookSettings(metric=metric)
-        yield metric, lambda settings=settings: Codebook(knowledge, settings)  # type: ignore[misc]
-    yield "token-wise MLP", lambda: Tokenwise(knowledge, size.tokenwise)
-    yield "sequence inverter", lambda: SequenceInversion(knowledge, size.sequence)
-
-
-def _attribute_attacks(
-    knowledge: Knowledge, pooled: AttributeSettings, sequence: AttributeSettings, inverter: LearnedInversion
-) -> Iterator[tuple[str, Callable[[], Attack]]]:
-    """AIA-1 to AIA-3, each with what it looks at. inverter: recovers the text for AIA-3."""
-    on_states = replace(pooled, view="states")
-    yield "mean of rows", lambda: PooledAttribute(knowledge, pooled)
-    yield STATES, lambda: PooledAttribute(knowledge, on_states)
-    yield "sequence of rows", lambda: SequenceAttribute(knowledge, sequence)
-    yield "recovered text", lambda: TextAttribute(knowledge, inverter, pooled)
 
 
 def _accuracy(probe: Attack, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:
