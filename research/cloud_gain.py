@@ -139,6 +139,7 @@ def _row(
         oblivious=attacked["oblivious"],
         informed=attacked["adaptive"],
         content=attacked["content"],
+        strong=_strong(key, reported),
         clear=None if coverage is None else coverage["clear"] / coverage["content"],
         traffic=None if job is None else JobTraffic(**{name: job[name] for name in JobTraffic.model_fields}),
         cell=cell,
@@ -148,16 +149,28 @@ def _row(
 
 
 def _attacked(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    """The row with the recovery of a cell's releases: they are the same whatever the tail and the skip."""
+    """The row with the recovery of a cell's releases."""
+    same = [row for row in _same_releases(key, reported) if row["adaptive"] is not None]
+    return max(same, key=lambda row: row["attack_seeds"], default=reported[key])
+
+
+def _strong(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> Interval | None:
+    """What a strong attacker reads of all words of a cell's releases; None if the reader has not been run on them."""
+    found = [row for row in _same_releases(key, reported) if row["strong"] is not None]
+    best = max(found, key=lambda row: row["strong_texts"], default=None)
+    return None if best is None else max(best["strong"], _attacked(key, reported)["adaptive"] or best["strong"])
+
+
+def _same_releases(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of what the cell releases: it is the same whatever the tail and the skip."""
     own = reported[key]
     releases = ("mechanism", "params", "cut")
-    same = [
+    return [
         row
         for (model, cell), row in reported.items()
         if model == key[0] and [row[name] for name in releases] == [own[name] for name in releases]
-        if cells()[cell].surrogates == cells()[key[1]].surrogates and row["adaptive"] is not None
+        if cells()[cell].surrogates == cells()[key[1]].surrogates
     ]
-    return max(same, key=lambda row: row["attack_seeds"], default=own)
 
 
 def _page(rows: Sequence[MeasuredRow]) -> str:

@@ -8,8 +8,9 @@ A cell is one setting of one mechanism. Utility: the model above the cut, traine
 split (every record released once), scored on the releases of the split. Attack: EIA-1 (clean prototypes; Bayes with
 unigram and language-model prior) and EIA-2 (token-wise and sequence), oblivious and adaptive, built on public
 sentences of the same kind and run on releases of the split. Attribute: AIA-1, 2 and 3 on the sentiment, built on
-public sentences with their sentiment, run on releases of the whole split. Settings were chosen on dev; test is what is
-reported. An interrupted run resumes: finished cells are lines of OUT/frontier-MODEL-SPLIT.cells.jsonl.
+public sentences with their sentiment, run on releases of the whole split. Strong: EIA-2c, trained on ever more public
+text (`research.frontier.strong`). Settings were chosen on dev; test is what is reported. An interrupted run resumes:
+finished cells are lines of OUT/frontier-MODEL-SPLIT.cells.jsonl.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-PARTS = ("utility", "attack", "attribute")
+PARTS = ("utility", "attack", "attribute", "strong")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         for name in options.cells or known:
             for part in options.parts:
-                frontier.measure(name, known[name], seed, part)
+                for chosen in [f"strong-{texts}" for texts in options.texts] if part == "strong" else [part]:
+                    frontier.measure(name, known[name], seed, chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--train", type=int, default=3500, help="training sentences")
     add("--public", type=int, default=3000, help="the attacker's sentences")
     add("--attacked", type=int, default=200, help="attacked sentences")
+    add("--texts", nargs="*", type=int, default=[3000, 30_000], help="strong: texts that the reader is trained on")
+    add("--reader", choices=("minilm", "own"), default="minilm", help="strong: the reader's encoder")
     add("--epochs", type=int, default=2)
     add("--attack-epochs", type=int, default=2)
     add("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="of training")

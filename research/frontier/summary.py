@@ -17,13 +17,16 @@ from privtune.device.audit.report.picture import Goal, Point, frontier
 from privtune.shared.files import write_text
 
 _RESAMPLES = 2000
-_PARTS = {"utility": "accuracy", "attack": "attacks", "attribute": "attributes"}
+_PARTS = {"utility": "accuracy", "attack": "attacks", "attribute": "attributes", "strong": "strong"}
 Interval = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierRow:
-    """A cell over its seeds. Intervals are (value, low, high), 95%; None if that part has not been run."""
+    """A cell over its seeds. Intervals are (value, low, high), 95%; None if that part has not been run.
+
+    strong, strong_content: the worst attack, that of the reader with the most text included; strong_texts: how many.
+    """
 
     cell: str
     family: str
@@ -37,6 +40,9 @@ class FrontierRow:
     oblivious: Interval | None
     adaptive: Interval | None
     content: Interval | None
+    strong: Interval | None
+    strong_content: Interval | None
+    strong_texts: int
     best_attack: str
     best_on_content: str
     floor: float | None
@@ -74,8 +80,10 @@ def write_report(folder: Path, order: Iterable[str]) -> None:
 
 
 def _row(name: str, parts: dict[str, list[dict[str, Any]]], clean: Sequence[dict[str, Any]]) -> FrontierRow:
-    trained, attacked, inferred = (parts.get(part, []) for part in _PARTS)
-    some = (trained or attacked or inferred)[0]
+    trained, attacked, inferred, read = (parts.get(part, []) for part in _PARTS)
+    some = (trained or attacked or inferred or read)[0]
+    most = max((facts["texts"] for facts in read), default=0)
+    read = [facts for facts in read if facts["texts"] == most]
     rights = np.stack([right_of(facts) for facts in trained]) if trained else None
     best_clean = _best_clean(clean)
     oblivious = _worst(attacked, "top1", ("oblivious",))
@@ -95,6 +103,9 @@ def _row(name: str, parts: dict[str, list[dict[str, Any]]], clean: Sequence[dict
         oblivious=oblivious[1],
         adaptive=adaptive[1],
         content=content[1],
+        strong=_stronger(read, "top1", adaptive[1]),
+        strong_content=_stronger(read, "content_top1", content[1]),
+        strong_texts=most,
         best_attack=adaptive[0],
         best_on_content=content[0],
         floor=_floor(attacked, "top1"),
@@ -133,7 +144,7 @@ def _worst(attacked: Sequence[dict[str, Any]], figure: str, knowledge: Sequence[
     """The attack with the highest mean over seeds, and means of its value and interval."""
     by_attack: dict[str, list[dict[str, float]]] = defaultdict(list)
     for facts in attacked:
-        for row in facts.get("attacks") or facts["attributes"]:
+        for row in _attack_rows(facts):
             if row["knowledge"] in knowledge:
                 by_attack[f"{row['attack']} {row['variant']} ({row['knowledge']})"].append(row[figure])
     if not by_attack:
@@ -146,8 +157,17 @@ def _worst(attacked: Sequence[dict[str, Any]], figure: str, knowledge: Sequence[
 def _floor(attacked: Sequence[dict[str, Any]], figure: str) -> float | None:
     if not attacked:
         return None
-    rows = attacked[0].get("attacks") or attacked[0]["attributes"]
-    return float(rows[0][figure]["floor"])
+    return float(_attack_rows(attacked[0])[0][figure]["floor"])
+
+
+def _attack_rows(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    return next(facts[key] for key in ("attacks", "attributes", "strong") if key in facts)
+
+
+def _stronger(read: Sequence[dict[str, Any]], figure: str, suite: Interval | None) -> Interval | None:
+    """The reader's figure or the suite's, whichever is worse for the owner; None if the reader has not been run."""
+    reader = _worst(read, figure, ("adaptive",))[1]
+    return None if reader is None else max(reader, suite or reader)
 
 
 def _statement(trained: Sequence[dict[str, Any]]) -> str:
@@ -171,10 +191,11 @@ def _page(model: str, split: str, some: dict[str, Any], rows: Sequence[FrontierR
         "Recovered: the worst attack (EIA-1, EIA-2) on all ordinary tokens, and on content words. Drop: points below",
         "the best clean cell. Floor: the most common word guessed everywhere. Attribute: accuracy of the worst attack",
         "(AIA-1 to 3) on the sentiment, beside its floor, the majority. Seeds: of utility / inversion / attribute.",
+        "Strong: the worst attack where EIA-2c, trained on so many texts, is among them; all / content words.",
         "",
-        "| cell | cut | accuracy | drop | oblivious, all | adaptive, all | adaptive, content | floor | best attack "
-        "(content) | attribute | floor | claim | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| cell | cut | accuracy | drop | oblivious, all | adaptive, all | adaptive, content | strong | floor | best "
+        "attack (content) | attribute | floor | claim | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         floor = "" if row.floor is None else f"{100 * row.floor:.1f} / {100 * (row.content_floor or 0):.1f}"
@@ -182,7 +203,7 @@ def _page(model: str, split: str, some: dict[str, Any], rows: Sequence[FrontierR
         majority = "" if row.attribute_floor is None else f"{100 * row.attribute_floor:.1f}"
         cells = [
             *(row.cell, str(row.cut), _percent(row.accuracy), _percent(row.drop)),
-            *(_percent(row.oblivious), _percent(row.adaptive), _percent(row.content), floor, best),
+            *(_percent(row.oblivious), _percent(row.adaptive), _percent(row.content), _strong(row), floor, best),
             *(_percent(row.attribute), majority, row.statement),
             f"{row.seeds} / {row.attack_seeds} / {row.attribute_seeds}",
         ]
@@ -192,6 +213,12 @@ def _page(model: str, split: str, some: dict[str, Any], rows: Sequence[FrontierR
         replaced = ", in a text of surrogates" if row.family == "surrogates" else ""
         lines.append(f"* `{row.cell}`: {row.mechanism} `{json.dumps(row.params)}`{replaced}")
     return "\n".join(lines) + "\n"
+
+
+def _strong(row: FrontierRow) -> str:
+    if row.strong is None:
+        return "-"
+    return f"{_percent(row.strong)} / {_percent(row.strong_content)} ({row.strong_texts:,})"
 
 
 def _percent(interval: Interval | None) -> str:

@@ -116,6 +116,9 @@ class Amount:
         sizes = asdict(self)
         if task == "classification":  # no answers, and no attack with a language model
             del sizes["answers"], sizes["longest"], sizes["suite"]["beam"], sizes["suite"]["beam_records"]
+        for late in ("reader", "masked"):  # cells are older
+            if sizes["suite"][late] is None:
+                del sizes["suite"][late]
         return sizes
 
 

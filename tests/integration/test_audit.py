@@ -12,11 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from privtune.device.audit.attacker_text import PublicText, without_overlap
+from privtune.device.audit.attacks import retrieval
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
 from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
 from privtune.device.audit.attacks.learned import LearnedSettings, SequenceInversion, Tokenwise
+from privtune.device.audit.attacks.masked import Masked, MaskedSettings
 from privtune.device.audit.attacks.optimise import Optimise, OptimiseSettings
+from privtune.device.audit.attacks.reader import Pretrained, Reader, ReaderSettings
 from privtune.device.audit.metrics import AttributeScore, InversionScore
 from privtune.device.audit.victim import Victim
 from privtune.device.cli import app
@@ -74,6 +77,8 @@ def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_pat
     }
     assert {row["knowledge"] for row in inversion} == {"oblivious", "adaptive"}
     assert min(row["figures"]["top1"]["value"] for row in inversion) >= 0.95
+    (known,) = [one for one in facts["side_channels"] if one["name"] == retrieval.NAME]
+    assert known["figure"]["value"] >= 0.95
     assert all("floor" in figure for row in facts["attacks"] for figure in row["figures"].values())
     assert "<mark>" in page
 
@@ -154,15 +159,16 @@ def real():
     public = PublicText(train.ids, context.special_ids, labels=train.labels, candidates=context.usable_ids)
     public.check_disjoint(test.ids)
     victim = Victim(bottom, build(MechanismSpec(name="none"), context), context.special_ids)
-    return Lab(public, victim, partition.top(1)), test
+    return Lab(public, victim, partition.top(1)), test, Pretrained.of_model(partition.model)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("knowledge", ["oblivious", "adaptive"])
 def test_every_inversion_finds_nearly_everything_on_a_real_encoder(real, knowledge):
-    lab, test = real
+    lab, test, pretrained = real
     observed = lab.victim.observe(test.ids)
+    assert retrieval.retrieval(lab, observed, test.ids, lab.public.records).figure.value >= 0.95
     few = lab.victim.observe(test.ids[:16])
     learned = LearnedSettings(epochs=1, hidden=256)
     warm = SequenceInversion(knowledge, learned)
@@ -170,6 +176,8 @@ def test_every_inversion_finds_nearly_everything_on_a_real_encoder(real, knowled
         *(Codebook(knowledge, CodebookSettings(metric=m)) for m in ("euclidean", "cosine", "mahalanobis", "language")),
         Tokenwise(knowledge, learned),
         warm,
+        Reader(knowledge, pretrained, ReaderSettings(epochs=1)),
+        Masked(knowledge, pretrained, MaskedSettings(tuning=ReaderSettings(epochs=1), rounds=1)),
         Optimise(knowledge, warm, OptimiseSettings(iterations=10)),
     ]
     for attack in attacks:
@@ -183,7 +191,7 @@ def test_every_inversion_finds_nearly_everything_on_a_real_encoder(real, knowled
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_attribute_attack_is_well_above_majority_on_a_real_encoder(real):
-    lab, test = real
+    lab, test, _ = real
     seen = lab.victim.observe(test.ids).seen
     inversion = Codebook("adaptive")
     inversion.fit(lab)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from privtune.device.audit import identifying
+from privtune.device.audit import identifying, linking
 from privtune.device.audit.attacks.attack import silent
 from privtune.device.audit.case import build_case
 from privtune.device.audit.jobs import gate, sent_records
@@ -108,6 +108,8 @@ def test_an_audit_before_a_job_attacks_the_text_that_surrogates_make(world):
     )
     found = run_audit(request, world.settings.home, silent)
     assert own_words(found) == 0
+    (linked,) = [one["figure"] for one in found.document["side_channels"] if one["name"] == linking.NAME]
+    assert linked["value"] <= linked["floor"] + 0.1, "each record has surrogates of its own"
     assert found.document["statement"]["row"] == "surrogate"
     plain = run_audit(
         replace(request, surrogates=SurrogateSpec(replace="nothing"), source=replace(world.data, own_terms=None)),

@@ -11,7 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from privtune.device.account.verify import check
+from privtune.device.audit.attacks import retrieval
 from privtune.device.audit.attacks.attack import silent
+from privtune.device.audit.attacks.masked import MaskedSettings
+from privtune.device.audit.attacks.reader import ReaderSettings
 from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.report.page import render
 from privtune.device.audit.sizes import QUICK
@@ -25,6 +28,7 @@ from tests.support.world import Watcher
 
 # Two attacks and few iterations: what is tested here is what they are given.
 SIZE = replace(QUICK, metrics=("euclidean", "bayes"), optimise=replace(QUICK.optimise, iterations=5))
+ONCE = ReaderSettings(epochs=1)
 SHORT = {"train": {"max_steps": 25, "epochs": 10}}
 
 
@@ -50,10 +54,13 @@ def finding(audited, name):
 def test_clean_vectors_are_read_from_the_frames_and_every_frame_is_accounted_for(local_world):
     world = local_world
     job_id = run(world, world.spec(**SHORT))
-    audited = audit(world, job_id)
+    audited = audit(world, job_id, size=replace(SIZE, reader=ONCE, masked=MaskedSettings(tuning=ONCE)))
     facts = audited.document
     attacks = {(row["name"], row["variant"], row["knowledge"]): row["figures"] for row in facts["attacks"]}
     assert attacks["EIA-1", "euclidean", "adaptive"]["top1"]["value"] >= 0.95
+    assert attacks["EIA-2c", "whole encoder", "adaptive"]["top1"]["value"] >= 0.95
+    assert attacks["EIA-1", "masked language model", "adaptive"]["top1"]["value"] >= 0.95
+    assert finding(audited, retrieval.NAME)[0] >= 0.95
     assert facts["verdict"]["level"] == "most"
     assert facts["records"]["attacked"] == 66  # a third of 160 + 40
     sent = facts["transcript"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from privtune.device.audit.attacker_text import PublicText, without_overlap
+from privtune.device.audit.attacks.reader import Pretrained
 from privtune.device.audit.identifying import Hidden, Words
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.victim import Victim
@@ -36,6 +37,7 @@ class Case:
     top: the blocks above the cut; None if this device has none.
     encoder: the same, if the learned attacks may build on it. Not for decoders, whose blocks see only what precedes.
     reader: the whole language model; None for other tasks.
+    pretrained: the whole encoder, for EIA-2c; None for decoders.
     head: for gradients.
     gradients: whether any leave the device; with a tail none does.
     skip: whether a skip connection feeds clean vectors into a tail. They help the task; no attacker sees them.
@@ -54,6 +56,7 @@ class Case:
     gradients: bool = True
     skip: bool = False
     hidden: Hidden | None = None
+    pretrained: Pretrained | None = None
 
 
 def choose_attacked(
@@ -110,6 +113,7 @@ def build_case(
         head=parts.head,
         readout=parts.readout,
         hidden=Hidden(words=words, tokenizer=parts.tokenizer) if any(words) else None,
+        pretrained=Pretrained.of_model(whole.model) if whole is not None and parts.readout == "first" else None,
     )
     return case, {"attacked": len(victims), "own_as_public": len(rest), "public": len(texts)}
 

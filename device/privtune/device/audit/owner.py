@@ -14,6 +14,8 @@ from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.case import Case, build_case, choose_attacked, public_texts
 from privtune.device.audit.engine import Depth, Engine, Labelled
 from privtune.device.audit.identifying import replaced_words
+from privtune.device.audit.linking import linked_records
+from privtune.device.audit.membership import membership
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place, strengths
@@ -67,7 +69,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         if asked and not request.labelled:
             raise InvalidInput(f"{flag} compares accuracies, and needs labels for that")
     other = list(strengths(request.mechanism)) if request.frontier else []
-    records_of, replacement = _records(request)
+    records_of, surrogates, replacement = _records(request)
     classes = len({record.label for record in records_of[0]}) if request.labelled else 2
     engine = Engine(request.model, request.task, classes, home)
     parts = engine.bottom(request.cut)
@@ -97,6 +99,10 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         gain = (
             _gain(request, engine, case, (_encoded(records_of[0], request, parts), data), say) if request.gain else None
         )
+        if surrogates is not None:
+            again = surrogates.under(secrets.token_bytes(SECRET_BYTES))
+            outcome.findings.extend(linked_records(*records_of, lambda own: again.records(own, TRAINED)[0]))
+        outcome.findings.extend(membership(noise.mechanism, data, request.seed))
         points = place(case, lab, request.size, outcome, other, say)
         statement = noise.mechanism.statement(noise.source)
         statement = statement if replacement is None else replacement.claim(statement)
@@ -117,15 +123,15 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     return audit_of(facts, case, outcome, NOT_TESTED)
 
 
-def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Replacement | None]:
-    """The owner's records, and those that would be sent; each audit draws surrogates of its own."""
+def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Surrogates | None, Replacement | None]:
+    """The owner's records, those that would be sent, and what replaced them; each audit has a secret of its own."""
     terms = own_terms(request.surrogates, request.source)
     own = request.source.load(request.task, labelled=request.labelled)
     if not request.surrogates.on:
-        return (own, own), None
+        return (own, own), None, None
     surrogates = Surrogates(request.surrogates, secrets.token_bytes(SECRET_BYTES), terms)
     sent, coverage = surrogates.records(own, TRAINED)
-    return (own, sent), Replacement.of(surrogates, coverage)
+    return (own, sent), surrogates, Replacement.of(surrogates, coverage)
 
 
 def _gain(

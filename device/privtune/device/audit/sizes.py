@@ -9,7 +9,9 @@ from privtune.device.audit.attacks.attribute import AttributeSettings
 from privtune.device.audit.attacks.beam import BeamSettings
 from privtune.device.audit.attacks.codebook import METRICS, Metric
 from privtune.device.audit.attacks.learned import LearnedSettings
+from privtune.device.audit.attacks.masked import MaskedSettings
 from privtune.device.audit.attacks.optimise import OptimiseSettings
+from privtune.device.audit.attacks.reader import ReaderSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class Size:
     tokenwise, sequence: EIA-2a and EIA-2b.
     optimise, optimise_records: EIA-3, and how many records it runs on; 0 leaves it out.
     beam, beam_records: EIA-1 with a language model, likewise.
+    reader, masked: EIA-2c, and EIA-1 with a masked language model; None leaves them out.
     attribute: AIA-2.
     pooled: AIA-1 and AIA-3, and the estimate of utility.
     """
@@ -40,6 +43,8 @@ class Size:
     optimise_records: int
     beam: BeamSettings
     beam_records: int
+    reader: ReaderSettings | None
+    masked: MaskedSettings | None
     attribute: AttributeSettings
     pooled: AttributeSettings
 
@@ -57,6 +62,8 @@ QUICK = Size(
     optimise_records=24,
     beam=BeamSettings(beams=4, candidates=16, shown=128),
     beam_records=24,
+    reader=None,  # both take minutes
+    masked=None,
     attribute=AttributeSettings(epochs=1, encoder_rate=2e-4),
     pooled=AttributeSettings(epochs=30),
 )
@@ -73,6 +80,8 @@ FULL = Size(
     optimise_records=100,
     beam=BeamSettings(),
     beam_records=100,
+    reader=ReaderSettings(),
+    masked=MaskedSettings(),
     attribute=AttributeSettings(epochs=10),
     pooled=AttributeSettings(epochs=30),
 )

@@ -6,8 +6,8 @@ releases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,11 @@ from torch import Tensor
 
 from privtune.device.audit.attacks import channels, gradients
 from privtune.device.audit.attacks.attack import Attack, Lab, Say, silent
-from privtune.device.audit.attacks.attribute import AttributeSettings, PooledAttribute, SequenceAttribute, TextAttribute
-from privtune.device.audit.attacks.beam import Beam
-from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
-from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInversion, Tokenwise
-from privtune.device.audit.attacks.optimise import Optimise
+from privtune.device.audit.attacks.learned import LearnedInversion, SequenceInversion
+from privtune.device.audit.attacks.retrieval import retrieval
+from privtune.device.audit.attacks.row_space import row_space
 from privtune.device.audit.case import Case
+from privtune.device.audit.listing import STATES, attribute_attacks, by_token, inversions
 from privtune.device.audit.metrics import AttributeScore, Figure, InversionScore
 from privtune.device.audit.observed import Observed, Seen
 from privtune.device.audit.outcome import AttackRow, Outcome, RecoveredText
@@ -31,7 +30,6 @@ from privtune.device.audit.victim import Knowledge
 from privtune.device.runtime.memory import fast_memory
 
 KNOWLEDGE: tuple[Knowledge, Knowledge] = ("oblivious", "adaptive")
-STATES = "mean of final states"
 _EXAMPLES = 8  # records that the page shows
 
 
@@ -42,6 +40,8 @@ def run_suite(case: Case, lab: Lab, size: Size, *, say: Say = silent, keep: Path
     outcome = attack_releases(case, lab, size, draws, say=say, keep=keep)
     if case.gradients:
         attack_simulated_gradients(case, draws[0], outcome)
+    outcome.findings.append(retrieval(lab, draws[0], case.attacked.ids, case.public.records))
+    outcome.findings.append(row_space(lab, draws[0]))
     _side_channels(case, lab, outcome, say)
     return outcome
 
@@ -153,7 +153,7 @@ class _SuiteRun:
         draws = [draw.first(self.size.inverted) for draw in self.draws]
         inverters: dict[Knowledge, LearnedInversion] = {}
         for knowledge in KNOWLEDGE:
-            for variant, make in _inversion_attacks(knowledge, self.size):
+            for variant, make in inversions(knowledge, self.size):
                 built = [self.build(make(), self.lab, seed, variant) for seed in self.seeds]
                 guesses = self._score(built, variant, draws)
                 if isinstance(built[0], SequenceInversion):
@@ -163,7 +163,7 @@ class _SuiteRun:
                     best = content, guesses
             if shortens:
                 continue
-            for variant, attack, records in self._slow(knowledge, inverters[knowledge]):
+            for variant, attack, records in by_token(self.case, self.lab, self.size, knowledge, inverters[knowledge]):
                 few = [draw.first(records) for draw in draws]
                 self._score([self.build(attack, self.lab, self.first_seed, variant)] * len(few), variant, few)
         if shortens:
@@ -173,14 +173,6 @@ class _SuiteRun:
         if best[1] is not None:
             self.outcome.examples.extend(_examples(best[1], draws[0]))
         return inverters
-
-    def _slow(self, knowledge: Knowledge, inverter: LearnedInversion) -> Iterator[tuple[str, Attack, int]]:
-        """The attacks that only part of the records can afford, and how many that is."""
-        size, reader = self.size, self.case.reader
-        if size.optimise_records:
-            yield "warm-started", Optimise(knowledge, inverter, size.optimise), size.optimise_records
-        if reader is not None and size.beam_records:
-            yield "language model", Beam(knowledge, reader, size.beam), size.beam_records
 
     def _score(self, built: Sequence[Attack], variant: str, draws: Sequence[Observed]) -> Tensor:
         """Add one row over all seeds. Returns the guesses of the first one."""
@@ -200,7 +192,7 @@ class _SuiteRun:
             return first
         lab, states = (Lab(case.labelled, case.victim, encoder) for encoder in (case.encoder, case.top))
         for knowledge in KNOWLEDGE:
-            made = _attribute_attacks(knowledge, self.size.pooled, self.size.attribute, inverters[knowledge])
+            made = attribute_attacks(knowledge, self.size.pooled, self.size.attribute, inverters[knowledge])
             for variant, make in made:
                 score = AttributeScore(labels_B)
                 for seed, draw in zip(self.seeds, self.draws, strict=True):
@@ -235,25 +227,6 @@ class _SuiteRun:
                 figures=figures,
             )
         )
-
-
-def _inversion_attacks(knowledge: Knowledge, size: Size) -> Iterator[tuple[str, Callable[[], Attack]]]:
-    for metric in size.metrics:
-        settings = CodebookSettings(metric=metric)
-        yield metric, lambda settings=settings: Codebook(knowledge, settings)  # type: ignore[misc]
-    yield "token-wise MLP", lambda: Tokenwise(knowledge, size.tokenwise)
-    yield "sequence inverter", lambda: SequenceInversion(knowledge, size.sequence)
-
-
-def _attribute_attacks(
-    knowledge: Knowledge, pooled: AttributeSettings, sequence: AttributeSettings, inverter: LearnedInversion
-) -> Iterator[tuple[str, Callable[[], Attack]]]:
-    """AIA-1 to AIA-3, each with what it looks at. inverter: recovers the text for AIA-3."""
-    on_states = replace(pooled, view="states")
-    yield "mean of rows", lambda: PooledAttribute(knowledge, pooled)
-    yield STATES, lambda: PooledAttribute(knowledge, on_states)
-    yield "sequence of rows", lambda: SequenceAttribute(knowledge, sequence)
-    yield "recovered text", lambda: TextAttribute(knowledge, inverter, pooled)
 
 
 def _accuracy(probe: Attack, seen: Seen, labels_B: NDArray[np.int64]) -> Figure:

@@ -124,6 +124,12 @@ class Victim:
         """The vectors on which an attacker of this knowledge builds."""
         return self._run(records, "noisy" if knowledge == "adaptive" else "clean")
 
+    def alone(self, ids_V: Tensor) -> list[IntArray]:
+        """A record of each id, with nothing but the special ids around it."""
+        context = self.mechanism.context
+        before, after = np.array(context.prefix, dtype=np.int32), np.array(context.suffix, dtype=np.int32)
+        return [np.concatenate([before, [token], after]).astype(np.int32) for token in ids_V.tolist()]
+
     def received(self, records: Sequence[IntArray], rows: Sequence[Tensor]) -> Observed:
         """Releases that were really sent, one (rows, D) float32 tensor per record, with their truth.
 
@@ -159,7 +165,7 @@ class Victim:
             h_BTD = self.states(records)
         else:
             at_embedding = self.mechanism.injection == "embedding"
-            h_BTD = self.bottom.embed(ids_BT, mask_BT).float() if at_embedding else self.states(records)
+            h_BTD = self._before(records, ids_BT, mask_BT)
             importance_BT = None if self.importance is None else self.importance.of(ids_BT, mask_BT)
             source = self._sources[mode]
             release = self._simulated.release(ids_BT, h_BTD, mask_BT, importance_BT, generator=source)
@@ -169,6 +175,14 @@ class Victim:
         group_BT = self._groups(ids_BT, mask_BT, rows_BT)
         secret_BT = mask_BT.bool() & ~torch.isin(ids_BT, self._special)
         return [(h_BTD[b][rows_BT[b]], group_BT[b][secret_BT[b]], ids_BT[b][secret_BT[b]]) for b in range(len(records))]
+
+    def _before(self, records: Sequence[IntArray], ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """What the mechanism is given, h_BTD; zeros where it reads no vectors."""
+        if not self.mechanism.reads_vectors:
+            return torch.zeros(*ids_BT.shape, self.mechanism.dim)
+        if self.mechanism.injection == "embedding":
+            return self.bottom.embed(ids_BT, mask_BT).float()
+        return self.states(records)
 
     def _groups(self, ids_BT: Tensor, mask_BT: Tensor, rows_BT: Tensor) -> Tensor:
         """The released row (by its number in the record) that each token went into."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import hmac
 import importlib.metadata
@@ -55,6 +56,12 @@ class Surrogates:
         self._finder = Finder(self._lexicon, recognisers, spec.rank, own_terms)
         self.recognisers = recognisers.names
         self.fingerprint = _fingerprint(spec)
+
+    def under(self, secret: bytes) -> Surrogates:
+        """The same rules under another secret."""
+        other = copy.copy(self)
+        other._secret = secret
+        return other
 
     def records(
         self, records: Records, part: str, progress: Callable[[int], None] = lambda _: None

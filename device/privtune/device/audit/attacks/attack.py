@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from privtune.device.audit.attacker_text import Bigrams, PublicText
+from privtune.device.audit.attacks.channel import Channel, channel_of
 from privtune.device.audit.attacks.density import TokenModel, fit_token_model
 from privtune.device.audit.victim import Knowledge, Victim
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
@@ -70,6 +71,11 @@ class Lab:
         if knowledge not in known:
             known[knowledge] = fit_token_model(self.public, self.victim, knowledge, say)
         return known[knowledge]
+
+    @cached_property
+    def channel(self) -> Channel | None:
+        """The law of the mechanism's symbols; None if it releases vectors."""
+        return channel_of(self)
 
     @cached_property
     def bigrams(self) -> Bigrams:

@@ -237,8 +237,8 @@ def _means(seen: Seen) -> Tensor:
     return sums_BD / seen.lengths_B.unsqueeze(1)
 
 
-def share_of(right_B: NDArray[np.bool_], floor: float) -> Figure:
-    """The share of records that an attack got right, with its interval."""
+def share_of(right_B: NDArray[np.bool_] | NDArray[np.float64], floor: float) -> Figure:
+    """The share of records that an attack got right (a tie in part), with its interval."""
     rows = np.stack([right_B.astype(np.float64), np.ones(len(right_B))], axis=1)
     ((value, low, high),) = bootstrap(rows, [(0, 1)])
     return Figure(value=value, low=low, high=high, floor=floor)

@@ -63,7 +63,7 @@ class Codebook(Attack):
         if self.settings.metric == "content":
             self._log_prior_V = _content_prior(lab.public)
         if self.settings.metric == "language":
-            self._bigrams, self._before, self._after = lab.bigrams, before_text(lab), _after_text(lab)
+            self._bigrams, self._before, self._after = lab.bigrams, before_text(lab), after_text(lab)
         if self.settings.metric == "channel":
             self._channel_VK = self._decode_channel(lab, say)
 
@@ -178,7 +178,7 @@ class Codebook(Attack):
         self._model = TokenModel(**{f.name: tensors[f.name] for f in fields(TokenModel)})
         self._ids_V, self._log_prior_V = tensors["ids_V"], tensors["log_prior_V"]
         if self.settings.metric == "language":
-            self._bigrams, self._before, self._after = lab.bigrams, before_text(lab), _after_text(lab)
+            self._bigrams, self._before, self._after = lab.bigrams, before_text(lab), after_text(lab)
         if self.settings.metric == "channel":
             self._channel_VK = tensors["channel_VK"]
 
@@ -197,7 +197,7 @@ def _content_prior(public: PublicText) -> Tensor:
     return public.log_prior_V if bool(frequent_V.all()) else public.log_prior_V.masked_fill(frequent_V, -torch.inf)
 
 
-def _after_text(lab: Lab) -> int | None:
+def after_text(lab: Lab) -> int | None:
     """The special id after a text, if the tokenizer adds one."""
     suffix = lab.victim.mechanism.context.suffix
     return suffix[0] if suffix else None

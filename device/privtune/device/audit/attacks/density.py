@@ -12,19 +12,16 @@ V candidates, N running tokens, R rows, T positions, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.observed import Observed, Seen
 from privtune.device.audit.victim import Knowledge, Victim
-from privtune.device.data.encode import IntArray
 
 if TYPE_CHECKING:
     from privtune.device.audit.attacks.attack import Say
@@ -117,7 +114,8 @@ def fit_token_model(public: PublicText, victim: Victim, knowledge: Knowledge, sa
     show = victim.quiet if knowledge == "adaptive" else victim.clean
     say("prototypes", 0.0)
     shown = show(public.records)
-    quiet = _fit(shown, _alone(show, public, victim), public, evenly=True)
+    alone = show(victim.alone(public.ids_V)).seen
+    quiet = _fit(shown, alone.y_RD[alone.row_N], public, evenly=True)
     say("prototypes", 1.0)
     if knowledge == "oblivious":
         return quiet
@@ -125,15 +123,6 @@ def fit_token_model(public: PublicText, victim: Victim, knowledge: Knowledge, sa
     drawn = victim.observe(public.records * draws)
     say("releases simulated", 1.0)
     return _fit(drawn, quiet.means_VD, public)
-
-
-def _alone(show: Callable[[Sequence[IntArray]], Observed], public: PublicText, victim: Victim) -> Tensor:
-    """The row of each candidate as the only word of a record."""
-    context = victim.mechanism.context
-    before, after = np.array(context.prefix, dtype=np.int32), np.array(context.suffix, dtype=np.int32)
-    ids_V = public.ids_V.numpy().astype(np.int32)
-    seen = show([np.concatenate([before, [token], after]).astype(np.int32) for token in ids_V]).seen
-    return seen.y_RD[seen.row_N]
 
 
 def _fit(drawn: Observed, reference_VD: Tensor, public: PublicText, *, evenly: bool = False) -> TokenModel:

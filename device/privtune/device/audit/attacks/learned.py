@@ -93,7 +93,7 @@ class TokenwiseNet(Inverter):
     def __init__(self, model: TokenModel, log_prior_V: Tensor, slots: int, hidden: int) -> None:
         super().__init__(model, log_prior_V, slots)
         self.inner = nn.Sequential(nn.LayerNorm(self.width), nn.Linear(self.width, hidden), nn.GELU())
-        self.out = _zero(nn.Linear(hidden, slots * self.width))
+        self.out = zero(nn.Linear(hidden, slots * self.width))
 
     def correction(self, seen: Seen, y_RD: Tensor) -> Tensor:
         """From the row alone."""
@@ -121,9 +121,9 @@ class SequenceNet(Inverter):
     ) -> None:
         super().__init__(model, log_prior_V, slots)
         self.register_buffer("usual_C", usual_C)
-        self.raw = _zero(nn.Linear(self.width, self.width))
+        self.raw = zero(nn.Linear(self.width, self.width))
         # Direct evidence of the two neighbours: a log-bilinear bigram model (Mnih & Hinton 2007), which learns fast.
-        self.beside = _zero(nn.Linear(2 * self.width, slots * self.width))
+        self.beside = zero(nn.Linear(2 * self.width, slots * self.width))
         self.denoise = nn.Linear(self.width, self.width)
         with torch.no_grad():
             self.denoise.weight.copy_((torch.linalg.inv(model.whiten_DD) @ model.clean_DD).T)
@@ -135,7 +135,7 @@ class SequenceNet(Inverter):
             if encoder is None:
                 self.place_TD.normal_(std=float(model.means_VD.std()))
         self.encoder = trainable(encoder, self.width)
-        self.out = nn.Sequential(nn.LayerNorm(self.width), _zero(nn.Linear(self.width, slots * self.width)))
+        self.out = nn.Sequential(nn.LayerNorm(self.width), zero(nn.Linear(self.width, slots * self.width)))
 
     def correction(self, seen: Seen, y_RD: Tensor) -> Tensor:
         """From the whole record."""
@@ -159,7 +159,8 @@ class SequenceNet(Inverter):
         return torch.cat(parts)
 
 
-def _zero(layer: nn.Linear) -> nn.Linear:
+def zero(layer: nn.Linear) -> nn.Linear:
+    """The layer, whose output is zero at first."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -18,6 +18,8 @@ from privtune.device.account.run_account import TRANSCRIPT
 from privtune.device.audit.attacks import channels
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.attacks.gradients import SentBack
+from privtune.device.audit.attacks.retrieval import retrieval
+from privtune.device.audit.attacks.row_space import row_space
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept
 from privtune.device.audit.jobs.recorded import Collected, Collector, Traffic
@@ -105,6 +107,8 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     if found.words:
         attack_gradients(case, observed, [_numbered(sent, chosen) for sent in found.words], outcome)
     outcome.add_replaced(case.hidden)
+    outcome.findings.append(retrieval(lab, observed, case.attacked.ids, case.public.records))
+    outcome.findings.append(row_space(lab, observed))
     outcome.findings.extend(label_findings(found, data))
     outcome.findings.extend(identity_findings(found, traffic, home, request.job_id, keys))
     if noise.importance is not None:

@@ -21,7 +21,7 @@ from privtune.shared.files import write_text
 NOT_TESTED = (
     "An attacker with more computing power, a larger language model or far more text of your kind than the audit had.",
     "An attacker who already knows part of a record (its template, a name, a quotation).",
-    "Whether a given record was in the training data (membership), by the tuned model or otherwise.",
+    "Whether a given record was in the training data (membership), by the tuned model or what training sends.",
     "What the lengths of records, times and the order of messages reveal: the cloud sees these in any case.",
     "A malicious cloud that changes weights or gradients to learn more: the audit's attacker is passive.",
 )

@@ -56,7 +56,7 @@ class Codes(Mechanism):
         self.hides_task = params.task_use == "hide"
         self._tables = PublicTables(context, self.injection)
         gaussian = AggregateLaw(kind=params.task_noise, delta=params.task_delta, ratio=params.task_support_ratio)
-        self._law = PURE if params.task_noise == "pure" else gaussian
+        self.law = PURE if params.task_noise == "pure" else gaussian
 
     def prepare(self) -> dict[str, float]:
         """Number of codes in use, and the bits that one of them can reveal at most."""
@@ -67,7 +67,7 @@ class Codes(Mechanism):
         """Of the class means."""
         means = self.context.private_means
         p = self.params
-        return means.shares(self.context, p.epsilon_task, self._law) if means and p.task == "private" else None
+        return means.shares(self.context, p.epsilon_task, self.law) if means and p.task == "private" else None
 
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
@@ -85,7 +85,7 @@ class Codes(Mechanism):
 
     @cached_property
     def _targets(self) -> TableRows:
-        return self._tables.with_special(self._table["centre_KD"].float())
+        return self._tables.with_special(self.centre_KD)
 
     def code_of(self, h_BTD: Tensor) -> Tensor:
         """The nearest code of each vector within the subspace; int64, shape (B, T)."""
@@ -94,6 +94,11 @@ class Codes(Mechanism):
         code_KE = table["code_KE"]
         nearest_N = (x_NE @ code_KE.T - code_KE.square().sum(dim=1) / 2).argmax(dim=1)
         return nearest_N.view(h_BTD.shape[:2])
+
+    @property
+    def centre_KD(self) -> Tensor:
+        """What is released for each code, float32."""
+        return self._table["centre_KD"]
 
     @cached_property
     def _table(self) -> dict[str, Tensor]:
@@ -115,7 +120,7 @@ class Codes(Mechanism):
         means = self.context.private_means
         if means is None:
             raise InvalidInput("task=private needs a job whose records have labels", param="task")
-        return means(self.context, self.params.epsilon_task, self._law)
+        return means(self.context, self.params.epsilon_task, self.law)
 
     def _make(self) -> dict[str, Tensor]:
         states_ND = self._public_states()
@@ -171,7 +176,7 @@ class Codes(Mechanism):
     def _statement(self) -> Statement:
         p = self.params
         statement = codes_statement(name=self.name, codes=len(self._table["code_KE"]), epsilon=p.epsilon_code)
-        return fitted_statement(statement, p.epsilon_task, self._law.delta) if p.task == "private" else statement
+        return fitted_statement(statement, p.epsilon_task, self.law.delta) if p.task == "private" else statement
 
     def _facts(self) -> dict[str, Any]:
         return {"codes": recipe(self.context, KIND, self._settings()), "epsilon_code": self.params.epsilon_code}

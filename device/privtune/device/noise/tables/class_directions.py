@@ -17,6 +17,7 @@ from torch import Tensor
 from privtune.device.noise.clipping import clip_rows
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.gaussian_noise import PURE, AggregateLaw
+from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.private_counts import DrawnOnce, LabelledRows
 from privtune.device.privacy.bounds import dchi_variance
 
@@ -56,16 +57,23 @@ class PrivateMeans(DrawnOnce):
     def _drawn(self, context: NoiseContext, epsilon: float, law: AggregateLaw) -> tuple[Tensor, Tensor]:
         def draw(records: LabelledRows) -> tuple[Tensor, Tensor]:
             contrasts_CD, moved, public_BD, share_B = contrasts(context, records)
-            normal = law.gaussian(epsilon, moved)
-            if normal is not None:
-                noised_CD = normal.release(contrasts_CD, self.source)
-                return _discriminants(noised_CD, public_BD, normal.sigma**2), share_B
-            size = contrasts_CD.numel()
-            # One draw over the whole block: its length hides all sums at once.
-            noised_CD = contrasts_CD + self.source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
-            return _discriminants(noised_CD, public_BD, dchi_variance(epsilon / moved, size)), share_B
+            noised_CD, variance = noised(contrasts_CD, moved, epsilon, law, self.source)
+            return _discriminants(noised_CD, public_BD, variance), share_B
 
         return self.kept("means", "class means that this job's codes", draw, epsilon, context.identity, *law.named)
+
+
+def noised(
+    contrasts_CD: Tensor, moved: float, epsilon: float, law: AggregateLaw, source: NoiseSource
+) -> tuple[Tensor, float]:
+    """The sums under the noise that protects one record at `epsilon`, and its variance per number."""
+    normal = law.gaussian(epsilon, moved)
+    if normal is not None:
+        return normal.release(contrasts_CD, source), normal.sigma**2
+    size = contrasts_CD.numel()
+    # One draw over the whole block: its length hides all sums at once.
+    noise_CD = source.dchi(epsilon / moved, 1, size).view_as(contrasts_CD)
+    return contrasts_CD + noise_CD, dchi_variance(epsilon / moved, size)
 
 
 def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, float, Tensor, Tensor]:
@@ -76,6 +84,12 @@ def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, flo
     Two classes: one sum, of x for one class and -x for the other. More: for each class its sum of x, minus that of the
     other classes over their number.
     """
+    weight_BC, away_BD, moved, public_BD, share_B = contributions(context, records)
+    return weight_BC.T @ away_BD, moved, public_BD, share_B
+
+
+def contributions(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, Tensor, float, Tensor, Tensor]:
+    """What each record adds to the sums: its weight in each (B, C') times its state (B, D); the rest as `contrasts`."""
     public_BD = record_means(context, _public_rows(context))
     centre_D = public_BD.mean(0)
     radius = float((public_BD - centre_D).norm(dim=1).median())
@@ -83,10 +97,10 @@ def contrasts(context: NoiseContext, records: LabelledRows) -> tuple[Tensor, flo
     share_B = (away_BD.norm(dim=1) / max(radius, 1e-30) + 1).div(2).clamp(max=1.0)
     one_BC = torch.nn.functional.one_hot(torch.from_numpy(records.labels), records.classes).float()
     if records.classes == 2:
-        return (one_BC[:, :1] - one_BC[:, 1:]).T @ away_BD, 2 * radius, public_BD, share_B
+        return one_BC[:, :1] - one_BC[:, 1:], away_BD, 2 * radius, public_BD, share_B
     against_BC = one_BC - (1 - one_BC) / (records.classes - 1)
     # A record's block has squared length (1 + 1 / (C - 1)) |x|^2 <= 1.5 R^2, so two differ by at most 2 R sqrt(1.5).
-    return against_BC.T @ away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD, share_B
+    return against_BC, away_BD, 2 * radius * math.sqrt(1 + 1 / (records.classes - 1)), public_BD, share_B
 
 
 def _discriminants(contrasts_CD: Tensor, public_BD: Tensor, noise_variance: float) -> Tensor:

@@ -120,10 +120,11 @@ class ClusterTable:
         """Of `fitted_epsilon`."""
         if self._file is not None:
             return float(self._file.facts.get("delta") or 0.0) if self._origin == "private" else 0.0
-        return self._law.delta if self.params.groups in _PRIVATE else 0.0
+        return self.law.delta if self.params.groups in _PRIVATE else 0.0
 
     @property
-    def _law(self) -> AggregateLaw:
+    def law(self) -> AggregateLaw:
+        """The noise of the private word counts."""
         p = self.params
         if p.counts_noise == "pure":
             return PURE
@@ -134,7 +135,7 @@ class ClusterTable:
         p, counts = self.params, self.context.private_counts
         if self._file is not None or p.groups not in _PRIVATE or counts is None:
             return None
-        return counts.shares(self.context.usable_ids, p.epsilon_counts, p.count_words, self._law)
+        return counts.shares(self.context.usable_ids, p.epsilon_counts, p.count_words, self.law)
 
     @property
     def _origin(self) -> str:
@@ -163,7 +164,7 @@ class ClusterTable:
         counts = self.context.private_counts
         if counts is None:
             raise InvalidInput(f"groups={self.params.groups} needs a job whose records have labels", param="groups")
-        return counts(self.context.usable_ids, self.params.epsilon_counts, self.params.count_words, self._law)
+        return counts(self.context.usable_ids, self.params.epsilon_counts, self.params.count_words, self.law)
 
     @cached_property
     def _table(self) -> dict[str, Tensor]:

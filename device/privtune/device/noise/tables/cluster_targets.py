@@ -55,6 +55,13 @@ class ClusterTargets(ClusterTable):
         reported_BT = generator.randomised_response(cluster_BT, self.count, self.params.epsilon_cluster)
         return torch.where(content_BT, reported_BT, cluster_BT)
 
+    def offsets(self, length: int) -> Tensor:
+        """Public position offsets (length, D); positions beyond the table share its last row."""
+        known = self._offset_table
+        if length <= len(known):
+            return known[:length]
+        return torch.cat([known, known[-1:].expand(length - len(known), -1)])
+
     @cached_property
     def _offset_table(self) -> Tensor:
         """Public position offsets (P, D)."""

@@ -104,25 +104,35 @@ class PrivateCounts(DrawnOnce):
         public vocabulary is noised, so that not even which words occur is revealed. Raises as `kept`.
         """
         counts_CU, _ = self._drawn(usable_ids, epsilon, words, law)
-        normal = law.gaussian(epsilon, math.sqrt(2 * words))
-        return counts_CU.numpy(), 2 * counts_scale(epsilon, words) ** 2 if normal is None else normal.sigma**2
+        return counts_CU.numpy(), counts_variance(epsilon, words, law)
 
     def shares(self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw = PURE) -> Tensor:
         """share_N of the same counts: a record with fewer than `words` different words moved them less."""
         return self._drawn(usable_ids, epsilon, words, law)[1]
 
     def _drawn(self, usable_ids: Tensor, epsilon: float, words: int, law: AggregateLaw) -> tuple[Tensor, Tensor]:
-        normal = law.gaussian(epsilon, math.sqrt(2 * words))
-
         def draw(records: LabelledRows) -> tuple[Tensor, Tensor]:
             counts_CU, added_N = bounded_counts(records, usable_ids, words, self.source)
             share_N = (added_N / words + 1) / 2
-            if normal is not None:
-                return normal.release(counts_CU, self.source).double(), share_N.sqrt()
-            return counts_CU + self.source.laplace(counts_scale(epsilon, words), *counts_CU.shape), share_N
+            noised_CU = noised_counts(counts_CU, epsilon, words, law, self.source)
+            return noised_CU, share_N if law.kind == "pure" else share_N.sqrt()
 
         what = "word counts that this job's clusters"
         return self.kept("counts", what, draw, epsilon, usable_ids.tolist(), words, *law.named)
+
+
+def noised_counts(counts_CU: Tensor, epsilon: float, words: int, law: AggregateLaw, source: NoiseSource) -> Tensor:
+    """Counts under the noise that protects one record at `epsilon`; float64, the shape of the counts."""
+    normal = law.gaussian(epsilon, math.sqrt(2 * words))
+    if normal is not None:
+        return normal.release(counts_CU, source).double()
+    return counts_CU + source.laplace(counts_scale(epsilon, words), *counts_CU.shape)
+
+
+def counts_variance(epsilon: float, words: int, law: AggregateLaw) -> float:
+    """Of that noise."""
+    normal = law.gaussian(epsilon, math.sqrt(2 * words))
+    return float(2 * counts_scale(epsilon, words) ** 2 if normal is None else normal.sigma**2)
 
 
 def bounded_counts(records: LabelledRows, usable_ids: Tensor, words: int, source: NoiseSource) -> tuple[Tensor, Tensor]:
