@@ -30,6 +30,8 @@ def contradictions() -> Schema:
     randomised, tail = _given("privtune.label_epsilon"), _given("privtune.tail", {"type": "integer", "minimum": 1})
     tuned_from_nothing = (_given("privtune.skip", {"const": "tuned"}), _given("privtune.cut", {"const": 0}))
     recomputed = _given("privtune.tuning.gradient_checkpointing", {"const": True})
+    slopes = _given("privtune.zeroth_order.epsilon")
+    coarse = _given("privtune.train.precision", {"const": "bf16"})
     found = [
         *twice,
         _all(randomised, decoder),
@@ -40,6 +42,7 @@ def contradictions() -> Schema:
         _all(tail, randomised),
         _all(tail, recomputed),
         _all(tail, *tuned_from_nothing),
+        *(_all(slopes, other) for other in (decoder, tail, shared, randomised, recomputed, coarse)),
     ]
     return {"anyOf": found}
 

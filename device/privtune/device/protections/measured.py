@@ -124,7 +124,7 @@ def measured_job(spec: JobSpec) -> MeasuredRow | None:
 
 def cloud_gain(spec: JobSpec) -> str:
     """What the cloud adds under a job's settings, in a sentence."""
-    row = measured_job(spec)
+    row = None if spec.zeroth_order.on else measured_job(spec)  # gains were measured with gradients
     return NO_GAIN if row is None else row.gain_sentence()
 
 
