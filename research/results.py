@@ -57,8 +57,8 @@ RUNS: dict[str, list[tuple[str, str]]] = {
         ("tail", f"{E2E} --tail 4 --protect none"),
         ("tail-noise", f"{E2E} --tail 4 --protect none --mechanism dchi --param noise_ratio={{ratio}}"),
         ("tail-more", f"{E2E.replace('--limit 200', '--limit 800')} --tail 4 --protect none"),
-        ("noise", f"{E2E} --text-gradients --protect none --mechanism dchi --param noise_ratio=0.25"),
-        ("plain", f"{E2E} --text-gradients --protect none"),
+        ("noise", f"{E2E} --protect none --mechanism dchi --param noise_ratio=0.25"),
+        ("plain", f"{E2E} --protect none"),
     ],
 }
 EVALUATIONS = {"smollm2": "--data {data}/e2e_nlg/test.jsonl --limit 200 --generate 100 --max-new-tokens 40"}
@@ -255,7 +255,7 @@ def choice_table(choice: dict[str, Any]) -> list[str]:
         "dev.jsonl without, and with only, every tenth prompt; the held-out figures are those of E2E's test.jsonl, "
         "none of whose prompts is in dev.jsonl. All runs train on the same 200 records for as many steps, but for "
         "`tail-more`, which has 800. In those with a tail the last 4 blocks train on the device and no gradient "
-        "leaves; with `--text-gradients` the cloud trains, and reads the text off the gradients.",
+        "leaves; without one the cloud trains, and reads the text off the gradients.",
         "",
         f"The noise of `tail-noise` was chosen on choose.jsonl before test.jsonl was looked at: of {ratios()}, raised "
         f"until ROUGE-L or BLEU of the answers fell under {USEFUL:.0%} of those without noise, "

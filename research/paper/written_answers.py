@@ -62,13 +62,16 @@ class _Answer:
     def __init__(self, rows: RowSource, tuned: TunedLanguageModel, prompt: IntArray, room: int) -> None:
         self.text, self.state, self.room = GrowingText(rows), TopCache(tuned.top), room
         self.ids: list[int] = []
-        self._width = int(tuned.top.config.hidden_size)
+        self._mechanism = rows.noise.mechanism
         self.text.extend([int(token) for token in prompt])
 
     def sent(self, start: int) -> Tensor:
         """The rows from `start` on, as the cloud receives them, (T, D)."""
-        count = len(self.text.ids[start:])
-        return torch.from_numpy(decode(self.text.encoded(start), count, self._width, _CODEC))
+        width, codec = self._mechanism.sent_as(_CODEC)
+        places_T = np.arange(len(self.text.ids))[start:]
+        rows_TW = decode(self.text.encoded(start), len(places_T), width, codec)
+        table = self._mechanism.table
+        return torch.from_numpy(rows_TW if table is None else table.vectors(rows_TW[:, 0].astype(np.int64), places_T))
 
 
 def _write(

@@ -33,7 +33,9 @@ def test_another_noise_is_drawn_at_the_owners_word_alone_and_is_charged(world, o
     spent_first = cost(world)
     refused = owner(*command, "--param", "noise_ratio=6.000001")
     assert refused.code == PolicyRefused.exit_code
-    assert "another noise distribution" in refused.err
+    assert "another noise distribution than in job" in refused.err
+    assert "(dchi noise_ratio 6.000001 instead of 6.0)" in refused.err
+    assert "submitted" not in refused.out
     assert cost(world) == spent_first, "nothing was drawn"
     second = owner(*command, "--param", "noise_ratio=6.000001", "--another-noise")
     assert second.code == 0, second.err

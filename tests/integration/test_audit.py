@@ -55,11 +55,13 @@ def audit(model, data, folder, *more):
 
 
 def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_path):
-    page, facts, printed = audit(model, data, tmp_path, "--mechanism", "none", "--cut", "0")
+    page, facts, printed = audit(model, data, tmp_path, "--mechanism", "none", "--cut", "0", "--gain")
     assert facts["verdict"]["level"] == "most"
     assert "Most of your text can be recovered" in printed
-    assert facts["cloud_gain"] == NO_GAIN
-    assert NO_GAIN in printed
+    assert facts["gain"][1] <= facts["gain"][0] <= facts["gain"][2]
+    assert "points over the same device alone (your records)" in facts["cloud_gain"]
+    for shown in (printed, page):
+        assert facts["cloud_gain"] in shown
     inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]
     assert {row["name"] for row in facts["attacks"]} == {
         "EIA-1",
@@ -79,6 +81,7 @@ def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_pat
 def test_under_much_noise_little_is_read_and_the_page_is_private_and_self_contained(model, data, tmp_path):
     page, facts, _ = audit(model, data, tmp_path, "--param", "noise_ratio=500", "--frontier")
     assert facts["verdict"]["level"] != "most"
+    assert facts["cloud_gain"] == NO_GAIN
     for file in (tmp_path / "audit.html", tmp_path / "audit.json"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     for outside in ("http://", "https://", "<script", "<link", "src=", "@import", "url("):

@@ -8,17 +8,19 @@ import pytest
 
 from privtune.device.audit import identifying
 from privtune.device.audit.attacks.attack import silent
-from privtune.device.audit.jobs import sent_records
+from privtune.device.audit.case import build_case
+from privtune.device.audit.jobs import gate, sent_records
 from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.owner import AuditRequest, run_audit
 from privtune.device.audit.report.page import render
 from privtune.device.audit.sizes import QUICK
 from privtune.device.home.job_folder import JobFolder
+from privtune.device.home.policy import AuditRule
 from privtune.shared.errors import JobConflict
 from privtune.shared.job_spec import MechanismSpec, SurrogateSpec
 from tests.support.planted import MAX_LENGTH, WORDS, planted_world, texts
 from tests.support.running import run
-from tests.support.world import InProcessCloud
+from tests.support.world import InProcessCloud, Watcher
 
 # One attack: what is tested here is what it is given, and what is counted in its guesses.
 SIZE = replace(QUICK, metrics=("euclidean",), optimise=replace(QUICK.optimise, iterations=2), attacked=24)
@@ -63,6 +65,8 @@ def test_recorded_frames_hold_none_of_the_words_that_were_replaced(world, job, m
     assert found.document["surrogates"]["coverage"]["replaced"] > 100
     assert found.document["statement"]["row"] == "surrogate"
     assert "Of your own words that were replaced, 0 in 100 are in what" in found.document["verdict"]["text"]
+    assert found.document["verdict"]["headline"].startswith("What was replaced stays hidden")
+    assert "replaced words" in render(found)
     assert "your own words among what the cloud reads" in render(found)
     # Words that did leave are found by the same search.
     in_clear = frozenset(word for words in WORDS[:1] for word in words.split())
@@ -71,7 +75,25 @@ def test_recorded_frames_hold_none_of_the_words_that_were_replaced(world, job, m
         return [in_clear if WORDS[0] in record.text else frozenset() for record in own]
 
     monkeypatch.setattr(sent_records, "replaced_words", left)
-    assert own_words(audited(world, job)) > 0.9
+    read = audited(world, job)
+    assert own_words(read) > 0.9
+    assert read.document["verdict"]["headline"] == "Words that were replaced can be recovered"
+
+
+def test_the_gate_judges_replaced_words_alone_where_the_others_are_in_clear_by_design(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(gate.SIZES, "quick", SIZE)
+    counted = []
+    monkeypatch.setattr(gate, "build_case", lambda *args, **given: counted.append(given) or build_case(*args, **given))
+    spec = world.spec(
+        cut=0, surrogates=IDENTIFYING.model_dump(), train={"max_steps": 1, "batch_size": 8, "max_length": MAX_LENGTH}
+    )
+    watcher, settings = Watcher(), replace(world.settings, audit=AuditRule(), home=tmp_path)
+    run(world, spec, watcher=watcher, validation=False, settings=settings)
+    said = "\n".join(watcher.messages)
+    assert "audit passed: the attacks name at most 0.0% of the words that were replaced (allowed: 2% beyond" in said
+    assert "the cloud can read all of them" in said
+    (given,) = counted
+    assert "brandvold" in given["replaced"][0]
 
 
 def test_an_audit_before_a_job_attacks_the_text_that_surrogates_make(world):

@@ -87,6 +87,17 @@ def test_noise_in_the_frames_hides_what_noise_hides(local_world):
     assert finding(audited, "labels from recorded head gradients")[0] > 0.9, "noise does not hide labels"
 
 
+def test_ids_in_the_frames_are_read_by_their_table(local_world):
+    """What is attacked are the targets of the clusters, of which each hides its words from one another."""
+    world = local_world
+    spec = world.spec(**SHORT, mechanism={"name": "shared", "params": {"cluster_size": 8, "epsilon_cluster": 1.0}})
+    audited = audit(world, run(world, spec))
+    assert audited.document["transcript"]["records_sent"] == 200
+    assert "up TABLE" in audited.document["transcript"]["frames"]
+    inversion = [row for row in audited.document["attacks"] if row["kind"] == "inversion"]
+    assert 0 < max(row["figures"]["top1"]["value"] for row in inversion) < 0.5
+
+
 def paused_and_resumed(world, between):
     spec = world.spec(**SHORT, mechanism={"name": "dchi"})
     job_id, stop = world.cloud.create_job(spec), threading.Event()

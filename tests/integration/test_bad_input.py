@@ -172,23 +172,23 @@ def test_a_gateway_that_is_not_there_leaves_a_job_that_goes_on_later(owner):
 
 
 def test_another_protocol_is_told_before_a_job_exists(owner, monkeypatch):
-    monkeypatch.setattr("privtune.device.link.rest.PROTOCOL_VERSION", 3)
+    monkeypatch.setattr("privtune.device.link.rest.PROTOCOL_VERSION", 4)
     before = owner.jobs()
     done = owner.finetune("--new")
     assert done.code == 9
-    assert "speaks protocol 2, this device 3. Upgrade the older side." in done.line
+    assert "speaks protocol 3, this device 4. Upgrade the older side." in done.line
     assert owner.jobs() == before
 
 
 def test_another_protocol_at_the_gateway_is_refused_and_the_job_says_why(owner, monkeypatch):
-    monkeypatch.setattr("privtune.device.session.handshake.PROTOCOL_VERSION", 3)
+    monkeypatch.setattr("privtune.device.session.handshake.PROTOCOL_VERSION", 4)
     done = owner.finetune("--new", "--grpc-address", owner.world.cloud.grpc_address)
     assert done.code == 9
-    assert "the device speaks protocol 3" in done.line
+    assert "the device speaks protocol 4" in done.line
     assert "upgrade the older side" in done.line
     status, _, events = status_of(owner, job_id_of(done))
     assert status == "queued"
-    assert "the device speaks protocol 3" in events
+    assert "the device speaks protocol 4" in events
 
 
 def test_another_model_on_the_device_is_refused_and_the_job_says_why(owner):

@@ -109,7 +109,7 @@ def test_a_conversation_outlives_the_models_context(owner, job, monkeypatch):
     assert [answer["index"] for answer in answers] == list(range(10))
     assert all(answer["prompt_tokens"] + 6 <= 512 for answer in answers)
     assert answers[8]["prompt_tokens"] > 300  # as much as fits is kept
-    assert "its oldest 2 messages go" in done.err
+    assert "2 old messages left out" in done.err
     assert "at most 512; shorten it. The conversation starts afresh" in done.err
 
 

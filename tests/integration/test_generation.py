@@ -196,7 +196,7 @@ def test_a_budget_is_kept_before_anything_is_sent(local_world):
     generate_texts(job_id, PROMPTS[:2], settings, sampling=FREELY)
     with Proxy(world.settings.grpc_address) as proxy:
         careful = world.device(policy=settings.policy, grpc_address=proxy.address, local_model=str(world.models["dec"]))
-        with pytest.raises(PolicyRefused, match="0 are left"):
+        with pytest.raises(PolicyRefused, match="0 left"):
             generate_texts(job_id, PROMPTS[2:], careful, sampling=FREELY)
         assert proxy.bytes_from(device=True) == b""
 

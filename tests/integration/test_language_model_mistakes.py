@@ -31,7 +31,7 @@ def written(world, name, rows):
 
 
 def finetune(owner, file, *more):
-    options = ("--task", "causal-lm", "--model", "dec", "--text-gradients", "--protect", "none", *TINY)
+    options = ("--task", "causal-lm", "--model", "dec", "--protect", "none", *TINY)
     return owner("finetune", "--data", file, *options, *more)
 
 

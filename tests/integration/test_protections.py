@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from privtune.device.cli.planned_job import PlannedJob
 from privtune.device.link.rest import job_spec
 from privtune.shared.job_spec import JobSpec
 from tests.support.owner import TINY, job_id_of
@@ -39,6 +40,31 @@ def test_without_an_option_names_is_the_protection_and_the_cloud_gets_settings_o
     assert "protect" not in json.dumps(job)
     again = owner("finetune", "--job", job_id_of(done))
     assert said(again) == said(done)
+
+
+def test_all_takes_half_of_a_model_of_other_depth_and_says_so(owner):
+    done = owner.finetune("--protect", "all", "--another-noise")
+    assert done.code == 0, done.err
+    assert "(cut 1, tail 1, skip tuned" in done.out
+    assert "overridden" not in done.out
+    assert job_spec(owner.world.cloud.control.get_job(job_id_of(done))).cut == 1
+    assert PlannedJob().spec({}, "all", str(owner.world.models["enc"])).cut == 1
+    assert PlannedJob(cut=2, tail=0).spec({}, "all", "no-such-model").cut == 2
+
+
+def test_the_models_that_a_job_can_name_are_listed(owner):
+    listed = owner("models")
+    assert listed.code == 0, listed.err
+    heading, *rows = [line.split("  ") for line in listed.out.splitlines()]
+    assert heading[0] == "MODEL"
+    assert {row[0] for row in rows} == set(owner.world.models)
+    (enc,) = [line for line in listed.out.splitlines() if line.startswith("enc ")]
+    assert enc.split()[1:] == ["classification", "3", "0", "to", "2", "48", "tokens"]
+    offered = json.loads(owner("models", "--json").out)
+    assert {model["id"] for model in offered} == set(owner.world.models)
+    wrong = owner("finetune", "--model", "minilm", "--data", owner.world.data.path, "--protect", "all", *TINY)
+    assert "does not offer the model 'minilm'" in wrong.err
+    assert "privtune models" in wrong.err
 
 
 def test_an_overridden_setting_is_said(owner):

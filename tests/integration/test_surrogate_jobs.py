@@ -10,6 +10,7 @@ import pytest
 from privtune.device.account.run_account import source_of
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder
+from privtune.device.training import prepare
 from privtune.shared.errors import JobConflict, JobPaused, PolicyRefused
 from tests.support.planted import MAX_LENGTH, planted_world
 from tests.support.running import adapter_hash, cost, ledger_entries, run, same_order, stop_at, train
@@ -66,14 +67,15 @@ def test_a_job_is_not_resumed_with_other_surrogates(world, change):
         train(world, spec(world), job_id=job_id)
 
 
-def test_other_surrogates_are_another_noise_distribution_where_there_is_noise(world):
+def test_other_surrogates_are_another_noise_distribution_where_there_is_noise(world, monkeypatch):
     for _ in range(2):
         train(world, spec(world))
     assert (cost(world).noises, cost(world).jobs) == (1, 2)
     noisy = spec(world, mechanism={"name": "dchi"})
     train(world, noisy, settings=world.device(another_noise=True))
     assert cost(world).noises == 2
-    with pytest.raises(PolicyRefused, match="another noise distribution"):
+    monkeypatch.setattr(prepare, "load_bottom", lambda *_, **__: pytest.fail("a model is fetched for a refused job"))
+    with pytest.raises(PolicyRefused, match="other surrogates: with noise every job draws its own"):
         train(world, noisy)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from privtune.device.audit.engine import Engine
 from privtune.device.audit.sizes import QUICK
 from privtune.device.audit.tuning.choice import Wish
 from privtune.device.audit.tuning.request import TuneRequest
@@ -193,6 +194,33 @@ def test_with_a_tail_training_is_the_device_s_and_the_loss_is_counted_from_the_w
         tune(pooled, tmp_path / "home", tmp_path, Watcher())
 
 
+def test_with_surrogates_noise_is_tuned_on_the_text_that_they_make(folder, tmp_path, monkeypatch):
+    trained = []
+    utility = Engine.utility
+    monkeypatch.setattr(
+        Engine, "utility", lambda self, *given, **more: trained.append(given[2].train) or utility(self, *given, **more)
+    )
+    (tmp_path / "terms.txt").write_text("w7\n")
+    options = ("--dev", str(folder / "dev.csv"), "--max-drop", "100", "--epochs", "1", "--vary", "noise_ratio=0.05")
+    options += ("--surrogates", "identifying", "--own-terms", str(tmp_path / "terms.txt"), "--gain")
+    printed, facts = run(folder, tmp_path, *options)
+    own, sent = trained
+    assert own.fingerprint != sent.fingerprint, "what is compared trains on the owner's text, the split on the other"
+    assert facts["surrogates"]["replace"] == "identifying"
+    (setting,) = facts["settings"]
+    assert "Surrogates: given types" in setting["statement"]["text"]
+    assert setting["statement"]["numbers"]["words_replaced"] > 0
+    gain = facts["gains"]["0.05"]
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    assert "points over the same device alone (your dev split)" in facts["cloud_gain"]
+    assert facts["cloud_gain"] in printed
+    assert facts["cloud_gain"] in (tmp_path / "tune.html").read_text()
+    given = shlex.split(facts["command"])
+    assert given[given.index("--surrogates") :][:2] == ["--surrogates", "identifying"]
+    assert given[given.index("--own-terms") + 1] == str(tmp_path / "terms.txt")
+    assert run(folder, tmp_path, *options)[0].count("measured before") == 3
+
+
 def test_ctrl_c_ends_with_its_code_and_says_how_to_go_on(folder, tmp_path):
     command = [sys.executable, "-m", "privtune.device.cli", *arguments(folder, tmp_path, "--max-recovery", "0.5")]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads of a tiny model wait for one another on a busy machine
@@ -240,7 +268,8 @@ def test_a_folder_that_can_not_be_written_is_told_before_anything_is_measured(fo
         ([], "Set a goal"),
         (["--max-drop", "3", "--dev", "d.csv", "--holdout", "0.2"], "--dev or --holdout, not both"),
         (["--max-drop", "3", "--task", "causal-lm"], "for classification"),
-        (["--max-drop", "3", "--mechanism", "none"], "no strength to tune"),
+        (["--max-drop", "3", "--mechanism", "none"], "no strength to tune; name another one with --mechanism"),
+        (["--max-drop", "3", "--own-terms", __file__], "this job replaces nothing: add --surrogates identifying"),
         (["--max-drop", "3", "--mechanism", "fog"], "there is no mechanism 'fog'"),
         (["--max-drop", "3", "--vary", "noise_ratio"], "PARAM=V1,V2"),
         (["--max-drop", "3", "--vary", "noise_ratio=1,,3"], "PARAM=V1,V2"),

@@ -48,9 +48,7 @@ def nothing_was_sent(owner, job_id):
 def test_finetune(owner, task, model, data):
     before = set(owner.jobs())
     file = str(owner.world.folder / f"beyond.{data}")
-    done = owner(
-        "finetune", "--task", task, "--model", model, "--data", file, "--protect", "none", "--text-gradients", *TINY
-    )
+    done = owner("finetune", "--task", task, "--model", model, "--data", file, "--protect", "none", *TINY)
     refused(done)
     (job_id,) = set(owner.jobs()) - before
     nothing_was_sent(owner, job_id)

@@ -110,7 +110,8 @@ def test_a_resumed_job_has_the_weights_that_its_slopes_make_of_the_first_ones(lo
 
 def test_slopes_that_are_lost_are_not_drawn_again(local_world):
     world = local_world
-    spec = world.spec(**SLOPED)
+    codes = {"name": "codes", "params": {"codes": 8, "dims": 2}}  # travels as ids of a public table
+    spec = world.spec(**SLOPED | {"mechanism": codes})
     job_id = world.cloud.create_job(spec)
     with pytest.raises(Died):
         run(world, spec, job_id=job_id, watcher=Watcher(at_step=die_after(6)))

@@ -68,7 +68,7 @@ def world(tmp_path_factory):
 def finetune(world, spec, data, validation=None):
     """A job as `privtune finetune` runs it, through the proxies."""
     request = RunRequest(cloud="", spec=spec, train=data, validation=validation)
-    checked = check_request(request, world.settings.home, Consent(text_gradients=True), lambda _: None)
+    checked = check_request(request, world.settings.home, Consent(), lambda _: None)
     watcher = Watcher()
     with ControlPlane(f"http://{world.rest.address}", world.settings.api_key) as control:
         job_id, asked = submit(checked, world.settings.home, control, lambda _: None, new=True)

@@ -15,7 +15,12 @@ from tests.support.proxy import Proxy
 from tests.support.running import run
 from tests.support.world import InProcessCloud, Watcher, build_world
 
-RUNS = {"cloud-trains": {"tail": 0}, "tail-trains": {"tail": 1}, "skip-trains": {"tail": 1, "skip": "tuned"}}
+RUNS = {
+    "cloud-trains": {"tail": 0},
+    "tail-trains": {"tail": 1},
+    "skip-trains": {"tail": 1, "skip": "tuned"},
+    "ids": {"tail": 1, "skip": "tuned", "mechanism": {"name": "codes", "params": {"codes": 8, "dims": 2}}},
+}
 
 
 @contextlib.contextmanager
@@ -23,7 +28,7 @@ def recording(folder, changes):
     """A whole private job (training, evaluation, prediction) through a recording proxy."""
     world = build_world(folder, InProcessCloud)
     world.settings = replace(world.settings, local_model=str(world.models["enc"]))
-    spec = world.spec(mechanism={"name": "dchi"}, train={"max_steps": 30}, **changes)
+    spec = world.spec(**{"mechanism": {"name": "dchi"}, "train": {"max_steps": 30}} | changes)
     with Proxy(world.settings.grpc_address) as proxy:
         settings = world.device(grpc_address=proxy.address)
         watcher = Watcher()
@@ -35,7 +40,7 @@ def recording(folder, changes):
 
 @pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS.keys())
 def recorded(request, tmp_path_factory):
-    """Such a job without a tail, with one, and with a tuned skip."""
+    """Such a job without a tail, with one, with a tuned skip, and one that sends ids."""
     with recording(tmp_path_factory.mktemp("wire"), request.param) as run:
         yield run
 
@@ -45,9 +50,9 @@ def sentences(world):
 
 
 def test_the_recording_is_of_a_real_run(recorded):
-    _, _, proxy, result, predictions, _ = recorded
+    _, spec, proxy, result, predictions, _ = recorded
     up = proxy.bytes_from(device=True)
-    assert len(up) >= result.bytes_up > 30_000
+    assert len(up) >= result.bytes_up > (4_000 if spec.mechanism.name == "codes" else 30_000)
     assert len(predictions) == 2
 
 
@@ -126,7 +131,8 @@ def test_losses_and_metrics_stay_home(recorded, tmp_path):
     assert losses_in(raw + np.float32(watcher.losses[0]).tobytes(), watcher.losses), "or the check could not fail"
     found = losses_in(raw, watcher.losses)
     if found:  # four bytes of noise are a loss once in some fifty runs; what is really sent is in every run
-        with recording(tmp_path, {"tail": spec.tail, "skip": spec.skip}) as (_, _, proxy, _, _, watcher):
+        again = {"tail": spec.tail, "skip": spec.skip, "mechanism": spec.mechanism.model_dump()}
+        with recording(tmp_path, again) as (_, _, proxy, _, _, watcher):
             found = losses_in(proxy.bytes_from(device=True), watcher.losses)
     assert not found
 

@@ -28,6 +28,7 @@ from typing import Any
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.architectures import tasks_of
+from privtune.shared.wording import counted, install
 
 _PYPI = "pypi:"
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,199}$")
@@ -89,7 +90,8 @@ class Catalog:
         if self.allow_hub and _HUB_ID.match(name) and not Path(name.partition("::")[0]).exists():
             return name
         raise ModelNotFound(
-            f"This cloud does not offer the model {name[:80]!r}. `GET /v1/models` lists what it offers.", param="model"
+            f"This cloud does not offer the model {name[:80]!r}; `privtune models` (GET /v1/models) lists all.",
+            param="model",
         )
 
     def card(self, name: str) -> ModelCard:
@@ -116,13 +118,15 @@ class Catalog:
         card = self.card(spec.model)
         if spec.cut >= card.layers:
             raise CutOutOfRange(
-                f"cut must be from 0 to {card.layers - 1} for {spec.model} ({card.layers} blocks), not {spec.cut}.",
+                f"cut must be from 0 to {card.layers - 1} for {spec.model} ({counted(card.layers, 'block')}), "
+                f"not {spec.cut}.",
                 param="privtune.cut",
             )
         if spec.tail >= card.layers - spec.cut:
             raise CutOutOfRange(
-                f"cut {spec.cut} and a tail of {spec.tail} leave none of {spec.model}'s {card.layers} blocks to the "
-                f"cloud; with this cut the tail is from 0 to {card.layers - spec.cut - 1}.",
+                f"cut {spec.cut} and a tail of {spec.tail} leave none of {spec.model}'s "
+                f"{counted(card.layers, 'block')} to the cloud; with this cut the tail is from 0 to "
+                f"{card.layers - spec.cut - 1}.",
                 param="privtune.tail",
             )
         if spec.task not in card.tasks:
@@ -220,7 +224,7 @@ def _gguf_card(name: str, path: Path) -> ModelCard:
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError as error:
-        raise ModelUnsupported("GGUF models need the extra: pip install 'privtune[gguf]'", detail=str(error)) from error
+        raise ModelUnsupported(f"GGUF models need an extra: {install('gguf')}", detail=str(error)) from error
     fields = GGUFReader(str(path)).fields
 
     def value(key: str) -> Any:

@@ -1,5 +1,7 @@
 """Encodes float32 matrices for the wire and decodes them, in numpy without per-element Python work.
 
+Ids of a public table are matrices of width 1 with whole numbers, which float32 holds exactly.
+
 Encoding comes after the noise, so it is post-processing and can only lose information.
 """
 
@@ -12,17 +14,21 @@ from privtune.shared.errors import FrameCorrupt, NonFinite
 
 FloatArray = npt.NDArray[np.float32]
 
-BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2}
+BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "ids8": 1, "ids16": 2}
+_IDS = {"ids8": "u1", "ids16": "<u2"}
 _PROBE_ROWS, _PROBE_WIDTH = 4, 16
 
 
 def encode(h_ND: FloatArray, codec: str) -> bytes:
     """Encode an (N, D) float32 matrix, row-major and little-endian.
 
-    bf16 rounds to nearest, ties to even. Raises NonFinite for NaN or infinity, which would spoil the other side.
+    bf16 rounds to nearest, ties to even; ids8 and ids16 take whole numbers up to 255 and 65,535. Raises NonFinite for
+    NaN or infinity, which would spoil the other side.
     """
     if not np.isfinite(h_ND).all():
         raise NonFinite("a tensor to be sent contains NaN or infinity; lower --learning-rate or use --precision fp32")
+    if codec in _IDS:
+        return h_ND.astype(_IDS[codec]).tobytes()
     contiguous = np.ascontiguousarray(h_ND, dtype="<f4")
     if codec == "fp32":
         return contiguous.tobytes()
@@ -39,6 +45,8 @@ def decode(payload: bytes | bytearray | memoryview, rows: int, width: int, codec
     expected = rows * width * BYTES_PER_ELEMENT[codec]
     if len(payload) != expected:
         raise FrameCorrupt(f"a tensor of {rows} x {width} in {codec} needs {expected} bytes, not {len(payload)}")
+    if codec in _IDS:
+        return np.frombuffer(payload, dtype=_IDS[codec]).reshape(rows, width).astype(np.float32)
     if codec == "fp32":
         h_ND = np.frombuffer(payload, dtype="<f4").reshape(rows, width).copy()
     else:

@@ -37,6 +37,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from privtune.shared.wording import install
+
 
 class PrivTuneError(Exception):
     """Root of the table; picklable.
@@ -284,4 +286,4 @@ def missing_package(error: ModuleNotFoundError, extra: str) -> InvalidInput | No
     name = (error.name or "").partition(".")[0]
     if name in ("", "privtune"):
         return None
-    return InvalidInput(f"This command needs the package {name}: pip install 'privtune[{extra}]'.")
+    return InvalidInput(f"This command needs the package {name}: {install(extra)}.")

@@ -17,7 +17,7 @@ from privtune.shared.codec import BYTES_PER_ELEMENT, FloatArray, decode, encode
 from privtune.shared.errors import FrameCorrupt, MessageTooLarge, SessionSuperseded
 from privtune.split.v1 import split_pb2 as pb
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 DEFAULT_CHUNK_BYTES = 1 << 20
 # Room for a frame's fields around its payload: read-out positions and record handles of a large micro-batch.
 HEADER_BYTES = 4 << 20
@@ -29,8 +29,9 @@ STEP = pb.FRAME_KIND_STEP
 CUT_GRADIENT = pb.FRAME_KIND_CUT_GRADIENT
 RESEND = pb.FRAME_KIND_RESEND
 END = pb.FRAME_KIND_END
+TABLE = pb.FRAME_KIND_TABLE
 
-_CODECS = {"fp32": pb.CODEC_FP32, "bf16": pb.CODEC_BF16}
+_CODECS = {"fp32": pb.CODEC_FP32, "bf16": pb.CODEC_BF16, "ids8": pb.CODEC_IDS8, "ids16": pb.CODEC_IDS16}
 _CODEC_NAMES = {number: name for name, number in _CODECS.items()}
 
 
@@ -54,7 +55,7 @@ class Message:
     kind: a `FrameKind` of the protocol.
     step, micro_batch: its place in the session.
     payload: `rows` x `width` elements in `codec`, or nothing.
-    forward, control, report: the header that its kind has, if any.
+    forward, control, report, table: the header that its kind has, if any.
     last_micro_batch: it ends the step.
     wire_bytes: of the frames that brought it; 0 for one made here.
     """
@@ -69,6 +70,7 @@ class Message:
     forward: pb.ForwardHeader | None = None
     control: pb.StepControl | None = None
     report: pb.StepReport | None = None
+    table: pb.TableHeader | None = None
     last_micro_batch: bool = False
     wire_bytes: int = 0
 
@@ -103,11 +105,19 @@ def pack_positions(positions_N: npt.NDArray[np.int64]) -> bytes:
     return positions_N.astype("<u4").tobytes()
 
 
-def unpack_positions(raw: bytes) -> npt.NDArray[np.int64]:
-    """The inverse of `pack_positions`."""
-    if len(raw) % 4:
+def readout_positions(header: pb.ForwardHeader) -> npt.NDArray[np.int64]:
+    """The flat positions b * T + t that a FORWARD frame reads out; without any named, every row of every record."""
+    if not header.readout:
+        return every_row(np.fromiter(header.lengths, dtype=np.int64))
+    if len(header.readout) % 4:
         raise FrameCorrupt("read-out positions are not a whole number of uint32")
-    return np.frombuffer(raw, dtype="<u4").astype(np.int64)
+    return np.frombuffer(header.readout, dtype="<u4").astype(np.int64)
+
+
+def every_row(lengths_B: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The flat positions b * T + t of all rows, T the longest: a tail reads every state."""
+    width = int(lengths_B.max())
+    return np.flatnonzero(np.arange(width)[None, :] < lengths_B[:, None])
 
 
 @dataclass(kw_only=True)
@@ -154,6 +164,8 @@ class FrameWriter:
             frame.control.CopyFrom(message.control)
         if message.report is not None:
             frame.report.CopyFrom(message.report)
+        if message.table is not None:
+            frame.table.CopyFrom(message.table)
 
 
 @dataclass(kw_only=True)
@@ -245,6 +257,7 @@ class FrameReader:
             forward=first.forward if first.HasField("forward") else None,
             control=first.control if first.HasField("control") else None,
             report=first.report if first.HasField("report") else None,
+            table=first.table if first.HasField("table") else None,
             last_micro_batch=first.last_micro_batch,
             wire_bytes=size,
         )

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from privtune.shared.codec import BYTES_PER_ELEMENT, check_probe, decode, encode, probe
+from privtune.shared.codec import check_probe, decode, encode, probe
 from privtune.shared.errors import FrameCorrupt, NonFinite
 
+VECTORS = ["fp32", "bf16"]
 finite = st.floats(-(2.0**99), 2.0**99, width=32)
 
 
@@ -22,7 +23,7 @@ def test_bf16_rounds_as_torch_does(h_ND):
     np.testing.assert_array_equal(decode(encode(h_ND, "bf16"), *h_ND.shape, "bf16"), expected)
 
 
-@pytest.mark.parametrize("codec", list(BYTES_PER_ELEMENT))
+@pytest.mark.parametrize("codec", VECTORS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_non_finite_is_refused_on_both_sides(codec, bad):
     h_ND = np.zeros((2, 3), dtype=np.float32)
@@ -34,12 +35,20 @@ def test_non_finite_is_refused_on_both_sides(codec, bad):
         decode(raw, 2, 3, codec)
 
 
+@pytest.mark.parametrize(("codec", "most"), [("ids8", 255), ("ids16", 65535)])
+def test_ids_are_exact(codec, most):
+    ids_N1 = np.array([[0], [7], [most]], dtype=np.float32)
+    raw = encode(ids_N1, codec)
+    assert len(raw) == 3 * (1 if codec == "ids8" else 2)
+    np.testing.assert_array_equal(decode(raw, 3, 1, codec), ids_N1)
+
+
 def test_wrong_size_is_refused():
     with pytest.raises(FrameCorrupt, match="needs 24 bytes, not 23"):
         decode(b"x" * 23, 2, 3, "fp32")
 
 
-@pytest.mark.parametrize("codec", list(BYTES_PER_ELEMENT))
+@pytest.mark.parametrize("codec", VECTORS)
 def test_probe_tells_encodings_apart(codec):
     other = "bf16" if codec == "fp32" else "fp32"
     assert check_probe(encode(probe(), codec), codec)

@@ -54,4 +54,4 @@ def test_a_command_without_its_sides_packages_says_what_to_install(module, argum
     extra = module.split(".")[1]
     assert done.returncode == InvalidInput.exit_code
     assert done.stderr.count("\n") == 1
-    assert f"needs the package {package}: pip install 'privtune[{extra}]'" in done.stderr
+    assert f"needs the package {package}: pip install '.[{extra}]'" in done.stderr

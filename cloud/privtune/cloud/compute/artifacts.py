@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
-from privtune.shared.files import replacing_folder, write_text
+from privtune.shared.files import replacing_file, replacing_folder, write_text
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, write_manifest
 from privtune.shared.modeling.adapter_folder import ADAPTER_WEIGHTS
+from privtune.shared.public_table import PublicTable
 
 
 class Artifacts:
@@ -49,6 +53,27 @@ class Artifacts:
         except OSError as error:
             raise StorageFull(f"the job's folder can't be written: {error.strerror}; free room and resume") from error
 
+    def table(self, job_id: str) -> PublicTable | None:
+        """The table that the ids of a job stand for; None if no session has sent one, or it can't be read."""
+        try:
+            with safe_open(self._table(job_id), framework="numpy") as file:
+                placed = int((file.metadata() or {})["placed"])
+                rows_KD, offsets_PD = file.get_tensor("rows"), file.get_tensor("offsets")
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return None  # its device sends it again
+        return PublicTable(rows_KD=rows_KD, offsets_PD=offsets_PD, placed=placed)
+
+    def keep_table(self, job_id: str, table: PublicTable) -> None:
+        """Store a job's table for its later sessions, in place of an earlier one. Raises `StorageFull`."""
+        path = self._table(job_id)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing_file(path) as scratch:
+                parts = {"rows": table.rows_KD, "offsets": table.offsets_PD}
+                save_file(parts, scratch, metadata={"placed": str(table.placed)})
+        except OSError as error:
+            raise StorageFull(f"the job's table can't be written: {error.strerror}; free room and resume") from error
+
     @contextmanager
     def writing_adapter(self, job_id: str, **facts: object) -> Iterator[Path]:
         """A scratch folder that becomes the job's adapter, with a manifest that also holds `facts`.
@@ -78,6 +103,9 @@ class Artifacts:
 
     def _pin(self, job_id: str) -> Path:
         return self._jobs / job_id / "base.sha256"
+
+    def _table(self, job_id: str) -> Path:
+        return self._jobs / job_id / "table.safetensors"
 
     def _adapter(self, job_id: str) -> Path:
         return self._jobs / job_id / "adapter"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
@@ -24,7 +25,9 @@ from privtune.shared.codec import check_probe
 from privtune.shared.errors import InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import checkpoint_steps
+from privtune.shared.public_table import MAX_TABLE_BYTES
 from privtune.shared.wire import Message, codec_name
+from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
 
 SUPERSEDED = "a newer session holds this job; this one ends here"
@@ -60,7 +63,10 @@ class JobSession:
     def max_message_bytes(self) -> int | None:
         """Largest tensor that the job's description allows a device to send; None: no bound of its own."""
         train = self.spec.train
-        return None if self.infer else train.batch_size * train.max_length * self.releases.row_bytes
+        if self.infer:
+            return None
+        rows = train.batch_size * train.max_length * self.releases.vector_bytes
+        return max(rows, MAX_TABLE_BYTES) if self.releases.needs_table else rows
 
 
 class Desk:
@@ -102,9 +108,11 @@ class Desk:
         _check_trainable(self._jobs.disconnected(job.id, "a newer session holds the job; it continues with that one"))
         if before is not None and before.top.total_steps == request.total_steps:
             top, releases = before.top, before.releases
+            if releases.table_sha256 != request.table_sha256:
+                releases = self._new_cache(job, request)
         else:
             top = self._new_top(job, request.total_steps)
-            releases = self._new_cache(job.spec, request)
+            releases = self._new_cache(job, request)
         common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
         top.rewind(max(common, default=0))
         session = self._training[job.id] = self._new_session(job, top, releases)
@@ -192,7 +200,7 @@ class Desk:
         """
         final_step = request.final_step
         if request.tokens > MOST_TOKENS:
-            raise InvalidInput(f"a job of {request.tokens} tokens is none that a device trained")
+            raise InvalidInput(f"a job of {counted(request.tokens, 'token')} is none that a device trained")
         job = self._jobs.get(request.job_id)
         if job.status == "succeeded":
             done = self._artifacts.facts(job.id)
@@ -204,8 +212,8 @@ class Desk:
         session = self.current(job.id, request.session_epoch)
         if final_step != session.top.step or final_step != session.top.total_steps:
             raise JobConflict(
-                f"the device ends the job at step {final_step}, but {session.top.step} of "
-                f"{session.top.total_steps} steps are done; open the job again to continue"
+                f"the device ends the job at step {final_step}, but the cloud is at "
+                f"{session.top.step} of {session.top.total_steps}; open the job again to continue"
             )
         if job.status != "running":  # all steps were done, then the connection was lost
             self._jobs.start(job.id)
@@ -233,13 +241,13 @@ class Desk:
             _check_trainable(job)
         top = self._new_top(job, done)
         top.step = done
-        return self._new_session(job, top, self._new_cache(job.spec, request))
+        return self._new_session(job, top, self._new_cache(job, request))
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
         self._check(job, request)
         top = self._new_top(job, 1)
         top.load_newest(request.checkpoint_steps)
-        session = self._new_session(job, top, self._new_cache(job.spec, request), infer=True)
+        session = self._new_session(job, top, self._new_cache(job, request), infer=True)
         self._inference[job.id, session.epoch] = session
         return session
 
@@ -280,12 +288,18 @@ class Desk:
                 closing=lambda: self.closing,
                 budget=self.budget,
                 max_padded_bytes=2 * self._settings.max_tensor_bytes,
+                keep_table=partial(self._artifacts.keep_table, job.id),
             ),
             infer=infer,
         )
 
-    def _new_cache(self, spec: JobSpec, request: pb.OpenRequest) -> ReleaseCache:
-        return ReleaseCache(request.hidden_size, spec.codec, self._settings.max_release_bytes, self.budget)
+    def _new_cache(self, job: Job, request: pb.OpenRequest) -> ReleaseCache:
+        announced, most = request.table_sha256, self._settings.max_release_bytes
+        releases = ReleaseCache(request.hidden_size, job.spec.codec, most, self.budget, announced)
+        table = self._artifacts.table(job.id) if announced else None
+        if table is not None and table.sha256 == announced:
+            releases.take_table(table)
+        return releases
 
     def _check(self, job: Job, request: pb.OpenRequest) -> None:
         """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours, or for a new base."""

@@ -1,5 +1,7 @@
 """Releases that a job's device has uploaded, kept in memory so that later epochs only refer to them.
 
+A release is vectors, or ids of the job's public table; ids become the very vectors that the device would have sent.
+
 Bounded in bytes: the oldest releases are evicted, and the cloud asks the device to resend those records. The device
 repeats the identical bytes from its own store, so a resend reveals nothing new.
 """
@@ -10,14 +12,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from privtune.cloud.compute.memory_budget import MemoryBudget
-from privtune.shared.codec import BYTES_PER_ELEMENT, decode
+from privtune.shared.codec import BYTES_PER_ELEMENT, decode, encode
 from privtune.shared.errors import FrameCorrupt
-from privtune.shared.wire import Message, unpack_positions
+from privtune.shared.public_table import IdArray, PublicTable
+from privtune.shared.wire import Message, readout_positions
 from privtune.split.v1 import split_pb2 as pb
 
 MAX_RECORDS_IN_A_MICRO_BATCH = 65_536
@@ -42,15 +44,21 @@ class PaddedBatch:
 
 
 class ReleaseCache:
-    """Encoded releases of one job by record handle: `width` values per row, `max_bytes` in all.
+    """Encoded releases of one job by record handle: vectors of `width` values, or ids; `max_bytes` in all.
 
+    codec: of vectors.
     budget: shared by all jobs; None: this job's own.
+    table_sha256: of the table that ids stand for; "": vectors are sent.
     """
 
-    def __init__(self, width: int, codec: str, max_bytes: int, budget: MemoryBudget | None = None) -> None:
+    def __init__(
+        self, width: int, codec: str, max_bytes: int, budget: MemoryBudget | None = None, table_sha256: str = ""
+    ) -> None:
         self._budget = budget or MemoryBudget(max_bytes)
-        self._width, self._codec, self._max_bytes = width, codec, max_bytes
-        self.row_bytes = width * BYTES_PER_ELEMENT[codec]
+        self.width, self._codec, self._max_bytes = width, codec, max_bytes
+        self.vector_bytes = width * BYTES_PER_ELEMENT[codec]
+        self.table_sha256 = table_sha256
+        self._table: PublicTable | None = None
         self._held: OrderedDict[int, bytes] = OrderedDict()
         self._size = 0
 
@@ -65,8 +73,7 @@ class ReleaseCache:
             raise FrameCorrupt("a forward frame came without its header")
         lengths_B = np.fromiter(header.lengths, dtype=np.int64)
         self._check(header, lengths_B, message)
-        rows = self._rows(header, lengths_B, message)
-        h_MD = torch.from_numpy(decode(b"".join(rows), int(lengths_B.sum()), self._width, self._codec))
+        h_MD = self._vectors(b"".join(self._rows(header, lengths_B, message)), lengths_B)
         return _pad(h_MD, torch.from_numpy(lengths_B), header)
 
     def unpack_rows(self, message: Message) -> PaddedBatch:
@@ -76,7 +83,21 @@ class ReleaseCache:
             raise FrameCorrupt("new rows of a text must be sent inline, with their header")
         lengths_B = np.fromiter(header.lengths, dtype=np.int64)
         self._check(header, lengths_B, message)
-        return _pad(torch.from_numpy(message.tensor()), torch.from_numpy(lengths_B), header)
+        past_B = np.zeros_like(lengths_B)
+        past_B[: len(header.past)] = header.past
+        return _pad(self._vectors(message.payload, lengths_B, past_B), torch.from_numpy(lengths_B), header)
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether ids are announced whose table is not here."""
+        return bool(self.table_sha256) and self._table is None
+
+    def take_table(self, table: PublicTable) -> None:
+        """From here on ids stand for this table's rows. Raises `FrameCorrupt` for another than was announced."""
+        if table.sha256 != self.table_sha256 or table.width != self.width:
+            raise FrameCorrupt("a table came that the handshake did not announce")
+        self._budget.hold(table, table.nbytes)
+        self._table = table
 
     def shed(self) -> None:
         """Free the older half for others; devices send these records again."""
@@ -84,7 +105,7 @@ class ReleaseCache:
             self._size -= len(self._held.popitem(last=False)[1])
         self._budget.hold(self, self._size)
 
-    def _check(self, header: pb.ForwardHeader, lengths_B: npt.NDArray[np.int64], message: Message) -> None:
+    def _check(self, header: pb.ForwardHeader, lengths_B: IdArray, message: Message) -> None:
         records = len(header.record_ids)
         if not 0 < records <= MAX_RECORDS_IN_A_MICRO_BATCH or not len(lengths_B) == len(header.inlined) == records:
             raise FrameCorrupt("a forward frame's record ids, lengths and inline flags do not fit together")
@@ -92,19 +113,38 @@ class ReleaseCache:
             raise FrameCorrupt("a forward frame names a record twice")
         if lengths_B.min() < 1:
             raise FrameCorrupt("a forward frame names a record without rows")
-        if message.codec != self._codec or message.width != self._width:
+        width, codec = self._form()
+        if message.codec != codec or message.width != width:
             raise FrameCorrupt(
-                f"vectors of width {message.width} in {message.codec or 'no codec'} came; "
-                f"this job uses {self._width} in {self._codec}"
+                f"rows of width {message.width} in {message.codec or 'no codec'} came; this job uses {width} in {codec}"
             )
         if message.rows != int(lengths_B[np.fromiter(header.inlined, dtype=bool)].sum()):
             raise FrameCorrupt("a forward frame's rows do not add up to its records' lengths")
 
-    def _rows(self, header: pb.ForwardHeader, lengths_B: npt.NDArray[np.int64], message: Message) -> list[bytes]:
+    def _form(self) -> tuple[int, str]:
+        """Width and codec of the rows that come."""
+        if not self.table_sha256:
+            return self.width, self._codec
+        if self._table is None:
+            raise FrameCorrupt("ids came before the table that they stand for")
+        return 1, self._table.codec
+
+    def _vectors(self, payload: bytes | bytearray, lengths_B: IdArray, past_B: IdArray | None = None) -> Tensor:
+        """h_MD, rounded as the codec does. past_B: how many rows of each record came earlier; None: none of any."""
+        width, codec = self._form()
+        rows_MW = decode(payload, int(lengths_B.sum()), width, codec)
+        if self._table is None:
+            return torch.from_numpy(rows_MW)
+        firsts_B = lengths_B.cumsum() - lengths_B - (0 if past_B is None else past_B)
+        places_M = np.arange(len(rows_MW)) - np.repeat(firsts_B, lengths_B)
+        h_MD = self._table.vectors(rows_MW[:, 0].astype(np.int64), places_M)
+        return torch.from_numpy(decode(encode(h_MD, self._codec), len(h_MD), self.width, self._codec))
+
+    def _rows(self, header: pb.ForwardHeader, lengths_B: IdArray, message: Message) -> list[bytes]:
         payload, offset, rows = memoryview(message.payload), 0, []
-        missing = False
+        missing, row_bytes = False, message.width * BYTES_PER_ELEMENT[message.codec]
         for record, length, inlined in zip(header.record_ids, lengths_B.tolist(), header.inlined, strict=True):
-            size = length * self.row_bytes
+            size = length * row_bytes
             if inlined:
                 self._keep(record, bytes(payload[offset : offset + size]))
                 offset += size
@@ -132,7 +172,7 @@ class ReleaseCache:
 
 def _pad(h_MD: Tensor, lengths_B: Tensor, header: pb.ForwardHeader) -> PaddedBatch:
     rows, longest = len(lengths_B), int(lengths_B.max())
-    readout_N = torch.from_numpy(unpack_positions(header.readout))
+    readout_N = torch.from_numpy(readout_positions(header))
     if len(readout_N) == 0 or int(readout_N.max()) >= rows * longest:
         raise FrameCorrupt("a forward frame reads out a position that is not in it")
     if len(torch.unique(readout_N)) < len(readout_N):

@@ -19,7 +19,20 @@ from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.jobs.states import Request
 from privtune.shared.errors import FrameCorrupt, PrivTuneError
-from privtune.shared.wire import CUT_GRADIENT, END, FORWARD, GRADIENT, OUTPUT, RESEND, STEP, Message, tensor_message
+from privtune.shared.public_table import PublicTable
+from privtune.shared.wire import (
+    CUT_GRADIENT,
+    END,
+    FORWARD,
+    GRADIENT,
+    OUTPUT,
+    RESEND,
+    STEP,
+    TABLE,
+    Message,
+    tensor_message,
+)
+from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
 
 # Messages held for later steps; a device that sends further ahead ignores the handshake's max_in_flight.
@@ -37,6 +50,7 @@ class StepMachine:
     closing: whether the cloud is shutting down, so that the next step is the last one and leaves a checkpoint.
     budget: shared by all jobs; None: no bound.
     max_padded_bytes: most that a micro-batch may take once it is padded, in float32.
+    keep_table: stores a table that came, for later sessions of the job.
     outcome: of the last optimiser step, a `pb.StepOutcome`.
     """
 
@@ -50,7 +64,9 @@ class StepMachine:
         closing: Callable[[], bool] = lambda: False,
         budget: MemoryBudget | None = None,
         max_padded_bytes: int = MAX_PADDED_BYTES,
+        keep_table: Callable[[PublicTable], None] = lambda table: None,
     ) -> None:
+        self._keep_table = keep_table
         self._budget, self._max_padded_bytes = budget or MemoryBudget(sys.maxsize), max_padded_bytes
         self._pending: dict[int, int] = {}  # bytes that the graph of a micro-batch holds, roughly
         self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
@@ -67,6 +83,8 @@ class StepMachine:
             self._check(message, header or pb.ForwardHeader())
         if self._texts is not None and message.kind == FORWARD and header is not None and header.past:
             yield self._extend(message, header, self._texts)
+        elif message.kind == TABLE:
+            yield self._take_table(message)
         elif self._texts is not None and message.kind == END and header is not None:
             self._texts.drop(self, header.record_ids)
         elif message.kind == FORWARD and header is not None and header.forward_only:
@@ -93,15 +111,15 @@ class StepMachine:
         """Raises `FrameCorrupt` for what the job's description does not allow, before anything is computed."""
         train, records, longest = self._top.spec.train, len(header.record_ids), max(header.lengths, default=0)
         if records > (MAX_INFERENCE_RECORDS if self._texts is not None else train.batch_size):
-            raise FrameCorrupt(f"a micro-batch of {records} records is over the job's batch_size")
+            raise FrameCorrupt(f"a micro-batch of {counted(records, 'record')} is over the job's batch_size")
         most = (
             train.max_length if self._texts is None else max(train.max_length, self._top.positions(MAX_INFERENCE_ROWS))
         )
         if longest > most:
-            raise FrameCorrupt(f"a record of {longest} rows is over the job's max_length of {most}")
-        if records * longest * message.width * 4 > self._max_padded_bytes:
+            raise FrameCorrupt(f"a record of {counted(longest, 'row')} is over the job's max_length of {most}")
+        if records * longest * self._releases.width * 4 > self._max_padded_bytes:
             raise FrameCorrupt(
-                f"{records} records of up to {longest} rows take too much memory together; "
+                f"{counted(records, 'record')} of up to {counted(longest, 'row')} take too much memory together; "
                 "lower --batch-size or --max-length"
             )
         if len(header.readout) > 4 * records * longest:
@@ -117,7 +135,7 @@ class StepMachine:
         """Enter a forward pass whose graph waits for its gradient. Raises `FrameCorrupt` for one more than agreed."""
         if len(self._pending) >= self._top.spec.train.in_flight:
             raise FrameCorrupt("the device sent more micro-batches without gradients than the handshake allows")
-        self._pending[message.micro_batch] = self._top.graph_bytes(rows, message.width)
+        self._pending[message.micro_batch] = self._top.graph_bytes(rows, self._releases.width)
         try:
             self._hold_bytes()
         except PrivTuneError:
@@ -136,13 +154,22 @@ class StepMachine:
         held = sum(max(message.wire_bytes, len(message.payload)) for message in self._held)
         self._budget.hold(self, held + sum(self._pending.values()))
 
+    def _take_table(self, message: Message) -> Message:
+        table = PublicTable.from_message(message)
+        self._releases.take_table(table)
+        self._keep_table(table)
+        return Message(kind=TABLE, step=message.step, table=pb.TableHeader(sha256=table.sha256))
+
+    def _output(self, message: Message, out_ND: torch.Tensor) -> Message:
+        return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), self._top.spec.codec)
+
     def _evaluate(self, message: Message) -> Iterator[Message]:
         batch = self._unpack(message)
         if batch is None:
             yield resend(message)
             return
         out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
-        yield tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+        yield self._output(message, out_ND)
 
     def _extend(self, message: Message, header: pb.ForwardHeader, texts: TextCache) -> Message:
         """Extend texts by new rows: all texts of the micro-batch, or none when one of them was evicted."""
@@ -169,7 +196,7 @@ class StepMachine:
                 out_BTD[row, :length] = self._top.extend(cache, batch.h_BTD[row, :length])
                 texts.put(self, header.record_ids[row], cache)
         out_ND = out_BTD.flatten(0, 1).index_select(0, batch.readout_N)
-        return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+        return self._output(message, out_ND)
 
     def _begin(self, batch: PaddedBatch, header: pb.ForwardHeader, texts: TextCache, out_BTD: torch.Tensor) -> None:
         """Begin new texts, each kept as soon as its pass is done: over the bound, the first ones give way again."""
@@ -208,7 +235,7 @@ class StepMachine:
             want_cut_gradient=header.want_cut_gradient,
         )
         self._masks[message.micro_batch] = batch.mask_BT
-        yield tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), message.codec)
+        yield self._output(message, out_ND)
 
     def _backward(self, message: Message) -> Iterator[Message]:
         if message.micro_batch in self._done:

@@ -15,6 +15,7 @@ from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.release_cache import NotHeld
 from privtune.shared.errors import FrameCorrupt, MessageTooLarge, PrivTuneError
 from privtune.shared.modeling.kv_cache import TopCache
+from privtune.shared.wording import counted
 
 MIB = 1024 * 1024
 
@@ -61,7 +62,9 @@ class TextCache:
         if kept is None:
             raise NotHeld
         if kept.cache.past != past:
-            raise FrameCorrupt(f"a text continues after {past} rows, but {kept.cache.past} of it are kept here")
+            raise FrameCorrupt(
+                f"a text continues after {counted(past, 'row')}, but {kept.cache.past} of it are kept here"
+            )
         return kept.cache
 
     def put(self, session: Hashable, handle: int, cache: TopCache) -> None:
@@ -73,7 +76,8 @@ class TextCache:
         self.drop(session, [handle])
         if size > self.max_bytes:
             raise MessageTooLarge(
-                f"a text of {cache.past} tokens needs {size / MIB:.0f} MiB of keys and values, over this cloud's "
+                f"a text of {counted(cache.past, 'token')} needs {size / MIB:.0f} MiB of keys and values, over "
+                "this cloud's "
                 f"{self.max_bytes / MIB:.0f}; generate a shorter one, or ask the operator to raise --max-texts-mib"
             )
         self._kept[session, handle] = _Kept(cache=cache, size=size, used=self._clock())

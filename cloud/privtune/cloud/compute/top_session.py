@@ -41,6 +41,7 @@ from privtune.shared.modeling.lora import (
 from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
+from privtune.shared.wording import counted
 
 MIB = 1024 * 1024
 # With shared labels the head trains in the cloud; the owner's export takes it from this file.
@@ -169,7 +170,7 @@ class TopSession:
     def _check_length(self, tokens: int) -> None:
         longest = getattr(self._top.config, "max_position_embeddings", None)
         if longest is not None and tokens > longest:
-            raise InvalidInput(f"a text of {tokens} tokens is over this model's {longest}")
+            raise InvalidInput(f"a text of {counted(tokens, 'token')} is over this model's {longest}")
 
     def apply(self) -> float:
         """One optimiser step; returns the gradient norm before clipping.

@@ -106,6 +106,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 max_payload_bytes=DEFAULT_CHUNK_BYTES,
                 max_tensor_bytes=self._settings.max_tensor_bytes,
                 top_parameters=session.top.trainable_parameters // 1000,
+                table_sha256="" if session.releases.needs_table else session.releases.table_sha256,
             )
 
     async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:

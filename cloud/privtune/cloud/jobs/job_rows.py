@@ -15,6 +15,7 @@ from privtune.cloud.db.store import CheckpointRow, EventRow, IdempotencyRow, Job
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.wording import counted
 
 _IDEMPOTENCY_S = 24 * 3600
 MAX_MESSAGE = 1000
@@ -40,7 +41,9 @@ def check_quota(session: Session, owner: str, most: int) -> None:
     """Raises PermissionDenied when the owner has `most` unfinished jobs already."""
     active = select(func.count()).where(JobRow.owner == owner, JobRow.status.not_in(FINAL))
     if (session.scalar(active) or 0) >= most:
-        raise PermissionDenied(f"You have {most} unfinished jobs, the most that this cloud allows. Cancel one first.")
+        raise PermissionDenied(
+            f"You have {counted(most, 'unfinished job')}, the most that this cloud allows. Cancel one first."
+        )
 
 
 def drop_discarded(session: Session, owner: str) -> None:

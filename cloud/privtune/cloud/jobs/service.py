@@ -48,6 +48,7 @@ from privtune.cloud.jobs.states import (
 )
 from privtune.shared.errors import JobConflict
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.wording import counted
 
 
 class Jobs:
@@ -279,7 +280,9 @@ class Jobs:
         """
         with self._changes.begin(job_id) as (session, row):
             row.adapter_sha256, row.tokens = adapter_sha256, tokens
-            self._changes.move(session, row, "succeeded", "done", f"done after {steps} steps; the adapter is ready")
+            self._changes.move(
+                session, row, "succeeded", "done", f"done after {counted(steps, 'step')}; the adapter is ready"
+            )
         return self._view(row)
 
     def fail(self, job_id: str, code: str, message: str) -> Job:

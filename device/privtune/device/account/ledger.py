@@ -36,9 +36,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privtune.device.account.conditions import unlike
 from privtune.device.account.hash_chain import chained, genesis
 from privtune.shared.errors import ArtifactCorrupt, PolicyRefused
 from privtune.shared.sqlite import open_private, sqlite_errors
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.home.policy import Budget
@@ -145,18 +147,12 @@ class Ledger:
                 drawn = max(0, gone["records"] - facts["records"])
                 self._append(db, {"kind": "released", "admission": gone["id"], "records": drawn, "recovered": True})
             facts = {"kind": "admitted", "id": uuid.uuid4().hex, **facts}
-            before = self._read(db)
-            now, after = spent(before, facts["source"]), spent([*before, facts], facts["source"])
-            # A data set may keep to all the distributions that it was allowed before.
-            noises = facts.get("noises", after.noises if after.noises > now.noises else 0)
-            reason = refusal(now, after, budget, noises) if facts["records"] else None
+            reason = refusal(self._read(db), facts, budget)
             if reason is None:
                 self._append(db, facts)
                 return str(facts["id"])
             self._append(db, facts | {"kind": "refused", "reason": reason})
-        raise PolicyRefused(
-            f"The device's privacy budget for this data set does not allow the job: {reason}.", private=True
-        )
+        raise refused(reason)
 
     def settle(self, admission: str, facts: Json) -> None:
         """Enter what a run did release: at least records, and epsilon and delta of the costliest."""
@@ -219,10 +215,16 @@ def outcomes(entries: Sequence[Json]) -> list[Json]:
     return rows
 
 
+def drawings(entries: Sequence[Json], source: str | None = None) -> list[Json]:
+    """The outcomes of admissions that drew records, of one data set or of all."""
+    rows = [row for row in outcomes(entries) if row["records"] and row["part"] not in (LABELS, SLOPES)]
+    return [row for row in rows if source in (None, row["source"])]
+
+
 def spent(entries: Sequence[Json], source: str) -> Spent:
     """What the releases of one data set cost; the module's docstring says how costs compose."""
     mine = [row for row in outcomes(entries) if row["source"] == source]
-    drawn = [row for row in mine if row["records"] and row["part"] not in (LABELS, SLOPES)]
+    drawn = drawings(entries, source)
     released, delta = _added(drawn)
     slopes, slope_delta = _added([row for row in mine if row["part"] == SLOPES])
     return Spent(
@@ -260,18 +262,33 @@ def _label_nats(rows: Sequence[Json]) -> float | None:
     return None if slopes is None else sum(stores.values()) + slopes
 
 
-def refusal(now: Spent, after: Spent, budget: Budget, noises: int) -> str | None:
-    """Why going from `now` to `after`, with texts under so many `noises`, exceeds the budget; None if it does not."""
+def refused(reason: str) -> PolicyRefused:
+    """The error of a job that the budget does not allow."""
+    return PolicyRefused(
+        f"The device's privacy budget for this data set does not allow the job: {reason}.", private=True
+    )
+
+
+def refusal(entries: Sequence[Json], facts: Json, budget: Budget) -> str | None:
+    """Why an admission exceeds the budget; None if it does not."""
+    if not facts["records"]:
+        return None
+    source = facts["source"]
+    now, after = spent(entries, source), spent([*entries, facts], source)
+    # A data set may keep to all the distributions that it was allowed before.
+    noises = facts.get("noises", after.noises if after.noises > now.noises else 0)
     if budget.releases is not None and after.releases > budget.releases:
         left = max(0, budget.releases - now.releases)
-        return f"it may draw {after.releases - now.releases} new releases and {left} are left"
+        return f"it may draw {counted(after.releases - now.releases, 'new release')} ({left:,} left)"
     if budget.jobs is not None and after.jobs > budget.jobs:
-        return f"{budget.jobs} jobs may draw new releases, and it would be one more"
+        return f"the budget is {counted(budget.jobs, 'job')} with new releases, and it would be one more"
     if budget.noises is not None and noises > budget.noises:
+        # Texts without a file may have been drawn as part of any data set.
+        before = [row for row in drawings(entries, None if "noises" in facts else source) if row["law"] != facts["law"]]
         return (
-            f"its texts would be drawn under another noise distribution, and {budget.noises} may be used: keep to the "
-            "mechanism, settings, model and cut of the earlier jobs, or allow it (--another-noise; where the device "
-            "has a policy, its budget: noises)"
+            f"its texts would be drawn under another noise distribution{unlike(before, facts)}, and {budget.noises} "
+            "may be used: keep to the settings and model of the earlier jobs, or allow it (--another-noise; where the "
+            "device has a policy, its budget: noises)"
         )
     if budget.nats_per_record is not None:
         if after.nats is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from privtune.device.account.conditions import DRAW, NOISE, RULES, STORE, WEIGHTS, conditions
 from privtune.device.account.own_losses import OwnLosses
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.record_lines import RecordLines
@@ -64,9 +65,9 @@ class Releasing:
     perturber: draws releases and stores them there.
     beginnings: the rows of a language model's texts.
     statement: what may be claimed: for the mechanism, and for surrogates where there are any.
-    width: D, the elements of a released vector.
     replacement: what surrogates did in the run's texts; None without surrogates.
     draw: names the text that surrogates make of a record; empty without surrogates.
+    weights: names the model's.
     """
 
     spec: JobSpec
@@ -76,9 +77,9 @@ class Releasing:
     perturber: Perturber
     beginnings: Beginnings
     statement: Statement
-    width: int
     replacement: Replacement | None = None
     draw: str = ""
+    weights: str = ""
 
     @property
     def law(self) -> str:
@@ -107,6 +108,14 @@ class Releasing:
         """What an admission says about the job and its noise."""
         return {
             "law": self.law,
+            "conditions": conditions(self.spec),
+            "unseen": {
+                WEIGHTS: self.weights,
+                RULES: "" if self.replacement is None else self.replacement.fingerprint,
+                NOISE: self.noise.fingerprint,
+                DRAW: self.draw,
+                STORE: self.store.identity,
+            },
             "mechanism": self.spec.mechanism.name,
             "params": dict(self.spec.mechanism.params),
             "model": self.spec.model,
@@ -121,8 +130,9 @@ class Releasing:
         }
 
     def size(self, rows: int) -> dict[str, Any]:
-        """`rows` released vectors, and their bytes."""
-        return {"rows": rows, "bytes": rows * self.width * BYTES_PER_ELEMENT[self.spec.codec]}
+        """`rows` released vectors or ids, and their bytes."""
+        width, codec = self.noise.mechanism.sent_as(self.spec.codec)
+        return {"rows": rows, "bytes": rows * width * BYTES_PER_ELEMENT[codec]}
 
     def cost(self, rows: int) -> dict[str, Any]:
         """Worst-case loss of a record of `rows` rows; epsilon is None where no bound is claimed."""
@@ -193,9 +203,12 @@ def open_releasing(
     own.pin(noise.fingerprint)
     store = ReleaseStore(home / "releases.sqlite", release_scope(noise, package, spec), STORE_BYTES)
     mechanism = noise.mechanism
-    beginnings = Beginnings(store, spec.codec, at_embedding=mechanism.injection == "embedding")
+    _, codec = mechanism.sent_as(spec.codec)
+    beginnings = Beginnings(store, codec, at_embedding=mechanism.injection == "embedding")
     statement = mechanism.statement(noise.source)
     with contextlib.closing(store), contextlib.closing(beginnings):
+        if mechanism.table is not None:
+            store.keep_table(mechanism.table.to_message())
         perturber = Perturber(
             package.bottom,
             mechanism,
@@ -214,8 +227,8 @@ def open_releasing(
                 perturber=perturber,
                 beginnings=beginnings,
                 statement=statement if replacement is None else replacement.claim(statement),
-                width=package.hidden_size,
                 replacement=replacement,
+                weights=package.fingerprint,
                 draw="" if replacement is None else replacement.draw(state.surrogate_secret, spec.mechanism),
             )
         finally:

@@ -192,7 +192,10 @@ class _Payloads:
         kept = self._kept(line)
         if "releases" in line:
             self._message, self._known = self._released(line["releases"])
-        if line["kind"] == "FORWARD" and self._known:
+        elif line["kind"] == "TABLE" and line["chunk"][0] == 0:
+            self._message = self._store.table() if self._store is not None else b""
+            self._known = bool(self._message)
+        if line["kind"] in ("FORWARD", "TABLE") and self._known:
             payload, self._message = self._message[: line["payload_bytes"]], self._message[line["payload_bytes"] :]
             if digest(payload) != line["payload"]:
                 self._found.problems.append(

@@ -11,6 +11,7 @@ from typing import Any
 from privtune.device.home.paths import job_path
 from privtune.shared.errors import InternalError
 from privtune.shared.files import write_json
+from privtune.shared.wording import counted
 
 MOST = 3  # processes that may end in a job before it gets to its next checkpoint
 
@@ -27,7 +28,7 @@ def attempt(home: Path, job_id: str) -> Iterator[None]:
     ended = before["ended"] if before.get("checkpoints") == kept else 0
     if ended >= MOST:
         raise InternalError(
-            f"{ended} processes ended in this job (killed, or out of memory?); delete {file} to try it again"
+            f"{counted(ended, 'process')} ended in this job (killed, or out of memory?); delete {file} to try it again"
         )
     write_json(file, {"ended": ended + 1, "checkpoints": kept})
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from privtune.device.data.encode import IntArray
 from privtune.shared.errors import InvalidInput
+from privtune.shared.wording import counted
 
 _WINDOW = 16  # batches that are sorted by length together
 CONTENT_AFTER = 100  # ids less frequent than the 100 most frequent ones count as content words
@@ -87,7 +88,8 @@ class PublicText:
         both = sum(_digest(ids_T) in mine for ids_T in attacked)
         if both:
             raise InvalidInput(
-                f"{both} of {len(attacked)} attacked records are also in the attacker's public text, so the audit "
+                f"{both} of {counted(len(attacked), 'attacked record')} are also in the attacker's public text, "
+                "so the audit "
                 "would measure memory; remove them from one of the two"
             )
 

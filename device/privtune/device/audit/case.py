@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from privtune.device.audit.attacker_text import PublicText, without_overlap
+from privtune.device.audit.identifying import Hidden, Words
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, IntArray
@@ -38,6 +39,7 @@ class Case:
     head: for gradients.
     gradients: whether any leave the device; with a tail none does.
     skip: whether a skip connection feeds clean vectors into a tail. They help the task; no attacker sees them.
+    hidden: the words of the attacked records that surrogates replaced; None if there are none.
     """
 
     victim: Victim
@@ -51,6 +53,7 @@ class Case:
     readout: Literal["first", "last"]
     gradients: bool = True
     skip: bool = False
+    hidden: Hidden | None = None
 
 
 def choose_attacked(
@@ -61,7 +64,7 @@ def choose_attacked(
     Raises DataInvalid when there are too few records to attack and to build attacks on.
     """
     if len(data) < LEAST_RECORDS:
-        raise DataInvalid(f"an audit needs at least {LEAST_RECORDS} records, and there are {len(data)}")
+        raise DataInvalid(f"an audit needs at least {LEAST_RECORDS} records, and has been given {len(data)}")
     order = np.random.default_rng(seed).permutation(len(data))
     taken = order if among is None else order[np.isin(order, among)]
     return taken[: min(size.attacked, len(data) // 3)]
@@ -78,14 +81,17 @@ def build_case(
     public: Sequence[str],
     max_length: int,
     whole: Partition | None,
+    replaced: Sequence[Words] = (),
 ) -> tuple[Case, dict[str, int]]:
     """The case, and how many records of each kind are in it.
 
     attacked: indices into `data`. The other records stand for text of the same kind that the attacker has.
     public: texts that anyone may know.
     whole: the whole model; None if this device has only the bottom.
+    replaced: of each record of the file, the words that surrogates replaced; empty without surrogates.
     """
     victims = data.pick(attacked)
+    words = [replaced[place] for place in victims.places] if replaced else []
     order = np.random.default_rng(seed).permutation(len(data))
     rest = data.pick(order[~np.isin(order, attacked)][: size.public])
     rest = rest.pick(np.array(without_overlap(rest.ids, victims.ids), dtype=np.int64))
@@ -103,6 +109,7 @@ def build_case(
         reader=whole.model if whole is not None and is_language_model(whole.model) else None,
         head=parts.head,
         readout=parts.readout,
+        hidden=Hidden(words=words, tokenizer=parts.tokenizer) if any(words) else None,
     )
     return case, {"attacked": len(victims), "own_as_public": len(rest), "public": len(texts)}
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from privtune.device.audit.attacks.attack import Clean, Lab, Say, silent
 from privtune.device.audit.case import Case, build_case, whole_model
+from privtune.device.audit.metrics import mean_difference
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.utility import DeviceAlone, Utility, UtilityTraining, measure_utility
 from privtune.device.audit.victim import Victim
@@ -39,6 +40,11 @@ class Depth:
     cut: int
     tail: int = 0
     skip: Skip = "frozen"
+
+    @property
+    def alone(self) -> Depth:
+        """What the same device trains without a cloud: its blocks, and always the last one (docs/cloud-gain.md)."""
+        return Depth(cut=self.cut, tail=max(self.tail, 1), skip="tuned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +183,28 @@ class Engine:
             clean=True,
             say=say,
         )
+
+    def gain(
+        self,
+        victim: Victim,
+        depth: Depth,
+        own: Labelled,
+        sent: Labelled,
+        training: UtilityTraining,
+        *,
+        seeds: int,
+        say: Say = silent,
+    ) -> tuple[float, float, float]:
+        """The cloud gain with its 95% interval: accuracy of the split minus that of the same device alone.
+
+        own: the records as their owner has them, which the device alone trains on.
+        sent: the same as the job would send them, in the same order.
+        """
+        split, alone = (
+            np.mean([train(victim, where, data, training, seed=seed, say=say).right_B for seed in range(seeds)], axis=0)
+            for train, where, data in ((self.utility, depth, sent), (self.utility_alone, depth.alone, own))
+        )
+        return mean_difference(split, alone)
 
     def _below(self, depth: Depth) -> Top | None:
         return self.whole.below(depth.cut) if depth.skip == "tuned" else None

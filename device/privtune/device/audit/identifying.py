@@ -1,21 +1,26 @@
-"""Whether words that surrogates replaced are in what the cloud can read: the owner's own check of them."""
+"""Whether words that surrogates replaced are in what an attack names: the owner's own check of them.
+
+B records, N secret tokens, K guesses each.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from privtune.device.audit.attacks.attack import Lab
-from privtune.device.audit.attacks.channels import Finding, share_of
-from privtune.device.audit.attacks.codebook import Codebook, CodebookSettings
-from privtune.device.audit.observed import Observed
+from privtune.device.audit.observed import Seen
 from privtune.device.data.records import Record, Records
 from privtune.device.surrogates.surrogates import texts_of
 
 NAME = "your own words among what the cloud reads"
+FIGURE = "replaced"  # of an attack; its floor is the share that guesses for another record have, by chance
 _WORD = re.compile(r"\w+")
 Words = frozenset[str]
 
@@ -25,38 +30,30 @@ def replaced_words(own: Records, sent: Records) -> list[Words]:
     return [_words(_text(mine)) - _words(_text(theirs)) for mine, theirs in zip(own, sent, strict=True)]
 
 
-def identifying_words(lab: Lab, observed: Observed, hidden: Sequence[Words], tokenizer: Any) -> list[Finding]:
-    """The nearest prototype of every row, as text, searched for the words that were replaced.
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """The words of the attacked records that were replaced before the model read them.
 
-    Args:
-        lab: of the attacker.
-        observed: releases of the attacked records.
-        hidden: of each attacked record, from `replaced_words`.
-        tokenizer: the model's.
-
-    Returns nothing where nothing was replaced. The floor is how many of a record's words are in another record's text.
+    words: of each attacked record, from `replaced_words`.
+    tokenizer: the model's; it makes words of guesses.
     """
-    attack = Codebook("adaptive", CodebookSettings(metric="euclidean"))
-    attack.fit(lab)
-    ids_N = attack.attack(observed.seen)[:, 0]
-    read = [
-        _words(tokenizer.decode([one for one in ids_N[observed.seen.record_N == place].tolist() if one >= 0]))
-        for place in range(len(hidden))
-    ]
-    found, elsewhere = _found(hidden, read), _found(hidden, [*read[1:], *read[:1]])
-    if not len(found):
-        return []
-    text = (
-        f"{len(found):,} words of these records were replaced before the model read them. Found are those in what the "
-        "nearest prototypes of the record's own vectors spell; the floor are those in another record's, by chance. All "
-        "other words of the text leave readable."
-    )
-    return [Finding(name=NAME, figure=share_of(found, float(elsewhere.mean())), text=text)]
 
+    words: Sequence[Words]
+    tokenizer: Any
 
-def _found(hidden: Sequence[Words], read: Sequence[Words]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    pairs = zip(hidden, read, strict=True)
-    return np.array([word in there for words, there in pairs for word in sorted(words)], dtype=np.bool_)
+    def counts(self, ids_NK: Tensor, seen: Seen) -> NDArray[np.float64]:
+        """(B, 3): the words in the record's first guesses, in those for another record on average, and all of them."""
+        best_N = ids_NK[:, 0]
+        read = [
+            _words(self.tokenizer.decode([one for one in best_N[seen.record_N == place].tolist() if one >= 0]))
+            for place in range(len(seen))
+        ]
+        times = Counter(word for mine in read for word in mine)
+        others = max(len(read) - 1, 1)
+        pairs = list(zip(self.words, read, strict=False))  # slow attacks run on the first records
+        named_B = [len(words & mine) for words, mine in pairs]
+        chance_B = [sum(times[word] - (word in mine) for word in words) / others for words, mine in pairs]
+        return np.array([named_B, chance_B, [len(words) for words, _ in pairs]], dtype=np.float64).T
 
 
 def _text(record: Record) -> str:

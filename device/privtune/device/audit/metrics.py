@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privtune.device.audit.attacker_text import PublicText
+from privtune.device.audit.identifying import FIGURE, Hidden
 from privtune.device.audit.lengths_only import lengths_only
 from privtune.device.audit.observed import Observed, Seen
 
@@ -74,10 +75,13 @@ def rouge_l(guess: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 
 
 class InversionScore:
-    """Adds up the guesses for releases of the same records, one draw after another."""
+    """Adds up the guesses for releases of the same records, one draw after another.
 
-    def __init__(self, public: PublicText) -> None:
-        self._frequent, self._public = public.frequent_ids, public
+    hidden: the records' words that were replaced before the model read them; None if there are none.
+    """
+
+    def __init__(self, public: PublicText, hidden: Hidden | None = None) -> None:
+        self._frequent, self._public, self._hidden = public.frequent_ids, public, hidden
         self._lengths_only = lengths_only(public)
         self._rows: list[NDArray[np.float64]] = []
 
@@ -102,10 +106,14 @@ class InversionScore:
                 for s in spans
             ]
         )
-        self._rows.append(np.concatenate([sums_B.numpy(), texts, floors_B.numpy()], axis=1))
+        own_B3 = np.zeros((count, 3)) if self._hidden is None else self._hidden.counts(ids_NK, observed.seen)
+        self._rows.append(np.concatenate([sums_B.numpy(), texts, floors_B.numpy(), own_B3], axis=1))
 
     def figures(self) -> dict[str, Figure]:
-        """top1, top5, top10; content_top1, content_top5, content_top10; rouge_l; exact. Over all draws so far."""
+        """top1, top5, top10; content_top1, content_top5, content_top10; rouge_l; exact; with `hidden` also `FIGURE`.
+
+        Over all draws so far.
+        """
         rows = np.sum(self._rows, axis=0)
         ratios = {f"top{top}": (column, 3) for column, top in enumerate(TOPS)}
         ratios |= {f"content_top{top}": (4 + column, 7) for column, top in enumerate(TOPS)}
@@ -114,6 +122,8 @@ class InversionScore:
         ratios |= {f"floor_content_top{top}": (14 + column, 7) for column, top in enumerate(TOPS)}
         ratios |= {f"language_top{top}": (17 + column, 3) for column, top in enumerate(TOPS)}
         ratios |= {f"language_content_top{top}": (20 + column, 7) for column, top in enumerate(TOPS)}
+        if self._hidden is not None:
+            ratios |= {FIGURE: (23, 25), f"floor_{FIGURE}": (24, 25)}
         values = dict(zip(ratios, bootstrap(rows, list(ratios.values())), strict=True))
         none = (0.0, 0.0, 0.0)
         return {
@@ -198,6 +208,12 @@ def _auc(score_B: NDArray[np.float64], positive_B: NDArray[np.bool_]) -> float:
     _, inverse, counts = np.unique(score_B, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((rank[positive_B].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def mean_difference(one_B: NDArray[np.float64], other_B: NDArray[np.float64]) -> tuple[float, float, float]:
+    """(value, low, high) of the mean of `one_B` minus that of `other_B`, of the same records."""
+    (found,) = bootstrap(np.stack([one_B - other_B, np.ones(len(one_B))], axis=1), [(0, 1)])
+    return found
 
 
 def bootstrap(rows: NDArray[np.float64], ratios: list[tuple[int, int]]) -> list[tuple[float, float, float]]:

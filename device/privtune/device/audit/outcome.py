@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from privtune.device.audit.attacks.channels import Finding
+from privtune.device.audit.identifying import FIGURE, NAME, Hidden
 from privtune.device.audit.metrics import Figure
 from privtune.device.audit.victim import Knowledge
+from privtune.shared.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,24 @@ class Outcome:
         known = ("oblivious", "adaptive") if knowledge == "adaptive" else ("oblivious",)
         rows = [row for row in self.rows if row.kind == "inversion" and row.knowledge in known]
         return max(rows, key=lambda row: row.figures[figure].value, default=None)
+
+    def worst_replaced(self) -> AttackRow | None:
+        """The inversion attack that names most of the replaced words, beyond chance; None where none was replaced."""
+        rows = [row for row in self.rows if FIGURE in row.figures]
+        return max(rows, key=lambda row: row.figures[FIGURE].value - row.figures[FIGURE].floor, default=None)
+
+    def add_replaced(self, hidden: Hidden | None) -> None:
+        """The finding about the replaced words, once all attacks have run; nothing where none was replaced."""
+        row = self.worst_replaced()
+        if row is None or hidden is None:
+            return
+        text = (
+            f"Replaced before the model read these records: {counted(sum(map(len, hidden.words)), 'word')}. Found "
+            f"are those in what the strongest attack ({row.name} {row.variant}) names of the record; the floor is the "
+            "share that is in what it names of another record, by chance. All other words leave readable, unless noise "
+            "hides them."
+        )
+        self.findings.append(Finding(name=NAME, figure=row.figures[FIGURE], text=text))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the examples, which are the owner's text."""

@@ -8,23 +8,25 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from privtune.device.audit.attacks.attack import Lab, Say
-from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
-from privtune.device.audit.identifying import identifying_words, replaced_words
+from privtune.device.audit.case import Case, build_case, choose_attacked, public_texts
+from privtune.device.audit.engine import Depth, Engine, Labelled
+from privtune.device.audit.identifying import replaced_words
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place, strengths
 from privtune.device.audit.suite import run_suite
+from privtune.device.audit.utility import UtilityTraining
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource, own_terms
-from privtune.device.release.noising import build_noise
-from privtune.device.release.own_records import OwnRecords
 from privtune.device.surrogates.replacement import TRAINED, Replacement
 from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import MechanismSpec, Skip, SurrogateSpec, Task
-from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model
+from privtune.shared.modeling.bottom_package import BottomPackage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class AuditRequest:
     skip: the skip connection from clean vectors into a tail.
     public_text: a file of texts that anyone may know, one per line.
     frontier: whether to measure other strengths of the mechanism as well.
+    gain: whether to measure what the cloud adds; epochs: of training for that.
     """
 
     model: str
@@ -50,23 +53,31 @@ class AuditRequest:
     size: Size
     seed: int = 0
     frontier: bool = False
+    gain: bool = False
+    epochs: int = 3
 
 
 def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = None) -> Audit:
-    """Load, split, attack, judge. Raises DataInvalid (too few records), InvalidInput (a frontier without labels)."""
+    """Load, split, attack, judge.
+
+    Raises DataInvalid (too few records), InvalidInput (a frontier or a cloud gain without labels).
+    """
     began = time.monotonic()
-    if request.frontier and not request.labelled:
-        raise InvalidInput("--frontier compares recovery with accuracy, and needs labels for that")
+    for flag, asked in (("--frontier", request.frontier), ("--gain", request.gain)):
+        if asked and not request.labelled:
+            raise InvalidInput(f"{flag} compares accuracies, and needs labels for that")
     other = list(strengths(request.mechanism)) if request.frontier else []
     records_of, replacement = _records(request)
-    parts, data = _parts_and_data(request, records_of[-1])
-    whole = whole_model(request.model, request.task, len(data.label_names))
-    whole.check_tail(request.cut, request.tail)
+    classes = len({record.label for record in records_of[0]}) if request.labelled else 2
+    engine = Engine(request.model, request.task, classes, home)
+    parts = engine.bottom(request.cut)
+    data = _encoded(records_of[-1], request, parts)
+    parts.check_ids(data.ids)
+    engine.whole.check_tail(request.cut, request.tail)
     say("model and data", 1.0)
     with tempfile.TemporaryDirectory() as scratch:
         # What a mechanism learns from the records serves this audit only: none of it leaves or is kept.
-        own = OwnRecords(home=Path(scratch), fingerprint=data.fingerprint, job=Path(scratch) / "job", data=data)
-        noise = build_noise(parts, request.mechanism, request.cut, home, own, progress=say)
+        noise = engine.noise(request.mechanism, request.cut, data, Path(scratch), say)
         case, records = build_case(
             parts,
             noise,
@@ -76,16 +87,16 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
             seed=request.seed,
             public=public_texts(request.public_text, home),
             max_length=request.max_length,
-            whole=whole,
+            whole=engine.whole,
+            replaced=[] if replacement is None else replaced_words(*records_of),
         )
         case = replace(case, gradients=request.tail == 0, skip=request.tail > 0 and request.skip != "none")
         lab = Lab(case.public, case.victim, case.encoder)
         outcome = run_suite(case, lab, request.size, say=say, keep=keep)
-        if replacement is not None:
-            hidden = replaced_words(*records_of)
-            observed = case.victim.observe(case.attacked.ids)
-            mine = [hidden[place] for place in case.attacked.places]
-            outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
+        outcome.add_replaced(case.hidden)
+        gain = (
+            _gain(request, engine, case, (_encoded(records_of[0], request, parts), data), say) if request.gain else None
+        )
         points = place(case, lab, request.size, outcome, other, say)
         statement = noise.mechanism.statement(noise.source)
         statement = statement if replacement is None else replacement.claim(statement)
@@ -101,14 +112,15 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         "statement": statement.to_dict(),
         "surrogates": None if replacement is None else asdict(replacement),
         "frontier": points,
+        "gain": gain,
     }
     return audit_of(facts, case, outcome, NOT_TESTED)
 
 
 def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Replacement | None]:
     """The owner's records, and those that would be sent; each audit draws surrogates of its own."""
-    own = request.source.load(request.task, labelled=request.labelled)
     terms = own_terms(request.surrogates, request.source)
+    own = request.source.load(request.task, labelled=request.labelled)
     if not request.surrogates.on:
         return (own, own), None
     surrogates = Surrogates(request.surrogates, secrets.token_bytes(SECRET_BYTES), terms)
@@ -116,12 +128,16 @@ def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Replacemen
     return (own, sent), Replacement.of(surrogates, coverage)
 
 
-def _parts_and_data(request: AuditRequest, records: Records) -> tuple[BottomPackage, EncodedDataset]:
-    classes = len({record.label for record in records}) if request.labelled else 2
-    parts = bottom_from_model(request.model, request.task, request.cut, num_labels=max(classes, 2))
-    data = _encoded(records, request, parts)
-    parts.check_ids(data.ids)
-    return parts, data
+def _gain(
+    request: AuditRequest, engine: Engine, case: Case, forms: tuple[EncodedDataset, EncodedDataset], say: Say
+) -> tuple[float, float, float]:
+    """The cloud gain on a fifth of the records, which neither side trains on. forms: own records, and as sent."""
+    order = np.random.default_rng(request.seed).permutation(len(forms[0]))
+    held_out, train = np.split(order, [len(order) // 5])
+    own, sent = (Labelled(train=form.pick(train), held_out=form.pick(held_out)) for form in forms)
+    depth = Depth(cut=request.cut, tail=request.tail, skip=request.skip)
+    training = UtilityTraining(epochs=request.epochs)
+    return engine.gain(case.victim, depth, own, sent, training, seeds=request.size.seeds, say=say)
 
 
 def _encoded(records: Records, request: AuditRequest, parts: BottomPackage) -> EncodedDataset:

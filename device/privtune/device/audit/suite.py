@@ -103,7 +103,7 @@ def attack_simulated_gradients(case: Case, observed: Observed, outcome: Outcome)
 def attack_gradients(case: Case, observed: Observed, sent_back: Iterable[gradients.SentBack], outcome: Outcome) -> None:
     """Text of a language model's records from the gradients that training sends back, simulated or recorded."""
     guesses = gradients.read_back(case.head, sent_back, observed)
-    score = InversionScore(case.public)
+    score = InversionScore(case.public, case.hidden)
     score.add(guesses, observed)
     best = outcome.worst("adaptive", "content_top1")
     outcome.rows.append(
@@ -184,7 +184,7 @@ class _SuiteRun:
 
     def _score(self, built: Sequence[Attack], variant: str, draws: Sequence[Observed]) -> Tensor:
         """Add one row over all seeds. Returns the guesses of the first one."""
-        score = InversionScore(self.case.public)
+        score = InversionScore(self.case.public, self.case.hidden)
         guesses = []
         for attack, draw in zip(built, draws, strict=True):
             guesses.append(attack.attack(draw.seen, say=self.say))

@@ -22,6 +22,7 @@ from privtune.device.noise.randomness import NoiseSource, OsNoise, noise_source
 from privtune.device.release.perturber import pad
 from privtune.shared.errors import InvalidInput
 from privtune.shared.modeling.partition import Bottom
+from privtune.shared.wording import counted
 
 Knowledge = Literal["oblivious", "adaptive"]
 Mode = Literal["noisy", "quiet", "clean"]
@@ -132,7 +133,8 @@ class Victim:
         for ids_T, rows_RD in zip(records, rows, strict=True):
             if not len(rows_RD) or (not self.mechanism.shortens and len(rows_RD) != len(ids_T)):
                 raise InvalidInput(
-                    f"a record of {len(ids_T)} tokens was sent as {len(rows_RD)} rows: that was another mechanism"
+                    f"a record of {counted(len(ids_T), 'token')} was sent as {counted(len(rows_RD), 'row')}: "
+                    "that was another mechanism"
                 )
             ids_BT, mask_BT = pad([ids_T])
             group_T = self._groups(ids_BT, mask_BT, torch.ones(1, len(rows_RD), dtype=torch.bool))[0]

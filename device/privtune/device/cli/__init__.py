@@ -18,6 +18,7 @@ from privtune.device.cli.commands.export import export
 from privtune.device.cli.commands.finetune import EPILOG, finetune
 from privtune.device.cli.commands.generate import generate
 from privtune.device.cli.commands.info import mechanisms, version
+from privtune.device.cli.commands.models import models
 from privtune.device.cli.commands.predict import predict
 from privtune.device.cli.commands.protections import protections
 from privtune.device.cli.commands.push import push
@@ -52,6 +53,7 @@ app.command()(serve)
 app.command(epilog=EPILOG)(evaluate)
 app.command()(export)
 app.command()(push)
+app.command()(models)
 app.command()(protections)
 app.command()(mechanisms)
 app.command()(version)
@@ -82,7 +84,8 @@ def root(
       export PRIVTUNE_API_KEY=...
 
     \b
-    Then compare protections, train a model, list your jobs, use the model privately, and export it:
+    Then see what there is, train a model, list your jobs, use the model privately, and export it:
+      privtune models
       privtune protections
       privtune finetune --model minilm --data reviews.csv --holdout 0.1 --protect names
       privtune jobs list

@@ -127,6 +127,7 @@ def build_spec(
     params: Mapping[str, Any],
     *,
     protect: str = DEFAULT,
+    blocks: int | None = None,
     name: str | None = None,
     validated: bool = False,
     num_labels: int | None = None,
@@ -137,6 +138,7 @@ def build_spec(
         given: values of options by name, as `JobOptions.given`.
         params: of the mechanism, from `params_of`. The protection's own are kept unless another mechanism is given.
         protect: name of the protection.
+        blocks: of the model; as of `Protection.fields`.
         name: of the data set in the handle that the cloud sees; None: a random one, which reveals nothing.
         validated: the job has held-out records.
         num_labels: number of classes; None where the job does not need it.
@@ -144,9 +146,9 @@ def build_spec(
     Raises:
         InvalidInput: names the option.
     """
-    from privtune.device.noise.registry import validate
+    from privtune.device.noise.registry import check_job
 
-    fields = protection(protect).fields(given.get("task", default_of("task")))
+    fields = protection(protect).fields(given.get("task", default_of("task")), blocks)
     replace = given.get("surrogates", fields["surrogates"]["replace"])
     if replace == "nothing" and {"surrogate_rank", "surrogate_language"} & set(given):
         raise InvalidInput("--surrogate-rank and --surrogate-language need --surrogates identifying.")
@@ -169,7 +171,7 @@ def build_spec(
         spec = JobSpec.model_validate(fields)
     except ValidationError as error:
         raise InvalidInput(_in_options_words(error)) from None
-    validate(spec.mechanism)
+    check_job(spec)
     return spec
 
 

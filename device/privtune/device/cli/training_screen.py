@@ -18,6 +18,7 @@ from rich.progress import Progress as Bar
 
 from privtune.device.cli.printing import console_of
 from privtune.shared.printable import printable_json
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.training.job import RunResult
@@ -101,9 +102,11 @@ class PlainScreen:
             self._say(f"reconnected; resuming at step {info.start_step} of {info.total_steps}")
             return
         self._announced = True
-        self._say(f"Job {info.job_id}: {info.total_steps} steps, {info.records:,} records" + _asides(info))
         self._say(
-            f"Trainable: {info.device_parameters:,} parameters on this device, "
+            f"Job {info.job_id}: {counted(info.total_steps, 'step')}, {counted(info.records, 'record')}" + _asides(info)
+        )
+        self._say(
+            f"Trainable: {counted(info.device_parameters, 'parameter')} on this device, "
             + (f"about {info.cloud_parameters:,} in the cloud." if info.cloud_parameters else "none in the cloud.")
         )
         for line in info.replacement.lines() if info.replacement is not None else ():
@@ -142,8 +145,8 @@ class PlainScreen:
     def finished(self, result: RunResult) -> None:
         """What was done, and what to do next."""
         self._say(
-            f"Done: {result.steps} steps in {duration(result.seconds)}, "
-            f"{result.tokens:,} tokens, {megabytes(result.bytes_up)} up, {megabytes(result.bytes_down)} down."
+            f"Done: {counted(result.steps, 'step')} in {duration(result.seconds)}, "
+            f"{counted(result.tokens, 'token')}, {megabytes(result.bytes_up)} up, {megabytes(result.bytes_down)} down."
         )
         if result.metrics:
             self._say(f"Held-out: {figures(result.metrics)}")

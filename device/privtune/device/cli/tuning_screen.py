@@ -15,9 +15,10 @@ from rich.table import Table
 from privtune.device.audit.tuning.choice import Estimate, Setting, Words, naming, short, shown, span
 from privtune.device.audit.tuning.request import TuneRequest
 from privtune.device.audit.tuning.tune import Tuned
-from privtune.device.audit.tuning.tune_report import NOTES, headline, wished
+from privtune.device.audit.tuning.tune_report import NOTES, gain_of, headline, wished
 from privtune.device.cli.printing import console_of
 from privtune.device.cli.training_screen import duration
+from privtune.shared.wording import counted
 
 _BAR = 28
 _MARKS = (("█", "▒"), ("#", ":"))  # the second for a terminal with ASCII only
@@ -41,7 +42,8 @@ class TuneScreen:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._bar.stop()
+        if self._live:
+            self._bar.stop()  # without a terminal this writes an empty line
 
     def begin(self, name: str, number: int, total: int, seconds_left: float | None) -> None:
         """Show the setting and the time left."""
@@ -60,13 +62,12 @@ class TuneScreen:
         if self._quiet:
             return
         right = "".join(facts["right"])
-        accuracy, recovered = right.count("1") / len(right), facts["recovered"][self._words]["value"]
+        accuracy = right.count("1") / len(right)
         how = "measured before" if kept else duration(facts["seconds"])
-        self._console.print(
-            f"  {name}, dev split: {100 * recovered:.1f}% of {naming(self._words)} recovered, accuracy "
-            f"{100 * accuracy:.1f}% ({how})",
-            soft_wrap=True,
-        )
+        named = ""
+        if "recovered" in facts:  # the device alone sends nothing
+            named = f"{100 * facts['recovered'][self._words]['value']:.1f}% of {naming(self._words)} recovered, "
+        self._console.print(f"  {name}, dev split: {named}accuracy {100 * accuracy:.1f}% ({how})", soft_wrap=True)
 
 
 def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Path) -> None:
@@ -75,7 +76,7 @@ def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Pa
     records, words = tuned.records, request.wish.words
     if records["dev_left_out"]:
         console.print(
-            f"{records['dev_left_out']:,} dev records that are also training records were left out.", soft_wrap=True
+            f"Left out: {counted(records['dev_left_out'], 'dev record')} that training has as well.", soft_wrap=True
         )
     console.print(_table(request, tuned, words))
     plain = console.options.ascii_only
@@ -90,7 +91,7 @@ def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Pa
         f"  {naming(words)} recovered {span(recovered)}, by {recovered.attack}; floor {100 * recovered.floor:.1f}%"
     )
     lines.append(f"  accuracy {span(choice.setting.accuracy)}, lost {span(choice.setting.drop, 'points')}")
-    lines.append(f"  {request.gain(choice.setting.value)}")
+    lines.append(f"  {gain_of(request, tuned, choice.setting.value)}")
     lines.append(f"  {tuned.facts[choice.setting.value]['statement']['text']}")
     if command:
         lines += ["", "Use it (NAME: the cloud's name of this model):", f"  {command}"]
@@ -100,8 +101,9 @@ def show_choice(request: TuneRequest, tuned: Tuned, command: str | None, out: Pa
 
 def _table(request: TuneRequest, tuned: Tuned, words: Words) -> Table:
     """Narrow enough for 80 columns."""
-    counted = f"{tuned.records['attacked']:,} dev records attacked, {tuned.records['dev']:,} scored; 95% intervals"
-    table = Table(title=counted, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    attacked = counted(tuned.records["attacked"], "dev record")
+    about = f"{attacked} attacked, {tuned.records['dev']:,} scored; 95% intervals"
+    table = Table(title=about, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(request.param, no_wrap=True)
     for title in (f"{naming(words)}, %", "accuracy, %", "points lost"):
         table.add_column(title, justify="right", no_wrap=True)

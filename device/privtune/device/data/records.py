@@ -11,6 +11,7 @@ from privtune.device.data.plain_text import whole
 from privtune.device.data.table_files import RawTable, is_missing, kind_of, place
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
+from privtune.shared.wording import counted
 
 # Column names to look for, in this order, when none is given.
 TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "message", "document", "body", "description")
@@ -114,7 +115,7 @@ class Records(Sequence[Record]):
     def __str__(self) -> str:
         """How many records, from where, which columns are used and which are not."""
         unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
-        return f"{self.source}: {len(self):,} records; columns: {self.columns}{unused}"
+        return f"{self.source}: {counted(len(self), 'record')}; columns: {self.columns}{unused}"
 
     def where(self, record: Record, role: str) -> str:
         """The place of a record's text, label, ... for error messages."""

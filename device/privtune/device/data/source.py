@@ -18,6 +18,7 @@ from privtune.device.data.records import Columns, Records, refuse_left_out, reso
 from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import SurrogateSpec, Task
+from privtune.shared.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,9 @@ def split(records: Records, share: float, seed: int) -> tuple[Records, Records]:
         order = rng.permutation(len(indexes))[: min(round(len(indexes) * share), len(indexes) - 1)]
         held_out.update(indexes[position] for position in order)
     if not held_out:
-        raise DataInvalid(f"{records.source}: {len(records)} records are too few to hold out {share:.0%} of them.")
+        raise DataInvalid(
+            f"{records.source}: {counted(len(records), 'record')}: too few to hold out {share:.0%} of them."
+        )
     train = [index for index in range(len(records)) if index not in held_out]
     return records.pick(train), records.pick(sorted(held_out))
 
@@ -141,7 +144,7 @@ def training_labels(records: Records) -> tuple[str, ...]:
     names = label_order(_labels(records))
     if len(names) < 2:
         raise DataInvalid(
-            f'{records.source}, column "{records.columns.label}": all {len(records)} records have the same label; '
+            f'{records.source}, column "{records.columns.label}": all records have the same label ({len(records):,}); '
             "a classifier needs at least two."
         )
     return names
@@ -163,7 +166,7 @@ def read_for_training(
         say(remark)
     held_out = None if validation is None else validation.load(task)
     if held_out is not None:
-        say(f"held out: {len(held_out):,} records of {held_out.source}; columns: {held_out.columns}")
+        say(f"held out: {counted(len(held_out), 'record')} of {held_out.source}; columns: {held_out.columns}")
         if names:
             class_numbers(held_out, names)
     return records, held_out, names
@@ -201,7 +204,7 @@ def class_numbers(records: Records, label_names: tuple[str, ...]) -> list[int]:
         if label not in numbers:
             raise DataInvalid(
                 f"{records.where(record, 'label')}: this label does not occur in the training data "
-                f"({len(label_names)} labels). Correct it, remove the record or add it to training.",
+                f"({counted(len(label_names), 'label')}). Correct it, remove the record or add it to training.",
                 detail=f"label {label!r}; training has {', '.join(label_names)}",
             )
         classes.append(numbers[label])

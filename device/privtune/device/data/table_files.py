@@ -19,6 +19,7 @@ from typing import Any, Literal
 from privtune.device.data.plain_text import read_text
 from privtune.shared.errors import DataInvalid
 from privtune.shared.validation import half_character
+from privtune.shared.wording import counted, install
 
 HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w\[\]:%+-]+))?$")
 
@@ -86,7 +87,7 @@ def _header(file: Path, cells: Sequence[str]) -> tuple[str, ...]:
 
 
 def _ragged(file: Path, line: int, found: int, wanted: int, hint: str) -> DataInvalid:
-    return DataInvalid(f"{file}, line {line}: {found} fields, but the header has {wanted}. {hint}")
+    return DataInvalid(f"{file}, line {line}: {counted(found, 'field')}, but the header has {wanted}. {hint}")
 
 
 def _read_csv(file: Path) -> RawTable:
@@ -238,7 +239,7 @@ def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> RawTabl
     try:
         from datasets import ClassLabel, load_dataset
     except ImportError:
-        hint = "pip install 'privtune[hub]' to read data sets from the hub"
+        hint = install("hub")
         raise DataInvalid(f"{path}: no such file, and as a hub data set it needs another package: {hint}.") from None
     # each of its retries would print a warning; the error below says it all
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

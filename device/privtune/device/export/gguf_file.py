@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privtune.shared.errors import InvalidInput, ModelUnsupported, NonFinite
+from privtune.shared.wording import install
 
 # model_type -> (architecture in GGUF, settings that must have this value because the format has no place for others)
 _PLAIN = {"hidden_act": ("silu",)}
@@ -32,7 +33,7 @@ def check_gguf(config: Any) -> None:
     try:
         import gguf  # noqa: F401
     except ModuleNotFoundError:
-        raise InvalidInput("--format gguf needs the package gguf: pip install 'privtune[gguf]'.") from None
+        raise InvalidInput(f"--format gguf needs the package gguf: {install('gguf')}.") from None
     if config.model_type not in ARCHITECTURES:
         raise ModelUnsupported(
             f"A model of type {config.model_type!r} can't be written as GGUF here; possible: "

@@ -19,6 +19,7 @@ from privtune.device.account.ledger import LABELS, Ledger, outcomes
 from privtune.device.export.base_name import BaseName
 from privtune.shared import __version__
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.wording import counted
 
 _READ_LABELS = (
     'names = list(json.load(open("FOLDER/labels.json"))["id2label"].values())',
@@ -100,18 +101,18 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
 def _model(facts: CardFacts) -> str:
     spec, tuning = facts.spec, facts.spec.tuning
     what = f"text classification, {facts.classes} classes" if spec.task == "classification" else "causal language model"
-    how = f"every weight of the last {spec.tail} blocks" if spec.tail else "every weight above the cut"
+    how = f"every weight of the {_last(spec.tail)}" if spec.tail else "every weight above the cut"
     if tuning.method == "lora":
-        what_blocks = f"of the last {spec.tail} blocks" if spec.tail else "above the cut"
+        what_blocks = f"of the {_last(spec.tail)}" if spec.tail else "above the cut"
         where = ", ".join(tuning.targets) or f"every linear layer {what_blocks}"
         how = f"LoRA, rank {tuning.rank}, alpha {tuning.alpha:g}, on {where}"
     rows = {
         "Base model": facts.base.name + (f", {facts.base.file}" if facts.base.file else ""),
         "SHA-256 of the base's weights": facts.base_sha256 or "not recorded",
         "Task": what,
-        "Cut": f"{spec.cut} blocks and the embedding stayed frozen on the owner's device",
+        "Cut": f"{counted(spec.cut, 'block')} and the embedding stayed frozen on the owner's device",
         "Tuned": how,
-        "Longest text in training": f"{facts.longest} tokens",
+        "Longest text in training": counted(facts.longest, "token"),
         "Labels": "stayed on the device" if spec.labels == "private" else "were sent to the training provider",
         "Weights here": facts.format if facts.format == "peft" else f"{facts.format}, {facts.dtype}",
         "Made with": f"PrivTune {__version__}",
@@ -193,3 +194,7 @@ def _where(facts: CardFacts) -> str:
 def gguf_name(dtype: str) -> str:
     """The file name of a GGUF export, with the ending that llama.cpp's converter uses."""
     return f"model-{dtype.upper().replace('FP', 'F')}.gguf"
+
+
+def _last(blocks: int) -> str:
+    return "last block" if blocks == 1 else f"last {blocks} blocks"

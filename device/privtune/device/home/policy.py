@@ -17,6 +17,7 @@ from privtune.device.protections.protection import DEFAULT, RANK
 from privtune.shared.errors import InvalidInput, PolicyRefused
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
 from privtune.shared.validation import Strict
+from privtune.shared.wording import counted
 
 _ROUNDING = 1e-6  # of a ratio that is computed back from absolute lengths
 
@@ -53,14 +54,34 @@ class Budget(Strict):
     )
 
 
+def budget_of(policy: Policy | None, *, another_noise: bool) -> Budget:
+    """The budget of each data set; without a policy, one noise distribution unless the owner allows another."""
+    return policy.budget if policy is not None else Budget(noises=None if another_noise else 1)
+
+
 class AuditRule(Strict):
-    """What attacks may find in a job's own data before any of it is sent: upper ends of 95% intervals."""
+    """What attacks may find in a job's own data before any of it is sent: upper ends of 95% intervals.
+
+    With surrogates and no noise, words in clear are clear on purpose: then only `max_replaced` counts.
+    """
 
     max_content_top1: float = Field(
         0.2, ge=0, le=1, description="Fraction of content words that the strongest attack names correctly."
     )
     max_top1: float = Field(0.3, ge=0, le=1, description="The same for all words.")
+    max_replaced: float = Field(
+        0.02, ge=0, le=1, description="With surrogates: fraction of the replaced words that it names, beyond chance."
+    )
     size: Literal["quick", "full"] = Field("quick", description="quick takes minutes, full takes hours.")
+
+    def check(self, spec: JobSpec, local_model: str | None) -> None:
+        """Raises InvalidInput for a job that can't be attacked here: a language model's gradients need its top."""
+        if spec.task == "causal-lm" and not spec.tail and local_model is None:
+            raise InvalidInput(
+                "the audit of a language model needs the blocks above the cut for what its gradients reveal: name your "
+                "own copy with --local-model (agent.yaml: local_models)",
+                param="local_model",
+            )
 
 
 Bounds = dict[str, dict[str, Bound]]
@@ -175,7 +196,9 @@ class Policy(Strict):
             raise PolicyRefused("The device's policy keeps labels here: labels 'shared' is not allowed.")
         self._check_labels(spec)
         if spec.train.epochs > self.max_epochs:
-            raise PolicyRefused(f"The job asks for {spec.train.epochs} epochs; the device allows {self.max_epochs}.")
+            raise PolicyRefused(
+                f"The job asks for {counted(spec.train.epochs, 'epoch')}; the device allows {self.max_epochs}."
+            )
         self._check_mechanism(spec)
 
     def _check_labels(self, spec: JobSpec) -> None:

@@ -25,6 +25,7 @@ from privtune.device.surrogates.coverage import Coverage
 from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.errors import InvalidInput
 from privtune.shared.validation import half_character
+from privtune.shared.wording import counted
 
 Text = str | tuple[str, str]
 IN_FLIGHT = 4
@@ -81,9 +82,10 @@ def predict(
         data = given.pick(order)
         if data.truncated:
             limit = tuned.state.spec.train.longest(tuned.package.max_positions)
-            say(f"{data.truncated:,} of {len(data):,} texts were longer than the job's {limit} tokens and were cut")
-        counted = PREDICTIONS if source is None else source_of(source)
-        outgoing = Outgoing(data=data, source=counted, name=PREDICTIONS, part="predict", lines=lines)
+            texts = f"{data.truncated:,} of {counted(len(data), 'text')}"
+            say(f"longer than the job's {counted(limit, 'token')}, and cut there: {texts}")
+        charged = PREDICTIONS if source is None else source_of(source)
+        outgoing = Outgoing(data=data, source=charged, name=PREDICTIONS, part="predict", lines=lines)
         tuned.releasing.admit([outgoing], say)
         found = _classify(data, tuned, batch_size)
     return [found[place] for place in np.argsort(order)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from privtune.shared.errors import InvalidInput
+from privtune.shared.wording import install
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -36,7 +37,7 @@ def require_packages() -> None:
             importlib.import_module(package)
     except ImportError:
         raise InvalidInput(
-            "Written answers are judged by ROUGE and BLEU, which need two more packages: pip install 'privtune[eval]'"
+            f"Written answers are judged by ROUGE and BLEU, which need two more packages: {install('eval')}"
         ) from None
 
 

@@ -16,7 +16,7 @@ from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import Tail
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Uploader
-from privtune.device.session.handshake import open_request
+from privtune.device.session.handshake import hand_over, open_request
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.errors import JobConflict
@@ -70,15 +70,19 @@ class TunedModel:
 
     def stream(self) -> Stream:
         """An inference session, closed with the model."""
-        request = open_request(self.package, self.job_id, self.state.spec, checkpoint_steps=[self.step], infer=True)
+        table = self.releasing.noise.mechanism.table
+        request = open_request(
+            self.package, self.job_id, self.state.spec, checkpoint_steps=[self.step], infer=True, table=table
+        )
         opened = self._link.open(request)
         stream = self._link.stream(opened, self.job_id, infer=True, patience=self._patience)
         self._ending.callback(stream.close)
+        hand_over(table, stream, opened)
         return stream
 
     def uploader(self) -> Uploader:
         """For the messages of one `stream`."""
-        return Uploader(self.package.hidden_size, self.state.spec.codec)
+        return Uploader(*self.releasing.noise.mechanism.sent_as(self.state.spec.codec))
 
 
 @contextlib.contextmanager

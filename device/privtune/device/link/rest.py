@@ -42,6 +42,8 @@ from privtune.shared.retry import retrying
 from privtune.shared.wire import PROTOCOL_VERSION
 
 JOBS = "/v1/fine_tuning/jobs"
+MODELS = "/v1/models"
+MAX_BLOCKS = 1024  # a bound against nonsense
 HELD = "held"  # the phase of a job that a person paused
 PAGE = 100
 TIMEOUT_S = 30.0  # of one wait for the server
@@ -128,6 +130,20 @@ class ControlPlane:
         if isinstance(address, str) and address:
             return address
         raise VersionMismatch(f"The cloud at {self.url} does not say where its gateway is; give --grpc-address.")
+
+    def models(self) -> list[Json]:
+        """Every model that a job may name, as the cloud shows it."""
+        offered = self._call("GET", MODELS).get("data")
+        if not isinstance(offered, list) or not all(isinstance(model, dict) for model in offered):
+            raise self._not_ours()
+        return offered
+
+    def blocks(self, model: str) -> int:
+        """How many blocks a model has. Raises ModelNotFound."""
+        layers = (self._call("GET", f"{MODELS}/{quote(model, safe='/')}").get("privtune") or {}).get("layers")
+        if not isinstance(layers, int) or not 0 < layers <= MAX_BLOCKS:
+            raise self._not_ours()
+        return layers
 
     def create_job(self, spec: JobSpec) -> Json:
         """Submit a job. A repetition after a lost connection does not create a second one."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from privtune.device.data.batches import IndexArray
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.model.head import HeadTrainer
-from privtune.device.model.tail import States, every_row, padded
+from privtune.device.model.tail import States, padded
 from privtune.device.release.perturber import Perturber, Released
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
@@ -23,6 +23,7 @@ from privtune.shared.errors import FrameCorrupt, InternalError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.wire import Message
+from privtune.shared.wording import counted
 
 
 class StateStore(ReleaseStore):
@@ -57,9 +58,9 @@ class FinalStates:
         keys = self._keys(data, indices)
         return len(self._kept.sizes(keys)) < len(set(keys))
 
-    def asked(self, released: Released, readout_N: IndexArray) -> IndexArray:
-        """The positions whose states the cloud is to send: those of the head, or every row for a tail."""
-        return readout_N if self.head.tail is None else every_row(released.lengths_B)
+    def asked(self, readout_N: IndexArray) -> IndexArray:
+        """The positions whose states the cloud is to send: those of the head, or none named: every row, for a tail."""
+        return readout_N if self.head.tail is None else readout_N[:0]
 
     def states(self, data: EncodedDataset, indices: IndexArray, released: Released, answer: Message | None) -> States:
         """The input of the tail. answer: what just came, which is remembered; None where nothing was asked."""
@@ -107,7 +108,7 @@ class FinalStates:
         """The answer's bytes, cut into records."""
         size, start = self._width * BYTES_PER_ELEMENT[self._codec], 0
         if len(answer.payload) != released.rows() * size:
-            raise FrameCorrupt(f"the cloud sent {answer.rows} states for {released.rows()} rows")
+            raise FrameCorrupt(f"the cloud sent {counted(answer.rows, 'state')} for {counted(released.rows(), 'row')}")
         for rows in released.lengths_B.tolist():
             yield EncodedRelease(rows, bytes(answer.payload[start : start + rows * size]))
             start += rows * size

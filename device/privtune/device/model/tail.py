@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +38,7 @@ from privtune.shared.modeling.lora import (
 )
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.recompute import recompute_blocks
+from privtune.shared.wording import counted
 
 _SKIP, _SHARE = "skip.weight", "skip.share"
 MEAN = 0.5  # share of a skip that begins at the mean of the cloud's states and the device's own
@@ -174,17 +174,11 @@ def fuse(z: Tensor, h: Tensor, skip_DD: Tensor, share: float) -> Tensor:
     return (1 - share) * z + nn.functional.linear(h, skip_DD)
 
 
-def every_row(lengths_B: IndexArray) -> IndexArray:
-    """The flat positions b*T+t of all rows: a tail reads every state, not only those that the loss reads."""
-    width = int(lengths_B.max())
-    return np.flatnonzero(np.arange(width)[None, :] < lengths_B[:, None])
-
-
 def padded(rows_MD: Tensor, lengths_B: IndexArray) -> tuple[Tensor, Tensor]:
     """z_BTD, right-padded with zeros, and mask_BT (1 = real). Raises `FrameCorrupt` for another number of rows."""
     lengths = torch.from_numpy(lengths_B)
     if len(rows_MD) != int(lengths.sum()):
-        raise FrameCorrupt(f"the cloud sent {len(rows_MD)} states for {int(lengths.sum())} rows")
+        raise FrameCorrupt(f"the cloud sent {counted(len(rows_MD), 'state')} for {counted(int(lengths.sum()), 'row')}")
     mask_BT = torch.arange(int(lengths.max())) < lengths[:, None]
     z_BTD = torch.zeros(*mask_BT.shape, rows_MD.shape[1])
     z_BTD[mask_BT] = rows_MD

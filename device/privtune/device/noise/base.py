@@ -9,6 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from privtune.device.noise.context import Injection, NoiseContext
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.privacy.statements import Statement
 from privtune.shared.errors import InvalidInput, NonFinite
+from privtune.shared.public_table import PublicTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class Release:
 
     h_BTD: float32, zero at padding.
     mask_BT: bool, True for real rows; T is smaller than the input's if the mechanism shortens.
+    ids_BT: int64, the row of the mechanism's public table that each vector is; None: a vector is none of few.
     share_BT: each row's own loss, as a share of the worst row's that the statement names: how far any other input can
         be from what this record has there. None: all of it. It depends on the record, so it stays on the device.
     fisher_BT: of bounded-support noise, each row's Fisher information relative to whole noise; None: 1. As share_BT.
@@ -33,8 +36,14 @@ class Release:
 
     h_BTD: Tensor
     mask_BT: Tensor
+    ids_BT: Tensor | None = None
     share_BT: Tensor | None = None
     fisher_BT: Tensor | None = None
+
+    @property
+    def sent_BTW(self) -> Tensor:
+        """What is encoded and sent, float32: the vectors, or their ids with W = 1."""
+        return self.h_BTD if self.ids_BT is None else self.ids_BT.unsqueeze(-1).float()
 
     def fisher_B(self) -> Tensor:
         """The mean of each record's rows; NaN where it has none."""
@@ -79,6 +88,16 @@ class Mechanism(ABC):
         """Whether a record can be released as it grows: no row depends on later ones, or on other draws."""
         return not self.shortens and not self.reads_draws
 
+    @cached_property
+    def table(self) -> PublicTable | None:
+        """The table whose rows are all that is ever released at the cut, so that ids are sent; None: vectors are."""
+        rows = self._rows()
+        return rows if rows is not None and rows.fits else None
+
+    def sent_as(self, codec: str) -> tuple[int, str]:
+        """Width and codec of the rows that are sent. codec: of the job's vectors."""
+        return (self.dim, codec) if self.table is None else (1, self.table.codec)
+
     @torch.no_grad()
     def release(
         self,
@@ -111,7 +130,11 @@ class Mechanism(ABC):
         out = self._release(ids_BT, clean_BTD, mask_BT, importance_BT, generator)
         if not self.reads_vectors:  # the bottom runs on drawn ids, so its output is first seen here
             _check_finite(out.h_BTD)
-        return replace(out, h_BTD=zero_padding(out.h_BTD, out.mask_BT))
+        return replace(
+            out,
+            h_BTD=zero_padding(out.h_BTD, out.mask_BT),
+            ids_BT=None if self.table is None else out.ids_BT,
+        )
 
     def own_rows(self, out: Release) -> Tensor:
         """How many of the statement's worst rows each record's rows amount to, at most their number; float64, B.
@@ -162,6 +185,10 @@ class Mechanism(ABC):
     @abstractmethod
     def _facts(self) -> dict[str, Any]:
         """Everything that shapes the noise distribution, JSON-ready: parameters and fingerprints of tables."""
+
+    def _rows(self) -> PublicTable | None:
+        """The table that every release is a row of, public or accounted for as a whole; None: there is none."""
+        return None
 
     def _own(self, share_BT: Tensor) -> Tensor:
         """The worst rows that rows of these shares amount to."""

@@ -27,10 +27,17 @@ class Params(BaseModel):
 
     weaker: the parameters that decide how strongly a mechanism protects; a device's policy bounds them at their
         defaults. "set": at any value other than the default, because it takes the place of a bounded parameter.
+    shortens: the mechanism may return fewer rows than a record has tokens.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     weaker: ClassVar[Mapping[str, Weaker]] = {}
+    shortens: ClassVar[bool] = False
+
+    @property
+    def labelled_by(self) -> str | None:
+        """The setting for which the job's own records need labels, like "task=private"; None: there is none."""
+        return None
 
     def resolved(self) -> dict[str, Any]:
         """Each parameter as it takes effect, whichever others it depends on; None: the model decides."""
@@ -260,6 +267,11 @@ class ClusterParams(Params):
             raise ValueError("grades rank words by class: set groups to public, private or both")
         return self
 
+    @property
+    def labelled_by(self) -> str | None:
+        """See `Params`; a table that was made elsewhere needs none."""
+        return f"groups={self.groups}" if self.groups in ("private", "both") and not self.table else None
+
     def resolved(self) -> dict[str, Any]:
         """epsilon_cluster is infinite without randomised response."""
         return {**super().resolved(), "epsilon_cluster": self.epsilon_cluster or math.inf}
@@ -281,6 +293,7 @@ class PoolParams(ClusterParams, ClipParams):
     """Sums of neighbouring vectors, on top of clusters or of the clipped vectors themselves."""
 
     weaker = {**ClusterParams.weaker, **ClipParams.weaker, "size": "below", "clusters": "set"}
+    shortens = True
 
     size: int = Field(4, ge=2, le=64, description="Number of neighbouring vectors in one sum.")
     clusters: bool = Field(True, description="Sum cluster targets; false: the clipped vectors themselves.")
@@ -322,6 +335,17 @@ class CodesParams(Params):
     epsilon_code: float = Field(
         0.0, ge=0, le=100, description="Randomised response between codes with this epsilon per position; 0: off."
     )
+
+    @model_validator(mode="after")
+    def _known_to_hide(self) -> CodesParams:
+        if self.task == "none" and self.task_use == "hide":
+            raise ValueError("task_use=hide needs to know what is hidden: set task=public or task=private")
+        return self
+
+    @property
+    def labelled_by(self) -> str | None:
+        """See `Params`."""
+        return "task=private" if self.task == "private" else None
 
     def resolved(self) -> dict[str, Any]:
         """epsilon_code is infinite without randomised response."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from privtune.device.noise import params as p
 from privtune.shared.errors import InvalidInput
-from privtune.shared.job_spec import MechanismSpec
+from privtune.shared.job_spec import JobSpec, MechanismSpec
 from privtune.shared.validation import first_problem
 
 if TYPE_CHECKING:
@@ -208,6 +208,21 @@ def validate(spec: MechanismSpec) -> p.Params:
         return row.params.model_validate(spec.params)
     except ValidationError as error:
         raise InvalidInput(_explain(row, error), param="mechanism") from error
+
+
+def check_job(spec: JobSpec) -> None:
+    """Whether its mechanism can serve a job. Raises InvalidInput; needs neither torch nor model."""
+    settings, name = validate(spec.mechanism), spec.mechanism.name
+    if settings.shortens and spec.task == "causal-lm":
+        raise InvalidInput(f"mechanism {name} shortens records and can't serve causal-lm", param="mechanism")
+    if settings.shortens and spec.tail and spec.skip != "none":
+        raise InvalidInput(
+            f"mechanism {name} shortens records, so clean vectors have no rows to be added to: use --skip none with "
+            "this mechanism",
+            param="skip",
+        )
+    if settings.labelled_by is not None and spec.task == "causal-lm":
+        raise InvalidInput(f"mechanism {name}: {settings.labelled_by} needs records with labels", param="mechanism")
 
 
 def _explain(row: Entry, error: ValidationError) -> str:

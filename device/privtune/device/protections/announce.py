@@ -11,20 +11,23 @@ from privtune.device.protections.readable import what_the_cloud_reads
 from privtune.shared.job_spec import JobSpec
 
 
-def announcement(spec: JobSpec, protect: str) -> list[str]:
-    """The protection with its settings and cloud gain, settings that were overridden, and what the cloud reads."""
+def announcement(spec: JobSpec, protect: str, blocks: int | None = None) -> list[str]:
+    """The protection with its settings and cloud gain, settings that were overridden, and what the cloud reads.
+
+    blocks: as of `Protection.fields`.
+    """
     chosen = protection(protect)
-    changed = departures(spec, protect)
-    lines = [f"protection {protect}: {chosen.summary} ({_shown(chosen.fields(spec.task))})"]
+    changed = departures(spec, protect, blocks)
+    lines = [f"protection {protect}: {chosen.summary} ({_shown(chosen.fields(spec.task, blocks))})"]
     if changed:
         lines.append(f"overridden: {'; '.join(changed)}: this is no longer `{protect}`")
     return [*lines, cloud_gain(spec), *what_the_cloud_reads(spec)]
 
 
-def departures(spec: JobSpec, protect: str) -> list[str]:
+def departures(spec: JobSpec, protect: str, blocks: int | None = None) -> list[str]:
     """The settings of a job that are not those of the protection, like "cut 2 instead of 1"."""
     mine = spec.model_dump()
-    wanted = protection(protect).fields(spec.task)
+    wanted = protection(protect).fields(spec.task, blocks)
     pairs = [(path, _at(mine, path), value) for path, value in _leaves(wanted)]
     return [
         f"{' '.join(path)} {_word(_beyond(here, there))} instead of {_word(_beyond(there, here))}"

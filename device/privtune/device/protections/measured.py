@@ -17,7 +17,8 @@ from privtune.device.noise.registry import validate
 from privtune.shared.job_spec import JobSpec, MechanismSpec, SurrogateSpec
 
 NOT_MEASURED = "not measured"
-NO_GAIN = "Cloud gain: not measured for this setting (`privtune protections` lists what is)."
+NO_GAIN = "Cloud gain: not measured for this setting (`privtune audit --gain` measures it on your records)."
+NO_TEXT_GAIN = "Cloud gain: not measured for language models."
 Interval = tuple[float, float, float]  # value, lower and upper end of the 95% interval
 
 
@@ -83,15 +84,18 @@ class MeasuredRow(BaseModel):
 
     def gain_sentence(self) -> str:
         """The cloud gain with its interval; a gain that may be none says so first."""
-        if self.gain is None:
-            return NO_GAIN
-        figures = f"{points(self.gain)} points over the same device alone ({self.where})"
-        return f"The cloud adds nothing measurable: {figures}." if self.adds_nothing else f"The cloud adds {figures}."
+        return NO_GAIN if self.gain is None else gain_sentence(self.gain, self.where)
 
     @property
     def adds_nothing(self) -> bool:
         """Whether the cloud gain's interval reaches 0."""
         return self.gain is not None and self.gain[1] <= 0
+
+
+def gain_sentence(gain: Interval, where: str) -> str:
+    """A cloud gain that was measured there; one that may be none says so first."""
+    figures = f"{points(gain)} points over the same device alone ({where})"
+    return f"The cloud adds nothing measurable: {figures}." if gain[1] <= 0 else f"The cloud adds {figures}."
 
 
 def points(interval: Interval) -> str:
@@ -124,6 +128,8 @@ def measured_job(spec: JobSpec) -> MeasuredRow | None:
 
 def cloud_gain(spec: JobSpec) -> str:
     """What the cloud adds under a job's settings, in a sentence."""
+    if spec.task != "classification":
+        return NO_TEXT_GAIN
     row = None if spec.zeroth_order.on else measured_job(spec)  # gains were measured with gradients
     return NO_GAIN if row is None else row.gain_sentence()
 

@@ -31,21 +31,28 @@ class Protection:
     name: as options and policies name it.
     summary: what leaves and what does not, in one sentence without a full stop.
     claim: what may be claimed.
-    settings: fields of a classifier's `JobSpec`, nested as there.
+    settings: fields of a classifier's `JobSpec`, nested as there; of MiniLM's, which has six blocks.
+    half: the cut is half of the model's blocks.
     """
 
     name: str
     summary: str
     claim: str
     settings: Mapping[str, Any]
+    half: bool = False
 
-    def fields(self, task: Task) -> dict[str, Any]:
-        """Fields of a `JobSpec` of this task: a fresh copy that may be changed."""
+    def fields(self, task: Task, blocks: int | None = None) -> dict[str, Any]:
+        """Fields of a `JobSpec` of this task: a fresh copy that may be changed.
+
+        blocks: of the model; None where that is not known, or does not count (`half`).
+        """
         fields = deepcopy(dict(self.settings))
         if task == "causal-lm" and fields["tail"]:
             fields["tail"] = _LM_TAIL
             params = fields["mechanism"]["params"]
             fields["mechanism"]["params"] = {key: value for key, value in params.items() if "task" not in key}
+        if self.half and blocks is not None:
+            fields["cut"] = max(1, min(blocks // 2, blocks - 1 - fields["tail"]))  # some are left to the cloud
         return fields
 
 
@@ -77,7 +84,9 @@ _ENTRIES = (
     ),
     Protection(
         name="all",
-        summary="one of 8 codes leaves for each token, seldom the true one, and the device trains four blocks",
+        summary="one of 8 codes leaves for each token, seldom the true one, and the device has half of the blocks and "
+        "trains the last one too",
+        half=True,
         claim="1 nat a token; 8 nats a record, once, for the class means",
         settings={
             "cut": 3,

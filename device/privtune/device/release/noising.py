@@ -91,4 +91,6 @@ def build_noise(
 
 def release_scope(noise: Noise, package: BottomPackage, spec: JobSpec) -> str:
     """Identifies all that decides the bytes of a release but the record: the scope of store and transcript."""
-    return release_fingerprint(mechanism=noise.fingerprint, model=package.fingerprint, cut=spec.cut, codec=spec.codec)
+    table = noise.mechanism.table
+    codec = spec.codec if table is None else f"{table.codec} {table.sha256}"  # an id means its row of this very table
+    return release_fingerprint(mechanism=noise.fingerprint, model=package.fingerprint, cut=spec.cut, codec=codec)

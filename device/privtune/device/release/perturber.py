@@ -56,7 +56,7 @@ class Perturber:
         mechanism: the noise.
         source: where its randomness comes from.
         store: where releases are kept.
-        codec: encoding of a release on the wire.
+        codec: encoding of vectors on the wire; a mechanism with a public table sends ids.
         importance: weights of tokens, for a mechanism that uses them.
         beginnings: of a language model's texts, where their rows can be drawn one by one.
     """
@@ -72,7 +72,8 @@ class Perturber:
         beginnings: Beginnings | None = None,
     ) -> None:
         self._bottom, self._mechanism, self._source = bottom, mechanism, source
-        self._store, self._codec, self._importance = store, codec, importance
+        self._store, self._importance = store, importance
+        _, self._codec = mechanism.sent_as(codec)
         self._beginnings = beginnings
         self._key_lists: list[tuple[EncodedDataset, list[RecordKey]]] = []
 
@@ -124,15 +125,15 @@ class Perturber:
         importance_BT = None if self._importance is None else self._importance.of(ids_BT, mask_BT)
         clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
         out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=self._source)
-        h_BTD = out.h_BTD if self._beginnings is None else self._beginnings.join(records, out.h_BTD)
+        sent_BTW = out.sent_BTW if self._beginnings is None else self._beginnings.join(records, out.sent_BTW)
         if self._mechanism.injection == "embedding":
-            h_BTD = self._bottom.blocks(h_BTD, out.mask_BT.long())
+            sent_BTW = self._bottom.blocks(sent_BTW, out.mask_BT.long())
         encoded = []
         beside = zip(self._mechanism.own_rows(out).tolist(), out.fisher_B().tolist(), strict=True)
-        for h_TD, mask_T, (own_rows, fisher) in zip(h_BTD, out.mask_BT, beside, strict=True):
-            rows_TD = h_TD[mask_T].float().numpy()
-            data = encode(rows_TD, self._codec)
-            encoded.append(EncodedRelease(rows=len(rows_TD), data=data, own_rows=own_rows, fisher=fisher))
+        for sent_TW, mask_T, (own_rows, fisher) in zip(sent_BTW, out.mask_BT.bool(), beside, strict=True):
+            rows_TW = sent_TW[mask_T].float().numpy()
+            data = encode(rows_TW, self._codec)
+            encoded.append(EncodedRelease(rows=len(rows_TW), data=data, own_rows=own_rows, fisher=fisher))
         return encoded
 
 
@@ -157,7 +158,7 @@ class Uploader:
     """Builds FORWARD messages and remembers which records the cloud already holds in this session.
 
     Args:
-        width: D, the elements of a released vector.
+        width: elements of a released row: D of a vector, 1 of an id.
         codec: their encoding on the wire.
     """
 
@@ -182,7 +183,7 @@ class Uploader:
 
         Args:
             released: the micro-batch's releases.
-            readout_N: positions, in the padded micro-batch, of the rows that the cloud returns.
+            readout_N: positions, in the padded micro-batch, of the rows that the cloud returns; none: every row.
             step, micro_batch: the message's place in the session.
             last: it ends the step.
             forward_only: the cloud computes no gradient for it.

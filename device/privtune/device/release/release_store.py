@@ -8,6 +8,7 @@ One SQLite file per device (write-ahead log, synchronous FULL). It holds what th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import zlib
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 from privtune.device.release.draw_store import DrawStore
 from privtune.device.release.record_keys import RecordKey
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
+from privtune.shared.wire import Message
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes (
@@ -30,12 +32,13 @@ CREATE TABLE IF NOT EXISTS releases (
 CREATE TABLE IF NOT EXISTS totals (only INTEGER PRIMARY KEY CHECK (only = 0), bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO totals VALUES (0, 0);
 """
+_TABLE = RecordKey(0, b"")
 _BATCH = 500  # keys per query; SQLite allows 32,766 variables
 
 
 @dataclass(frozen=True)
 class EncodedRelease:
-    """What goes on the wire for one record: `rows` vectors, encoded.
+    """What goes on the wire for one record: `rows` vectors or ids, encoded.
 
     own_rows: the worst rows that they amount to (`Mechanism.own_rows`); never sent.
     fisher: their Fisher information (`Release.fisher_B`); never sent.
@@ -116,6 +119,16 @@ class ReleaseStore(DrawStore):
         with self._transaction() as db:
             self._insert(db, items)
         return self.get_many(list(items))
+
+    def keep_table(self, table: Message) -> None:
+        """Store the table that the ids of these releases stand for; the law names it, so there is one."""
+        with contextlib.closing(self.in_scope("table")) as kept:
+            kept.put_many({_TABLE: EncodedRelease(table.rows, bytes(table.payload))})
+
+    def table(self) -> bytes:
+        """The stored table as it was sent; empty if these releases are vectors."""
+        with contextlib.closing(self.in_scope("table")) as kept:
+            return b"".join(item.data for item in kept.get_many([_TABLE]).values())
 
     def sizes(self, keys: Sequence[RecordKey]) -> dict[RecordKey, Stored]:
         """The stored releases among `keys`, without reading the releases themselves."""

@@ -1,13 +1,16 @@
-"""The request that opens a session with the cloud."""
+"""The request that opens a session with the cloud, and the table that its ids stand for."""
 
 from __future__ import annotations
 
 import privtune.split.v1.split_pb2 as pb
+from privtune.device.link.rpc import Stream
 from privtune.shared import __version__
 from privtune.shared.codec import encode, probe
+from privtune.shared.errors import FrameCorrupt
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
-from privtune.shared.wire import PROTOCOL_VERSION, codec_number
+from privtune.shared.public_table import PublicTable
+from privtune.shared.wire import PROTOCOL_VERSION, TABLE, codec_number
 
 
 def open_request(
@@ -18,8 +21,13 @@ def open_request(
     total_steps: int = 0,
     checkpoint_steps: list[int] | None = None,
     infer: bool = False,
+    table: PublicTable | None = None,
 ) -> pb.OpenRequest:
-    """What this device runs and how far it has come. checkpoint_steps: those that it can go back to."""
+    """What this device runs and how far it has come.
+
+    checkpoint_steps: those that it can go back to.
+    table: what the ids that it sends stand for; None: it sends vectors.
+    """
     return pb.OpenRequest(
         protocol_version=PROTOCOL_VERSION,
         client_version=__version__,
@@ -33,4 +41,18 @@ def open_request(
         checkpoint_steps=checkpoint_steps or [],
         total_steps=total_steps,
         infer=infer,
+        table_sha256="" if table is None else table.sha256,
     )
+
+
+def hand_over(table: PublicTable | None, stream: Stream, opened: pb.OpenResponse) -> None:
+    """Send a session's table unless the cloud has it from an earlier one, and wait until it has.
+
+    Raises FrameCorrupt when the cloud then has another, and as `Stream.expect`.
+    """
+    if table is None or opened.table_sha256 == table.sha256:
+        return
+    stream.send(table.to_message())
+    answer = stream.expect(0, 0, TABLE).table
+    if answer is None or answer.sha256 != table.sha256:
+        raise FrameCorrupt("the cloud has another table than the one that was sent; nothing was sent that refers to it")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privtune.device.account.run_account import Account
-from privtune.device.home.policy import AuditRule, Budget, Policy
+from privtune.device.home.policy import AuditRule, Budget, Policy, budget_of
 from privtune.device.link.rpc import GatewayAccess
 
 
@@ -47,6 +47,11 @@ class RunSettings:
         return (self.policy.audit if self.policy is not None else None) or self.audit
 
     @property
+    def budget(self) -> Budget:
+        """What may be released of each data set."""
+        return budget_of(self.policy, another_noise=self.another_noise)
+
+    @property
     def endpoint(self) -> GatewayAccess:
         """Address and key of the gateway."""
         return GatewayAccess(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert, tls=self.tls)
@@ -57,6 +62,6 @@ class RunSettings:
             self.home,
             job_id,
             cloud=self.grpc_address,
-            budget=self.policy.budget if self.policy else Budget(noises=None if self.another_noise else 1),
+            budget=self.budget,
             record_frames=self.record_frames,
         )

@@ -83,7 +83,7 @@ def forward_only(
     """The message of a micro-batch that no gradient follows."""
     return uploader.forward(
         batch.released,
-        states.asked(batch.released, batch.readout_N),
+        states.asked(batch.readout_N),
         step=batch.step,
         micro_batch=batch.number,
         forward_only=True,

@@ -9,30 +9,23 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
+from privtune.device.surrogates.cues import Cues
 from privtune.device.surrogates.formats import Formats
 from privtune.device.surrogates.kinds import Kind, Span, rare_kind
-from privtune.device.surrogates.lexicon import Lexicon
+from privtune.device.surrogates.lexicon import CAPITAL_NOUNS, Lexicon
+from privtune.device.surrogates.neighbours import Neighbours
 from privtune.device.surrogates.recognisers import Recognised, Recognisers
 from privtune.device.surrogates.whole_words import in_word
 
 # Accents and vowel signs may be characters of their own, and invisible characters may be between letters.
 _MARKS = "".join(chr(one) for one in range(0x300, 0x20000) if unicodedata.category(chr(one))[0] == "M")
 _INVISIBLE = r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+_UNSEEN = re.compile(_INVISIBLE)
 _LETTERS = rf"(?:[^\W\d_][{_MARKS}]*(?:{_INVISIBLE}+(?=[^\W\d_]))?)+"
 WORD = re.compile(rf"(?<![^\W_])(?:(?:[A-Z]\.){{2,}}|{_LETTERS}(?:['’]{_LETTERS})*(?![^\W_]))")
 _CAMEL = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ABBREVIATED = re.compile(r"(?:St|Mt|Ft|Mr|Mrs|Ms|Dr|Prof|Rev|Hon|Gen|Col|Sgt|Capt|Lt|No|Nr|vs)\.\s*$")
 _LABEL = re.compile(r"\s?[:=]")
-_INITIALS = re.compile(r"(?<!\w)(?:(?:[A-Z]\.[ -]?)+|[B-HJ-Z] )$")  # before a name
-_PARTICLES = re.compile(  # between names, or before a family name with a capital of their own
-    r"(?<!\w)(?:(?:van|von|der|den|ter|ten|de|del|della|di|da|dos|das|do|du|la|le|el|al|bin|ibn|bint|abu|af|zu) )+$",
-    re.IGNORECASE,
-)
-_INITIALS_AFTER = re.compile(r",? ((?:[A-Z]\. ?)*[A-Z]\.)(?!\w)")
-_CAPITAL_BEFORE = re.compile(r"(?<!\w)([A-Z][^\W\d_]+) $")
-_CAPITAL_AFTER = re.compile(r" ([A-ZÄÖÜÉ][^\W\d_]+)(?!\w)")
-_SECOND_HALF = re.compile(r"-([^\W\d_]+)(?!\w)")
-_QUESTION = re.compile(r"[^.!?\n]{0,300}\?")
 _BEGINS = re.compile(r"(?:^|[.!?:;\n•*>|\"“”‘…—–]|\s-)\W*$")  # what is before the first word of a sentence
 
 _ARTICLES = ("a", "an", "the", "this", "my", "our", "your", "his", "her", "their")
@@ -46,13 +39,13 @@ _CAPITALISED = frozenset(
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
 _POSSESSIVE = re.compile(r"['’](?:s|ll|ve|re|d|m)?$", re.IGNORECASE)  # and other short forms
+_COMMAND = re.compile(r"[a-z]+\*?(?=[\[{])")  # of LaTeX, after a backslash
 _HALVES = re.compile(
     r"(?:do|does|did|is|was|are|were|wo|would|could|should|has|have|had|ai)n|n't|ll|ve"
 )  # of short forms
 _TITLE_CASE = 0.6  # of a text's words: above it a capital says nothing
 _LABELS = 50_000  # what a form calls its fields is among so many of the most frequent words
 _FEW_WORDS = 4  # a text too short to be a headline
-_CAPITAL_NOUNS = ("de", "lb")  # languages in which a capital says nothing
 
 
 class Finder:
@@ -63,17 +56,20 @@ class Finder:
         forms = {unicodedata.normalize(form, term) for term in own_terms for form in ("NFC", "NFD")}
         patterns = (r"\s+".join(map(re.escape, form.split())) for form in forms if form.strip())
         terms = sorted(patterns, key=len, reverse=True)
-        self._formats = Formats(lexicon, rank)
+        self._formats, self._cues = Formats(lexicon, rank), Cues(lexicon)
+        self._neighbours = Neighbours(lexicon, _CAPITALISED)
         self._months = frozenset(month.lower() for month in lexicon.months)
         self._own = re.compile(rf"(?<![^\W_])(?:{'|'.join(terms)})(?![^\W_])", re.IGNORECASE) if terms else None
 
     def find(self, texts: Sequence[str]) -> Iterator[list[Span]]:
         """The spans of each text, in order, without overlaps."""
-        for text, recognised in zip(texts, self._recognisers.read(texts), strict=True):
-            taken = bytearray(len(text))
-            spans = list(self._free(self._candidates(text, recognised), taken))
-            spans += self._free(self._beside(text, spans), taken)
-            yield _whole_tokens(text, sorted(spans, key=lambda span: span.start))
+        visible = [_visible(text) for text in texts]
+        for text, seen, recognised in zip(texts, visible, self._recognisers.read(visible), strict=True):
+            taken = bytearray(len(seen))
+            spans = list(self._free(self._candidates(seen, recognised), taken))
+            spans += self._free(self._neighbours.find(seen, spans), taken)
+            found = _whole_tokens(seen, sorted(spans, key=lambda span: span.start))
+            yield found if len(seen) == len(text) else list(_in_full(text, found))
 
     @staticmethod
     def _free(candidates: Iterable[Span], taken: bytearray) -> Iterator[Span]:
@@ -89,6 +85,7 @@ class Finder:
             yield from (Span(match.start(), match.end(), Kind.TERM) for match in self._own.finditer(text))
         yield from recognised.formats
         yield from self._formats.find(text)
+        yield from self._cues.find(text)
         for entity in recognised.entities:
             yield from self._entity(text, entity)
         yield from self._words(text, recognised)
@@ -97,13 +94,17 @@ class Finder:
         """A person's names one by one, anything else as one unit; without what only surrounds it."""
         matches = list(WORD.finditer(text, entity.start, entity.end))
         after_title = [place + 1 for place, match in enumerate(matches) if match[0].lower() in _TITLES]
-        words = [match for match in matches[max(after_title, default=0) :] if self._names(match[0])]
+        words = matches[max(after_title, default=0) :]
+        words = [one for one in words if len(one[0]) > 1 and self._names(one[0]) and not _is_command(text, one)]
         if len(words) > 1 and self._only_begins(text, words[0]):
             words = words[1:]
         if not words:
             return
-        listed = len(words) == 1 and words[0][0].lower() in self._lexicon.given
-        if entity.kind is Kind.FAMILY or after_title or listed:
+        kind = self._lexicon.listed_kind(words[0][0].lower()) if len(words) == 1 and not after_title else None
+        if kind in (Kind.PLACE, Kind.COUNTRY):
+            yield _unit(words[0], kind)
+            return
+        if entity.kind is Kind.FAMILY or after_title or kind is Kind.GIVEN:
             for place, match in enumerate(words):
                 yield _unit(match, self._name_kind(match[0], place, len(words)))
             return
@@ -131,7 +132,7 @@ class Finder:
         matches = list(WORD.finditer(text))
         capitals = sum(match[0][0].isupper() for match in matches)
         telling = capitals <= _TITLE_CASE * len(matches) or len(matches) < _FEW_WORDS
-        telling = telling and self._lexicon.language not in _CAPITAL_NOUNS
+        telling = telling and self._lexicon.language not in CAPITAL_NOUNS
         for match in matches:
             yield from self._word(text, match, telling=telling, proper=match.start() in recognised.proper)
             if match.start() in recognised.called:
@@ -140,15 +141,15 @@ class Finder:
     def _word(self, text: str, match: re.Match[str], *, telling: bool, proper: bool) -> Iterator[Span]:
         word = match[0]
         bare = word[: len(word) - _possessive(word)]
-        plain = unicodedata.normalize("NFC", re.sub(_INVISIBLE, "", bare)).lower().replace("’", "'")
-        if len(plain) == 1 or plain in _CAPITALISED or _HALVES.fullmatch(plain):
+        plain = unicodedata.normalize("NFC", bare).lower().replace("’", "'")
+        if _is_command(text, match) or len(plain) == 1 or plain in _CAPITALISED or _HALVES.fullmatch(plain):
             return
         capital = self._is_capital_name(text, match, bare, telling, proper)
         if plain in self._lexicon.function_words and not (
             capital and (plain in self._months or self._lexicon.is_listed(plain))
         ):
             return
-        if plain in self._months and bare[0].isupper():
+        if plain in self._months and (bare[0].isupper() or not self._lexicon.has_dictionary):
             yield _unit(match, Kind.MONTH)
         elif capital or self._lexicon.is_name(plain, capital=bare[0].isupper()):
             yield _unit(match, self._capital_kind(plain))
@@ -184,34 +185,26 @@ class Finder:
             return Kind.GIVEN
         return Kind.PLACE if plain in lexicon.places and plain not in lexicon.family else Kind.FAMILY
 
-    def _beside(self, text: str, spans: Iterable[Span]) -> Iterator[Span]:
-        """What belongs to the names beside it: initials, particles, a name that is a common word too, a second half."""
-        ends = {span.end for span in spans}
-        for span in spans:
-            if span.kind not in (Kind.GIVEN, Kind.FAMILY):
-                continue
-            if before := _INITIALS.search(text, max(0, span.start - 12), span.start):
-                yield Span(before.start(), before.start() + len(before[0].rstrip(" -")), Kind.INITIALS)
-            if after := _INITIALS_AFTER.match(text, span.end):
-                yield Span(after.start(1), after.end(1), Kind.INITIALS)
-            particles = _PARTICLES.search(text, max(0, span.start - 20), span.start)
-            if particles and (particles[0][0].isupper() or particles.start() - 1 in ends):
-                yield Span(particles.start(), particles.end() - 1, Kind.FAMILY)
-            first = _CAPITAL_BEFORE.search(text, max(0, span.start - 30), span.start)
-            if first and self._lexicon.is_listed(first[1].lower()) and not _QUESTION.match(text, span.end):
-                yield Span(*first.span(1), Kind.GIVEN)
-            second = _CAPITAL_AFTER.match(text, span.end) if span.kind is Kind.GIVEN else None
-            if second and not self._lexicon.is_everyday(second[1].lower()):
-                yield Span(*second.span(1), Kind.FAMILY)
-            half = _SECOND_HALF.match(text, span.end)
-            if half and not self._lexicon.is_everyday(half[1]):
-                yield Span(*half.span(1), Kind.GIVEN)
-
     def _common_parts(self, bare: str) -> bool:
         """Whether a word in camelCase is put together from common words, as names of fields are."""
         parts = _CAMEL.findall(bare) if bare[0].islower() else []
         common = not any(self._lexicon.is_rare(part.lower(), self._rank) for part in parts)
         return len(parts) > 1 and "".join(parts) == bare and common
+
+
+def _visible(text: str) -> str:
+    """Without the characters that nobody sees: they may be between letters or digits."""
+    return _UNSEEN.sub("", text)
+
+
+def _in_full(text: str, spans: Iterable[Span]) -> Iterator[Span]:
+    """The same units in the text with its invisible characters."""
+    places = [at for at, letter in enumerate(text) if not _UNSEEN.match(letter)]
+    return (Span(places[span.start], places[span.end - 1] + 1, span.kind) for span in spans)
+
+
+def _is_command(text: str, match: re.Match[str]) -> bool:
+    return text[match.start() - 1 : match.start()] == "\\" and _COMMAND.match(text, match.start()) is not None
 
 
 def _begins(text: str, match: re.Match[str]) -> bool:

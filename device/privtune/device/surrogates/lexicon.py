@@ -5,8 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import statistics
+import unicodedata
 from collections.abc import Iterable, Iterator
 from types import ModuleType
+
+from privtune.device.surrogates.kinds import Kind
+from privtune.device.surrogates.towns import towns
 
 # fmt: off
 MONTHS = (  # not from `calendar`, whose names follow the locale of the process
@@ -14,11 +19,21 @@ MONTHS = (  # not from `calendar`, whose names follow the locale of the process
     "July", "August", "September", "October", "November", "December",
 )
 # fmt: on
+CAPITAL_NOUNS = ("de", "lb")  # languages in which a capital says nothing
 FUNCTION_WORDS = 200  # so many of a language's most frequent words carry no content
 _EVERYDAY = 3_000  # words this frequent make no name in lower case; in an entity they may surround one
 _UNKNOWN = 10_000  # words of no dictionary that are rarer than this may be names
 _NO_DICTIONARY = 20_000  # the same where the language has none here: most of these words are names
+_SHORTEST = 3  # letters of a name that is told by other languages alone
 _UNSURE = 500  # without a dictionary, a listed name that is more frequent than this is taken for a word
+_ELSEWHERE = ("en", "fr", "es", "de")  # languages whose texts name the same people and places
+# Least frequency there over that at home (difference of Zipf frequencies): common words have less. Other languages use
+# more words of French than of German.
+_ABROAD = {"fr": -1.5}
+_ABROAD_LISTED = {"fr": -1.75}
+_ABROAD_ELSE, _ABROAD_LISTED_ELSE = -1.8, -2.4
+_ABROAD_CAPITAL = -0.4  # as much less does for a capital
+_LOAN = 3.0  # a word of the English dictionary with this Zipf frequency there is no name but a loan
 _PLURAL_OF_NAMES = 0.03  # a common noun has a plural that is used more often than this fraction of its singular
 
 
@@ -39,11 +54,19 @@ class Lexicon:
         self.months = _months(language)
         self.called, self.family, self.places, self.countries = _names(language)
         self.given = self.called - (self.family - _common_given_names())
+        self.towns = towns(language)
+        if not self.has_dictionary:
+            self.places |= frozenset(filter(self._is_town, self.towns))
         self._other_words: frozenset[str] = frozenset()
         self._nouns: frozenset[str] = frozenset()
 
+    @property
+    def has_dictionary(self) -> bool:
+        """Whether the dictionary is the language's own."""
+        return self.language == "en"
+
     def learn_dictionary(self, nouns: Iterable[str], others: Iterable[str]) -> None:
-        """Take a dictionary's nouns and its verbs, adjectives and adverbs, which a lower-case name is not."""
+        """Take the English dictionary: nouns, and verbs, adjectives and adverbs, which a lower-case name is not."""
         self._nouns, self._other_words = frozenset(nouns), frozenset(others)
 
     def rank(self, word: str) -> int:
@@ -63,23 +86,34 @@ class Lexicon:
 
         capital: how it is written; without a dictionary only a capital tells a family name.
         """
-        if word in self.function_words or not self.is_listed(word):
+        if word in self.function_words:
             return False
-        if not self._other_words:
-            return (capital and self.rank(word) >= _UNSURE) or (word in self.given and not self.is_everyday(word))
+        if not self.has_dictionary:
+            if self.language == "de" and word.endswith("er") and word[:-2] in self.places:
+                return True  # of a town: Kieler
+            known = word in self.given or word in self.places
+            return (known and self.rank(word) >= (_UNSURE if capital else _EVERYDAY)) or self._is_used_abroad(
+                word, capital=capital
+            )
+        if not self.is_listed(word):
+            return False
         stems = {word, word.removesuffix("s"), word.removesuffix("es")}
-        common_noun = bool(stems & self._nouns) and self._has_common_plural(word)
+        common_noun = bool(stems & self._nouns) and self.has_common_plural(word)
         return word not in self._other_words and not common_noun
 
     def is_dictionary_word(self, word: str) -> bool:
         """Whether a word or what it is derived from is in the dictionary, and no name; without one, any plain word."""
         if not word.isalpha() or self.is_listed(word):
             return False
-        return not self._other_words or any(stem in self._nouns or stem in self._other_words for stem in _stems(word))
+        return not self.has_dictionary or self.is_known(word)
+
+    def is_known(self, word: str) -> bool:
+        """Whether a word or what it is derived from is in the dictionary, names included."""
+        return any(stem in self._nouns or stem in self._other_words for stem in _stems(word))
 
     def is_rare(self, word: str, rank: int) -> bool:
         """Whether a word in lower case is rarer than `rank`; one of no dictionary may be a name, and is rare sooner."""
-        if not self._other_words:
+        if not self.has_dictionary:
             return self.rank(word) >= min(rank, _NO_DICTIONARY)
         known = self.is_dictionary_word(word) and not self._is_like_a_name(word)
         return self.rank(word) >= (rank if known else min(rank, _UNKNOWN))
@@ -88,18 +122,51 @@ class Lexicon:
         """Whether a word in lower case is a name or place of the public lists."""
         return any(word in names for names in (self.given, self.family, self.places, self.countries))
 
+    def listed_kind(self, word: str) -> Kind | None:
+        """What a word in lower case is by the public lists; None if it is in none of them or in several."""
+        lists = ((Kind.GIVEN, self.given), (Kind.FAMILY, self.family), (Kind.COUNTRY, self.countries))
+        kinds = [kind for kind, names in lists if word in names]
+        kinds += [Kind.PLACE] if word in self.places or word in self.towns else []
+        return kinds[0] if len(kinds) == 1 else None
+
+    def _is_town(self, word: str) -> bool:
+        return not self.is_everyday(word) or self._abroad(word) > _ABROAD.get(self.language, _ABROAD_ELSE)
+
+    def _is_used_abroad(self, word: str, *, capital: bool = False) -> bool:
+        """Names are written in other languages too, common words hardly; those that are are in the dictionary there."""
+        listed = self.is_listed(word)
+        if not listed and (word not in self._rank or len(word) < _SHORTEST):
+            return False
+        english = self._wordfreq.zipf_frequency(word, "en")
+        loan = english >= _LOAN and (word in self._nouns or word in self._other_words) and not listed
+        least = (_ABROAD_LISTED if listed else _ABROAD).get(
+            self.language, _ABROAD_LISTED_ELSE if listed else _ABROAD_ELSE
+        )
+        return not loan and self._abroad(word) > least + (_ABROAD_CAPITAL if capital else 0)
+
+    def _abroad(self, word: str) -> float:
+        """How frequent a word is in other languages, over its frequency here: a difference of Zipf frequencies."""
+        others = [one for one in _ELSEWHERE if one != self.language]
+        zipf = self._wordfreq.zipf_frequency
+        bare = _without_accents(word) if self.is_listed(word) else word  # they write Benoît so, and ete is no été
+        return statistics.median(max(zipf(word, one), zipf(bare, one)) for one in others) - zipf(word, self.language)
+
     def _is_like_a_name(self, word: str) -> bool:
         """Whether a dictionary's noun is in the singular only, as its towns and people are."""
         others = any(stem in self._other_words for stem in _stems(word))
         return word in self._nouns and not others and not any(plural in self._rank for plural in _plurals(word))
 
-    def _has_common_plural(self, word: str) -> bool:
+    def has_common_plural(self, word: str) -> bool:
         """Names are hardly ever in the plural; of a plural, the singular is in common use."""
         frequency = functools.partial(self._wordfreq.word_frequency, lang=self.language)
         if word.endswith("s") and frequency(word[:-1]) > frequency(word) / 3:
             return True
         plurals = [plural for plural in _plurals(word) if plural not in self.family]  # Roberts
         return bool(sum(map(frequency, plurals)) > _PLURAL_OF_NAMES * frequency(word))
+
+
+def _without_accents(word: str) -> str:
+    return "".join(one for one in unicodedata.normalize("NFD", word) if unicodedata.category(one) != "Mn")
 
 
 def _plurals(word: str) -> tuple[str, ...]:

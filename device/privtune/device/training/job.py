@@ -18,7 +18,7 @@ from privtune.device.model.head import HeadTrainer
 from privtune.device.privacy.statements import LabelStatement, SlopeStatement, Statement
 from privtune.device.release.perturber import Uploader
 from privtune.device.runtime.memory import trim
-from privtune.device.session.handshake import open_request
+from privtune.device.session.handshake import hand_over, open_request
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.replacement import Replacement
 from privtune.device.training.loop import Totals, TrainingSession, train_steps
@@ -205,6 +205,7 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
         run.spec,
         total_steps=job.plan.total_steps,
         checkpoint_steps=checkpoint_steps(run.folder.checkpoints),
+        table=job.releasing.noise.mechanism.table,
     )
     opened = run.link.open(request)
     head.rewind(run.folder.checkpoints, opened.resume_step)
@@ -219,12 +220,13 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
         return run.link.commit(commit).adapter_sha256
     stream = run.link.stream(opened, run.job_id, infer=False, patience=run.settings.no_progress_timeout)
     try:
+        hand_over(job.releasing.noise.mechanism.table, stream, opened)
         session = TrainingSession(
             run=run,
             job=job,
             stream=stream,
             states=FinalStates(head, job.releasing.perturber, job.package, run.spec, kept),
-            uploader=Uploader(job.package.hidden_size, run.spec.codec),
+            uploader=Uploader(*job.releasing.noise.mechanism.sent_as(run.spec.codec)),
             totals=totals,
         )
         steps = train_by_slopes if run.spec.zeroth_order.on else train_steps

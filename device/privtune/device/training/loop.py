@@ -149,7 +149,7 @@ def _request(session: TrainingSession, batch: TrainingBatch, /, *, inline_all: b
     spec = session.run.spec
     return session.uploader.forward(
         batch.released,
-        session.states.asked(batch.released, batch.readout_N),
+        session.states.asked(batch.readout_N),
         step=batch.step,
         micro_batch=batch.number,
         last=batch.last,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from privtune.device.account.early_refusal import refuse_early
 from privtune.device.account.releasing import Outgoing, Releasing, open_releasing
 from privtune.device.account.run_account import Account, source_of
 from privtune.device.data.batches import BatchPlan
@@ -27,6 +28,7 @@ from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import encode_records, load_bottom
 from privtune.device.model.tail import Tail
 from privtune.device.noise.base import Mechanism
+from privtune.device.noise.registry import check_job
 from privtune.device.privacy.statements import LabelStatement, SlopeStatement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
@@ -39,6 +41,7 @@ from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import InvalidInput, JobPaused
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
+from privtune.shared.wording import counted
 
 SAY_EVERY_S = 10.0  # while surrogates are drawn
 
@@ -99,6 +102,7 @@ class _Loaded:
     lines: where the training records are in their file, and the held-out ones.
     label_keys: of the training records, in their order.
     replacement: what surrogates did in training and held-out records.
+    replaced: for an audit: of each training record of the file, the words that were replaced.
     """
 
     state: JobState
@@ -109,6 +113,7 @@ class _Loaded:
     lines: tuple[RecordLines, RecordLines | None]
     label_keys: list[bytes]
     replacement: Replacement | None
+    replaced: list[frozenset[str]]
 
 
 @contextlib.contextmanager
@@ -149,19 +154,29 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
 def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
     """Read the data, load the model, and bring all records into the job's secret order."""
     spec, settings, folder = run.spec, run.settings, run.folder
+    check_job(spec)
+    if settings.audit_rule is not None:
+        settings.audit_rule.check(spec, settings.local_model)
     say = run.progress.message if run.settings.tell_data else lambda _: None
     original, held_out, names = read_for_training(train, validation, spec.task, say)
     if spec.num_labels not in (None, len(names)):
         raise InvalidInput(
-            f"the job says num_labels {spec.num_labels}, but the data has {len(names)} labels",
+            f"the job says num_labels {spec.num_labels}, but the data has {counted(len(names), 'label')}",
             param="num_labels",
             private=True,
         )
+    for source, count in ((train, len(original)), (validation, len(held_out or ()))):
+        if source is not None:
+            least = count if names else 1  # a language model drops records that it can't learn from
+            refuse_early(
+                settings.home, spec, source_of(source.path), settings.budget, records=least, resumed=(run.job_id,)
+            )
     lines = lines_of(original), None if held_out is None else lines_of(held_out)
     terms = own_terms(spec.surrogates, train, validation)
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
     records, held_out, replacement = _replaced(run, state, original, held_out)
+    replaced = _replaced_words(original, records) if replacement is not None and settings.audit_rule else []
     trim()
     package = load_bottom(
         run.link,
@@ -176,7 +191,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     form = _form(state, records, package, train.chat_template)
     limit = spec.train.longest(package.max_positions)
     if limit < spec.train.max_length:
-        run.progress.message(f"records are cut at {limit} tokens, all that this model has positions for")
+        run.progress.message(f"records are cut at {counted(limit, 'token')}, all that this model has positions for")
     if package.max_positions is not None and limit > package.max_positions:
         raise InvalidInput(f"max_length {limit} is over the {package.max_positions} positions of this model")
     data = encode_records(package, records, spec, names, form)
@@ -195,6 +210,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         lines=lines,
         label_keys=[keys[index] for index in order.tolist()] if keys else [],
         replacement=replacement,
+        replaced=replaced,
     )
 
 
@@ -210,7 +226,7 @@ def _replaced(
         if run.stop.is_set():
             raise JobPaused("stopped while surrogates were drawn; nothing of the data was sent")
         if time.monotonic() - said > SAY_EVERY_S:
-            run.progress.message(f"replaced in {done:,} records so far")
+            run.progress.message(f"replaced in {counted(done, 'record')} so far")
             said = time.monotonic()
 
     surrogates = state.surrogates()
@@ -222,6 +238,12 @@ def _replaced(
         held_out, more = surrogates.records(held_out, HELD_OUT, watch)
         coverage += more
     return records, held_out, Replacement.of(surrogates, coverage)
+
+
+def _replaced_words(own: Records, sent: Records) -> list[frozenset[str]]:
+    from privtune.device.audit.identifying import replaced_words  # few jobs are audited
+
+    return replaced_words(own, sent)
 
 
 def _form(state: JobState, records: Records, package: BottomPackage, chat_template: str | None) -> PromptForm | None:
@@ -237,13 +259,6 @@ def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
     if policy is not None:
         policy.check_resolved(spec, mechanism.resolved())
     clean = bool(spec.tail) and spec.skip != "none"
-    if mechanism.shortens and spec.task == "causal-lm":
-        raise InvalidInput(f"mechanism {mechanism.name} shortens records and can't serve causal-lm")
-    if mechanism.shortens and clean:
-        raise InvalidInput(
-            f"mechanism {mechanism.name} shortens records, so clean vectors have no rows to be added to: use "
-            "--skip none with this mechanism"
-        )
     if mechanism.hides_task and not clean:
         run.progress.message(
             f"mechanism {mechanism.name} hides the classes from the cloud, so it can learn little of them: let this "
@@ -266,6 +281,7 @@ def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
         noise=releasing.noise,
         scope=releasing.store.fingerprint,
         local_model=run.settings.local_model,
+        replaced=loaded.replaced,
     )
     hold(rule, job, run.settings.home, run.progress.message, run.stop)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from privtune.device.account.early_refusal import refuse_early
+from privtune.device.account.run_account import source_of
 from privtune.device.data.source import DataSource, own_terms, read_for_training
 from privtune.device.home.job_lock import job_lock
-from privtune.device.home.policy import Policy
+from privtune.device.home.policy import AuditRule, Policy, budget_of
 from privtune.device.home.policy_file import home_policy
 from privtune.device.home.run_request import RunRequest, unfinished
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
@@ -42,44 +44,56 @@ UNFINISHED = ("queued", "running", "paused")
 class Consent:
     """What the owner allows explicitly; without it such a job is refused.
 
-    protection: the least protection by name; with `none`, clean vectors of a text in which nothing is replaced leave.
+    protection: the least protection by name; with `none`, a text in which nothing is replaced may be read by the cloud,
+        from clean vectors or from a language model's gradients.
     shared_labels: labels go to the cloud.
-    text_gradients: gradients of a language model leave, and they name its text.
     another_noise: the data are released under another noise distribution than before.
     """
 
     protection: str = DEFAULT
     shared_labels: bool = False
-    text_gradients: bool = False
     another_noise: bool = False
 
 
-def check_request(request: RunRequest, home: Path, consent: Consent, say: Say) -> RunRequest:
+def check_request(
+    request: RunRequest, home: Path, consent: Consent, say: Say, audit: AuditRule | None = None
+) -> RunRequest:
     """The request with its labels counted. Nothing is sent: the policy and all of the data are checked here.
+
+    audit: what the owner asks for; the policy's rule, where it has one, takes precedence.
 
     Raises InvalidInput, DataInvalid or PolicyRefused.
     """
     spec = request.spec
-    if spec.mechanism.name == "none" and not spec.surrogates.on and consent.protection != "none":
-        raise InvalidInput(
-            "Nothing is replaced and no noise is added, so the cloud could read nearly every word. Say --protect none "
-            "if you mean it.",
-            param="protect",
-        )
-    if spec.task == "causal-lm" and not spec.tail and not spec.surrogates.on and not consent.text_gradients:
-        raise InvalidInput(
-            "A language model that trains in the cloud needs gradients from this device that name its text, whatever "
-            "the noise. Let names be replaced (--protect names), use --tail 4 to train the last four blocks here "
-            "instead, or --text-gradients if you mean it.",
-            param="tail",
-        )
+    if not spec.surrogates.on and consent.protection != "none":
+        _refuse_readable(spec)
     policy = home_policy(home)
     if policy is not None:
         policy.check(spec)
+    rule = (policy.audit if policy is not None else None) or audit
+    if rule is not None:
+        rule.check(spec, request.local_model)
     classes = check_data(request.train, request.validation, spec, say)
     if spec.labels == "shared":
         spec = _with_classes(spec, classes)
     return replace(request, spec=spec, another_noise=consent.another_noise)
+
+
+def _refuse_readable(spec: JobSpec) -> None:
+    """Refuse a job without surrogates whose text the cloud can read."""
+    mean_it = "Say --protect none if you mean it."
+    if spec.mechanism.name == "none":
+        raise InvalidInput(
+            f"Nothing is replaced and no noise is added, so the cloud could read nearly every word. {mean_it}",
+            param="protect",
+        )
+    if spec.task == "causal-lm" and not spec.tail:
+        raise InvalidInput(
+            "A language model that trains in the cloud needs gradients from this device that name its text, whatever "
+            "the noise. Let names be replaced (--protect names), or use --tail 4 to train the last four blocks here. "
+            f"{mean_it}",
+            param="protect",
+        )
 
 
 def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
@@ -91,20 +105,32 @@ def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
 
 def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
     """Read all records once, so that mistakes show before a job exists. Returns the number of labels."""
-    terms = own_terms(spec.surrogates, train, validation)
-    if spec.surrogates.on:
-        Surrogates(spec.surrogates, bytes(SECRET_BYTES), terms)  # whether all that it needs is here
+    _check_surrogates(spec, train, validation)
     _, _, names = read_for_training(train, validation, spec.task, say)
     return len(names)
+
+
+def _check_surrogates(spec: JobSpec, train: DataSource, validation: DataSource | None) -> None:
+    """Whether all that surrogates need is here: missing in a run, it would end the job."""
+    terms = own_terms(spec.surrogates, train, validation)
+    if spec.surrogates.on:
+        Surrogates(spec.surrogates, bytes(SECRET_BYTES), terms)
 
 
 def submit(request: RunRequest, home: Path, control: ControlPlane, say: Say, *, new: bool) -> tuple[str, RunRequest]:
     """The id of the job to work on, and its request: an unfinished job that asks for the same, or a new one.
 
     new: start a new job even if there is an unfinished one.
+
+    Raises PolicyRefused where the budget can't allow the job, before the cloud is asked for anything.
     """
     request = replace(request, cloud=control.url)
-    for job_id in () if new else unfinished(home, request):
+    known = [] if new else unfinished(home, request)
+    budget = budget_of(home_policy(home), another_noise=request.another_noise)
+    for data in (request.train, request.validation):
+        if data is not None:
+            refuse_early(home, request.spec, source_of(data.path), budget, resumed=known)
+    for job_id in known:
         try:
             job = control.get_job(job_id)
         except JobNotFound:
@@ -154,6 +180,8 @@ def resume(
             another_noise=consent.another_noise,
         )
         request.save(home, job_id)
+    else:
+        _check_surrogates(request.spec, request.train, request.validation)
     _release_hold(job, control)
     return request
 
@@ -207,6 +235,6 @@ def _admitted(job: Json, home: Path, consent: Consent) -> JobSpec:
         Policy(
             protections=(consent.protection,),
             allow_shared_labels=consent.shared_labels,
-            gradients="any" if consent.text_gradients else "no-text",
+            gradients="any" if consent.protection == "none" else "no-text",
         ).check(spec)
     return spec

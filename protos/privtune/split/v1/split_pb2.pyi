@@ -11,6 +11,8 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_UNSPECIFIED: _ClassVar[Codec]
     CODEC_FP32: _ClassVar[Codec]
     CODEC_BF16: _ClassVar[Codec]
+    CODEC_IDS8: _ClassVar[Codec]
+    CODEC_IDS16: _ClassVar[Codec]
 
 class FrameKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -22,6 +24,7 @@ class FrameKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FRAME_KIND_CUT_GRADIENT: _ClassVar[FrameKind]
     FRAME_KIND_RESEND: _ClassVar[FrameKind]
     FRAME_KIND_END: _ClassVar[FrameKind]
+    FRAME_KIND_TABLE: _ClassVar[FrameKind]
 
 class ArtifactKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -38,6 +41,8 @@ class StepOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 CODEC_UNSPECIFIED: Codec
 CODEC_FP32: Codec
 CODEC_BF16: Codec
+CODEC_IDS8: Codec
+CODEC_IDS16: Codec
 FRAME_KIND_UNSPECIFIED: FrameKind
 FRAME_KIND_FORWARD: FrameKind
 FRAME_KIND_OUTPUT: FrameKind
@@ -46,6 +51,7 @@ FRAME_KIND_STEP: FrameKind
 FRAME_KIND_CUT_GRADIENT: FrameKind
 FRAME_KIND_RESEND: FrameKind
 FRAME_KIND_END: FrameKind
+FRAME_KIND_TABLE: FrameKind
 ARTIFACT_KIND_UNSPECIFIED: ArtifactKind
 ARTIFACT_KIND_BOTTOM: ArtifactKind
 ARTIFACT_KIND_ADAPTER: ArtifactKind
@@ -55,7 +61,7 @@ STEP_OUTCOME_PAUSE: StepOutcome
 STEP_OUTCOME_CANCEL: StepOutcome
 
 class OpenRequest(_message.Message):
-    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256")
+    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256", "table_sha256")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +74,7 @@ class OpenRequest(_message.Message):
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     INFER_FIELD_NUMBER: _ClassVar[int]
     BOTTOM_SHA256_FIELD_NUMBER: _ClassVar[int]
+    TABLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     client_version: str
     job_id: str
@@ -80,10 +87,11 @@ class OpenRequest(_message.Message):
     total_steps: int
     infer: bool
     bottom_sha256: str
-    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ...) -> None: ...
+    table_sha256: str
+    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ..., table_sha256: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
-    __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters")
+    __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters", "table_sha256")
     SESSION_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     RESUME_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +99,7 @@ class OpenResponse(_message.Message):
     MAX_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOP_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    TABLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     session_epoch: int
     server_version: str
     resume_step: int
@@ -98,7 +107,8 @@ class OpenResponse(_message.Message):
     max_payload_bytes: int
     max_tensor_bytes: int
     top_parameters: int
-    def __init__(self, session_epoch: _Optional[int] = ..., server_version: _Optional[str] = ..., resume_step: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_payload_bytes: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ..., top_parameters: _Optional[int] = ...) -> None: ...
+    table_sha256: str
+    def __init__(self, session_epoch: _Optional[int] = ..., server_version: _Optional[str] = ..., resume_step: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_payload_bytes: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ..., top_parameters: _Optional[int] = ..., table_sha256: _Optional[str] = ...) -> None: ...
 
 class TensorMeta(_message.Message):
     __slots__ = ("codec", "rows", "width")
@@ -109,6 +119,16 @@ class TensorMeta(_message.Message):
     rows: int
     width: int
     def __init__(self, codec: _Optional[_Union[Codec, str]] = ..., rows: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+
+class TableHeader(_message.Message):
+    __slots__ = ("placed", "offsets", "sha256")
+    PLACED_FIELD_NUMBER: _ClassVar[int]
+    OFFSETS_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    placed: int
+    offsets: int
+    sha256: str
+    def __init__(self, placed: _Optional[int] = ..., offsets: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class ForwardHeader(_message.Message):
     __slots__ = ("record_ids", "lengths", "inlined", "readout", "shared_labels", "want_cut_gradient", "forward_only", "weight", "past")
@@ -155,7 +175,7 @@ class StepReport(_message.Message):
     def __init__(self, outcome: _Optional[_Union[StepOutcome, str]] = ..., grad_norm: _Optional[float] = ..., checkpointed: bool = ..., shared_loss: _Optional[float] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("session_epoch", "seq", "step", "micro_batch", "kind", "chunk_index", "chunk_count", "payload", "crc32c", "tensor", "forward", "control", "report", "last_micro_batch")
+    __slots__ = ("session_epoch", "seq", "step", "micro_batch", "kind", "chunk_index", "chunk_count", "payload", "crc32c", "tensor", "forward", "control", "report", "last_micro_batch", "table")
     SESSION_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +190,7 @@ class Frame(_message.Message):
     CONTROL_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     LAST_MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
     session_epoch: int
     seq: int
     step: int
@@ -184,7 +205,8 @@ class Frame(_message.Message):
     control: StepControl
     report: StepReport
     last_micro_batch: bool
-    def __init__(self, session_epoch: _Optional[int] = ..., seq: _Optional[int] = ..., step: _Optional[int] = ..., micro_batch: _Optional[int] = ..., kind: _Optional[_Union[FrameKind, str]] = ..., chunk_index: _Optional[int] = ..., chunk_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., crc32c: _Optional[int] = ..., tensor: _Optional[_Union[TensorMeta, _Mapping]] = ..., forward: _Optional[_Union[ForwardHeader, _Mapping]] = ..., control: _Optional[_Union[StepControl, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., last_micro_batch: bool = ...) -> None: ...
+    table: TableHeader
+    def __init__(self, session_epoch: _Optional[int] = ..., seq: _Optional[int] = ..., step: _Optional[int] = ..., micro_batch: _Optional[int] = ..., kind: _Optional[_Union[FrameKind, str]] = ..., chunk_index: _Optional[int] = ..., chunk_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., crc32c: _Optional[int] = ..., tensor: _Optional[_Union[TensorMeta, _Mapping]] = ..., forward: _Optional[_Union[ForwardHeader, _Mapping]] = ..., control: _Optional[_Union[StepControl, _Mapping]] = ..., report: _Optional[_Union[StepReport, _Mapping]] = ..., last_micro_batch: bool = ..., table: _Optional[_Union[TableHeader, _Mapping]] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("job_id", "session_epoch", "final_step", "tokens")

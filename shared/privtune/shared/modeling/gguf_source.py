@@ -15,6 +15,7 @@ from privtune.shared.errors import ModelNotFound, ModelUnsupported, StorageFull
 from privtune.shared.files import held, replacing_folder
 from privtune.shared.modeling.cache_folder import cache_folder
 from privtune.shared.modeling.hf_calls import SAFE, one_line, quiet
+from privtune.shared.wording import install
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def converted_gguf(ref: str) -> Path:
     """
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
-            raise ModelUnsupported(f"GGUF files need the package {package}: pip install 'privtune[gguf]'")
+            raise ModelUnsupported(f"GGUF files need the package {package}: {install('gguf')}")
     where, file = _place(ref)
     path = _found(where, file, ref)
     stat = path.stat()  # of a hub's file, the path differs with its contents

@@ -161,6 +161,11 @@ def check_model(ref: str, task: Task) -> None:
     _load_config(_local_source(ref), ref, task, num_labels=2)
 
 
+def count_blocks(ref: str, task: Task) -> int:
+    """How many blocks a model has, without reading its weights. Raises `ModelNotFound` or `ModelUnsupported`."""
+    return int(_load_config(_local_source(ref), ref, task, 2).num_hidden_layers)
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that needs pickle or its own code. Raises `ModelNotFound` or `ModelUnsupported`."""
     try:

@@ -24,6 +24,7 @@ from privtune.shared.modeling.adapter_folder import (
 )
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
+from privtune.shared.wording import install
 
 _ADAPTER = "default"
 
@@ -38,7 +39,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
         from peft import LoraConfig, get_peft_model  # large; a device needs it only for a tail
     except ImportError:
         raise InvalidInput(
-            "LoRA on this machine needs peft: pip install 'privtune[tail]'; or train every weight (--tuning full)"
+            f"LoRA on this machine needs peft: {install('tail')}; or train every weight (--tuning full)"
         ) from None
     linear = _linear_layers(top)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 
 from privtune.shared.errors import CutOutOfRange
 from privtune.shared.modeling.anatomy import Absent, Anatomy, SkippedBlock, clone_structure, dissect
+from privtune.shared.wording import counted
 
 # Settings that change what the same weights compute. Parameter shapes cover the rest.
 _CONFIG_KEYS = (
@@ -264,7 +265,8 @@ class Partition:
         """Returns `tail`. Raises `CutOutOfRange` when it leaves no block between itself and the cut."""
         if not 0 <= tail < self.n_layers - cut:
             raise CutOutOfRange(
-                f"Cut {cut} and a tail of {tail} leave none of this model's {self.n_layers} blocks to the cloud.",
+                f"Cut {cut} and a tail of {tail} leave none of this model's {counted(self.n_layers, 'block')} "
+                "to the cloud.",
                 param="tail",
             )
         return tail

@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import numpy as np
 import pytest
 
 from privtune.cloud.compute.artifacts import Artifacts
@@ -11,6 +12,7 @@ from privtune.cloud.settings import Settings
 from privtune.shared.codec import encode, probe
 from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.public_table import MAX_TABLE_BYTES, PublicTable
 from privtune.shared.wire import STEP, Message, codec_number
 from privtune.split.v1 import split_pb2 as pb
 
@@ -144,3 +146,25 @@ def test_what_a_job_trains_is_entered_in_the_budget(host, jobs, tmp_path):
 def test_a_number_of_tokens_that_no_job_has_is_refused(desk, jobs, job):
     with pytest.raises(InvalidInput, match="tokens"):
         desk.commit(pb.CommitRequest(job_id=job.id, session_epoch=1, final_step=4, tokens=2**64 - 1))
+
+
+def test_a_table_is_stored_with_its_job(desk, host, job, tmp_path):
+    """Later sessions of either kind have it; another table, or a damaged file, has to be sent again."""
+    table = PublicTable(rows_KD=np.ones((3, 32), np.float32), offsets_PD=np.zeros((0, 32), np.float32))
+    asked = request(host, job, table_sha256=table.sha256)
+    first = desk.open("alice", asked)
+    assert first.releases.needs_table
+    assert first.max_message_bytes == MAX_TABLE_BYTES
+    list(first.machine.handle(table.to_message()))
+    assert not desk.open("alice", asked).releases.needs_table, "the same session's cache"
+    other = Desk(host, desk._jobs, Artifacts(tmp_path), Settings(data_folder=tmp_path))
+    again = other.open("alice", asked)
+    assert not again.releases.needs_table
+    assert again.max_message_bytes < MAX_TABLE_BYTES
+    assert other.open("alice", request(host, job, table_sha256="0" * 64)).releases.needs_table
+    (tmp_path / "jobs" / job.id / "table.safetensors").write_bytes(b"torn")
+    assert (
+        Desk(host, desk._jobs, Artifacts(tmp_path), Settings(data_folder=tmp_path))
+        .open("alice", asked)
+        .releases.needs_table
+    )

@@ -204,7 +204,6 @@ def test_rewind_repeats_the_run_bit_by_bit(host, tmp_path):
     ("message", "complaint"),
     [
         (forward(0, 0, readout=[10]), "reads out a position"),
-        (forward(0, 0, readout=[]), "reads out a position"),
         (forward(0, 0, lengths=(0, 7)), "without rows"),
         (Message(kind=FORWARD, step=0), "without its header"),
         (gradient(0, 5), "no forward pass"),

@@ -85,7 +85,7 @@ def test_labels_cost_the_largest_epsilon_of_a_store_and_add_up_over_stores(tmp_p
     ("budget", "why"),
     [
         ({"nats_per_record": 3.0}, "up to 4 nats"),
-        ({"releases": 15}, "may draw 10 new releases and 5 are left"),
+        ({"releases": 15}, r"may draw 10 new releases \(5 left\)"),
         ({"jobs": 1}, "one more"),
         ({"noises": 1}, "another noise distribution, and 1 may be used"),
     ],

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from privtune.device.audit.attacker_text import PublicText
+from privtune.device.audit.identifying import Hidden
 from privtune.device.audit.metrics import InversionScore, bootstrap, hits, rouge_l, spread
 from privtune.device.audit.observed import Observed, Seen
 
@@ -82,6 +83,26 @@ def test_the_interval_shrinks_with_the_number_of_records_and_is_the_binomial_one
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(value * (1 - value) / 1000), rel=0.15)
     ((_, low4, high4),) = bootstrap(rows[:250], [(0, 1)])
     assert (high4 - low4) > 1.5 * (high - low)
+
+
+class _Letters:
+    """A tokenizer: 0 is a, 1 is b, ..."""
+
+    def decode(self, ids):
+        return " ".join(chr(97 + one) for one in ids)
+
+
+def test_replaced_words_are_looked_for_in_the_guesses_for_their_record_and_for_others():
+    hidden = Hidden(words=[frozenset("ab"), frozenset("c"), frozenset("d")], tokenizer=_Letters())
+    score = InversionScore(PublicText([np.arange(9)], frozenset()), hidden)
+    # Of a, b, c, d only a is guessed for its own record; each of the others has a as well, and one of them d.
+    score.add(torch.tensor([[0], [5], [0], [3], [0], [-1]]), observed([4] * 6, [2, 2, 2]))
+    found = score.figures()["replaced"]
+    assert found.value == 1 / 4
+    assert found.floor == pytest.approx((2 / 2 + 1 / 2) / 4)
+    few = InversionScore(PublicText([np.arange(9)], frozenset()), hidden)
+    few.add(torch.tensor([[0], [1]]), observed([4] * 2, [2]))  # a slow attack, on the first records only
+    assert few.figures()["replaced"].value == 1
 
 
 def test_several_seeds_add_up():

@@ -1,3 +1,5 @@
+import pytest
+
 from privtune.device.audit import identifying
 from privtune.device.audit.attacks.channels import Finding
 from privtune.device.audit.metrics import Figure
@@ -33,7 +35,16 @@ def test_the_verdict_follows_the_upper_end_of_the_interval():
 def test_words_that_surrogates_leave_readable_are_no_reason_for_more_noise():
     own = Finding(name=identifying.NAME, figure=Figure(value=0.0, low=0.0, high=0.01, floor=0.03), text="")
     rows = [row("a", "oblivious", 0.9, 0.9), row("b", "adaptive", 0.9, 0.9)]
-    text = judge(Outcome(rows=rows, findings=[own])).text
-    assert "readable on purpose" in text
-    assert "more noise" not in text.lower()
+    found = judge(Outcome(rows=rows, findings=[own]), clear=True)
+    assert (found.level, found.headline) == ("some", "What was replaced stays hidden, and all other words can be read")
+    assert "readable on purpose" in found.text
+    assert "more noise" not in found.text.lower()
     assert "Use more noise" in judge(Outcome(rows=rows)).text
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_replaced_words_that_are_named_decide_the_verdict(clear):
+    own = Finding(name=identifying.NAME, figure=Figure(value=0.05, low=0.02, high=0.08, floor=0.01), text="")
+    rows = [row("a", "oblivious", 0.0, 0.0), row("b", "adaptive", 0.0, 0.0)]
+    found = judge(Outcome(rows=rows, findings=[own]), clear=clear)
+    assert (found.level, found.headline) == ("most", "Words that were replaced can be recovered")

@@ -152,7 +152,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         WORDS | {"task": "causal-lm", "tail": 4, "mechanism": {"name": "codes", "params": {"codes": 32, "dims": 4}}},
     ),
     (
-        f"{CHATS} --protect none --text-gradients --mechanism privtune --param hops=3",
+        f"{CHATS} --protect none --mechanism privtune --param hops=3",
         {
             "task": "causal-lm",
             "mechanism": {"name": "privtune", "params": {"hops": 3}},
@@ -176,6 +176,7 @@ def test_a_command_line_submits_this_job(line, changes, tmp_path, monkeypatch):
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ControlPlane, "create_job", create)
+    monkeypatch.setattr(ControlPlane, "blocks", lambda *_: 6)
     cloud = "--cloud http://127.0.0.1:1 --api-key pt-x --grpc-address 127.0.0.1:1 --home home"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main(f"finetune --model m --name reviews {line} {cloud}".split())

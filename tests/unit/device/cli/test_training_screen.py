@@ -213,8 +213,8 @@ def test_a_job_with_surrogates_says_in_two_lines_what_was_replaced():
     with make_screen(as_json=False, out=out) as screen:
         screen.started(replace(START, replacement=replacement))
     lines = out.getvalue().splitlines()
-    at = lines.index("Surrogates: 12.5% of 1,000 words are replaced (family name 100, number 25).")
-    assert lines[at + 1] == "In clear: 75.0% of 500 content words leave as they are."
+    at = lines.index("Surrogates replace 12.5% of 1,000 words (family name 100, number 25).")
+    assert lines[at + 1] == "In clear: 75.0% of 500 content words, as they are."
     assert lines[at + 2].startswith("Privacy: ")
     out = io.StringIO()
     with make_screen(as_json=True, out=out) as screen:

@@ -121,7 +121,7 @@ def test_labels_are_ordered_by_number_or_name():
 
 def test_one_label_only(tmp_path):
     records = DataSource(path=csv(tmp_path, "text,label", "a,1", "b,1")).load("classification")
-    with pytest.raises(DataInvalid, match=r'd\.csv, column "label": all 2 records have the same label'):
+    with pytest.raises(DataInvalid, match=r'd\.csv, column "label": all records have the same label \(2\)'):
         training_labels(records)
 
 

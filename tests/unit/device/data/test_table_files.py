@@ -104,7 +104,7 @@ BAD = [
     ("a.csv", "text,label\nx,1\n".encode("utf-16"), r"a\.csv, line 1: this is UTF-16"),
     ("a.tsv", b"text\tlabel\ngo\x00od\t1\n", r"a\.tsv, line 2: a NUL byte \(byte offset 13\)"),
     ("a.csv", "text,label\ngood,1\nbad, really,0\n", r"a\.csv, line 3: 3 fields, but the header has 2"),
-    ("a.tsv", "text\tlabel\ngood\t1\nbad\n", r"a\.tsv, line 3: 1 fields, but the header has 2"),
+    ("a.tsv", "text\tlabel\ngood\t1\nbad\n", r"a\.tsv, line 3: 1 field, but the header has 2"),
     ("a.csv", 'text,label\ngood,1\n"never closed,0\nx,1\n', r"a\.csv, line 3: not valid CSV"),
     ("a.csv", "text,text\na,b\n", r'a\.csv, line 1: column "text" occurs twice'),
     ("a.csv", "text,,label\na,b,c\n", r"a\.csv, line 1: field 2 of the header has no name"),
@@ -228,4 +228,4 @@ def test_hub_offline_is_one_clear_line(tmp_path):
 
 def test_hub_without_its_extra():
     out = in_subprocess("import sys; sys.modules['datasets'] = None\n" + HUB_CODE)
-    assert "pip install 'privtune[hub]'" in out
+    assert "pip install '.[hub]' in the checkout" in out

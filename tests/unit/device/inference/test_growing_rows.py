@@ -47,7 +47,8 @@ def source(context, tmp_path):
             store = ending.enter_context(
                 contextlib.closing(ReleaseStore(tmp_path / "rows.sqlite", mechanism.fingerprint(), 1 << 24))
             )
-            beginnings = Beginnings(store, codec, at_embedding=mechanism.injection == "embedding")
+            _, sent = mechanism.sent_as(codec)
+            beginnings = Beginnings(store, sent, at_embedding=mechanism.injection == "embedding")
             return Source(
                 bottom=context.bottom,
                 noise=Noise(mechanism=mechanism, importance=None, source=noise_source()),
@@ -63,7 +64,9 @@ def rows(source, *pieces):
     text = GrowingText(source)
     for piece in pieces:
         text.extend(piece)
-    return decode(text.encoded(0), len(text.ids), WIDTH, "fp32"), text
+    mechanism = source.noise.mechanism
+    sent_TW = decode(text.encoded(0), len(text.ids), *mechanism.sent_as("fp32"))
+    return sent_TW if mechanism.table is None else mechanism.table.of_record(sent_TW), text
 
 
 def records(source, *texts):
@@ -105,6 +108,21 @@ def test_rows_are_drawn_once_however_the_text_comes(source, name, injection):
     longer, third = rows(made, IDS, [7, 8])
     assert third.drawn == 2
     np.testing.assert_allclose(longer[: len(IDS)], whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["shared", "codes"])
+def test_a_prompt_sends_the_ids_of_its_record(source, name):
+    """Across the two forms in which rows are kept: whole records, and rows one by one."""
+    made = source(name, **({"epsilon_code": 0.1} if name == "codes" else {"epsilon_cluster": 0.1, "cluster_size": 4}))
+    perturber = Perturber(
+        made.bottom, made.noise.mechanism, made.noise.source, made.store, "fp32", beginnings=made.beginnings
+    )
+    (record,) = perturber.release(EncodedDataset(ids=(np.array(IDS, dtype=np.int32),)), np.arange(1)).releases
+    text = GrowingText(made)
+    text.extend([*IDS, 8])
+    assert text.drawn == 1
+    assert len(text.encoded(0)) == len(IDS) + 1
+    assert text.encoded(0)[: len(IDS)] == record.data
 
 
 def test_another_beginning_is_another_text(source):

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,31 @@ def test_shapes_padding_and_finiteness(case):
     assert (out.mask_BT.sum(1) >= 1).all()
     if not mechanism.shortens:
         torch.testing.assert_close(out.mask_BT, mask_BT.bool())
+
+
+def test_what_is_sent_as_ids_is_the_rows_of_a_table(case):
+    mechanism, ids_BT, _, _, _ = case
+    assert (mechanism.table is not None) == (mechanism.name in ("shared", "codes"))
+    out = release(case)
+    if mechanism.table is None:
+        assert out.sent_BTW is out.h_BTD
+        return
+    for h_TD, row_T1, mask_T in zip(out.h_BTD, out.sent_BTW, out.mask_BT, strict=True):
+        assert np.array_equal(mechanism.table.of_record(row_T1[mask_T].numpy()), h_TD[mask_T].numpy())
+    assert out.sent_BTW.shape == (*ids_BT.shape, 1)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"noise_ratio": 1.0}, {"target": "mixture"}, {"injection": "embedding"}],
+)
+def test_what_is_no_row_of_a_small_table_is_sent_as_vectors(context, params):
+    """Noise, drawn words read in context, and blocks after the targets give more vectors than any table holds."""
+    mechanism = build(MechanismSpec(name="shared", params=params), context)
+    ids_BT, mask_BT = tiny_batch((7, 3, 5))
+    out = mechanism.release(ids_BT, torch.zeros(*ids_BT.shape, 32), mask_BT, generator=noise_source())
+    assert mechanism.table is None
+    assert out.ids_BT is None
 
 
 def test_only_none_lets_clean_vectors_out(case):

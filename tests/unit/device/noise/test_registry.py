@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from privtune.device.noise.params import Params
-from privtune.device.noise.registry import REGISTRY, listing, validate
+from privtune.device.noise.registry import REGISTRY, check_job, listing, validate
 from privtune.shared.errors import InvalidInput
-from privtune.shared.job_spec import MechanismSpec
+from privtune.shared.job_spec import JobSpec, MechanismSpec
 
 
 def test_listing_is_complete_json() -> None:
@@ -34,6 +34,23 @@ def test_classes_and_settings_agree(name: str) -> None:
     assert row.load().name == name
     assert row.params.model_config["frozen"]
     assert issubclass(row.params, Params)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "fields", "words"),
+    [
+        ({"name": "pool"}, {"task": "causal-lm", "tail": 1}, "shortens records and can't serve causal-lm"),
+        ({"name": "pool"}, {"tail": 1, "skip": "frozen"}, "use --skip none"),
+        ({"name": "codes", "params": {"task": "private"}}, {"task": "causal-lm"}, "task=private needs records with"),
+        ({"name": "shared", "params": {"groups": "both"}}, {"task": "causal-lm"}, "groups=both needs records with"),
+        ({"name": "codes", "params": {"task_use": "hide"}}, {}, "needs to know what is hidden"),
+    ],
+)
+def test_what_can_not_serve_a_job_is_refused_without_a_model(mechanism, fields, words) -> None:
+    job = {"model": "m", "training_file": "device://texts", "mechanism": mechanism}
+    with pytest.raises(InvalidInput, match=words):
+        check_job(JobSpec.model_validate(job | fields))
+    check_job(JobSpec.model_validate(job | {"mechanism": {"name": mechanism["name"]}}))
 
 
 def test_defaults_are_valid() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from privtune.device.protections import measured as module
 from privtune.device.protections.announce import announcement, departures
-from privtune.device.protections.measured import NO_GAIN, MeasuredRow, cloud_gain, measured, rows
+from privtune.device.protections.measured import NO_GAIN, NO_TEXT_GAIN, MeasuredRow, cloud_gain, measured, rows
 from privtune.device.protections.protection import PROTECTIONS, protection
 from privtune.device.protections.readable import what_the_cloud_reads
 from privtune.device.protections.table import HEADINGS, first_line, listing, markdown, table
@@ -78,7 +78,7 @@ def test_a_row_is_that_of_the_same_settings(known):
     other = {"name": "codes", "params": params | {"codes": 31}}
     for changes in ({"cut": 1}, {"tail": 2}, {"skip": "none"}, {"mechanism": other}, {"surrogates": {}}):
         assert measured(job("words", **changes).model_dump()) is None
-    assert cloud_gain(job("words", "causal-lm", mechanism=spelt)) == NO_GAIN  # measured for classifiers
+    assert cloud_gain(job("words", "causal-lm", mechanism=spelt)) == NO_TEXT_GAIN  # measured for classifiers
 
 
 def test_a_row_without_a_tail_has_no_skip(known):
@@ -102,6 +102,27 @@ def test_an_overridden_setting_is_said(known):
     assert lines[0].startswith("protection words: one of 32 codes")
     assert lines[1].startswith("overridden: cut 3 instead of 2; ")
     assert not any(line.startswith("overridden") for line in announcement(job("all"), "all"))
+
+
+@pytest.mark.parametrize(
+    ("task", "blocks", "cut", "tail"),
+    [
+        ("classification", None, 3, 1),
+        ("classification", 6, 3, 1),
+        ("classification", 12, 6, 1),
+        ("classification", 3, 1, 1),
+        ("classification", 2, 1, 1),
+        ("causal-lm", 30, 15, 4),
+        ("causal-lm", 6, 1, 4),
+    ],
+)
+def test_all_keeps_half_of_the_model_whatever_its_depth(task, blocks, cut, tail):
+    fields = protection("all").fields(task, blocks)
+    assert (fields["cut"], fields["tail"]) == (cut, tail)
+    assert protection("words").fields(task, blocks)["cut"] == 2
+    spec = least_spec(task=task, **fields)
+    assert departures(spec, "all", blocks) == []
+    assert f"(cut {cut}, tail {tail}" in announcement(spec, "all", blocks)[0]
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_records_have_maps_of_their_own(surrogates: Surrogates) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wordfreq", None)
-    with pytest.raises(InvalidInput, match=r"wordfreq; install it with: pip install 'privtune\[surrogates\]'"):
+    with pytest.raises(InvalidInput, match=r"wordfreq: pip install '\.\[device,surrogates\]'"):
         Surrogates(SurrogateSpec(replace="identifying"), b"s" * 32)
 
 

@@ -28,6 +28,7 @@ from privtune.device.privacy.bounds import krr_keep_probability
 from privtune.device.release.label_store import draw
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
+from privtune.shared.codec import decode
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import OptimSpec
 from privtune.shared.modeling.partition import Head
@@ -212,8 +213,11 @@ def _stored_rows(victim: Victim, records: Sequence[IntArray], folder: Path) -> T
     store = ReleaseStore(folder / "releases.sqlite", mechanism.fingerprint(), _STORE_BYTES)
     perturber = Perturber(victim.bottom, mechanism, noise_source(), store, "fp32", victim.importance)
     released = perturber.release(EncodedDataset(ids=tuple(records)), np.arange(len(records)))
-    data = b"".join(release.data for release in released.releases)
-    return torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, mechanism.dim)
+    width, codec = mechanism.sent_as("fp32")
+    rows = [decode(one.data, one.rows, width, codec) for one in released.releases]
+    if mechanism.table is not None:
+        rows = [mechanism.table.of_record(ids_T1) for ids_T1 in rows]
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def _with_rows(observed: Observed, rows_RD: Tensor) -> Observed:

@@ -20,6 +20,7 @@ from privtune.device.audit.attacks.channels import LABELS, Finding, labels_by_di
 from privtune.device.audit.jobs.recorded import Collected, Traffic
 from privtune.device.audit.metrics import Figure
 from privtune.device.data.encode import EncodedDataset
+from privtune.shared.wording import counted
 
 _STATES = (
     "States that the tuned top computed for the records, grouped by direction. The cloud computes these itself: a "
@@ -36,7 +37,7 @@ def label_findings(found: Collected, data: EncodedDataset) -> Iterator[Finding]:
         yield Finding(
             name="labels that were sent",
             figure=everything,
-            text=f"The job had labels: shared. {found.labels:,} class numbers were sent in the clear.",
+            text=f"The job had labels: shared. Sent in the clear: {counted(found.labels, 'class number')}.",
         )
     handles, gradients_EBD = found.gradients_EBD()
     labels_B = torch.from_numpy(data.labels[handles])
@@ -77,7 +78,7 @@ def identity_findings(
     yield Finding(
         name="records sent as two different draws",
         figure=share_of(np.array(several), 0.0),
-        text=f"{again:,} of {len(handles):,} records were sent more than once (new sessions, resends). {note}",
+        text=f"{again:,} of {counted(len(handles), 'record')} sent more than once (new sessions, resends). {note}",
     )
     owners = Counter(draw for handle in handles for draw in found.uploads[handle])
     equal = [any(owners[draw] > 1 for draw in found.uploads[handle]) for handle in handles]
@@ -91,7 +92,8 @@ def identity_findings(
     yield Finding(
         name="records whose bytes other jobs sent as well",
         figure=share_of(np.array(linked), 0.0),
-        text=f"{jobs:,} other jobs of this device used the same model and noise: if they have the same record, the "
+        text=f"{counted(jobs, 'other job')} of this device used the same model and noise: if they have the same "
+        "record, the "
         "cloud sees that it is the same (new draws could be averaged).",
     )
 
@@ -126,4 +128,4 @@ def not_kept(traffic: Traffic) -> Iterator[str]:
     for kind, count in sorted(traffic.counts.items()):
         lacking = count.frames - count.kept_frames
         if lacking and "(call)" not in kind:
-            yield f"{lacking:,} of {count.frames:,} frames {kind}: only hashes of them were kept."
+            yield f"{lacking:,} of {counted(count.frames, 'frame')} {kind}: only hashes were kept."

@@ -20,9 +20,10 @@ from torch import Tensor
 from privtune.device.account.transcript import FRAMES_MAX_BYTES
 from privtune.device.account.verify import kept_frame, read_run, runs_of
 from privtune.device.audit.attacks.gradients import SentBack
-from privtune.shared.codec import BYTES_PER_ELEMENT, decode
+from privtune.shared.codec import BYTES_PER_ELEMENT, FloatArray, decode
 from privtune.shared.errors import ArtifactCorrupt, JobConflict
-from privtune.shared.wire import FORWARD, GRADIENT, OUTPUT, FrameReader, Message, unpack_positions
+from privtune.shared.public_table import PublicTable
+from privtune.shared.wire import FORWARD, GRADIENT, OUTPUT, FrameReader, Message, readout_positions
 
 Json = dict[str, Any]
 
@@ -149,10 +150,13 @@ class Collector:
     attacked: handles of the attacked records.
     labelled: handles for the label attack.
     words: whether the read-out rows predict tokens (a language model) rather than classes.
+    table: what ids stand for; None: vectors were sent.
     """
 
-    def __init__(self, attacked: set[int], labelled: set[int], *, words: bool) -> None:
-        self._attacked, self._labelled, self._words = attacked, labelled, words
+    def __init__(
+        self, attacked: set[int], labelled: set[int], *, words: bool, table: PublicTable | None = None
+    ) -> None:
+        self._attacked, self._labelled, self._words, self._table = attacked, labelled, words, table
         self._pending: dict[tuple[str, int, int], _Pending] = {}
         self._collected: set[int] = set()
         self._draws: Counter[int] = Counter()
@@ -186,7 +190,11 @@ class Collector:
             name = hashlib.sha256(data).digest()
             known[name] += 1
             if handle in self._attacked and known[name] == 1:
-                self._average(handle, torch.from_numpy(decode(data, rows, message.width, message.codec)))
+                self._average(handle, torch.from_numpy(self._vectors(data, rows, message)))
+
+    def _vectors(self, data: bytes, rows: int, message: Message) -> FloatArray:
+        rows_RW = decode(data, rows, message.width, message.codec)
+        return rows_RW if self._table is None else self._table.of_record(rows_RW)
 
     def _average(self, handle: int, rows_RD: Tensor) -> None:
         """Several draws of a record are averaged, as the cloud would."""
@@ -235,7 +243,7 @@ def _pending(message: Message) -> _Pending:
     header = message.forward
     if header is None:
         raise ArtifactCorrupt("a kept FORWARD frame has no header")
-    positions_P = unpack_positions(header.readout)
+    positions_P = readout_positions(header)
     width = max(header.lengths, default=1)
     handles = np.array(header.record_ids, dtype=np.int64)
     # weight is the micro-batch's share of the step's loss terms; 0 where it is only evaluated.

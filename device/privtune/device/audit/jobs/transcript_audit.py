@@ -19,7 +19,6 @@ from privtune.device.audit.attacks import channels
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.attacks.gradients import SentBack
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
-from privtune.device.audit.identifying import identifying_words
 from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept
 from privtune.device.audit.jobs.recorded import Collected, Collector, Traffic
 from privtune.device.audit.jobs.sent_records import SentRecords, Sources, sent_records
@@ -83,7 +82,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     say("model, data and frames", 1.0)
     sent = np.array(sorted(handle for handle in traffic.handles if handle < len(data)), dtype=np.int64)
     chosen = choose_attacked(data, request.size, request.seed, among=sent)
-    found = _collect(traffic, chosen, sent[sent < trained], state, request.seed)
+    found = _collect(traffic, chosen, sent[sent < trained], state, noise, request.seed)
     chosen = np.array([handle for handle in chosen if handle in found.rows], dtype=np.int64)
     if not len(chosen):
         raise JobConflict(f"the kept frames of job {request.job_id} carry no whole record of its data")
@@ -97,6 +96,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         public=public_texts(request.public_text, home),
         max_length=state.spec.train.longest(parts.max_positions),
         whole=whole,
+        replaced=material.hidden,
     )
     case = replace(case, skip=state.spec.tail > 0 and state.spec.skip != "none")
     observed = case.victim.received(case.attacked.ids, [found.rows[handle] for handle in chosen.tolist()])
@@ -104,9 +104,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     outcome = attack_releases(case, lab, request.size, [observed] * request.size.seeds, say=say, keep=keep)
     if found.words:
         attack_gradients(case, observed, [_numbered(sent, chosen) for sent in found.words], outcome)
-    if material.replacement is not None:
-        mine = [material.hidden[place] for place in case.attacked.places]
-        outcome.findings.extend(identifying_words(lab, observed, mine, parts.tokenizer))
+    outcome.add_replaced(case.hidden)
     outcome.findings.extend(label_findings(found, data))
     outcome.findings.extend(identity_findings(found, traffic, home, request.job_id, keys))
     if noise.importance is not None:
@@ -198,10 +196,13 @@ def _check_noise(traffic: Traffic, noise: Noise, parts: BottomPackage, state: Jo
         )
 
 
-def _collect(traffic: Traffic, attacked: IndexArray, trained: IndexArray, state: JobState, seed: int) -> Collected:
+def _collect(
+    traffic: Traffic, attacked: IndexArray, trained: IndexArray, state: JobState, noise: Noise, seed: int
+) -> Collected:
     epochs = max(state.spec.train.epochs, 1)
     few = np.random.default_rng(seed).permutation(trained)[: max(_LABEL_ROWS // epochs, 1)]
-    collector = Collector(set(attacked.tolist()), set(few.tolist()), words=state.spec.task == "causal-lm")
+    words, table = state.spec.task == "causal-lm", noise.mechanism.table
+    collector = Collector(set(attacked.tolist()), set(few.tolist()), words=words, table=table)
     for session, message in traffic.messages():
         collector.take(session, message)
     return collector.found

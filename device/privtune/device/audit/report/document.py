@@ -43,11 +43,12 @@ def audit_of(facts: dict[str, Any], case: Case, outcome: Outcome, not_tested: Se
     """The audit from its facts and what it found; the examples become words."""
     found = outcome.to_dict()
     untested = found.pop("untested")
+    clear = facts["surrogates"] is not None and facts["mechanism"]["name"] == "none"
     document = {
         "privtune": __version__,
         "injection": case.victim.mechanism.injection,
         **facts,
-        "verdict": asdict(judge(outcome)),
+        "verdict": asdict(judge(outcome, clear=clear)),
         **found,
         "not_tested": [*untested, *not_tested],
     }

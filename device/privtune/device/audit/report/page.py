@@ -8,9 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from privtune.device.audit.identifying import FIGURE, NAME
 from privtune.device.audit.report.document import Audit
 from privtune.device.audit.report.frame import depth, inline, render_page
 from privtune.device.audit.report.picture import Point, frontier
+from privtune.shared.wording import counted
 
 _BEGINS = ("\u0120", "\u2581")  # marks of a word's beginning: byte-level BPE, SentencePiece
 _COLOURS = {"most": "bad", "some": "warn", "little": "good"}
@@ -31,16 +33,17 @@ def render(audit: Audit) -> str:
     facts = audit.document
     by_kind = {kind: [row for row in facts["attacks"] if row["kind"] == kind] for kind in ("inversion", "attribute")}
     frames = facts.get("transcript", {}).get("frames", {})
+    own = next((one["figure"] for one in facts["side_channels"] if one["name"] == NAME), None)
     return render_page(
         "audit.html",
         name="PrivTune audit",
         headline=facts["verdict"]["headline"],
         facts=facts,
         tone=_COLOURS[facts["verdict"]["level"]],
-        tiles=_tiles(facts, by_kind["inversion"]),
+        tiles=_tiles(facts, by_kind["inversion"], own),
         frames=sorted(frames.items(), key=lambda one: (not one[0].startswith("up"), one[0])),
         **by_kind,
-        inversion_columns=_INVERSION,
+        inversion_columns=_INVERSION if own is None else (*_INVERSION, (FIGURE, "replaced words")),
         attribute_columns=_ATTRIBUTE,
         small=_SMALL,
         examples=[_example(truth, guess) for truth, guess in audit.examples],
@@ -49,14 +52,19 @@ def render(audit: Audit) -> str:
     )
 
 
-def _tiles(facts: dict[str, Any], inversion: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The figures at the top, each with what it is."""
+def _tiles(
+    facts: dict[str, Any], inversion: Sequence[dict[str, Any]], own: dict[str, Any] | None
+) -> list[tuple[str, str]]:
+    """The figures at the top, each with what it is. own: of replaced words."""
     oblivious = [row for row in inversion if row["knowledge"] == "oblivious"]
     tiles = [
         (_best(inversion, "top1"), "of all words, attacker who knows the mechanism"),
         (_best(inversion, "content_top1"), "of content words, the same attacker"),
         (_best(oblivious, "top1"), "of all words, attacker who does not know it"),
     ]
+    if own is not None:
+        about = f"of your replaced words, any attacker ({100 * own['floor']:.1f}% by chance)"
+        tiles.append((f"{100 * own['value']:.1f}%", about))
     if facts["utility"]:
         lost = facts["utility"]["clean"]["value"] - facts["utility"]["released"]["value"]
         tiles.append((f"{100 * lost:+.1f}", "points of accuracy lost (estimate)"))
@@ -112,7 +120,8 @@ def _settings(facts: dict[str, Any]) -> dict[str, str]:
         "model": f"{facts['model']}, {where}, noise at the {facts['injection']}",
         "mechanism": f"{mechanism['name']} ({params})",
         "attacked": f"{records['attacked']:,} of your records, {sent}",
-        "attacker's text": f"{records['public']:,} public texts, and {records['own_as_public']:,} other records of "
+        "attacker's text": f"{counted(records['public'], 'public text')}, and "
+        f"{counted(records['own_as_public'], 'other record')} of "
         "yours, which stand for text of the same kind",
         "size": f"{facts['size']}, {facts['seconds']:,.0f} s, PrivTune {facts['privtune']}",
     }

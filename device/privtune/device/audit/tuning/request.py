@@ -12,17 +12,20 @@ from privtune.device.audit.utility import UtilityTraining
 from privtune.device.data.source import DataSource
 from privtune.device.noise.registry import entry, validate
 from privtune.device.protections.measured import NO_GAIN, measured
-from privtune.shared.job_spec import MechanismSpec, Skip
+from privtune.shared.job_spec import MechanismSpec, Skip, SurrogateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
     """What is tuned.
 
-    tail, skip: as of the job. The loss is always counted from the whole model trained on clean vectors.
+    tail, skip: as of the job. The loss is always counted from the whole model trained on clean vectors of the owner's
+        own text.
+    surrogates: what is replaced before noise is added.
     fixed: parameters that do not vary.
     param, values: the varied one, and the values to try.
     refine: number of further values between two of them.
+    measure_gain: also train the same device alone.
     """
 
     model: str
@@ -31,12 +34,14 @@ class TuneRequest:
     cut: int = 1
     tail: int = 0
     skip: Skip = "frozen"
+    surrogates: SurrogateSpec = field(default_factory=lambda: SurrogateSpec(replace="nothing"))
     mechanism: str
     fixed: dict[str, Value] = field(default_factory=dict)
     param: str
     values: tuple[Value, ...]
     wish: Wish
     refine: int = 0
+    measure_gain: bool = False
     size: Size
     training: UtilityTraining = field(default_factory=UtilityTraining)
     max_length: int = 128
@@ -50,9 +55,9 @@ class TuneRequest:
         return spec
 
     def gain(self, value: Value) -> str:
-        """What the cloud adds at one setting, in a sentence."""
+        """What the cloud adds at one setting by the published tables, in a sentence."""
         settings = {"cut": self.cut, "tail": self.tail, "skip": self.skip, "mechanism": self.spec(value).model_dump()}
-        row = measured({**settings, "surrogates": {"replace": "nothing"}})
+        row = measured({**settings, "surrogates": self.surrogates.model_dump()})
         return NO_GAIN if row is None else row.gain_sentence()
 
     @property

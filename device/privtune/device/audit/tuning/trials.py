@@ -2,6 +2,8 @@
 
 A setting is attacked as `privtune audit` attacks it (inversions only). Its utility is measured by training
 (`privtune.device.audit.utility`). The attacked records are neither in the training data nor in the attacker's text.
+With surrogates, noise is put on the text that they make; what is compared with it, the whole model and the device
+alone, trains on the owner's own text, which needs no cloud.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,21 +21,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privtune.device.audit.attacker_text import without_overlap
 from privtune.device.audit.case import choose_attacked, public_texts
-from privtune.device.audit.engine import Depth, Engine, Labelled
+from privtune.device.audit.engine import Depth, Engine
 from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.audit.outcome import Outcome
 from privtune.device.audit.suite import attack_releases
 from privtune.device.audit.tuning.choice import Recovered, Value, Words, shown
 from privtune.device.audit.tuning.request import TuneRequest, Watch
-from privtune.device.data.encode import EncodedDataset, encode_classification
+from privtune.device.audit.tuning.tuned_records import joined, labels_of, read_texts
 from privtune.device.noise.public_texts import PublicTexts
 from privtune.shared import __version__
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import MechanismSpec
 
-LEAST_DEV = 30
 SETTINGS = "settings.jsonl"  # what was measured, in the output folder
 NO_NOISE = MechanismSpec(name="none")
 FIGURES: dict[Words, str] = {"content": "content_top1", "all": "top1"}
@@ -44,27 +45,26 @@ class Trials:
     def __init__(self, request: TuneRequest, home: Path, out: Path, watch: Watch) -> None:
         self._request, self._home, self._watch = request, home, watch
         self._kept = MeasurementFile(out / SETTINGS, private=True)
-        train, dev = (source.load("classification") for source in (request.train, request.dev))
-        self._engine = Engine(request.model, "classification", len({record.label for record in train}), home)
+        texts = read_texts(request)
+        self._replacement = texts.replacement
+        self._engine = Engine(request.model, "classification", len({record.label for record in texts.own[0]}), home)
         whole = self._engine.whole
         whole.check_tail(whole.check_cut(request.cut), request.tail)
         parts = self._engine.bottom(request.cut)
         self._max_length = min(request.max_length, parts.max_positions or request.max_length)
-        self._train = encode_classification(train, parts.tokenizer, self._max_length)
-        encoded = encode_classification(dev, parts.tokenizer, self._max_length, self._train.label_names)
-        parts.check_ids((*self._train.ids, *encoded.ids))
-        self._dev = apart(encoded, self._train, dev.source)
-        self._all = joined(self._train, self._dev)
-        among = np.arange(len(self._train), len(self._all))
+        self._own, self._sent, left_out = texts.encoded(parts, self._max_length)
+        self._all = joined(self._sent)
+        train, dev = self._sent.train, self._sent.held_out
+        among = np.arange(len(train), len(self._all))
         self._attacked = choose_attacked(self._all, request.size, request.seed, among)
         self._public = public_texts(request.public_text, home)
         self._seconds: list[float] = []
         self._begun = 0
-        self.majority = float(np.bincount(labels_of(self._dev)).max() / len(self._dev))
+        self.majority = float(np.bincount(labels_of(dev)).max() / len(dev))
         self.records = {
-            "train": len(self._train),
-            "dev": len(self._dev),
-            "dev_left_out": len(encoded) - len(self._dev),
+            "train": len(train),
+            "dev": len(dev),
+            "dev_left_out": left_out,
             "attacked": len(self._attacked),
         }
 
@@ -74,15 +74,44 @@ class Trials:
         spec = NO_NOISE if value is None else request.spec(value)
         name = "no noise" if value is None else f"{request.param}={shown(value)}"
         key = self._key(spec)
-        found = self._kept.find(key)
-        self._begun += 1
-        self._watch.begin(name, self._begun, 1 + len(request.values) + request.refine, self._seconds_left())
+        found = self._begin(name, key)
         facts = found or self._measure(spec)
         if not found:
             self._kept.keep(key, facts)
         self._seconds.append(facts["seconds"])
         self._watch.end(name, facts, kept=found is not None)
         return facts
+
+    def alone(self) -> list[str]:
+        """Which dev records the same device gets right without a cloud, for each training seed; kept or new."""
+        request, name, began = self._request, "the device alone", time.monotonic()
+        key = f"alone-{_digest({**self._question, 'tail': request.tail})}"
+        found = self._begin(name, key)
+        if found is None:
+            with tempfile.TemporaryDirectory() as scratch:
+                noise = self._engine.noise(NO_NOISE, request.cut, self._own.train, Path(scratch))
+                victim = self._engine.victim(noise, request.cut)
+                depth = Depth(cut=request.cut, tail=request.tail).alone
+                right = [
+                    self._engine.utility_alone(
+                        victim, depth, self._own, request.training, seed=seed, say=self._watch.say
+                    ).right_B
+                    for seed in range(request.size.seeds)
+                ]
+            found = {"right": _packed(right), "seconds": round(time.monotonic() - began, 1)}
+            self._kept.keep(key, found)
+            self._watch.end(name, found, kept=False)
+        else:
+            self._watch.end(name, found, kept=True)
+        return list(found["right"])
+
+    def _begin(self, name: str, key: str) -> dict[str, Any] | None:
+        """Announce a measurement; what is kept of it."""
+        request = self._request
+        self._begun += 1
+        total = 1 + len(request.values) + request.refine + request.measure_gain
+        self._watch.begin(name, self._begun, total, self._seconds_left())
+        return self._kept.find(key)
 
     def _seconds_left(self) -> float | None:
         """Estimated from the settings so far; None before the first, and when nothing is left."""
@@ -96,7 +125,7 @@ class Trials:
         began, request, say = time.monotonic(), self._request, self._watch.say
         with tempfile.TemporaryDirectory() as scratch:
             # What a mechanism learns from the records serves this measurement only.
-            noise = self._engine.noise(spec, request.cut, self._train, Path(scratch), say)
+            noise = self._engine.noise(spec, request.cut, self._sent.train, Path(scratch), say)
             case, _ = self._engine.case(
                 noise,
                 request.cut,
@@ -109,7 +138,7 @@ class Trials:
             )
             case = replace(case, labelled=None)  # inversions only
             depth = Depth(cut=request.cut, tail=0 if spec == NO_NOISE else request.tail, skip=request.skip)
-            data = Labelled(train=self._train, held_out=self._dev)
+            data = self._own if spec == NO_NOISE else self._sent
             right = [
                 self._engine.utility(case.victim, depth, data, request.training, seed=seed, say=say).right_B
                 for seed in range(request.size.seeds)
@@ -117,12 +146,15 @@ class Trials:
             draws = [case.victim.observe(case.attacked.ids) for _ in range(request.size.seeds)]
             lab = self._engine.lab(case, request.cut, request.seed)
             outcome = attack_releases(case, lab, request.size, draws, say=say)
+        statement = noise.mechanism.statement(noise.source)
+        if self._replacement is not None:
+            statement = self._replacement.claim(statement)
         return {
             "mechanism": spec.model_dump(),
             "recovered": {words: worst(outcome, figure) for words, figure in FIGURES.items()},
-            "right": ["".join("01"[int(one)] for one in right_B) for right_B in right],
+            "right": _packed(right),
             "attacks": outcome.to_dict()["attacks"],
-            "statement": noise.mechanism.statement(noise.source).to_dict(),
+            "statement": statement.to_dict(),
             "seconds": round(time.monotonic() - began, 1),
         }
 
@@ -143,8 +175,7 @@ class Trials:
             "version": __version__,
             "weights": weights.hexdigest(),
             "cut": request.cut,
-            "train": self._train.fingerprint,
-            "dev": self._dev.fingerprint,
+            "records": [part.fingerprint for one in (self._own, self._sent) for part in (one.train, one.held_out)],
             "attacked": self._attacked.tolist(),
             "public": _digest([list(self._public), asdict(PublicTexts.load(self._home))]),
             "size": asdict(request.size),
@@ -170,33 +201,9 @@ def worst(outcome: Outcome, figure: str) -> dict[str, Any]:
     return asdict(recovered)
 
 
-def apart(dev: EncodedDataset, train: EncodedDataset, source: str) -> EncodedDataset:
-    """The dev records that training does not have. Raises DataInvalid if they are few, or fewer than half."""
-    free = without_overlap(dev.ids, train.ids)
-    shared = len(dev) - len(free)
-    if shared > len(free):
-        raise DataInvalid(
-            f"{source}: {shared:,} of {len(dev):,} dev records are training records too, so nothing can be learned "
-            "from them. Give --dev other records than --data, or leave it out to hold part of --data out."
-        )
-    if len(free) < LEAST_DEV:
-        raise DataInvalid(
-            f"{source}: tuning needs at least {LEAST_DEV} dev records that training lacks, and there are {len(free)}."
-        )
-    return dev.pick(np.array(free, dtype=np.int64))
-
-
-def joined(train: EncodedDataset, dev: EncodedDataset) -> EncodedDataset:
-    """Training records, then dev records. The attacker has those that are not attacked."""
-    labels = np.concatenate([labels_of(train), labels_of(dev)])
-    return EncodedDataset(ids=train.ids + dev.ids, labels=labels, label_names=train.label_names)
-
-
-def labels_of(data: EncodedDataset) -> NDArray[np.int64]:
-    """Class numbers. Raises DataInvalid for unlabelled records."""
-    if data.labels is None:
-        raise DataInvalid("tuning needs labelled records")
-    return data.labels
+def _packed(right: Sequence[NDArray[np.bool_]]) -> list[str]:
+    """A line of 0 and 1 for each seed."""
+    return ["".join("01"[int(one)] for one in right_B) for right_B in right]
 
 
 def _digest(facts: Any) -> str:

@@ -5,13 +5,15 @@ A test split can't be given: figures on the records of the choice would flatter 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from privtune.device.audit.metrics import bootstrap
+from privtune.device.audit.metrics import bootstrap, mean_difference
 from privtune.device.audit.tuning.choice import Choice, Estimate, Recovered, Setting, Value, Words, between, choose
 from privtune.device.audit.tuning.request import TuneRequest, Watch
 from privtune.device.audit.tuning.trials import FIGURES, Trials
@@ -25,6 +27,7 @@ class Tuned:
     clean: without noise.
     settings: in the order of their values.
     facts: everything measured, by value.
+    gains: accuracy over that of the same device alone, by value; empty unless it was asked for.
     """
 
     clean: Setting
@@ -32,6 +35,7 @@ class Tuned:
     choice: Choice
     records: dict[str, int]
     facts: dict[Value, dict[str, Any]]
+    gains: dict[Value, Estimate]
 
 
 def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
@@ -55,6 +59,7 @@ def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
         if middle is None:
             break
         measured[middle] = trials.facts(middle)
+    alone = trials.alone() if request.measure_gain else None
     found = settings()
     without = setting_of("none", clean, clean)
     return Tuned(
@@ -63,20 +68,30 @@ def tune(request: TuneRequest, home: Path, out: Path, watch: Watch) -> Tuned:
         choice=choose(found, request.wish, without, trials.majority),
         records=trials.records,
         facts=measured,
+        gains={} if alone is None else {value: _gain(facts["right"], alone) for value, facts in measured.items()},
     )
 
 
 def setting_of(value: Value, facts: dict[str, Any], clean: dict[str, Any]) -> Setting:
     """A setting with its accuracy and the loss of it, over the same dev records, averaged over training seeds."""
-    right_B, clean_B = (
-        np.mean([[int(right) for right in seed] for seed in one["right"]], axis=0) for one in (facts, clean)
-    )
+    right_B, clean_B = (_share(one["right"]) for one in (facts, clean))
     rows = np.stack([right_B, clean_B - right_B, np.ones(len(right_B))], axis=1)
     accuracy, drop = (
         Estimate(value=share, low=low, high=high) for share, low, high in bootstrap(rows, [(0, 2), (1, 2)])
     )
     recovered: dict[Words, Recovered] = {words: Recovered(**facts["recovered"][words]) for words in FIGURES}
     return Setting(value=value, recovered=recovered, accuracy=accuracy, drop=drop)
+
+
+def _gain(right: Sequence[str], alone: Sequence[str]) -> Estimate:
+    value, low, high = mean_difference(_share(right), _share(alone))
+    return Estimate(value=value, low=low, high=high)
+
+
+def _share(right: Sequence[str]) -> NDArray[np.float64]:
+    """Of each dev record the share of training seeds that get it right."""
+    share_B: NDArray[np.float64] = np.mean([[int(one) for one in seed] for seed in right], axis=0)
+    return share_B
 
 
 def in_order(values: Any) -> list[Value]:

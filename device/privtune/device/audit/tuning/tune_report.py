@@ -7,10 +7,12 @@ from typing import Any
 
 from privtune.device.audit.report.frame import depth, inline, render_page
 from privtune.device.audit.report.picture import Goal, Point, frontier
-from privtune.device.audit.tuning.choice import Setting, Wish, Words, naming, short, shown
+from privtune.device.audit.tuning.choice import Setting, Value, Wish, Words, naming, short, shown
 from privtune.device.audit.tuning.request import TuneRequest
 from privtune.device.audit.tuning.tune import Tuned
+from privtune.device.protections.measured import gain_sentence
 from privtune.shared import __version__
+from privtune.shared.wording import counted
 
 NOTES = (
     "Every figure is of the dev split, on which the setting was chosen: confirm it on records that were not used here, "
@@ -41,6 +43,12 @@ def wished(wish: Wish) -> str:
     return " and ".join(limits) + ", with the whole 95% interval"
 
 
+def gain_of(request: TuneRequest, tuned: Tuned, value: Value) -> str:
+    """What the cloud adds at one setting: as measured here, else by the published tables."""
+    here = tuned.gains.get(value)
+    return request.gain(value) if here is None else gain_sentence((here.value, here.low, here.high), "your dev split")
+
+
 def facts_of(request: TuneRequest, tuned: Tuned, command: str | None) -> dict[str, Any]:
     """JSON-ready, without any of the owner's text. command: the line that uses the choice; None if it is not met."""
     return {
@@ -50,6 +58,7 @@ def facts_of(request: TuneRequest, tuned: Tuned, command: str | None) -> dict[st
         "cut": request.cut,
         "tail": request.tail,
         "skip": request.skip if request.tail else None,
+        "surrogates": request.surrogates.model_dump() if request.surrogates.on else None,
         "mechanism": request.mechanism,
         "fixed": request.fixed,
         "varied": request.param,
@@ -63,7 +72,8 @@ def facts_of(request: TuneRequest, tuned: Tuned, command: str | None) -> dict[st
             for setting in tuned.settings
         ],
         "choice": {"met": tuned.choice.met, "value": tuned.choice.setting.value, "remarks": tuned.choice.remarks},
-        "cloud_gain": request.gain(tuned.choice.setting.value),
+        "cloud_gain": gain_of(request, tuned, tuned.choice.setting.value),
+        "gains": {shown(value): asdict(gain) for value, gain in tuned.gains.items()},
         "command": command,
         "notes": NOTES,
     }
@@ -103,10 +113,12 @@ def page(request: TuneRequest, tuned: Tuned, command: str | None) -> str:
         tone="good" if tuned.choice.met else "warn",
         wanted=wished(request.wish),
         remarks=tuned.choice.remarks,
+        gain=gain_of(request, tuned, tuned.choice.setting.value),
         command=command,
         picture=inline(picture(request, tuned)),
         about=f"{request.model}, {depth(request.cut, request.tail, request.skip)}, {request.size.name} attacks on "
-        f"{records['attacked']:,} of {records['dev']:,} dev records; {records['train']:,} training records. In "
+        f"{records['attacked']:,} of {counted(records['dev'], 'dev record')}; "
+        f"{counted(records['train'], 'training record')}. In "
         "brackets: 95% intervals.",
         titles=(
             request.param,

@@ -16,7 +16,7 @@ from privtune.device.cli.job_options import flag_of
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, NOISE, AsJson, Home, Threads, home_folder, limit_threads, option
-from privtune.device.cli.planned_job import PlannedAudit
+from privtune.device.cli.planned_job import Gain, PlannedJob
 from privtune.device.cli.printing import console_of, print_table
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
-# Options, besides those of PlannedAudit, that contradict --transcript: the job has its own.
-_OF_THE_JOB = ("attribute", "own_terms", "unlabelled", "protect", "param", "frontier")
+# Options, besides those of PlannedJob, that contradict --transcript: the job has its own.
+_OF_THE_JOB = ("attribute", "own_terms", "unlabelled", "protect", "param", "frontier", "gain")
 
 
 @guarded
 @grouped
 def audit(
-    job: PlannedAudit,
+    job: PlannedJob,
     model: Annotated[
         str | None, typer.Option(help="Your copy of the model: folder, hub id or GGUF file.", show_default=False)
     ] = None,
@@ -83,6 +83,7 @@ def audit(
             "--frontier",
         ),
     ] = False,
+    gain: Gain = False,
     full: Annotated[
         bool, typer.Option("--full", help="Three seeds and every attack at full length: hours, not minutes.")
     ] = False,
@@ -116,13 +117,14 @@ def audit(
     options = dict(locals())
     from privtune.device.audit.report.document import to_json, write_private
     from privtune.device.audit.report.page import render
-    from privtune.device.protections.measured import cloud_gain
+    from privtune.device.protections.measured import cloud_gain, gain_sentence
 
     limit_threads(threads)
     spec, run = _simulated(job, options) if transcript is None else _recorded(transcript, job, options)
     with _progress(quiet=as_json) as say:
         found = run(home_folder(home), say, keep_attacks)
-    found.document["cloud_gain"] = cloud_gain(spec)
+    measured = found.document.get("gain")
+    found.document["cloud_gain"] = cloud_gain(spec) if measured is None else gain_sentence(measured, "your records")
     figures = out.with_suffix(".json")
     write_private(out, render(found))
     write_private(figures, to_json(found))
@@ -132,7 +134,7 @@ def audit(
         _show(found, out, figures)
 
 
-def _simulated(job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run]:
+def _simulated(job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
     """The audit of what would be sent."""
     from privtune.device.audit.owner import AuditRequest, run_audit
     from privtune.device.data.records import Columns
@@ -145,7 +147,7 @@ def _simulated(job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run
             raise InvalidInput(f"--{needed} is missing. `privtune audit --help` has examples.", param=needed)
     if options["config"]:
         raise InvalidInput("--config goes with --transcript; name the data with --data.", param="config")
-    spec = job.spec(params_of(options["param"] or ()), options["protect"] or DEFAULT)
+    spec = job.spec(params_of(options["param"] or ()), options["protect"] or DEFAULT, options["model"])
     columns = Columns(text=options["text_column"], label=options["attribute"])
     source = DataSource(
         path=options["data"],
@@ -169,11 +171,13 @@ def _simulated(job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run
         size=_size(options),
         seed=options["seed"],
         frontier=options["frontier"],
+        gain=options["gain"],
+        epochs=spec.train.epochs,
     )
     return spec, lambda home, say, keep: run_audit(request, home, say, keep)
 
 
-def _recorded(job_id: str, job: PlannedAudit, options: dict[str, Any]) -> tuple[JobSpec, Run]:
+def _recorded(job_id: str, job: PlannedJob, options: dict[str, Any]) -> tuple[JobSpec, Run]:
     """The audit of what a job sent."""
     from privtune.device.agent.agent_config import load_agent_config
     from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job

@@ -15,6 +15,7 @@ from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, JobId, limit_threads, to_stderr
 from privtune.device.cli.printing import print_table
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.data.source import DataSource
@@ -126,11 +127,11 @@ def _write(out: Path, found: Evaluation) -> None:
 
 
 def _show(found: Evaluation) -> None:
-    title = f"{found.records:,} records"
+    title = counted(found.records, "record")
     if found.truncated or found.dropped:
         title += f" ({found.truncated:,} truncated, {found.dropped:,} left out)"
     if found.written is not None:
-        title += f", {len(found.written.texts):,} prompts answered"
+        title += f", {counted(len(found.written.texts), 'prompt')} answered"
         title += f" ({found.written.too_long:,} too long)" if found.written.too_long else ""
     figures = dict(found.metrics)
     if found.written is not None:

@@ -75,15 +75,6 @@ class NoiseOptions(OptionGroup):
 
     protect: Protect = None
     param: Params = None
-    text_gradients: Annotated[
-        bool,
-        option(
-            "Allow a language model to train in the cloud, without a tail, on text in which nothing is replaced: its "
-            "gradients name that text, whatever the noise.",
-            NOISE,
-            "--text-gradients",
-        ),
-    ] = False
     record_frames: Annotated[
         bool,
         option(
@@ -97,8 +88,8 @@ class NoiseOptions(OptionGroup):
         bool,
         option(
             "First attack your own data on this machine (minutes), and refuse the job if more than 20% of content "
-            "words or 30% of all words can be named (upper ends of 95% intervals). `audit:` in policy.yaml sets other "
-            "limits.",
+            "words or 30% of all words can be named (upper ends of 95% intervals); where only surrogates protect, "
+            "if more than 2% of the replaced words can, beyond chance. `audit:` in policy.yaml sets other limits.",
             NOISE,
             "--audit",
         ),
@@ -151,16 +142,17 @@ def finetune(
     consent = Consent(
         protection=protect,
         shared_labels=job_options["labels"] == "shared",
-        text_gradients=noise.text_gradients,
         another_noise=connection.another_noise or protect == "none",
     )
+    rule = AuditRule() if noise.audit else None
     home, stop = connection.folder, threading.Event()
     with make_screen(as_json=as_json) as screen:
         checked = None
         if job is None:
-            request = _request(data, job_options, columns, noise, connection, protect)
-            checked = check_request(request, home, consent, screen.message)
-            for line in announcement(checked.spec, protect):
+            blocks = _blocks(job_options, connection, protect)
+            request = _request(data, job_options, columns, noise, connection, protect, blocks)
+            checked = check_request(request, home, consent, screen.message, rule)
+            for line in announcement(checked.spec, protect, blocks):
                 screen.message(line)
         with connection.control() as control:
             settings = connection.settings(control)
@@ -180,11 +172,20 @@ def finetune(
                 for line in what_the_cloud_reads(request.spec):
                     screen.message(line)
         limit_threads(connection.threads)
-        rule = AuditRule() if noise.audit else None
         settings = replace(settings, record_frames=noise.record_frames, audit=rule)
         with pausing(stop, screen.message):
             result = train(job_id, request, settings, screen, stop)
         screen.finished(result)
+
+
+def _blocks(job: JobOptions, connection: ReleasingConnection, protect: str) -> int | None:
+    """How many blocks the model has, where the protection depends on it: the cloud knows."""
+    from privtune.device.protections.protection import protection
+
+    if not protection(protect).half or "model" not in job.given or "cut" in job.given:
+        return None
+    with connection.control() as control:
+        return control.blocks(job["model"])
 
 
 def _request(
@@ -194,6 +195,7 @@ def _request(
     noise: NoiseOptions,
     connection: ReleasingConnection,
     protect: str,
+    blocks: int | None,
 ) -> RunRequest:
     """What the options ask for; the number of labels is a guess until the data are read."""
     from privtune.device.home.run_request import RunRequest
@@ -207,6 +209,7 @@ def _request(
         job.given,
         params_of(noise.param or ()),
         protect=protect,
+        blocks=blocks,
         name=columns.name,
         validated=validation is not None,
         num_labels=2 if job["labels"] == "shared" else None,

@@ -15,6 +15,7 @@ from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, JobId, limit_threads, option, to_stderr
 from privtune.device.cli.signals import PAUSED
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.inference.generate import Generated
@@ -125,7 +126,10 @@ def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
         history.append(ChatMessage("user", line.strip()))
         kept = writer.prompts.newest(history, sampling.max_new_tokens or DEFAULT_NEW_TOKENS)
         if len(kept) < len(history):
-            to_stderr(f"The conversation fills the model's context: its oldest {len(history) - len(kept)} messages go.")
+            to_stderr(
+                "The conversation fills the model's context: "
+                f"{counted(len(history) - len(kept), 'old message')} left out."
+            )
             history = kept
         try:
             answer = _answer(writer, history, sampling, as_json, turn)

@@ -12,6 +12,7 @@ import typer
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import AsJson, Home, home_folder
 from privtune.device.cli.printing import print_table
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.account.ledger import Spent
@@ -69,7 +70,7 @@ def show(
     for source, cost in costs.items():
         own = stored_losses(folder, source)
         typer.echo(f"{source}: {_cost(cost, budget)}{_really(_own_facts(together(own), cost, 0)) if own else ''}")
-    typer.echo(f"{len(entries)} entries; last hash {head}")
+    typer.echo(f"{counted(len(entries), 'entry')}; last hash {head}")
 
 
 @app.command()
@@ -96,7 +97,8 @@ def verify(
         if not known:
             raise ArtifactCorrupt("The noted hash is not in this ledger: its end was cut off, or it was replaced.")
     typer.echo(
-        f"{len(entries)} entries, the chain is intact; last hash {last} (note it, to detect a cut-off end later)"
+        f"{counted(len(entries), 'entry')}, the chain is intact; last hash {last} (note it, to detect a cut-off "
+        "end later)"
     )
 
 

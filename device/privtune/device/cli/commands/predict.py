@@ -13,6 +13,7 @@ from privtune.device.cli.data_options import TextColumns
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, JobId, limit_threads, to_stderr
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.data.record_lines import RecordLines
@@ -56,7 +57,7 @@ def predict(
         out.write_text("".join(lines), encoding="utf-8")
     except OSError as error:
         raise StorageFull(f"{out} can't be written: {error.strerror}.") from None
-    to_stderr(f"{len(found):,} predictions written to {out}")
+    to_stderr(f"{counted(len(found), 'prediction')} written to {out}")
 
 
 def _texts(given: list[str], data: str | None, columns: TextColumns) -> tuple[list[Text], RecordLines | None]:

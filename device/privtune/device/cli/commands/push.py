@@ -11,6 +11,7 @@ import typer
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import to_stderr
 from privtune.device.cli.printing import print_table
+from privtune.shared.wording import counted
 
 
 @guarded
@@ -41,7 +42,7 @@ def push(
     upload = plan_upload(folder.expanduser().absolute())
     to_stderr(f"{repo} at {hub_address()}, {'PUBLIC: readable by everyone' if public else 'private'}")
     rows = [(name, size, name == "README.md" and upload.card_edited) for name, size in upload.files]
-    rows.append((f"in {len(upload.files)} files", upload.size, False))
+    rows.append((f"in {counted(len(upload.files), 'file')}", upload.size, False))
     print_table(
         [
             (f"{size / 1e6:,.3f} MB", name + ("  (edited since the export)" if edited else ""))

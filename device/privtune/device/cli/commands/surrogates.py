@@ -15,6 +15,7 @@ from privtune.device.cli.job_options import JobOptions, build_spec
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson
 from privtune.device.cli.printing import console_of, print_table
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.data.records import Record, Records
@@ -131,4 +132,4 @@ def _print(records: Records, first: list[Shown], found: Replacement) -> None:
     ran = f"Recognisers that ran: {', '.join(found.recognisers)}."
     typer.echo("\n".join([str(records), *found.lines(), ran]))
     if len(first) < len(records):
-        typer.echo(f"Shown: the first {len(first):,} records; counts are of all {len(records):,}.")
+        typer.echo(f"Shown: the first {counted(len(first), 'record')}; counts are of all {len(records):,}.")

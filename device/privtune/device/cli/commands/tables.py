@@ -15,6 +15,7 @@ from privtune.device.cli.mechanism_options import Params, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, Threads, home_folder, limit_threads
 from privtune.device.cli.printing import console_of, print_facts, print_table
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +152,8 @@ def public(
     folder = home_folder(home)
     declare(folder, texts=texts, labelled=labelled)
     known = PublicTexts.load(folder)
-    typer.echo(f"Public on this device: {len(known.texts):,} texts, {len(known.labelled):,} labelled texts or words.")
+    labelled_texts = counted(len(known.labelled), "labelled text")
+    typer.echo(f"Public on this device: {counted(len(known.texts), 'text')}, {labelled_texts} or words.")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import typer
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import AsJson, Home, JobId, home_folder
 from privtune.device.cli.printing import print_table
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.account.verify import Check
@@ -57,7 +58,9 @@ def _cells(line: dict[str, Any]) -> tuple[str, str, str]:
     if line["type"] == "frame":
         shape = "x".join(map(str, line.get("shape", ())))
         what = f"step {line['step']}.{line['micro_batch']} {shape} {line.get('codec', '')}".rstrip()
-        carried = f", {len(line['releases'])} releases, {line['named']} by name" if "releases" in line else ""
+        carried = (
+            f", {counted(len(line['releases']), 'release')}, {line['named']} by name" if "releases" in line else ""
+        )
         labels = f", {line['labels']} LABELS" if line.get("labels") else ""
         about = f"{what}, {line['bytes']:,} bytes{carried}{labels}, {line['payload'][:12]}"
         return line["direction"], line["kind"], about
@@ -95,20 +98,25 @@ def verify(job: JobId, as_json: AsJson = False, home: Home = None) -> None:
     else:
         _show(found)
     if found.problems:
-        raise ArtifactCorrupt(f"{found.problems[0]} ({len(found.problems)} problems in all).")
+        raise ArtifactCorrupt(f"{found.problems[0]} ({counted(len(found.problems), 'problem')} in all).")
 
 
 def _show(found: Check) -> None:
     sizes = [(kind, f"{count:,}", f"{found.bytes[kind]:,}") for kind, count in sorted(found.frames.items())]
     print_table(sizes, ("frames", "number", "bytes"), numbers=(1, 2))
     up = Counter({kind: count for kind, count in found.bytes.items() if not kind.startswith("down")})
-    typer.echo(f"left this device: {up.total():,} bytes in {found.runs} runs")
-    typer.echo(f"carried: {found.records:,} records of training and validation, {found.vectors:,} vectors")
+    typer.echo(f"left this device: {counted(up.total(), 'byte')} in {counted(found.runs, 'run')}")
+    typer.echo(
+        f"carried: {counted(found.records, 'record')} of training and validation, {counted(found.vectors, 'vector')}"
+    )
     typer.echo(f"labels: {found.labels:,}" if found.labels else "labels: none")
-    typer.echo(f"verified: {found.recomputed:,} payloads recomputed, {found.kept:,} kept frames unchanged")
+    typer.echo(
+        f"verified: {counted(found.recomputed, 'payload')} recomputed, {counted(found.kept, 'kept frame')} unchanged"
+    )
     for kind, count in sorted(found.open.items()):
         typer.echo(
-            f"not verified: {count:,} payloads of {kind}: only hashes are kept (`finetune --record-frames` keeps all)"
+            f"not verified: {counted(count, 'payload')} of {kind}: only hashes are kept (`finetune "
+            "--record-frames` keeps all)"
         )
     for line in (*found.notes, *found.problems):
         typer.echo(line)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from privtune.device.cli.data_options import LabelledColumns
+from privtune.device.cli.data_options import LabelledColumns, OwnTerms
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import default_of, flag_of
 from privtune.device.cli.mechanism_options import params_of, protect_option
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
-from privtune.device.cli.planned_job import PlannedTraining
+from privtune.device.cli.planned_job import Gain, PlannedTraining
 
 if TYPE_CHECKING:
     from privtune.device.audit.tuning.choice import Value
@@ -86,6 +86,8 @@ def tune_noise(
     ] = 0,
     job: PlannedTraining,
     columns: LabelledColumns,
+    own_terms: OwnTerms = None,
+    gain: Gain = False,
     full: Annotated[
         bool,
         typer.Option("--full", help="Three seeds and every attack at full length: hours for each setting."),
@@ -121,7 +123,8 @@ def tune_noise(
     records and scored on the dev records. The command chooses a setting that meets your goal over the whole 95%
     interval, against the strongest attack: with --max-recovery alone the one that costs least accuracy, else the one
     that hides most. With a tail, the loss of accuracy is still counted from the whole model trained on clean vectors.
-    What the cloud adds is quoted where it was measured (`privtune protections`).
+    With surrogates, noise is added to the replaced text, as the job would send it. What the cloud adds is quoted where
+    it was measured (`privtune protections`); --gain measures it here.
     Nothing is sent, and language models can't be tuned. Ctrl-C keeps what is measured; the same command resumes.
 
     \b
@@ -132,6 +135,7 @@ def tune_noise(
           --vary epsilon=8,32,128 --param clip_ratio=1 --max-recovery 0.2 --of all --max-drop 5
       privtune tune-noise --model ./minilm --data train.tsv --protect words --cut 3 --vary codes=4,8,32 \\
           --max-recovery 0.1 --of all --max-drop 3
+      privtune tune-noise --model ./minilm --data train.tsv --protect names --mechanism dchi --max-drop 3 --gain
     """
     options = dict(locals())
     request = _request(job, columns, options)
@@ -182,7 +186,7 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
     from privtune.device.audit.tuning.request import TuneRequest
     from privtune.device.audit.utility import UtilityTraining
 
-    spec = job.spec(params_of(options["param"] or ()), options["protect"] or TUNED)
+    spec = job.spec(params_of(options["param"] or ()), options["protect"] or TUNED, options["model"])
     fixed, param, values = _settings(spec.mechanism, options["vary"], options["param"] or ())
     train, dev = _sources(columns, options)
     request = TuneRequest(
@@ -192,6 +196,7 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
         cut=spec.cut,
         tail=spec.tail,
         skip=spec.skip,
+        surrogates=spec.surrogates,
         mechanism=spec.mechanism.name,
         fixed=fixed,
         param=param,
@@ -202,6 +207,7 @@ def _request(job: PlannedTraining, columns: LabelledColumns, options: dict[str, 
             max_drop=None if options["max_drop"] is None else options["max_drop"] / 100,
         ),
         refine=options["refine"],
+        measure_gain=options["gain"],
         size=FULL if options["full"] else QUICK,
         training=UtilityTraining(epochs=spec.train.epochs),
         max_length=spec.train.max_length,
@@ -223,7 +229,7 @@ def _settings(
     strength = entry(mechanism.name).strength
     if strength is None:
         raise InvalidInput(
-            f"mechanism {mechanism.name} has no strength to tune; choose another one.", param="mechanism"
+            f"mechanism {mechanism.name} has no strength to tune; name another one with --mechanism.", param="mechanism"
         )
     name, sign, listed = (vary or "").partition("=")
     if vary and (not sign or not name.strip() or not all(part.strip() for part in listed.split(","))):
@@ -248,7 +254,13 @@ def _sources(columns: LabelledColumns, options: dict[str, Any]) -> tuple[DataSou
     from privtune.device.data.source import DataSource
     from privtune.shared.errors import InvalidInput
 
-    train = DataSource(path=options["data"], columns=columns.columns(), limit=options["limit"], seed=options["seed"])
+    train = DataSource(
+        path=options["data"],
+        columns=columns.columns(),
+        limit=options["limit"],
+        seed=options["seed"],
+        own_terms=options["own_terms"],
+    )
     if options["dev"] is None:
         share = HOLDOUT if options["holdout"] is None else options["holdout"]
         return train.with_holdout(share)
@@ -267,13 +279,17 @@ def _finetune_line(
 
     words = ["privtune", "finetune", "--model", "NAME", "--local-model", request.model, "--data", request.train.path]
     words += ["--validation", request.dev.path] if options["dev"] else ["--holdout", shown(request.train.holdout)]
-    for name, given in (asdict(columns) | {"limit": options["limit"]}).items():
+    for name, given in (asdict(columns) | {"limit": options["limit"], "own_terms": options["own_terms"]}).items():
         if given is not None:
             words += [flag_of(name), str(given)]
     for name, given in (("max_length", job["max_length"]), ("seed", options["seed"]), ("epochs", job["epochs"])):
         if given != default_of(name):
             words += [flag_of(name), str(given)]
-    words += ["--surrogates", "nothing", "--cut", str(request.cut), "--mechanism", request.mechanism]
+    words += ["--surrogates", request.surrogates.replace]
+    if request.surrogates.on:
+        words += ["--surrogate-rank", str(request.surrogates.rank)]
+        words += ["--surrogate-language", request.surrogates.language]
+    words += ["--cut", str(request.cut), "--mechanism", request.mechanism]
     words += ["--tail", str(request.tail), "--skip", request.skip] if request.tail else []
     for name, setting in {**request.fixed, request.param: value}.items():
         words += ["--param", f"{name}={shown(setting)}"]

@@ -3,7 +3,7 @@
 Rows are kept on disk (`release.beginnings`). A longer conversation, an answer that is requested again, a text that was
 trained on and a lost connection therefore send the rows that left before; what is computed from kept rows (blocks after
 noise at the embedding, the codec) reveals nothing new.
-T rows so far, N new ones, D width.
+T rows so far, N new ones, D width; W: D of a vector, 1 of an id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RowSource:
     bottom: the model's, which the noise goes into.
     noise: what is drawn.
     beginnings: the rows that are known.
-    codec: of rows on the wire.
+    codec: of vectors on the wire.
 
     Raises InvalidInput for a mechanism that can't release a record row by row.
     """
@@ -108,10 +108,11 @@ class GrowingText:
 
     def keep(self, row_1D: Tensor) -> None:
         """The next row as it is to be sent."""
-        self._encoded.append(encode(row_1D.float().numpy(), self._from.codec))
+        _, codec = self._from.noise.mechanism.sent_as(self._from.codec)
+        self._encoded.append(encode(row_1D.float().numpy(), codec))
 
     def draw(self, first: int) -> Tensor:
-        """A release of the rows from `first` on, (N, D); only those that were never drawn before may be used."""
+        """A release of the rows from `first` on, (N, W); only those that were never drawn before may be used."""
         noise = self._from.noise
         begin = first if noise.mechanism.by_position else 0
         ids_1T = torch.tensor([self.ids[begin:]])
@@ -119,7 +120,7 @@ class GrowingText:
         importance_1T = None if noise.importance is None else noise.importance.of(ids_1T, mask_1T)
         clean_1TD = torch.stack(self._clean[begin:])[None]
         out = noise.mechanism.release(ids_1T, clean_1TD, mask_1T, importance_1T, generator=noise.source)
-        return out.h_BTD[0, first - begin :].float()
+        return out.sent_BTW[0, first - begin :].float()
 
 
 class _NewRow(NamedTuple):

@@ -17,6 +17,7 @@ from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.errors import InvalidInput, ModelUnsupported
 from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.validation import half_character
+from privtune.shared.wording import counted
 
 Prompt = str | Sequence[ChatMessage] | Sequence[int]  # a text, a conversation, or token ids
 PLAIN = PromptForm(kind="text")
@@ -84,7 +85,8 @@ class Prompts:
         limit = self._package.max_positions
         if limit is not None and len(ids) >= limit:
             raise InvalidInput(
-                f"the prompt has {len(ids)} tokens, and this model reads and writes at most {limit}; shorten it",
+                f"the prompt has {counted(len(ids), 'token')}, and this model reads and writes at most {limit}; "
+                "shorten it",
                 param="prompt",
             )
         return Asked(ids=ids, surrogates=surrogates)

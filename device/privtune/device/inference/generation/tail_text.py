@@ -9,6 +9,7 @@ from privtune.device.inference.generation.growing_rows import GrowingText
 from privtune.device.model.tail import Tail
 from privtune.shared.errors import FrameCorrupt
 from privtune.shared.modeling.kv_cache import TopCache
+from privtune.shared.wording import counted
 
 
 class TailText:
@@ -25,7 +26,7 @@ class TailText:
         past = self._cache.past
         new = len(text.ids) - past
         if not 0 < new <= len(rows_MD):
-            raise FrameCorrupt(f"the cloud sent {len(rows_MD)} states of a text that needs {new}")
+            raise FrameCorrupt(f"the cloud sent {counted(len(rows_MD), 'state')} of a text that needs {new}")
         place = self._tail.begins_with
         h_ND = text.clean(past, place) if place is not None else None
         if self._below is not None and h_ND is not None:

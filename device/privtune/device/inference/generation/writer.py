@@ -26,7 +26,6 @@ from privtune.device.inference.generation.tail_text import TailText
 from privtune.device.inference.generation.text_pieces import TextPieces
 from privtune.device.inference.tuned import TextReleases, TunedModel
 from privtune.device.link.rpc import Stream
-from privtune.device.model.tail import every_row
 from privtune.device.privacy.statements import Statement
 from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
@@ -275,14 +274,15 @@ class Writer:
             readout=pack_positions(asked_N),
             forward_only=True,
         )
+        width, codec = self._texts.releasing.noise.mechanism.sent_as(self._tuned.state.spec.codec)
         message = Message(
             kind=FORWARD,
             step=0,
             micro_batch=number,
             payload=b"".join(reply.growing.encoded(past) for reply, past in zip(replies, pasts, strict=True)),
             rows=sum(lengths),
-            width=self._tuned.package.hidden_size,
-            codec=self._tuned.state.spec.codec,
+            width=width,
+            codec=codec,
             forward=header,
         )
         self._sent[number] = list(zip(replies, counts, strict=True))
@@ -290,9 +290,9 @@ class Writer:
         return number
 
     def _asked(self, lengths_B: IndexArray) -> tuple[IndexArray, list[int]]:
-        """Whose states the cloud is to send, and how many of each text: the last, or all of them for a tail."""
+        """Whose states the cloud is to send (none: all), and how many of each text: the last, or all for a tail."""
         if self._tuned.states.head.tail is not None:
-            return every_row(lengths_B), lengths_B.tolist()
+            return lengths_B[:0], lengths_B.tolist()
         return np.arange(len(lengths_B)) * int(lengths_B.max()) + lengths_B - 1, [1] * len(lengths_B)
 
     def _connected(self) -> Stream:

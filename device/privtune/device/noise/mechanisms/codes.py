@@ -22,12 +22,13 @@ from privtune.device.noise.params import CodesParams
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.class_directions import public_directions
 from privtune.device.noise.tables.clustering import kmeans
-from privtune.device.noise.tables.public_tables import PublicTables
+from privtune.device.noise.tables.public_tables import PublicTables, TableRows
 from privtune.device.noise.tables.table_cache import cached, recipe
 from privtune.device.privacy.statements import Statement
 from privtune.device.privacy.statements.fitted_tables import fitted_statement
 from privtune.device.privacy.statements.shared_target import codes_statement
 from privtune.shared.errors import InvalidInput
+from privtune.shared.public_table import PublicTable
 
 KIND = "codes"
 _ROWS = 20_000  # public states that the codes are fitted on
@@ -50,10 +51,6 @@ class Codes(Mechanism):
             raise InvalidInput(
                 "task=public needs public labelled texts or words of two classes (privtune tables --help)", param="task"
             )
-        if params.task == "none" and params.task_use == "hide":
-            raise InvalidInput(
-                "task_use=hide needs to know what is hidden: set task=public or task=private", param="task_use"
-            )
         if params.task == "private" and context.private_means is None:
             raise InvalidInput("task=private needs a job whose records have labels", param="task")
         self.hides_task = params.task_use == "hide"
@@ -75,13 +72,20 @@ class Codes(Mechanism):
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
-        table = self._table
+        count, targets = len(self._table["code_KE"]), self._targets
         code_BT = self.code_of(h_BTD)
-        if self.params.epsilon_code and len(table["code_KE"]) > 1:
-            code_BT = generator.randomised_response(code_BT, len(table["code_KE"]), self.params.epsilon_code)
+        if self.params.epsilon_code and count > 1:
+            code_BT = generator.randomised_response(code_BT, count, self.params.epsilon_code)
         special_BT = self.context.is_special(ids_BT)  # their places are public
-        out_BTD = torch.where(special_BT.unsqueeze(-1), self._tables.special_VD[ids_BT], table["centre_KD"][code_BT])
-        return Release(h_BTD=out_BTD, mask_BT=mask_BT, share_BT=~special_BT)
+        row_BT = torch.where(special_BT, targets.special_V[ids_BT], code_BT)
+        return Release(h_BTD=targets.vectors(row_BT), mask_BT=mask_BT, ids_BT=row_BT, share_BT=~special_BT)
+
+    def _rows(self) -> PublicTable:
+        return self._targets.table
+
+    @cached_property
+    def _targets(self) -> TableRows:
+        return self._tables.with_special(self._table["centre_KD"].float())
 
     def code_of(self, h_BTD: Tensor) -> Tensor:
         """The nearest code of each vector within the subspace; int64, shape (B, T)."""

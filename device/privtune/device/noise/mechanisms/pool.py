@@ -35,7 +35,7 @@ class Pool(Mechanism):
     """
 
     name: ClassVar[str] = "pool"
-    shortens = True
+    shortens = PoolParams.shortens
 
     def __init__(self, params: PoolParams, context: NoiseContext) -> None:
         super().__init__(context)

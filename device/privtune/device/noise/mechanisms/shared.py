@@ -19,6 +19,7 @@ from privtune.device.privacy.statements.added_noise import clipped_statement
 from privtune.device.privacy.statements.fitted_tables import fitted_statement
 from privtune.device.privacy.statements.no_bound import no_bound_statement
 from privtune.device.privacy.statements.shared_target import cluster_statement, randomised_statement
+from privtune.shared.public_table import PublicTable
 
 CLIP_RATIO = 1.25
 
@@ -55,14 +56,23 @@ class Shared(Mechanism):
     def _release(
         self, ids_BT: Tensor, h_BTD: Tensor, mask_BT: Tensor, importance_BT: Tensor | None, generator: NoiseSource
     ) -> Release:
+        # Under randomised response special tokens lose nothing: their places are public.
+        share_BT = ~self.context.is_special(ids_BT) if self.targets.responds else None
+        if self._rows() is not None:
+            row_BT = self.targets.draw_rows(ids_BT, mask_BT, generator)
+            vectors_BTD = self.targets.centres.vectors(row_BT)
+            return Release(h_BTD=vectors_BTD, mask_BT=mask_BT, ids_BT=row_BT, share_BT=share_BT)
         target_BTD = self.targets.draw(ids_BT, mask_BT, generator)
         if self.clip is not None:
             target_BTD = clip_rows(target_BTD, self.clip)
         if self.eta is not None:
             target_BTD = target_BTD + generator.dchi(self.eta, *target_BTD.shape)
-        # Under randomised response special tokens lose nothing: their places are public.
-        share_BT = ~self.context.is_special(ids_BT) if self.targets.responds else None
         return Release(h_BTD=target_BTD, mask_BT=mask_BT, share_BT=share_BT)
+
+    def _rows(self) -> PublicTable | None:
+        # Blocks after noise at the embedding mix the rows again. Of an unaccounted table only what is used leaves.
+        few = self.params.target == "centre" and self.injection == "cut" and self.eta is None
+        return self.targets.centres.table if few and not self.targets.unaccounted else None
 
     def _statement(self) -> Statement:
         if self.targets.unaccounted:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.cluster_table import ClusterTable
+from privtune.device.noise.tables.public_tables import TableRows
 from privtune.device.noise.tables.table_cache import cached
 
 
@@ -20,12 +21,9 @@ class ClusterTargets(ClusterTable):
 
     def draw(self, ids_BT: Tensor, mask_BT: Tensor, generator: NoiseSource) -> Tensor:
         """The targets of a micro-batch, h_BTD float32. They depend on the text only through its clusters."""
-        cluster_BT = self.cluster_V[ids_BT]
-        content_BT = (cluster_BT >= 0) & mask_BT
-        reported_BT = self.respond(cluster_BT, content_BT, generator)
         if self.params.target == "centre":
-            h_BTD = self.centre_KD[reported_BT.clamp(min=0)] + self._offsets(ids_BT.shape[1])
-            return torch.where(content_BT.unsqueeze(-1), h_BTD, self.tables.special_VD[ids_BT])
+            return self.centres.vectors(self.draw_rows(ids_BT, mask_BT, generator))
+        reported_BT, content_BT = self._reported(ids_BT, mask_BT, generator)
         drawn_BT = torch.where(content_BT, self._members(reported_BT.clamp(min=0), generator), ids_BT)
         return self.context.states(drawn_BT, self.injection, mask_BT)
 
@@ -34,6 +32,22 @@ class ClusterTargets(ClusterTable):
         """Whether clusters are reported by randomised response."""
         return self.params.epsilon_cluster > 0 and self.count > 1
 
+    def draw_rows(self, ids_BT: Tensor, mask_BT: Tensor, generator: NoiseSource) -> Tensor:
+        """The row of `centres` for each position, where targets are centres; int64, shape (B, T)."""
+        reported_BT, content_BT = self._reported(ids_BT, mask_BT, generator)
+        return torch.where(content_BT, reported_BT, self.centres.special_V[ids_BT])
+
+    @cached_property
+    def centres(self) -> TableRows:
+        """Centres, which a position's offset is added to, and special ids, which keep their vector."""
+        return self.tables.with_special(self.centre_KD, self._offset_table)
+
+    def _reported(self, ids_BT: Tensor, mask_BT: Tensor, generator: NoiseSource) -> tuple[Tensor, Tensor]:
+        """The cluster that is reported at each position, and which positions are neither special nor padding."""
+        cluster_BT = self.cluster_V[ids_BT]
+        content_BT = (cluster_BT >= 0) & mask_BT
+        return self.respond(cluster_BT, content_BT, generator), content_BT
+
     def respond(self, cluster_BT: Tensor, content_BT: Tensor, generator: NoiseSource) -> Tensor:
         """Report clusters by randomised response, if it is on; those of special tokens and padding stay."""
         if not self.responds:
@@ -41,15 +55,9 @@ class ClusterTargets(ClusterTable):
         reported_BT = generator.randomised_response(cluster_BT, self.count, self.params.epsilon_cluster)
         return torch.where(content_BT, reported_BT, cluster_BT)
 
-    def _offsets(self, length: int) -> Tensor:
-        """Public position offsets (length, D); positions beyond the table share its last row."""
-        known = self._offset_table
-        if length <= len(known):
-            return known[:length]
-        return torch.cat([known, known[-1:].expand(length - len(known), -1)])
-
     @cached_property
     def _offset_table(self) -> Tensor:
+        """Public position offsets (P, D)."""
         settings = {"injection": self.injection, "longest": self.context.positions}
 
         def make() -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Each is computed once; the costly ones are kept on disk (`table_cache`). V vocab
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -14,9 +15,24 @@ from privtune.device.noise.context import Injection, NoiseContext
 from privtune.device.noise.tables.graph import Graph, centred, nearest
 from privtune.device.noise.tables.table_cache import cached
 from privtune.device.noise.tables.word_frequency import FloatArray, frequencies
+from privtune.shared.public_table import PublicTable
 
 _RARE = 3  # an id that occurs less often in the public text keeps its isolated state
 _TEXTS, _LENGTH = 32, 16  # made-up rows over which the state of a special token is averaged
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRows:
+    """A table of targets and special ids. special_V: the row of each special id, 0 for other ids; int64."""
+
+    table: PublicTable
+    special_V: Tensor
+
+    def vectors(self, row_BT: Tensor) -> Tensor:
+        """h_BTD, float32; a row's position is its column."""
+        place_BT = torch.arange(row_BT.shape[1]).expand_as(row_BT)
+        h_ND = self.table.vectors(row_BT.flatten().numpy(), place_BT.flatten().numpy())
+        return torch.from_numpy(h_ND).view(*row_BT.shape, -1)
 
 
 class PublicTables:
@@ -79,9 +95,28 @@ class PublicTables:
         """Public relative frequency of each usable id, positive, summing to one."""
         return frequencies(self.context, self.place_V.numpy())
 
+    def with_special(self, centre_KD: Tensor, offsets_PD: Tensor | None = None) -> TableRows:
+        """The table of K targets and then the special ids' vectors. offsets_PD: what a position adds to a target."""
+        special = self._special_ids
+        row_V = torch.zeros(len(self.context.tokens), dtype=torch.int64)
+        row_V[special] = len(centre_KD) + torch.arange(len(special))
+        rows = torch.cat([centre_KD, self._special_SD]).numpy()
+        offsets = centre_KD[:0] if offsets_PD is None else offsets_PD
+        table = PublicTable(rows_KD=rows, offsets_PD=offsets.numpy(), placed=len(centre_KD))
+        return TableRows(table=table, special_V=row_V)
+
+    @property
+    def _special_ids(self) -> list[int]:
+        return sorted(i for i in self.context.special_ids if i < len(self.context.tokens))
+
     @cached_property
-    def special_VD(self) -> Tensor:
-        """Mean state of each special id at its usual place (before or after a text, else alone); zero for other ids."""
+    def _special_SD(self) -> Tensor:
+        """Mean state of each special id at its usual place (before or after a text, else alone)."""
+        # Kept on disk: the last bits of a state depend on the number of threads, and ids on the whole table.
+        made = cached(self.context, "special", {"injection": self.injection}, lambda: {"special": self._special()})
+        return made["special"]
+
+    def _special(self) -> Tensor:
         context = self.context
         generator = torch.Generator().manual_seed(0)  # a public table, not noise
         picks = torch.randint(len(context.usable_ids), (_TEXTS, _LENGTH), generator=generator)
@@ -91,11 +126,11 @@ class PublicTables:
         mean_TD = context.states(rows_BT, self.injection).mean(dim=0)
         places = {token: len(context.prefix) + _LENGTH + t for t, token in reversed(list(enumerate(context.suffix)))}
         places |= {token: t for t, token in reversed(list(enumerate(context.prefix)))}
-        table_VD = torch.zeros(len(context.tokens), context.hidden_size)
-        for token in sorted(i for i in context.special_ids if i < len(context.tokens)):
+        table_SD = torch.zeros(len(self._special_ids), context.hidden_size)
+        for place, token in enumerate(self._special_ids):
             if token in places:
-                table_VD[token] = mean_TD[places[token]]
+                table_SD[place] = mean_TD[places[token]]
             else:
                 alone = torch.tensor([[*context.prefix, token, *context.suffix]])
-                table_VD[token] = context.states(alone, self.injection)[0, len(context.prefix)]
-        return table_VD
+                table_SD[place] = context.states(alone, self.injection)[0, len(context.prefix)]
+        return table_SD

@@ -174,7 +174,7 @@ def test_a_table_from_elsewhere_is_used_by_its_hash(bottom: Bottom, tmp_path: Pa
     ids_BT = torch.tensor([[2, 9, 13, 10, 3]])
     out = release(mechanism, ids_BT)[0]
     if target == "centre":
-        offset_TD = mechanism.targets._offsets(5)
+        offset_TD = torch.from_numpy(mechanism.targets.centres.table.offsets_PD[:5])
         assert torch.allclose(out[1:4], centre_KD[cluster_V[ids_BT[0, 1:4]]] + offset_TD[1:4], atol=1e-5)
     assert mechanism.statement().row == "cluster"
     assert make(context).fingerprint() != mechanism.fingerprint()
