@@ -44,7 +44,7 @@ def writing(repeats: int, scratch: Path) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    world = build_world(scratch / "writing", lambda place, models: ProcessCloud(place, {"big": folder}, threads=None))
+    world = build_world(scratch / "writing", lambda place, _, **__: ProcessCloud(place, {"big": folder}, threads=None))
     world.models["big"] = folder
     try:
         return measured(world, repeats)

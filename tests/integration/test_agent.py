@@ -197,7 +197,7 @@ def test_a_session_belongs_to_the_owner_of_its_job(local_world):
     stranger = world.device(api_key=world.cloud.keys.create("mallory").secret)
     with Link(world.settings.endpoint) as link, Link(stranger.endpoint) as other:
         parts = load_bottom(
-            link, job_id, job, home=world.settings.home, local_model=None, num_labels=2, say=lambda _: None
+            link, job_id, job, home=world.settings.home, local_model=None, label_names=(), say=lambda _: None
         )
         opened = link.open(open_request(parts, job_id, job, total_steps=1))
         for infer in (False, True):

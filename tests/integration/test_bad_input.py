@@ -227,7 +227,9 @@ def test_nan_in_a_frame_is_refused_and_fails_the_job(world):
     job_id = world.cloud.create_job(spec)
     settings = world.device(home=world.folder / "nan-home")
     with Link(settings.endpoint) as link:
-        parts = load_bottom(link, job_id, spec, home=settings.home, local_model=None, num_labels=2, say=lambda _: None)
+        parts = load_bottom(
+            link, job_id, spec, home=settings.home, local_model=None, label_names=(), say=lambda _: None
+        )
         opened = link.open(open_request(parts, job_id, spec, total_steps=1))
         stream = link.stream(opened, job_id, infer=False, patience=20)
         message = Message(kind=FORWARD, step=0, rows=3, width=parts.hidden_size, codec=spec.codec)

@@ -32,7 +32,7 @@ class Gateway:
     def __init__(self, jobs): self.jobs = jobs
     async def shutdown(self): print("gateway shut down", flush=True)
 
-def build(settings, jobs, keys, catalog):
+def build(settings, jobs, keys, teachings):
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Gateway(jobs)
 
 folder, ready = Path(sys.argv[1]), Path(sys.argv[2])

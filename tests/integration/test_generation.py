@@ -64,7 +64,7 @@ def test_every_decoder_writes_as_in_plain_transformers(tmp_path, kind):
     name = "n_positions" if kind == "gpt2" else "max_position_embeddings"
     # transformers reads some families' tokenizer in their own way, with more ids than the tiny models have by default.
     folder = save_model(tmp_path / "models" / kind, kind, "causal-lm", vocab_size=512, **{name: 128})
-    world = build_world(tmp_path, lambda place, models: InProcessCloud(place, {**models, kind: folder}))
+    world = build_world(tmp_path, lambda place, models, **more: InProcessCloud(place, {**models, kind: folder}, **more))
     world.models[kind] = folder
     try:
         job_id = tune(world, model=kind, train={"max_steps": 2})

@@ -15,7 +15,9 @@ TEXTS = ["Once upon a time", "The little dog ran to", "Lily said"]
 @pytest.mark.parametrize("cut", [0, 2])
 def test_babyllama(tmp_path, cut):
     folder = model_folder("babyllama-tok105")
-    world = build_world(tmp_path, lambda place, models: InProcessCloud(place, {**models, "baby": folder}))
+    world = build_world(
+        tmp_path, lambda place, models, **more: InProcessCloud(place, {**models, "baby": folder}, **more)
+    )
     world.models["baby"] = folder
     try:
         job_id = tune(world, model="baby", cut=cut, train={"max_steps": 3})

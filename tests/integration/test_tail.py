@@ -78,6 +78,26 @@ def test_prediction_and_evaluation_go_through_the_tail(world):
     assert [one.label for one in told] == [one.label for one in predict(job_id, TEXTS, world.settings, batch_size=1)]
 
 
+def test_states_come_back_in_eight_bits_where_the_job_says_so(local_world):
+    world, found = local_world, []
+    for states in ("codec", "int8"):
+        spec, watcher = world.spec(tail=1, states=states, train={"max_steps": 12}), Watcher()
+        job_id = world.cloud.create_job(spec)
+        if found:
+            same_order(world, found[0][0], job_id, spec=spec)
+        run(world, spec, job_id=job_id, watcher=watcher)
+        labels = [one.label for one in predict(job_id, TEXTS, world.settings)]
+        lines = [json.loads(text) for path in transcript_folder(world, job_id).glob("*.jsonl") for text in path.open()]
+        down = [line for line in lines if line.get("kind") == "OUTPUT"]
+        assert {line["codec"] for line in down} == {"fp32" if states == "codec" else "int8"}
+        found.append((job_id, watcher.losses, labels, sum(line["payload_bytes"] for line in down)))
+    (_, exact, labels, many), (_, rounded, same, few) = found
+    assert rounded == pytest.approx(exact, abs=0.02)
+    assert rounded != exact
+    assert same == labels
+    assert few * 32 * 4 == many * (32 + 4)
+
+
 @pytest.mark.parametrize("skip", ["none", "frozen", "tuned"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world, skip, method):

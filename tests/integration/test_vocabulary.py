@@ -19,7 +19,7 @@ def world(tmp_path_factory):
         "enc": save_model(folder / "narrow-enc", "bert", "classification", num_labels=2, vocab_size=ROWS),
         "dec": save_model(folder / "narrow-dec", "llama", "causal-lm", vocab_size=ROWS),
     }
-    built = build_world(folder, lambda place, _: ProcessCloud(place, models))
+    built = build_world(folder, lambda place, _, **more: ProcessCloud(place, models, **more))
     built.models.update(models)
     (folder / "known.tsv").write_text(KNOWN)
     (folder / "beyond.tsv").write_text(BEYOND)

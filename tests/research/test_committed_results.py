@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 
+from privtune.device.audit.measurement_file import MeasurementFile
 from research.cloud_gain import PRODUCT
 from research.cloud_gain import main as cloud_gain
 from research.frontier.__main__ import main as frontier
 from research.paper.__main__ import main as paper
+from research.wire_bytes import page
 from tests.support.real import ROOT
 
 RESULTS = ROOT / "docs" / "results"
@@ -46,6 +48,11 @@ def test_the_cloud_gains_are(tmp_path):
     cloud_gain(["report", "--results", str(tmp_path), "--product", str(product)])
     assert same(tmp_path, "cloud-gain*") == 2  # JSON, markdown
     assert product.read_bytes() == (ROOT / PRODUCT).read_bytes()
+
+
+def test_the_bytes_on_the_wire_are(tmp_path):
+    copied(tmp_path, "wire-bytes.cells.jsonl")
+    assert page(MeasurementFile(tmp_path / "wire-bytes.cells.jsonl")) == (RESULTS / "wire-bytes.md").read_text()
 
 
 def test_a_cell_of_no_name_is_refused(capsys):

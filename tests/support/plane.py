@@ -14,9 +14,11 @@ import uvicorn
 from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
+from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, sqlite_url
 from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from tests.support.builders import least_spec
 
@@ -39,7 +41,10 @@ class Plane:
         self.key = self.keys.create("alice").secret
         settings = Settings(data_folder=folder, grpc_port=4321, **limits)
         catalog = Catalog([f"{name}={model}" for name in names])
-        app = create_app(self.jobs, self.keys, catalog, settings, check_ready=check_ready or self.store.ping)
+        corpus = folder / "reviews.txt"
+        corpus.write_text("a fine film\na dull one\n")
+        self.teachings = Teachings(self.store, catalog, Corpora([str(corpus)]), max_active=max_jobs)
+        app = create_app(self.jobs, self.keys, self.teachings, settings, check_ready=check_ready or self.store.ping)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))

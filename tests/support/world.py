@@ -10,14 +10,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
+from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, sqlite_url
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.device.data.source import DataSource
 from privtune.device.link.rest import ControlPlane
@@ -59,14 +62,25 @@ class Watcher:
 class InProcessCloud:
     """Gateway, job service and keys in a thread of this process; no control plane. limits: fields of `Settings`."""
 
-    def __init__(self, data_folder: Path, models: dict[str, Path], grpc_port: int = 0, **limits: Any) -> None:
+    def __init__(
+        self,
+        data_folder: Path,
+        models: dict[str, Path],
+        grpc_port: int = 0,
+        *,
+        corpora: Mapping[str, Path] | None = None,
+        **limits: Any,
+    ) -> None:
         data_folder.mkdir(parents=True, exist_ok=True)
         settings = Settings(data_folder=data_folder, grpc_port=grpc_port)
         self._settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
-        self._models = models
         self._store = Store(sqlite_url(data_folder / "cloud.sqlite"))
         self._store.upgrade()
         self.jobs, self.keys = Jobs(self._store), ApiKeys(self._store)
+        catalog = Catalog([f"{name}={path}" for name, path in models.items()])
+        self.teachings = Teachings(
+            self._store, catalog, Corpora(f"{name}={path}" for name, path in (corpora or {}).items())
+        )
         self.api_key = self.keys.create("alice").secret
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cloud", daemon=True)
@@ -82,8 +96,7 @@ class InProcessCloud:
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.jobs.recover()
-        catalog = Catalog([f"{name}={path}" for name, path in self._models.items()])
-        server, gateway = build_server(self._settings, self.jobs, self.keys, catalog)
+        server, gateway = build_server(self._settings, self.jobs, self.keys, self.teachings)
         port = server.add_insecure_port(f"127.0.0.1:{self._settings.grpc_port}")
         self.grpc_address = f"127.0.0.1:{port}"
         await server.start()
@@ -124,6 +137,7 @@ class ProcessCloud:
         http_port: int = 0,
         grpc_port: int = 0,
         threads: int | None = 1,
+        corpora: Mapping[str, Path] | None = None,
     ) -> None:
         environment = os.environ | {"PRIVTUNE_CLOUD_BOOTSTRAP_KEY": "pt-" + "k" * 40}
         environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
@@ -142,6 +156,7 @@ class ProcessCloud:
         ]
         command += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
         command += [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
+        command += [part for name, path in (corpora or {}).items() for part in ("--corpus", f"{name}={path}")]
         self.log = data_folder.with_name(data_folder.name + ".log")
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -237,12 +252,13 @@ class World:
 
 
 def build_world(folder: Path, cloud_type: type = InProcessCloud) -> World:
-    """Models, data and a started cloud under `folder`."""
+    """Models, data and a started cloud under `folder`, with the corpus `sentences` to teach with."""
     models = {
         "enc": save_model(folder / "models" / "enc", "bert", "classification", num_labels=2),
         "dec": save_model(folder / "models" / "dec", "llama", "causal-lm"),
     }
-    cloud = cloud_type(folder / "cloud", models)
+    public = write_sentences(folder / "public.tsv", 200, seed=9)
+    cloud = cloud_type(folder / "cloud", models, corpora={"sentences": public})
     return World(
         cloud=cloud,
         folder=folder,

@@ -28,6 +28,7 @@ from typing import Any
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.architectures import tasks_of
+from privtune.shared.teaching_spec import TeachingSpec
 from privtune.shared.wording import counted, install
 
 _PYPI = "pypi:"
@@ -115,30 +116,38 @@ class Catalog:
 
         Raises ModelNotFound, ModelUnsupported, CutOutOfRange or InvalidInput.
         """
+        card = self.check_blocks(spec, "privtune.")
+        if card.max_positions is not None and spec.train.longest(card.max_positions) > card.max_positions:
+            raise InvalidInput(
+                f"max_length {spec.train.max_length} is over {spec.model}'s limit of {card.max_positions} tokens.",
+                param="privtune.train.max_length",
+            )
+
+    def check_blocks(self, spec: JobSpec | TeachingSpec, inside: str = "") -> ModelCard:
+        """The card of a model whose blocks and task a job or teaching may have so. inside: prefix of its fields.
+
+        Raises ModelNotFound, ModelUnsupported, CutOutOfRange or InvalidInput.
+        """
         card = self.card(spec.model)
         if spec.cut >= card.layers:
             raise CutOutOfRange(
                 f"cut must be from 0 to {card.layers - 1} for {spec.model} ({counted(card.layers, 'block')}), "
                 f"not {spec.cut}.",
-                param="privtune.cut",
+                param=f"{inside}cut",
             )
         if spec.tail >= card.layers - spec.cut:
             raise CutOutOfRange(
                 f"cut {spec.cut} and a tail of {spec.tail} leave none of {spec.model}'s "
                 f"{counted(card.layers, 'block')} to the cloud; with this cut the tail is from 0 to "
                 f"{card.layers - spec.cut - 1}.",
-                param="privtune.tail",
+                param=f"{inside}tail",
             )
         if spec.task not in card.tasks:
             raise InvalidInput(
                 f"{spec.model} ({card.architecture}) can't be tuned for {spec.task}; it takes {', '.join(card.tasks)}.",
-                param="privtune.task",
+                param=f"{inside}task",
             )
-        if card.max_positions is not None and spec.train.longest(card.max_positions) > card.max_positions:
-            raise InvalidInput(
-                f"max_length {spec.train.max_length} is over {spec.model}'s limit of {card.max_positions} tokens.",
-                param="privtune.train.max_length",
-            )
+        return card
 
 
 def _parse(entry: str) -> tuple[str, str]:
@@ -149,7 +158,7 @@ def _parse(entry: str) -> tuple[str, str]:
         raise InvalidInput(f"--model {entry!r} is not NAME=REF or REF; a name has letters, digits, '.', '-', '_', '/'.")
     if ref.startswith(_PYPI):
         package, _, inside = ref.removeprefix(_PYPI).partition("/")
-        return name or package.replace("_", "-"), str(_inside_package(package, inside))
+        return name or package.replace("_", "-"), str(_checked(inside_package("--model", package, inside)))
     path = Path(ref).expanduser()
     if path.exists():
         return name or (path.stem if path.suffix == ".gguf" else path.resolve().name), str(_checked(path))
@@ -158,19 +167,22 @@ def _parse(entry: str) -> tuple[str, str]:
     raise ModelNotFound(f"--model {entry}: there is no {ref}.")
 
 
-def _inside_package(package: str, inside: str) -> Path:
-    """A path inside an installed package, found without running the package's code."""
+def inside_package(option: str, package: str, inside: str) -> Path:
+    """A path inside an installed package, found without running the package's code. Raises ModelNotFound.
+
+    option: that names it, for the message.
+    """
     try:
         found = importlib.util.find_spec(package) if package.isidentifier() else None
     except (ImportError, ValueError):
         found = None
     folders = list(found.submodule_search_locations or ()) if found is not None else []
     if not folders:
-        raise ModelNotFound(f"--model {_PYPI}{package}/…: the package is not installed: pip install {package}")
+        raise ModelNotFound(f"{option} {_PYPI}{package}/…: the package is not installed: pip install {package}")
     path = Path(folders[0]) / inside
     if not path.exists():
-        raise ModelNotFound(f"--model {_PYPI}{package}/{inside}: the package has no {inside or 'such path'!r}.")
-    return _checked(path)
+        raise ModelNotFound(f"{option} {_PYPI}{package}/{inside}: the package has no {inside or 'such path'!r}.")
+    return path
 
 
 def _checked(path: Path) -> Path:

@@ -33,6 +33,9 @@ class Settings(BaseModel):
         description="Memory of all jobs together beside the models: what streams sent, released vectors, forward "
         "passes that wait for their gradients, texts, trained weights and their optimisers.",
     )
+    max_teacher_bytes: int = Field(
+        32768 * MIB, ge=MIB, description="Disk space for what the model makes of a teaching's public text."
+    )
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")

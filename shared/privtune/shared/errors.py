@@ -8,6 +8,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- InvalidInput            a value on the command line, in a request or in a config file is wrong
     |- DataInvalid             a data file can't be used (names file, line and column)
     |- ModelNotFound           no such model
+    |- CorpusNotFound          no such public text
     |- ModelUnsupported        the model can't be split or loaded safely
     |- CutOutOfRange           the cut is not a block boundary of this model
     |- Unauthenticated         no valid API key
@@ -92,6 +93,13 @@ class ModelNotFound(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "MODEL_NOT_FOUND", "NOT_FOUND", 404, 4
     help = "No such model is available. `privtune-cloud models` lists what a cloud offers."
+
+
+class CorpusNotFound(PrivTuneError):
+    """No such public text."""
+
+    reason, grpc_status, http_status, exit_code = "CORPUS_NOT_FOUND", "NOT_FOUND", 404, 4
+    help = "This cloud has no such public text to teach with. `privtune teachings corpora` lists what it has."
 
 
 class ModelUnsupported(PrivTuneError):

@@ -24,6 +24,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 DEVICE_SCHEME = "device://"
 MAX_LABEL_EPSILON = 16.0  # beyond it, fewer than one binary label in eight million is flipped
 DATA_HANDLE = r"^device://[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+TEACHING_ID = r"^teach-[0-9a-f]{24}$"
 DataHandle = Annotated[str, StringConstraints(pattern=DATA_HANDLE)]
 
 
@@ -223,6 +224,14 @@ class JobSpec(Described):
         "tail. frozen: the vectors of the frozen bottom; tuned: those of a copy of it that is trained too; none: no "
         "connection. It helps the task and reveals nothing to the cloud, but only a model with none can be exported.",
     )
+    taught: str | None = Field(
+        None,
+        pattern=TEACHING_ID,
+        examples=["teach-5f0f6c2e9d7a4b1c8e3d2a10"],
+        description="Begin with the blocks of this teaching (`POST /v1/privtune/teachings`; on the command line `auto` "
+        "is the newest that fits): those of the tail and of a tuned skip. What leaves is made by the untaught blocks, "
+        "as without.",
+    )
     labels: Labels = Field(
         "private",
         description="private: labels and loss stay on the device. shared: labels go to the cloud, which computes the "
@@ -241,6 +250,11 @@ class JobSpec(Described):
     suffix: str | None = Field(None, max_length=64, description="Becomes part of the tuned model's name.")
     codec: Codec = Field(
         "bf16", description="Encoding of vectors on the wire, after the noise: 2 (bf16) or 4 (fp32) bytes per element."
+    )
+    states: Literal["codec", "int8"] = Field(
+        "codec",
+        description="With a tail: encoding of the states that the cloud sends back. codec: as vectors are. int8: 1 "
+        "byte per element, rounded to 127ths of the row's largest.",
     )
     mechanism: MechanismSpec = Field(
         default_factory=MechanismSpec, strict=False, description="Noise that the device adds."
@@ -263,6 +277,11 @@ class JobSpec(Described):
             raise ValueError("label_epsilon is refused for causal-lm: its labels are the text, and can't be randomised")
         if self.label_epsilon is not None and self.labels == "shared":
             raise ValueError("label_epsilon is for private labels; with labels: shared the cloud gets them as they are")
+        if self.taught is not None and (not self.tail or self.skip != ("tuned" if self.cut else "frozen")):
+            raise ValueError(
+                "taught: the taught blocks are those of a tail and of the skip past the cloud, so it needs a tail, and "
+                "skip: tuned (at cut 0: frozen)"
+            )
         if self.tail:
             self._tail_keeps_everything_here()
         if self.zeroth_order.on:
@@ -309,6 +328,11 @@ class JobSpec(Described):
     def gradients_leave(self) -> bool:
         """Whether training sends gradients, which reveal labels."""
         return not self.tail and not self.zeroth_order.on
+
+    @property
+    def output_codec(self) -> str:
+        """Encoding of what the cloud sends back."""
+        return self.states if self.tail and self.states != "codec" else self.codec
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON: both sides compare it at the handshake."""

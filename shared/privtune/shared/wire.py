@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from privtune.shared.codec import BYTES_PER_ELEMENT, FloatArray, decode, encode
+from privtune.shared.codec import FloatArray, decode, encode, row_bytes
 from privtune.shared.errors import FrameCorrupt, MessageTooLarge, SessionSuperseded
 from privtune.split.v1 import split_pb2 as pb
 
@@ -31,7 +31,13 @@ RESEND = pb.FRAME_KIND_RESEND
 END = pb.FRAME_KIND_END
 TABLE = pb.FRAME_KIND_TABLE
 
-_CODECS = {"fp32": pb.CODEC_FP32, "bf16": pb.CODEC_BF16, "ids8": pb.CODEC_IDS8, "ids16": pb.CODEC_IDS16}
+_CODECS = {
+    "fp32": pb.CODEC_FP32,
+    "bf16": pb.CODEC_BF16,
+    "ids8": pb.CODEC_IDS8,
+    "ids16": pb.CODEC_IDS16,
+    "int8": pb.CODEC_INT8,
+}
 _CODEC_NAMES = {number: name for name, number in _CODECS.items()}
 
 
@@ -231,7 +237,7 @@ class FrameReader:
 
     def _check_size(self, frame: pb.Frame) -> None:
         if frame.HasField("tensor"):
-            size = frame.tensor.rows * frame.tensor.width * BYTES_PER_ELEMENT[codec_name(frame.tensor.codec)]
+            size = frame.tensor.rows * row_bytes(frame.tensor.width, codec_name(frame.tensor.codec))
             if size > self.max_tensor_bytes:
                 raise MessageTooLarge(self._too_large(size))
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from privtune.shared.codec import check_probe, decode, encode, probe
+from privtune.shared.codec import check_probe, decode, encode, probe, row_bytes
 from privtune.shared.errors import FrameCorrupt, NonFinite
 
 VECTORS = ["fp32", "bf16"]
@@ -41,6 +41,28 @@ def test_ids_are_exact(codec, most):
     raw = encode(ids_N1, codec)
     assert len(raw) == 3 * (1 if codec == "ids8" else 2)
     np.testing.assert_array_equal(decode(raw, 3, 1, codec), ids_N1)
+
+
+@given(arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=17), elements=finite))
+def test_int8_is_within_half_a_step_of_each_rows_largest(h_ND):
+    raw = encode(h_ND, "int8")
+    assert len(raw) == len(h_ND) * row_bytes(h_ND.shape[1], "int8") == h_ND.size + 4 * len(h_ND)
+    step_N1 = np.abs(h_ND).max(axis=1, keepdims=True) / 127
+    found_ND = decode(raw, *h_ND.shape, "int8")
+    assert found_ND.dtype == np.float32
+    assert (np.abs(found_ND - h_ND) <= 0.5001 * step_N1 + 1e-36).all()
+
+
+def test_int8_scales_that_are_not_finite_are_refused():
+    raw = np.array([np.inf], dtype="<f4").tobytes() + b"\1\1\1"
+    with pytest.raises(NonFinite):
+        decode(raw, 1, 3, "int8")
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8", "ids8"])
+def test_no_rows_of_any_width_are_no_rows(codec):
+    """What a hostile side may say costs nothing and raises nothing."""
+    assert decode(b"", 0, 2**32 - 1, codec).shape == (0, 2**32 - 1)
 
 
 def test_wrong_size_is_refused():

@@ -26,6 +26,7 @@ _COUNTED = re.compile(
         (1200, "new release", "1,200 new releases"),
         (2, "entry", "2 entries"),
         (2, "key", "2 keys"),
+        (2, "epoch", "2 epochs"),
         (2, "class", "2 classes"),
         (1, "entry", "1 entry"),
     ],

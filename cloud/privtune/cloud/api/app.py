@@ -15,9 +15,11 @@ from privtune.cloud.api.job_routes import add_job_routes
 from privtune.cloud.api.middleware import Envelope
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.responses import ErrorResponse, FilePage, HealthObject, InfoObject, ModelObject, ModelPage
+from privtune.cloud.api.teaching_routes import add_teaching_routes
 from privtune.cloud.auth import ApiKeys, bearer
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.shared import __version__
 from privtune.shared.errors import CloudUnreachable, JobNotFound, ModelNotFound, PermissionDenied, PrivTuneError
@@ -43,6 +45,7 @@ Status: `queued` → `running` ⇄ `paused` → `succeeded` | `failed` | `cancel
 """
 _TAGS = [
     {"name": "Fine-tuning", "description": "Jobs, their events and checkpoints."},
+    {"name": "Teachings", "description": "Blocks for a device, taught on public text by the whole model."},
     {"name": "Models", "description": "What this cloud offers."},
     {"name": "Files", "description": "Text is never uploaded."},
     {"name": "PrivTune", "description": "What a device asks before it connects."},
@@ -63,7 +66,7 @@ _bearer_scheme = HTTPBearer(
 def create_app(
     jobs: Jobs,
     keys: ApiKeys,
-    catalog: Catalog,
+    teachings: Teachings,
     settings: Settings,
     *,
     grpc_port: int | None = None,
@@ -92,8 +95,10 @@ def create_app(
         status: {"model": ErrorResponse, "description": text} for status, text in _MEANINGS.items()
     }
     router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
-    add_job_routes(router, jobs, catalog, caller, Pace(settings.max_changes_per_minute))
-    _add_model_routes(router, catalog, jobs, caller)
+    pace = Pace(settings.max_changes_per_minute)
+    add_job_routes(router, jobs, teachings, caller, pace)
+    add_teaching_routes(router, teachings, caller, pace)
+    _add_model_routes(router, teachings.catalog, jobs, caller)
     _add_file_routes(router)
     _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)
     app.include_router(router)

@@ -28,7 +28,9 @@ def contradictions() -> Schema:
     ]
     shared, decoder = _given("privtune.labels", {"const": "shared"}), _given("privtune.task", {"const": "causal-lm"})
     randomised, tail = _given("privtune.label_epsilon"), _given("privtune.tail", {"type": "integer", "minimum": 1})
-    tuned_from_nothing = (_given("privtune.skip", {"const": "tuned"}), _given("privtune.cut", {"const": 0}))
+    from_nothing = _given("privtune.cut", {"const": 0})
+    tuned_from_nothing = (_given("privtune.skip", {"const": "tuned"}), from_nothing)
+    taught = _given("privtune.taught", {"type": "string"})
     recomputed = _given("privtune.tuning.gradient_checkpointing", {"const": True})
     slopes = _given("privtune.zeroth_order.epsilon")
     coarse = _given("privtune.train.precision", {"const": "bf16"})
@@ -43,6 +45,9 @@ def contradictions() -> Schema:
         _all(tail, recomputed),
         _all(tail, *tuned_from_nothing),
         *(_all(slopes, other) for other in (decoder, tail, shared, randomised, recomputed, coarse)),
+        _all(taught, {"not": tail}),
+        _all(taught, {"not": from_nothing}, {"not": _given("privtune.skip", {"const": "tuned"})}),
+        _all(taught, from_nothing, _given("privtune.skip", {"enum": ["none", "tuned"]})),
     ]
     return {"anyOf": found}
 

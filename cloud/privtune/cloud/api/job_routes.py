@@ -23,9 +23,9 @@ from privtune.cloud.api.convert import (
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.requests import CreateJobRequest
 from privtune.cloud.api.responses import CheckpointPage, ErrorResponse, EventPage, JobObject, JobPage
-from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job, Status
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.shared.errors import Unauthenticated
 
 _PING_S = 15
@@ -65,7 +65,7 @@ AfterEvent = Annotated[str | None, _after(r"^ftevent-[0-9a-f]{24}-[0-9]{1,15}$")
 AfterCheckpoint = Annotated[str | None, _after(r"^ftckpt-[0-9a-f]{24}-[0-9]{1,15}$")]
 
 
-def add_job_routes(router: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str], pace: Pace) -> None:
+def add_job_routes(router: APIRouter, jobs: Jobs, teachings: Teachings, caller: Callable[..., str], pace: Pace) -> None:
     """Add the routes under /fine_tuning/jobs. pace: of what writes to the database as often as it is called."""
     routes = APIRouter(prefix="/fine_tuning/jobs", tags=["Fine-tuning"])
 
@@ -73,14 +73,14 @@ def add_job_routes(router: APIRouter, jobs: Jobs, catalog: Catalog, caller: Call
         pace.check(owner)
         return owner
 
-    _add_create_and_list(routes, jobs, catalog, caller, paced)
+    _add_create_and_list(routes, jobs, teachings, caller, paced)
     _add_actions(routes, jobs, caller, paced)
     _add_events(routes, jobs, caller)
     router.include_router(routes)
 
 
 def _add_create_and_list(
-    routes: APIRouter, jobs: Jobs, catalog: Catalog, caller: Callable[..., str], paced: Callable[..., str]
+    routes: APIRouter, jobs: Jobs, teachings: Teachings, caller: Callable[..., str], paced: Callable[..., str]
 ) -> None:
     @routes.post(
         "",
@@ -103,7 +103,8 @@ def _add_create_and_list(
     ) -> dict[str, Any]:
         """Queue a job. It runs when the device that holds `device://NAME` connects: `privtune agent` there."""
         spec = to_spec(request)
-        catalog.check(spec)
+        teachings.catalog.check(spec)
+        teachings.check_job(owner, spec)
         return job_object(jobs.create(owner, spec, idempotency_key=idempotency_key, metadata=request.metadata))
 
     @routes.get("", summary="List jobs", response_model=JobPage, responses=_NOT_FOUND)

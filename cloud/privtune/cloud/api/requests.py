@@ -21,6 +21,7 @@ from pydantic import (
 
 from privtune.cloud.api.contradictions import contradictions
 from privtune.shared.job_spec import DATA_HANDLE, JobSpec, OptimSpec, TrainSpec
+from privtune.shared.teaching_spec import TeachingSpec
 from privtune.shared.validation import Typed, whole
 
 # Fields of JobSpec that a request has at its top level, as in OpenAI's API; all others are under `privtune`.
@@ -146,3 +147,18 @@ class CreateJobRequest(StrictRequest):
     )
     integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="None are supported.")
     privtune: PrivTuneOptions | None = None
+
+
+_TEACHING: dict[str, JsonValue] = {"model": "minilm", "corpus": "reviews", "cut": 1, "tail": 1, "max_pieces": 50000}
+_LABELLED_TEXT: JsonValue = {
+    "properties": {"label_column": {"type": "string"}, "task": {"const": "causal-lm"}},
+    "required": ["label_column", "task"],
+}
+
+
+class CreateTeachingRequest(TeachingSpec):
+    """Blocks to be taught on public text. Nothing private belongs here."""
+
+    model_config = ConfigDict(
+        title="CreateTeachingRequest", json_schema_extra={"examples": [_TEACHING], "not": _LABELLED_TEXT}
+    )

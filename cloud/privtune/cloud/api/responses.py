@@ -135,38 +135,40 @@ class ModelObject(_Object):
     privtune: ModelDetails
 
 
-class _Page(_Object):
+class ListPage(_Object):
+    """A page of a listing."""
+
     object: Literal["list"]
     has_more: bool = Field(description="If true, ask again with `after=<last_id>`.")
     first_id: str | None
     last_id: str | None
 
 
-class JobPage(_Page):
+class JobPage(ListPage):
     """A page of jobs."""
 
     data: list[JobObject]
 
 
-class EventPage(_Page):
+class EventPage(ListPage):
     """A page of events."""
 
     data: list[EventObject]
 
 
-class CheckpointPage(_Page):
+class CheckpointPage(ListPage):
     """A page of checkpoints."""
 
     data: list[CheckpointObject]
 
 
-class ModelPage(_Page):
+class ModelPage(ListPage):
     """All models."""
 
     data: list[ModelObject]
 
 
-class FilePage(_Page):
+class FilePage(ListPage):
     """No files: none are uploaded."""
 
     data: list[dict[str, Any]]

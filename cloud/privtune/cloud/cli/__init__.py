@@ -11,6 +11,7 @@ import typer
 from privtune.cloud.cli.commands import certs, db, keys
 from privtune.cloud.cli.commands.models import models
 from privtune.cloud.cli.commands.serve import SERVE_EPILOG, serve
+from privtune.cloud.cli.commands.teach import teach
 from privtune.shared import __version__
 from privtune.shared.errors import InvalidInput, PrivTuneError, missing_package
 
@@ -31,6 +32,7 @@ Then give the key and the address to the owner of the data, who runs `privtune f
 )
 app.command(epilog=SERVE_EPILOG)(serve)
 app.command()(models)
+app.command()(teach)
 app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")
 app.add_typer(certs.app, name="certs")

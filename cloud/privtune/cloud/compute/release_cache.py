@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from privtune.cloud.compute.memory_budget import MemoryBudget
-from privtune.shared.codec import BYTES_PER_ELEMENT, decode, encode
+from privtune.shared.codec import decode, encode, row_bytes
 from privtune.shared.errors import FrameCorrupt
 from privtune.shared.public_table import IdArray, PublicTable
 from privtune.shared.wire import Message, readout_positions
@@ -56,7 +56,7 @@ class ReleaseCache:
     ) -> None:
         self._budget = budget or MemoryBudget(max_bytes)
         self.width, self._codec, self._max_bytes = width, codec, max_bytes
-        self.vector_bytes = width * BYTES_PER_ELEMENT[codec]
+        self.vector_bytes = row_bytes(width, codec)
         self.table_sha256 = table_sha256
         self._table: PublicTable | None = None
         self._held: OrderedDict[int, bytes] = OrderedDict()
@@ -142,9 +142,9 @@ class ReleaseCache:
 
     def _rows(self, header: pb.ForwardHeader, lengths_B: IdArray, message: Message) -> list[bytes]:
         payload, offset, rows = memoryview(message.payload), 0, []
-        missing, row_bytes = False, message.width * BYTES_PER_ELEMENT[message.codec]
+        missing, bytes_a_row = False, row_bytes(message.width, message.codec)
         for record, length, inlined in zip(header.record_ids, lengths_B.tolist(), header.inlined, strict=True):
-            size = length * row_bytes
+            size = length * bytes_a_row
             if inlined:
                 self._keep(record, bytes(payload[offset : offset + size]))
                 offset += size

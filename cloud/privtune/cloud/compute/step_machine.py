@@ -161,7 +161,7 @@ class StepMachine:
         return Message(kind=TABLE, step=message.step, table=pb.TableHeader(sha256=table.sha256))
 
     def _output(self, message: Message, out_ND: torch.Tensor) -> Message:
-        return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), self._top.spec.codec)
+        return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), self._top.spec.output_codec)
 
     def _evaluate(self, message: Message) -> Iterator[Message]:
         batch = self._unpack(message)

@@ -136,6 +136,28 @@ class IdempotencyRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
+class TeachingRow(Base):
+    """A teaching. `number` orders listings and the queue; `result` names its folder once that is known."""
+
+    __tablename__ = "teachings"
+    __table_args__ = (Index("ix_teachings_owner_number", "owner", "number"),)
+
+    number: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    cancelling: Mapped[bool]
+    reason: Mapped[str] = mapped_column(Text)
+    spec: Mapped[str] = mapped_column(Text)
+    progress: Mapped[dict[str, Any]] = mapped_column(JSON)
+    result: Mapped[str | None] = mapped_column(String(64))
+    card: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
 class Store:
     """Engine and transactions. Thread-safe; see `open_store`.
 

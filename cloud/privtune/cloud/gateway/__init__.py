@@ -5,9 +5,9 @@ from __future__ import annotations
 import grpc
 
 from privtune.cloud.auth import ApiKeys
-from privtune.cloud.catalog import Catalog
 from privtune.cloud.gateway.split_service import Gateway
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES
 from privtune.split.v1 import split_pb2_grpc
@@ -28,9 +28,11 @@ _OPTIONS = [
 ]
 
 
-def build_server(settings: Settings, jobs: Jobs, keys: ApiKeys, catalog: Catalog) -> tuple[grpc.aio.Server, Gateway]:
+def build_server(
+    settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings
+) -> tuple[grpc.aio.Server, Gateway]:
     """The gRPC server, not bound to a port yet, and its service."""
     server = grpc.aio.server(options=_OPTIONS)
-    gateway = Gateway(settings, jobs, keys, catalog)
+    gateway = Gateway(settings, jobs, keys, teachings)
     split_pb2_grpc.add_SplitServiceServicer_to_server(gateway, server)  # type: ignore[no-untyped-call]
     return server, gateway

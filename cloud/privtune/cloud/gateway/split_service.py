@@ -13,17 +13,20 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from privtune.cloud.auth import ApiKeys
-from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import SUPERSEDED, Desk, JobSession
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.out_of_memory import within_memory
+from privtune.cloud.compute.teaching.classroom import Classroom
+from privtune.cloud.compute.teaching.school import School
 from privtune.cloud.gateway.calls import Context, api_key, errors_as_status, job_and_epoch
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.shared import __version__
 from privtune.shared.errors import (
@@ -32,6 +35,7 @@ from privtune.shared.errors import (
     CloudUnreachable,
     FrameCorrupt,
     InternalError,
+    JobConflict,
     NonFinite,
     PrivTuneError,
     SessionSuperseded,
@@ -54,11 +58,16 @@ _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 class Gateway(split_pb2_grpc.SplitServiceServicer):
     """Implements `SplitService`."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, catalog: Catalog) -> None:
-        self._settings, self._jobs, self._keys = settings, jobs, keys
+    def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings) -> None:
+        self._settings, self._jobs, self._keys, self._teachings = settings, jobs, keys, teachings
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._artifacts = Artifacts(settings.data_folder)
-        self._host = Host(catalog, settings.data_folder / "bottoms")
+        self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
+        self._classroom = Classroom(
+            settings.data_folder, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes
+        )
+        self._school = School(teachings, self._classroom)
+        self._school.start()
         self._desk = Desk(self._host, jobs, self._artifacts, settings)
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
@@ -79,6 +88,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             inbox.end(_closing())
         await self._streams_end()
         self._compute.shutdown(wait=True)
+        await asyncio.to_thread(self._school.stop, _ENDING_S)
 
     async def _streams_end(self) -> None:
         if self._streams:
@@ -170,6 +180,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                     folder = await self._on_compute(self._host.bottom_package, job.spec)
             elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
                 folder = self._artifacts.adapter(job.id)
+            elif request.kind == pb.ARTIFACT_KIND_TAUGHT:
+                folder = await asyncio.to_thread(self._taught, job.spec.taught, owner)
             else:
                 raise FrameCorrupt("the kind of artifact is not set")
             clock = asyncio.get_running_loop().time
@@ -202,6 +214,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             reader.cancel()
             watcher.cancel()
             del self._streams[task]
+
+    def _taught(self, teaching_id: str | None, owner: str) -> Path:
+        """The package of a job's taught blocks. Raises JobConflict for a job without, and where it is gone."""
+        if teaching_id is None:
+            raise JobConflict("this job has no taught blocks")
+        return self._classroom.package(self._teachings.get(teaching_id, owner).result or "none")
 
     def _inbox(self, session: JobSession) -> Inbox:
         return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold))

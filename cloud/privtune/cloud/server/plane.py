@@ -11,9 +11,11 @@ from pathlib import Path
 
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
+from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, open_store
 from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import InvalidInput, StorageFull
 from privtune.shared.files import held
@@ -30,11 +32,11 @@ class Plane:
     store: Store
     jobs: Jobs
     keys: ApiKeys
-    catalog: Catalog
+    teachings: Teachings
 
 
 @contextmanager
-def open_plane(settings: Settings, catalog: Catalog) -> Iterator[Plane]:
+def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = None) -> Iterator[Plane]:
     """Open the database and recover the jobs that the last process left running.
 
     Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written.
@@ -42,10 +44,11 @@ def open_plane(settings: Settings, catalog: Catalog) -> Iterator[Plane]:
     with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
         notifier = Notifier(settings.max_event_streams)
         jobs = Jobs(store, max_active_per_owner=settings.max_jobs_per_owner, notifier=notifier)
+        teachings = Teachings(store, catalog, corpora or Corpora())
         recovered = jobs.recover()
         if recovered:
             log.warning("the last process left jobs running; they wait for their devices", extra={"jobs": recovered})
-        yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), catalog=catalog)
+        yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), teachings=teachings)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ import uvicorn
 
 from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys
-from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.server.http_protocol import PatientProtocol
 from privtune.cloud.server.plane import Plane
 from privtune.cloud.server.ports import bind_grpc, host_port, http_listener
@@ -60,7 +60,7 @@ class Addresses:
         return host_port(self.host, self.grpc_port)
 
 
-GatewayBuilder = Callable[[Settings, Jobs, ApiKeys, Catalog], tuple[Any, Stoppable]]
+GatewayBuilder = Callable[[Settings, Jobs, ApiKeys, Teachings], tuple[Any, Stoppable]]
 
 
 async def serve(
@@ -79,7 +79,7 @@ async def serve(
     _allow_open_files()
     with http_listener(settings.host, settings.http_port) as http_socket:
         build = build_gateway or _real_gateway()
-        grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.catalog)
+        grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.teachings)
         addresses = Addresses(
             host=settings.host,
             http_port=http_socket.getsockname()[1],
@@ -89,7 +89,7 @@ async def serve(
         app = create_app(
             plane.jobs,
             plane.keys,
-            plane.catalog,
+            plane.teachings,
             settings,
             grpc_port=addresses.grpc_port,
             check_ready=plane.store.ping,

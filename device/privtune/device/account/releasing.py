@@ -26,7 +26,7 @@ from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import ReleaseStore
 from privtune.device.release.slope_store import SlopeStore
 from privtune.device.surrogates.replacement import Replacement
-from privtune.shared.codec import BYTES_PER_ELEMENT
+from privtune.shared.codec import row_bytes
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
 
@@ -132,7 +132,7 @@ class Releasing:
     def size(self, rows: int) -> dict[str, Any]:
         """`rows` released vectors or ids, and their bytes."""
         width, codec = self.noise.mechanism.sent_as(self.spec.codec)
-        return {"rows": rows, "bytes": rows * width * BYTES_PER_ELEMENT[codec]}
+        return {"rows": rows, "bytes": rows * row_bytes(width, codec)}
 
     def cost(self, rows: int) -> dict[str, Any]:
         """Worst-case loss of a record of `rows` rows; epsilon is None where no bound is claimed."""

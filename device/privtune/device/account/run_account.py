@@ -21,8 +21,10 @@ from privtune.device.release.release_store import ReleaseStore
 from privtune.device.release.slope_store import SlopeStore
 from privtune.shared.errors import PrivTuneError
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.bottom_package import TaughtBlocks
 
 TRANSCRIPT = "transcript"
+TAUGHT = "taught"  # kind of a note in the ledger
 # Data sets of the ledger that are no files:
 GENERATIONS = "generations"  # generated texts, prompts included
 PREDICTIONS = "predictions"  # texts given to predict by themselves
@@ -98,6 +100,24 @@ class Account:
             admission = ledger.admit(facts, self._budget)
         self._admissions.append(_Admission(id=admission, how=how, outgoing=one, missing=missing))
         return warning
+
+    def note_taught(self, teaching: str, taught: TaughtBlocks) -> str:
+        """Enter once which taught blocks the job begins with; a line that says so. Nothing was released for them."""
+        named = taught.card.get("corpus")
+        corpus = dict(named) if isinstance(named, dict) else {}
+        facts = {
+            "job": self._job_id,
+            "teaching": teaching,
+            "package_sha256": taught.sha256,
+            "corpus": corpus,
+        }
+        with Ledger(self._home) as ledger:
+            if not any(row["kind"] == TAUGHT and row["job"] == self._job_id for row in ledger.entries()):
+                ledger.note(TAUGHT, facts)
+        name, sha256 = (str(corpus.get(key, "unknown"))[:80] for key in ("name", "sha256"))
+        return (
+            f"begins with the blocks of {teaching}, taught on {name} (SHA-256 {sha256[:12]}); nothing of yours was used"
+        )
 
     def settle(self) -> None:
         """Enter what was drawn of every admitted data set, and keep with the job what each of its records lost.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privtune.device.data.plain_text import whole
 from privtune.shared.errors import DataInvalid
+from privtune.shared.plain_text import whole
 
 ROLES = ("system", "user", "assistant")
 _KEYS = ("role", "content", "weight")

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from privtune.device.data.chat import ChatTemplate, template_source
 from privtune.device.data.messages import ChatMessage
-from privtune.device.data.plain_text import read_text
 from privtune.device.data.records import Record, Records
 from privtune.shared.errors import DataInvalid, InvalidInput
+from privtune.shared.plain_text import read_text
 
 _PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 

@@ -7,15 +7,22 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from privtune.device.data.messages import ChatMessage, parse_conversation
-from privtune.device.data.plain_text import whole
-from privtune.device.data.table_files import RawTable, is_missing, kind_of, place
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
+from privtune.shared.text_tables import (
+    LABEL_NAMES,
+    TEXT_NAMES,
+    RawTable,
+    columns_of,
+    find_column,
+    is_missing,
+    label_cell,
+    place,
+    text_cell,
+)
 from privtune.shared.wording import counted
 
 # Column names to look for, in this order, when none is given.
-TEXT_NAMES = ("text", "sentence", "review", "content", "comment", "message", "document", "body", "description")
-LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "topic", "condition", "rating")
 PAIR_NAMES = (
     ("text", "text2"),
     ("text1", "text2"),
@@ -131,16 +138,16 @@ def resolve_columns(table: RawTable, wanted: Columns, task: Task, *, labelled: b
     for field in fields(wanted):
         name = getattr(wanted, field.name)
         if name is not None and name not in table.columns:
-            raise DataInvalid(f'{table.source}: no column "{name}" for {field.name}. {_columns_of(table)}')
+            raise DataInvalid(f'{table.source}: no column "{name}" for {field.name}. {columns_of(table)}')
     if task == "causal-lm":
         return _causal_columns(table, wanted)
     if wanted.prompt or wanted.completion or wanted.messages:
         raise DataInvalid(f"{table.source}: prompt, completion and messages are for causal-lm; name text and label.")
-    label = wanted.label or (_find(table, LABEL_NAMES) if labelled else None)
+    label = wanted.label or (find_column(table, LABEL_NAMES) if labelled else None)
     other = "" if _find_pair(table, PROMPT_NAMES) is None else " For a language model: --task causal-lm."
     if labelled and label is None:
         raise DataInvalid(
-            f"{table.source}: which column is the label? Name it with --label-column. {_columns_of(table)}{other}"
+            f"{table.source}: which column is the label? Name it with --label-column. {columns_of(table)}{other}"
         )
     text, text2 = wanted.text, wanted.text2
     if text is None:
@@ -148,10 +155,10 @@ def resolve_columns(table: RawTable, wanted: Columns, task: Task, *, labelled: b
         if pair and text2 in (None, pair[1]):
             text, text2 = pair
         else:
-            text = _find(table, TEXT_NAMES)
+            text = find_column(table, TEXT_NAMES)
     if text is None:
         raise DataInvalid(
-            f"{table.source}: which column is the text? Name it with --text-column. {_columns_of(table)}{other}"
+            f"{table.source}: which column is the text? Name it with --text-column. {columns_of(table)}{other}"
         )
     return Columns(text=text, text2=text2, label=label)
 
@@ -166,39 +173,28 @@ def _causal_columns(table: RawTable, wanted: Columns) -> Columns:
         raise DataInvalid(f"{table.source}: name either text, or prompt and completion, or messages; not both.")
     if wanted.text:
         return Columns(text=wanted.text)
-    messages = wanted.messages or (_find(table, [MESSAGES_NAME]) if not any(kinds) else None)
+    messages = wanted.messages or (find_column(table, [MESSAGES_NAME]) if not any(kinds) else None)
     if messages is not None:
         return Columns(messages=messages)
     if wanted.prompt or wanted.completion:
-        prompt = wanted.prompt or _find(table, [pair[0] for pair in PROMPT_NAMES])
-        completion = wanted.completion or _find(table, [pair[1] for pair in PROMPT_NAMES])
+        prompt = wanted.prompt or find_column(table, [pair[0] for pair in PROMPT_NAMES])
+        completion = wanted.completion or find_column(table, [pair[1] for pair in PROMPT_NAMES])
         if prompt is None or completion is None:
-            raise DataInvalid(
-                f"{table.source}: name both --prompt-column and --completion-column. {_columns_of(table)}"
-            )
+            raise DataInvalid(f"{table.source}: name both --prompt-column and --completion-column. {columns_of(table)}")
         return Columns(prompt=prompt, completion=completion)
     pair = _find_pair(table, PROMPT_NAMES)
     if pair:
         return Columns(prompt=pair[0], completion=pair[1])
-    text = _find(table, TEXT_NAMES)
+    text = find_column(table, TEXT_NAMES)
     if text is None:
         hint = "Name it with --text-column, or --prompt-column and --completion-column, or --messages-column."
-        raise DataInvalid(f"{table.source}: which column is the text? {hint} {_columns_of(table)}")
+        raise DataInvalid(f"{table.source}: which column is the text? {hint} {columns_of(table)}")
     return Columns(text=text)
-
-
-def _columns_of(table: RawTable) -> str:
-    return "Its columns: " + ", ".join(f'"{name}"' for name in table.columns) + "."
-
-
-def _find(table: RawTable, names: Sequence[str]) -> str | None:
-    by_lower = {name.lower(): name for name in reversed(table.columns)}
-    return next((by_lower[name] for name in names if name in by_lower), None)
 
 
 def _find_pair(table: RawTable, pairs: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
     for first, second in pairs:
-        one, two = _find(table, [first]), _find(table, [second])
+        one, two = find_column(table, [first]), find_column(table, [second])
         if one and two:
             return one, two
     return None
@@ -217,7 +213,7 @@ def refuse_left_out(table: RawTable, columns: Columns, wanted: Columns) -> None:
     named = wanted.messages or (wanted.prompt and wanted.completion)
     used = {columns.prompt, columns.completion, columns.messages}
     for name in CONTEXT_NAMES:
-        column = _find(table, [name])
+        column = find_column(table, [name])
         if column is None or column in used or (named and name not in ("tools", "functions")):
             continue
         at = table.columns.index(column)
@@ -254,37 +250,13 @@ def to_records(table: RawTable, columns: Columns) -> Records:
         for role, name, position in taken:
             cell = cells[position]
             if role == "label":
-                values[role] = _label(table, number, name, cell)
+                values[role] = label_cell(table, number, name, cell)
             elif role == "messages":
                 values[role] = parse_conversation(cell, place(table.source, table.unit, number, name))
                 values["text"] = values[role][-1].content
             else:
-                values[role] = _text(table, number, name, cell)
+                values[role] = text_cell(table, number, name, cell)
         items.append(Record(number=number, **values))
     used = {getattr(columns, field.name) for field in fields(columns)}
     unused = tuple(name for name in table.columns if name not in used)
     return Records(source=table.source, unit=table.unit, columns=columns, items=tuple(items), unused=unused)
-
-
-def _text(table: RawTable, number: int, name: str, cell: object) -> str:
-    where = place(table.source, table.unit, number, name)
-    if isinstance(cell, str) and cell.strip():
-        return whole(cell, where)
-    if isinstance(cell, str):
-        raise DataInvalid(f"{where}: the text is empty. Remove the record or fill it in.")
-    if is_missing(cell):
-        raise DataInvalid(f"{where}: the record has no value here. Remove the record or fill it in.")
-    raise DataInvalid(f"{where}: a text is expected, not a {kind_of(cell)}.")
-
-
-def _label(table: RawTable, number: int, name: str, cell: object) -> str:
-    if isinstance(cell, bool):
-        return "true" if cell else "false"
-    if isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer()):
-        return str(int(cell))
-    where = place(table.source, table.unit, number, name)
-    if isinstance(cell, str) and cell.strip():
-        return whole(cell.strip(), where)
-    if is_missing(cell) or isinstance(cell, str):
-        raise DataInvalid(f"{where}: the label is missing. Remove the record or fill it in.")
-    raise DataInvalid(f"{where}: a label must be a text or a whole number, not a {kind_of(cell)}.")

@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from privtune.device.data.plain_text import read_text
 from privtune.device.data.records import Columns, Records, refuse_left_out, resolve_columns, to_records
 from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import SurrogateSpec, Task
+from privtune.shared.plain_text import read_text
 from privtune.shared.wording import counted
 
 

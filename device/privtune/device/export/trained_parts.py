@@ -76,7 +76,7 @@ def device_parts(link: Link, job_id: str, state: JobState, home: Path, local_mod
         state.spec,
         home=home,
         local_model=local_model,
-        num_labels=len(state.label_names),
+        label_names=state.label_names,
         say=lambda _: None,
     )
     return TrainedParts(

@@ -45,6 +45,7 @@ class JobState:
         Without it nobody can tell, or undo, what a surrogate stands for.
     own_terms: the owner's words and phrases that are always replaced.
     surrogate_fingerprint: of the rules that the records were replaced by; empty where nothing is replaced.
+    taught_sha256: of the package with the taught blocks that the job began with; empty without.
     final_step: steps that the finished job trained; None before that.
     """
 
@@ -57,6 +58,7 @@ class JobState:
     surrogate_secret: str = field(default_factory=lambda: secrets.token_hex(SECRET_BYTES))
     own_terms: tuple[str, ...] = ()
     surrogate_fingerprint: str = ""
+    taught_sha256: str = ""
     final_step: int | None = None
 
     def surrogates(self) -> Surrogates | None:
@@ -140,12 +142,16 @@ class JobFolder:
     def hold(self, state: JobState) -> None:
         """Store the state of a new job, its records known, or hold a job that is resumed to the state it has.
 
-        Raises JobConflict if the data, or what replaces them, has changed.
+        Raises JobConflict if the data, what replaces them, or the taught blocks have changed.
         """
         if not self.exists():
             self.save(state)
             return
         known = self.load()
+        if known.taught_sha256 != state.taught_sha256:
+            raise JobConflict(
+                f"the cloud's taught blocks are not those that job {self.job_id} started with; start a new job (--new)"
+            )
         if known.surrogate_fingerprint != state.surrogate_fingerprint:
             raise JobConflict(
                 f"the recognisers or tables of surrogates are not those that job {self.job_id} started with, and its "

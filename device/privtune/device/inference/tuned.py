@@ -100,7 +100,7 @@ def open_tuned(
 
     Raises:
         JobNotFound: this device does not hold the job.
-        JobConflict: it has no checkpoint.
+        JobConflict: it has no checkpoint, or the cloud's taught blocks have changed.
     """
     folder = JobFolder(settings.home, job_id)
     state = folder.load()
@@ -114,9 +114,13 @@ def open_tuned(
             state.spec,
             home=settings.home,
             local_model=settings.local_model or state.local_model,
-            num_labels=len(state.label_names),
+            label_names=state.label_names,
             say=say,
         )
+        if package.taught is not None and package.taught.sha256 != state.taught_sha256:
+            raise JobConflict(
+                "the cloud's taught blocks are not those that this job was trained with; nothing was sent"
+            )
         tail = Tail.of(package, state.spec)
         head = HeadTrainer(package.head, state.spec.optim, seed=0, total_steps=1, tail=tail)
         if state.spec.labels == "private":

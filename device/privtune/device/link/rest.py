@@ -112,7 +112,7 @@ class ControlPlane:
 
     def info(self) -> Json:
         """Version, protocol and the gateway's address. Raises VersionMismatch when the protocols differ."""
-        facts = self._call("GET", "/v1/privtune/info")
+        facts = self.call("GET", "/v1/privtune/info")
         theirs = facts.get("protocol_version")
         if theirs != PROTOCOL_VERSION:
             raise VersionMismatch(
@@ -133,14 +133,14 @@ class ControlPlane:
 
     def models(self) -> list[Json]:
         """Every model that a job may name, as the cloud shows it."""
-        offered = self._call("GET", MODELS).get("data")
+        offered = self.call("GET", MODELS).get("data")
         if not isinstance(offered, list) or not all(isinstance(model, dict) for model in offered):
             raise self._not_ours()
         return offered
 
     def blocks(self, model: str) -> int:
         """How many blocks a model has. Raises ModelNotFound."""
-        layers = (self._call("GET", f"{MODELS}/{quote(model, safe='/')}").get("privtune") or {}).get("layers")
+        layers = (self.call("GET", f"{MODELS}/{quote(model, safe='/')}").get("privtune") or {}).get("layers")
         if not isinstance(layers, int) or not 0 < layers <= MAX_BLOCKS:
             raise self._not_ours()
         return layers
@@ -148,17 +148,17 @@ class ControlPlane:
     def create_job(self, spec: JobSpec) -> Json:
         """Submit a job. A repetition after a lost connection does not create a second one."""
         key = {"Idempotency-Key": uuid.uuid4().hex}
-        return self._job(self._call("POST", JOBS, json=_request_body(spec), headers=key))
+        return self._job(self.call("POST", JOBS, json=_request_body(spec), headers=key))
 
     def get_job(self, job_id: str) -> Json:
         """One job as the cloud shows it."""
-        return self._job(self._call("GET", _path(job_id)))
+        return self._job(self.call("GET", _path(job_id)))
 
     def list_jobs(self, status: Collection[str] | None = None, limit: int | None = None) -> list[Json]:
         """Jobs of this key, newest first: at most `limit`, and only those with one of the given statuses."""
         found: list[Json] = []
         params = {"status": list(status)} if status else {}
-        for item in self._pages(JOBS, params):
+        for item in self.pages(JOBS, params):
             job = self._job(item)
             if status is None or job["status"] in status:
                 found.append(job)
@@ -168,30 +168,31 @@ class ControlPlane:
 
     def cancel(self, job_id: str) -> Json:
         """End the job at the next step boundary."""
-        return self._job(self._call("POST", _path(job_id, "cancel")))
+        return self._job(self.call("POST", _path(job_id, "cancel")))
 
     def pause(self, job_id: str) -> Json:
         """Hold the job at the next step boundary until `resume`."""
-        return self._job(self._call("POST", _path(job_id, "pause")))
+        return self._job(self.call("POST", _path(job_id, "pause")))
 
     def resume(self, job_id: str) -> Json:
         """Let a held job continue as soon as its device connects."""
-        return self._job(self._call("POST", _path(job_id, "resume")))
+        return self._job(self.call("POST", _path(job_id, "resume")))
 
     def events(self, job_id: str, seen: Collection[str] = ()) -> list[Json]:
         """The job's events, oldest first, without those whose ids are in `seen`."""
         fresh: list[Json] = []
-        for event in self._pages(_path(job_id, "events"), {}):  # newest first, as OpenAI's API has it
+        for event in self.pages(_path(job_id, "events"), {}):  # newest first, as OpenAI's API has it
             if event.get("id") in seen:
                 break
             fresh.append(event)
         return fresh[::-1]
 
-    def _pages(self, path: str, params: Mapping[str, Any]) -> Iterator[Json]:
+    def pages(self, path: str, params: Mapping[str, Any]) -> Iterator[Json]:
+        """The objects of all pages of a listing."""
         after: str | None = None
         taken = 0
         while True:
-            page = self._call("GET", path, params={**params, "limit": PAGE} | ({"after": after} if after else {}))
+            page = self.call("GET", path, params={**params, "limit": PAGE} | ({"after": after} if after else {}))
             items = page.get("data")
             if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
                 raise self._not_ours()
@@ -209,7 +210,8 @@ class ControlPlane:
         check_job_id(job["id"])
         return job
 
-    def _call(self, method: str, path: str, **options: Any) -> Json:
+    def call(self, method: str, path: str, **options: Any) -> Json:
+        """The answer to one request."""
         try:
             response = retrying(
                 lambda: self._bounded(method, path, **options),

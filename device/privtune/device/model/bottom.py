@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import privtune.split.v1.split_pb2 as pb
@@ -16,6 +16,7 @@ from privtune.device.model.pinned_bottom import hold_to_first
 from privtune.device.runtime.memory import trim
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model, load_bottom_package
+from privtune.shared.modeling.taught_package import with_taught_blocks
 
 
 def load_bottom(
@@ -25,30 +26,39 @@ def load_bottom(
     *,
     home: Path,
     local_model: str | None,
-    num_labels: int,
+    label_names: Sequence[str],
     say: Callable[[str], None],
 ) -> BottomPackage:
-    """Bottom, head and tokenizer, and the tail's blocks where the job has a tail.
+    """Bottom, head and tokenizer, and the tail's blocks where the job has a tail, as they were taught if they were.
 
     The cloud's package is downloaded once and checked against its hashes. It comes from the adversary: prefer
     `local_model`, the owner's own copy, where there is one.
 
     Args:
-        num_labels: classes of the job; what a language model has does not matter.
+        label_names: of the job's classes, in their order; none for a language model.
         say: gets a line per file that is downloaded.
 
-    Raises JobConflict where the cloud's package is not what this device first got under the model's name.
+    Raises JobConflict where the cloud's package is not what this device first got under the model's name;
+    ArtifactCorrupt, VersionMismatch for taught blocks that do not fit.
     """
-    num_labels, seed = max(num_labels, 2), spec.train.seed
+    num_labels, seed = max(len(label_names), 2), spec.train.seed
     if local_model is not None:
-        return bottom_from_model(local_model, spec.task, spec.cut, tail=spec.tail, num_labels=num_labels, seed=seed)
-    manifest = fetch_manifest(link, pb.ARTIFACT_KIND_BOTTOM, job_id)
-    folder = home / "bottoms" / hashlib.sha256(manifest).hexdigest()[:24]
-    fetch_folder(link, pb.ARTIFACT_KIND_BOTTOM, job_id, folder, say)
-    package = load_bottom_package(folder, num_labels=num_labels, seed=seed)
-    hold_to_first(home, spec.model, package, folder)
+        package = bottom_from_model(local_model, spec.task, spec.cut, tail=spec.tail, num_labels=num_labels, seed=seed)
+    else:
+        folder = _fetched(link, pb.ARTIFACT_KIND_BOTTOM, job_id, home / "bottoms", say)
+        package = load_bottom_package(folder, num_labels=num_labels, seed=seed)
+        hold_to_first(home, spec.model, package, folder)
+    if spec.taught is not None:
+        folder = _fetched(link, pb.ARTIFACT_KIND_TAUGHT, job_id, home / "taught", say)
+        package = with_taught_blocks(package, folder, label_names)
     trim()
     return package
+
+
+def _fetched(link: Link, kind: int, job_id: str, home: Path, say: Callable[[str], None]) -> Path:
+    """An artifact of the cloud in a folder that its manifest names, downloaded once."""
+    folder = home / hashlib.sha256(fetch_manifest(link, kind, job_id)).hexdigest()[:24]
+    return fetch_folder(link, kind, job_id, folder, say)
 
 
 def encode_records(

@@ -18,7 +18,7 @@ from privtune.device.model.tail import States, padded
 from privtune.device.release.perturber import Perturber, Released
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
-from privtune.shared.codec import BYTES_PER_ELEMENT, decode
+from privtune.shared.codec import decode, row_bytes
 from privtune.shared.errors import FrameCorrupt, InternalError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
@@ -48,7 +48,7 @@ class FinalStates:
         kept: StateStore | None = None,
     ) -> None:
         self.head, self.perturber, self._kept = head, perturber, kept
-        self._width, self._codec = package.hidden_size, spec.codec
+        self._width, self._codec = package.hidden_size, spec.output_codec
         self._head_in_cloud, self._classes = spec.labels == "shared", spec.num_labels
 
     def wanted(self, data: EncodedDataset, indices: IndexArray) -> bool:
@@ -106,7 +106,7 @@ class FinalStates:
 
     def _by_record(self, answer: Message, released: Released) -> Iterator[EncodedRelease]:
         """The answer's bytes, cut into records."""
-        size, start = self._width * BYTES_PER_ELEMENT[self._codec], 0
+        size, start = row_bytes(self._width, self._codec), 0
         if len(answer.payload) != released.rows() * size:
             raise FrameCorrupt(f"the cloud sent {counted(answer.rows, 'state')} for {counted(released.rows(), 'row')}")
         for rows in released.lengths_B.tolist():

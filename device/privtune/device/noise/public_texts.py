@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from privtune.device.data.plain_text import read_text
 from privtune.shared.errors import DataInvalid, StorageFull
 from privtune.shared.files import replacing_file
+from privtune.shared.plain_text import read_text
 
 TEXTS, LABELLED = "texts.txt", "labelled.tsv"
 MOST = 50_000  # lines that are used: more only costs time

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
-from privtune.shared.codec import BYTES_PER_ELEMENT, decode, encode
+from privtune.shared.codec import decode, encode, row_bytes
 
 _EXACT = "fp32"
 
@@ -103,5 +103,5 @@ def _stored(rows_TD: Tensor) -> EncodedRelease:
 
 
 def _vectors(item: EncodedRelease, codec: str) -> Tensor:
-    width = len(item.data) // item.rows // BYTES_PER_ELEMENT[codec]
+    width = len(item.data) // item.rows // row_bytes(1, codec)
     return torch.from_numpy(decode(item.data, item.rows, width, codec))

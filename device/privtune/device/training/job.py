@@ -41,6 +41,7 @@ from privtune.shared.errors import (
     PrivTuneError,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.bottom_package import TaughtBlocks
 from privtune.shared.modeling.checkpoint import checkpoint_steps
 from privtune.shared.retry import retrying
 from privtune.split.v1 import split_pb2 as pb
@@ -68,6 +69,7 @@ class RunResult:
     slopes: what may be claimed for the slopes of a zeroth-order job.
     exportable: a plain model has a place for all that was trained (none for a skip).
     replacement: what surrogates did in the records; None without surrogates.
+    taught: hash and card of the taught blocks that it began with; None without.
     """
 
     job_id: str
@@ -85,6 +87,7 @@ class RunResult:
     slopes: SlopeStatement | None = None
     exportable: bool = True
     replacement: Replacement | None = None
+    taught: TaughtBlocks | None = None
 
 
 def run_job(
@@ -174,6 +177,7 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         slopes=None if job.slopes is None else job.slopes.statement,
         exportable=not run.spec.tail or run.spec.skip == "none",
         replacement=job.releasing.replacement,
+        taught=job.package.taught,
     )
     run.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
     return result

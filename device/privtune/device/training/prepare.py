@@ -131,6 +131,8 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
     with open_releasing(run.account, loaded.package, loaded.state, home, own, loaded.replacement) as releasing:
         _check_mechanism(run, releasing.noise.mechanism)
         _audit(run, loaded, releasing)
+        if loaded.package.taught is not None:
+            run.progress.message(run.account.note_taught(str(run.spec.taught), loaded.package.taught))
         outgoing = _outgoing(run.spec, loaded, train, validation)
         releasing.admit(outgoing, run.progress.message)
         statement = None
@@ -184,7 +186,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         spec,
         home=settings.home,
         local_model=settings.local_model,
-        num_labels=len(names),
+        label_names=names,
         say=run.progress.message,
     )
     tail = Tail.of(package, spec)
@@ -196,7 +198,10 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         raise InvalidInput(f"max_length {limit} is over the {package.max_positions} positions of this model")
     data = encode_records(package, records, spec, names, form)
     rules = replacement.fingerprint if replacement is not None else ""
-    state = replace(state, data_fingerprint=data.fingerprint, prompt=form, surrogate_fingerprint=rules)
+    taught = package.taught.sha256 if package.taught is not None else ""
+    state = replace(
+        state, data_fingerprint=data.fingerprint, prompt=form, surrogate_fingerprint=rules, taught_sha256=taught
+    )
     folder.hold(state)
     order = state.order(len(data))
     scored = None if held_out is None else state.shuffled(encode_records(package, held_out, spec, names, form))

@@ -13,6 +13,7 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_BF16: _ClassVar[Codec]
     CODEC_IDS8: _ClassVar[Codec]
     CODEC_IDS16: _ClassVar[Codec]
+    CODEC_INT8: _ClassVar[Codec]
 
 class FrameKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +32,7 @@ class ArtifactKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ARTIFACT_KIND_UNSPECIFIED: _ClassVar[ArtifactKind]
     ARTIFACT_KIND_BOTTOM: _ClassVar[ArtifactKind]
     ARTIFACT_KIND_ADAPTER: _ClassVar[ArtifactKind]
+    ARTIFACT_KIND_TAUGHT: _ClassVar[ArtifactKind]
 
 class StepOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -43,6 +45,7 @@ CODEC_FP32: Codec
 CODEC_BF16: Codec
 CODEC_IDS8: Codec
 CODEC_IDS16: Codec
+CODEC_INT8: Codec
 FRAME_KIND_UNSPECIFIED: FrameKind
 FRAME_KIND_FORWARD: FrameKind
 FRAME_KIND_OUTPUT: FrameKind
@@ -55,6 +58,7 @@ FRAME_KIND_TABLE: FrameKind
 ARTIFACT_KIND_UNSPECIFIED: ArtifactKind
 ARTIFACT_KIND_BOTTOM: ArtifactKind
 ARTIFACT_KIND_ADAPTER: ArtifactKind
+ARTIFACT_KIND_TAUGHT: ArtifactKind
 STEP_OUTCOME_UNSPECIFIED: StepOutcome
 STEP_OUTCOME_APPLIED: StepOutcome
 STEP_OUTCOME_PAUSE: StepOutcome

@@ -107,7 +107,7 @@ class SplitServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Fetch(self, request, context):
-        """Streams a file of a bottom package or of a job's adapter in chunks, from any offset.
+        """Streams a file of a bottom package, of taught blocks or of a job's adapter in chunks, from any offset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

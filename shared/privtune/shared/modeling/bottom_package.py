@@ -58,6 +58,18 @@ _WEIGHTS = "bottom.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaughtBlocks:
+    """A taught package in use.
+
+    sha256: of its manifest, which has the hash of every file.
+    card: what it says of itself; from the cloud, without control characters.
+    """
+
+    sha256: str
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BottomPackage:
     """What a device runs.
 
@@ -72,6 +84,7 @@ class BottomPackage:
     weights_sha256: identifies the weights of bottom, head and tail; see `bottom_sha256`.
     max_positions: longest text in tokens; None if the model sets no limit.
     end_ids: tokens that end a text, by the model's configuration and its tokenizer.
+    taught: whose weights `below`, `tail` and head begin with; None for the model's own.
     """
 
     name: str
@@ -89,6 +102,7 @@ class BottomPackage:
     weights_sha256: str
     max_positions: int | None
     end_ids: frozenset[int]
+    taught: TaughtBlocks | None = None
 
     def check_ids(self, ids: Iterable[Sequence[int] | npt.NDArray[np.int32]]) -> None:
         """Check the token ids of texts before using them.

@@ -140,7 +140,7 @@ def test_commands_that_compute_take_threads(arguments, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["finetune"], "--model is missing"),
+        (["finetune"], "--model is missing; `privtune models` lists"),
         (["finetune", "--model", "m"], "--data is missing"),
         (["predict", "ftjob-x"], "--text (once or more) or --data"),
         (["predict", "ftjob-x", "--text", "a", "--data", "b"], "--text (once or more) or --data"),

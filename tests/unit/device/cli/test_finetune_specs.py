@@ -21,6 +21,7 @@ LEAST: dict[str, Any] = {
     "num_labels": None,
     "suffix": None,
     "codec": "bf16",
+    "states": "codec",
     "mechanism": {"name": "none", "params": {}},
     "surrogates": {"replace": "identifying", "rank": 200000, "language": "en"},
     "tuning": {

@@ -59,7 +59,7 @@ def test_a_listing_without_end(monkeypatch, listing):
         return {"data": [{"id": f"ftjob-{number}", "status": "queued", "more": "x" * 1000}], "has_more": True}
 
     with ControlPlane("http://127.0.0.1:1", KEY) as control:
-        monkeypatch.setattr(control, "_call", page)
+        monkeypatch.setattr(control, "call", page)
         with pytest.raises(VersionMismatch, match="does not answer like a PrivTune cloud"):
             listing(control)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, AllowHub, Data, DatabaseUrl, Models
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, AllowHub, Corpora, Data, DatabaseUrl, Models
 from privtune.shared import __version__
 from privtune.shared.errors import InvalidInput
 
@@ -32,6 +32,7 @@ PRIVTUNE_CLOUD_BOOTSTRAP_KEY holds a first API key for containers."""
 def serve(
     data: Data = DEFAULT_DATA,
     model: Models = None,
+    corpus: Corpora = None,
     allow_hub: AllowHub = False,
     host: Annotated[str, typer.Option(envvar=ENV + "HOST", help="Address of both servers.")] = "127.0.0.1",
     http_port: Annotated[
@@ -70,6 +71,10 @@ def serve(
         int,
         typer.Option(envvar=ENV + "MAX_TEXTS_MIB", min=1, help="Memory for keys and values of texts being generated."),
     ] = 2048,
+    max_teacher_mib: Annotated[
+        int,
+        typer.Option(envvar=ENV + "MAX_TEACHER_MIB", min=1, help="Disk space for the states of a teaching's text."),
+    ] = 32768,
     max_jobs: Annotated[
         int, typer.Option(envvar=ENV + "MAX_JOBS", min=1, help="Unfinished jobs that an owner may have.")
     ] = 100,
@@ -114,6 +119,7 @@ def serve(
         max_release_bytes=max_release_mib << 20,
         max_memory_bytes=max_memory_mib << 20,
         max_texts_bytes=max_texts_mib << 20,
+        max_teacher_bytes=max_teacher_mib << 20,
         max_jobs_per_owner=max_jobs,
         max_changes_per_minute=max_changes,
         log_level=log_level.lower(),
@@ -121,6 +127,7 @@ def serve(
     )
     configure_logging(settings.log_level)
     from privtune.cloud.catalog import Catalog
+    from privtune.cloud.corpora import Corpora as Texts
     from privtune.cloud.server.plane import open_plane
     from privtune.cloud.server.server import serve, write_ready_file
     from privtune.cloud.server.tls import check_exposure
@@ -132,7 +139,7 @@ def serve(
         import torch
 
         torch.set_num_threads(threads)
-    with open_plane(settings, catalog) as plane:
+    with open_plane(settings, catalog, Texts(corpus or [], allow_hub=allow_hub)) as plane:
         bootstrap = os.environ.get(ENV + "BOOTSTRAP_KEY")
         if bootstrap:
             plane.keys.ensure(bootstrap)

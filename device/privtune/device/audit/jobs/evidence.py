@@ -128,4 +128,4 @@ def not_kept(traffic: Traffic) -> Iterator[str]:
     for kind, count in sorted(traffic.counts.items()):
         lacking = count.frames - count.kept_frames
         if lacking and "(call)" not in kind:
-            yield f"{lacking:,} of {counted(count.frames, 'frame')} {kind}: only hashes were kept."
+            yield f"{lacking:,} of {counted(count.frames, 'frame')} {kind}: only hashes of them were kept."

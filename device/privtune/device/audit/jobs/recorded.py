@@ -20,7 +20,7 @@ from torch import Tensor
 from privtune.device.account.transcript import FRAMES_MAX_BYTES
 from privtune.device.account.verify import kept_frame, read_run, runs_of
 from privtune.device.audit.attacks.gradients import SentBack
-from privtune.shared.codec import BYTES_PER_ELEMENT, FloatArray, decode
+from privtune.shared.codec import FloatArray, decode, row_bytes
 from privtune.shared.errors import ArtifactCorrupt, JobConflict
 from privtune.shared.public_table import PublicTable
 from privtune.shared.wire import FORWARD, GRADIENT, OUTPUT, FrameReader, Message, readout_positions
@@ -180,7 +180,7 @@ class Collector:
         if header is None:
             return
         self.found.labels += len(header.shared_labels)
-        bytes_a_row = message.width * BYTES_PER_ELEMENT.get(message.codec, 0)
+        bytes_a_row = row_bytes(message.width, message.codec) if message.codec else 0
         for handle, rows, now in zip(header.record_ids, header.lengths, header.inlined, strict=True):
             if not now:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,7 @@ from privtune.device.cli.signals import pausing
 if TYPE_CHECKING:
     from privtune.device.data.source import DataSource
     from privtune.device.home.run_request import RunRequest
+    from privtune.shared.job_spec import JobSpec
 
 EPILOG = "Exit codes: docs/exit-codes.md. Ctrl-C pauses with exit code 130; the same command again resumes."
 
@@ -199,21 +200,33 @@ def _request(
 ) -> RunRequest:
     """What the options ask for; the number of labels is a guess until the data are read."""
     from privtune.device.home.run_request import RunRequest
+    from privtune.device.link.teaching_calls import AUTO, newest_for
     from privtune.shared.errors import InvalidInput
 
     if not data or "model" not in job.given:
-        missing = "data" if "model" in job.given else "model"
-        raise InvalidInput(f"--{missing} is missing. `privtune finetune --help` has examples.", param=missing)
+        missing, hint = (
+            ("data", "") if "model" in job.given else ("model", "`privtune models` lists what there is, and ")
+        )
+        raise InvalidInput(f"--{missing} is missing; {hint}`privtune finetune --help` has examples.", param=missing)
     train, validation = columns.sources(data, job["seed"])
-    spec = build_spec(
-        job.given,
-        params_of(noise.param or ()),
-        protect=protect,
-        blocks=blocks,
-        name=columns.name,
-        validated=validation is not None,
-        num_labels=2 if job["labels"] == "shared" else None,
-    )
+
+    def described(given: dict[str, Any]) -> JobSpec:
+        return build_spec(
+            given,
+            params_of(noise.param or ()),
+            protect=protect,
+            blocks=blocks,
+            name=columns.name,
+            validated=validation is not None,
+            num_labels=2 if job["labels"] == "shared" else None,
+        )
+
+    given = dict(job.given)
+    if given.get("taught") == AUTO:
+        del given["taught"]
+        with connection.control() as control:
+            given["taught"] = newest_for(control, described(given))
+    spec = described(given)
     local_model = _absolute(connection.local_model)
     return RunRequest(cloud="", spec=spec, train=train, validation=validation, local_model=local_model)
 

@@ -107,9 +107,9 @@ def _answer(writer: Writer, prompt: Prompt, sampling: Sampling, as_json: bool, n
 def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
     """Hold a conversation until the end of the input (Ctrl-D); at the context's limit its oldest turns go."""
     from privtune.device.data.messages import ChatMessage
-    from privtune.device.data.plain_text import decoded
     from privtune.device.inference.generation.writer import DEFAULT_NEW_TOKENS
     from privtune.shared.errors import InvalidInput
+    from privtune.shared.plain_text import decoded
 
     history: list[ChatMessage] = []
     turn = 0
@@ -144,8 +144,8 @@ def _converse(writer: Writer, sampling: Sampling, as_json: bool) -> None:
 
 
 def _prompts(given: list[str], file: str | None, chat: bool) -> list[Prompt]:
-    from privtune.device.data.plain_text import decoded, read_text
     from privtune.shared.errors import InvalidInput
+    from privtune.shared.plain_text import decoded, read_text
 
     if bool(given) + (file is not None) + chat != 1:
         raise InvalidInput("Give one of --prompt (once or more), --file FILE, or --chat.", param="prompt")
@@ -159,8 +159,8 @@ def _prompts(given: list[str], file: str | None, chat: bool) -> list[Prompt]:
 
 def _lines(text: str, name: str) -> list[Prompt]:
     from privtune.device.data.messages import parse_messages
-    from privtune.device.data.plain_text import whole
     from privtune.shared.errors import DataInvalid
+    from privtune.shared.plain_text import whole
 
     found: list[Prompt] = []
     for number, line in enumerate(text.split("\n"), start=1):

@@ -56,17 +56,22 @@ def show(
     # Whichever jobs are shown, a data set's cost is counted over all of them.
     rows = [row for row in outcomes(entries) if _wanted(row, data_set, job)]
     refused = [entry for entry in entries if entry["kind"] == "refused" and _wanted(entry, data_set, job)]
+    taught = [entry for entry in entries if entry["kind"] == "taught" and job in (None, entry["job"])]
     costs = {source: spent(entries, source) for source in dict.fromkeys(row["source"] for row in [*rows, *refused])}
     if as_json:
         from dataclasses import asdict
 
         totals = {source: asdict(cost) for source, cost in costs.items()}
         facts = {"head": head, "budget": budget.model_dump(), "spent": totals, "released": rows, "refused": refused}
+        facts["taught"] = taught
         typer.echo(json.dumps(facts, indent=1))
         return
     print_table([_cells(row) for row in rows], HEADINGS, numbers=range(4, len(HEADINGS)))
     for entry in refused:
         typer.echo(f"refused: job {entry['job']}: {entry['reason']}")
+    for entry in taught:
+        text = entry["corpus"].get("name", "unknown text")
+        typer.echo(f"taught: job {entry['job']} began with {entry['teaching']} on {text}; nothing was released for it")
     for source, cost in costs.items():
         own = stored_losses(folder, source)
         typer.echo(f"{source}: {_cost(cost, budget)}{_really(_own_facts(together(own), cost, 0)) if own else ''}")

@@ -1,0 +1,145 @@
+"""Where teachings happen: their folders in the cloud's data folder, and one result for each description.
+
+teachings/RESULT/           package: taught.safetensors, card.json, manifest.json
+teachings/RESULT.work/      what an interrupted teaching continues from; gone with success
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from privtune.cloud.catalog import Catalog
+from privtune.cloud.compute.out_of_memory import within_memory
+from privtune.cloud.compute.teaching.lesson import Lesson
+from privtune.cloud.compute.teaching.pieces import cut_into_pieces
+from privtune.cloud.compute.teaching.training import Watch
+from privtune.cloud.corpora import Corpora, Corpus
+from privtune.shared import __version__
+from privtune.shared.errors import JobConflict, JobPaused, NonFinite, StorageFull
+from privtune.shared.files import held
+from privtune.shared.manifest import MANIFEST
+from privtune.shared.modeling.adapter_folder import base_sha256
+from privtune.shared.modeling.load import load_task_model, load_tokenizer
+from privtune.shared.modeling.partition import Partition
+from privtune.shared.modeling.taught_package import read_card, write_taught_package
+from privtune.shared.teaching_spec import TeachingSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """name: of the package's folder. card: what it says of itself."""
+
+    name: str
+    card: dict[str, Any]
+
+
+class Classroom:
+    """Teaches on this machine, or finds what was taught before. max_bytes: of a teacher's states on disk."""
+
+    def __init__(self, data_folder: Path, catalog: Catalog, corpora: Corpora, *, max_bytes: int) -> None:
+        self._folder, self._catalog, self._corpora = data_folder / "teachings", catalog, corpora
+        self._max_bytes = max_bytes
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def package(self, result: str) -> Path:
+        """The folder of a result. Raises JobConflict where it is gone."""
+        folder = self._folder / result
+        if not (folder / MANIFEST).exists():
+            raise JobConflict("the taught blocks are no longer here; ask the cloud to teach them again")
+        return folder
+
+    def teach(
+        self,
+        spec: TeachingSpec,
+        watch: Watch,
+        stopped: Callable[[], bool],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Result:
+        """The taught blocks of a description, from an earlier teaching of the same weights and text if there is one.
+
+        stopped: asked after every step. cancelled: asked once stopped; what was done so far is then thrown away.
+
+        Raises JobPaused once stopped; DataInvalid, InvalidInput for the corpus; ModelNotFound, ModelUnsupported,
+        NonFinite, CloudOutOfMemory, StorageFull; JobConflict while another process works on the same.
+        """
+        corpus = self._corpora.read(spec.corpus, spec.text_column, spec.label_column)
+        ref, classes = self._catalog.resolve(spec.model), max(2, len(corpus.label_names))
+        model = load_task_model(ref, spec.task, num_labels=classes, seed=spec.seed)
+        base = base_sha256(model, spec.task)
+        name = spec.result_key(base, corpus.sha256)
+        folder, work = self._folder / name, self._folder / f"{name}.work"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with held(self._folder / f".{name}.lock") as alone:
+                if not alone:
+                    raise JobConflict("another process teaches the same blocks from the same text right now")
+                if not (folder / MANIFEST).exists():
+                    partition = Partition(model.to(self._device))
+                    with _thrown_away(work, cancelled):
+                        self._write(spec, corpus, partition, load_tokenizer(ref), base, (folder, work), watch, stopped)
+        except OSError as error:
+            raise StorageFull(f"the folder of teachings can't be written: {error.strerror}; free room") from error
+        return Result(name=name, card=read_card(folder))
+
+    def _write(
+        self,
+        spec: TeachingSpec,
+        corpus: Corpus,
+        partition: Partition,
+        tokenizer: Any,
+        base: str,
+        folders: tuple[Path, Path],
+        watch: Watch,
+        stopped: Callable[[], bool],
+    ) -> None:
+        folder, work = folders
+        fingerprint = partition.fingerprint()
+        pieces = cut_into_pieces(
+            tokenizer,
+            corpus.texts,
+            corpus.labels,
+            max_length=spec.max_length,
+            most=spec.max_pieces,
+            seed=spec.seed,
+        )
+        lesson = Lesson(
+            partition,
+            pieces,
+            spec,
+            work,
+            device=self._device,
+            max_bytes=self._max_bytes,
+            watch=watch,
+            stopped=stopped,
+        )
+        taught = within_memory(lesson.teach)
+        card = {
+            "model": spec.model,
+            "base_sha256": base,
+            "fingerprint": fingerprint,
+            "corpus": {"name": corpus.name, "sha256": corpus.sha256, "texts": len(corpus.texts)},
+            "labels": list(corpus.label_names),
+            "settings": spec.model_dump(mode="json", exclude={"model", "corpus"}),
+            **taught.figures,
+            "version": __version__,
+        }
+        write_taught_package(folder, taught.state, card)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _thrown_away(work: Path, cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Delete what is kept to continue from, where nobody will: cancelled, or it would diverge again."""
+    try:
+        yield
+    except (JobPaused, NonFinite) as error:
+        if isinstance(error, NonFinite) or cancelled():
+            shutil.rmtree(work, ignore_errors=True)
+        raise

@@ -1,0 +1,73 @@
+"""Works through the queue of teachings, one at a time, on a thread of its own beside the jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+
+from privtune.cloud.compute.teaching.classroom import Classroom
+from privtune.cloud.jobs.teachings import Teaching, Teachings
+from privtune.shared.errors import InternalError, JobPaused, PrivTuneError
+
+log = logging.getLogger(__name__)
+
+_NICE = 10  # jobs come first: their devices wait
+_LOOK_S = 5.0  # for teachings that another process has put into the queue
+
+
+class School:
+    """Begins with `start`; `stop` ends it after the present step, from which the next start continues."""
+
+    def __init__(self, teachings: Teachings, classroom: Classroom) -> None:
+        self._teachings, self._classroom = teachings, classroom
+        self._closing, self._work = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="teaching", daemon=True)
+
+    def start(self) -> None:
+        """Recover what the last process left running, and begin."""
+        self._teachings.recover()
+        self._teachings.when_queued = self._work.set
+        self._thread.start()
+
+    def stop(self, wait_s: float) -> None:
+        """End after the present step, or be left behind: a checkpoint is never torn."""
+        self._closing.set()
+        self._work.set()
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # this thread alone, where the system can
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        while not self._closing.is_set():
+            self._work.clear()
+            try:
+                teaching = self._teachings.claim()
+            except PrivTuneError as error:  # a disk that is full for now
+                log.error("the queue of teachings can't be read: %s", error.message)
+                teaching = None
+            if teaching is None:
+                self._work.wait(_LOOK_S)
+            else:
+                self._teach(teaching)
+
+    def _teach(self, teaching: Teaching) -> None:
+        log.info("teaching begins id=%s model=%s corpus=%s", teaching.id, teaching.spec.model, teaching.spec.corpus)
+        try:
+            result = self._classroom.teach(
+                teaching.spec,
+                lambda stage, step, steps, loss: self._teachings.progress(teaching.id, stage, step, steps, loss),
+                lambda: self._closing.is_set() or self._teachings.cancelling(teaching.id),
+                lambda: self._teachings.cancelling(teaching.id),
+            )
+        except JobPaused:
+            self._teachings.stopped(teaching.id)
+        except PrivTuneError as error:
+            log.warning("teaching failed id=%s: %s", teaching.id, error.message, extra={"detail": error.detail})
+            self._teachings.fail(teaching.id, error)
+        except Exception:
+            log.exception("unexpected failure of teaching %s", teaching.id)
+            self._teachings.fail(teaching.id, InternalError("An unexpected failure in the cloud; its log says more."))
+        else:
+            self._teachings.succeed(teaching.id, result.name, result.card)
