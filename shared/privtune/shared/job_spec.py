@@ -160,6 +160,35 @@ class SurrogateSpec(Described):
         return self.replace != "nothing"
 
 
+class ZerothOrderSpec(Described):
+    """Training in the cloud without any gradient of the records: the device answers each step with one noised number.
+
+    DP-ZO (arXiv 2401.04343): the cloud moves its parameters forwards and backwards along a public random direction, and
+    learns how the loss changes.
+    """
+
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="Train the cloud's blocks by slopes: the device returns no gradient, but one number a step, the "
+        "noised mean slope of its records' losses along a public direction. All numbers together reveal at most this "
+        "epsilon of each record and its label, besides its released vectors. By default, gradients train.",
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="Delta of that epsilon.")
+    clip: float = Field(
+        1.0, gt=0, le=1e6, description="Largest slope of a record's loss that counts; larger ones are cut to it."
+    )
+    scale: float = Field(
+        1e-2, gt=0, le=1, description="How far the parameters are moved either way along a standard normal direction."
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether the job trains by slopes."""
+        return self.epsilon is not None
+
+
 class JobSpec(Described):
     """One fine-tuning job."""
 
@@ -238,6 +267,9 @@ class JobSpec(Described):
     tuning: TuningSpec = Field(default_factory=TuningSpec, strict=False, description="What is trained in the blocks.")
     optim: OptimSpec = Field(default_factory=OptimSpec, strict=False, description="AdamW and its schedule.")
     train: TrainSpec = Field(default_factory=TrainSpec, strict=False, description="Length and shape of the training.")
+    zeroth_order: ZerothOrderSpec = Field(
+        default_factory=ZerothOrderSpec, strict=False, description="Training without gradients."
+    )
 
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> JobSpec:
@@ -252,6 +284,8 @@ class JobSpec(Described):
             )
         if self.tail:
             self._tail_keeps_everything_here()
+        if self.zeroth_order.on:
+            self._slopes_train_the_cloud()
         if self.labels == "shared":
             if self.task == "causal-lm":
                 raise ValueError("labels: shared is refused for causal-lm: there the labels are the text itself")
@@ -275,6 +309,25 @@ class JobSpec(Described):
             raise ValueError("label_epsilon randomises labels against gradients, and with a tail none leaves: drop it")
         if self.tuning.gradient_checkpointing:
             raise ValueError("gradient_checkpointing is for training in the cloud; with a tail it trains nothing")
+
+    def _slopes_train_the_cloud(self) -> None:
+        if self.task == "causal-lm":
+            raise ValueError("zeroth_order is for classification: a language model's loss has a term for each token")
+        if self.tail:
+            raise ValueError("zeroth_order trains the cloud's blocks, and a tail freezes them: drop one")
+        if self.labels == "shared":
+            raise ValueError("zeroth_order keeps labels and losses on the device; labels: shared sends them away")
+        if self.label_epsilon is not None:
+            raise ValueError("label_epsilon randomises labels against gradients, and with zeroth_order none leaves")
+        if self.tuning.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing is for gradients, and with zeroth_order there are none")
+        if self.train.precision == "bf16":
+            raise ValueError("precision: bf16 is too coarse for zeroth_order, which computes in fp32")
+
+    @property
+    def gradients_leave(self) -> bool:
+        """Whether training sends gradients, which reveal labels."""
+        return not self.tail and not self.zeroth_order.on
 
     @property
     def output_codec(self) -> str:

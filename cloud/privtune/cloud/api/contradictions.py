@@ -32,6 +32,8 @@ def contradictions() -> Schema:
     tuned_from_nothing = (_given("privtune.skip", {"const": "tuned"}), from_nothing)
     taught = _given("privtune.taught", {"type": "string"})
     recomputed = _given("privtune.tuning.gradient_checkpointing", {"const": True})
+    slopes = _given("privtune.zeroth_order.epsilon")
+    coarse = _given("privtune.train.precision", {"const": "bf16"})
     found = [
         *twice,
         _all(randomised, decoder),
@@ -42,6 +44,7 @@ def contradictions() -> Schema:
         _all(tail, randomised),
         _all(tail, recomputed),
         _all(tail, *tuned_from_nothing),
+        *(_all(slopes, other) for other in (decoder, tail, shared, randomised, recomputed, coarse)),
         _all(taught, {"not": tail}),
         _all(taught, {"not": from_nothing}, {"not": _given("privtune.skip", {"const": "tuned"})}),
         _all(taught, from_nothing, _given("privtune.skip", {"enum": ["none", "tuned"]})),

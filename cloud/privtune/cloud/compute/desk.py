@@ -17,6 +17,7 @@ from privtune.cloud.compute.release_cache import ReleaseCache
 from privtune.cloud.compute.step_machine import StepMachine
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.compute.zeroth_order import ZerothOrderMachine, ZerothOrderTop
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job
 from privtune.cloud.settings import Settings
@@ -253,7 +254,8 @@ class Desk:
     def _new_top(self, job: Job, total_steps: int) -> TopSession:
         """A job's top, entered in the budget. Raises as `MemoryBudget.hold`."""
         self._make_room(job.owner)
-        top = TopSession(self._host, job.spec, total_steps, self._artifacts.checkpoints(job.id))
+        kind = ZerothOrderTop if job.spec.zeroth_order.on else TopSession
+        top = kind(self._host, job.spec, total_steps, self._artifacts.checkpoints(job.id))
         self.budget.hold(top, top.weight_bytes)
         return top
 
@@ -269,6 +271,8 @@ class Desk:
                 self.drop(session.job_id)
 
     def _new_session(self, job: Job, top: TopSession, releases: ReleaseCache, *, infer: bool = False) -> JobSession:
+        trains_by_slopes = isinstance(top, ZerothOrderTop) and not infer
+        machine: type[StepMachine] = ZerothOrderMachine if trains_by_slopes else StepMachine
         return JobSession(
             job_id=job.id,
             owner=job.owner,
@@ -276,7 +280,7 @@ class Desk:
             spec=job.spec,
             top=top,
             releases=releases,
-            machine=StepMachine(
+            machine=machine(
                 top,
                 releases,
                 lambda: self._jobs.requested(job.id),

@@ -166,7 +166,7 @@ class StepMachine:
     def _evaluate(self, message: Message) -> Iterator[Message]:
         batch = self._unpack(message)
         if batch is None:
-            yield _resend(message)
+            yield resend(message)
             return
         out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
         yield self._output(message, out_ND)
@@ -182,7 +182,7 @@ class StepMachine:
                 for record, past in zip(header.record_ids, header.past, strict=True)
             ]
         except NotHeld:
-            return _resend(message)
+            return resend(message)
         out_BTD = torch.zeros_like(batch.h_BTD)
         padded = len(caches) * max((cache.nbytes for cache in caches), default=0)
         if not any(header.past):
@@ -212,7 +212,7 @@ class StepMachine:
             return
         batch, header = self._unpack(message), message.forward
         if batch is None or header is None:
-            yield _resend(message)
+            yield resend(message)
             return
         if header.shared_labels or self._top.spec.labels == "shared":
             labels_N = torch.tensor(list(header.shared_labels), dtype=torch.long)
@@ -290,7 +290,8 @@ class StepMachine:
             return None
 
 
-def _resend(message: Message) -> Message:
+def resend(message: Message) -> Message:
+    """The answer to a micro-batch with records that are no longer held."""
     return Message(kind=RESEND, step=message.step, micro_batch=message.micro_batch)
 
 

@@ -184,11 +184,15 @@ class TopSession:
             raise NonFinite("the cloud's gradient is NaN or infinite; lower --learning-rate or use --precision fp32")
         if self._head is not None:
             clip_gradients(list(self._head.parameters()), self.spec.optim.max_grad_norm)
+        self._advance()
+        return norm
+
+    def _advance(self) -> None:
+        """The optimiser's step on the gradients that are there."""
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return norm
 
     def begin_step(self) -> None:
         """Drop what an interrupted step left behind."""

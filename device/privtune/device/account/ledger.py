@@ -12,6 +12,8 @@ What is counted (`Spent`), for each data set:
 * label nats: the largest epsilon of the randomised labels that jobs trained with, as one store chains them
   (`release.label_store`), added over stores and sets of label names. None once a job's gradients revealed labels, or
   texts, that were not randomised.
+* slope nats: the largest epsilon of a zeroth-order job's slopes, added over the jobs, whose slopes are independent
+  draws. It is a part of the nats per record, named because it holds where the releases have no bound.
 * nats per record: the largest loss of a record under each noise distribution (`law`), ADDED over the distributions
   (sequential composition; the deltas add too). Under one distribution (mechanism, model, cut, codec, length limit,
   store) a record is drawn once, so later jobs add nothing for it. Undefined as soon as one job has no bound: then it
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 FILE = "ledger.sqlite"
 LABELS = "labels"  # the `part` of entries about randomised labels
+SLOPES = "slopes"  # of a zeroth-order job, which are no releases of the records' vectors
 Json = dict[str, Any]
 
 _SCHEMA = """
@@ -66,6 +69,7 @@ class Spent:
     nats: worst-case loss of any record, in nats; None: no bound.
     delta: probability that the loss is larger.
     label_nats: worst-case loss of any label, in nats; None: no bound.
+    slope_nats: what slopes add to the loss of any record, in nats; None: no bound.
     """
 
     releases: int = 0
@@ -74,6 +78,7 @@ class Spent:
     nats: float | None = 0.0
     delta: float = 0.0
     label_nats: float | None = 0.0
+    slope_nats: float | None = 0.0
 
 
 class Ledger:
@@ -212,7 +217,7 @@ def outcomes(entries: Sequence[Json]) -> list[Json]:
 
 def drawings(entries: Sequence[Json], source: str | None = None) -> list[Json]:
     """The outcomes of admissions that drew records, of one data set or of all."""
-    rows = [row for row in outcomes(entries) if row["records"] and row["part"] != LABELS]
+    rows = [row for row in outcomes(entries) if row["records"] and row["part"] not in (LABELS, SLOPES)]
     return [row for row in rows if source in (None, row["source"])]
 
 
@@ -220,23 +225,32 @@ def spent(entries: Sequence[Json], source: str) -> Spent:
     """What the releases of one data set cost; the module's docstring says how costs compose."""
     mine = [row for row in outcomes(entries) if row["source"] == source]
     drawn = drawings(entries, source)
-    laws: dict[str, tuple[float, float]] = {}
-    for row in drawn:
-        epsilon, delta = laws.get(row["law"], (0.0, 0.0))
-        laws[row["law"]] = (max(epsilon, row["epsilon"] or 0.0), max(delta, row["delta"]))
-    bounded = all(row["epsilon"] is not None for row in drawn)
+    released, delta = _added(drawn)
+    slopes, slope_delta = _added([row for row in mine if row["part"] == SLOPES])
     return Spent(
         releases=sum(row["records"] for row in drawn),
         jobs=len({row["job"] for row in drawn}),
-        noises=max((row["noises"] for row in drawn if "noises" in row), default=len(laws)),
-        nats=sum(epsilon for epsilon, _ in laws.values()) if bounded else None,
-        delta=sum(delta for _, delta in laws.values()),
+        noises=max((row["noises"] for row in drawn if "noises" in row), default=len({row["law"] for row in drawn})),
+        nats=None if released is None or slopes is None else released + slopes,
+        delta=delta + slope_delta,
         label_nats=_label_nats(mine),
+        slope_nats=slopes,
     )
 
 
+def _added(rows: Sequence[Json]) -> tuple[float | None, float]:
+    """Epsilon and delta of these rows: the largest of each law, added; epsilon is None where one has no bound."""
+    laws: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        epsilon, delta = laws.get(row["law"], (0.0, 0.0))
+        laws[row["law"]] = (max(epsilon, row["epsilon"] or 0.0), max(delta, row["delta"]))
+    bounded = all(row["epsilon"] is not None for row in rows)
+    return sum(epsilon for epsilon, _ in laws.values()) if bounded else None, sum(delta for _, delta in laws.values())
+
+
 def _label_nats(rows: Sequence[Json]) -> float | None:
-    if any(row["part"] == "train" and row.get("label_epsilon") is None for row in rows):
+    sent = [row for row in rows if row["part"] == "train" and row.get("gradients") != "none leave"]
+    if any(row.get("label_epsilon") is None for row in sent):
         return None
     stores: dict[str, float] = {}
     for row in rows:
@@ -244,7 +258,8 @@ def _label_nats(rows: Sequence[Json]) -> float | None:
             if row["epsilon"] is None:
                 return None
             stores[row["law"]] = max(stores.get(row["law"], 0.0), row["epsilon"])
-    return sum(stores.values())
+    slopes, _ = _added([row for row in rows if row["part"] == SLOPES])
+    return None if slopes is None else sum(stores.values()) + slopes
 
 
 def refused(reason: str) -> PolicyRefused:

@@ -24,6 +24,7 @@ from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import ReleaseStore
+from privtune.device.release.slope_store import SlopeStore
 from privtune.device.surrogates.replacement import Replacement
 from privtune.shared.codec import row_bytes
 from privtune.shared.job_spec import JobSpec
@@ -125,7 +126,7 @@ class Releasing:
             "seed": "fixed" if self.statement.unsafe_seed else "os",
             "labels": self.spec.labels,
             "label_epsilon": self.spec.label_epsilon,
-            "gradients": "none leave" if self.spec.tail else "leave",
+            "gradients": "leave" if self.spec.gradients_leave else "none leave",
         }
 
     def size(self, rows: int) -> dict[str, Any]:
@@ -234,6 +235,6 @@ def open_releasing(
             account.settle()
 
 
-def store_facts(store: ReleaseStore | LabelStore) -> dict[str, Any]:
+def store_facts(store: ReleaseStore | LabelStore | SlopeStore) -> dict[str, Any]:
     """Which store an entry is about, and how much it holds."""
     return {"store": store.identity, "scope": store.fingerprint, "store_records": store.size}

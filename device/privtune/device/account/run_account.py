@@ -10,14 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from privtune.device.account.ledger import LABELS, Ledger, outcomes
+from privtune.device.account.ledger import LABELS, SLOPES, Ledger, outcomes
 from privtune.device.account.releasing import Outgoing, Releasing, store_facts
 from privtune.device.account.transcript import Transcript
 from privtune.device.home.policy import Budget
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, SlopeStatement
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.record_keys import RecordKey, content_fingerprint
 from privtune.device.release.release_store import ReleaseStore
+from privtune.device.release.slope_store import SlopeStore
 from privtune.shared.errors import PrivTuneError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import TaughtBlocks
@@ -224,6 +225,42 @@ class Account:
         """Enter that the labels of an entry were drawn."""
         with Ledger(self._home) as ledger:
             ledger.settle(admission, store_facts(store))
+
+    def admit_slopes(
+        self, spec: JobSpec, statement: SlopeStatement, store: SlopeStore, *, records: int, source: str
+    ) -> str:
+        """Enter that a job's slopes may leave, for all its steps. Returns the entry's id. Raises PolicyRefused."""
+        facts = {
+            "job": self._job_id,
+            "cloud": self._cloud,
+            "source": source,
+            "name": spec.training_file,
+            "part": SLOPES,
+            "law": hashlib.sha256(repr((SLOPES, store.identity)).encode()).hexdigest(),
+            "mechanism": "slopes",
+            "params": {"epsilon": statement.epsilon, "clip": statement.clip, "times": statement.times},
+            "model": spec.model,
+            "cut": spec.cut,
+            "statement": {"row": SLOPES, "guarantee": "none" if statement.unsafe_seed else "approximate"},
+            "claim": statement.lines()[0],
+            "seed": "fixed" if statement.unsafe_seed else "os",
+            "labels": spec.labels,
+            "of_records": records,
+            "records": records,
+            "rows": 0,
+            "bytes": 0,
+            "epsilon": None if statement.unsafe_seed else statement.epsilon,
+            "delta": statement.delta,
+            **store_facts(store),
+        }
+        with Ledger(self._home) as ledger:
+            return ledger.admit(facts, self._budget)
+
+    def settle_slopes(self, admission: str, statement: SlopeStatement, store: SlopeStore, *, times: int) -> None:
+        """Enter how many slopes were drawn, and what they cost a record that took part in `times` of them."""
+        epsilon = None if statement.unsafe_seed else statement.epsilon_after(times) if times else 0.0
+        with Ledger(self._home) as ledger:
+            ledger.settle(admission, {"epsilon": epsilon, "slopes": store.size, **store_facts(store)})
 
     def _facts(self, how: Releasing) -> dict[str, Any]:
         return {"job": self._job_id, "cloud": self._cloud, **how.facts()}

@@ -55,6 +55,8 @@ JOB_OPTIONS: dict[str, JobOption] = {
         surrogates="surrogates.replace",
         surrogate_rank="surrogates.rank",
         surrogate_language="surrogates.language",
+        zeroth_order_epsilon="zeroth_order.epsilon",
+        zeroth_order_delta="zeroth_order.delta",
     ),
     **_in(
         TRAINING,
@@ -74,6 +76,8 @@ JOB_OPTIONS: dict[str, JobOption] = {
         lora_dropout="tuning.dropout",
         lora_targets="tuning.targets",
         gradient_checkpointing="tuning.gradient_checkpointing",
+        zeroth_order_clip="zeroth_order.clip",
+        zeroth_order_scale="zeroth_order.scale",
         precision="train.precision",
         in_flight="train.in_flight",
         checkpoint_every="train.checkpoint_every",

@@ -116,8 +116,10 @@ class PlainScreen:
             self._say(f"  - {caveat}")
         if info.tail:
             self._say(NO_GRADIENT)
-        if info.label_statement is not None:
-            claim, *caveats = info.label_statement.lines()
+        for statement in (info.label_statement, info.slopes):
+            if statement is None:
+                continue
+            claim, *caveats = statement.lines()
             self._say(claim)
             for caveat in caveats:
                 self._say(f"  {caveat}")

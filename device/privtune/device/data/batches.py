@@ -42,6 +42,10 @@ class BatchPlan:
         planned = self.steps_per_epoch * self.train.epochs
         return min(planned, self.train.max_steps) if self.train.max_steps else planned
 
+    def times(self, steps: int) -> int:
+        """In how many of the first steps a record takes part, at most: once in each pass."""
+        return -(-steps // self.steps_per_epoch)
+
     def micro_batches(self, step: int) -> list[IndexArray]:
         """The record indices of each micro-batch of optimiser step `step` (from 0)."""
         records = self._epoch(step // self.steps_per_epoch)[step % self.steps_per_epoch]

@@ -5,6 +5,7 @@ home/jobs/JOB/request.json    what the owner asked for (`run_request`)
 home/jobs/JOB/lock            held by the process that works on the job (`job_lock`)
 home/jobs/JOB/checkpoints/    head, tail and their optimiser
 home/jobs/JOB/states.sqlite   with a tail: what the cloud computed for each record, until the job is done
+home/jobs/JOB/slopes.sqlite   the noised slopes of a zeroth-order job (`release.slope_store`)
 home/jobs/JOB/losses/         what each released record really lost (`account.own_losses`)
 home/jobs/JOB/report.json     figures of the finished run
 """

@@ -148,6 +148,11 @@ class Policy(Strict):
         description="Jobs must train on randomised labels with at most this label_epsilon, in nats; language models "
         "can't. By default, labels need not be randomised.",
     )
+    max_slope_epsilon: float = Field(
+        8.0,
+        gt=0,
+        description="Largest zeroth_order.epsilon of a job; max_label_epsilon bounds it too.",
+    )
     models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
     datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
     budget: Budget = Field(default_factory=Budget, description="Limits for each data set.")
@@ -198,12 +203,16 @@ class Policy(Strict):
 
     def _check_labels(self, spec: JobSpec) -> None:
         most = self.max_label_epsilon
-        if spec.tail:
+        slopes = spec.zeroth_order.epsilon
+        allowed = self.max_slope_epsilon if most is None else min(most, self.max_slope_epsilon)
+        if slopes is not None and slopes > allowed:
+            raise PolicyRefused(f"zeroth_order.epsilon {slopes:g} is above the {allowed:g} that the device allows.")
+        if not spec.gradients_leave:
             return  # labels are used on the device alone
         if self.gradients == "none":
             raise PolicyRefused(
                 "The device's policy lets no gradient leave: the job needs a tail, which trains on the device "
-                "(--tail 2)."
+                "(--tail 2), or a classifier zeroth_order (--zeroth-order-epsilon 8)."
             )
         named = not (self._allows("names") and replaces_enough(spec))
         if self.gradients == "no-text" and spec.task == "causal-lm" and named:

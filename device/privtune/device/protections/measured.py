@@ -130,7 +130,8 @@ def cloud_gain(spec: JobSpec) -> str:
     """What the cloud adds under a job's settings, in a sentence."""
     if spec.task != "classification":
         return NO_TEXT_GAIN
-    row = measured_job(spec) if spec.taught is None else None
+    # Gains were measured with gradients, on blocks as they were pre-trained.
+    row = measured_job(spec) if spec.taught is None and not spec.zeroth_order.on else None
     return NO_GAIN if row is None else row.gain_sentence()
 
 

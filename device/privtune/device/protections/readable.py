@@ -37,6 +37,9 @@ def _labels(spec: JobSpec) -> str:
         return "the cloud gets every label as it is."
     if spec.tail:
         return "no label and no gradient leaves."
+    if spec.zeroth_order.on:
+        bound = f"epsilon {spec.zeroth_order.epsilon:g}, delta {spec.zeroth_order.delta:.2g}"
+        return f"no label and no gradient leaves; the slopes that train the cloud reveal at most {bound} of a record."
     if spec.task == "causal-lm":
         what = "with surrogates in place of what is replaced" if spec.surrogates.on else "whatever the noise"
         return f"the labels are the text, and gradients name every word that the model learns to write, {what}."

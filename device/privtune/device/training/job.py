@@ -15,7 +15,7 @@ from privtune.device.home.paths import holds_job
 from privtune.device.link.rpc import Link
 from privtune.device.model.final_states import FinalStates, StateStore
 from privtune.device.model.head import HeadTrainer
-from privtune.device.privacy.statements import LabelStatement, Statement
+from privtune.device.privacy.statements import LabelStatement, SlopeStatement, Statement
 from privtune.device.release.perturber import Uploader
 from privtune.device.runtime.memory import trim
 from privtune.device.session.handshake import hand_over, open_request
@@ -24,6 +24,7 @@ from privtune.device.surrogates.replacement import Replacement
 from privtune.device.training.loop import Totals, TrainingSession, train_steps
 from privtune.device.training.prepare import Prepared, RunContext, prepared
 from privtune.device.training.progress import StartInfo, TrainingProgress
+from privtune.device.training.slope_loop import train_by_slopes
 from privtune.shared.errors import (
     AuditRefused,
     CloudUnreachable,
@@ -65,6 +66,7 @@ class RunResult:
     label_names: in the order of the class numbers, empty for a language model.
     adapter_sha256: of what was trained, adapter or tail.
     label_statement: what may be claimed for randomised labels.
+    slopes: what may be claimed for the slopes of a zeroth-order job.
     exportable: a plain model has a place for all that was trained (none for a skip).
     replacement: what surrogates did in the records; None without surrogates.
     taught: hash and card of the taught blocks that it began with; None without.
@@ -82,6 +84,7 @@ class RunResult:
     label_names: tuple[str, ...]
     adapter_sha256: str
     label_statement: LabelStatement | None = None
+    slopes: SlopeStatement | None = None
     exportable: bool = True
     replacement: Replacement | None = None
     taught: TaughtBlocks | None = None
@@ -171,6 +174,7 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         label_names=job.state.label_names,
         adapter_sha256=trained,
         label_statement=job.label_statement,
+        slopes=None if job.slopes is None else job.slopes.statement,
         exportable=not run.spec.tail or run.spec.skip == "none",
         replacement=job.releasing.replacement,
         taught=job.package.taught,
@@ -229,7 +233,8 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
             uploader=Uploader(*job.releasing.noise.mechanism.sent_as(run.spec.codec)),
             totals=totals,
         )
-        totals.metrics = train_steps(session, opened.resume_step) or totals.metrics
+        steps = train_by_slopes if run.spec.zeroth_order.on else train_steps
+        totals.metrics = steps(session, opened.resume_step) or totals.metrics
         commit.tokens = totals.tokens
         return run.link.commit(commit).adapter_sha256
     finally:
@@ -251,6 +256,7 @@ def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.Op
         device_parameters=head.trainable_parameters if run.spec.labels == "private" else 0,
         cloud_parameters=opened.top_parameters * 1000,
         label_statement=job.label_statement,
+        slopes=None if job.slopes is None else job.slopes.statement,
         tail=run.spec.tail,
         replacement=job.releasing.replacement,
     )

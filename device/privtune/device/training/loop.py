@@ -83,7 +83,7 @@ def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
     """
     run, job, stream, head = session.run, session.job, session.stream, session.states.head
     total, spec = job.plan.total_steps, run.spec.train
-    window = SendAhead(stream, _coming(session, first_step), partial(_request, session), in_flight=spec.in_flight)
+    window = training_window(session, first_step)
     batches, metrics = iter(window), dict[str, float]()
     for step in range(first_step, total):
         began, loss, tokens = time.monotonic(), 0.0, 0
@@ -102,18 +102,28 @@ def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
         if report.checkpointed:
             head.save(run.folder.checkpoints, step + 1)
         loss = report.shared_loss if run.spec.labels == "shared" else loss
-        _count(session, step, time.monotonic() - began, tokens, loss, norm if run.spec.tail else report.grad_norm)
-        if report.outcome == pb.STEP_OUTCOME_CANCEL:
-            raise JobCancelled(f"the job was cancelled after step {step + 1}")
-        if report.outcome == pb.STEP_OUTCOME_PAUSE and step + 1 < total:
-            raise JobPaused(f"paused after step {step + 1}; the checkpoint is written on both sides")
+        count_step(session, step, time.monotonic() - began, tokens, loss, norm if run.spec.tail else report.grad_norm)
+        stop_if_asked(report, step, total)
         if job.validation is not None and ((step + 1) % job.plan.steps_per_epoch == 0 or step + 1 == total):
-            metrics = _evaluate(session, job.validation, step + 1)
+            metrics = evaluate_session(session, job.validation, step + 1)
     return metrics
 
 
+def training_window(session: TrainingSession, first_step: int) -> SendAhead[TrainingBatch]:
+    """All micro-batches from a step on, sent ahead; each is released when its turn comes."""
+    request = partial(_request, session)
+    return SendAhead(session.stream, _coming(session, first_step), request, in_flight=session.run.spec.train.in_flight)
+
+
+def stop_if_asked(report: pb.StepReport, step: int, total: int) -> None:
+    """Raises JobPaused or JobCancelled where the cloud says so after a step."""
+    if report.outcome == pb.STEP_OUTCOME_CANCEL:
+        raise JobCancelled(f"the job was cancelled after step {step + 1}")
+    if report.outcome == pb.STEP_OUTCOME_PAUSE and step + 1 < total:
+        raise JobPaused(f"paused after step {step + 1}; the checkpoint is written on both sides")
+
+
 def _coming(session: TrainingSession, first_step: int) -> Iterator[TrainingBatch]:
-    """All micro-batches from a step on; each is released when its turn comes."""
     job, states = session.job, session.states
     for step in range(first_step, job.plan.total_steps):
         batches = job.plan.micro_batches(step)
@@ -170,7 +180,7 @@ def _output(session: TrainingSession, batch: TrainingBatch, answer: Message) -> 
     return torch.from_numpy(answer.tensor(rows=len(batch.readout_N), width=session.job.package.hidden_size))
 
 
-def _evaluate(session: TrainingSession, data: EncodedDataset, step: int) -> dict[str, float]:
+def evaluate_session(session: TrainingSession, data: EncodedDataset, step: int) -> dict[str, float]:
     """Score a held-out data set through the same noise, with the adapter as it is now."""
     scorer = Scorer(
         stream=session.stream,
@@ -185,7 +195,7 @@ def _evaluate(session: TrainingSession, data: EncodedDataset, step: int) -> dict
     return metrics
 
 
-def _count(session: TrainingSession, step: int, seconds: float, tokens: int, loss: float, grad_norm: float) -> None:
+def count_step(session: TrainingSession, step: int, seconds: float, tokens: int, loss: float, grad_norm: float) -> None:
     """Add a step to the totals and report it."""
     totals, plan = session.totals, session.job.plan
     totals.steps += 1

@@ -29,9 +29,11 @@ from privtune.device.model.bottom import encode_records, load_bottom
 from privtune.device.model.tail import Tail
 from privtune.device.noise.base import Mechanism
 from privtune.device.noise.registry import check_job
-from privtune.device.privacy.statements import LabelStatement
+from privtune.device.privacy.statements import LabelStatement, SlopeStatement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
+from privtune.device.release.slope_store import SlopeStore
+from privtune.device.release.slopes import Slopes
 from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.replacement import HELD_OUT, TRAINED, Replacement
@@ -79,6 +81,7 @@ class Prepared:
     train, validation: the records as token ids.
     releasing: open until the job ends.
     label_statement: what may be claimed for randomised labels; None where labels are as they are.
+    slopes: what releases the slopes of a zeroth-order job; None where gradients train.
     """
 
     state: JobState
@@ -89,6 +92,7 @@ class Prepared:
     validation: EncodedDataset | None
     releasing: Releasing
     label_statement: LabelStatement | None
+    slopes: Slopes | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +138,19 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
         statement = None
         if run.spec.label_epsilon is not None:
             data, statement = _randomise_labels(run, loaded, run.spec.label_epsilon, releasing, own, outgoing[0].source)
-        yield Prepared(
-            state=loaded.state,
-            package=loaded.package,
-            tail=loaded.tail,
-            plan=BatchPlan(data.lengths, run.spec.train),
-            train=data,
-            validation=loaded.validation,
-            releasing=releasing,
-            label_statement=statement,
-        )
+        plan = BatchPlan(data.lengths, run.spec.train)
+        with _slopes(run, plan, releasing, own, outgoing[0].source) as slopes:
+            yield Prepared(
+                state=loaded.state,
+                package=loaded.package,
+                tail=loaded.tail,
+                plan=plan,
+                train=data,
+                validation=loaded.validation,
+                releasing=releasing,
+                label_statement=statement,
+                slopes=slopes,
+            )
 
 
 def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> _Loaded:
@@ -294,6 +301,31 @@ def _outgoing(spec: JobSpec, loaded: _Loaded, train: DataSource, validation: Dat
         source = source_of(validation.path)
         found.append(Outgoing(data=loaded.validation, source=source, name=name, part="validation", lines=held_out))
     return found
+
+
+@contextlib.contextmanager
+def _slopes(
+    run: RunContext, plan: BatchPlan, releasing: Releasing, own: OwnRecords, source: str
+) -> Iterator[Slopes | None]:
+    """What releases the job's slopes, entered in the ledger before the first; at the end it learns how many left."""
+    wanted, noise = run.spec.zeroth_order, releasing.noise.source
+    if wanted.epsilon is None:
+        yield None
+        return
+    statement = SlopeStatement(
+        epsilon=wanted.epsilon,
+        delta=wanted.delta,
+        clip=wanted.clip,
+        times=plan.times(plan.total_steps),
+        unsafe_seed=noise.unsafe,
+    )
+    with contextlib.closing(SlopeStore(run.folder.path)) as store:
+        own.pin(store.identity, file="slopes.txt", what="the slopes of this job")
+        admission = run.account.admit_slopes(run.spec, statement, store, records=len(plan.lengths_R), source=source)
+        try:
+            yield Slopes(statement=statement, store=store, source=noise)
+        finally:
+            run.account.settle_slopes(admission, statement, store, times=plan.times(store.size))
 
 
 def _randomise_labels(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from privtune.device.privacy.statements import LabelStatement, Statement
+from privtune.device.privacy.statements import LabelStatement, SlopeStatement, Statement
 from privtune.device.surrogates.replacement import Replacement
 
 
@@ -24,6 +24,7 @@ class StartInfo:
     device_parameters: trained here.
     cloud_parameters: trained in the cloud, to the nearest thousand.
     label_statement: what may be claimed for randomised labels; None where labels are as they are.
+    slopes: what may be claimed for the slopes of a zeroth-order job; None where gradients train.
     tail: blocks that train here.
     replacement: what surrogates did in the records; None without surrogates.
     """
@@ -39,6 +40,7 @@ class StartInfo:
     device_parameters: int
     cloud_parameters: int
     label_statement: LabelStatement | None = None
+    slopes: SlopeStatement | None = None
     tail: int = 0
     replacement: Replacement | None = None
 

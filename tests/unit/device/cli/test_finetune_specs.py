@@ -51,6 +51,7 @@ LEAST: dict[str, Any] = {
         "in_flight": 2,
         "checkpoint_every": 50,
     },
+    "zeroth_order": {"epsilon": None, "delta": 1e-05, "clip": 1.0, "scale": 0.01},
 }
 REVIEWS = "--data reviews.csv"
 CHATS = "--data chats.jsonl --task causal-lm"
@@ -79,6 +80,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
         HELD_OUT | {"mechanism": {"name": "dchi", "params": {"noise_ratio": 8}}},
     ),
     (f"{REVIEWS} --labels shared --suffix mine", {"labels": "shared", "num_labels": 2, "suffix": "mine"}),
+    (f"{REVIEWS} --zeroth-order-epsilon 4 --zeroth-order-clip 2", {"zeroth_order": {"epsilon": 4.0, "clip": 2.0}}),
     (f"{REVIEWS} --label-epsilon 2 --seed 7", {"label_epsilon": 2.0, "train": {"seed": 7}}),
     (
         f"{REVIEWS} --protect none --cut 0 --codec fp32",

@@ -31,10 +31,13 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "epochs": 7, "max_steps": 8, "batch_size": 9, "accumulation": 4, "max_length": 64, "seed": 11,
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
         "gradient_checkpointing": True, "mechanism": "dchi", "surrogates": "identifying", "surrogate_rank": 5000,
-        "surrogate_language": "de",
+        "surrogate_language": "de", "zeroth_order_delta": 1e-6, "zeroth_order_clip": 3.0, "zeroth_order_scale": 0.1,
     }  # fmt: skip
-    # Shared labels can't be randomised ones, nor go with a tail.
-    assert set(values) | {"label_epsilon", "tail", "skip", "states", "taught"} == set(JOB_OPTIONS)
+    # Shared labels can't be randomised ones, nor go with a tail or with slopes.
+    assert set(values) | {"label_epsilon", "tail", "skip", "states", "taught", "zeroth_order_epsilon"} == set(
+        JOB_OPTIONS
+    )
+    assert build(zeroth_order_epsilon=2.0).zeroth_order.epsilon == 2.0
     assert (build(tail=2).tail, build(tail=2, skip="tuned").skip) == (2, "tuned")
     assert (build(tail=2, states="int8").output_codec, build(tail=2).output_codec) == ("int8", "bf16")
     assert build(label_epsilon=2.0).label_epsilon == 2.0

@@ -62,6 +62,8 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         ({"max_label_epsilon": 2}, {}, "requires randomised labels: label_epsilon of at most 2"),
         ({}, {"task": "causal-lm"}, "keeps a language model's gradients here"),
         ({"gradients": "none"}, {"label_epsilon": 1.0}, "lets no gradient leave: the job needs a tail"),
+        ({}, {"zeroth_order": {"epsilon": 9.0}}, "zeroth_order.epsilon 9 is above the 8 that the device allows"),
+        ({"max_label_epsilon": 2}, {"zeroth_order": {"epsilon": 4.0}}, "epsilon 4 is above the 2 that"),
         ({"max_label_epsilon": 2}, {"label_epsilon": 2.5}, "label_epsilon 2.5 is above the 2 that the device allows"),
         ({"max_label_epsilon": 2, "gradients": "any"}, {"task": "causal-lm"}, "a language model's labels are its text"),
         (
@@ -104,6 +106,8 @@ def test_each_rule_refuses_with_its_reason(rules, asked, reason):
     ("rules", "asked"),
     [
         ({"gradients": "none"}, {"tail": 1}),
+        ({"gradients": "none"}, {"zeroth_order": {"epsilon": 8.0}}),
+        ({"max_label_epsilon": 2}, {"zeroth_order": {"epsilon": 2.0}}),
         ({"gradients": "any"}, {"task": "causal-lm"}),
         ({}, {"task": "causal-lm", "tail": 4}),
         ({"max_label_epsilon": 2}, {"tail": 1}),

@@ -146,3 +146,9 @@ def test_three_lines_say_what_the_cloud_reads_whatever_the_protection_is_called(
     assert labels in lines[1]
     answers = "knows what the tuned model answers" in lines[2]
     assert answers == (asked.task == "causal-lm" and not asked.tail)
+
+
+def test_slopes_have_their_own_line_and_no_gain_that_was_measured_with_gradients():
+    slopes = job("names", zeroth_order={"epsilon": 4.0})
+    assert cloud_gain(job("names")) != cloud_gain(slopes) == NO_GAIN
+    assert any("slopes that train the cloud reveal at most epsilon 4" in line for line in what_the_cloud_reads(slopes))

@@ -242,6 +242,7 @@ def _cost(cost: Spent, budget: Budget) -> str:
         ("jobs", str(cost.jobs), budget.jobs),
         ("noise distributions", str(cost.noises), budget.noises),
         ("nats per record", nats, budget.nats_per_record),
+        ("nats per record by slopes", "no bound" if cost.slope_nats is None else f"{cost.slope_nats:,.4g}", None),
         ("nats per label", "no bound" if cost.label_nats is None else f"{cost.label_nats:,.4g}", None),
     )
     return ", ".join(

@@ -7,9 +7,11 @@ shared_target      tokens replaced by what their public cluster or code stands f
 fitted_tables      what tables fitted on the private records cost on top
 surrogate          texts whose identifying words were replaced before the model read them
 randomised_labels  labels that train as one randomised draw per record
+noised_slopes      the noised slopes that train the cloud in place of gradients
 """
 
+from privtune.device.privacy.statements.noised_slopes import SlopeStatement
 from privtune.device.privacy.statements.randomised_labels import LabelStatement
 from privtune.device.privacy.statements.statement import Statement
 
-__all__ = ["LabelStatement", "Statement"]
+__all__ = ["LabelStatement", "SlopeStatement", "Statement"]

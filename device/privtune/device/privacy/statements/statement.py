@@ -32,7 +32,7 @@ FloatArray = NDArray[np.float64]
 ALWAYS = (
     "The cloud sees how many vectors each record has.",
     "Gradients that training sends back reveal labels (a language model's labels are its text), unless "
-    "label_epsilon bounds this or a tail keeps every gradient on the device.",
+    "label_epsilon bounds this, or a tail or zeroth_order keeps every gradient on the device.",
     "The bound is for one release of a record; it adds up if the record is released again under other settings.",
     "Computed in floating point: the ideal real-valued distributions are approximated.",
 )

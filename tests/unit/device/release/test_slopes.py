@@ -1,0 +1,65 @@
+"""The one number of a zeroth-order step: clipped, noised as the statement says, drawn once."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from privtune.device.noise.randomness import noise_source
+from privtune.device.privacy.bounds import gdp_epsilon
+from privtune.device.privacy.statements import SlopeStatement
+from privtune.device.release.slope_store import SlopeStore
+from privtune.device.release.slopes import Slopes
+
+STATEMENT = SlopeStatement(epsilon=2.0, delta=1e-5, clip=0.5, times=3)
+
+
+@pytest.fixture
+def slopes(tmp_path):
+    with contextlib.closing(SlopeStore(tmp_path)) as store:
+        yield Slopes(statement=STATEMENT, store=store, source=noise_source())
+
+
+def test_the_noise_is_what_the_claim_needs_and_slopes_are_clipped(slopes):
+    sent = [slopes.released(step, torch.tensor([9.0, -9.0, 0.25, 7.0], dtype=torch.float64)) for step in range(150)]
+    noise = (4 * np.array(sent) - 0.75) / STATEMENT.sigma
+    assert stats.kstest(noise, "norm").pvalue > 1e-6
+    steps = 4 * np.array(sent) / STATEMENT.sigma * 1024
+    assert np.abs(steps - steps.round()).max() < 1e-6, "low bits of the sum could be told from those of the noise"
+
+
+def test_a_step_is_drawn_once_and_not_again_after_a_restart(slopes, tmp_path):
+    first = slopes.released(7, torch.zeros(4))
+    assert slopes.released(7, torch.ones(4)) == first
+    with contextlib.closing(SlopeStore(tmp_path)) as again:
+        assert again[7] == first
+        assert again.keep(7, 0.0) == first
+        assert again.first(8) == []
+        assert again.size == 1
+
+
+def test_epsilon_is_exact_for_all_steps_together_and_less_for_some():
+    assert STATEMENT.epsilon_after(3) == pytest.approx(2.0)
+    assert STATEMENT.epsilon_after(1) < 1.2
+    # A record replaced in three sums moves them by 2 * clip each: three Gaussian mechanisms, composed.
+    assert gdp_epsilon(np.sqrt(3) * 2 * 0.5 / STATEMENT.sigma, 1e-5) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("epsilon", "delta", "clip", "times"), [(2.0, 1e-5, 0.5, 3), (8.0, 1e-6, 1.0, 10)])
+def test_the_claim_is_that_of_a_kept_accountant(epsilon, delta, clip, times):
+    """Google's accountant, by numerical composition of privacy loss distributions."""
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    claim = SlopeStatement(epsilon=epsilon, delta=delta, clip=clip, times=times)
+    accountant = PLDAccountant()
+    accountant.compose(dp_accounting.GaussianDpEvent(claim.sigma / (2 * clip)), times)
+    assert accountant.get_epsilon(delta) == pytest.approx(epsilon, rel=1e-6)
+
+
+def test_a_fixed_seed_claims_nothing():
+    unsafe = SlopeStatement(epsilon=2.0, delta=1e-5, clip=0.5, times=3, unsafe_seed=True)
+    assert "FIXED SEED" in unsafe.lines()[0]
+    assert "No gradient leaves" in STATEMENT.lines()[0]
