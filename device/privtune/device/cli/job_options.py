@@ -154,8 +154,9 @@ def build_spec(
     replace = given.get("surrogates", fields["surrogates"]["replace"])
     if replace == "nothing" and {"surrogate_rank", "surrogate_language"} & set(given):
         raise InvalidInput("--surrogate-rank and --surrogate-language need --surrogates identifying.")
-    if "skip" in given and not given.get("tail", fields["tail"]):
-        raise InvalidInput("--skip needs a tail: give --tail as well.", param="skip")
+    for needy in {"skip", "states"} & set(given):
+        if not given.get("tail", fields["tail"]):
+            raise InvalidInput(f"--{needy} needs a tail: give --tail as well.", param=needy)
     handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"
     fields |= {"training_file": handle, "num_labels": num_labels}
     if given.get("mechanism", fields["mechanism"]["name"]) != fields["mechanism"]["name"]:
