@@ -10,7 +10,7 @@ With `allow_hub`, a client may name a file of the hub itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,8 @@ from privtune.shared.text_tables import (
 )
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
-_HUB_FILE = re.compile(r"^(?P<set>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})::(?P<file>[\w./-]{1,200})$")
+_HUB_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+_HUB_FILE = re.compile(rf"^(?P<set>{_HUB_NAME}/{_HUB_NAME})::(?P<file>{_HUB_NAME}(/{_HUB_NAME}){{0,9}})$", re.ASCII)
 _PYPI = "pypi:"
 _SUFFIXES = ", ".join([*TEXT_READERS, ".txt"])
 MAX_LABELS = 1000
@@ -59,7 +60,7 @@ class Corpora:
     max_bytes: of a corpus's file.
     """
 
-    def __init__(self, entries: Iterable[str] = (), *, allow_hub: bool = False, max_bytes: int = 4 << 30) -> None:
+    def __init__(self, entries: Iterable[str] = (), *, allow_hub: bool = False, max_bytes: int = 1 << 30) -> None:
         self._allow_hub, self._max_bytes = allow_hub, max_bytes
         self._refs: dict[str, str] = {}
         for entry in entries:
@@ -82,15 +83,7 @@ class Corpora:
 
         Raises CorpusNotFound, InvalidInput for one that is too large, DataInvalid for one that can't be used.
         """
-        ref = self._reference(name)
-        hub = _HUB_FILE.match(ref)
-        file = Path(ref) if hub is None else _hub_file(hub["set"], hub["file"])
-        if file.stat().st_size > self._max_bytes:
-            raise InvalidInput(
-                f"The corpus {name!r} has {file.stat().st_size >> 20:,} MiB, and this cloud reads at most "
-                f"{self._max_bytes >> 20:,}.",
-                param="corpus",
-            )
+        file = self._file(self._reference(name))
         try:
             table = _table(file)
             texts, labels = _columns(table, text_column, label_column)
@@ -107,6 +100,21 @@ class Corpora:
             labels=np.array([number[label] for label in labels]) if labels else None,
             label_names=names,
         )
+
+    def _file(self, ref: str) -> Path:
+        """The file of a reference, on this disk. Raises as `read`."""
+        hub = _HUB_FILE.match(ref)
+        if hub is not None:
+            return _hub_file(hub["set"], hub["file"], self._check_size)
+        self._check_size(Path(ref).stat().st_size)
+        return Path(ref)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise InvalidInput(
+                f"The corpus has {size >> 20:,} MiB, and this cloud reads at most {self._max_bytes >> 20:,}.",
+                param="corpus",
+            )
 
     def _reference(self, name: str) -> str:
         if name in self._refs:
@@ -167,18 +175,22 @@ def _columns(table: RawTable, text_column: str | None, label_column: str | None)
     return texts, labels
 
 
-def _hub_file(name: str, file: str) -> Path:
-    """A file of a hub data set, from the local cache if it is there."""
-    from huggingface_hub import hf_hub_download
+def _hub_file(name: str, file: str, check_size: Callable[[int], None]) -> Path:
+    """A file of a hub data set, from the local cache if it is there. check_size: asked before it is fetched."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
     if Path(file).suffix.lower() not in (*TEXT_READERS, ".txt"):
         raise InvalidInput(f"{name}::{file}: unknown format; use one of {_SUFFIXES}.", param="corpus")
     try:
-        return Path(hf_hub_download(name, file, repo_type="dataset"))
+        known = try_to_load_from_cache(name, file, repo_type="dataset")
+        if not isinstance(known, str):
+            check_size(get_hf_file_metadata(hf_hub_url(name, file, repo_type="dataset")).size or 0)
+            known = hf_hub_download(name, file, repo_type="dataset")
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise CorpusNotFound(
             f"The hub has no data set {name!r} with {file}, or can't be reached from this cloud.",
             detail=repr(error),
             param="corpus",
         ) from error
+    return Path(known)

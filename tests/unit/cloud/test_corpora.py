@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from privtune.cloud.corpora import Corpora
@@ -70,7 +72,10 @@ def test_a_client_names_no_path_and_the_hub_only_where_it_is_allowed(table):
     for name in (str(table), "../reviews.csv", "owner/set::train.csv"):
         with pytest.raises(CorpusNotFound, match="/v1/privtune/corpora"):
             Corpora([str(table)]).check(name)
-    Corpora(allow_hub=True).check("owner/set::train.csv")
+    Corpora(allow_hub=True).check("owner/set::data/train.csv")
+    for name in ("owner/set::../train.csv", "owner/set::/train.csv", "owner/set::a//b.csv", "set::train.csv"):
+        with pytest.raises(CorpusNotFound):
+            Corpora(allow_hub=True).check(name)
     with pytest.raises(CorpusNotFound):
         Corpora(allow_hub=True).check(str(table))
 
@@ -93,3 +98,14 @@ def test_an_unknown_format_and_a_name_twice_are_refused(table, tmp_path):
         Corpora([str(tmp_path / "a.pdf")])
     with pytest.raises(InvalidInput, match="twice"):
         Corpora([str(table), str(table)])
+
+
+def test_a_hub_file_that_is_too_large_is_not_fetched(monkeypatch):
+    fetched = []
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _: SimpleNamespace(size=2 << 30))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *names, **_: fetched.append(names))
+    with pytest.raises(InvalidInput, match="reads at most"):
+        Corpora(allow_hub=True).read("owner/set::train.csv", None, None)
+    assert not fetched
+    with pytest.raises(InvalidInput, match="unknown format"):
+        Corpora(allow_hub=True).read("owner/set::train.bin", None, None)

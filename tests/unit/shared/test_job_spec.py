@@ -1,9 +1,10 @@
 import pytest
 
 from privtune.shared.job_spec import JobSpec, MechanismSpec, OptimSpec, TrainSpec, TuningSpec
+from privtune.shared.teaching_spec import TeachingSpec
 
 
-@pytest.mark.parametrize("spec", [JobSpec, MechanismSpec, OptimSpec, TrainSpec, TuningSpec])
+@pytest.mark.parametrize("spec", [JobSpec, MechanismSpec, OptimSpec, TrainSpec, TuningSpec, TeachingSpec])
 def test_every_field_has_a_description_for_the_help_and_the_reference(spec):
     for name, field in spec.model_fields.items():
         assert field.description, name
@@ -32,3 +33,8 @@ def test_slopes_are_refused_where_they_make_no_sense(other, words):
 def test_half_of_a_character_is_in_no_job(fields):
     with pytest.raises(ValueError, match=r"half of a character \(U\+D"):
         JobSpec.model_validate({"model": "m", "training_file": "device://a"} | fields)
+
+
+def test_half_of_a_character_is_in_no_teaching():
+    with pytest.raises(ValueError, match=r"half of a character \(U\+D83D"):
+        TeachingSpec.model_validate({"model": "m", "corpus": "c", "text_column": "\ud83d"})

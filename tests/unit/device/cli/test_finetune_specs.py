@@ -16,6 +16,7 @@ LEAST: dict[str, Any] = {
     "cut": 1,
     "tail": 0,
     "skip": "frozen",
+    "taught": None,
     "labels": "private",
     "label_epsilon": None,
     "num_labels": None,
