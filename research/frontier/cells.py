@@ -107,6 +107,14 @@ def cells() -> dict[str, FrontierCell]:
         found[f"privtune-{ratio:g}"] = FrontierCell(
             family="privtune", mechanism="privtune", params={"noise_ratio": ratio}
         )
+    # The paper's own bar, by its own mechanism: a longer shift, with a tail and in the paper's setting without one.
+    for name, shift, weight in (("shift-1.5", 1.5, 0.3), ("shift-1.3", 1.3, 0.3), ("shift-1.5-consistent", 1.5, 3.0)):
+        params = {"shift": shift, "tau": 0.2, "noise_ratio": 0.25, "w_consistency": weight}
+        bare = FrontierCell(family="privtune, longer shift", mechanism="privtune", params=params, cut=2)
+        found[f"privtune-{name}-cut-2"] = bare
+        found[f"privtune-{name}-cut-2-tail-1-tuned"] = replace(
+            bare, family="privtune, longer shift, tail of 1, tuned skip", tail=1, tuned=True
+        )
     found["blind-96"] = FrontierCell(family="shared, task-blind", mechanism="shared", params={"injection": "embedding"})
     found["counts-8"] = FrontierCell(
         family="shared, private counts only", mechanism="shared", params=graded(8, "private")

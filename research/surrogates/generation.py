@@ -57,7 +57,7 @@ def main() -> None:
     kept = MeasurementFile(arguments.out / "surrogates-generation.cells.jsonl")
     for seed in arguments.seeds:
         for name in arguments.sets:
-            for arm in ARMS:
+            for arm in arguments.arms:
                 measure(kept, SETS[name], arm, seed, arguments)
     write_text(arguments.out / "surrogates-generation.md", markdown(list(kept.all().values())))
 
@@ -69,7 +69,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="SmolLM2-135M-Instruct: a folder or its GGUF")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of records, maps and order")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of records, maps and order")
     parser.add_argument("--train", type=int, default=200, help="training records")
     parser.add_argument("--answers", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=1)
@@ -126,7 +127,7 @@ def measure(kept: MeasurementFile, which: GenerationSet, arm: str, seed: int, ar
 
 
 def examples(name: str, arguments: argparse.Namespace, seed: int) -> tuple[Records, list[tuple[str, list[str]]]]:
-    """Training records, and prompts with their references, which are the same for every seed."""
+    """Training records, and prompts with their references; each seed has prompts of its own."""
     if name == "e2e":
         rows = _rows(arguments.data / "e2e_nlg/dev.jsonl")
         pairs = [(row["mr"], row["ref"]) for row in rows]
@@ -143,7 +144,11 @@ def examples(name: str, arguments: argparse.Namespace, seed: int) -> tuple[Recor
     chosen = random.Random(seed).sample(pairs, min(arguments.train, len(pairs)))
     items = tuple(Record(number=n, prompt=prompt, text=text) for n, (prompt, text) in enumerate(chosen, start=1))
     records = Records(source=name, unit="row", columns=Columns(prompt="prompt", completion="text"), items=items)
-    return records, random.Random(0).sample(asked, min(arguments.answers, len(asked)))
+    random.Random(0).shuffle(asked)
+    own = asked[seed * arguments.answers : (seed + 1) * arguments.answers]
+    if not own:
+        raise SystemExit(f"{name} has {len(asked)} prompts: too few for {arguments.answers} answers of seed {seed}")
+    return records, own
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -151,7 +156,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
-    """Scores of each arm, and their difference with the 95% interval of a bootstrap over prompts (first seed)."""
+    """Scores of each arm and their difference with its 95% bootstrap interval over prompts, by seed and together."""
     lines = [
         "# Surrogates: what they cost a generator",
         "",
@@ -166,17 +171,27 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
         arms = {
             arm: {cell["seed"]: cell for cell in cells if (cell["set"], cell["arm"]) == (name, arm)} for arm in ARMS
         }
-        for seed in sorted(arms["clean"].keys() & arms["surrogates"].keys()):
-            clean, replaced = arms["clean"][seed], arms["surrogates"][seed]
-            scores = intervals({arm: arms[arm][seed]["answers"] for arm in ("surrogates", "clean")})
-            for label, of, scale in (("ROUGE-L", "rougeL", 100), ("BLEU", "bleu", 1)):
-                middle, low, high = (scale * value for value in scores["surrogates - clean"][of])
-                lines.append(
-                    f"| {name} | {seed} | {clean['train']} | {len(clean['answers'])} | {label} | "
-                    f"{scale * scores['clean'][of][0]:.1f} | {scale * scores['surrogates'][of][0]:.1f} | "
-                    f"{middle:+.1f} ({low:+.1f} to {high:+.1f}) | {replaced['restored']} |"
-                )
+        seeds = sorted(arms["clean"].keys() & arms["surrogates"].keys())
+        for seed in seeds:
+            lines += _rows_of(name, str(seed), {arm: [arms[arm][seed]] for arm in ARMS})
+        if len(seeds) > 1:
+            lines += _rows_of(name, "all", {arm: [arms[arm][seed] for seed in seeds] for arm in ARMS})
     return "\n".join(lines) + "\n"
+
+
+def _rows_of(name: str, label: str, cells: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Lines of the table: the answers of these cells together, which are paired by prompt and seed."""
+    answers = {arm: [one for cell in cells[arm] for one in cell["answers"]] for arm in ("surrogates", "clean")}
+    scores, rows = intervals(answers), []
+    restored = sum(cell["restored"] for cell in cells["surrogates"])
+    for score, of, scale in (("ROUGE-L", "rougeL", 100), ("BLEU", "bleu", 1)):
+        middle, low, high = (scale * value for value in scores["surrogates - clean"][of])
+        rows.append(
+            f"| {name} | {label} | {cells['clean'][0]['train']} | {len(answers['clean'])} | {score} | "
+            f"{scale * scores['clean'][of][0]:.1f} | {scale * scores['surrogates'][of][0]:.1f} | "
+            f"{middle:+.1f} ({low:+.1f} to {high:+.1f}) | {restored} |"
+        )
+    return rows
 
 
 if __name__ == "__main__":

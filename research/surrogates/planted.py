@@ -37,7 +37,9 @@ GENERIC = frozenset(
     dental boulevard square terrace gardens suite unit rue chemin ul st sons partners group university school
     clinic llc plc weg dollars pounds euros dr mr mrs blvd mews hill trust works zum bis allée jr veterinary
     logistik as brothers usd th rise row park place company polytechnic institute union credit quid eur ter quai
-    calle kg école éditions clinique garage monday tuesday wednesday thursday friday saturday sunday
+    ag assurances autohaus avocats banque boulangerie bäckerei conseil elektro energie foods harbor immo impasse
+    maison menuiserie möbel optique pneus reisen robotics route sa sanitär spedition steel straße tischlerei transports
+    wohnbau calle kg école éditions clinique garage monday tuesday wednesday thursday friday saturday sunday
     """.split()  # noqa: SIM905  # a list of one word a line would be a page
 )
 
@@ -65,7 +67,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--file", default="dev", help="dev, test or test2")
+    parser.add_argument("--file", default="dev", help="dev, test, test2 or test3")
     parser.add_argument("--data", type=Path, help="the folder of real data sets; without it real text is left out")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--repeat", type=int, default=5, help="records of each carrier sentence")

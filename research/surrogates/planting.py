@@ -1,7 +1,8 @@
 """Records in which every unit that identifies is known: carrier sentences with planted names, numbers and addresses.
 
 A file NAME is `NAME.carriers` (sentences) and `NAME.fills.toml` (what is planted in them). The rules of the product are
-improved on `dev`, and in a last round on `test`; no miss of `test2` has been shown to whoever writes them. No two files
+improved on `dev`, and in a last round on `test`; no miss of `test2` has been shown to whoever writes them. `test3` was
+written by somebody who had not read the rules, and no rule has been written after seeing it or its misses. No two files
 share a sentence, a name, a place, an organisation or a street.
 """
 
@@ -152,6 +153,8 @@ class Fills:
             if letter == "0":
                 out += self._draw.choice("123456789" if first else "0123456789")
                 first = False
+            elif letter == "Z" and kind == "phone":
+                out += "0"
             elif letter == "A" and kind in ("code", "plate", "zip"):
                 out += self._draw.choice("BCDFGHJKLMNPRSTVWX")
             else:

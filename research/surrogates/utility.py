@@ -142,10 +142,9 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
         "| set | train | test | seeds | clean | surrogates | difference | words replaced | content words in clear |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in SETS:
-        arms = {
-            arm: {cell["seed"]: cell for cell in cells if (cell["set"], cell["arm"]) == (name, arm)} for arm in ARMS
-        }
+    for name, size in sorted({(cell["set"], cell["train"]) for cell in cells}):
+        some = [cell for cell in cells if (cell["set"], cell["train"]) == (name, size)]
+        arms = {arm: {cell["seed"]: cell for cell in some if cell["arm"] == arm} for arm in ARMS}
         seeds = sorted(arms["clean"].keys() & arms["surrogates"].keys())
         if not seeds:
             continue
@@ -154,7 +153,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
         means = {arm: 100 * np.mean([arms[arm][seed]["accuracy"] for seed in seeds]) for arm in ARMS}
         words, content = (100 * np.mean([cell[of] for cell in replaced]) for of in ("words_replaced", "content_clear"))
         lines.append(
-            f"| {name} | {clean[0]['train']} | {clean[0]['test']} | {len(seeds)} | {means['clean']:.1f} | "
+            f"| {name} | {size} | {clean[0]['test']} | {len(seeds)} | {means['clean']:.1f} | "
             f"{means['surrogates']:.1f} | {means['surrogates'] - means['clean']:+.1f} ({low:+.1f} to {high:+.1f}) | "
             f"{words:.1f} | {content:.1f} |"
         )
