@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 
 import pytest
 import torch
@@ -113,9 +114,17 @@ def test_slopes_that_are_lost_are_not_drawn_again(local_world):
     codes = {"name": "codes", "params": {"codes": 8, "dims": 2}}  # travels as ids of a public table
     spec = world.spec(**SLOPED | {"mechanism": codes})
     job_id = world.cloud.create_job(spec)
+    watcher, stop = stop_at(3)
+    with pytest.raises(JobPaused):
+        run(world, spec, job_id=job_id, watcher=watcher, stop=stop)
+    file = world.settings.home / "jobs" / job_id / "slopes.sqlite"
+    backup = shutil.copy(file, world.folder / "older")
     with pytest.raises(Died):
         run(world, spec, job_id=job_id, watcher=Watcher(at_step=die_after(6)))
-    (world.settings.home / "jobs" / job_id / "slopes.sqlite").unlink()
+    shutil.copy(backup, file)
+    with pytest.raises(JobConflict, match="lacks slopes that this job has sent"):
+        run(world, spec, job_id=job_id)
+    file.unlink()
     with pytest.raises(JobConflict, match="slopes of this job"):
         run(world, spec, job_id=job_id)
 

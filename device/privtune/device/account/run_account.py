@@ -19,7 +19,7 @@ from privtune.device.release.label_store import LabelStore
 from privtune.device.release.record_keys import RecordKey, content_fingerprint
 from privtune.device.release.release_store import ReleaseStore
 from privtune.device.release.slope_store import SlopeStore
-from privtune.shared.errors import PrivTuneError
+from privtune.shared.errors import JobConflict, PrivTuneError
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import TaughtBlocks
 
@@ -229,7 +229,11 @@ class Account:
     def admit_slopes(
         self, spec: JobSpec, statement: SlopeStatement, store: SlopeStore, *, records: int, source: str
     ) -> str:
-        """Enter that a job's slopes may leave, for all its steps. Returns the entry's id. Raises PolicyRefused."""
+        """Enter that a job's slopes may leave, for all its steps. Returns the entry's id.
+
+        Raises PolicyRefused, and JobConflict for an older copy of the store: steps would be drawn a second time, and
+        the cloud could average both draws.
+        """
         facts = {
             "job": self._job_id,
             "cloud": self._cloud,
@@ -254,6 +258,10 @@ class Account:
             **store_facts(store),
         }
         with Ledger(self._home) as ledger:
+            if _lost(ledger, store) > 0:
+                raise JobConflict(
+                    f"{store.path} lacks slopes that this job has sent; restore it, or start a new job (--new)"
+                )
             return ledger.admit(facts, self._budget)
 
     def settle_slopes(self, admission: str, statement: SlopeStatement, store: SlopeStore, *, times: int) -> None:
@@ -271,15 +279,20 @@ def source_of(path: str) -> str:
     return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
 
 
-def _rolled_back(ledger: Ledger, store: ReleaseStore | LabelStore, what: str) -> str | None:
-    """A warning if the store holds fewer records than the ledger has seen in it: an older copy was put back."""
+def _lost(ledger: Ledger, store: ReleaseStore | LabelStore | SlopeStore) -> int:
+    """How many draws fewer the store holds than the ledger has seen in it."""
     here = (store.identity, store.fingerprint)
     seen = [row["store_records"] for row in outcomes(ledger.entries()) if (row["store"], row["scope"]) == here]
-    lost = max(seen, default=0) - store.size
+    return max(seen, default=0) - store.size
+
+
+def _rolled_back(ledger: Ledger, store: ReleaseStore | LabelStore, what: str) -> str | None:
+    """A warning if an older copy of the store was put back; what it holds from here on counts again."""
+    lost, identity = _lost(ledger, store), store.identity
     if lost <= 0:
         return None
     store.renew_identity()
-    ledger.note("store-rolled-back", {"store": here[0], "scope": here[1], "lost": lost})
+    ledger.note("store-rolled-back", {"store": identity, "scope": store.fingerprint, "lost": lost})
     return (
         f"the store of {what} has lost {lost} {what} (an older copy?): their records are drawn a second time, and the "
         "cloud can average both draws; the ledger counts them again"

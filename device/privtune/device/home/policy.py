@@ -153,6 +153,9 @@ class Policy(Strict):
         gt=0,
         description="Largest zeroth_order.epsilon of a job; max_label_epsilon bounds it too.",
     )
+    max_slope_delta: float = Field(
+        1e-5, gt=0, lt=1, description="Largest zeroth_order.delta of a job: without a bound, its epsilon says nothing."
+    )
     models: tuple[str, ...] = Field(("*",), description="Names or patterns of the models that jobs may use.")
     datasets: tuple[str, ...] = Field(("*",), description="Names or patterns of the data sets that jobs may use.")
     budget: Budget = Field(default_factory=Budget, description="Limits for each data set.")
@@ -207,6 +210,11 @@ class Policy(Strict):
         allowed = self.max_slope_epsilon if most is None else min(most, self.max_slope_epsilon)
         if slopes is not None and slopes > allowed:
             raise PolicyRefused(f"zeroth_order.epsilon {slopes:g} is above the {allowed:g} that the device allows.")
+        delta = spec.zeroth_order.delta
+        if slopes is not None and delta > self.max_slope_delta:
+            raise PolicyRefused(
+                f"zeroth_order.delta {delta:g} is above the {self.max_slope_delta:g} that the device allows."
+            )
         if not spec.gradients_leave:
             return  # labels are used on the device alone
         if self.gradients == "none":

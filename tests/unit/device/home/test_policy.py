@@ -64,6 +64,7 @@ DCHI, GAUSSIAN = DChiParams().noise_ratio, GaussianParams()
         ({"gradients": "none"}, {"label_epsilon": 1.0}, "lets no gradient leave: the job needs a tail"),
         ({}, {"zeroth_order": {"epsilon": 9.0}}, "zeroth_order.epsilon 9 is above the 8 that the device allows"),
         ({"max_label_epsilon": 2}, {"zeroth_order": {"epsilon": 4.0}}, "epsilon 4 is above the 2 that"),
+        ({}, {"zeroth_order": {"epsilon": 1.0, "delta": 0.9}}, "zeroth_order.delta 0.9 is above the 1e-05 that"),
         ({"max_label_epsilon": 2}, {"label_epsilon": 2.5}, "label_epsilon 2.5 is above the 2 that the device allows"),
         ({"max_label_epsilon": 2, "gradients": "any"}, {"task": "causal-lm"}, "a language model's labels are its text"),
         (
