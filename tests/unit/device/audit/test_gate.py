@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 
+from privtune.device.audit.case import choose_attacked
 from privtune.device.audit.jobs import gate
+from privtune.device.audit.sizes import QUICK
+from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import AuditRule
 from privtune.shared.errors import AuditRefused
 from privtune.shared.job_spec import JobSpec
@@ -50,7 +54,20 @@ def test_under_surrogates_alone_only_replaced_words_count(judged):
 
 
 def test_where_nothing_was_replaced_that_is_said(judged):
-    assert "none of the attacked records had anything to replace" in judged("identifying", "none", 1.0, None)
+    assert "no record had anything to replace" in judged("identifying", "none", 1.0, None)
+
+
+def test_records_with_something_replaced_are_attacked_first():
+    """One name in a thousand records must not pass because a sample of them had none."""
+    data = EncodedDataset(ids=(np.arange(3, dtype=np.int32),) * 1000, truncated=0, places=tuple(range(1000))[::-1])
+    replaced = [frozenset({"anna"} if place in (3, 700) else ()) for place in range(1000)]
+    spec = JobSpec(model="enc", training_file="device://texts")
+    job = gate.Gated(
+        spec=spec, data=data, fingerprint="", parts=None, noise=None, scope="", local_model=None, replaced=replaced
+    )
+    chosen = gate._attacked_records(job, QUICK)
+    assert {999 - 3, 999 - 700} == set(chosen[:2].tolist())
+    assert len(set(chosen.tolist())) == len(chosen) == len(choose_attacked(data, QUICK, 0))
 
 
 def test_with_noise_both_bars_hold(judged):

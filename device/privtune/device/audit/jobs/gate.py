@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privtune.device.audit.attacks import gradients
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
@@ -110,7 +113,7 @@ def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], s
     tell(
         f"audit passed: the attacks name at most {' and '.join(passed)}"
         if passed
-        else "audit passed: none of the attacked records had anything to replace"
+        else "audit passed: no record had anything to replace, so there was nothing to judge"
     )
     if job.clear:
         tell("the audit does not count words that surrogates leave in clear: the cloud can read all of them")
@@ -150,7 +153,7 @@ def _attacked(
         job.parts,
         job.noise,
         job.data,
-        choose_attacked(job.data, size, 0),
+        _attacked_records(job, size),
         size=size,
         seed=0,
         public=public_texts(None, home),
@@ -173,6 +176,16 @@ def _attacked(
     }
 
 
+def _attacked_records(job: Gated, size: Size) -> NDArray[np.int64]:
+    """A random sample; where only replaced words count, records that have some come first, or nothing may be judged."""
+    chosen = choose_attacked(job.data, size, 0)
+    if not job.clear or not job.replaced:
+        return chosen
+    replaced = np.flatnonzero([bool(job.replaced[place]) for place in job.data.places])
+    first = choose_attacked(job.data, size, 0, replaced)
+    return np.concatenate([first, chosen[~np.isin(chosen, first)]])[: len(chosen)]
+
+
 def _by_gradients(found: dict[str, Any]) -> bool:
     """Whether the worst attack reads gradients, against which more noise does not help."""
     return any(found[figure]["attack"].startswith(gradients.NAME) for figure in ("top1", "content_top1"))
@@ -188,7 +201,8 @@ def _facts(row: AttackRow | None, figure: str) -> dict[str, Any]:
 def _key(rule: AuditRule, job: Gated, home: Path) -> str:
     texts = hashlib.sha256("\0".join(public_texts(None, home)).encode()).hexdigest()
     attacker = [job.local_model is not None, job.spec.tail > 0]
-    facts = [__version__, job.fingerprint, job.scope, rule.model_dump_json(), *attacker, texts]
+    words = [sorted(mine) for mine in job.replaced]  # of texts that read the same once these are replaced
+    facts = [__version__, job.fingerprint, job.scope, rule.model_dump_json(), *attacker, texts, words]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
