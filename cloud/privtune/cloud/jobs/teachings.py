@@ -6,6 +6,7 @@ queued --> running --> succeeded | failed | cancelled; a cloud that ends makes a
 from __future__ import annotations
 
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +16,25 @@ from typing import Any, Literal, cast
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.catalog import Catalog
+from privtune.cloud.catalog import Catalog, ModelCard
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, TeachingRow
 from privtune.cloud.jobs.job_rows import MAX_MESSAGE, now
 from privtune.cloud.jobs.states import Page
-from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied, PrivTuneError
+from privtune.shared.errors import (
+    InternalError,
+    InvalidInput,
+    JobConflict,
+    JobNotFound,
+    PermissionDenied,
+    PrivTuneError,
+)
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.teaching_spec import TeachingSpec
 
 TeachingStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 _ENDED = ("succeeded", "failed", "cancelled")
+_MOST_CRASHES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +67,20 @@ class Teachings:
 
     catalog, corpora: what may be named.
     max_active: unfinished teachings of an owner.
+    max_step_bytes: memory of a step.
     """
 
-    def __init__(self, store: Store, catalog: Catalog, corpora: Corpora, *, max_active: int = 4) -> None:
-        self._store, self.catalog, self.corpora, self._max_active = store, catalog, corpora, max_active
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        corpora: Corpora,
+        *,
+        max_active: int = 4,
+        max_step_bytes: int = sys.maxsize,
+    ) -> None:
+        self._store, self.catalog, self.corpora = store, catalog, corpora
+        self._max_active, self._max_step_bytes = max_active, max_step_bytes
         self._live: dict[str, dict[str, Any]] = {}
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()
@@ -96,6 +115,14 @@ class Teachings:
             raise InvalidInput(
                 f"max_length {spec.max_length} is over {spec.model}'s limit of {card.max_positions} tokens.",
                 param="max_length",
+            )
+        needed = _step_bytes(spec, card)
+        if needed > self._max_step_bytes:
+            raise InvalidInput(
+                f"A step needs about {needed >> 20:,} MiB of memory, and this cloud allows "
+                f"{self._max_step_bytes >> 20:,}; lower batch_size, max_length or tuned_blocks, or ask the operator to "
+                "raise --max-memory-mib.",
+                param="batch_size",
             )
 
     def get(self, teaching_id: str, owner: str | None = None) -> Teaching:
@@ -186,11 +213,20 @@ class Teachings:
                 row.status, row.reason = "queued", "waiting: the cloud ended, and it continues from its last checkpoint"
 
     def recover(self) -> None:
-        """At the start of a server: what a crash left running waits for its turn again."""
+        """At the start of a server: what a crash left running waits for its turn again.
+
+        One that ran in several crashes in a row has failed: it may be what ends the cloud, by its memory say.
+        """
         with self._store.read() as session:
             ids = list(session.scalars(select(TeachingRow.id).where(TeachingRow.status == "running")))
         for teaching_id in ids:
             self.stopped(teaching_id)
+            with self._store.write() as session:
+                row = _find(session, teaching_id, None)
+                row.progress = row.progress | {"crashes": row.progress.get("crashes", 0) + 1}
+                if row.status == "queued" and row.progress["crashes"] >= _MOST_CRASHES:
+                    row.error_code = InternalError.reason
+                    _end(row, "failed", f"the cloud ended {_MOST_CRASHES} times while it ran; begin it again to go on")
 
     def record(self, owner: str, spec: TeachingSpec, result: str, card: dict[str, Any]) -> Teaching:
         """A teaching of the operator's own that has succeeded, for an owner to use."""
@@ -225,6 +261,18 @@ class Teachings:
             started_at=row.started_at,
             finished_at=row.finished_at,
         )
+
+
+def _step_bytes(spec: TeachingSpec, card: ModelCard) -> int:
+    """What a step takes beside the model, roughly: its graph, the relations, and the trained blocks' optimiser.
+
+    A block's graph as in `TopSession.graph_bytes`; 12 D^2 weights a block; six T x T maps a head and projection.
+    """
+    tuned = spec.tuned_blocks if spec.label_column is not None else 0
+    blocks, width = min(card.layers, max(spec.cut + spec.tail, tuned)), card.hidden_size
+    rows = spec.batch_size * spec.max_length
+    related = rows * spec.max_length * 6 * 3 * -(-width // 64) if spec.relations else 0
+    return 4 * (rows * width * (1 + 40 * blocks) + related + 4 * 12 * width**2 * blocks)
 
 
 def _new_row(owner: str, document: str) -> TeachingRow:

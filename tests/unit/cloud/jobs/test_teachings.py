@@ -72,6 +72,31 @@ def test_what_a_crash_left_running_waits_again(teachings):
     assert teachings.get(made.id).status == "queued"
 
 
+def test_what_runs_in_every_crash_is_not_tried_for_ever(teachings):
+    made = teachings.create("alice", SPEC)
+    for _ in range(2):
+        teachings.claim()
+        teachings.recover()
+        assert teachings.get(made.id).status == "queued"
+    teachings.claim()
+    teachings.recover()
+    assert (teachings.get(made.id).status, teachings.get(made.id).error_code) == ("failed", "INTERNAL")
+    assert teachings.claim() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 4096, "max_length": 64}, {"relations": 1.0, "batch_size": 512, "max_length": 64}],
+)
+def test_a_step_that_would_fill_the_memory_is_refused(store, model_folder, tmp_path, change):
+    (tmp_path / "texts.txt").write_text("a\n")
+    catalog, corpora = Catalog([str(model_folder)]), Corpora([str(tmp_path / "texts.txt")])
+    bounded = Teachings(store, catalog, corpora, max_step_bytes=160 << 20)
+    bounded.check(SPEC)
+    with pytest.raises(InvalidInput, match=r"--max-memory-mib"):
+        bounded.check(SPEC.model_copy(update=change))
+
+
 def test_a_failure_has_its_reason(teachings):
     made = teachings.create("alice", SPEC)
     teachings.claim()

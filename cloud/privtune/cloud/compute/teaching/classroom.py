@@ -22,7 +22,7 @@ from privtune.cloud.compute.teaching.pieces import cut_into_pieces
 from privtune.cloud.compute.teaching.training import Watch
 from privtune.cloud.corpora import Corpora, Corpus
 from privtune.shared import __version__
-from privtune.shared.errors import JobConflict, JobPaused, NonFinite, StorageFull
+from privtune.shared.errors import JobConflict, JobPaused, StorageFull
 from privtune.shared.files import held
 from privtune.shared.manifest import MANIFEST
 from privtune.shared.modeling.adapter_folder import base_sha256
@@ -136,10 +136,10 @@ class Classroom:
 
 @contextlib.contextmanager
 def _thrown_away(work: Path, cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Delete what is kept to continue from, where nobody will: cancelled, or it would diverge again."""
+    """Delete what is kept to continue from, where nobody will: it was cancelled, or has failed."""
     try:
         yield
-    except (JobPaused, NonFinite) as error:
-        if isinstance(error, NonFinite) or cancelled():
+    except Exception as error:
+        if not isinstance(error, JobPaused) or cancelled():
             shutil.rmtree(work, ignore_errors=True)
         raise

@@ -107,8 +107,9 @@ def _packed(sentences: list[list[int]], room: int) -> Iterator[list[int]]:
             yield piece
             piece = []
         piece = piece + sentence
-        while len(piece) > room:
-            yield piece[:room]
-            piece = piece[room:]
+        whole = (len(piece) - 1) // room * room  # in one pass: a text may be one sentence of a gigabyte
+        for start in range(0, whole, room):
+            yield piece[start : start + room]
+        piece = piece[whole:]
     if piece:
         yield piece

@@ -43,14 +43,20 @@ class School:
         while not self._closing.is_set():
             self._work.clear()
             try:
-                teaching = self._teachings.claim()
-            except PrivTuneError as error:  # a disk that is full for now
-                log.error("the queue of teachings can't be read: %s", error.message)
-                teaching = None
-            if teaching is None:
+                busy = self._next()
+            except Exception as error:  # a disk that is full for now: later teachings must not wait for a restart
+                unknown = not isinstance(error, PrivTuneError)
+                log.error("the queue of teachings can't be read or written: %s", error, exc_info=unknown)
+                busy = False
+            if not busy:
                 self._work.wait(_LOOK_S)
-            else:
-                self._teach(teaching)
+
+    def _next(self) -> bool:
+        """Whether there was a teaching to work on."""
+        teaching = self._teachings.claim()
+        if teaching is not None:
+            self._teach(teaching)
+        return teaching is not None
 
     def _teach(self, teaching: Teaching) -> None:
         log.info("teaching begins id=%s model=%s corpus=%s", teaching.id, teaching.spec.model, teaching.spec.corpus)

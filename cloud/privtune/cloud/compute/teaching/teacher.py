@@ -24,7 +24,7 @@ from privtune.shared.modeling.lora import train_fully
 from privtune.shared.modeling.partition import Head, Partition, Top, classification_readout
 from privtune.shared.teaching_spec import TeachingSpec
 
-_BATCH = 64  # pieces in a pass without gradients
+_BATCH = 64  # pieces in a pass without gradients, at most
 _CHUNK = 32  # such passes between two flushes to disk
 Mixed = Callable[[], contextlib.AbstractContextManager[object]]
 
@@ -37,6 +37,7 @@ class Teacher:
 
     def __init__(self, partition: Partition, spec: TeachingSpec, mixed: Mixed, device: torch.device) -> None:
         self._partition, self._spec, self._mixed, self._device = partition, spec, mixed, device
+        self.at_once = min(_BATCH, spec.batch_size)  # a cloud that has memory for a step has it for this
         self.bottom = partition.bottom(0)
         self.last = partition.tail(1)
         self.head: Head | None = partition.head() if spec.label_column is not None else None
@@ -169,8 +170,8 @@ def _write_rows(targets: Targets, teacher: Teacher, pieces: Pieces, start: int, 
     kept = np.memmap(targets.file, dtype=np.int16, mode="r+", shape=(int(targets.starts[-1]), targets.width))
     lengths = np.diff(targets.starts)
     order = start + np.argsort(lengths[start:stop], kind="stable")
-    for first in range(0, len(order), _BATCH):
-        indices = order[first : first + _BATCH]
+    for first in range(0, len(order), teacher.at_once):
+        indices = order[first : first + teacher.at_once]
         x_RD = teacher.states(pieces, indices).to("cpu", torch.bfloat16)
         parts: tuple[Tensor, ...] = torch.split(x_RD, lengths[indices].tolist())
         for index, rows in zip(indices, parts, strict=True):

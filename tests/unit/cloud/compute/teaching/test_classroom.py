@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.corpora import Corpora
-from privtune.shared.errors import JobConflict, JobPaused
+from privtune.shared.errors import CloudOutOfMemory, JobConflict, JobPaused
 from privtune.shared.teaching_spec import TeachingSpec
 from tests.support.texts import write_sentences
 from tests.support.tiny_models import save_model
@@ -56,4 +56,11 @@ def test_what_is_cancelled_leaves_nothing_and_what_is_stopped_can_continue(class
         teach(classroom, stopped=lambda: True, cancelled=lambda: cancelled)
     assert bool(list((tmp_path / "data" / "teachings").glob("*.work"))) is not cancelled
     teach(classroom)
+    assert not list((tmp_path / "data" / "teachings").glob("*.work"))
+
+
+def test_what_has_failed_leaves_nothing(classroom, tmp_path):
+    small = Classroom(tmp_path / "data", classroom._catalog, classroom._corpora, max_bytes=1)
+    with pytest.raises(CloudOutOfMemory):
+        teach(small)
     assert not list((tmp_path / "data" / "teachings").glob("*.work"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
-from privtune.cloud.compute.teaching.pieces import cut_into_pieces
+from privtune.cloud.compute.teaching.pieces import _packed, cut_into_pieces
 from privtune.shared.errors import DataInvalid
 from tests.support.tiny_models import tiny_tokenizer
 
@@ -28,6 +30,19 @@ def test_no_token_is_lost_and_none_is_too_many():
     assert sorted(token for ids_T in found.ids for token in ids_T[1:-1]) == sorted(
         tiny_tokenizer()(" ".join(words), add_special_tokens=False)["input_ids"]
     )
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 12, 13])
+def test_a_long_sentence_is_cut_where_it_must_be(count):
+    found = list(_packed([list(range(count)), [99]], 6))
+    assert [token for piece in found for token in piece] == [*range(count), 99]
+    assert max(map(len, found)) <= 6
+
+
+def test_one_endless_sentence_is_cut_in_linear_time():
+    began = time.process_time()
+    assert sum(1 for _ in _packed([[7] * 1_000_000], 6)) == 166_667
+    assert time.process_time() - began < 5
 
 
 def test_a_piece_has_the_label_of_its_text():
