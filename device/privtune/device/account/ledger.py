@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 FILE = "ledger.sqlite"
 LABELS = "labels"  # the `part` of entries about randomised labels
+_ROUNDED = 1 + 1e-6  # an epsilon that is computed back from the noise
 SLOPES = "slopes"  # of a zeroth-order job, which are no releases of the records' vectors
 Json = dict[str, Any]
 
@@ -290,6 +291,10 @@ def refusal(entries: Sequence[Json], facts: Json, budget: Budget) -> str | None:
             "may be used: keep to the settings and model of the earlier jobs, or allow it (--another-noise; where the "
             "device has a policy, its budget: noises)"
         )
+    if budget.slope_nats is not None and facts["part"] == SLOPES:
+        slopes = float("inf") if after.slope_nats is None else after.slope_nats
+        if slopes > budget.slope_nats * _ROUNDED:
+            return f"all slopes together would cost a record {slopes:.4g} nats of the {budget.slope_nats:g} allowed"
     if budget.nats_per_record is not None:
         if after.nats is None:
             return "the budget is in nats per record, and the noise of this job (or an earlier one) has no such bound"

@@ -65,8 +65,10 @@ class OwnLosses:
         path = job / FOLDER / f"{name}.npz"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with replacing_file(path) as part, part.open("wb") as file:
-                np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+            with replacing_file(path) as part:
+                part.touch(0o600)
+                with part.open("wb") as file:
+                    np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
         except OSError as error:
             raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error
 

@@ -52,11 +52,19 @@ class Budget(Strict):
         description="Noise distributions that the same texts may be drawn under: each is another draw of them. "
         "Default: 1.",
     )
+    slope_nats: float | None = Field(
+        None,
+        gt=0,
+        description="Nats that slopes of all zeroth-order jobs together may cost a record: each job draws its own. "
+        "Default: the largest epsilon that one job may have.",
+    )
 
 
 def budget_of(policy: Policy | None, *, another_noise: bool) -> Budget:
     """The budget of each data set; without a policy, one noise distribution unless the owner allows another."""
-    return policy.budget if policy is not None else Budget(noises=None if another_noise else 1)
+    if policy is None:
+        return Budget(noises=None if another_noise else 1)
+    return policy.budget.model_copy(update={"slope_nats": policy.budget.slope_nats or policy.slope_epsilon})
 
 
 class AuditRule(Strict):
@@ -204,10 +212,14 @@ class Policy(Strict):
             )
         self._check_mechanism(spec)
 
+    @property
+    def slope_epsilon(self) -> float:
+        """Largest zeroth_order.epsilon of a job."""
+        return min(self.max_slope_epsilon, self.max_label_epsilon or self.max_slope_epsilon)
+
     def _check_labels(self, spec: JobSpec) -> None:
         most = self.max_label_epsilon
-        slopes = spec.zeroth_order.epsilon
-        allowed = self.max_slope_epsilon if most is None else min(most, self.max_slope_epsilon)
+        slopes, allowed = spec.zeroth_order.epsilon, self.slope_epsilon
         if slopes is not None and slopes > allowed:
             raise PolicyRefused(f"zeroth_order.epsilon {slopes:g} is above the {allowed:g} that the device allows.")
         delta = spec.zeroth_order.delta

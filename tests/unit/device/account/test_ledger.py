@@ -12,7 +12,7 @@ import textwrap
 import pytest
 
 from privtune.device.account.ledger import Ledger, outcomes, spent
-from privtune.device.home.policy import Budget, Policy
+from privtune.device.home.policy import Budget, Policy, budget_of
 from privtune.shared.errors import ArtifactCorrupt, PolicyRefused
 
 
@@ -44,6 +44,18 @@ def test_only_the_owner_can_read_it_and_it_is_still_there_after_reopening(tmp_pa
     assert again.head == head
     assert again.holds(head)
     assert not again.holds("0" * 64)
+
+
+def test_slopes_of_all_jobs_together_keep_to_what_one_may_have(tmp_path):
+    """Each job draws its own, so a cloud that asks for one job after another would average the noise away."""
+    ledger, budget = Ledger(tmp_path), budget_of(Policy(max_label_epsilon=2), another_noise=False)
+    first = {"part": "slopes", "law": "slopes-1", "epsilon": 1.5}
+    run(ledger, budget, **first)
+    run(ledger, budget, **first)  # the same job goes on
+    with pytest.raises(PolicyRefused, match="cost a record 3 nats of the 2 allowed"):
+        run(ledger, budget, **first | {"job": "job-2", "law": "slopes-2"})
+    run(ledger, Budget(), **first | {"job": "job-2", "law": "slopes-2"})
+    assert cost(ledger).slope_nats == 3.0
 
 
 def test_other_laws_of_noise_add_up_and_the_same_law_costs_nothing_more(tmp_path):

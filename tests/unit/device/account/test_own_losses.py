@@ -1,6 +1,7 @@
 """What each record really lost: per record, over noise distributions, and as its owner reads it."""
 
 import math
+import stat
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ def test_they_are_kept_with_the_job(tmp_path):
     assert (kept.law, kept.unit, kept.delta, kept.nats_N.tolist()) == ("a", "line", 1e-5, [1.0, 2.0])
     assert stored_losses(tmp_path, "reviews.csv", "job2") == []
     for file in job.glob("losses/*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ArtifactCorrupt, match="damaged"):
         stored_losses(tmp_path, "reviews.csv")

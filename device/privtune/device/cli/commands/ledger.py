@@ -46,13 +46,13 @@ def show(
         return
     from privtune.device.account.ledger import outcomes, spent
     from privtune.device.account.own_losses import stored_losses, together
-    from privtune.device.home.policy import Budget
+    from privtune.device.home.policy import budget_of
     from privtune.device.home.policy_file import home_policy
 
     folder = home_folder(home)
     entries, head = _read(folder)
     policy = home_policy(folder)
-    budget = policy.budget if policy is not None else Budget()
+    budget = budget_of(policy, another_noise=False)
     # Whichever jobs are shown, a data set's cost is counted over all of them.
     rows = [row for row in outcomes(entries) if _wanted(row, data_set, job)]
     refused = [entry for entry in entries if entry["kind"] == "refused" and _wanted(entry, data_set, job)]
@@ -237,12 +237,13 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 def _cost(cost: Spent, budget: Budget) -> str:
     nats = "no bound" if cost.nats is None else f"{cost.nats:,.4g}"
     nats += f" (delta {cost.delta:.2g})" if cost.delta else ""
+    most = budget.slope_nats if cost.slope_nats != 0 else None
     parts = (
         ("releases", f"{cost.releases:,}", budget.releases),
         ("jobs", str(cost.jobs), budget.jobs),
         ("noise distributions", str(cost.noises), budget.noises),
         ("nats per record", nats, budget.nats_per_record),
-        ("nats per record by slopes", "no bound" if cost.slope_nats is None else f"{cost.slope_nats:,.4g}", None),
+        ("nats per record by slopes", "no bound" if cost.slope_nats is None else f"{cost.slope_nats:,.4g}", most),
         ("nats per label", "no bound" if cost.label_nats is None else f"{cost.label_nats:,.4g}", None),
     )
     return ", ".join(
