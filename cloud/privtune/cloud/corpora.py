@@ -104,10 +104,9 @@ class Corpora:
     def _file(self, ref: str) -> Path:
         """The file of a reference, on this disk. Raises as `read`."""
         hub = _HUB_FILE.match(ref)
-        if hub is not None:
-            return _hub_file(hub["set"], hub["file"], self._check_size)
-        self._check_size(Path(ref).stat().st_size)
-        return Path(ref)
+        file = Path(ref) if hub is None else _hub_file(hub["set"], hub["file"], self._check_size)
+        self._check_size(file.stat().st_size)  # a hub's too: it may be in the cache already
+        return file
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:

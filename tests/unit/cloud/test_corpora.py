@@ -109,3 +109,9 @@ def test_a_hub_file_that_is_too_large_is_not_fetched(monkeypatch):
     assert not fetched
     with pytest.raises(InvalidInput, match="unknown format"):
         Corpora(allow_hub=True).read("owner/set::train.bin", None, None)
+
+
+def test_a_hub_file_that_is_in_the_cache_is_bounded_too(monkeypatch, table):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(table))
+    with pytest.raises(InvalidInput, match="reads at most"):
+        Corpora(allow_hub=True, max_bytes=10).read("owner/set::train.csv", None, None)

@@ -73,8 +73,8 @@ def with_taught_blocks(package: BottomPackage, folder: Path, label_names: Sequen
         if not is_failure(error):
             raise
         raise ArtifactCorrupt(f"{folder.name} is not a usable taught package; fetch it again") from error
-    if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-        raise ArtifactCorrupt(f"{folder.name} holds numbers that are not finite; do not use it")
+    if not all(value.dtype == torch.float32 and bool(torch.isfinite(value).all()) for value in state.values()):
+        raise ArtifactCorrupt(f"{folder.name} holds numbers that are not finite or not float32; do not use it")
     for top in (package.below, package.tail):
         if top is not None:
             _fill(top, {name: state.pop(name, None) for name in _block_weights(top)}, folder.name)

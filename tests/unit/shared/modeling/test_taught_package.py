@@ -76,10 +76,12 @@ def spoilt(kind, state):
         return {key: value for key, value in state.items() if key != name}
     if kind == "more":
         return state | {"mpnet.embeddings.word_embeddings.weight": torch.zeros(64, 32)}
+    if kind == "float8":
+        return state | {name: state[name].to(torch.float8_e4m3fn)}
     return state | {name: torch.full_like(state[name], torch.nan) if kind == "nan" else torch.zeros(3)}
 
 
-@pytest.mark.parametrize("kind", ["missing", "more", "nan", "shape"])
+@pytest.mark.parametrize("kind", ["missing", "more", "nan", "shape", "float8"])
 def test_weights_that_do_not_fit_are_refused(tmp_path, package, state, kind):
     folder = write(tmp_path / "t", package, spoilt(kind, state))
     with pytest.raises(ArtifactCorrupt, match="do not use it"):
