@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from privtune.device.account.conditions import DRAW, changes, conditions
-from privtune.device.account.ledger import FILE, Json, Ledger, drawings, refusal, refused
+from privtune.device.account.ledger import FILE, SLOPES, Json, Ledger, drawings, refusal, refused
 from privtune.device.home.policy import Budget
 from privtune.shared.job_spec import JobSpec
 
@@ -43,5 +43,18 @@ def refuse_early(
     bound = None if spec.mechanism.name == "none" else 0.0  # the least that its noise may cost
     facts |= {"kind": "admitted", "records": records, "epsilon": bound, "delta": 0.0}
     reason = refusal(entries, facts, budget)
+    if reason is not None:
+        raise refused(reason)
+
+
+def refuse_slopes_early(home: Path, spec: JobSpec, source: str, budget: Budget) -> None:
+    """Refuse a new zeroth-order job whose slopes are over what the budget leaves. Arguments and errors as above."""
+    epsilon = spec.zeroth_order.epsilon
+    if epsilon is None or not (home / FILE).exists():
+        return
+    facts: Json = {"kind": "admitted", "id": uuid.uuid4().hex, "job": "", "source": source, "part": SLOPES, "law": ""}
+    facts |= {"records": 1, "epsilon": epsilon, "delta": spec.zeroth_order.delta}
+    with Ledger(home) as ledger:
+        reason = refusal(ledger.entries(), facts, budget)
     if reason is not None:
         raise refused(reason)

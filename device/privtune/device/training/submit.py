@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from privtune.device.account.early_refusal import refuse_early
+from privtune.device.account.early_refusal import refuse_early, refuse_slopes_early
 from privtune.device.account.run_account import source_of
 from privtune.device.data.source import DataSource, own_terms, read_for_training
 from privtune.device.home.job_lock import job_lock
@@ -130,6 +130,8 @@ def submit(request: RunRequest, home: Path, control: ControlPlane, say: Say, *, 
     for data in (request.train, request.validation):
         if data is not None:
             refuse_early(home, request.spec, source_of(data.path), budget, resumed=known)
+    if not known:
+        refuse_slopes_early(home, request.spec, source_of(request.train.path), budget)
     for job_id in known:
         try:
             job = control.get_job(job_id)

@@ -86,6 +86,26 @@ def test_another_noise_distribution_is_refused_before_a_job_exists(asked, tmp_pa
             submit(allowed, tmp_path, NoCloud(), lambda _: None, new=True)
 
 
+def test_slopes_over_the_budget_are_refused_before_a_job_exists(asked, tmp_path):
+    (tmp_path / "policy.yaml").write_text("protections: [none]\nbudget: {noises: null}\n")
+    request = asked(**OPEN, zeroth_order={"epsilon": 5.0})
+    entry = {
+        "job": "ftjob-1",
+        "source": source_of(request.train.path),
+        "part": "slopes",
+        "law": "slopes-1",
+        "records": 8,
+        "epsilon": 4.0,
+        "delta": 1e-5,
+    }
+    with Ledger(tmp_path) as ledger:
+        ledger.admit(entry, Budget())
+    with pytest.raises(PolicyRefused, match="cost a record 9 nats of the 8 allowed"):
+        submit(request, tmp_path, NoCloud(), lambda _: None, new=True)
+    with pytest.raises(AssertionError, match="create_job"):
+        submit(asked(**OPEN, zeroth_order={"epsilon": 4.0}), tmp_path, NoCloud(), lambda _: None, new=True)
+
+
 def test_a_job_is_not_resumed_where_the_packages_of_surrogates_are_missing(asked, tmp_path, monkeypatch):
     class Cloud(NoCloud):
         def get_job(self, job_id):
