@@ -10,7 +10,7 @@ from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import load_bottom
 from privtune.device.session.handshake import open_request
 from privtune.shared.errors import NonFinite
-from privtune.shared.wire import FORWARD, Message, pack_positions
+from privtune.shared.wire import FORWARD, PROTOCOL_VERSION, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.owner import job_id_of
 from tests.support.world import ProcessCloud, build_world
@@ -172,11 +172,11 @@ def test_a_gateway_that_is_not_there_leaves_a_job_that_goes_on_later(owner):
 
 
 def test_another_protocol_is_told_before_a_job_exists(owner, monkeypatch):
-    monkeypatch.setattr("privtune.device.link.rest.PROTOCOL_VERSION", 4)
+    monkeypatch.setattr("privtune.device.link.rest.PROTOCOL_VERSION", 999)
     before = owner.jobs()
     done = owner.finetune("--new")
     assert done.code == 9
-    assert "speaks protocol 3, this device 4. Upgrade the older side." in done.line
+    assert f"speaks protocol {PROTOCOL_VERSION}, this device 999. Upgrade the older side." in done.line
     assert owner.jobs() == before
 
 

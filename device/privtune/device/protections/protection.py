@@ -87,7 +87,8 @@ _ENTRIES = (
         summary="one of 8 codes leaves for each token, seldom the true one, and the device has half of the blocks and "
         "trains the last one too",
         half=True,
-        claim="1 nat a token; 8 nats a record, once, for the class means",
+        claim="1 nat a vector, n nats a record of n vectors or a word in it; 8 nats a record, once, for the class "
+        "means",
         settings={
             "cut": 3,
             "tail": 1,

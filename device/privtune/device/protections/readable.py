@@ -39,7 +39,8 @@ def _labels(spec: JobSpec) -> str:
         return "no label and no gradient leaves."
     if spec.zeroth_order.on:
         bound = f"epsilon {spec.zeroth_order.epsilon:g}, delta {spec.zeroth_order.delta:.2g}"
-        return f"no label and no gradient leaves; the slopes that train the cloud reveal at most {bound} of a record."
+        added = f"the slopes that train the cloud reveal at most {bound} of a record beyond its vectors"
+        return f"no label and no gradient leaves; {added}."
     if spec.task == "causal-lm":
         what = "with surrogates in place of what is replaced" if spec.surrogates.on else "whatever the noise"
         return f"the labels are the text, and gradients name every word that the model learns to write, {what}."

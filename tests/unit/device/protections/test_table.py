@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from privtune.device.privacy.statements.shared_target import codes_statement
+from privtune.device.privacy.statements.statement import ATTENTION
 from privtune.device.protections import measured as module
 from privtune.device.protections.announce import announcement, departures
 from privtune.device.protections.measured import NO_GAIN, NO_TEXT_GAIN, MeasuredRow, cloud_gain, measured, rows
@@ -51,6 +53,14 @@ def test_every_protection_has_a_row_with_every_cell():
     assert all(all(one) for one in cells)
     assert [one["name"] for one in listing()] == list(PROTECTIONS)
     json.dumps(listing())
+
+
+def test_codes_claim_no_more_than_their_mechanism_does():
+    """Attention lets one token move every code of its record, so a bound holds for a vector and never for a token."""
+    statement = codes_statement(name="codes", codes=8, epsilon=1.0)
+    assert statement.position_epsilon == 1
+    assert ATTENTION in statement.caveats
+    assert protection("all").claim.startswith("1 nat a vector, n nats a record of n vectors or a word in it;")
 
 
 def test_what_was_not_measured_says_so(known):
@@ -151,4 +161,6 @@ def test_three_lines_say_what_the_cloud_reads_whatever_the_protection_is_called(
 def test_slopes_have_their_own_line_and_no_gain_that_was_measured_with_gradients():
     slopes = job("names", zeroth_order={"epsilon": 4.0})
     assert cloud_gain(job("names")) != cloud_gain(slopes) == NO_GAIN
-    assert any("slopes that train the cloud reveal at most epsilon 4" in line for line in what_the_cloud_reads(slopes))
+    _, labels, _ = what_the_cloud_reads(slopes)
+    assert "slopes that train the cloud reveal at most epsilon 4" in labels
+    assert labels.endswith("of a record beyond its vectors.")
