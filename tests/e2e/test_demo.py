@@ -42,7 +42,7 @@ def test_the_demo_at_small_size_behind_a_proxy(tmp_path):
     assert report.keys() >= FIGURES
     assert report["steps"] == 6
     assert 0.4 < report["accuracy_majority"] < 0.7
-    assert report["bytes_up"] > 96 * 384 * 2
+    assert report["bytes_up"] > 96 * 8, "an id is a byte, and a sentence has eight and more"
     (adapter,) = tmp_path.glob("adapter-*")
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {path.name for path in adapter.iterdir()}
     assert "held-out accuracy" in done.stdout

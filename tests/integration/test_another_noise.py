@@ -51,6 +51,7 @@ def test_another_noise_is_drawn_at_the_owners_word_alone_and_is_charged(world, o
     assert owner("predict", job_id_of(second), *asked, "--another-noise").code == 0
 
 
+@pytest.mark.slow
 def test_what_uses_a_model_keeps_to_one_noise_as_well(local_world):
     world = local_world
     one = train(world, world.spec(mechanism={"name": "dchi"}))

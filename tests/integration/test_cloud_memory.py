@@ -38,8 +38,15 @@ def limited(monkeypatch, holder, method, exhaust, when):
     monkeypatch.setattr(holder, method, tried)
 
 
-@pytest.mark.parametrize("exhaust", [on_a_cpu, on_a_gpu, in_numpy])
-@pytest.mark.parametrize("method", ["forward", "backward", "apply"])
+@pytest.mark.parametrize(
+    ("method", "exhaust"),
+    [
+        pytest.param(method, exhaust, marks=[] if each_once else pytest.mark.slow)
+        for row, method in enumerate(("forward", "backward", "apply"))
+        for column, exhaust in enumerate((on_a_cpu, on_a_gpu, in_numpy))
+        for each_once in [row == column]
+    ],
+)
 def test_a_job_that_needs_too_much_waits_with_the_reason_and_others_finish(local_world, monkeypatch, exhaust, method):
     world = local_world
     spec = world.spec(tuning={"dropout": 0.1}, train={"max_steps": 6, "checkpoint_every": 2})

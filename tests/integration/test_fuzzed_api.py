@@ -12,7 +12,7 @@ import pytest
 from tests.support.plane import Plane
 
 pytest.importorskip("schemathesis")
-EXAMPLES = os.environ.get("PRIVTUNE_FUZZ_EXAMPLES", "5")
+EXAMPLES = os.environ.get("PRIVTUNE_FUZZ_EXAMPLES", "2")
 SEED = os.environ.get("PRIVTUNE_FUZZ_SEED", "1")
 
 pytestmark = pytest.mark.timeout(3600 if "PRIVTUNE_FUZZ_EXAMPLES" in os.environ else 280)

@@ -46,6 +46,7 @@ def closed(one, within_s):
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["silent", "unfinished"])
+@pytest.mark.slow
 def test_half_open_connections_are_closed_and_others_served(world, said):
     ports = [int(world.cloud.http_url.rpartition(":")[2]), int(world.cloud.grpc_address.rpartition(":")[2])]
     with ExitStack() as stack:

@@ -93,6 +93,7 @@ def test_ledger_and_transcript_count_and_recompute_ids(local_world):
     assert found.vectors == sum(row["rows"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_cloud_that_lost_everything_gets_the_same_ids_and_the_table_once_more(local_world):
     world = local_world
     world.restart(max_release_bytes=0)  # every record of a later epoch is asked for again
@@ -121,6 +122,7 @@ def lose_table(world, job_id):
 
 
 @pytest.mark.parametrize(("mechanism", "tail"), [(CODES, 1), (CLUSTERS, 0)], ids=["codes-tail", "clusters"])
+@pytest.mark.slow
 def test_a_language_model_writes_the_same_words(local_world, mechanism, tail):
     job_id = tune(local_world, mechanism=mechanism, tail=tail)
     written = []

@@ -159,5 +159,5 @@ def test_what_evaluation_refuses(local_world, chats, monkeypatch):
     with pytest.raises(JobConflict, match="no checkpoint on this device"):
         evaluate(other, texts, world.settings)
     monkeypatch.setitem(__import__("sys").modules, "sacrebleu", None)
-    with pytest.raises(InvalidInput, match=r"pip install 'privtune\[eval\]'"):
+    with pytest.raises(InvalidInput, match=r"pip install '\.\[eval\]'"):
         evaluate(job_id, chats, world.settings, generate=2)

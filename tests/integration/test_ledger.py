@@ -180,7 +180,7 @@ def test_a_lost_store_is_noticed_and_counted_again(local_world):
     [
         ({"bounds": {"dchi": {"noise_ratio": {"min": 8}}}}, "below the 8", "below the 8"),
         ({"datasets": ["reviews*"]}, "data set sentences", "data set sentences"),
-        ({"budget": {"releases": 150}}, "160 new releases and 150 are left", "the owner's terminal or log"),
+        ({"budget": {"releases": 150}}, r"160 new releases \(150 left\)", "the owner's terminal or log"),
         ({"budget": {"nats_per_record": 1}}, "nats", "the owner's terminal or log"),
         ({"budget": {"jobs": 0}}, "0 jobs", "the owner's terminal or log"),
     ],
@@ -238,7 +238,7 @@ def test_finetune_obeys_the_policy_of_the_device(tmp_path, monkeypatch, capsys):
         assert ends() == PolicyRefused.exit_code
         assert world.cloud.control.list_jobs() == [], "refused before a job was made"
         assert ends("--mechanism", "gaussian") == PolicyRefused.exit_code
-        assert "160 new releases and 100 are left" in capsys.readouterr().err
+        assert "160 new releases (100 left)" in capsys.readouterr().err
         (job,) = world.cloud.control.list_jobs()
         assert job["status"] == "failed"
         assert "160" not in job["error"]["message"], "counts stay on the device"

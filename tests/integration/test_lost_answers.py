@@ -66,12 +66,12 @@ def test_a_device_that_dies_before_the_answer_finishes_the_job_later(local_world
 @pytest.mark.parametrize(
     ("name", "holder", "method", "number"),
     [
-        ("Open", Desk, "open", 1),
-        ("Fetch", Host, "bottom_package", 1),
+        pytest.param("Open", Desk, "open", 1, marks=pytest.mark.slow),
+        pytest.param("Fetch", Host, "bottom_package", 1, marks=pytest.mark.slow),
         ("Commit", Desk, "commit", 1),
-        ("Refuse", Jobs, "fail", 1),
+        pytest.param("Refuse", Jobs, "fail", 1, marks=pytest.mark.slow),
         ("Train", Desk, "advance", 15),  # in the second step
-        ("Infer", Desk, "advance", 1),
+        pytest.param("Infer", Desk, "advance", 1, marks=pytest.mark.slow),
     ],
 )
 def test_an_answer_after_the_deadline_is_asked_for_again(local_world, monkeypatch, name, holder, method, number):

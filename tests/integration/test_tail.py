@@ -98,8 +98,17 @@ def test_states_come_back_in_eight_bits_where_the_job_says_so(local_world):
     assert few * 32 * 4 == many * (32 + 4)
 
 
-@pytest.mark.parametrize("skip", ["none", "frozen", "tuned"])
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("method", "skip"),
+    [
+        ("lora", "tuned"),
+        ("full", "none"),
+        *(
+            pytest.param(method, skip, marks=pytest.mark.slow)
+            for method, skip in (("lora", "none"), ("lora", "frozen"), ("full", "frozen"), ("full", "tuned"))
+        ),
+    ],
+)
 def test_a_new_process_and_a_cut_line_end_with_the_undisturbed_tail(local_world, skip, method):
     world = local_world
 
@@ -210,8 +219,15 @@ def test_a_language_model_writes_as_in_plain_transformers(local_world):
         assert answer.tokens == plain_tokens(model, ids, 20, eos_token_id=None)
 
 
-@pytest.mark.parametrize("skip", ["frozen", "tuned"])
-@pytest.mark.parametrize("injection", ["cut", "embedding"])
+@pytest.mark.parametrize(
+    ("injection", "skip"),
+    [
+        ("cut", "tuned"),
+        ("embedding", "frozen"),
+        pytest.param("cut", "frozen", marks=pytest.mark.slow),
+        pytest.param("embedding", "tuned", marks=pytest.mark.slow),
+    ],
+)
 def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_world, injection, skip):
     """Token by token with kept keys and values, or every state computed again: the same answer."""
     world = local_world
@@ -237,7 +253,7 @@ def test_lora_without_peft_is_refused_before_anything_is_entered(local_world, mo
     world = local_world
     job_id = world.cloud.create_job(world.spec(tail=1))
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InvalidInput, match=r"pip install 'privtune\[tail\]'.*--tuning full"):
+    with pytest.raises(InvalidInput, match=r"pip install '\.\[tail\]'.*--tuning full"):
         run(world, world.spec(tail=1), job_id=job_id)
     assert "peft" in world.cloud.status(job_id)[1]
     assert outcomes(ledger_entries(world)) == []

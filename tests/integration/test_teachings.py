@@ -86,7 +86,7 @@ def test_the_same_teaching_again_is_ready_at_once(owner):
 
 def test_a_job_of_other_blocks_is_refused_before_anything_is_sent(owner):
     teaching = taught(owner)
-    data = ("finetune", "--model", "enc", "--data", str(owner.world.data.path), *TINY)
+    data = ("finetune", "--model", "enc", "--data", str(owner.world.data.path), *TINY, "--another-noise")
     other = owner(*data, "--protect", "words", "--cut", "0", "--skip", "frozen", "--taught", teaching["id"])
     assert (other.code, "is for cut 1, and this job has cut 0" in other.line) == (2, True)
     without = owner(*data, "--protect", "none", "--taught", teaching["id"])

