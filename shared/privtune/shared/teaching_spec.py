@@ -6,7 +6,6 @@ The fields' descriptions, defaults and bounds are the only source of the REST re
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import Described, Precision, Task
-from privtune.shared.validation import first_problem, half_character
+from privtune.shared.validation import first_problem
 
 
 class TeachingSpec(Described):
@@ -85,13 +84,6 @@ class TeachingSpec(Described):
     def _labels_are_classes(self) -> TeachingSpec:
         if self.label_column is not None and self.task == "causal-lm":
             raise ValueError("label_column is refused for causal-lm: a language model's labels are its text")
-        return self
-
-    @model_validator(mode="after")
-    def _only_whole_characters(self) -> TeachingSpec:
-        """Refuse half of a character, with which no JSON can be written; see `JobSpec`."""
-        if (problem := half_character(json.dumps(self.model_dump(), ensure_ascii=False))) is not None:
-            raise ValueError(f"the teaching has {problem.partition(',')[0]}); write the character whole")
         return self
 
     def result_key(self, base_sha256: str, corpus_sha256: str) -> str:

@@ -35,6 +35,7 @@ def test_half_of_a_character_is_in_no_job(fields):
         JobSpec.model_validate({"model": "m", "training_file": "device://a"} | fields)
 
 
-def test_half_of_a_character_is_in_no_teaching():
-    with pytest.raises(ValueError, match=r"half of a character \(U\+D83D|unicode string"):
-        TeachingSpec.model_validate({"model": "m", "corpus": "c", "text_column": "\ud83d"})
+@pytest.mark.parametrize("field", ["model", "corpus", "text_column", "label_column"])
+def test_half_of_a_character_is_in_no_teaching(field):
+    with pytest.raises(ValueError, match=rf"{field}\n.*unicode string"):
+        TeachingSpec.model_validate({"model": "m", "corpus": "c", field: "\ud83d"})
