@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
     try:
         with native_os_errors():
             yield scratch
-        _flush_to_disk(scratch)
+        flush(scratch)
         os.replace(scratch, path)
-        _flush_to_disk(path.parent)
+        flush(path.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -68,15 +68,15 @@ def replacing_folder(target: Path, *, resumable: bool = False) -> Iterator[Path]
     scratch = target.with_name(f".{target.name}.part")
     if not resumable:
         shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
-    scratch.mkdir(parents=True, exist_ok=resumable)
+    make_folder(target.parent)
+    scratch.mkdir(exist_ok=resumable)
     try:
         with native_os_errors():
             yield scratch
-        for path in (*scratch.rglob("*"), scratch):
-            _flush_to_disk(path)
+        flush_all(scratch)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
-        _flush_to_disk(target.parent)
+        flush(target.parent)
     finally:
         if not resumable:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -118,8 +118,27 @@ def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
-def _flush_to_disk(path: Path) -> None:
-    """Flush a file, or the names in a folder."""
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder, and what is missing above it, so that its name outlives a loss of power. Raises OSError.
+
+    mode: of a folder that is made; those above it get the usual one.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(mode, exist_ok=True)
+    with suppress(PermissionError):  # above the user's own folders there may be one that can't be read
+        flush(path.parent)
+
+
+def flush_all(folder: Path) -> None:
+    """Flush everything in a folder to disk. Raises OSError."""
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk. Raises OSError."""
     if os.name == "nt":  # flushes only what is open for writing, and no folders
         if path.is_dir():
             return

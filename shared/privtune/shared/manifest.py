@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from privtune.shared.errors import ArtifactCorrupt
-from privtune.shared.files import write_json
 
 MANIFEST = "manifest.json"
 MAX_FILES = 256
@@ -25,12 +24,12 @@ def sha256_file(path: Path) -> str:
 def write_manifest(folder: Path, **facts: object) -> dict[str, Any]:
     """List every file of a flat folder with its size and hash, plus `facts`. Written last: it marks a whole folder.
 
-    Raises OSError.
+    The folder is a scratch one, which is flushed to disk before it gets its name. Raises OSError.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     files = [{"name": n, "size": (folder / n).stat().st_size, "sha256": sha256_file(folder / n)} for n in names]
     manifest: dict[str, Any] = {**facts, "files": files}
-    write_json(folder / MANIFEST, manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
-from privtune.shared.files import held
+from privtune.shared.files import held, make_folder
 
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 TIMEOUT_S = 30.0  # how long a statement waits for another process
@@ -84,10 +84,13 @@ _opening = threading.Lock()
 def open_private(path: Path, schema: str, *, write_ahead_log: bool = False) -> Database:
     """Open a file that only its owner can read, and create what is missing: its folder, the file, the schema.
 
-    Commits are flushed to disk (`synchronous=FULL`). Raises OSError and sqlite3.Error, see `sqlite_errors`.
+    Commits are flushed to disk, and so is the removal of a rollback journal, without which a commit that has returned
+    could be rolled back after a loss of power (`synchronous=EXTRA`).
+
+    Raises OSError and sqlite3.Error, see `sqlite_errors`.
     """
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent, 0o700)
     with _opening:
         # Exclusive: closing a file that this process has open already would drop its locks.
         with contextlib.suppress(FileExistsError):
@@ -106,7 +109,7 @@ def _connect(path: Path, schema: str, write_ahead_log: bool) -> sqlite3.Connecti
     try:
         if write_ahead_log:
             use_write_ahead_log(connection)
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA synchronous=EXTRA")
         connection.executescript(schema)
     except BaseException as error:
         connection.close()

@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from privtune.shared.files import held, replacing_file, replacing_folder, write_json
+from privtune.shared import files
+from privtune.shared.files import held, make_folder, replacing_file, replacing_folder, write_json
 
 
 def test_a_reader_never_sees_a_part_of_a_file(tmp_path):
@@ -65,6 +66,20 @@ def test_a_resumable_folder_goes_on_with_what_was_there(tmp_path):
         (scratch / "two").write_text("2")
     assert sorted(entry.name for entry in target.iterdir()) == ["one", "two"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["bottom"]
+
+
+def test_the_names_of_new_folders_are_flushed(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(files, "flush", flushed.append)
+    make_folder(tmp_path / "home" / "jobs", 0o700)
+    assert flushed == [tmp_path, tmp_path / "home"]
+    assert (tmp_path / "home" / "jobs").stat().st_mode & 0o777 == 0o700
+    make_folder(tmp_path / "home" / "jobs")
+    assert len(flushed) == 2, "one that exists is left alone"
+    with replacing_folder(tmp_path / "home" / "bottoms" / "one") as scratch:
+        (scratch / "weights").write_text("1")
+    bottoms = tmp_path / "home" / "bottoms"
+    assert flushed[2:] == [tmp_path / "home", scratch / "weights", scratch, bottoms]
 
 
 def test_any_text_of_an_owner_can_be_stored(tmp_path):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
-from privtune.shared.files import replacing_file, replacing_folder, write_text
+from privtune.shared.files import make_folder, replacing_file, replacing_folder, write_text
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, write_manifest
 from privtune.shared.modeling.adapter_folder import ADAPTER_WEIGHTS
 from privtune.shared.public_table import PublicTable
@@ -48,7 +48,7 @@ class Artifacts:
         path = self._pin(job_id)
         try:
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 write_text(path, base_sha256)
         except OSError as error:
             raise StorageFull(f"the job's folder can't be written: {error.strerror}; free room and resume") from error
@@ -67,7 +67,7 @@ class Artifacts:
         """Store a job's table for its later sessions, in place of an earlier one. Raises `StorageFull`."""
         path = self._table(job_id)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with replacing_file(path) as scratch:
                 parts = {"rows": table.rows_KD, "offsets": table.offsets_PD}
                 save_file(parts, scratch, metadata={"placed": str(table.placed)})

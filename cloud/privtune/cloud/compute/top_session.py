@@ -77,6 +77,7 @@ class TopSession:
             self._seeded,
             recomputes=spec.tuning.gradient_checkpointing,
         )
+        self._saved = 0  # step of the checkpoint that is on the disk; none is needed of the beginning
         self._initial = {name: value.clone() for name, value in self._state().items()}
         self._start_over()
 
@@ -201,15 +202,17 @@ class TopSession:
         self._optimizer.zero_grad(set_to_none=True)
 
     def save(self) -> None:
-        """Write a checkpoint of the present step. Raises `StorageFull`."""
-        save_checkpoint(self.folder, self.step, self._state(), self._optimizer, self._schedule)
+        """Write a checkpoint of the present step, once. Raises `StorageFull`."""
+        if self._saved != self.step:
+            save_checkpoint(self.folder, self.step, self._state(), self._optimizer, self._schedule)
+            self._saved = self.step
 
     def rewind(self, step: int) -> None:
         """Restore the checkpoint of `step`, or the initial state for 0. Newer ones stay until the next is written."""
         self._start_over()
         if step > 0:
             self._load(load_checkpoint(self.folder, step, self._optimizer, self._schedule))
-        self.step = step
+        self.step = self._saved = step
         self.begin_step()
 
     def load_newest(self, among: Collection[int]) -> None:

@@ -33,6 +33,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, VersionMismatch
+from privtune.shared.files import make_folder
 from privtune.shared.sqlite import use_write_ahead_log
 
 _BUSY_TIMEOUT_MS = 10_000
@@ -241,7 +242,7 @@ def migration_config() -> Any:
 def sqlite_url(path: Path) -> str:
     """The URL of a database file; creates its folder. Raises StorageFull."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise StorageFull(f"Can't create the folder {path.parent}: {error.strerror}.") from error
     return f"sqlite:///{path}"

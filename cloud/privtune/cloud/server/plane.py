@@ -18,7 +18,7 @@ from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import InvalidInput, StorageFull
-from privtune.shared.files import held
+from privtune.shared.files import held, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def _only_server(folder: Path) -> Iterator[None]:
     """Two processes on one data folder would take each other's jobs for crashed ones."""
     with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             alone = stack.enter_context(held(folder / "serve.lock"))
         except OSError as error:
             if error.errno in _NO_LOCKS:

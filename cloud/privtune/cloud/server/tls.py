@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from privtune.cloud.settings import Settings
 from privtune.shared.addresses import is_loopback
 from privtune.shared.errors import InvalidInput, StorageFull
-from privtune.shared.files import write_text
+from privtune.shared.files import make_folder, write_text
 
 _CA_YEARS = 10
 _SERVER_DAYS = 397  # strict clients refuse certificates that are valid for longer
@@ -64,7 +64,7 @@ def create_certificates(folder: Path, names: list[str]) -> Certificates:
     alternatives = [_general_name(name) for name in wanted]
     files = Certificates(ca=folder / "ca.pem", cert=folder / "server.pem", key=folder / "server-key.pem")
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder, 0o700)
         ca_cert, ca_key = _authority(files.ca, folder / "ca-key.pem")
         key = ec.generate_private_key(ec.SECP256R1())
         cert = _sign_server(ca_cert, ca_key, key, wanted[0], alternatives)
@@ -86,7 +86,7 @@ def ensure_certificates(folder: Path, names: list[str]) -> Certificates:
 def publish_ca(certificates: Certificates, target: Path) -> None:
     """Copy the authority's certificate to where devices find it. Raises StorageFull."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         write_text(target, certificates.ca.read_text())
     except OSError as error:
         raise StorageFull(f"Can't write the authority's certificate to {target}: {error.strerror}.") from error

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from privtune.device.home.paths import check_job_id
 from privtune.shared.errors import ArtifactCorrupt, StorageFull
-from privtune.shared.files import replacing_file
+from privtune.shared.files import make_folder, replacing_file
 
 FOLDER = "losses"
 FloatArray = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ class OwnLosses:
         name = hashlib.sha256(f"{self.source}\0{self.law}\0".encode() + self.text_N.tobytes()).hexdigest()[:16]
         path = job / FOLDER / f"{name}.npz"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path.parent, 0o700)
             with replacing_file(path) as part:
                 part.touch(0o600)
                 with part.open("wb") as file:

@@ -21,7 +21,7 @@ from typing import Any
 
 from privtune.device.account.hash_chain import chained, digest, genesis
 from privtune.shared.errors import StorageFull
-from privtune.shared.files import replacing_file
+from privtune.shared.files import flush, make_folder, replacing_file
 from privtune.split.v1 import split_pb2 as pb
 
 FRAMES_MAX_BYTES = 8 << 30
@@ -87,7 +87,10 @@ class Transcript:
                 return None
             try:
                 self._write({"type": "end", "time": _now()})
-                os.fsync(self._file)
+                for descriptor in (self._file, self._frames):
+                    if descriptor >= 0:
+                        os.fsync(descriptor)
+                flush(self._folder)
             finally:
                 for descriptor in (self._file, self._frames):
                     if descriptor >= 0:
@@ -133,7 +136,7 @@ class Transcript:
         if self._file >= 0:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self._folder, 0o700)
             self._room -= sum(file.stat().st_size for file in self._folder.glob("*.frames"))
             self.run = max((int(file.stem) for file in self._folder.glob("[0-9]*.jsonl")), default=0)
             while self._file < 0:

@@ -94,11 +94,12 @@ def check(job_id: str, folder: Path, ledger: Sequence[Json], releases: Path) -> 
     for path in runs_of(folder):
         found.runs += 1
         lines, hashes, broken = read_run(path, job_id)
+        end = ends.pop(int(path.stem), None)
         if broken is not None:
-            found.problems.append(broken)
-        _against_ledger(path, lines, hashes, ends.pop(int(path.stem), None), found)
+            (found.notes if end is None and _torn(path) else found.problems).append(broken)
+        _against_ledger(path, lines, hashes, end, found)
         _count(path, lines, carried, found)
-        _Payloads(path, lines, releases, found).check()
+        _Payloads(path, lines, releases, found, ended=end is not None).check()
     found.problems += [f"run {run:04d}: it is in the ledger, but its file is gone" for run in ends]
     found.records = len(carried)
     return found
@@ -123,10 +124,17 @@ def kept_frame(path: Path, line: Json) -> pb.Frame:
 def _against_ledger(path: Path, lines: list[Json], hashes: list[str], end: Json | None, found: Check) -> None:
     if end is None:
         found.notes.append(
-            f"run {path.stem} has no end in the ledger (killed, or still running): its last lines may be missing"
+            f"run {path.stem} has no end in the ledger (killed, still running, or power was lost): its last lines may "
+            "be missing"
         )
     elif len(lines) < end["lines"] or hashes[end["lines"] - 1] != end["chain"]:
         found.problems.append(f"run {path.stem} does not end as the ledger says: lines are missing or were rewritten")
+
+
+def _torn(path: Path) -> bool:
+    """Whether a run's lines, which are flushed when it ends, look as after a loss of power: cut, or with gaps."""
+    raw = path.read_bytes()
+    return not raw.endswith(b"\n") or b"\0" in raw
 
 
 def _count(path: Path, lines: list[Json], carried: set[int], found: Check) -> None:
@@ -155,8 +163,8 @@ def _count(path: Path, lines: list[Json], carried: set[int], found: Check) -> No
 class _Payloads:
     """Recomputes the payloads of one run's outgoing frames."""
 
-    def __init__(self, path: Path, lines: list[Json], releases: Path, found: Check) -> None:
-        self._path, self._lines, self._file, self._found = path, lines, releases, found
+    def __init__(self, path: Path, lines: list[Json], releases: Path, found: Check, *, ended: bool) -> None:
+        self._path, self._lines, self._file, self._found, self._ended = path, lines, releases, found, ended
         self._store: ReleaseStore | None = None
         self._keys: list[RecordKey] = []
         self._message = b""
@@ -211,6 +219,9 @@ class _Payloads:
     def _kept(self, line: Json) -> bool:
         if "at" not in line:
             return False
+        frames = self._path.with_suffix(".frames")
+        if not self._ended and (frames.stat().st_size if frames.exists() else 0) < line["at"] + line["bytes"]:
+            return False  # flushed when a run ends, as its lines are: power was lost before
         try:
             kept_frame(self._path, line)
         except ArtifactCorrupt as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from privtune.shared.errors import StorageFull
-from privtune.shared.files import held, write_text
+from privtune.shared.files import held, make_folder, write_text
 
 Facts = dict[str, Any]
 
@@ -33,7 +33,7 @@ class MeasurementFile:
     def keep(self, key: str, facts: Facts) -> None:
         """Add or replace a measurement. The file changes whole or not at all. Raises StorageFull."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             with held(self.path.with_name(f".{self.path.name}.lock"), wait=True):
                 self._facts = dict(sorted({**self._read(), key: facts}.items()))
                 lines = (json.dumps({"key": key, **one}, separators=(",", ":")) for key, one in self._facts.items())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from privtune.shared.errors import InvalidInput, StorageFull
-from privtune.shared.files import native_os_errors
+from privtune.shared.files import flush, flush_all, native_os_errors
 
 CARD = "README.md"
 MADE_BY = "privtune export"  # in the manifest: marks a folder as an export
@@ -39,9 +39,11 @@ def new_folder(target: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         with native_os_errors():
             yield scratch
+        flush_all(scratch)
         if target.exists():
             target.rmdir()  # fails if it has got files meanwhile: unlike `replacing_folder`, an export removes none
         scratch.rename(target)
+        flush(target.parent)
     except OSError as error:
         remedy = "free room and" if error.errno in _NO_ROOM else "choose a folder that you can write to, and"
         raise StorageFull(f"{target} can't be written: {error.strerror}; {remedy} export again") from error

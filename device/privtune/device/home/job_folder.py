@@ -25,7 +25,7 @@ from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm
 from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 from privtune.shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
-from privtune.shared.files import write_json
+from privtune.shared.files import make_folder, write_json
 from privtune.shared.job_spec import JobSpec
 
 
@@ -171,7 +171,7 @@ class JobFolder:
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file of the job. Raises StorageFull, which leaves the old one as it was."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.path, 0o700)
             write_json(self.path / name, value)
         except OSError as error:
             raise StorageFull(f"{self.path} can't be written: {error.strerror}; free room and run again") from error

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from privtune.shared.errors import InvalidInput
+from privtune.shared.files import make_folder
 
 HOME_VARIABLE = "PRIVTUNE_HOME"
 _JOB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
@@ -25,7 +26,7 @@ def private_folder(home: Path) -> bool:
     False when its mode can't be changed: it is another user's, or shared (sticky) like /tmp. Raises OSError when it
     can't be made.
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(home, 0o700)
     mode = home.stat().st_mode
     if mode & 0o077 and not mode & stat.S_ISVTX:
         with contextlib.suppress(PermissionError):

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from privtune.shared.errors import DataInvalid, JobConflict, StorageFull
-from privtune.shared.files import write_json
+from privtune.shared.files import make_folder, write_json
 from privtune.shared.modeling.bottom_package import BottomPackage
 
 TOKENIZER = "tokenizer.json"
@@ -41,7 +41,7 @@ def hold_to_first(home: Path, model: str, package: BottomPackage, folder: Path) 
         known = json.loads(path.read_text(encoding="utf-8"))["parts"] if path.exists() else {}
         changed = sorted(name for name in found.keys() & known.keys() if found[name] != known[name])
         if not changed and not found.keys() <= known.keys():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path.parent, 0o700)
             write_json(path, {"model": model, "parts": known | found}, private=True)
     except OSError as error:
         raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privtune.shared.errors import DataInvalid, StorageFull
-from privtune.shared.files import replacing_file
+from privtune.shared.files import make_folder, replacing_file
 from privtune.shared.plain_text import read_text
 
 TEXTS, LABELLED = "texts.txt", "labelled.tsv"
@@ -68,7 +68,7 @@ def declare(home: Path, *, texts: Path | None = None, labelled: Path | None = No
             continue
         read(source)
         try:
-            (home / "public").mkdir(parents=True, exist_ok=True)
+            make_folder(home / "public")
             with replacing_file(home / "public" / name) as scratch:
                 scratch.write_bytes(source.read_bytes())
         except OSError as error:

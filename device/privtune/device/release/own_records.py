@@ -20,7 +20,7 @@ from privtune.device.noise.tables.class_directions import PrivateMeans
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts
 from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
 from privtune.shared.errors import InvalidInput, JobConflict, StorageFull
-from privtune.shared.files import write_text
+from privtune.shared.files import make_folder, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class OwnRecords:
         path = self.job / file
         try:
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_folder(path.parent, 0o700)
                 write_text(path, distribution)
             known = path.read_text()
         except OSError as error:

@@ -22,8 +22,7 @@ class SlopeStore(DrawStore):
     fingerprint = "slopes"  # one scope per file, unlike releases
 
     def __init__(self, job: Path) -> None:
-        job.mkdir(parents=True, exist_ok=True, mode=0o700)
-        super().__init__(job / FILE, _SCHEMA, "the store of slopes")
+        super().__init__(job / FILE, _SCHEMA, "the store of slopes", write_ahead_log=True)  # one flush a step
 
     def __getitem__(self, step: int) -> float | None:
         """The slope of a step; None before it was drawn."""

@@ -32,7 +32,7 @@ from privtune.shared.errors import (
     StorageFull,
     is_failure,
 )
-from privtune.shared.files import native_os_errors
+from privtune.shared.files import native_os_errors, replacing_folder
 from privtune.shared.job_spec import Task
 from privtune.shared.manifest import sha256_file, verify, write_manifest
 from privtune.shared.modeling.fresh_weights import draw_fresh, fresh_by_design
@@ -130,21 +130,20 @@ def write_bottom_package(
     """
     state = {key: value.cpu().contiguous() for key, value in _stored(partition, cut, tail, task).items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with native_os_errors():
-            save_file(state, folder / _WEIGHTS, metadata={"format": "pt"})
-            _save_texts(partition, tokenizer, folder)
-        return write_manifest(
-            folder,
-            format=FORMAT,
-            model=name,
-            task=task,
-            cut=cut,
-            tail=tail,
-            num_layers=partition.n_layers,
-            fingerprint=partition.fingerprint(),
-            end_ids=sorted(end_ids(partition.model)),
-        )
+        with replacing_folder(folder) as scratch:
+            save_file(state, scratch / _WEIGHTS, metadata={"format": "pt"})
+            _save_texts(partition, tokenizer, scratch)
+            return write_manifest(
+                scratch,
+                format=FORMAT,
+                model=name,
+                task=task,
+                cut=cut,
+                tail=tail,
+                num_layers=partition.n_layers,
+                fingerprint=partition.fingerprint(),
+                end_ids=sorted(end_ids(partition.model)),
+            )
     except OSError as error:
         raise StorageFull(f"The bottom package of {name} can't be written: {error.strerror or error}") from error
 

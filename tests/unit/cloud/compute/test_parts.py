@@ -129,3 +129,20 @@ def test_one_record_that_is_too_much_says_so_and_leaves_no_gradient(host, tmp_pa
     top.backward(0, out_ND)
     top.apply()
     assert top.step == 1
+
+
+def test_a_step_is_written_once(host, tmp_path):
+    """The last step is checkpointed when it is done; the commit does not write it again."""
+    top = session(host, tmp_path)
+    top.step = 2
+    top.save()
+    written = (tmp_path / "step-00000002" / "manifest.json").stat().st_ino
+    top.save()
+    assert (tmp_path / "step-00000002" / "manifest.json").stat().st_ino == written
+    again = session(host, tmp_path)
+    again.rewind(2)
+    again.save()
+    assert (tmp_path / "step-00000002" / "manifest.json").stat().st_ino == written
+    again.step = 3
+    again.save()
+    assert (tmp_path / "step-00000003" / "manifest.json").exists()

@@ -61,3 +61,23 @@ def test_what_verify_finds_is_printed_as_json(tmp_path):
     found = json.loads(done.output)
     assert found["frames"] == {"up STEP": 3}
     assert found["problems"] == []
+
+
+def test_lines_and_frames_that_a_loss_of_power_took_are_no_problem(tmp_path):
+    transcript = Transcript(tmp_path, JOB, record_frames=True)
+    send(transcript, 10)
+    end = transcript.close()
+    log, frames = tmp_path / "0001.jsonl", tmp_path / "0001.frames"
+    whole, middle = log.read_bytes(), frames.stat().st_size // 2
+    frames.write_bytes(frames.read_bytes()[:middle])
+    for left in (b"", whole[:-100], whole[:1000] + bytes(200) + whole[1200:]):
+        log.write_bytes(left)
+        found = check(JOB, tmp_path, [], tmp_path / "releases.sqlite")
+        assert found.problems == []
+        assert "power was lost" in " ".join(found.notes)
+        ended = check(JOB, tmp_path, [{"kind": "transcript", "job": JOB, **end}], tmp_path / "releases.sqlite")
+        assert ended.problems, "a run that ended was flushed"
+    log.write_bytes(whole)
+    found = check(JOB, tmp_path, [], tmp_path / "releases.sqlite")
+    assert found.problems == []
+    assert 0 < found.kept < 10

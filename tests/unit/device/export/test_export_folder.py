@@ -22,6 +22,16 @@ def test_it_appears_with_everything_in_it(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"there", "new"}
 
 
+def test_it_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("privtune.shared.files.flush", lambda path: flushed.append((path.name, target.exists())))
+    monkeypatch.setattr("privtune.device.export.export_folder.flush", lambda path: flushed.append((path.name, "last")))
+    target = tmp_path / "out"
+    with new_folder(target) as scratch:
+        (scratch / "file").write_text("x")
+    assert flushed == [("file", False), (scratch.name, False), (tmp_path.name, "last")]
+
+
 def test_ctrl_c_leaves_nothing(tmp_path):
     def interrupted():
         with new_folder(tmp_path / "out") as scratch:

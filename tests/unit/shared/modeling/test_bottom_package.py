@@ -37,6 +37,15 @@ def assert_same(first, second):
         assert torch.equal(left[name], right[name]), name
 
 
+def test_a_package_is_flushed_before_it_gets_its_name(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("privtune.shared.files.flush", lambda path: flushed.append(path.name))
+    packed(saved(tiny_classifier("bert"), tmp_path / "model"), "classification", 1, tmp_path / "packages" / "one")
+    files = {path.name for path in (tmp_path / "packages" / "one").iterdir()}
+    assert files <= set(flushed)
+    assert flushed.index("packages") > max(map(flushed.index, files))
+
+
 @pytest.mark.parametrize("bare", [True, False], ids=["bare", "with-head"])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_classifier_package_is_bitwise_the_whole(kind, bare, tmp_path):

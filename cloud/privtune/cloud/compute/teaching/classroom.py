@@ -23,7 +23,7 @@ from privtune.cloud.compute.teaching.training import Watch
 from privtune.cloud.corpora import Corpora, Corpus
 from privtune.shared import __version__
 from privtune.shared.errors import JobConflict, JobPaused, StorageFull
-from privtune.shared.files import held
+from privtune.shared.files import held, make_folder
 from privtune.shared.manifest import MANIFEST
 from privtune.shared.modeling.adapter_folder import base_sha256
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
@@ -76,7 +76,7 @@ class Classroom:
         name = spec.result_key(base, corpus.sha256)
         folder, work = self._folder / name, self._folder / f"{name}.work"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             with held(self._folder / f".{name}.lock") as alone:
                 if not alone:
                     raise JobConflict("another process teaches the same blocks from the same text right now")

@@ -22,7 +22,7 @@ from privtune.cloud.compute.teaching.pieces import Pieces
 from privtune.cloud.compute.teaching.student import Distillation, PieceBatch, Student
 from privtune.cloud.compute.teaching.teacher import Mixed, Targets, Teacher, readout, write_targets
 from privtune.cloud.compute.teaching.training import Watch, train_resumably
-from privtune.shared.files import write_json
+from privtune.shared.files import make_folder, write_json
 from privtune.shared.job_spec import Precision
 from privtune.shared.modeling.partition import Partition
 from privtune.shared.teaching_spec import TeachingSpec
@@ -73,7 +73,7 @@ class Lesson:
 
     def teach(self) -> Taught:
         """The taught blocks. Raises JobPaused once stopped, NonFinite, StorageFull, CloudOutOfMemory."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with self._clocked("tuning"):
             teacher = self.teacher()
         with self._clocked("states"):

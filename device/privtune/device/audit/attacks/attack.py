@@ -21,6 +21,7 @@ from privtune.device.audit.attacks.channel import Channel, channel_of
 from privtune.device.audit.attacks.density import TokenModel, fit_token_model
 from privtune.device.audit.victim import Knowledge, Victim
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
+from privtune.shared.files import make_folder
 
 Say = Callable[[str, float], None]
 GUESSES = 10
@@ -117,7 +118,7 @@ class Attack(ABC):
             "settings": {} if self.settings is None else asdict(self.settings),
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(folder, 0o700)
             save_file({key: value.detach().contiguous() for key, value in self._tensors().items()}, _tensors(folder))
             (folder / "attack.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         except OSError as error:

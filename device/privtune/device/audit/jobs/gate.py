@@ -30,7 +30,7 @@ from privtune.device.home.policy import AuditRule
 from privtune.device.release.noising import Noise
 from privtune.shared import __version__
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
-from privtune.shared.files import write_json
+from privtune.shared.files import make_folder, write_json
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
 
@@ -218,7 +218,7 @@ def _known(path: Path) -> dict[str, Any] | None:
 def _keep(path: Path, found: dict[str, Any]) -> None:
     """Write the verdict; only its owner can read it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent, 0o700)
         write_json(path, found, private=True)
     except OSError as error:
         raise StorageFull(f"{path.parent} can't be written: {error.strerror or error}") from error

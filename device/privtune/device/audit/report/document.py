@@ -16,7 +16,7 @@ from privtune.device.audit.outcome import Outcome
 from privtune.device.audit.report.verdict import judge
 from privtune.shared import __version__
 from privtune.shared.errors import StorageFull
-from privtune.shared.files import write_text
+from privtune.shared.files import make_folder, write_text
 
 NOT_TESTED = (
     "An attacker with more computing power, a larger language model or far more text of your kind than the audit had.",
@@ -60,7 +60,7 @@ def audit_of(facts: dict[str, Any], case: Case, outcome: Outcome, not_tested: Se
 def write_private(path: Path, text: str) -> None:
     """Replace a file that only its owner can read (mode 0600). Raises StorageFull."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(path, text, private=True)
     except OSError as error:
         raise StorageFull(f"{path} can't be written: {error.strerror or error}") from error

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from privtune.device.noise.context import NoiseContext
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
-from privtune.shared.files import replacing_file
+from privtune.shared.files import make_folder, replacing_file
 
 FORMAT = "privtune-table-1"
 SUFFIX = ".safetensors"
@@ -101,7 +101,7 @@ def write_table(table: StoredTable, path: Path) -> str:
     sha256 = table.sha256()
     about = {"format": FORMAT, "kind": table.kind, "facts": json.dumps(table.facts, sort_keys=True), "sha256": sha256}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with replacing_file(path) as scratch:
             save_file({name: tensor.contiguous() for name, tensor in table.tensors.items()}, scratch, metadata=about)
     except (OSError, SafetensorError) as error:
