@@ -1,4 +1,4 @@
-"""A user-space TCP proxy between device and cloud: records every byte; can delay, slow down, cut, silence or corrupt."""
+"""A user-space TCP proxy between device and cloud: records every byte; delays, slows down, cuts, silences, corrupts."""
 
 from __future__ import annotations
 

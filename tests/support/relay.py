@@ -16,7 +16,8 @@ from typing import Any
 
 import grpc
 
-from privtune.shared.wire import DEFAULT_CHUNK_BYTES, FORWARD, HEADER_BYTES, STEP
+from privtune.device.training.loop import EVALUATION_BASE
+from privtune.shared.wire import FORWARD, HEADER_BYTES, OUTPUT, STEP
 from privtune.split.v1 import split_pb2 as pb
 
 _LIMITS = [("grpc.max_receive_message_length", 2 * HEADER_BYTES), ("grpc.max_send_message_length", 2 * HEADER_BYTES)]
@@ -160,7 +161,8 @@ class Relay:
         if frame.kind == FORWARD:
             with self._lock:
                 self.releases |= _releases(frame)
-            return "EVALUATE" if frame.forward.forward_only else "FORWARD"
+        if frame.micro_batch >= EVALUATION_BASE and frame.kind in (FORWARD, OUTPUT):
+            return "EVALUATE" if frame.kind == FORWARD else "EVALUATED"
         if frame.kind == STEP and frame.control.checkpoint:
             return "CHECKPOINT"
         if frame.kind == STEP and frame.report.checkpointed:

@@ -1,4 +1,4 @@
-"""Runs a job through faults, and then the same job in peace: both must end the same, and nothing may have left twice."""
+"""Runs a job through faults, then the same job in peace: both must end the same, and nothing may have left twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MENDED_BY_THE_NEXT_RUN = (None, "CLOUD_UNREACHABLE", "FRAME_CORRUPT", "SESSION_S
 
 TO_A_MESSAGE = ("lost", "duplicate", "reorder", "late", "corrupt")
 AROUND_A_MESSAGE = ("kill device", "kill cloud", "cut", "silence")
-_WITH_PAYLOAD = {"FORWARD", "EVALUATE", "OUTPUT", "GRADIENT", "TABLE", "Fetch"}
+_WITH_PAYLOAD = {"FORWARD", "EVALUATE", "OUTPUT", "EVALUATED", "GRADIENT", "TABLE", "Fetch"}
 
 # What trains where, and what is sent: the top trains on noised vectors; the tail trains here; ids of a public table.
 JOBS: dict[str, dict[str, Any]] = {

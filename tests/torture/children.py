@@ -69,9 +69,7 @@ def _train(
 ) -> None:
     rpc.OPEN_TIMEOUT_S = rpc.CALL_TIMEOUT_S = CALL_S
     try:
-        done = run_job(
-            job_id, JobSpec.model_validate(spec), train, held_out, settings, Watcher(), threading.Event()
-        )
+        done = run_job(job_id, JobSpec.model_validate(spec), train, held_out, settings, Watcher(), threading.Event())
         result = Ended(reason="done", adapter_sha256=done.adapter_sha256, metrics=done.metrics)
     except PrivTuneError as error:
         result = Ended(reason=error.reason, message=f"{error.message} {error.detail}")
