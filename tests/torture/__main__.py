@@ -89,8 +89,8 @@ def _page(about: dict[str, Any], told: list[dict[str, Any]]) -> str:
         "",
         f"`python -m tests.torture --seconds {about['seconds']:.0f} --seed {about['seed']}`. Jobs of five steps; each "
         "is compared with the same job undisturbed: equal adapter and held-out figures, releases on the disk before "
-        "they leave, ledger charged once, sound transcript, status succeeded. Unmet: a job that ended before the fault's "
-        "message came.",
+        "they leave, ledger charged once, sound transcript, status succeeded. Unmet: a job that ended before its "
+        "fault came.",
         "",
         "| fault | jobs | unmet | device started again | broken |",
         "|---|---|---|---|---|",
