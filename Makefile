@@ -19,7 +19,8 @@ TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 # A tool of its own, in an environment of its own: --from NAME@VERSION COMMAND.
 TOOL = $(VENV)/bin/uv tool run --from
-TORTURE_S ?= 600
+TORTURE_S ?= 1800
+TORTURE_ARGS ?=
 FUZZ_EXAMPLES ?= 300
 FUZZ_SEED ?= $(shell date +%s)
 DEMO_ARGS ?=
@@ -84,8 +85,9 @@ fuzz: $(STAMP)  ## let schemathesis try the control plane, FUZZ_EXAMPLES request
 	PRIVTUNE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) PRIVTUNE_FUZZ_SEED=$(FUZZ_SEED) \
 		$(PY) -m pytest tests/integration/test_fuzzed_api.py $(PYTEST_ARGS)
 
-torture: $(STAMP)  ## let many processes use one home's stores and kill them, for TORTURE_S seconds (600)
-	PRIVTUNE_TORTURE_S=$(TORTURE_S) $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)
+torture: $(STAMP)  ## jobs through every fault at every state of the protocol, for TORTURE_S seconds (1800); then a home's stores
+	$(PY) -m tests.torture --seconds $(TORTURE_S) $(TORTURE_ARGS)
+	PRIVTUNE_TORTURE_S=300 $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## run ruff, mypy --strict, the import contracts, and check the protobuf stubs
 	$(VENV)/bin/ruff check .
