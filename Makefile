@@ -85,9 +85,10 @@ fuzz: $(STAMP)  ## let schemathesis try the control plane, FUZZ_EXAMPLES request
 	PRIVTUNE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) PRIVTUNE_FUZZ_SEED=$(FUZZ_SEED) \
 		$(PY) -m pytest tests/integration/test_fuzzed_api.py $(PYTEST_ARGS)
 
-torture: $(STAMP)  ## jobs through every fault at every state of the protocol, for TORTURE_S seconds (1800); then a home's stores
+torture: $(STAMP)  ## jobs through every fault at every state of the protocol, for TORTURE_S seconds (1800); then stores; then losses of power
 	$(PY) -m tests.torture --seconds $(TORTURE_S) $(TORTURE_ARGS)
 	PRIVTUNE_TORTURE_S=300 $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)
+	PRIVTUNE_TORTURE_S=240 $(PY) -m pytest tests/torture/test_power_loss.py $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## run ruff, mypy --strict, the import contracts, and check the protobuf stubs
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class InProcessCloud:
 
 
 class ProcessCloud:
-    """`privtune-cloud serve` as a process of its own, driven over REST."""
+    """`privtune-cloud serve` as a process of its own, driven over REST. under: a command that runs it."""
 
     def __init__(
         self,
@@ -138,6 +138,7 @@ class ProcessCloud:
         grpc_port: int = 0,
         threads: int | None = 1,
         corpora: Mapping[str, Path] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
         environment = os.environ | {"PRIVTUNE_CLOUD_BOOTSTRAP_KEY": "pt-" + "k" * 40}
         environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
@@ -145,6 +146,7 @@ class ProcessCloud:
         ready = data_folder.with_name(data_folder.name + ".ready")
         ready.unlink(missing_ok=True)
         command = [
+            *under,
             sys.executable,
             "-m",
             "privtune.cloud.cli",
