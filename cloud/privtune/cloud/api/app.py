@@ -12,11 +12,13 @@ from starlette.requests import Request
 from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object, tuned_name
 from privtune.cloud.api.error_responses import install_error_handlers
 from privtune.cloud.api.job_routes import add_job_routes
+from privtune.cloud.api.key_routes import add_key_routes
 from privtune.cloud.api.middleware import Envelope
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.responses import ErrorResponse, FilePage, HealthObject, InfoObject, ModelObject, ModelPage
 from privtune.cloud.api.teaching_routes import add_teaching_routes
 from privtune.cloud.auth import ApiKeys, bearer
+from privtune.cloud.auth.key_rows import Scope
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
@@ -42,10 +44,14 @@ job = client.fine_tuning.jobs.create(
 
 Status: `queued` → `running` ⇄ `paused` → `succeeded` | `failed` | `cancelled`; `privtune.phase` and
 `privtune.reason` say more. A job whose device is away is `paused` and continues by itself when the device is back.
+
+An API key has scopes: `read` for every GET, `submit` for every other request, `admin` for the owner's API keys,
+`device` for gRPC.
 """
 _TAGS = [
     {"name": "Fine-tuning", "description": "Jobs, their events and checkpoints."},
     {"name": "Teachings", "description": "Blocks for a device, taught on public text by the whole model."},
+    {"name": "API keys", "description": "Your own, with a key that has the scope `admin`."},
     {"name": "Models", "description": "What this cloud offers."},
     {"name": "Files", "description": "Text is never uploaded."},
     {"name": "PrivTune", "description": "What a device asks before it connects."},
@@ -53,7 +59,8 @@ _TAGS = [
 ]
 _MEANINGS = {
     400: "A field is unknown, missing, contradictory or out of range.",
-    401: "No valid API key.",
+    401: "No API key, or one that is not known, was revoked or has expired.",
+    403: "The API key's scopes do not allow it.",
     413: "The request is too large.",
     422: "The model can't be split or loaded safely.",
     500: "A defect of the cloud.",
@@ -88,20 +95,30 @@ def create_app(
     install_error_handlers(app)
     app.add_middleware(Envelope, max_bytes=settings.max_request_bytes)
 
-    def caller(request: Request, _: HTTPAuthorizationCredentials | None = Security(_bearer_scheme)) -> str:
-        return keys.authenticate(bearer(request.headers.get("authorization")))
+    def door(scope: Scope | None = None) -> Callable[..., str]:
+        """A dependency that lets a key with the scope in and gives its owner; None: the scope of the method."""
+
+        def caller(request: Request, _: HTTPAuthorizationCredentials | None = Security(_bearer_scheme)) -> str:
+            needed = scope or ("read" if request.method in ("GET", "HEAD") else "submit")
+            return keys.authenticate(bearer(request.headers.get("authorization")), needed).owner
+
+        return caller
 
     documented: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse, "description": text} for status, text in _MEANINGS.items()
     }
+    caller, administrator = door(), door("admin")
     router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
+    of_keys = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(administrator)])
     pace = Pace(settings.max_changes_per_minute)
     add_job_routes(router, jobs, teachings, caller, pace)
     add_teaching_routes(router, teachings, caller, pace)
+    add_key_routes(of_keys, keys, administrator, pace)
     _add_model_routes(router, teachings.catalog, jobs, caller)
     _add_file_routes(router)
     _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)
     app.include_router(router)
+    app.include_router(of_keys)
     _add_health_routes(app, check_ready)
     return app
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, Field
 
 from privtune.cloud.api.convert import list_object
-from privtune.cloud.api.job_routes import Limit
+from privtune.cloud.api.job_routes import FORBIDDEN, TOO_OFTEN, Limit
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.requests import CreateTeachingRequest
 from privtune.cloud.api.responses import ErrorResponse, ListPage
@@ -99,14 +99,10 @@ def add_teaching_routes(router: APIRouter, teachings: Teachings, caller: Callabl
         summary="Teach blocks",
         response_model=TeachingObject,
         responses={
-            403: {"model": ErrorResponse, "description": "You have as many already as this cloud allows."},
             404: {"model": ErrorResponse, "description": "This cloud does not offer the model or the corpus."},
-            429: {
-                "model": ErrorResponse,
-                "description": "Too many in a short time.",
-                "headers": {"Retry-After": {"description": "Seconds until the next.", "schema": {"type": "integer"}}},
-            },
-        },
+        }
+        | FORBIDDEN
+        | TOO_OFTEN,
     )
     def create_teaching(request: CreateTeachingRequest, owner: str = Depends(paced)) -> dict[str, Any]:
         """Queue a teaching. What was taught before, with the same weights, text and settings, is ready at once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,7 +146,9 @@ def serve(
             plane.keys.ensure(bootstrap)
 
         def ready(addresses: Addresses) -> None:
-            _print_start(settings, catalog, addresses, has_keys=any(not key.revoked_at for key in plane.keys.list()))
+            _print_start(
+                settings, catalog, addresses, has_keys=any(not key.ended(time.time()) for key in plane.keys.list())
+            )
             if ready_file is not None:
                 write_ready_file(ready_file, addresses)
 
