@@ -21,7 +21,7 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "You have no such API key."}
 }
 # Documented only: an id of another form is answered as one that does not exist.
-_Id = Annotated[str, Path(description="A key's id.", json_schema_extra={"pattern": "^key-[0-9a-f]{16}$"})]
+_Id = Annotated[str, Path(description="A key's id.", json_schema_extra={"pattern": "^(key|boot)-[0-9a-f]{16}$"})]
 _LIFE = Field(None, ge=1, le=MAX_LIFE_S, description="Seconds until it ends by itself.")
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from privtune.cloud.auth.key_rows import (
+    BOOTSTRAP,
     DEFAULT_SCOPES,
     MAX_LIFE_S,
     ApiKey,
@@ -164,7 +165,7 @@ class ApiKeys:
         label: str,
         scopes: tuple[Scope, ...],
         expires_in_s: int | None,
-        secret: str | None = None,
+        given: str | None = None,
     ) -> NewApiKey:
         if not _OWNER.match(owner):
             raise InvalidInput(
@@ -177,9 +178,9 @@ class ApiKeys:
             _check_time(expires_in_s, "expires_in_s", least=1)
         now = self._now()
         make_room(session, owner, now)
-        secret = secret or KEY_PREFIX + secrets.token_urlsafe(32)
+        secret = given or KEY_PREFIX + secrets.token_urlsafe(32)
         row = ApiKeyRow(
-            id=f"key-{secrets.token_hex(8)}",
+            id=(BOOTSTRAP if given else "key-") + secrets.token_hex(8),
             owner=owner,
             label=label,
             display=secret[:_DISPLAY_CHARACTERS],

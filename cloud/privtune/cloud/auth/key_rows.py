@@ -21,6 +21,7 @@ SCOPES: dict[Scope, str] = {
     "admin": "make, rotate and revoke the owner's keys",
 }
 DEFAULT_SCOPES: tuple[Scope, ...] = ("read", "submit", "device")
+BOOTSTRAP = "boot-"  # beginning of the ids of keys that the operator's environment names
 MAX_LIFE_S = 10 * 365 * 24 * 3600
 KEY_CHECK_S = 1.0  # a key that has ended ends its streams within this time and what it takes to look
 MAX_KEYS = 100  # of an owner: those in force, and as many of those that have ended
@@ -67,12 +68,16 @@ def checked_scopes(scopes: Iterable[str]) -> tuple[Scope, ...]:
 
 
 def make_room(session: Session, owner: str, now: int) -> None:
-    """Delete the owner's oldest keys that have ended. Raises PermissionDenied where MAX_KEYS are in force."""
+    """Delete the owner's oldest keys that have ended, but for bootstrap keys, which the next start would make again.
+
+    Raises PermissionDenied where MAX_KEYS are in force.
+    """
     mine = select(ApiKeyRow.id).where(ApiKeyRow.owner == owner)
     over = ApiKeyRow.revoked_at.is_not(None) | func.coalesce(ApiKeyRow.expires_at <= now, False)
     if len(session.scalars(mine.where(~over)).all()) >= MAX_KEYS:
         raise PermissionDenied(f"{owner} has {MAX_KEYS} keys, the most that an owner may have. Revoke one first.")
-    newest_first = mine.where(over).order_by(ApiKeyRow.created_at.desc(), ApiKeyRow.id)
+    made_here = ApiKeyRow.id.not_like(f"{BOOTSTRAP}%")
+    newest_first = mine.where(over, made_here).order_by(ApiKeyRow.created_at.desc(), ApiKeyRow.id)
     old = session.scalars(newest_first.offset(MAX_KEYS)).all()
     session.execute(delete(ApiKeyRow).where(ApiKeyRow.id.in_(old)))
 

@@ -202,6 +202,16 @@ def test_a_bootstrap_key_is_made_once_and_never_brought_back(store):
         keys.authenticate(secret, "read")
 
 
+def test_a_revoked_bootstrap_key_stays_so_however_many_keys_end_after_it(keys):
+    secret = "pt-" + "a1" * 20
+    keys.ensure(secret)
+    keys.revoke(keys.list()[0].id)
+    newest = keys.create("default")
+    for _ in range(MAX_KEYS + 2):
+        newest = keys.rotate(newest.key.id)
+    assert not keys.ensure(secret)
+
+
 @pytest.mark.parametrize("secret", ["pt-short", "x" * 50, "pt-" + "x" * 300])
 def test_a_guessable_bootstrap_key_is_refused(keys, secret):
     with pytest.raises(InvalidInput, match="BOOTSTRAP_KEY"):

@@ -72,17 +72,16 @@ def list_keys(
     rows = [
         [
             key.id,
-            f"{key.display}…",
+            key.display,
             key.owner,
             key.label,
             " ".join(key.scopes),
-            utc(key.created_at),
             utc(key.last_used_at),
             _state(key),
         ]
         for key in keys
     ]
-    columns = ["id", "key", "owner", "label", "scopes", "created", "last used", "state"]
+    columns = ["id", "key", "owner", "label", "scopes", "last used", "state"]
     print_table(columns, rows, empty="No key yet: `privtune-cloud keys create --owner NAME`.")
 
 
@@ -141,4 +140,4 @@ def _state(key: ApiKey) -> str:
         return f"revoked {utc(key.revoked_at)}"
     if key.expires_at is None:
         return "active"
-    return f"{'active until' if key.ended(time.time()) is None else 'expired'} {utc(key.expires_at)}"
+    return f"{'until' if key.ended(time.time()) is None else 'expired'} {utc(key.expires_at)}"
