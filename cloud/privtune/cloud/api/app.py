@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object, tuned_name
 from privtune.cloud.api.error_responses import install_error_handlers
-from privtune.cloud.api.job_routes import add_job_routes
+from privtune.cloud.api.job_routes import TOO_OFTEN, add_job_routes
 from privtune.cloud.api.key_routes import add_key_routes
 from privtune.cloud.api.middleware import Envelope
 from privtune.cloud.api.pace import Pace
@@ -95,24 +95,29 @@ def create_app(
     install_error_handlers(app)
     app.add_middleware(Envelope, max_bytes=settings.max_request_bytes)
 
-    def door(scope: Scope | None = None) -> Callable[..., str]:
-        """A dependency that lets a key with the scope in and gives its owner; None: the scope of the method."""
+    documented = TOO_OFTEN | {
+        status: {"model": ErrorResponse, "description": text} for status, text in _MEANINGS.items()
+    }
+
+    def door(scope: Scope | None = None) -> tuple[APIRouter, Callable[..., str]]:
+        """A router whose routes all need a key with the scope, and a dependency that gives the key's owner.
+
+        scope: None: that of the request's method.
+        """
 
         def caller(request: Request, _: HTTPAuthorizationCredentials | None = Security(_bearer_scheme)) -> str:
             needed = scope or ("read" if request.method in ("GET", "HEAD") else "submit")
             return keys.authenticate(bearer(request.headers.get("authorization")), needed).owner
 
-        return caller
+        def counted(owner: str = Depends(caller)) -> None:
+            jobs.limits.count_request(owner)
 
-    documented: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse, "description": text} for status, text in _MEANINGS.items()
-    }
-    caller, administrator = door(), door("admin")
-    router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
-    of_keys = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(administrator)])
+        return APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(counted)]), caller
+
+    (router, caller), (of_keys, administrator) = door(), door("admin")
     pace = Pace(settings.max_changes_per_minute)
     add_job_routes(router, jobs, teachings, caller, pace)
-    add_teaching_routes(router, teachings, caller, pace)
+    add_teaching_routes(router, teachings, jobs.limits, caller, pace)
     add_key_routes(of_keys, keys, administrator, pace)
     _add_model_routes(router, teachings.catalog, jobs, caller)
     _add_file_routes(router)
@@ -125,9 +130,11 @@ def create_app(
 
 def _add_model_routes(router: APIRouter, catalog: Catalog, jobs: Jobs, caller: Callable[..., str]) -> None:
     @router.get("/models", tags=["Models"], summary="List models", response_model=ModelPage)
-    def list_models() -> dict[str, Any]:
-        """Every model that a job may name, with its possible cuts."""
-        return list_object([model_object(card, catalog) for card in catalog.cards()], False)
+    def list_models(owner: str = Depends(caller)) -> dict[str, Any]:
+        """Every model that a job of yours may name, with its possible cuts."""
+        mine = jobs.limits.of(owner).models
+        cards = (card for card in catalog.cards() if mine is None or card.name in mine)
+        return list_object([model_object(card, catalog) for card in cards], False)
 
     @router.get(
         "/models/{model:path}",
@@ -139,6 +146,7 @@ def _add_model_routes(router: APIRouter, catalog: Catalog, jobs: Jobs, caller: C
     def get_model(model: str, owner: str = Depends(caller)) -> dict[str, Any]:
         """One model; also one of the hub, if the operator allows that, and your own tuned ones by their `ft:` names."""
         if not model.startswith("ft:"):
+            jobs.limits.check_model(owner, model)
             return model_object(catalog.card(model), catalog)
         unknown = ModelNotFound(f"You have no tuned model {model[:200]!r}.", param="model")
         try:

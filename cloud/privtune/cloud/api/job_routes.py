@@ -90,6 +90,7 @@ def _add_create_and_list(
         responses={404: {"model": ErrorResponse, "description": "This cloud does not offer the model."}}
         | FORBIDDEN
         | {409: {"model": ErrorResponse, "description": "The Idempotency-Key was used for another request."}}
+        | {507: {"model": ErrorResponse, "description": "Your jobs take all the room that this cloud allows you."}}
         | TOO_OFTEN,
     )
     def create_job(
@@ -104,6 +105,8 @@ def _add_create_and_list(
     ) -> dict[str, Any]:
         """Queue a job. It runs when the device that holds `device://NAME` connects: `privtune agent` there."""
         spec = to_spec(request)
+        jobs.limits.check_model(owner, spec.model)
+        jobs.limits.check_stored(owner)
         teachings.catalog.check(spec)
         teachings.check_job(owner, spec)
         return job_object(jobs.create(owner, spec, idempotency_key=idempotency_key, metadata=request.metadata))

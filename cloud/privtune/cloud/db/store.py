@@ -77,6 +77,15 @@ class ApiKeyRow(Base):
     replaced_by: Mapped[str | None] = mapped_column(String(40))
 
 
+class OwnerRow(Base):
+    """An owner with limits of its own: fields of `privtune.cloud.settings.Limits`."""
+
+    __tablename__ = "owners"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    limits: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 class JobRow(Base):
     """A fine-tuning job. `number` orders listings; `id` is public."""
 

@@ -103,6 +103,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
                         f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
                     )
+                if not request.infer:
+                    await asyncio.to_thread(self._jobs.limits.check_stored, owner)
                 session = await self._on_compute(self._desk.open, owner, request)
             before = None if request.infer else self._training.pop(request.job_id, None)
             if before is not None:
@@ -123,7 +125,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """One training stream; it ends when the device closes it, with an error, or with a newer session."""
         async with errors_as_status(context):
             session = await self._session(context, infer=False)
-            inbox = self._inbox(session)
+            inbox = await self._inbox(session)
             why = "the connection to the device was lost; the job continues when it reconnects"
             try:
                 await self._on_compute(self._desk.start, session, inbox)
@@ -146,7 +148,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Forward only, with the trained adapter."""
         async with errors_as_status(context):
             session = await self._session(context, infer=True)
-            inbox = self._inbox(session)
+            inbox = await self._inbox(session)
             await self._on_compute(self._desk.start, session, inbox)
             sweeper = asyncio.create_task(self._drop_idle_texts())
             try:
@@ -220,8 +222,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             raise JobConflict("this job has no taught blocks")
         return self._classroom.package(self._teachings.get(teaching_id, owner).result or "none")
 
-    def _inbox(self, session: JobSession) -> Inbox:
-        return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold))
+    async def _inbox(self, session: JobSession) -> Inbox:
+        count = await asyncio.to_thread(self._jobs.limits.counting_bytes, session.owner)
+        return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold), count)
 
     def _watch_key(self, context: Context, inbox: Inbox | None = None) -> asyncio.Task[None]:
         """End this task's stream within seconds of its key's end, whatever it waits for then."""
@@ -251,7 +254,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             await self._on_compute(self._desk.texts.drop_idle)
 
     async def _session(self, context: Context, *, infer: bool) -> JobSession:
-        owner = await self._owner(context)
+        owner = await self._caller(context)
         job_id, epoch = job_and_epoch(context)
         await asyncio.to_thread(self._jobs.get, job_id, owner)
         return self._desk.current(job_id, epoch, infer=infer)
@@ -275,7 +278,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     @asynccontextmanager
     async def _call(self, context: Context) -> AsyncIterator[str]:
         """The owner of a call, counted while it is under way. Raises CloudUnreachable for one too many."""
-        owner = await self._owner(context)
+        owner = await self._caller(context)
         if self._calls[owner] >= MAX_CALLS:
             raise CloudUnreachable(f"{MAX_CALLS} calls of this owner are under way; try again when they have ended")
         self._calls[owner] += 1
@@ -288,6 +291,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back
             raise _closing()
         return (await asyncio.to_thread(self._keys.authenticate, api_key(context), "device")).owner
+
+    async def _caller(self, context: Context) -> str:
+        """The owner of a new call or stream. Raises as `ApiKeys.authenticate`, and RateLimited."""
+        owner = await self._owner(context)
+        await asyncio.to_thread(self._jobs.limits.count_request, owner)
+        return owner
 
     async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._compute, within_memory, function, *arguments)
