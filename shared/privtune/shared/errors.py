@@ -13,6 +13,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- CutOutOfRange           the cut is not a block boundary of this model
     |- Unauthenticated         no valid API key
     |- PermissionDenied        the key does not allow this
+    |- KeyNotFound             no such API key
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
     |- PolicyRefused           the device's own policy refuses the job
@@ -127,7 +128,14 @@ class PermissionDenied(PrivTuneError):
     """The key is valid but does not allow this."""
 
     reason, grpc_status, http_status, exit_code = "PERMISSION_DENIED", "PERMISSION_DENIED", 403, 5
-    help = "This API key may not do that."
+    help = "The API key's scopes or a limit of the cloud do not allow that. The message says which."
+
+
+class KeyNotFound(PrivTuneError):
+    """No such API key to rotate or revoke."""
+
+    reason, grpc_status, http_status, exit_code = "KEY_NOT_FOUND", "NOT_FOUND", 404, 5
+    help = "There is no such API key. `privtune-cloud keys list` shows the ids."
 
 
 class JobNotFound(PrivTuneError):

@@ -56,7 +56,11 @@ class Base(DeclarativeBase):
 
 
 class ApiKeyRow(Base):
-    """An API key: only the SHA-256 of the secret is kept."""
+    """An API key: only the SHA-256 of the secret is kept.
+
+    scopes: separated by spaces.
+    replaced_by: the key that it was rotated to.
+    """
 
     __tablename__ = "api_keys"
 
@@ -64,10 +68,22 @@ class ApiKeyRow(Base):
     owner: Mapped[str] = mapped_column(String(64), index=True)
     label: Mapped[str] = mapped_column(String(128))
     display: Mapped[str] = mapped_column(String(16))
+    scopes: Mapped[str] = mapped_column(String(64))
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[int] = mapped_column(BigInteger)
     last_used_at: Mapped[int | None] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+    replaced_by: Mapped[str | None] = mapped_column(String(40))
+
+
+class OwnerRow(Base):
+    """An owner with limits of its own: fields of `privtune.cloud.settings.Limits`."""
+
+    __tablename__ = "owners"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    limits: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class JobRow(Base):

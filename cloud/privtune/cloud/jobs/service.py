@@ -46,17 +46,21 @@ from privtune.cloud.jobs.states import (
     Status,
     check_move,
 )
+from privtune.cloud.limits import OwnerLimits
 from privtune.shared.errors import JobConflict
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wording import counted
 
 
 class Jobs:
-    """The job service. Thread-safe. `owner` None: the operator or the gateway, for whom every job exists."""
+    """The job service. Thread-safe. `owner` None: the operator or the gateway, for whom every job exists.
 
-    def __init__(self, store: Store, *, max_active_per_owner: int = 100, notifier: Notifier | None = None) -> None:
+    limits: of owners; None: the usual ones.
+    """
+
+    def __init__(self, store: Store, *, limits: OwnerLimits | None = None, notifier: Notifier | None = None) -> None:
         self._store = store
-        self._max_active = max_active_per_owner
+        self.limits = limits or OwnerLimits(store)
         self._notifier = notifier or Notifier()
         self._live = LiveState()
         self._changes = Changes(store, self._live, self._notifier)
@@ -77,12 +81,13 @@ class Jobs:
         """
         labels = dict(metadata or {})
         document = checked_document(spec)
+        most = self.limits.of(owner).unfinished_jobs
         digest = hashlib.sha256(json.dumps([document, labels], sort_keys=True).encode()).hexdigest()
         with self._store.write() as session:
             known = known_request(session, owner, idempotency_key, digest)
             if known is not None:
                 return self._view(find_job(session, known, owner))
-            check_quota(session, owner, self._max_active)
+            check_quota(session, owner, most)
             drop_discarded(session, owner)
             row = new_row(owner, document, labels)
             session.add(row)

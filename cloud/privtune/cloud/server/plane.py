@@ -16,6 +16,7 @@ from privtune.cloud.db.store import Store, open_store
 from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
+from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import InvalidInput, StorageFull
 from privtune.shared.files import held
@@ -43,7 +44,7 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
     """
     with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
         notifier = Notifier(settings.max_event_streams)
-        jobs = Jobs(store, max_active_per_owner=settings.max_jobs_per_owner, notifier=notifier)
+        jobs = Jobs(store, limits=OwnerLimits(store, settings.limits, settings.data_folder), notifier=notifier)
         teachings = Teachings(store, catalog, corpora or Corpora(), max_step_bytes=settings.max_memory_bytes)
         recovered = jobs.recover()
         if recovered:
