@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
-from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object, tuned_name
+from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object
+from privtune.cloud.api.deletion_routes import add_deletion_routes
 from privtune.cloud.api.error_responses import install_error_handlers
 from privtune.cloud.api.job_routes import add_job_routes
 from privtune.cloud.api.middleware import Envelope
@@ -97,6 +98,7 @@ def create_app(
     router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
     pace = Pace(settings.max_changes_per_minute)
     add_job_routes(router, jobs, teachings, caller, pace)
+    add_deletion_routes(router, jobs, caller)
     add_teaching_routes(router, teachings, caller, pace)
     _add_model_routes(router, teachings.catalog, jobs, caller)
     _add_file_routes(router)
@@ -128,7 +130,7 @@ def _add_model_routes(router: APIRouter, catalog: Catalog, jobs: Jobs, caller: C
             job = jobs.get(tuned_job_id(model), owner)
         except JobNotFound:
             raise unknown from None
-        if job.status != "succeeded" or tuned_name(job) != model:
+        if job.tuned_model != model:
             raise unknown
         return tuned_model_object(job, model_object(catalog.card(job.spec.model), catalog))
 

@@ -15,6 +15,8 @@ from sqlalchemy import select
 
 from privtune.cloud.db.store import CheckpointRow, IdempotencyRow, JobRow, Store
 from privtune.cloud.jobs.changes import Changes
+from privtune.cloud.jobs.deletions import Deletions
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.job_rows import (
     MAX_MESSAGE,
     WAITING,
@@ -52,10 +54,21 @@ from privtune.shared.wording import counted
 
 
 class Jobs:
-    """The job service. Thread-safe. `owner` None: the operator or the gateway, for whom every job exists."""
+    """The job service. Thread-safe. `owner` None: the operator or the gateway, for whom every job exists.
 
-    def __init__(self, store: Store, *, max_active_per_owner: int = 100, notifier: Notifier | None = None) -> None:
+    files: where jobs leave their files; None: they leave none.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_active_per_owner: int = 100,
+        notifier: Notifier | None = None,
+        files: JobFiles | None = None,
+    ) -> None:
         self._store = store
+        self.deletions = Deletions(store, files)
         self._max_active = max_active_per_owner
         self._notifier = notifier or Notifier()
         self._live = LiveState()

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FILE = "ledger.sqlite"
 LABELS = "labels"  # the `part` of entries about randomised labels
 _ROUNDED = 1 + 1e-6  # an epsilon that is computed back from the noise
+DELETED = "deleted"  # kind of a note: a job's files, and perhaps its releases, were deleted on this device
 SLOPES = "slopes"  # of a zeroth-order job, which are no releases of the records' vectors
 Json = dict[str, Any]
 
