@@ -152,6 +152,17 @@ class DeletionRow(Base):
     finished_at: Mapped[int | None] = mapped_column(BigInteger, index=True)
 
 
+class HomeRow(Base):
+    """How often a device's home has claimed to be the newest copy, and by which nonce it did so last."""
+
+    __tablename__ = "homes"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    home_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    nonce: Mapped[str] = mapped_column(String(32))
+
+
 class TeachingRow(Base):
     """A teaching. `number` orders listings and the queue; `result` names its folder once that is known."""
 

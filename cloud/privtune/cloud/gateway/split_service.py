@@ -178,6 +178,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             await asyncio.to_thread(self._jobs.fail, job.id, request.reason[:64], request.message[:500])
             return pb.RefuseResponse()
 
+    async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
+        """A device is about to draw, or has drawn, in this home."""
+        async with errors_as_status(context), self._call(context) as owner:
+            await asyncio.to_thread(self._jobs.homes.claim, owner, request.home_id, request.count, request.nonce)
+            return pb.ClaimResponse()
+
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
         async with errors_as_status(context), self._call(context) as owner:

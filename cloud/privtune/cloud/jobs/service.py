@@ -16,6 +16,7 @@ from sqlalchemy import select
 from privtune.cloud.db.store import CheckpointRow, IdempotencyRow, JobRow, Store
 from privtune.cloud.jobs.changes import Changes
 from privtune.cloud.jobs.deletions import Deletions
+from privtune.cloud.jobs.homes import Homes
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.job_rows import (
     MAX_MESSAGE,
@@ -68,7 +69,7 @@ class Jobs:
         files: JobFiles | None = None,
     ) -> None:
         self._store = store
-        self.deletions = Deletions(store, files)
+        self.deletions, self.homes = Deletions(store, files), Homes(store)
         self._max_active = max_active_per_owner
         self._notifier = notifier or Notifier()
         self._live = LiveState()

@@ -34,7 +34,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from privtune.device.account.conditions import unlike
 from privtune.device.account.hash_chain import chained, genesis
@@ -56,6 +56,9 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, chain TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL);
 INSERT OR IGNORE INTO ledger VALUES (0, lower(hex(randomblob(16))));
+CREATE TABLE IF NOT EXISTS home (
+    only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL, count INTEGER NOT NULL, moved TEXT NOT NULL);
+INSERT OR IGNORE INTO home VALUES (0, lower(hex(randomblob(16))), 0, '');
 CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 """
@@ -102,7 +105,7 @@ class Ledger:
         with self._using() as db:
             self._genesis = genesis("ledger", db.execute("SELECT id FROM ledger").fetchone()[0])
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
