@@ -31,6 +31,7 @@ from privtune.cloud.settings import Settings
 class Gateway:
     def __init__(self, jobs): self.jobs = jobs
     async def shutdown(self): print("gateway shut down", flush=True)
+    def drop_packages(self, unused_since): return 0
 
 def build(settings, jobs, keys, teachings):
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Gateway(jobs)

@@ -19,6 +19,7 @@ from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
@@ -77,7 +78,7 @@ class InProcessCloud:
         self._settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
         self._store = Store(sqlite_url(data_folder / "cloud.sqlite"))
         self._store.upgrade()
-        self.jobs, self.keys = Jobs(self._store), ApiKeys(self._store)
+        self.jobs, self.keys = Jobs(self._store, files=JobFiles(data_folder)), ApiKeys(self._store)
         catalog = Catalog([f"{name}={path}" for name, path in models.items()])
         self.teachings = Teachings(
             self._store, catalog, Corpora(f"{name}={path}" for name, path in (corpora or {}).items())

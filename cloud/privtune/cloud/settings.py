@@ -55,6 +55,12 @@ class Settings(BaseModel):
     max_changes_per_minute: int = Field(
         120, ge=1, description="Jobs that an owner may create, pause or resume within a minute."
     )
+    keep_jobs_days: int | None = Field(
+        None, ge=1, description="Days after which a job that has ended is deleted; None: never."
+    )
+    keep_packages_days: int | None = Field(
+        None, ge=1, description="Days after which a bottom package that no device fetches is deleted; None: never."
+    )
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -24,6 +24,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- FrameCorrupt            a frame's checksum, shape or order is wrong
     |- NonFinite               NaN or infinity in a tensor
     |- SessionSuperseded       another device has taken over the job
+    |- HomeOutdated            the device's home is an older copy, or was moved away
     |- PortInUse               a server can't listen on the address
     |- StorageFull             no room to write, or not allowed to
     |- CloudOutOfMemory        the cloud has no memory left for this
@@ -207,6 +208,13 @@ class SessionSuperseded(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "SESSION_SUPERSEDED", "ABORTED", 409, 6
     help = "Another device (or an earlier run that is still alive) has taken over this job."
+
+
+class HomeOutdated(PrivTuneError):
+    """The device's home is not the newest one: what it would draw may have been drawn already."""
+
+    reason, grpc_status, http_status, exit_code = "HOME_OUTDATED", "FAILED_PRECONDITION", 409, 19
+    help = "The device's home is an older copy, or was moved away. Use the newest one; see docs/operations.md."
 
 
 class PortInUse(PrivTuneError):

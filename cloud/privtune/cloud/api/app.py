@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
-from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object, tuned_name
+from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object
+from privtune.cloud.api.deletion_routes import add_deletion_routes
 from privtune.cloud.api.error_responses import install_error_handlers
 from privtune.cloud.api.job_routes import TOO_OFTEN, add_job_routes
 from privtune.cloud.api.key_routes import add_key_routes
@@ -117,6 +118,7 @@ def create_app(
     (router, caller), (of_keys, administrator) = door(), door("admin")
     pace = Pace(settings.max_changes_per_minute)
     add_job_routes(router, jobs, teachings, caller, pace)
+    add_deletion_routes(router, jobs, caller)
     add_teaching_routes(router, teachings, jobs.limits, caller, pace)
     add_key_routes(of_keys, keys, administrator, pace)
     _add_model_routes(router, teachings.catalog, jobs, caller)
@@ -153,7 +155,7 @@ def _add_model_routes(router: APIRouter, catalog: Catalog, jobs: Jobs, caller: C
             job = jobs.get(tuned_job_id(model), owner)
         except JobNotFound:
             raise unknown from None
-        if job.status != "succeeded" or tuned_name(job) != model:
+        if job.tuned_model != model:
             raise unknown
         return tuned_model_object(job, model_object(catalog.card(job.spec.model), catalog))
 

@@ -37,6 +37,7 @@ from privtune.shared.errors import (
     FrameCorrupt,
     InternalError,
     JobConflict,
+    JobNotFound,
     NonFinite,
     PrivTuneError,
     SessionSuperseded,
@@ -72,7 +73,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
         self._calls = Counter[str]()  # under way, by owner
+        self._loop = asyncio.get_running_loop()
         jobs.when_ended(self._job_ended)
+        jobs.deletions.when_deleted = self._job_deleted
 
     async def shutdown(self) -> None:
         """End every stream: of training after the present step, which leaves a checkpoint on both sides.
@@ -89,6 +92,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         await self._streams_end()
         self._compute.shutdown(wait=True)
         await asyncio.to_thread(self._school.stop, _ENDING_S)
+
+    def drop_packages(self, unused_since: float) -> int:
+        """See `Host.drop_packages`."""
+        return self._host.drop_packages(unused_since)
 
     async def _streams_end(self) -> None:
         if self._streams:
@@ -172,6 +179,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             await asyncio.to_thread(self._jobs.fail, job.id, request.reason[:64], request.message[:500])
             return pb.RefuseResponse()
+
+    async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
+        """A device is about to draw, or has drawn, in this home."""
+        async with errors_as_status(context), self._call(context) as owner:
+            await asyncio.to_thread(self._jobs.homes.claim, owner, request.home_id, request.count, request.nonce)
+            return pb.ClaimResponse()
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
@@ -274,6 +287,20 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Free the session of a job that has ended, whoever ended it. Called on the thread that did."""
         with suppress(RuntimeError):  # shut down already
             self._compute.submit(self._desk.drop, job_id)
+
+    def _job_deleted(self, job_id: str) -> None:
+        """Free all sessions of a job and end its streams. Called on a thread of REST, which waits for it.
+
+        On return nothing writes to the job's folder any more.
+        """
+        with suppress(RuntimeError):  # shut down already
+            self._loop.call_soon_threadsafe(self._end_streams, job_id)
+            self._compute.submit(self._desk.forget, job_id).result()
+
+    def _end_streams(self, job_id: str) -> None:
+        for inbox in self._streams.values():
+            if inbox.job_id == job_id:
+                inbox.end(JobNotFound("this job was deleted by its owner"))
 
     @asynccontextmanager
     async def _call(self, context: Context) -> AsyncIterator[str]:

@@ -15,6 +15,9 @@ from sqlalchemy import select
 
 from privtune.cloud.db.store import CheckpointRow, IdempotencyRow, JobRow, Store
 from privtune.cloud.jobs.changes import Changes
+from privtune.cloud.jobs.deletions import Deletions
+from privtune.cloud.jobs.homes import Homes
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.job_rows import (
     MAX_MESSAGE,
     WAITING,
@@ -56,11 +59,20 @@ class Jobs:
     """The job service. Thread-safe. `owner` None: the operator or the gateway, for whom every job exists.
 
     limits: of owners; None: the usual ones.
+    files: where jobs leave their files; None: they leave none.
     """
 
-    def __init__(self, store: Store, *, limits: OwnerLimits | None = None, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        limits: OwnerLimits | None = None,
+        notifier: Notifier | None = None,
+        files: JobFiles | None = None,
+    ) -> None:
         self._store = store
         self.limits = limits or OwnerLimits(store)
+        self.deletions, self.homes = Deletions(store, files), Homes(store)
         self._notifier = notifier or Notifier()
         self._live = LiveState()
         self._changes = Changes(store, self._live, self._notifier)

@@ -107,6 +107,25 @@ def serve(
         int,
         typer.Option(envvar=ENV + "MAX_CHANGES", min=1, help="Jobs an owner may create, pause or resume in a minute."),
     ] = 120,
+    keep_jobs_days: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "KEEP_JOBS_DAYS",
+            min=1,
+            help="Delete jobs this many days after they ended, with checkpoints, adapter and events. Default: never.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_packages_days: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "KEEP_PACKAGES_DAYS",
+            min=1,
+            help="Delete bottom packages that no device has fetched for this many days; they are made again on "
+            "request. Default: never.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -152,6 +171,8 @@ def serve(
             "stored_bytes": None if max_stored_mib is None else max_stored_mib << 20,
         },
         max_changes_per_minute=max_changes,
+        keep_jobs_days=keep_jobs_days,
+        keep_packages_days=keep_packages_days,
         log_level=log_level.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
