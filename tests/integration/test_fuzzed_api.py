@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(3600 if "PRIVTUNE_FUZZ_EXAMPLES" in os.environ 
 
 @pytest.fixture
 def plane(tmp_path):
-    """Offers the model of the document's example, so large that any cut and length fits; a key for everything."""
+    """Offers the model of the document's example, so large that any cut and length fits; all scopes, no limits."""
     shape = {"n_layer": 5000, "n_positions": 40_000}
     opened = Plane(tmp_path, names=("minilm",), shape=shape, max_jobs=1_000_000, max_changes_per_minute=1_000_000)
     opened.key = opened.keys.create("alice", scopes=SCOPES).secret
