@@ -63,6 +63,7 @@ def test_a_moved_home_sends_what_it_sent_before(local_world):
     assert drawn(there) == [*before, 0]
 
 
+@pytest.mark.slow
 def test_a_restored_cloud_continues_with_the_device(local_world):
     world = local_world
     spec = world.spec(train={"max_steps": 4})

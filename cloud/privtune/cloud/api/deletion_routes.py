@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from privtune.cloud.api.convert import tuned_job_id
-from privtune.cloud.api.job_routes import CONFLICT, NOT_FOUND, JobId
+from privtune.cloud.api.job_routes import JobId
 from privtune.cloud.api.responses import DeletedObject, ErrorResponse
 from privtune.cloud.jobs.deletions import Receipt
 from privtune.cloud.jobs.service import Jobs
@@ -24,7 +24,10 @@ def add_deletion_routes(router: APIRouter, jobs: Jobs, caller: Callable[..., str
         tags=["Fine-tuning"],
         summary="Delete a job",
         response_model=DeletedObject,
-        responses=NOT_FOUND | CONFLICT,
+        responses={
+            404: {"model": ErrorResponse, "description": "This API key has no such job, and had none."},
+            409: {"model": ErrorResponse, "description": "The job has not ended; cancel it first."},
+        },
     )
     def delete_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
         """Delete a job that has ended, with its checkpoints, adapter and events. A repetition gets the same receipt."""

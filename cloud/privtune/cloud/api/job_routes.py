@@ -33,10 +33,10 @@ from privtune.shared.errors import JobNotFound, Unauthenticated
 _PING_S = 15
 _BATCH = 100
 _METADATA = re.compile(r"^metadata\[(.{1,64})\]$")
-NOT_FOUND: dict[int | str, dict[str, Any]] = {
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "This API key has no such job."}
 }
-CONFLICT: dict[int | str, dict[str, Any]] = {
+_CONFLICT: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorResponse, "description": "The job's state does not allow it."}
 }
 FORBIDDEN: dict[int | str, dict[str, Any]] = {
@@ -111,7 +111,7 @@ def _add_create_and_list(
         teachings.check_job(owner, spec)
         return job_object(jobs.create(owner, spec, idempotency_key=idempotency_key, metadata=request.metadata))
 
-    @routes.get("", summary="List jobs", response_model=JobPage, responses=NOT_FOUND)
+    @routes.get("", summary="List jobs", response_model=JobPage, responses=_NOT_FOUND)
     def list_jobs(
         http: Request,
         after: AfterJob = None,
@@ -125,14 +125,14 @@ def _add_create_and_list(
         page = jobs.list(owner, after=after, limit=limit, status=status, metadata=wanted)
         return list_object([job_object(job) for job in page.items], page.has_more)
 
-    @routes.get("/{job_id}", summary="Show a job", response_model=JobObject, responses=NOT_FOUND)
+    @routes.get("/{job_id}", summary="Show a job", response_model=JobObject, responses=_NOT_FOUND)
     def get_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
         """Its state, the reason for it, and progress."""
         return job_object(jobs.get(job_id, owner))
 
 
 def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str], paced: Callable[..., str]) -> None:
-    responses = NOT_FOUND | CONFLICT
+    responses = _NOT_FOUND | _CONFLICT
 
     @routes.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobObject, responses=responses)
     def cancel_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str], pace
 
 
 def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> None:
-    @routes.get("/{job_id}/events", summary="List events", response_model=EventPage, responses=NOT_FOUND)
+    @routes.get("/{job_id}/events", summary="List events", response_model=EventPage, responses=_NOT_FOUND)
     def list_events(
         job_id: JobId,
         after: AfterEvent = None,
@@ -167,7 +167,9 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         page = jobs.events(job.id, after=seq, limit=limit, newest_first=order == "desc")
         return list_object([event_object(event) for event in page.items], page.has_more)
 
-    @routes.get("/{job_id}/checkpoints", summary="List checkpoints", response_model=CheckpointPage, responses=NOT_FOUND)
+    @routes.get(
+        "/{job_id}/checkpoints", summary="List checkpoints", response_model=CheckpointPage, responses=_NOT_FOUND
+    )
     def list_checkpoints(
         job_id: JobId, after: AfterCheckpoint = None, limit: Limit = 10, owner: str = Depends(caller)
     ) -> dict[str, Any]:
@@ -181,7 +183,7 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         "/{job_id}/events/stream",
         summary="Follow events (SSE)",
         response_class=EventSourceResponse,
-        responses=NOT_FOUND
+        responses=_NOT_FOUND
         | FORBIDDEN
         | {
             200: {"description": "Server-sent events; `id` is the event's id.", "content": {"text/event-stream": {}}},
