@@ -215,7 +215,8 @@ def test_no_call_takes_a_key_that_is_not_a_devices(doors):
 def test_no_call_reaches_a_job_of_another_owner(doors, job):
     key = doors.cloud.keys.create("bob", scopes=SCOPES).secret
     before = doors.state()
-    told = {method.name: doors.call(service, method, key, getattr(doors.alice, job)) for service, method in RPCS}
+    about_jobs = [(service, method) for service, method in RPCS if method.name != "Claim"]  # of a home of bob's own
+    told = {method.name: doors.call(service, method, key, getattr(doors.alice, job)) for service, method in about_jobs}
     assert {case: what for case, what in told.items() if what != ("NOT_FOUND", "JOB_NOT_FOUND")} == {}
     assert doors.state() == before
 
