@@ -154,6 +154,12 @@ class Desk:
         """Free the training session of a job that has ended."""
         self._training.pop(job_id, None)
 
+    def forget(self, job_id: str) -> None:
+        """Free all sessions of a job that is deleted."""
+        self.drop(job_id)
+        for session in [one for one in self._inference.values() if one.job_id == job_id]:
+            self.inference_ended(session)
+
     def _check_holds(self, session: JobSession) -> None:
         if self._training.get(session.job_id) is not session:
             _check_trainable(self._jobs.get(session.job_id))

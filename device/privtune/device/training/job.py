@@ -39,6 +39,7 @@ from privtune.shared.errors import (
     NonFinite,
     PolicyRefused,
     PrivTuneError,
+    RateLimited,
 )
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import TaughtBlocks
@@ -287,7 +288,7 @@ def _patiently(session: Callable[[], str], run: RunContext, totals: Totals) -> s
 
     return retrying(
         attempt,
-        again=lambda error: isinstance(error, CloudUnreachable | FrameCorrupt) and totals.steps > 0,
+        again=lambda error: isinstance(error, CloudUnreachable | FrameCorrupt | RateLimited) and totals.steps > 0,
         stop=stop_after_delay(run.settings.no_progress_timeout),
         progress=lambda: totals.steps,
         before_wait=before_wait,
