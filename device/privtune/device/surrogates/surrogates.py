@@ -14,6 +14,7 @@ from privtune.device.data.records import Record, Records
 from privtune.device.surrogates.coverage import Coverage
 from privtune.device.surrogates.finder import Finder
 from privtune.device.surrogates.lexicon import Lexicon
+from privtune.device.surrogates.own_words import OwnWords
 from privtune.device.surrogates.pools import Pools
 from privtune.device.surrogates.recognisers import Recognisers
 from privtune.device.surrogates.surrogate_map import SurrogateMap
@@ -63,7 +64,11 @@ class Surrogates:
         return other
 
     def records(
-        self, records: Records, part: str, progress: Callable[[int], None] = lambda _: None
+        self,
+        records: Records,
+        part: str,
+        progress: Callable[[int], None] = lambda _: None,
+        own_words: list[OwnWords] | None = None,
     ) -> tuple[Records, Coverage]:
         """The records with each text replaced by its record's own map.
 
@@ -72,6 +77,7 @@ class Surrogates:
             part: what the data set is used for; the same part and place in the file give the same map, whichever
                 records of the file are used.
             progress: called with the number of records done, now and then.
+            own_words: where given, each record's are appended.
         """
         items: list[Record] = []
         covered = Coverage()
@@ -84,6 +90,9 @@ class Surrogates:
                 own.learn(texts, [next(found) for _ in texts])
                 items.append(_replaced(record, own))
                 covered += own.coverage(texts)
+                if own_words is not None:
+                    pieces = (piece for text in texts for piece in own.pieces(text))
+                    own_words.append(OwnWords.of(pieces, self._lexicon))
             progress(len(items))
         return replace(records, items=tuple(items)), covered
 
