@@ -13,12 +13,13 @@ from torch import nn
 
 from privtune.device.audit.attacker_text import PublicText, without_overlap
 from privtune.device.audit.attacks.reader import Pretrained
-from privtune.device.audit.identifying import Hidden, Words
+from privtune.device.audit.identifying import Hidden
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, IntArray
 from privtune.device.noise.public_texts import PublicTexts, read_texts
 from privtune.device.release.noising import Noise
+from privtune.device.surrogates.own_words import Words
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.bottom_package import BottomPackage
