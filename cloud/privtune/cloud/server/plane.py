@@ -44,7 +44,13 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
     with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
         notifier = Notifier(settings.max_event_streams)
         jobs = Jobs(store, max_active_per_owner=settings.max_jobs_per_owner, notifier=notifier)
-        teachings = Teachings(store, catalog, corpora or Corpora(), max_step_bytes=settings.max_memory_bytes)
+        teachings = Teachings(
+            store,
+            catalog,
+            corpora or Corpora(),
+            max_kept=settings.max_teachings_per_owner,
+            max_step_bytes=settings.max_memory_bytes,
+        )
         recovered = jobs.recover()
         if recovered:
             log.warning("the last process left jobs running; they wait for their devices", extra={"jobs": recovered})

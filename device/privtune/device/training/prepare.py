@@ -189,6 +189,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         local_model=settings.local_model,
         label_names=names,
         say=run.progress.message,
+        taught_sha256=state.taught_sha256,
     )
     tail = Tail.of(package, spec)
     form = _form(state, records, package, train.chat_template)

@@ -78,6 +78,9 @@ def serve(
     max_jobs: Annotated[
         int, typer.Option(envvar=ENV + "MAX_JOBS", min=1, help="Unfinished jobs that an owner may have.")
     ] = 100,
+    max_teachings: Annotated[
+        int, typer.Option(envvar=ENV + "MAX_TEACHINGS", min=1, help="Unfinished and succeeded teachings of an owner.")
+    ] = 20,
     max_changes: Annotated[
         int,
         typer.Option(envvar=ENV + "MAX_CHANGES", min=1, help="Jobs an owner may create, pause or resume in a minute."),
@@ -121,6 +124,7 @@ def serve(
         max_texts_bytes=max_texts_mib << 20,
         max_teacher_bytes=max_teacher_mib << 20,
         max_jobs_per_owner=max_jobs,
+        max_teachings_per_owner=max_teachings,
         max_changes_per_minute=max_changes,
         log_level=log_level.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
