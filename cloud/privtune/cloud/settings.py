@@ -52,6 +52,9 @@ class Settings(BaseModel):
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
     limits: Limits = Field(Limits(), description="Of every owner that has no others.")
+    max_teachings_per_owner: int = Field(
+        20, ge=1, description="Unfinished and succeeded teachings that an owner keeps."
+    )
     max_changes_per_minute: int = Field(
         120, ge=1, description="Jobs that an owner may create, pause or resume within a minute."
     )

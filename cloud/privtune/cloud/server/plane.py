@@ -47,7 +47,13 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
         notifier = Notifier(settings.max_event_streams)
         limits = OwnerLimits(store, settings.limits, settings.data_folder)
         jobs = Jobs(store, limits=limits, notifier=notifier, files=JobFiles(settings.data_folder))
-        teachings = Teachings(store, catalog, corpora or Corpora(), max_step_bytes=settings.max_memory_bytes)
+        teachings = Teachings(
+            store,
+            catalog,
+            corpora or Corpora(),
+            max_kept=settings.max_teachings_per_owner,
+            max_step_bytes=settings.max_memory_bytes,
+        )
         recovered = jobs.recover()
         if recovered:
             log.warning("the last process left jobs running; they wait for their devices", extra={"jobs": recovered})
