@@ -32,7 +32,14 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, VersionMismatch
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    InvalidInput,
+    PrivTuneError,
+    StorageFull,
+    VersionMismatch,
+)
 from privtune.shared.sqlite import use_write_ahead_log
 
 _BUSY_TIMEOUT_MS = 10_000
@@ -296,6 +303,6 @@ def _translated() -> Iterator[None]:
             ) from error
         if "no such table" in detail:
             raise InternalError("No tables yet: run `privtune-cloud db upgrade`.", detail=detail) from error
-        raise InternalError("The cloud's database did not answer. Try again.", detail=detail) from error
+        raise CloudUnreachable("The cloud's database does not answer. Try again.", detail=detail) from error
     except DBAPIError as error:
         raise InternalError("The cloud's database refused a change.", detail=str(error.orig)) from error
