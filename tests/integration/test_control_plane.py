@@ -11,6 +11,7 @@ from privtune.cloud.api import middleware
 from privtune.shared.errors import CloudUnreachable
 from privtune.shared.wire import PROTOCOL_VERSION
 from tests.support.builders import LEAST
+from tests.support.leases import begin
 from tests.support.plane import Plane
 
 # ---- refusals
@@ -156,8 +157,7 @@ def test_files_and_tuned_models_answer_as_openais_do(plane):
     for unfinished in (name, "ft:m:alice::none", "ft:", "ft:" + "x" * 600):
         with pytest.raises(openai.NotFoundError, match="no tuned model"):
             client.models.retrieve(unfinished)
-    plane.jobs.start(job.id)
-    plane.jobs.succeed(job.id, adapter_sha256=None, tokens=1, steps=1)
+    plane.jobs.succeed(job.id, begin(plane.jobs, job.id), adapter_sha256=None, tokens=1, steps=1)
     done = client.fine_tuning.jobs.retrieve(job.id)
     card = client.models.retrieve(done.fine_tuned_model)
     assert (card.id, card.object, card.owned_by, card.created) == (name, "model", "alice", done.finished_at)

@@ -129,6 +129,22 @@ class CheckpointRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
+class LeaseRow(Base):
+    """Which device holds a job.
+
+    holder: the device's name in this job.
+    token: epoch of the session that may write; it grows with every claim.
+    until: when the lease runs out.
+    """
+
+    __tablename__ = "leases"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(32))
+    token: Mapped[int] = mapped_column(BigInteger)
+    until: Mapped[int] = mapped_column(BigInteger)
+
+
 class IdempotencyRow(Base):
     """The job that a client's Idempotency-Key created, so that a repeated request creates no second one."""
 

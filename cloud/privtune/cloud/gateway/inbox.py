@@ -30,6 +30,11 @@ class Inbox:
         self._queue: asyncio.Queue[Message | PrivTuneError | None] = asyncio.Queue(2 * session.spec.train.in_flight + 2)
         self._size = self._handled = 0
 
+    @property
+    def epoch(self) -> int:
+        """The session's."""
+        return self._session.epoch
+
     async def fill(self, requests: AsyncIterator[pb.Frame], max_tensor_bytes: int) -> None:
         """Read the stream to its end, ahead of the compute thread, so that uploads overlap with computation."""
         largest = min(max_tensor_bytes, self._session.max_message_bytes or max_tensor_bytes)
