@@ -17,6 +17,8 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 BENCH_ARGS ?=
+# A tool of its own, in an environment of its own: --from NAME@VERSION COMMAND.
+TOOL = $(VENV)/bin/uv tool run --from
 TORTURE_S ?= 600
 FUZZ_EXAMPLES ?= 300
 FUZZ_SEED ?= $(shell date +%s)
@@ -34,7 +36,7 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 SYNC := $(PIP) install --quiet --require-hashes --no-deps -r
 
 .PHONY: help env lock test test-slow test-readers test-containers fuzz torture lint format protos demo compose-sample \
-	bench wheel clean
+	bench wheel sbom vulnerabilities clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -110,6 +112,15 @@ bench: $(STAMP)  ## measure the speed of the split against an ordinary training 
 
 wheel: $(STAMP)  ## build the wheel into dist/
 	$(PY) -m build --wheel
+
+sbom: $(STAMP)  ## write a bill of materials (CycloneDX) for each lock file into dist/
+	@mkdir -p dist
+	for lock in lock lock-cloud lock-device; do $(TOOL) cyclonedx-bom@7.4.0 cyclonedx-py requirements \
+		--output-reproducible --output-file dist/sbom-$$lock.json requirements/$$lock.txt; done
+
+vulnerabilities: $(STAMP)  ## ask PyPI's advisories about everything that is locked (needs pypi.org)
+	for lock in lock lock-cloud lock-device lock-demo; do $(TOOL) pip-audit@2.10.1 pip-audit --strict --disable-pip \
+		--require-hashes -r requirements/$$lock.txt || exit 1; done
 
 clean:  ## remove build products and caches, but not the environment
 	rm -rf dist build demo-out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

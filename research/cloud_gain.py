@@ -10,7 +10,8 @@ right answers, minus that of the device alone, resampled over records. Beside it
 model (MiniLM) that a device trains by itself.
 
 `report` writes `cloud-gain.{md,json}` and `measured.json` of `privtune.device.protections`, from the cells of all
-models, the recovery of `frontier-MODEL-test.json` and the traffic of the jobs of `sst2.json`.
+models, the recovery of `frontier-MODEL-test.json`, the attacks of `surrogates-attacker.json` and the traffic of the
+jobs of `sst2.json`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.protections.measured import Interval, JobTraffic, MeasuredRow, points
 from privtune.device.protections.table import markdown
 from privtune.shared.files import write_text
+from privtune.shared.job_spec import SurrogateSpec
 from research.frontier.__main__ import main as frontier
 from research.frontier.cells import FrontierCell, cells
 from research.frontier.summary import interval_of, right_of
@@ -102,8 +104,11 @@ def measured_rows(results: Path) -> list[MeasuredRow]:
     rights = {key: np.stack([right_of(one) for one in each]).mean(0) for key, each in facts.items()}
     known = cells()
     jobs = json.loads((results / "sst2.json").read_text(encoding="utf-8"))["runs"]
+    attacker = json.loads((results / "surrogates-attacker.json").read_text(encoding="utf-8"))
+    every = next(row for row in attacker["attacks"]["tuned"] if row["kind"] == "all")
+    named = (max(every["likelihood"], every["with_prior"]), every["frequent"])
     return [
-        _row(key, known[key[1]], facts[key], rights, reported, jobs)
+        _row(key, known[key[1]], facts[key], rights, reported, jobs, named)
         for key in facts
         if not known[key[1]].alone and (key[0] != SMALL[0] or (key[0], ALONE.format(cut=known[key[1]].cut)) in facts)
     ]
@@ -116,6 +121,7 @@ def _row(
     rights: Rights,
     reported: dict[tuple[str, str], dict[str, Any]],
     jobs: dict[str, dict[str, Any]],
+    named: tuple[float, float],
 ) -> MeasuredRow:
     model, cell = key
     share_B, alone_B = rights[key], rights.get((model, ALONE.format(cut=setting.cut)))
@@ -141,6 +147,7 @@ def _row(
         content=attacked["content"],
         strong=_strong(key, reported),
         clear=None if coverage is None else coverage["clear"] / coverage["content"],
+        replaced=named if setting.surrogates == SurrogateSpec().rank else None,
         traffic=None if job is None else JobTraffic(**{name: job[name] for name in JobTraffic.model_fields}),
         cell=cell,
         seeds=len(seeds),

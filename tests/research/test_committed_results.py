@@ -41,7 +41,7 @@ def test_the_papers_are(tmp_path):
 
 
 def test_the_cloud_gains_are(tmp_path):
-    for pattern in ("frontier-*-test.*", "sst2.json"):
+    for pattern in ("frontier-*-test.*", "sst2.json", "surrogates-attacker.json"):
         copied(tmp_path, pattern)
     product = tmp_path / "product" / "measured.json"
     product.parent.mkdir()

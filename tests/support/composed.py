@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.podman import PROJECT, Podman
+from tests.support.podman import BASE_IMAGE, PROJECT, Podman
 
 PORTS = {"PRIVTUNE_REST_PORT": "18080", "PRIVTUNE_GRPC_PORT": "18081"}
 BUILD_STEPS = "STEP|COMMIT|Successfully|[Ee]rror"
@@ -41,9 +41,9 @@ class Composed:
         return f"{PROJECT}_{service}_1"
 
     def build(self) -> None:
-        """Build both images; pip inside uses this machine's configuration, so TORCH_INDEX stays empty."""
+        """Build both images, on the base image made here; pip inside uses this machine's configuration."""
         self.podman.log.hide(self.api_key)
-        self.podman.env |= {"TORCH_INDEX": "", **PORTS}
+        self.podman.env |= {"TORCH_INDEX": "", "PYTHON_IMAGE": BASE_IMAGE, **PORTS}
         mounts = " ".join(self.podman.build_mounts())
         build = ("--podman-build-args", f"--layers {mounts}", "build")
         self.podman.compose(self.file, *build, timeout=1500, only=BUILD_STEPS)

@@ -45,6 +45,8 @@ class MeasuredRow(BaseModel):
         does, and by one that does of content words alone.
     strong: words named by the informed attack once it has ten times the public text.
     clear: content words that leave as they are, since they are not replaced.
+    replaced: what was replaced and is named all the same, by a language model that is tuned to guess it, and its floor:
+        by whoever names the most frequent of the type. Of dialogues (DialogSum).
     traffic: of a job with this setting.
     surrogates: rank from which words are replaced, with what identifies; None: nothing is replaced.
     cell: its name in research/.
@@ -72,6 +74,7 @@ class MeasuredRow(BaseModel):
     content: Interval | None = None
     strong: Interval | None = None
     clear: float | None = None
+    replaced: tuple[float, float] | None = None
     traffic: JobTraffic | None = None
     cell: str
     seeds: int

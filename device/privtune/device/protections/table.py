@@ -60,14 +60,14 @@ def _row(chosen: Protection) -> MeasuredRow | None:
 
 def _cells(chosen: Protection, row: MeasuredRow | None) -> tuple[str, ...]:
     traffic = None if row is None else row.traffic
-    strong, drop, gain = (None, None, None) if row is None else (row.strong, row.drop, row.gain)
+    drop, gain = (None, None) if row is None else (row.drop, row.gain)
     return (
         f"`{chosen.name}`",
         _read(chosen, row),
-        NOT_MEASURED if strong is None else f"{strong[0]:.1%} of all words",
+        _strong(chosen, row),
         NOT_MEASURED if drop is None else points(drop),
         NOT_MEASURED if gain is None else points(gain),
-        NOT_MEASURED if traffic is None else f"{traffic.bytes_up / 1e6:.0f} / {traffic.bytes_down / 1e6:.0f}",
+        NOT_MEASURED if traffic is None else f"{_mb(traffic.bytes_up)} / {_mb(traffic.bytes_down)}",
         NOT_MEASURED if traffic is None else f"{traffic.seconds:.0f}",
         chosen.claim,
     )
@@ -82,3 +82,15 @@ def _read(chosen: Protection, row: MeasuredRow | None) -> str:
     if row is None or row.informed is None or row.content is None:
         return NOT_MEASURED
     return f"{row.informed[0]:.1%} of all, {row.content[0]:.1%} of content words"
+
+
+def _strong(chosen: Protection, row: MeasuredRow | None) -> str:
+    if chosen.name == "none":
+        return "every word"
+    if row is not None and row.replaced is not None:
+        return f"the same, and {row.replaced[0]:.1%} of what was replaced (floor {row.replaced[1]:.1%})"
+    return NOT_MEASURED if row is None or row.strong is None else f"{row.strong[0]:.1%} of all words"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.0f}" if size > 10e6 else f"{size / 1e6:.1f}"
