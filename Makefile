@@ -19,7 +19,8 @@ TEST_WORKERS ?= 2
 BENCH_ARGS ?=
 # A tool of its own, in an environment of its own: --from NAME@VERSION COMMAND.
 TOOL = $(VENV)/bin/uv tool run --from
-TORTURE_S ?= 600
+TORTURE_S ?= 1800
+TORTURE_ARGS ?=
 FUZZ_EXAMPLES ?= 300
 FUZZ_SEED ?= $(shell date +%s)
 DEMO_ARGS ?=
@@ -33,7 +34,10 @@ LOCK := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --f
 	--excludes requirements/excluded.txt --custom-compile-command 'make lock' --no-config \
 	--default-index https://pypi.org/simple
 # Installs exactly a lock file: nothing without a hash, nothing that it does not list.
-SYNC := $(PIP) install --quiet --require-hashes --no-deps -r
+SYNC := $(PIP) install --quiet --no-compile --require-hashes --no-deps -r
+
+# Where it is set, every process that a test starts compiles all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env lock test test-slow test-readers test-containers fuzz torture lint format protos demo compose-sample \
 	bench wheel sbom vulnerabilities clean
@@ -45,14 +49,16 @@ env: $(STAMP)  ## make the environment in .venv (every other target does so when
 
 # torch comes after the lock: its own requirements are installed by then, so pip adds only what its build brings along.
 # The demo's model and sentences come without their dependencies, which are many and not used here.
+# pip would compile 300 MB of modules in one process; compileall uses every core, and passes over what is no Python 3.
 $(STAMP): pyproject.toml requirements/lock.txt requirements/lock-demo.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "PrivTune needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(SYNC) requirements/lock.txt
 	$(SYNC) requirements/lock-demo.txt
-	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
+	$(PIP) install --quiet --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
 	$(PIP) install --quiet --no-deps -e .
+	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hashes, in requirements/
@@ -62,7 +68,7 @@ lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hash
 		-c requirements/lock.txt --extra $${extras//,/ --extra } --extra gguf pyproject.toml requirements/torch.in; done
 
 test: $(STAMP)  ## run all tests but the slow and the container ones
-	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-trained model
 	$(PY) -m pytest -m 'slow and not container' $(PYTEST_ARGS)
@@ -84,8 +90,9 @@ fuzz: $(STAMP)  ## let schemathesis try the control plane, FUZZ_EXAMPLES request
 	PRIVTUNE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) PRIVTUNE_FUZZ_SEED=$(FUZZ_SEED) \
 		$(PY) -m pytest tests/integration/test_fuzzed_api.py $(PYTEST_ARGS)
 
-torture: $(STAMP)  ## let many processes use one home's stores and kill them, for TORTURE_S seconds (600)
-	PRIVTUNE_TORTURE_S=$(TORTURE_S) $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)
+torture: $(STAMP)  ## jobs through every fault at every state of the protocol, for TORTURE_S seconds (1800); then a home's stores
+	$(PY) -m tests.torture --seconds $(TORTURE_S) $(TORTURE_ARGS)
+	PRIVTUNE_TORTURE_S=300 $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## run ruff, mypy --strict, the import contracts, and check the protobuf stubs
 	$(VENV)/bin/ruff check .

@@ -13,7 +13,7 @@ the likeliest by their first token and the prior. He guesses by
 
 Floors, without the record: `likelihood` in the neutral sentence, and the most frequent word of the type. The model is
 SmolLM2-135M-Instruct as it is (`base`), and tuned on replaced dialogues of the other half (`tuned`). Writes
-docs/results/surrogates-attacker.json and .md.
+docs/results/surrogates-attacker.json and .md; with another `--rank`, surrogates-attacker-rank-N.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from privtune.device.surrogates.kinds import Kind
 from privtune.device.surrogates.surrogate_map import Piece
 from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.files import write_text
+from privtune.shared.job_spec import SurrogateSpec
 from research.surrogates.planted import replaced_pieces, surrogates
 from research.surrogates.real_text import dialogues
 
@@ -51,6 +52,7 @@ NEUTRAL = {
 }
 BEFORE, AFTER = 240, 40  # characters of context
 SHORTLIST = 8
+RANK = SurrogateSpec().rank
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def main() -> None:
     began = time.monotonic()
     random.seed(0)
     torch.manual_seed(0)
-    tool = surrogates("en")
+    tool = surrogates("en", arguments.rank)
     texts = dialogues(arguments.data)
     half = len(texts) // 2
     pieces = [replaced_pieces(tool, text) for text in texts]
@@ -85,14 +87,15 @@ def main() -> None:
         found[name] = attack(model, chosen, counts, tool, arguments.cells, name)
     document = {
         "command": f"python -m research.surrogates.attacker --data DATA --model FOLDER --units {arguments.units} "
-        f"--tune {arguments.tune} --models {' '.join(arguments.models)}",
+        f"--tune {arguments.tune} --models {' '.join(arguments.models)}"
+        + ("" if arguments.rank == RANK else f" --rank {arguments.rank}"),
         "records": half,
         "tuned_on": arguments.tune,
         "seconds": round(time.monotonic() - began),
         "equality": equality(pieces),
         "attacks": found,
     }
-    stem = arguments.out / "surrogates-attacker"
+    stem = arguments.out / ("surrogates-attacker" + ("" if arguments.rank == RANK else f"-rank-{arguments.rank}"))
     write_text(stem.with_suffix(".json"), json.dumps(document, ensure_ascii=False, indent=1) + "\n")
     write_text(stem.with_suffix(".md"), markdown(document))
     print(markdown(document))
@@ -107,6 +110,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--units", type=int, default=180, help="attacked, of all types together")
     parser.add_argument("--tune", type=int, default=40, help="replaced dialogues that the model is tuned on")
     parser.add_argument("--models", nargs="+", choices=("base", "tuned"), default=("base", "tuned"))
+    parser.add_argument("--rank", type=int, default=RANK, help="words rarer than this public rank are replaced too")
     parser.add_argument("--cells", type=Path, help="keep each attacked unit in this file and resume from it")
     return parser.parse_args()
 

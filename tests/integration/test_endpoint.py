@@ -4,9 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +16,7 @@ from privtune.device.account.ledger import outcomes
 from privtune.device.inference.generate import generate_texts
 from privtune.device.inference.generation.sampling import Sampling
 from tests.support.chats import CHATML, byte_tokenizer
+from tests.support.forked import Forked
 from tests.support.running import ledger_entries, wait_until
 from tests.support.world import ProcessCloud
 from tests.support.writing import chat_world, tune_chat
@@ -43,15 +41,18 @@ class Served:
     """The process; its client asks greedily by default."""
 
     def __init__(self, world, job, *arguments, **environment):
-        command = [sys.executable, "-m", "privtune.device.cli", "serve", job, "--port", "0", *arguments]
-        variables = os.environ | world.environment | {"OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, env=variables | environment, stderr=subprocess.PIPE, text=True)
+        arguments = ["serve", job, "--port", "0", *arguments]
+        variables = os.environ | world.environment | environment
+        log = world.folder / f"serve-{time.monotonic_ns()}.log"
+        self.process = Forked("privtune.device.cli", arguments, environment=variables, output=log)
         self.url = ""
-        for line in self.process.stderr:
-            if found := re.search(r"http://\S+", line):
+
+        def said():
+            if found := re.search(r"http://\S+(?=\s)", log.read_text() if log.exists() else ""):
                 self.url = found[0]
-                break
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+            return self.url or self.process.poll() is not None
+
+        wait_until(said, seconds=120)
         self.client = openai.OpenAI(base_url=self.url, api_key="unused", max_retries=0, timeout=120)
 
     def stop(self, number=signal.SIGINT):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from privtune.cloud.auth.key_rows import SCOPES
 from tests.support.plane import Plane
 
 pytest.importorskip("schemathesis")
@@ -20,9 +21,10 @@ pytestmark = pytest.mark.timeout(3600 if "PRIVTUNE_FUZZ_EXAMPLES" in os.environ 
 
 @pytest.fixture
 def plane(tmp_path):
-    """Offers the model of the document's example, so large that any cut and length fits; no limit of numbers."""
+    """Offers the model of the document's example, so large that any cut and length fits; all scopes, no limits."""
     shape = {"n_layer": 5000, "n_positions": 40_000}
     opened = Plane(tmp_path, names=("minilm",), shape=shape, max_jobs=1_000_000, max_changes_per_minute=1_000_000)
+    opened.key = opened.keys.create("alice", scopes=SCOPES).secret
     yield opened
     opened.stop()
 

@@ -115,15 +115,22 @@ def test_a_revoked_key_ends_what_it_fetches(world):
         job_id = control.create_job(world.spec())["id"]
         fetched = link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, big_file(world, job_id))
         next(fetched)
+        unread = [link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, "big.bin") for _ in range(15)]
+        assert all(next(one) for one in unread)
         keys(world, "revoke", key[:9])
-        time.sleep(6)
+        with Link(
+            GatewayAccess(address=world.cloud.grpc_address, api_key=keys(world, "create", "--owner", "heidi"))
+        ) as new:
+            began = time.monotonic()
+            wait_until(lambda: opens(new, request_for(world, job_id, world.spec())))
+            assert time.monotonic() - began < 10, "what is not read ends as well"
         with pytest.raises(PrivTuneError, match="was revoked"):
             list(fetched)
 
 
 def test_create_and_cancel_leave_a_small_database(world):
     with client(world, keys(world, "create", "--owner", "carol")) as carol:
-        for _ in range(600):
+        for _ in range(300):
             job_id = carol.post(JOBS, json=body(world)).json()["id"]
             assert carol.post(f"{JOBS}/{job_id}/cancel").status_code == 200
         listed, after = 0, None
@@ -191,7 +198,7 @@ def test_a_revoked_key_ends_its_event_streams_and_calls(world):
                     pass
             with pytest.raises(PrivTuneError, match="was revoked"):
                 training.receive()
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 5
         assert erin.get(JOBS).status_code == 401
         with pytest.raises(PrivTuneError, match="was revoked"):
             link.open(request)

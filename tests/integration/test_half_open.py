@@ -1,17 +1,18 @@
 """Connections without a key or with a revoked one: they keep nobody else from the cloud."""
 
 import socket
+import threading
 import time
 from contextlib import ExitStack
 
 import pytest
 
-from privtune.cloud.gateway import split_service
+from privtune.cloud.compute.desk import Desk
 from privtune.cloud.server import http_protocol
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import GatewayAccess, Link
 from privtune.shared.errors import JobNotFound, Unauthenticated
-from tests.support.running import run
+from tests.support.running import run, wait_until
 from tests.support.world import ProcessCloud, Watcher, build_world
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,20 +66,28 @@ def test_half_open_connections_are_closed_and_others_served(world, said):
         assert closed(made[1][-1], 20)
 
 
-def test_a_revoked_key_ends_its_training_stream(local_world, monkeypatch):
-    monkeypatch.setattr(split_service, "KEY_CHECK_S", 0.1)
-    keys = local_world.cloud.keys
+@pytest.mark.parametrize("computing_s", [0, 30], ids=["training", "computing"])
+def test_a_revoked_key_ends_its_training_stream_within_seconds(local_world, monkeypatch, computing_s):
+    """Also while the cloud computes for it, longer than that."""
+    keys, revoked, advance, over = local_world.cloud.keys, [], Desk.advance, threading.Event()
+
+    def slow(desk, session, answers):
+        if revoked:
+            over.wait(computing_s)
+        return advance(desk, session, answers)
 
     def revoke(info):
         if info.step == 3:
             keys.revoke(keys.list()[0].id)
+            revoked.append(time.monotonic())
 
-    spec = local_world.spec(train={"max_steps": 5000, "epochs": 1000})
+    monkeypatch.setattr(Desk, "advance", slow)
+    spec = local_world.spec(train={"max_steps": 9000, "epochs": 1000})
     job_id = local_world.cloud.create_job(spec)
-    watcher = Watcher(at_step=revoke)
     with pytest.raises(Unauthenticated, match="was revoked"):
-        run(local_world, spec, job_id=job_id, watcher=watcher)
-    assert len(watcher.steps) < 4000
-    status, reason = local_world.cloud.status(job_id)
-    assert status == "paused"
-    assert "revoked" in reason
+        run(local_world, spec, job_id=job_id, watcher=Watcher(at_step=revoke))
+    assert time.monotonic() - revoked[0] < 10
+    over.set()
+    wait_until(lambda: local_world.cloud.status(job_id)[0] == "paused")
+    if not computing_s:
+        assert "revoked" in local_world.cloud.status(job_id)[1]

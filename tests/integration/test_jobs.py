@@ -40,7 +40,8 @@ def test_a_private_job_learns_and_predicts(world):
     assert sum(predictions[0].probabilities.values()) == pytest.approx(1)
 
 
-def test_shared_labels_train_in_the_cloud(world, monkeypatch):
+def test_shared_labels_train_in_the_cloud(local_world, monkeypatch):
+    world = local_world
     # Some orders of 160 records of noise learn little of the 40 held-out ones; this one learns.
     monkeypatch.setattr("privtune.device.home.job_folder.secrets.randbits", lambda bits: 1)
     spec = world.spec(labels="shared", num_labels=2, train={"max_steps": 100, "epochs": 20})

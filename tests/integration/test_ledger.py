@@ -25,7 +25,7 @@ from tests.support.running import cost, fixed_noise_seed, ledger_entries, run, t
 from tests.support.transcripts import recorded_frames
 from tests.support.world import ProcessCloud, Watcher, build_world
 
-NOISY = {"mechanism": {"name": "dchi"}, "train": {"max_steps": 40, "epochs": 20}}
+NOISY = {"mechanism": {"name": "dchi"}, "train": {"max_steps": 20, "epochs": 20}}
 
 
 def checked(world, job_id):

@@ -41,7 +41,8 @@ def kinds(world, job_id):
     return {kind.partition(" (")[0] for kind in traffic.counts}
 
 
-def test_it_learns_without_a_gradient_and_asks_the_cloud_once_a_record(world):
+def test_it_learns_without_a_gradient_and_asks_the_cloud_once_a_record(local_world):
+    world = local_world
     shape = {"max_steps": None, "epochs": 30, "batch_size": 16, "accumulation": 1, "checkpoint_every": 20}
     spec = world.spec(tail=1, train=shape, optim={"learning_rate": 5e-3})
     watcher = Watcher()

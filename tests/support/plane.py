@@ -16,10 +16,12 @@ from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
-from privtune.cloud.settings import Settings
+from privtune.cloud.limits import OwnerLimits
+from privtune.cloud.settings import Limits, Settings
 from tests.support.builders import least_spec
 
 
@@ -36,7 +38,9 @@ class Plane:
         (model / "model.safetensors").write_bytes(b"")
         self.store = Store(sqlite_url(folder / "cloud.sqlite"))
         self.store.upgrade()
-        self.jobs = Jobs(self.store, notifier=Notifier(max_event_streams), max_active_per_owner=max_jobs)
+        limits_of_all = OwnerLimits(self.store, Limits(unfinished_jobs=max_jobs, requests_per_minute=1_000_000))
+        notifier, files = Notifier(max_event_streams), JobFiles(folder)
+        self.jobs = Jobs(self.store, notifier=notifier, limits=limits_of_all, files=files)
         self.keys = ApiKeys(self.store)
         self.key = self.keys.create("alice").secret
         settings = Settings(data_folder=folder, grpc_port=4321, **limits)

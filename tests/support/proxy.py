@@ -1,4 +1,4 @@
-"""A user-space TCP proxy between device and cloud: records every byte, and can delay, slow down, cut or corrupt."""
+"""A user-space TCP proxy between device and cloud: records every byte; delays, slows down, cuts, silences, corrupts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Proxy:
         self.recorded: list[tuple[bool, bytes]] = []
         self.corrupt_next, self.silent = threading.Event(), threading.Event()
         self._open: list[socket.socket] = []
+        self._silent: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,6 +44,10 @@ class Proxy:
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
         self._open.clear()
+
+    def silence(self) -> None:
+        """Keep every open connection, and pass nothing on any more, as after a laptop's sleep; new ones work."""
+        self._silent.update(self._open)
 
     def bytes_from(self, *, device: bool) -> bytes:
         """All that one side sent, in order."""
@@ -89,6 +94,8 @@ class Proxy:
             while True:
                 at, data = due.get()
                 time.sleep(max(0.0, at - time.monotonic()))
+                if sink in self._silent:
+                    continue
                 with contextlib.suppress(OSError):
                     if not data:
                         sink.shutdown(socket.SHUT_WR)

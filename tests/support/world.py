@@ -19,6 +19,7 @@ from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
@@ -26,6 +27,7 @@ from privtune.device.data.source import DataSource
 from privtune.device.link.rest import ControlPlane
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.job_spec import JobSpec
+from tests.support.forked import Forked
 from tests.support.texts import write_sentences
 from tests.support.tiny_models import save_model
 
@@ -81,7 +83,12 @@ class InProcessCloud:
         self._settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
         self._store = Store(sqlite_url(database or data_folder / "cloud.sqlite"))
         self._store.upgrade()
-        self.jobs = Jobs(self._store, lease_s=self._settings.lease_s, give_up_days=self._settings.give_up_days)
+        self.jobs = Jobs(
+            self._store,
+            files=JobFiles(data_folder),
+            lease_s=self._settings.lease_s,
+            give_up_days=self._settings.give_up_days,
+        )
         self.keys = ApiKeys(self._store)
         catalog = Catalog([f"{name}={path}" for name, path in models.items()])
         self.teachings = Teachings(
@@ -149,22 +156,18 @@ class ProcessCloud:
         self.api_key = environment["PRIVTUNE_CLOUD_BOOTSTRAP_KEY"]
         ready = data_folder.with_name(data_folder.name + ".ready")
         ready.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "privtune.cloud.cli",
-            "serve",
-            "--data",
-            str(data_folder),
-            "--ready-file",
-            str(ready),
-        ]
-        command += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
-        command += [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
-        command += [part for name, path in (corpora or {}).items() for part in ("--corpus", f"{name}={path}")]
+        arguments = ["serve", "--data", str(data_folder), "--ready-file", str(ready)]
+        arguments += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
+        arguments += [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
+        arguments += [part for name, path in (corpora or {}).items() for part in ("--corpus", f"{name}={path}")]
         self.log = data_folder.with_name(data_folder.name + ".log")
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        self.process: Forked | subprocess.Popen[bytes]
+        if threads == 1:
+            self.process = Forked("privtune.cloud.cli", arguments, environment=environment, output=self.log)
+        else:  # torch reads the number when it is imported
+            command = [sys.executable, "-m", "privtune.cloud.cli", *arguments]
+            with self.log.open("a") as log:
+                self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         addresses = self._wait(ready)
         self.grpc_address = addresses["grpc"]
         self.http_url = addresses["url"]

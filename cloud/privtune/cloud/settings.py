@@ -10,6 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MIB = 1024 * 1024
 
 
+class Limits(BaseModel):
+    """What an owner may take of the cloud; see `privtune.cloud.limits`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[str, ...] | None = Field(None, description="Models that it may use; None: every one on offer.")
+    unfinished_jobs: int = Field(100, ge=1, description="Jobs that have not ended.")
+    requests_per_minute: int = Field(6000, ge=1, description="Over REST and gRPC.")
+    bytes_per_minute: int | None = Field(None, ge=1, description="What its devices may send; None: no limit.")
+    stored_bytes: int | None = Field(None, ge=1, description="Checkpoints and adapters; None: no limit.")
+
+
 class Settings(BaseModel):
     """Settings of `privtune-cloud serve`. Sizes in bytes; port 0 lets the system choose."""
 
@@ -45,9 +57,15 @@ class Settings(BaseModel):
     give_up_days: float | None = Field(
         None, gt=0, description="Days for which a job waits for the device that began it. None: for ever."
     )
-    max_jobs_per_owner: int = Field(100, ge=1, description="Unfinished jobs that an owner may have.")
+    limits: Limits = Field(Limits(), description="Of every owner that has no others.")
     max_changes_per_minute: int = Field(
         120, ge=1, description="Jobs that an owner may create, pause or resume within a minute."
+    )
+    keep_jobs_days: int | None = Field(
+        None, ge=1, description="Days after which a job that has ended is deleted; None: never."
+    )
+    keep_packages_days: int | None = Field(
+        None, ge=1, description="Days after which a bottom package that no device fetches is deleted; None: never."
     )
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

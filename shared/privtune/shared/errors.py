@@ -13,6 +13,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- CutOutOfRange           the cut is not a block boundary of this model
     |- Unauthenticated         no valid API key
     |- PermissionDenied        the key does not allow this
+    |- KeyNotFound             no such API key
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
     |- PolicyRefused           the device's own policy refuses the job
@@ -23,6 +24,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- FrameCorrupt            a frame's checksum, shape or order is wrong
     |- NonFinite               NaN or infinity in a tensor
     |- SessionSuperseded       a newer session holds the job
+    |- HomeOutdated            the device's home is an older copy, or was moved away
     |- PortInUse               a server can't listen on the address
     |- StorageFull             no room to write, or not allowed to
     |- CloudOutOfMemory        the cloud has no memory left for this
@@ -127,7 +129,14 @@ class PermissionDenied(PrivTuneError):
     """The key is valid but does not allow this."""
 
     reason, grpc_status, http_status, exit_code = "PERMISSION_DENIED", "PERMISSION_DENIED", 403, 5
-    help = "This API key may not do that."
+    help = "The API key's scopes or a limit of the cloud do not allow that. The message says which."
+
+
+class KeyNotFound(PrivTuneError):
+    """No such API key to rotate or revoke."""
+
+    reason, grpc_status, http_status, exit_code = "KEY_NOT_FOUND", "NOT_FOUND", 404, 5
+    help = "There is no such API key. `privtune-cloud keys list` shows the ids."
 
 
 class JobNotFound(PrivTuneError):
@@ -199,6 +208,13 @@ class SessionSuperseded(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "SESSION_SUPERSEDED", "ABORTED", 409, 6
     help = "A newer run of this job has begun, here or on another device. `privtune jobs show` prints its state."
+
+
+class HomeOutdated(PrivTuneError):
+    """The device's home is not the newest one: what it would draw may have been drawn already."""
+
+    reason, grpc_status, http_status, exit_code = "HOME_OUTDATED", "FAILED_PRECONDITION", 409, 19
+    help = "The device's home is an older copy, or was moved away. Use the newest one; see docs/operations.md."
 
 
 class PortInUse(PrivTuneError):

@@ -8,13 +8,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_REMOVED = ".removed"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -80,6 +81,28 @@ def replacing_folder(target: Path, *, resumable: bool = False) -> Iterator[Path]
     finally:
         if not resumable:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it; on return it is gone from the disk. Raises OSError.
+
+    It loses its name first, so nobody finds a part of it. Called again it completes what was interrupted; a folder that
+    is gone already, or that another process removes as well, is no error.
+    """
+    scratch = folder.with_name(f".{folder.name}{_REMOVED}")
+    while folder.exists() or scratch.exists():
+        with suppress(FileNotFoundError):
+            if not scratch.exists():
+                folder.rename(scratch)
+            shutil.rmtree(scratch)
+    if folder.parent.exists():
+        _flush_to_disk(folder.parent)
+
+
+def finish_removals(parent: Path) -> None:
+    """Complete what `remove_folder` could not end in this folder, because its process was killed."""
+    for scratch in parent.glob(f".*{_REMOVED}"):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:

@@ -9,14 +9,17 @@ from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
-from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object, tuned_name
+from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object
+from privtune.cloud.api.deletion_routes import add_deletion_routes
 from privtune.cloud.api.error_responses import install_error_handlers
-from privtune.cloud.api.job_routes import add_job_routes
+from privtune.cloud.api.job_routes import TOO_OFTEN, add_job_routes
+from privtune.cloud.api.key_routes import add_key_routes
 from privtune.cloud.api.middleware import Envelope
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.responses import ErrorResponse, FilePage, HealthObject, InfoObject, ModelObject, ModelPage
 from privtune.cloud.api.teaching_routes import add_teaching_routes
 from privtune.cloud.auth import ApiKeys, bearer
+from privtune.cloud.auth.key_rows import Scope
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
@@ -42,10 +45,14 @@ job = client.fine_tuning.jobs.create(
 
 Status: `queued` → `running` ⇄ `paused` → `succeeded` | `failed` | `cancelled`; `privtune.phase` and
 `privtune.reason` say more. A job whose device is away is `paused` and continues by itself when the device is back.
+
+An API key has scopes: `read` for every GET, `submit` for every other request, `admin` for the owner's API keys,
+`device` for gRPC.
 """
 _TAGS = [
     {"name": "Fine-tuning", "description": "Jobs, their events and checkpoints."},
     {"name": "Teachings", "description": "Blocks for a device, taught on public text by the whole model."},
+    {"name": "API keys", "description": "Your own, with a key that has the scope `admin`."},
     {"name": "Models", "description": "What this cloud offers."},
     {"name": "Files", "description": "Text is never uploaded."},
     {"name": "PrivTune", "description": "What a device asks before it connects."},
@@ -53,7 +60,8 @@ _TAGS = [
 ]
 _MEANINGS = {
     400: "A field is unknown, missing, contradictory or out of range.",
-    401: "No valid API key.",
+    401: "No API key, or one that is not known, was revoked or has expired.",
+    403: "The API key's scopes do not allow it.",
     413: "The request is too large.",
     422: "The model can't be split or loaded safely.",
     500: "A defect of the cloud.",
@@ -88,29 +96,47 @@ def create_app(
     install_error_handlers(app)
     app.add_middleware(Envelope, max_bytes=settings.max_request_bytes)
 
-    def caller(request: Request, _: HTTPAuthorizationCredentials | None = Security(_bearer_scheme)) -> str:
-        return keys.authenticate(bearer(request.headers.get("authorization")))
-
-    documented: dict[int | str, dict[str, Any]] = {
+    documented = TOO_OFTEN | {
         status: {"model": ErrorResponse, "description": text} for status, text in _MEANINGS.items()
     }
-    router = APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)])
+
+    def door(scope: Scope | None = None) -> tuple[APIRouter, Callable[..., str]]:
+        """A router whose routes all need a key with the scope, and a dependency that gives the key's owner.
+
+        scope: None: that of the request's method.
+        """
+
+        def caller(request: Request, _: HTTPAuthorizationCredentials | None = Security(_bearer_scheme)) -> str:
+            needed = scope or ("read" if request.method in ("GET", "HEAD") else "submit")
+            return keys.authenticate(bearer(request.headers.get("authorization")), needed).owner
+
+        def counted(owner: str = Depends(caller)) -> None:
+            jobs.limits.count_request(owner)
+
+        return APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(counted)]), caller
+
+    (router, caller), (of_keys, administrator) = door(), door("admin")
     pace = Pace(settings.max_changes_per_minute)
     add_job_routes(router, jobs, teachings, caller, pace)
-    add_teaching_routes(router, teachings, caller, pace)
+    add_deletion_routes(router, jobs, caller)
+    add_teaching_routes(router, teachings, jobs.limits, caller, pace)
+    add_key_routes(of_keys, keys, administrator, pace)
     _add_model_routes(router, teachings.catalog, jobs, caller)
     _add_file_routes(router)
     _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)
     app.include_router(router)
+    app.include_router(of_keys)
     _add_health_routes(app, check_ready)
     return app
 
 
 def _add_model_routes(router: APIRouter, catalog: Catalog, jobs: Jobs, caller: Callable[..., str]) -> None:
     @router.get("/models", tags=["Models"], summary="List models", response_model=ModelPage)
-    def list_models() -> dict[str, Any]:
-        """Every model that a job may name, with its possible cuts."""
-        return list_object([model_object(card, catalog) for card in catalog.cards()], False)
+    def list_models(owner: str = Depends(caller)) -> dict[str, Any]:
+        """Every model that a job of yours may name, with its possible cuts."""
+        mine = jobs.limits.of(owner).models
+        cards = (card for card in catalog.cards() if mine is None or card.name in mine)
+        return list_object([model_object(card, catalog) for card in cards], False)
 
     @router.get(
         "/models/{model:path}",
@@ -122,13 +148,14 @@ def _add_model_routes(router: APIRouter, catalog: Catalog, jobs: Jobs, caller: C
     def get_model(model: str, owner: str = Depends(caller)) -> dict[str, Any]:
         """One model; also one of the hub, if the operator allows that, and your own tuned ones by their `ft:` names."""
         if not model.startswith("ft:"):
+            jobs.limits.check_model(owner, model)
             return model_object(catalog.card(model), catalog)
         unknown = ModelNotFound(f"You have no tuned model {model[:200]!r}.", param="model")
         try:
             job = jobs.get(tuned_job_id(model), owner)
         except JobNotFound:
             raise unknown from None
-        if job.status != "succeeded" or tuned_name(job) != model:
+        if job.tuned_model != model:
             raise unknown
         return tuned_model_object(job, model_object(catalog.card(job.spec.model), catalog))
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from privtune.cloud.api.error_responses import explain
 from privtune.cloud.api.requests import TOP_LEVEL, CreateJobRequest, Hyperparameters
 from privtune.cloud.catalog import Catalog, ModelCard
-from privtune.cloud.jobs.states import Checkpoint, Event, Job
+from privtune.cloud.jobs.states import Checkpoint, Event, Job, tuned_name
 from privtune.shared.errors import InvalidInput, JobNotFound
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec, OptimSpec
 
@@ -55,7 +55,7 @@ def job_object(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "finished_at": job.finished_at,
         "model": spec.model,
-        "fine_tuned_model": tuned_name(job) if job.status == "succeeded" else None,
+        "fine_tuned_model": job.tuned_model,
         "organization_id": job.owner,
         "status": job.status,
         "hyperparameters": hyper,
@@ -142,11 +142,6 @@ def list_object(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }
-
-
-def tuned_name(job: Job) -> str:
-    """A tuned model's name in OpenAI's form: ft:MODEL:OWNER:SUFFIX:ID."""
-    return f"ft:{job.spec.model}:{job.owner}:{job.spec.suffix or ''}:{_bare(job.id)}"
 
 
 def tuned_job_id(model: str) -> str:

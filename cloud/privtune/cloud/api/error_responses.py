@@ -110,7 +110,7 @@ def _methods(request: Request) -> list[str]:
 
 
 def _json(request: Request, status: int, message: str, code: str, param: str | None) -> JSONResponse:
-    headers = {"x-should-retry": "false"} if status == 409 else {}  # openai's client retries conflicts otherwise
+    headers = {"x-should-retry": "false"} if status in (409, 507) else {}  # openai's client retries these otherwise
     if status == 401:
         headers["www-authenticate"] = "Bearer"
     if _PROBLEM in request.headers.get("accept", ""):

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -23,13 +24,13 @@ from privtune.cloud.api.convert import (
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.requests import CreateJobRequest
 from privtune.cloud.api.responses import CheckpointPage, ErrorResponse, EventPage, JobObject, JobPage
+from privtune.cloud.auth.key_rows import KEY_CHECK_S
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job, Status
 from privtune.cloud.jobs.teachings import Teachings
-from privtune.shared.errors import Unauthenticated
+from privtune.shared.errors import JobNotFound, Unauthenticated
 
 _PING_S = 15
-KEY_CHECK_S = 5  # a revoked key ends its streams within this time
 _BATCH = 100
 _METADATA = re.compile(r"^metadata\[(.{1,64})\]$")
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
@@ -38,10 +39,10 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
 _CONFLICT: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorResponse, "description": "The job's state does not allow it."}
 }
-_FORBIDDEN: dict[int | str, dict[str, Any]] = {
-    403: {"model": ErrorResponse, "description": "You have as many already as this cloud allows."}
+FORBIDDEN: dict[int | str, dict[str, Any]] = {
+    403: {"model": ErrorResponse, "description": "The API key's scopes, or a limit of this cloud, do not allow it."}
 }
-_TOO_OFTEN: dict[int | str, dict[str, Any]] = {
+TOO_OFTEN: dict[int | str, dict[str, Any]] = {
     429: {
         "model": ErrorResponse,
         "description": "Too many in a short time.",
@@ -87,9 +88,10 @@ def _add_create_and_list(
         summary="Create a job",
         response_model=JobObject,
         responses={404: {"model": ErrorResponse, "description": "This cloud does not offer the model."}}
-        | _FORBIDDEN
+        | FORBIDDEN
         | {409: {"model": ErrorResponse, "description": "The Idempotency-Key was used for another request."}}
-        | _TOO_OFTEN,
+        | {507: {"model": ErrorResponse, "description": "Your jobs take all the room that this cloud allows you."}}
+        | TOO_OFTEN,
     )
     def create_job(
         request: CreateJobRequest,
@@ -103,6 +105,8 @@ def _add_create_and_list(
     ) -> dict[str, Any]:
         """Queue a job. It runs when the device that holds `device://NAME` connects: `privtune agent` there."""
         spec = to_spec(request)
+        jobs.limits.check_model(owner, spec.model)
+        jobs.limits.check_stored(owner)
         teachings.catalog.check(spec)
         teachings.check_job(owner, spec)
         return job_object(jobs.create(owner, spec, idempotency_key=idempotency_key, metadata=request.metadata))
@@ -135,12 +139,12 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str], pace
         """End the job: at once, or at the next step boundary if it runs, in seconds at most. Checkpoints are kept."""
         return job_object(jobs.cancel(job_id, owner))
 
-    @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses | _TOO_OFTEN)
+    @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses | TOO_OFTEN)
     def pause_job(job_id: JobId, owner: str = Depends(paced)) -> dict[str, Any]:
         """Hold the job until `resume`: at once, or from the next step boundary if it runs."""
         return job_object(jobs.pause(job_id, owner))
 
-    @routes.post("/{job_id}/resume", summary="Resume a job", response_model=JobObject, responses=responses | _TOO_OFTEN)
+    @routes.post("/{job_id}/resume", summary="Resume a job", response_model=JobObject, responses=responses | TOO_OFTEN)
     def resume_job(job_id: JobId, owner: str = Depends(paced)) -> dict[str, Any]:
         """Let a paused job continue from its last checkpoint once its device connects."""
         return job_object(jobs.resume(job_id, owner))
@@ -149,7 +153,7 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str], pace
         "/{job_id}/release",
         summary="Take a job from its device",
         response_model=JobObject,
-        responses=responses | _TOO_OFTEN,
+        responses=responses | TOO_OFTEN,
     )
     def release_job(job_id: JobId, owner: str = Depends(paced)) -> dict[str, Any]:
         """End its session, if it has one, and let another device begin the job again, for example after a loss."""
@@ -190,7 +194,7 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
         summary="Follow events (SSE)",
         response_class=EventSourceResponse,
         responses=_NOT_FOUND
-        | _FORBIDDEN
+        | FORBIDDEN
         | {
             200: {"description": "Server-sent events; `id` is the event's id.", "content": {"text/event-stream": {}}},
             204: {"description": "The job has ended and all events were delivered; do not reconnect."},
@@ -220,16 +224,13 @@ def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> No
 async def _follow(
     jobs: Jobs, job: Job, seq: int, owner: str, check_key: Callable[[], str]
 ) -> AsyncIterator[ServerSentEvent]:
-    """Every event after `seq` until the job has ended, the key is revoked or the server stops.
+    """Every event after `seq` until the job has ended or is deleted, the key has ended, or the server stops.
 
     Subscribes first, so none is missed.
     """
-    with jobs.subscribe(job.id, owner) as news:
+    with suppress(Unauthenticated, JobNotFound), jobs.subscribe(job.id, owner) as news:
         while not news.closed:
-            try:
-                await asyncio.to_thread(check_key)
-            except Unauthenticated:
-                return
+            await asyncio.to_thread(check_key)
             # The state is read before the events: once a job has ended, no event comes after the ones read next.
             ended = (await asyncio.to_thread(jobs.get, job.id)).final
             page = await asyncio.to_thread(jobs.events, job.id, after=seq, limit=_BATCH)
@@ -239,5 +240,5 @@ async def _follow(
                 yield ServerSentEvent(data=data, id=event_id(job.id, seq), event="fine_tuning.job.event")
             if ended and not page.has_more:
                 return
-            if not page.has_more:
-                await news.wait(KEY_CHECK_S)
+            while not (page.has_more or news.closed or await news.wait(KEY_CHECK_S)):
+                await asyncio.to_thread(check_key)

@@ -135,6 +135,33 @@ class ModelObject(_Object):
     privtune: ModelDetails
 
 
+class KeptObject(_Object):
+    """What there was of one kind: files or rows, and the bytes of files."""
+
+    count: int
+    bytes: int
+
+
+class ReceiptObject(_Object):
+    """What a deletion removed, and what deliberately stays with the reason."""
+
+    job_id: str
+    model: str | None
+    deleted_at: int
+    why: Literal["asked", "age"]
+    went: dict[str, KeptObject]
+    stays: dict[str, str]
+
+
+class DeletedObject(_Object):
+    """OpenAI's answer to a deletion, with a receipt."""
+
+    id: str
+    object: Literal["fine_tuning.job", "model"]
+    deleted: Literal[True]
+    privtune: ReceiptObject
+
+
 class ListPage(_Object):
     """A page of a listing."""
 

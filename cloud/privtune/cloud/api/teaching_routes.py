@@ -9,11 +9,12 @@ from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, Field
 
 from privtune.cloud.api.convert import list_object
-from privtune.cloud.api.job_routes import Limit
+from privtune.cloud.api.job_routes import FORBIDDEN, TOO_OFTEN, Limit
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.requests import CreateTeachingRequest
 from privtune.cloud.api.responses import ErrorResponse, ListPage
 from privtune.cloud.jobs.teachings import Teaching, Teachings, TeachingStatus
+from privtune.cloud.limits import OwnerLimits
 from privtune.shared.job_spec import TEACHING_ID
 from privtune.shared.teaching_spec import TeachingSpec
 
@@ -81,7 +82,9 @@ class CorpusPage(ListPage):
     data: list[CorpusObject]
 
 
-def add_teaching_routes(router: APIRouter, teachings: Teachings, caller: Callable[..., str], pace: Pace) -> None:
+def add_teaching_routes(
+    router: APIRouter, teachings: Teachings, limits: OwnerLimits, caller: Callable[..., str], pace: Pace
+) -> None:
     """Add the routes under /privtune/teachings, and that of the corpora. pace: of what writes to the database."""
     routes = APIRouter(prefix="/privtune", tags=["Teachings"])
 
@@ -99,17 +102,14 @@ def add_teaching_routes(router: APIRouter, teachings: Teachings, caller: Callabl
         summary="Teach blocks",
         response_model=TeachingObject,
         responses={
-            403: {"model": ErrorResponse, "description": "You have as many already as this cloud allows."},
             404: {"model": ErrorResponse, "description": "This cloud does not offer the model or the corpus."},
-            429: {
-                "model": ErrorResponse,
-                "description": "Too many in a short time.",
-                "headers": {"Retry-After": {"description": "Seconds until the next.", "schema": {"type": "integer"}}},
-            },
-        },
+        }
+        | FORBIDDEN
+        | TOO_OFTEN,
     )
     def create_teaching(request: CreateTeachingRequest, owner: str = Depends(paced)) -> dict[str, Any]:
         """Queue a teaching. What was taught before, with the same weights, text and settings, is ready at once."""
+        limits.check_model(owner, request.model)
         return teaching_object(teachings.create(owner, TeachingSpec(**request.model_dump())))
 
     @routes.get("/teachings", summary="List teachings", response_model=TeachingPage, responses=_NOT_FOUND)

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
 from privtune.shared.files import replacing_file, replacing_folder, write_text
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, write_manifest
@@ -21,11 +22,11 @@ class Artifacts:
     """One folder per job under the cloud's data folder. Job ids come from the store, never from a client."""
 
     def __init__(self, data_folder: Path) -> None:
-        self._jobs = data_folder / "jobs"
+        self._folder = JobFiles(data_folder).path
 
     def checkpoints(self, job_id: str, holder: str) -> Path:
         """The folder of a job's checkpoints with one device: those of another device belong to another run."""
-        return self._jobs / job_id / "checkpoints" / holder
+        return self._folder(job_id) / "checkpoints" / holder
 
     def adapter(self, job_id: str) -> Path:
         """The folder of a finished job's adapter. Raises `JobConflict` before the job has succeeded."""
@@ -102,10 +103,10 @@ class Artifacts:
         return folder / name
 
     def _pin(self, job_id: str) -> Path:
-        return self._jobs / job_id / "base.sha256"
+        return self._folder(job_id) / "base.sha256"
 
     def _table(self, job_id: str) -> Path:
-        return self._jobs / job_id / "table.safetensors"
+        return self._folder(job_id) / "table.safetensors"
 
     def _adapter(self, job_id: str) -> Path:
-        return self._jobs / job_id / "adapter"
+        return self._folder(job_id) / "adapter"

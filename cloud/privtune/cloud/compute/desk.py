@@ -166,6 +166,12 @@ class Desk:
         if session is not None and session.epoch <= epoch:
             del self._training[job_id]
 
+    def forget(self, job_id: str) -> None:
+        """Free all sessions of a job that is deleted."""
+        self._training.pop(job_id, None)
+        for session in [one for one in self._inference.values() if one.job_id == job_id]:
+            self.inference_ended(session)
+
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
         self._jobs.progress(

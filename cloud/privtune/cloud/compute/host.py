@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from privtune.cloud.catalog import Catalog
 from privtune.shared.errors import VersionMismatch
+from privtune.shared.files import finish_removals, remove_folder
 from privtune.shared.job_spec import JobSpec, Precision, Task
 from privtune.shared.manifest import MANIFEST
 from privtune.shared.modeling.adapter_folder import base_sha256
@@ -99,7 +101,9 @@ class Host:
             contents = (spec.model, spec.task, self.bottom_sha256(spec), texts_sha256(partition, tokenizer))
             name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
             folder = self._packages / f"{name}-cut{spec.cut}-tail{spec.tail}"
-            if not (folder / MANIFEST).exists():
+            if (folder / MANIFEST).exists():
+                os.utime(folder)  # its last use, for `drop_packages`
+            else:
                 write_bottom_package(
                     partition,
                     tokenizer,
@@ -110,6 +114,18 @@ class Host:
                     folder=folder,
                 )
         return folder
+
+    def drop_packages(self, unused_since: float) -> int:
+        """Delete bottom packages that were last asked for before this time (seconds since 1970); returns how many.
+
+        A device that fetches one right now has asked for it.
+        """
+        with self._lock:
+            finish_removals(self._packages)
+            old = [one for one in self._packages.glob("[!.]*") if one.stat().st_mtime < unused_since]
+            for folder in old:
+                remove_folder(folder)
+        return len(old)
 
     def autocast_dtype(self, precision: Precision) -> torch.dtype | None:
         """The autocast type for a job, or None for float32 throughout."""

@@ -63,7 +63,11 @@ class Base(DeclarativeBase):
 
 
 class ApiKeyRow(Base):
-    """An API key: only the SHA-256 of the secret is kept."""
+    """An API key: only the SHA-256 of the secret is kept.
+
+    scopes: separated by spaces.
+    replaced_by: the key that it was rotated to.
+    """
 
     __tablename__ = "api_keys"
 
@@ -71,10 +75,22 @@ class ApiKeyRow(Base):
     owner: Mapped[str] = mapped_column(String(64), index=True)
     label: Mapped[str] = mapped_column(String(128))
     display: Mapped[str] = mapped_column(String(16))
+    scopes: Mapped[str] = mapped_column(String(64))
     secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[int] = mapped_column(BigInteger)
     last_used_at: Mapped[int | None] = mapped_column(BigInteger)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+    replaced_by: Mapped[str | None] = mapped_column(String(40))
+
+
+class OwnerRow(Base):
+    """An owner with limits of its own: fields of `privtune.cloud.settings.Limits`."""
+
+    __tablename__ = "owners"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    limits: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class JobRow(Base):
@@ -157,6 +173,33 @@ class IdempotencyRow(Base):
     request_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class DeletionRow(Base):
+    """A job that is deleted: its rows are gone, its files once `finished_at` is set.
+
+    receipt: what went; None where nobody asked for the deletion, and the row goes with the files.
+    """
+
+    __tablename__ = "deletions"
+    __table_args__ = (Index("ix_deletions_owner_number", "owner", "number"),)
+
+    number: Mapped[int] = mapped_column(_Counter, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(String(40), unique=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    receipt: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    finished_at: Mapped[int | None] = mapped_column(BigInteger, index=True)
+
+
+class HomeRow(Base):
+    """How often a device's home has claimed to be the newest copy, and by which nonce it did so last."""
+
+    __tablename__ = "homes"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    home_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    nonce: Mapped[str] = mapped_column(String(32))
 
 
 class TeachingRow(Base):
@@ -293,7 +336,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # `_begin_sqlite` begins, not the driver, which would begin late
     use_write_ahead_log(connection, _BUSY_TIMEOUT_MS / 1000)
     cursor = connection.cursor()
-    for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_TIMEOUT_MS}", "foreign_keys=ON"):
+    # secure_delete: rows of a deleted job are overwritten, not only unlinked.
+    for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_TIMEOUT_MS}", "foreign_keys=ON", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -22,12 +22,13 @@ async def errors_as_status(context: Context) -> AsyncIterator[None]:
     try:
         yield
     except Exception as error:  # not a cancelled call
-        public = _public(error)
-        await context.abort(
-            getattr(grpc.StatusCode, public.grpc_status),
-            public.message,
-            trailing_metadata=((metadata.REASON, public.reason),),
-        )
+        await abort(context, _public(error))
+
+
+async def abort(context: Context, error: PrivTuneError) -> None:
+    """End the RPC with an error of the table. Raises grpc's own AbortError once the status is on its way."""
+    status, reason = getattr(grpc.StatusCode, error.grpc_status), ((metadata.REASON, error.reason),)
+    await context.abort(status, error.message, trailing_metadata=reason)
 
 
 def api_key(context: Context) -> str:

@@ -21,12 +21,17 @@ class Inbox:
 
     budget: in which frames and answers are entered for as long as they are here.
     make_room: enters a holder's bytes in the budget on the compute thread, whose caches may have to give way.
+    count: counts bytes that came, and gives the seconds to wait before more are read.
     """
 
     def __init__(
-        self, session: JobSession, budget: MemoryBudget, make_room: Callable[[object, int], Awaitable[None]]
+        self,
+        session: JobSession,
+        budget: MemoryBudget,
+        make_room: Callable[[object, int], Awaitable[None]],
+        count: Callable[[int], float] = lambda _: 0.0,
     ) -> None:
-        self._session, self._budget, self._make_room = session, budget, make_room
+        self._session, self._budget, self._make_room, self._count = session, budget, make_room, count
         self._queue: asyncio.Queue[Message | PrivTuneError | None] = asyncio.Queue(2 * session.spec.train.in_flight + 2)
         self._size = self._handled = 0
 
@@ -35,6 +40,11 @@ class Inbox:
         """The session's."""
         return self._session.epoch
 
+    @property
+    def job_id(self) -> str:
+        """The job of the stream."""
+        return self._session.job_id
+
     async def fill(self, requests: AsyncIterator[pb.Frame], max_tensor_bytes: int) -> None:
         """Read the stream to its end, ahead of the compute thread, so that uploads overlap with computation."""
         largest = min(max_tensor_bytes, self._session.max_message_bytes or max_tensor_bytes)
@@ -42,6 +52,8 @@ class Inbox:
         try:
             while (frame := await self._frame(requests, reader)) is not None:
                 await self._hold(frame.ByteSize())
+                if wait_s := self._count(frame.ByteSize()):
+                    await asyncio.sleep(wait_s)  # gRPC makes the device wait as well
                 message = reader.feed(frame)
                 self._session.bytes_up = reader.bytes_received
                 if message is not None:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth.key_rows import KEY_CHECK_S
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk, JobSession
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
-from privtune.cloud.gateway.calls import Context, api_key, errors_as_status, job_and_epoch
+from privtune.cloud.gateway.calls import Context, abort, api_key, errors_as_status, job_and_epoch
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.gateway.lease_keeper import LeaseKeeper
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
@@ -38,6 +39,7 @@ from privtune.shared.errors import (
     FrameCorrupt,
     InternalError,
     JobConflict,
+    JobNotFound,
     NonFinite,
     PrivTuneError,
     SessionSuperseded,
@@ -51,7 +53,6 @@ from privtune.split.v1 import split_pb2_grpc
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-KEY_CHECK_S = 5.0  # a revoked key ends its streams within this time
 MAX_CALLS = 16  # of an owner at once, beside the streams of sessions: each holds what its device does not read
 
 _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
@@ -75,7 +76,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
         self._calls = Counter[str]()  # under way, by owner
         self._keeper = LeaseKeeper(jobs.leases, self._held, self._end)
+        self._loop = asyncio.get_running_loop()
         jobs.when_ended(self._job_ended)
+        jobs.deletions.when_deleted = self._job_deleted
 
     async def shutdown(self) -> None:
         """End every stream: of training after the present step, which leaves a checkpoint on both sides.
@@ -94,6 +97,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._compute.shutdown(wait=True)
         await asyncio.to_thread(self._school.stop, _ENDING_S)
 
+    def drop_packages(self, unused_since: float) -> int:
+        """See `Host.drop_packages`."""
+        return self._host.drop_packages(unused_since)
+
     async def _streams_end(self) -> None:
         if self._streams:
             await asyncio.wait(self._streams, timeout=_ENDING_S)
@@ -107,6 +114,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
                         f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
                     )
+                if not request.infer:
+                    await asyncio.to_thread(self._jobs.limits.check_stored, owner)
                 session = await self._on_compute(self._desk.open, owner, request)
             before = None if request.infer else self._training.pop(request.job_id, None)
             if before is not None:
@@ -127,7 +136,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """One training stream; it ends when the device closes it, with an error, or with a newer session."""
         async with errors_as_status(context):
             session = await self._session(context, infer=False)
-            inbox = self._inbox(session)
+            inbox = await self._inbox(session)
             why = "the connection to the device was lost; the job continues when it reconnects"
             try:
                 await self._on_compute(self._desk.start, session, inbox)
@@ -152,7 +161,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """Forward only, with the trained adapter."""
         async with errors_as_status(context):
             session = await self._session(context, infer=True)
-            inbox = self._inbox(session)
+            inbox = await self._inbox(session)
             await self._on_compute(self._desk.start, session, inbox)
             sweeper = asyncio.create_task(self._drop_idle_texts())
             try:
@@ -178,6 +187,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             await asyncio.to_thread(refuse, request.job_id, reason, message)
             return pb.RefuseResponse()
 
+    async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
+        """A device is about to draw, or has drawn, in this home."""
+        async with errors_as_status(context), self._call(context) as owner:
+            await asyncio.to_thread(self._jobs.homes.claim, owner, request.home_id, request.count, request.nonce)
+            return pb.ClaimResponse()
+
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
         async with errors_as_status(context), self._call(context) as owner:
@@ -191,21 +206,20 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 folder = await asyncio.to_thread(self._taught, job.spec.taught, owner)
             else:
                 raise FrameCorrupt("the kind of artifact is not set")
-            clock = asyncio.get_running_loop().time
             with self._artifacts.file(folder, request.file).open("rb") as file:
                 file.seek(request.offset)
-                checked = clock()
-                while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
-                    yield pb.FetchResponse(data=data)
-                    if clock() - checked > KEY_CHECK_S:
-                        await self._owner(context)
-                        checked = clock()
+                watcher = self._watch_key(context)
+                try:
+                    while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
+                        yield pb.FetchResponse(data=data)
+                finally:
+                    watcher.cancel()
 
     async def _answers(
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context
     ) -> AsyncIterator[pb.Frame]:
         reader = asyncio.create_task(inbox.fill(requests, self._settings.max_tensor_bytes))
-        watcher = asyncio.create_task(self._watch_key(context, inbox))
+        watcher = self._watch_key(context, inbox)
         writer, task = FrameWriter(epoch=session.epoch), _this_task()
         self._streams[task] = inbox
         try:
@@ -228,18 +242,31 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             raise JobConflict("this job has no taught blocks")
         return self._classroom.package(self._teachings.get(teaching_id, owner).result or "none")
 
-    def _inbox(self, session: JobSession) -> Inbox:
-        return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold))
+    async def _inbox(self, session: JobSession) -> Inbox:
+        count = await asyncio.to_thread(self._jobs.limits.counting_bytes, session.owner)
+        return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold), count)
 
-    async def _watch_key(self, context: Context, inbox: Inbox) -> None:
-        """End the stream of a key that was revoked."""
-        while True:
+    def _watch_key(self, context: Context, inbox: Inbox | None = None) -> asyncio.Task[None]:
+        """End this task's stream within seconds of its key's end, whatever it waits for then."""
+        return asyncio.create_task(self._end_with_key(context, _this_task(), inbox))
+
+    async def _end_with_key(self, context: Context, stream: asyncio.Task[Any], inbox: Inbox | None) -> None:
+        ended: PrivTuneError | None = None
+        while ended is None:
             await asyncio.sleep(KEY_CHECK_S)
             try:
                 await self._owner(context)
             except Unauthenticated as error:
-                inbox.end(error)
-                return
+                ended = error
+            except PrivTuneError:
+                continue  # the database is busy, or the cloud closes
+        if inbox is not None:
+            inbox.end(ended)  # the stream ends by itself, unless it computes or its device does not read
+            await asyncio.sleep(KEY_CHECK_S)
+        with suppress(Exception):
+            async with asyncio.timeout(KEY_CHECK_S):
+                await abort(context, ended)
+        stream.cancel()
 
     async def _drop_idle_texts(self) -> None:
         while True:
@@ -247,7 +274,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             await self._on_compute(self._desk.texts.drop_idle)
 
     async def _session(self, context: Context, *, infer: bool) -> JobSession:
-        owner = await self._owner(context)
+        owner = await self._caller(context)
         job_id, epoch = job_and_epoch(context)
         await asyncio.to_thread(self._jobs.get, job_id, owner)
         return self._desk.current(job_id, epoch, infer=infer)
@@ -277,10 +304,24 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         if inbox is not None and inbox.epoch == epoch:
             inbox.end(error)
 
+    def _job_deleted(self, job_id: str) -> None:
+        """Free all sessions of a job and end its streams. Called on a thread of REST, which waits for it.
+
+        On return nothing writes to the job's folder any more.
+        """
+        with suppress(RuntimeError):  # shut down already
+            self._loop.call_soon_threadsafe(self._end_streams, job_id)
+            self._compute.submit(self._desk.forget, job_id).result()
+
+    def _end_streams(self, job_id: str) -> None:
+        for inbox in self._streams.values():
+            if inbox.job_id == job_id:
+                inbox.end(JobNotFound("this job was deleted by its owner"))
+
     @asynccontextmanager
     async def _call(self, context: Context) -> AsyncIterator[str]:
         """The owner of a call, counted while it is under way. Raises CloudUnreachable for one too many."""
-        owner = await self._owner(context)
+        owner = await self._caller(context)
         if self._calls[owner] >= MAX_CALLS:
             raise CloudUnreachable(f"{MAX_CALLS} calls of this owner are under way; try again when they have ended")
         self._calls[owner] += 1
@@ -292,7 +333,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     async def _owner(self, context: Context) -> str:
         if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back
             raise _closing()
-        return await asyncio.to_thread(self._keys.authenticate, api_key(context))
+        return (await asyncio.to_thread(self._keys.authenticate, api_key(context), "device")).owner
+
+    async def _caller(self, context: Context) -> str:
+        """The owner of a new call or stream. Raises as `ApiKeys.authenticate`, and RateLimited."""
+        owner = await self._owner(context)
+        await asyncio.to_thread(self._jobs.limits.count_request, owner)
+        return owner
 
     async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._compute, within_memory, function, *arguments)

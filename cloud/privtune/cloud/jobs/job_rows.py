@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import CheckpointRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.db.store import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
@@ -51,17 +51,21 @@ def drop_discarded(session: Session, owner: str) -> None:
     unfinished = FINAL - {"succeeded"}
     kept = select(CheckpointRow.job_id).where(CheckpointRow.job_id == JobRow.id).exists()
     discarded = (
-        select(JobRow.number)
+        select(JobRow)
         .where(JobRow.owner == owner, JobRow.status.in_(unfinished), ~kept)
         .order_by(JobRow.number.desc())
         .offset(MAX_DISCARDED)
     )
-    numbers = list(session.scalars(discarded.limit(MAX_DISCARDED)))
-    if numbers:
-        ids = select(JobRow.id).where(JobRow.number.in_(numbers))
-        for table in (EventRow, CheckpointRow, IdempotencyRow):
-            session.execute(delete(table).where(table.job_id.in_(ids)))
-        session.execute(delete(JobRow).where(JobRow.number.in_(numbers)))
+    for row in session.scalars(discarded.limit(MAX_DISCARDED)).all():
+        forget(session, row)
+
+
+def forget(session: Session, row: JobRow, receipt: Mapping[str, Any] | None = None) -> None:
+    """Delete a job's rows, and enter that its files have to go (`deletions`). receipt: see `DeletionRow`."""
+    session.add(DeletionRow(job_id=row.id, owner=row.owner, receipt=receipt))
+    for table in (EventRow, CheckpointRow, IdempotencyRow):
+        session.execute(delete(table).where(table.job_id == row.id))
+    session.delete(row)
 
 
 def new_row(owner: str, document: str, labels: dict[str, str]) -> JobRow:

@@ -13,6 +13,9 @@ from contextlib import AbstractContextManager
 
 from privtune.cloud.db.store import CheckpointRow, IdempotencyRow, JobRow, Store
 from privtune.cloud.jobs.changes import Changes
+from privtune.cloud.jobs.deletions import Deletions
+from privtune.cloud.jobs.homes import Homes
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.job_rows import (
     MAX_MESSAGE,
     WAITING,
@@ -46,25 +49,32 @@ from privtune.cloud.jobs.states import (
     Status,
     check_move,
 )
+from privtune.cloud.limits import OwnerLimits
 from privtune.shared.errors import JobConflict
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.wording import counted
 
 
 class Jobs:
-    """The job service. Thread-safe. `owner` None: the operator or the gateway, for whom every job exists."""
+    """The job service. Thread-safe. `owner` None: the operator or the gateway, for whom every job exists.
+
+    limits: of owners; None: the usual ones.
+    files: where jobs leave their files; None: they leave none.
+    """
 
     def __init__(
         self,
         store: Store,
         *,
-        max_active_per_owner: int = 100,
+        limits: OwnerLimits | None = None,
         notifier: Notifier | None = None,
+        files: JobFiles | None = None,
         lease_s: int = LEASE_S,
         give_up_days: float | None = None,
     ) -> None:
         self._store = store
-        self._max_active = max_active_per_owner
+        self.limits = limits or OwnerLimits(store)
+        self.deletions, self.homes = Deletions(store, files), Homes(store)
         self._notifier = notifier or Notifier()
         self._live = LiveState()
         self._changes = Changes(store, self._live, self._notifier)
@@ -86,12 +96,13 @@ class Jobs:
         """
         labels = dict(metadata or {})
         document = checked_document(spec)
+        most = self.limits.of(owner).unfinished_jobs
         digest = hashlib.sha256(json.dumps([document, labels], sort_keys=True).encode()).hexdigest()
         with self._store.write() as session:
             known = known_request(session, owner, idempotency_key, digest)
             if known is not None:
                 return self._view(find_job(session, known, owner))
-            check_quota(session, owner, self._max_active)
+            check_quota(session, owner, most)
             drop_discarded(session, owner)
             row = new_row(owner, document, labels)
             session.add(row)

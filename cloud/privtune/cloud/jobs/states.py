@@ -108,6 +108,16 @@ class Job:
         """Whether the job has ended for good."""
         return self.status in FINAL
 
+    @property
+    def tuned_model(self) -> str | None:
+        """The tuned model's name in OpenAI's form, ft:MODEL:OWNER:SUFFIX:ID; None before success."""
+        return tuned_name(self) if self.status == "succeeded" else None
+
+
+def tuned_name(job: Job) -> str:
+    """The name that a job's model has, or will have."""
+    return f"ft:{job.spec.model}:{job.owner}:{job.spec.suffix or ''}:{job.id.removeprefix('ftjob-')}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:

@@ -12,9 +12,11 @@ from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, open_store
+from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
+from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import InvalidInput, StorageFull
 from privtune.shared.files import held
@@ -40,10 +42,12 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
     """
     with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
         notifier = Notifier(settings.max_event_streams)
+        limits = OwnerLimits(store, settings.limits, settings.data_folder)
         jobs = Jobs(
             store,
-            max_active_per_owner=settings.max_jobs_per_owner,
+            limits=limits,
             notifier=notifier,
+            files=JobFiles(settings.data_folder),
             lease_s=settings.lease_s,
             give_up_days=settings.give_up_days,
         )

@@ -23,6 +23,7 @@ from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.server.http_protocol import PatientProtocol
 from privtune.cloud.server.plane import Plane
 from privtune.cloud.server.ports import bind_grpc, host_port, http_listener
+from privtune.cloud.server.sweep import sweep_hourly
 from privtune.cloud.server.tls import check_exposure
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import InternalError, StorageFull
@@ -38,6 +39,9 @@ class Stoppable(Protocol):
 
     async def shutdown(self) -> None:
         """End every stream and leave each job where its device finds it again."""
+
+    def drop_packages(self, unused_since: float) -> int:
+        """See `privtune.cloud.server.sweep.Packages`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +102,14 @@ async def serve(
         async with _stop_signal() as stop:
             await grpc_server.start()
             http_task = asyncio.create_task(http_server.serve(sockets=[http_socket]))
+            sweeper = asyncio.create_task(sweep_hourly(settings, plane.jobs.deletions, gateway))
             try:
                 await _started(http_server, http_task)
                 on_ready(addresses)
                 await _first(http_task, asyncio.create_task(stop.wait()))
             finally:
                 log.info("stopping")
+                sweeper.cancel()
                 plane.jobs.close()
                 await gateway.shutdown()
                 await grpc_server.stop(_GRACE_S)

@@ -34,7 +34,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from privtune.device.account.conditions import unlike
 from privtune.device.account.hash_chain import chained, genesis
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 FILE = "ledger.sqlite"
 LABELS = "labels"  # the `part` of entries about randomised labels
 _ROUNDED = 1 + 1e-6  # an epsilon that is computed back from the noise
+DELETED = "deleted"  # kind of a note: a job's files, and perhaps its releases, were deleted on this device
 SLOPES = "slopes"  # of a zeroth-order job, which are no releases of the records' vectors
 Json = dict[str, Any]
 
@@ -55,6 +56,9 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, chain TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL);
 INSERT OR IGNORE INTO ledger VALUES (0, lower(hex(randomblob(16))));
+CREATE TABLE IF NOT EXISTS home (
+    only INTEGER PRIMARY KEY CHECK (only = 0), id TEXT NOT NULL, count INTEGER NOT NULL, moved TEXT NOT NULL);
+INSERT OR IGNORE INTO home VALUES (0, lower(hex(randomblob(16))), 0, '');
 CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 """
@@ -101,7 +105,7 @@ class Ledger:
         with self._using() as db:
             self._genesis = genesis("ledger", db.execute("SELECT id FROM ledger").fetchone()[0])
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

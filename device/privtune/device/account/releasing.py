@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from privtune.device.account.conditions import DRAW, NOISE, RULES, STORE, WEIGHTS, conditions
+from privtune.device.account.home_identity import Claim, newest
 from privtune.device.account.own_losses import OwnLosses
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.record_lines import RecordLines
@@ -187,17 +188,33 @@ def open_releasing(
     state: JobState,
     home: Path,
     own: OwnRecords,
+    announce: Callable[[Claim], object],
     replacement: Replacement | None = None,
 ) -> Iterator[Releasing]:
     """A job's noise, seeded by the operating system, and its store; at the end the ledger learns what was drawn.
 
     Args:
         own: the job's records, for mechanisms that learn from them; they also pin the job to one noise distribution.
+        announce: asks the cloud, before anything is drawn, whether this home is the newest copy.
         replacement: what surrogates did in the texts of this run.
 
     Raises:
+        HomeOutdated: this home is an older copy, or was moved away.
         JobConflict: the noise is not the one that the job began with.
     """
+    with newest(home, announce), _releasing(account, package, state, home, own, replacement) as releasing:
+        yield releasing
+
+
+@contextlib.contextmanager
+def _releasing(
+    account: Account,
+    package: BottomPackage,
+    state: JobState,
+    home: Path,
+    own: OwnRecords,
+    replacement: Replacement | None,
+) -> Iterator[Releasing]:
     spec = state.spec
     noise = build_noise(package, spec.mechanism, spec.cut, home, own)
     own.pin(noise.fingerprint)

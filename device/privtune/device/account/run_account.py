@@ -10,14 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from privtune.device.account.ledger import LABELS, SLOPES, Ledger, outcomes
+from privtune.device.account.ledger import DELETED, LABELS, SLOPES, Ledger
 from privtune.device.account.releasing import Outgoing, Releasing, store_facts
 from privtune.device.account.transcript import Transcript
 from privtune.device.home.policy import Budget
 from privtune.device.privacy.statements import LabelStatement, SlopeStatement
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.record_keys import RecordKey, content_fingerprint
-from privtune.device.release.release_store import ReleaseStore
+from privtune.device.release.release_store import ReleaseStore, deleted_releases
 from privtune.device.release.slope_store import SlopeStore
 from privtune.shared.errors import JobConflict, PrivTuneError
 from privtune.shared.job_spec import JobSpec
@@ -77,11 +77,15 @@ class Account:
 
         Raises:
             PolicyRefused: the budget does not allow it; then nothing may be sent.
+            JobConflict: releases of these records were deleted here.
         """
         with Ledger(self._home) as ledger:
             warning = _rolled_back(ledger, how.store, "releases")
             keys = how.perturber.keys(one.data)
             stored = how.store.sizes(keys)
+            deleted = sum(not found.bytes for found in stored.values())
+            if deleted:
+                raise deleted_releases(deleted)
             lengths = dict(zip(keys, one.data.lengths.tolist(), strict=True))
             missing = [key for key in keys if key not in stored]
             facts = {
@@ -281,9 +285,15 @@ def source_of(path: str) -> str:
 
 def _lost(ledger: Ledger, store: ReleaseStore | LabelStore | SlopeStore) -> int:
     """How many draws fewer the store holds than the ledger has seen in it."""
-    here = (store.identity, store.fingerprint)
-    seen = [row["store_records"] for row in outcomes(ledger.entries()) if (row["store"], row["scope"]) == here]
-    return max(seen, default=0) - store.size
+    here, expected = (store.identity, store.fingerprint), 0
+    for entry in ledger.entries():
+        if (entry.get("store"), entry.get("scope")) != here:
+            continue
+        if entry["kind"] == DELETED:
+            expected -= entry["forgotten"]
+        else:
+            expected = max(expected, entry.get("store_records", 0))
+    return expected - store.size
 
 
 def _rolled_back(ledger: Ledger, store: ReleaseStore | LabelStore, what: str) -> str | None:

@@ -35,6 +35,7 @@ from privtune.shared.errors import (
     PermissionDenied,
     PolicyRefused,
     PrivTuneError,
+    RateLimited,
     Unauthenticated,
     is_failure,
 )
@@ -147,7 +148,7 @@ class Agent:
         """Run one job. True when it has ended here. Errors are shown; with `once` they are raised as well."""
         try:
             self._run(job)
-        except CloudUnreachable as error:
+        except (CloudUnreachable, RateLimited) as error:
             self.screen.message(f"job {job['id']}: {error.message}")
             return False  # it waits as paused, and the next look finds it
         except (JobPaused, JobCancelled, JobFailed) as error:

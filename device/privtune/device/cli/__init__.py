@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from privtune.device.cli.commands import jobs, ledger, surrogates, tables, teachings, transcript
+from privtune.device.cli.commands import home, jobs, ledger, surrogates, tables, teachings, transcript
 from privtune.device.cli.commands.agent import agent
 from privtune.device.cli.commands.audit import audit
 from privtune.device.cli.commands.evaluate import evaluate
@@ -43,6 +43,7 @@ app.command(epilog=EPILOG)(agent)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(teachings.app, name="teachings")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(home.app, name="home")
 app.add_typer(transcript.app, name="transcript")
 app.add_typer(tables.app, name="tables")
 app.add_typer(surrogates.app, name="surrogates")

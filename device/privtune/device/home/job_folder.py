@@ -7,6 +7,7 @@ home/jobs/JOB/checkpoints/    head, tail and their optimiser
 home/jobs/JOB/states.sqlite   with a tail: what the cloud computed for each record, until the job is done
 home/jobs/JOB/slopes.sqlite   the noised slopes of a zeroth-order job (`release.slope_store`)
 home/jobs/JOB/losses/         what each released record really lost (`account.own_losses`)
+home/jobs/JOB/evaluation.json what the held-out records said last
 home/jobs/JOB/report.json     figures of the finished run
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,18 @@ class JobFolder:
         """Replace the state."""
         facts = asdict(state) | {"spec": state.spec.model_dump(mode="json")}
         self.write_json("job.json", facts)
+
+    def keep_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Store what the held-out records said after a step, for a run that ends before its report."""
+        self.write_json("evaluation.json", {"step": step, "metrics": metrics})
+
+    def evaluation(self, step: int) -> dict[str, float]:
+        """What they said after this step; empty if that is not known."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads((self.path / "evaluation.json").read_text(encoding="utf-8"))
+            if kept["step"] == step:
+                return dict(kept["metrics"])
+        return {}
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file of the job. Raises StorageFull, which leaves the old one as it was."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from privtune.device.home.paths import job_path, private_folder
 from privtune.shared.errors import JobConflict, StorageFull
-from privtune.shared.files import held
+from privtune.shared.files import finish_removals, held
 
 
 @contextmanager
@@ -21,6 +21,7 @@ def job_lock(home: Path, job_id: str) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             private_folder(home)
+            finish_removals(home / "jobs")
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             mine = stack.enter_context(held(folder / "lock"))
         except OSError as error:

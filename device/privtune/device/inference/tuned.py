@@ -133,7 +133,7 @@ def open_tuned(
             head.load(folder.checkpoints, steps[-1])
         own = OwnRecords(home=settings.home, fingerprint=state.data_fingerprint, job=folder.path)
         with (
-            open_releasing(account, package, state, settings.home, own, replacement) as releasing,
+            open_releasing(account, package, state, settings.home, own, link.claim, replacement) as releasing,
             contextlib.ExitStack() as ending,
         ):
             yield TunedModel(

@@ -170,6 +170,13 @@ class ControlPlane:
         """End the job at the next step boundary."""
         return self._job(self.call("POST", _path(job_id, "cancel")))
 
+    def delete_job(self, job_id: str) -> Json:
+        """Delete a job that has ended. Returns the receipt: what `went` by kind, and what `stays` with reasons."""
+        receipt = self.call("DELETE", _path(job_id)).get("privtune")
+        if not isinstance(receipt, dict) or not all(isinstance(receipt.get(part), dict) for part in ("went", "stays")):
+            raise self._not_ours()
+        return receipt
+
     def pause(self, job_id: str) -> Json:
         """Hold the job at the next step boundary until `resume`."""
         return self._job(self.call("POST", _path(job_id, "pause")))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from privtune.device.account.home_identity import Claim
 from privtune.device.account.transcript import Transcript
 from privtune.device.link.trust import proxy_of, trusted_roots
 from privtune.shared.addresses import is_loopback
@@ -101,6 +102,11 @@ class Link:
         """Tell the cloud that this device will not do the job. holder: see the proto."""
         request = pb.RefuseRequest(job_id=job_id, reason=error.reason, message=error.message[:500], holder=holder)
         self._call("Refuse", self._stub.Refuse, request, CALL_TIMEOUT_S)
+
+    def claim(self, claim: Claim) -> None:
+        """Tell the cloud that this copy of the device's home is the newest. Raises HomeOutdated if it is not."""
+        request = pb.ClaimRequest(home_id=claim.home_id, count=claim.count, nonce=claim.nonce)
+        self._call("Claim", self._stub.Claim, request, CALL_TIMEOUT_S)
 
     def fetch(self, kind: int, job_id: str, file: str, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of an artifact's file, from `offset` on. The file "" is the manifest."""

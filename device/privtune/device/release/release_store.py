@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from privtune.device.release.draw_store import DrawStore
 from privtune.device.release.record_keys import RecordKey
-from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
+from privtune.shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, StorageFull
 from privtune.shared.wire import Message
+from privtune.shared.wording import counted
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes (
@@ -51,12 +52,25 @@ class EncodedRelease:
 
 
 class Stored(NamedTuple):
-    """Of a stored release: its vectors, its bytes, and what the device keeps of it beside (`EncodedRelease`)."""
+    """Of a stored release: its vectors, its bytes, and what the device keeps of it beside (`EncodedRelease`).
+
+    No bytes: it was deleted, and is marked as drawn.
+    """
 
     rows: int
     bytes: int
     own_rows: float | None
     fisher: float | None
+
+
+def deleted_releases(records: int) -> JobConflict:
+    """The error for texts that were released under this noise, and whose releases were deleted since."""
+    return JobConflict(
+        f"{counted(records, 'text')} of it left under this noise before, and what left was deleted here "
+        "(`privtune jobs delete --releases`). Under this noise they are never drawn again, as the cloud could average "
+        "both draws: leave them out, or use other noise (--another-noise)",
+        private=True,
+    )
 
 
 def release_fingerprint(*, mechanism: str, model: str, cut: int, codec: str) -> str:
@@ -106,7 +120,10 @@ class ReleaseStore(DrawStore):
             return int(db.execute(query, (RecordKey(0, key.content).packed(), self._law)).fetchone()[0])
 
     def get_many(self, keys: Sequence[RecordKey]) -> dict[RecordKey, EncodedRelease]:
-        """The stored releases among `keys`; draw those that are missing here and `put_many` them."""
+        """The stored releases among `keys`; draw those that are missing here and `put_many` them.
+
+        Raises JobConflict for one that was deleted.
+        """
         with self._using() as db:
             return self._read(db, keys)
 
@@ -135,6 +152,25 @@ class ReleaseStore(DrawStore):
         with self._using() as db:
             return {key: Stored(*row) for key, *row in self._select(db, keys, "rows, length(data), own_rows, fisher")}
 
+    def delete(self, keys: Sequence[RecordKey], *, forget: bool) -> int:
+        """Overwrite the bytes of stored releases; returns how many went.
+
+        What is deleted stays marked as drawn and is never drawn again: `get_many` refuses it. With `forget` no mark
+        stays, for releases without randomness, whose second draw is the first one.
+        """
+        change = "DELETE FROM releases" if forget else "UPDATE releases SET data = x'', crc = 0"
+        found = self.sizes(keys)
+        with self._using() as db:
+            db.execute("PRAGMA secure_delete=ON")
+        with self._transaction() as db:
+            for key in found:
+                db.execute(f"{change} WHERE scope = ? AND record = ?", (self._scope, key.packed()))
+            freed = sum(stored.bytes for stored in found.values())
+            db.execute("UPDATE totals SET bytes = bytes - ?", (freed,))
+        with self._using() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has the bytes as well
+        return freed
+
     @property
     def size(self) -> int:
         """Number of records stored under this fingerprint."""
@@ -161,6 +197,8 @@ class ReleaseStore(DrawStore):
     def _read(self, db: sqlite3.Connection, keys: Sequence[RecordKey]) -> dict[RecordKey, EncodedRelease]:
         found: dict[RecordKey, EncodedRelease] = {}
         for key, rows, own_rows, fisher, crc, data in self._select(db, keys, "rows, own_rows, fisher, crc, data"):
+            if not data:
+                raise deleted_releases(1)
             if zlib.crc32(data) != crc:
                 raise ArtifactCorrupt(f"{self._named} is damaged (checksum). {self._if_damaged}")
             found[key] = EncodedRelease(rows, data, own_rows, fisher)

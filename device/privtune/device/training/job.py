@@ -22,7 +22,7 @@ from privtune.device.runtime.memory import trim
 from privtune.device.session.handshake import hand_over, open_request
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.replacement import Replacement
-from privtune.device.training.loop import Totals, TrainingSession, train_steps
+from privtune.device.training.loop import Totals, TrainingSession, evaluate_session, train_steps
 from privtune.device.training.prepare import Prepared, RunContext, prepared
 from privtune.device.training.progress import StartInfo, TrainingProgress
 from privtune.device.training.slope_loop import train_by_slopes
@@ -40,6 +40,7 @@ from privtune.shared.errors import (
     NonFinite,
     PolicyRefused,
     PrivTuneError,
+    RateLimited,
 )
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import TaughtBlocks
@@ -222,8 +223,11 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
         final_step=job.plan.total_steps,
         tokens=totals.tokens,
     )
-    if opened.resume_step == job.plan.total_steps:  # only the answer to the last commit is missing
-        return run.link.commit(commit).adapter_sha256
+    only_to_end = opened.resume_step == job.plan.total_steps  # the answer to the last commit is missing, or less
+    if only_to_end:
+        totals.metrics = run.folder.evaluation(opened.resume_step)
+        if totals.metrics or job.validation is None or job.state.final_step is not None:
+            return run.link.commit(commit).adapter_sha256
     stream = run.link.stream(opened, run.job_id, infer=False, patience=run.settings.no_progress_timeout)
     try:
         hand_over(job.releasing.noise.mechanism.table, stream, opened)
@@ -235,8 +239,11 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
             uploader=Uploader(*job.releasing.noise.mechanism.sent_as(run.spec.codec)),
             totals=totals,
         )
-        steps = train_by_slopes if run.spec.zeroth_order.on else train_steps
-        totals.metrics = steps(session, opened.resume_step) or totals.metrics
+        if only_to_end and job.validation is not None:  # the run before ended before its last evaluation
+            totals.metrics = evaluate_session(session, job.validation, opened.resume_step)
+        else:
+            steps = train_by_slopes if run.spec.zeroth_order.on else train_steps
+            totals.metrics = steps(session, opened.resume_step)
         commit.tokens = totals.tokens
         return run.link.commit(commit).adapter_sha256
     finally:
@@ -283,7 +290,7 @@ def _patiently(session: Callable[[], str], run: RunContext, totals: Totals) -> s
 
     return retrying(
         attempt,
-        again=lambda error: isinstance(error, CloudUnreachable | FrameCorrupt) and totals.steps > 0,
+        again=lambda error: isinstance(error, CloudUnreachable | FrameCorrupt | RateLimited) and totals.steps > 0,
         stop=stop_after_delay(run.settings.no_progress_timeout),
         progress=lambda: totals.steps,
         before_wait=before_wait,

@@ -181,7 +181,7 @@ def _output(session: TrainingSession, batch: TrainingBatch, answer: Message) -> 
 
 
 def evaluate_session(session: TrainingSession, data: EncodedDataset, step: int) -> dict[str, float]:
-    """Score a held-out data set through the same noise, with the adapter as it is now."""
+    """Score a held-out data set through the same noise, with the adapter as it is now, and keep the figures."""
     scorer = Scorer(
         stream=session.stream,
         uploader=session.uploader,
@@ -191,6 +191,7 @@ def evaluate_session(session: TrainingSession, data: EncodedDataset, step: int) 
         in_flight=session.run.spec.train.in_flight,
     )
     metrics = scorer.score(data, step=step, first_number=EVALUATION_BASE, first_handle=len(session.job.train))
+    session.run.folder.keep_evaluation(step, metrics)
     session.run.progress.evaluated(EvalInfo(step=step, metrics=metrics))
     return metrics
 

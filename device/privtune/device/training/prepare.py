@@ -128,7 +128,8 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
     loaded = _load(run, train, validation)
     home, data = run.settings.home, loaded.train
     own = OwnRecords(home=home, fingerprint=loaded.state.data_fingerprint, job=run.folder.path, data=data)
-    with open_releasing(run.account, loaded.package, loaded.state, home, own, loaded.replacement) as releasing:
+    announce, replacement = run.link.claim, loaded.replacement
+    with open_releasing(run.account, loaded.package, loaded.state, home, own, announce, replacement) as releasing:
         _check_mechanism(run, releasing.noise.mechanism)
         _audit(run, loaded, releasing)
         if loaded.package.taught is not None:

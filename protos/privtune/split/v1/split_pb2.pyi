@@ -248,6 +248,20 @@ class RefuseResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ClaimRequest(_message.Message):
+    __slots__ = ("home_id", "count", "nonce")
+    HOME_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    home_id: str
+    count: int
+    nonce: str
+    def __init__(self, home_id: _Optional[str] = ..., count: _Optional[int] = ..., nonce: _Optional[str] = ...) -> None: ...
+
+class ClaimResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class FetchRequest(_message.Message):
     __slots__ = ("kind", "job_id", "file", "offset")
     KIND_FIELD_NUMBER: _ClassVar[int]

@@ -59,6 +59,11 @@ class SplitServiceStub(object):
                 request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.RefuseRequest.SerializeToString,
                 response_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.RefuseResponse.FromString,
                 _registered_method=True)
+        self.Claim = channel.unary_unary(
+                '/privtune.split.v1.SplitService/Claim',
+                request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.SerializeToString,
+                response_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.FromString,
+                _registered_method=True)
         self.Fetch = channel.unary_stream(
                 '/privtune.split.v1.SplitService/Fetch',
                 request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.FetchRequest.SerializeToString,
@@ -107,6 +112,14 @@ class SplitServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Claim(self, request, context):
+        """Before a run of a device draws anything, and when it has ended: which home it draws in, and how often that home has
+        asked. Refused for a home that the cloud has seen further on. Repeating a call gives the same answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fetch(self, request, context):
         """Streams a file of a bottom package, of taught blocks or of a job's adapter in chunks, from any offset.
         """
@@ -141,6 +154,11 @@ def add_SplitServiceServicer_to_server(servicer, server):
                     servicer.Refuse,
                     request_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.RefuseRequest.FromString,
                     response_serializer=privtune_dot_split_dot_v1_dot_split__pb2.RefuseResponse.SerializeToString,
+            ),
+            'Claim': grpc.unary_unary_rpc_method_handler(
+                    servicer.Claim,
+                    request_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.FromString,
+                    response_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.SerializeToString,
             ),
             'Fetch': grpc.unary_stream_rpc_method_handler(
                     servicer.Fetch,
@@ -283,6 +301,33 @@ class SplitService(object):
             '/privtune.split.v1.SplitService/Refuse',
             privtune_dot_split_dot_v1_dot_split__pb2.RefuseRequest.SerializeToString,
             privtune_dot_split_dot_v1_dot_split__pb2.RefuseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Claim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/privtune.split.v1.SplitService/Claim',
+            privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.SerializeToString,
+            privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.FromString,
             options,
             channel_credentials,
             insecure,

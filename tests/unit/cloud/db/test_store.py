@@ -8,8 +8,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from privtune.cloud.auth import ApiKeys
-from privtune.cloud.db.store import Base, Store, migration_config, sqlite_url
-from privtune.shared.errors import CloudUnreachable, InternalError, InvalidInput, StorageFull, VersionMismatch
+from privtune.cloud.db.store import ApiKeyRow, Base, Store, migration_config, sqlite_url
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    InvalidInput,
+    StorageFull,
+    Unauthenticated,
+    VersionMismatch,
+)
 
 
 def test_head_of_the_migrations_is_what_the_models_say(store):
@@ -34,6 +41,22 @@ def test_migrations_go_down_and_up_again(store):
     assert store.revision() is None
     store.upgrade()
     ApiKeys(store).create("alice")
+
+
+def test_a_key_that_may_do_less_never_becomes_one_that_may_do_all(store):
+    from alembic import command
+
+    keys = ApiKeys(store)
+    wide, narrow, short = keys.create("a"), keys.create("b", scopes=["read"]), keys.create("c", expires_in_s=1000)
+    config = migration_config()
+    with store.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    store.upgrade()
+    assert keys.authenticate(wide.secret, "device").scopes == ("read", "submit", "device")
+    for made in (narrow, short):
+        with pytest.raises(Unauthenticated, match="revoked"):
+            keys.authenticate(made.secret, "read")
 
 
 def test_a_newer_database_is_refused(store):
@@ -73,7 +96,9 @@ def test_sqlite_is_set_up_for_a_server(store):
 def test_an_error_in_a_transaction_leaves_nothing_behind(store):
     def write_and_fail():
         with store.write() as session:
-            session.execute(text("INSERT INTO api_keys VALUES ('a', 'b', '', 'c', 'd', 1, NULL, NULL)"))
+            row = {"id": "a", "owner": "b", "label": "", "display": "c", "scopes": "read", "secret_sha256": "d"}
+            session.add(ApiKeyRow(**row, created_at=1))
+            session.flush()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -113,8 +138,8 @@ def test_a_full_disk_is_told_as_such(store):
     keys = ApiKeys(store)
 
     def fill():
-        for _ in range(1000):
-            keys.create("alice", "x" * 128)
+        for number in range(1000):
+            keys.create(f"alice-{number}", "x" * 128)
 
     with pytest.raises(StorageFull, match="full"):
         fill()

@@ -15,6 +15,31 @@ from privtune.shared.wire import FORWARD, FrameWriter, Message
 from privtune.split.v1 import split_pb2 as pb
 
 
+def test_what_comes_too_fast_waits():
+    """A stream is read no faster than its owner's limit; the event loop and other streams go on."""
+    session = SimpleNamespace(spec=JobSpec(model="m", training_file="device://x"), epoch=1, max_message_bytes=None)
+    counted = []
+
+    def count(size):
+        counted.append(size)
+        return 0.05
+
+    async def requests():
+        for step in range(4):
+            message = Message(
+                kind=FORWARD, step=step, micro_batch=0, payload=b"1234" * 4, rows=4, width=1, codec="fp32"
+            )
+            for frame in FrameWriter(epoch=1).frames(message):
+                yield frame
+
+    async def read():
+        began = asyncio.get_running_loop().time()
+        await Inbox(session, MemoryBudget(1 << 30), lambda *_: asyncio.sleep(0), count).fill(requests(), 1 << 30)
+        return asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(read()) >= 0.05 * len(counted) > 0
+
+
 def test_record_ids_without_end_are_not_queued():
     """Parsed, they take eight times their bytes, and more messages of them may wait while another job computes."""
     spec = JobSpec(model="m", training_file="device://x")

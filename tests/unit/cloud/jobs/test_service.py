@@ -8,6 +8,8 @@ from sqlalchemy import event
 from privtune.cloud.jobs import job_rows
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import FINAL, STATUSES
+from privtune.cloud.limits import OwnerLimits
+from privtune.cloud.settings import Limits
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied, SessionSuperseded
 from privtune.shared.job_spec import JobSpec, MechanismSpec
 from tests.support.leases import HOLDER
@@ -239,7 +241,7 @@ def test_events_of_many_threads_are_numbered_without_gaps(jobs, spec):
 
 
 def test_an_owner_has_a_bounded_number_of_unfinished_jobs(store, spec):
-    jobs = Jobs(store, max_active_per_owner=2)
+    jobs = Jobs(store, limits=OwnerLimits(store, Limits(unfinished_jobs=2)))
     first = jobs.create(ME, spec, idempotency_key="a")
     jobs.create(ME, spec)
     with pytest.raises(PermissionDenied, match="2 unfinished"):

@@ -3,6 +3,7 @@
 import json
 import stat
 
+import pytest
 from typer.testing import CliRunner
 
 from privtune.device.account import transcript as transcript_module
@@ -50,6 +51,22 @@ def test_frames_are_kept_up_to_the_limit_and_a_note_says_so(tmp_path, monkeypatc
     assert (tmp_path / "0001.frames").stat().st_size <= 40
     assert "run 0001: the size limit is reached: no more frames are kept" in found.notes
     assert found.problems == []
+
+
+@pytest.mark.parametrize("came", [(0, 2), (0, 0, 1), (1, 0)], ids=["lost", "twice", "swapped"])
+def test_what_the_cloud_leaves_out_is_a_note_and_what_the_device_does_a_problem(tmp_path, came):
+    frames = [
+        frame for step in range(3) for frame in FrameWriter(epoch=1, seq=step).frames(Message(kind=STEP, step=step))
+    ]
+    for name in ("received", "sent"):
+        transcript = Transcript(tmp_path / name, JOB)
+        for number in came:
+            getattr(transcript, name)(frames[number])
+        transcript.close()
+    down, up = (check(JOB, tmp_path / name, [], tmp_path / "releases.sqlite") for name in ("received", "sent"))
+    assert down.problems == []
+    assert "from the cloud did not come" in " ".join(down.notes)
+    assert "is missing" in " ".join(up.problems)
 
 
 def test_what_verify_finds_is_printed_as_json(tmp_path):

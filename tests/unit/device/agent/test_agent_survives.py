@@ -14,7 +14,7 @@ from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.agent.attempts import attempt
 from privtune.device.home.policy import Policy
 from privtune.device.session.run_settings import RunSettings
-from privtune.shared.errors import CloudUnreachable, InternalError, VersionMismatch
+from privtune.shared.errors import CloudUnreachable, InternalError, RateLimited, VersionMismatch
 from tests.support.builders import least_spec
 
 
@@ -99,6 +99,22 @@ def test_a_poison_job_is_set_aside_and_the_next_one_runs(make, tmp_path, error):
     assert any("ftjob-poison is set aside" in line for line in agent.screen.messages)
     assert not any("secret" in line for line in agent.screen.messages)
     assert type(error).__name__ in (tmp_path / "home" / "privtune.log").read_text()
+
+
+@pytest.mark.parametrize("error", [CloudUnreachable("x"), RateLimited("x")])
+def test_a_job_that_only_has_to_wait_is_tried_again(make, error):
+    tries = []
+
+    def run(*_):
+        tries.append(1)
+        if len(tries) < 3:
+            raise error
+        agent.stop.set()
+        return "done"
+
+    agent = make(Control([job("ftjob-1")]), run)
+    agent.run()
+    assert agent.screen.results == ["done"]
 
 
 def test_with_once_the_poison_is_an_error_of_the_table(make):

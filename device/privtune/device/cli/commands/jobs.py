@@ -1,4 +1,4 @@
-"""`privtune jobs ...`: list, show, pause, resume, release and cancel jobs."""
+"""`privtune jobs ...`: list, show, pause, resume, release, cancel and delete jobs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from privtune.device.cli.connection import CloudOptions
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
-from privtune.device.cli.options import AsJson, JobId
+from privtune.device.cli.options import AsJson, Home, JobId, home_folder
 from privtune.device.cli.printing import print_facts, print_table
 
-app = typer.Typer(no_args_is_help=True, help="List, show, pause, resume, release and cancel jobs.")
+app = typer.Typer(no_args_is_help=True, help="List, show, pause, resume, release, cancel and delete jobs.")
 
 ENDED = ("succeeded", "failed", "cancelled")
 FOLLOW_S = 2.0
@@ -89,6 +89,60 @@ def release(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> No
 @app.command()
 @guarded
 @grouped
+def delete(
+    job: JobId,
+    connection: CloudOptions,
+    releases: Annotated[
+        bool,
+        typer.Option(
+            "--releases",
+            help="Delete the job's releases here as well, unless other jobs have them. Later jobs can't release these "
+            "texts under the same noise again.",
+        ),
+    ] = False,
+    here: Annotated[bool, typer.Option("--here", help="Delete it on this device only; no cloud is asked.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a job that has ended, in the cloud and on this device, for good: checkpoints, adapter, head, transcript,
+    events. Export a model that you want to keep first. A receipt says what went, and what stays and why.
+
+    \b
+    Example:
+      privtune jobs delete ftjob-5f0f6c2e9d7a4b1c8e3d2a10
+    """
+    from dataclasses import asdict
+
+    from privtune.device.account.delete_job import delete_here
+    from privtune.device.home.paths import job_path
+    from privtune.shared.errors import JobNotFound
+
+    folder, receipt = home_folder(home), None
+    held = job_path(folder, job).exists()
+    if not here:
+        with connection.control() as control:
+            try:
+                receipt = control.delete_job(job)
+            except JobNotFound:
+                if not held:
+                    raise
+    elif not held:
+        raise JobNotFound(f"This device holds nothing of job {job[:80]!r}.")
+    local = delete_here(folder, job, releases=releases)
+    if as_json:
+        typer.echo(json.dumps({"job": job, "cloud": receipt, "device": asdict(local)}, indent=1))
+        return
+    rows = [("device", kind, f"{amount.count:,}", f"{amount.bytes:,}") for kind, amount in local.went.items()]
+    rows += [("cloud", *_amount(kind, amount)) for kind, amount in (receipt or {}).get("went", {}).items()]
+    print_table(rows, ("WHERE", "WENT", "COUNT", "BYTES"), numbers=(2, 3))
+    for where, stays in (("on this device", local.stays), ("in the cloud", (receipt or {}).get("stays", {}))):
+        for what, why in stays.items():
+            typer.echo(f"Stays {where}: {what}: {why}.")
+
+
+@app.command()
+@guarded
+@grouped
 def events(
     job: JobId,
     connection: CloudOptions,
@@ -150,6 +204,12 @@ def _event_line(event: dict[str, Any]) -> str:
 
 def _moment(seconds: object) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if isinstance(seconds, int) else "-"
+
+
+def _amount(kind: str, amount: object) -> tuple[str, str, str]:
+    """One kind of a cloud's receipt, which may hold anything."""
+    facts = amount if isinstance(amount, dict) else {}
+    return kind, _clean(facts.get("count")), _clean(facts.get("bytes"))
 
 
 def _clean(value: object) -> str:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "job_leases"
-down_revision = "0002"
+down_revision = "device_homes"
 branch_labels = None
 depends_on = None
 

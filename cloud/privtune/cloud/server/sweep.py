@@ -1,0 +1,44 @@
+"""What ends by age: jobs, and packages that nobody fetches. Swept when the server starts and every hour after that."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from privtune.cloud.jobs.deletions import Deletions
+from privtune.cloud.settings import Settings
+from privtune.shared.errors import PrivTuneError
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 3600.0
+_DAY_S = 24 * 3600
+
+
+class Packages(Protocol):
+    """Who keeps the bottom packages."""
+
+    def drop_packages(self, unused_since: float) -> int:
+        """Delete those last asked for before this time (seconds since 1970); returns how many."""
+
+
+async def sweep_hourly(settings: Settings, deletions: Deletions, packages: Packages) -> None:
+    """Sweep until cancelled. What fails, such as a disk that is read-only for now, is logged and tried again."""
+    while True:
+        try:
+            await asyncio.to_thread(sweep, settings, deletions, packages)
+        except Exception as error:
+            unknown = not isinstance(error, PrivTuneError | OSError)
+            log.error("the sweep failed: %s", error, exc_info=unknown)
+        await asyncio.sleep(_EVERY_S)
+
+
+def sweep(settings: Settings, deletions: Deletions, packages: Packages) -> None:
+    """Complete deletions that a crash interrupted, then delete what is older than the settings keep."""
+    now, jobs_days, packages_days = time.time(), settings.keep_jobs_days, settings.keep_packages_days
+    jobs = deletions.sweep(None if jobs_days is None else int(now - jobs_days * _DAY_S))
+    dropped = 0 if packages_days is None else packages.drop_packages(now - packages_days * _DAY_S)
+    if jobs or dropped:
+        log.info("deleted by age", extra={"jobs": jobs, "packages": dropped})

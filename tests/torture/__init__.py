@@ -1,0 +1,1 @@
+"""What breaks things at length, and a small form of it for every run of the suite."""

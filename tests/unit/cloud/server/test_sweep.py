@@ -1,0 +1,45 @@
+"""The sweep by age: at the start and again, whatever fails in between."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from privtune.cloud.server import sweep as module
+from privtune.cloud.server.sweep import sweep, sweep_hourly
+from privtune.cloud.settings import Settings
+from privtune.shared.errors import StorageFull
+
+DAY_S = 24 * 3600
+
+
+def test_settings_say_what_goes(tmp_path):
+    calls = []
+    deletions = SimpleNamespace(sweep=lambda before: calls.append(before) or 0)
+    packages = SimpleNamespace(drop_packages=lambda since: calls.append(since) or 0)
+    sweep(Settings(data_folder=tmp_path), deletions, packages)
+    assert calls == [None], "by default nothing goes for its age"
+    calls.clear()
+    sweep(Settings(data_folder=tmp_path, keep_jobs_days=2, keep_packages_days=3), deletions, packages)
+    assert [time.time() - when for when in calls] == [pytest.approx(2 * DAY_S, abs=5), pytest.approx(3 * DAY_S, abs=5)]
+
+
+@pytest.mark.parametrize("error", [StorageFull("read-only for now"), ValueError("a defect")])
+def test_a_failure_is_tried_again(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(module, "_EVERY_S", 0.01)
+    calls = []
+
+    def fail(before):
+        calls.append(before)
+        raise error
+
+    async def main():
+        task = asyncio.create_task(
+            sweep_hourly(Settings(data_folder=tmp_path), SimpleNamespace(sweep=fail), SimpleNamespace())
+        )
+        while len(calls) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
