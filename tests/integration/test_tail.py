@@ -23,7 +23,15 @@ from privtune.device.inference.predict import predict
 from privtune.device.model.head import HeadTrainer
 from privtune.device.model.tail import States, Tail
 from privtune.device.release.perturber import pad
-from privtune.shared.errors import CutOutOfRange, InvalidInput, JobCancelled, JobPaused, ModelUnsupported, PolicyRefused
+from privtune.shared.errors import (
+    CutOutOfRange,
+    InvalidInput,
+    JobCancelled,
+    JobPaused,
+    ModelUnsupported,
+    PackageMissing,
+    PolicyRefused,
+)
 from privtune.shared.modeling.bottom_package import bottom_from_model
 from privtune.shared.modeling.load import load_tokenizer
 from tests.support.proxy import Proxy
@@ -250,13 +258,13 @@ def test_a_language_model_with_a_skip_writes_what_its_whole_texts_say(local_worl
         assert tuple(reply.new_ids) == found.tokens
 
 
-def test_lora_without_peft_is_refused_before_anything_is_entered(local_world, monkeypatch):
+def test_lora_without_peft_is_refused_before_anything_is_entered_and_the_job_waits(local_world, monkeypatch):
     world = local_world
     job_id = world.cloud.create_job(world.spec(tail=1))
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InvalidInput, match=r"pip install '\.\[tail\]'.*--tuning full"):
+    with pytest.raises(PackageMissing, match=r"--tuning full.*pip install '\.\[tail\]'"):
         run(world, world.spec(tail=1), job_id=job_id)
-    assert "peft" in world.cloud.status(job_id)[1]
+    assert world.cloud.status(job_id)[0] == "queued"
     assert outcomes(ledger_entries(world)) == []
     run(world, world.spec(tail=1, tuning={"method": "full"}, train={"max_steps": 2}))
 

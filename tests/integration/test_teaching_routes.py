@@ -27,10 +27,17 @@ def test_a_teaching_is_made_shown_listed_and_cancelled(plane):
         assert [one["id"] for one in http.get(PATH).json()["data"]] == [made["id"]]
         assert http.post(f"{PATH}/{made['id']}/cancel").json()["status"] == "cancelled"
         assert [one["id"] for one in http.get("/v1/privtune/corpora").json()["data"]] == ["reviews"]
+        kept = http.post(PATH, json=BODY | {"seed": 1}).json()["id"]
+        assert http.delete(f"{PATH}/{kept}").status_code == 409
     stranger = plane.keys.create("mallory").secret
     with plane.http(stranger) as http:
         assert http.get(f"{PATH}/{made['id']}").status_code == 404
         assert http.get(PATH).json()["data"] == []
+        assert http.delete(f"{PATH}/{made['id']}").status_code == 404
+    with plane.http() as http:
+        gone = {"id": made["id"], "object": "privtune.teaching", "deleted": True}
+        assert http.delete(f"{PATH}/{made['id']}").json() == gone
+        assert http.get(f"{PATH}/{made['id']}").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,8 @@ def test_the_newest_that_fits_is_the_one_for_a_job(plane):
         for seed, cut in ((0, 1), (1, 1), (2, 0)):
             ids.append(http.post(PATH, json=BODY | {"seed": seed, "cut": cut}).json()["id"])
             plane.teachings.claim()
-            plane.teachings.succeed(ids[-1], "result", {})
+            teaching = plane.teachings.get(ids[-1])
+            plane.teachings.succeed(ids[-1], "result", {}, plane.teachings.sources(teaching.spec))
         http.post(PATH, json=BODY | {"seed": 3})  # not ready
         assert newest_for(control, job) == ids[1]
         assert len(list_teachings(control)) == 4

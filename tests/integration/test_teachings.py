@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -79,9 +80,7 @@ def test_a_job_begins_with_the_taught_blocks_and_says_so(owner):
 
 
 def test_the_same_teaching_again_is_ready_at_once(owner):
-    first, again = taught(owner), taught(owner)
-    assert again["id"] != first["id"]
-    assert again["card"] == first["card"], "found, not taught a second time"
+    assert taught(owner)["id"] == taught(owner)["id"], "found, not taught a second time"
 
 
 def test_a_job_of_other_blocks_is_refused_before_anything_is_sent(owner):
@@ -115,6 +114,8 @@ def test_mistakes_are_one_line(owner):
     assert (failed["status"], failed["error"]["code"]) == ("failed", "DATA_INVALID")
     assert 'no column "body" for text' in failed["reason"]
     assert owner("teachings", "cancel", failed["id"]).code == 6
+    assert owner("teachings", "delete", failed["id"]).out.strip() == f"deleted {failed['id']}"
+    assert owner("teachings", "delete", failed["id"]).code == 6
 
 
 @pytest.mark.slow
@@ -163,6 +164,8 @@ def test_other_taught_blocks_under_a_running_job_are_refused(local_world):
     folder = world.folder / "cloud" / "teachings" / (world.cloud.teachings.get(made.id).result or "")
     card = json.loads((folder / "card.json").read_text())
     write_taught_package(folder, load_file(folder / "taught.safetensors"), card | {"version": "another"})
+    assert predict(job_id, ["w1"], world.settings), "the device has its own copy of what the job began with"
+    shutil.rmtree(world.settings.home / "taught")
     with pytest.raises(JobConflict, match="taught blocks"):
         predict(job_id, ["w1"], world.settings)
     weights = bytearray((folder / "taught.safetensors").read_bytes())

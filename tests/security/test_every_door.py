@@ -111,7 +111,8 @@ def belongings(cloud):
     """What alice has: values for the parameters of paths."""
     done, waiting = (cloud.jobs.create("alice", least_spec()) for _ in range(2))
     cloud.jobs.succeed(done.id, begin(cloud.jobs, done.id), adapter_sha256="a" * 64, tokens=1, steps=1)
-    taught = cloud.teachings.record("alice", TeachingSpec(**BODIES["/v1/privtune/teachings"]), "none", {})
+    spec = TeachingSpec(**BODIES["/v1/privtune/teachings"])
+    taught = cloud.teachings.record("alice", spec, "none", {}, cloud.teachings.sources(spec))
     return SimpleNamespace(
         job_id=waiting.id,
         done=done.id,

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
+from privtune.shared.files import files_identity
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.architectures import tasks_of
 from privtune.shared.teaching_spec import TeachingSpec
@@ -94,6 +95,20 @@ class Catalog:
             f"This cloud does not offer the model {name[:80]!r}; `privtune models` (GET /v1/models) lists all.",
             param="model",
         )
+
+    def files(self, name: str) -> str | None:
+        """Names the files of a model as they are now (`files_identity`); None while none are here.
+
+        Raises ModelNotFound.
+        """
+        ref = self.resolve(name)
+        if Path(ref).exists():
+            return files_identity(Path(ref))
+        from huggingface_hub import try_to_load_from_cache
+
+        hub, _, inside = ref.partition("::")
+        known = try_to_load_from_cache(hub, inside or "config.json")
+        return files_identity(Path(known).parent) if isinstance(known, str) else None  # the folder of a commit
 
     def card(self, name: str) -> ModelCard:
         """The card of a model. Raises ModelNotFound or ModelUnsupported."""

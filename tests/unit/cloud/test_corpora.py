@@ -111,6 +111,25 @@ def test_a_hub_file_that_is_too_large_is_not_fetched(monkeypatch):
         Corpora(allow_hub=True).read("owner/set::train.bin", None, None)
 
 
+def test_a_hub_file_is_not_kept(monkeypatch, tmp_path):
+    """What clients name one after another must not fill the operator's disk."""
+
+    def download(name, file, *, local_dir, **_):
+        fetched.append(local_dir / file)
+        fetched[-1].write_text("text\nhello\n")
+        return str(fetched[-1])
+
+    fetched: list = []
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _: SimpleNamespace(size=9))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert Corpora(allow_hub=True).read("owner/set::train.csv", None, None).texts == ("hello",)
+    assert len(fetched) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_hub_file_that_is_in_the_cache_is_bounded_too(monkeypatch, table):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(table))
     with pytest.raises(InvalidInput, match="reads at most"):

@@ -83,6 +83,10 @@ def test_ids_are_as_short_as_the_table_and_a_large_one_does_not_fit():
     twice = np.concatenate([ROWS[:1], ROWS])
     assert not table(rows_KD=twice).fits, "two ids of one vector say more than the vector"
     assert table(rows_KD=twice, placed=1).fits, "special ids are public in any case"
+    near = np.concatenate([ROWS[:1] / 1000, ROWS[:1] / 1100, ROWS])
+    assert table(rows_KD=near, offsets_PD=OFFSETS / 1000).fits
+    far = np.concatenate([OFFSETS / 1000, OFFSETS[:1] * 1000])
+    assert not table(rows_KD=near, offsets_PD=far).fits, "at the last position the first two rows round to one vector"
     wide = np.zeros((2, MAX_TABLE_BYTES // 8 + 1), np.float32)
     assert not table(rows_KD=wide, offsets_PD=wide[:0]).fits
     with pytest.raises(FrameCorrupt, match="no table"):

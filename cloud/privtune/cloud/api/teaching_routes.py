@@ -13,7 +13,8 @@ from privtune.cloud.api.job_routes import FORBIDDEN, TOO_OFTEN, Limit
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.requests import CreateTeachingRequest
 from privtune.cloud.api.responses import ErrorResponse, ListPage
-from privtune.cloud.jobs.teachings import Teaching, Teachings, TeachingStatus
+from privtune.cloud.jobs.teaching_rows import Teaching, TeachingStatus
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.limits import OwnerLimits
 from privtune.shared.job_spec import TEACHING_ID
 from privtune.shared.teaching_spec import TeachingSpec
@@ -60,7 +61,18 @@ class TeachingObject(BaseModel):
     card: dict[str, Any] | None = Field(
         description="What was taught: text with its hash, settings, losses on text held out, seconds."
     )
+    current: bool = Field(
+        description="It has succeeded, and the model's files are those that taught: a job can use its blocks."
+    )
     error: TeachingError | None
+
+
+class DeletedTeaching(BaseModel):
+    """A teaching that is no more."""
+
+    id: str
+    object: Literal["privtune.teaching"]
+    deleted: Literal[True]
 
 
 class TeachingPage(ListPage):
@@ -108,7 +120,7 @@ def add_teaching_routes(
         | TOO_OFTEN,
     )
     def create_teaching(request: CreateTeachingRequest, owner: str = Depends(paced)) -> dict[str, Any]:
-        """Queue a teaching. What was taught before, with the same weights, text and settings, is ready at once."""
+        """Queue a teaching. What was taught before, with the same model, text and settings, is ready at once."""
         limits.check_model(owner, request.model)
         return teaching_object(teachings.create(owner, TeachingSpec(**request.model_dump())))
 
@@ -135,6 +147,18 @@ def add_teaching_routes(
         """End it: at once, or after the present step if it runs."""
         return teaching_object(teachings.cancel(teaching_id, owner))
 
+    @routes.delete(
+        "/teachings/{teaching_id}",
+        summary="Delete a teaching",
+        response_model=DeletedTeaching,
+        responses=_NOT_FOUND
+        | {409: {"model": ErrorResponse, "description": "It has not ended, or an unfinished job begins with it."}},
+    )
+    def delete_teaching(teaching_id: _Id, owner: str = Depends(caller)) -> dict[str, Any]:
+        """Forget an ended one. Its package goes with it, unless another teaching has the same."""
+        teachings.delete(teaching_id, owner)
+        return {"id": teaching_id, "object": "privtune.teaching", "deleted": True}
+
     router.include_router(routes)
 
 
@@ -152,5 +176,6 @@ def teaching_object(teaching: Teaching) -> dict[str, Any]:
         "spec": teaching.spec.model_dump(mode="json"),
         "progress": teaching.progress,
         "card": teaching.card,
+        "current": teaching.current,
         "error": error,
     }

@@ -203,7 +203,10 @@ class HomeRow(Base):
 
 
 class TeachingRow(Base):
-    """A teaching. `number` orders listings and the queue; `result` names its folder once that is known."""
+    """A teaching. `number` orders listings and the queue; `result` names its folder once that is known.
+
+    model_files, corpus_files: name the files that a succeeded one was made from.
+    """
 
     __tablename__ = "teachings"
     __table_args__ = (Index("ix_teachings_owner_number", "owner", "number"),)
@@ -217,6 +220,8 @@ class TeachingRow(Base):
     spec: Mapped[str] = mapped_column(Text)
     progress: Mapped[dict[str, Any]] = mapped_column(JSON)
     result: Mapped[str | None] = mapped_column(String(64))
+    model_files: Mapped[str | None] = mapped_column(String(64))
+    corpus_files: Mapped[str | None] = mapped_column(String(64))
     card: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error_code: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[int] = mapped_column(BigInteger)

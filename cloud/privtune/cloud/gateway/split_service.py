@@ -69,6 +69,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._classroom = Classroom(
             settings.data_folder, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes
         )
+        teachings.packages = self._classroom
         self._school = School(teachings, self._classroom)
         self._school.start()
         self._desk = Desk(self._host, jobs, self._artifacts, settings)
@@ -203,7 +204,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
                 folder = self._artifacts.adapter(job.id)
             elif request.kind == pb.ARTIFACT_KIND_TAUGHT:
-                folder = await asyncio.to_thread(self._taught, job.spec.taught, owner)
+                base = await self._on_compute(self._host.base_sha256, job.spec)
+                folder = await asyncio.to_thread(self._taught, job.spec.taught, owner, base)
             else:
                 raise FrameCorrupt("the kind of artifact is not set")
             with self._artifacts.file(folder, request.file).open("rb") as file:
@@ -236,11 +238,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             watcher.cancel()
             del self._streams[task]
 
-    def _taught(self, teaching_id: str | None, owner: str) -> Path:
-        """The package of a job's taught blocks. Raises JobConflict for a job without, and where it is gone."""
+    def _taught(self, teaching_id: str | None, owner: str, base_sha256: str) -> Path:
+        """The package of a job's taught blocks. base_sha256: of the model that the job runs on.
+
+        Raises JobConflict for a job without, where it is gone, and where another model taught it.
+        """
         if teaching_id is None:
             raise JobConflict("this job has no taught blocks")
-        return self._classroom.package(self._teachings.get(teaching_id, owner).result or "none")
+        return self._classroom.package(self._teachings.get(teaching_id, owner).result or "none", base_sha256)
 
     async def _inbox(self, session: JobSession) -> Inbox:
         count = await asyncio.to_thread(self._jobs.limits.counting_bytes, session.owner)

@@ -51,7 +51,13 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
             lease_s=settings.lease_s,
             give_up_days=settings.give_up_days,
         )
-        teachings = Teachings(store, catalog, corpora or Corpora(), max_step_bytes=settings.max_memory_bytes)
+        teachings = Teachings(
+            store,
+            catalog,
+            corpora or Corpora(),
+            max_kept=settings.max_teachings_per_owner,
+            max_step_bytes=settings.max_memory_bytes,
+        )
         yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), teachings=teachings)
 
 

@@ -24,7 +24,7 @@ from privtune.device.protections.readable import what_the_cloud_reads
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, ends_job, run_job
 from privtune.device.training.progress import TrainingProgress
-from privtune.device.training.submit import report_refusal
+from privtune.device.training.submit import check_packages, report_refusal
 from privtune.shared.errors import (
     CloudUnreachable,
     InternalError,
@@ -32,6 +32,7 @@ from privtune.shared.errors import (
     JobCancelled,
     JobFailed,
     JobPaused,
+    PackageMissing,
     PermissionDenied,
     PolicyRefused,
     PrivTuneError,
@@ -73,7 +74,7 @@ class Agent:
     stop: threading.Event
     once: bool = False
     poll_s: float = 2.0
-    # Jobs that failed here without ending: reported, and not tried again by this process.
+    # Jobs that failed here without ending, or can't run here: reported, and not tried again by this process.
     _set_aside: set[str] = field(default_factory=set)
     _reached: bool = False  # the cloud has answered this process
 
@@ -157,6 +158,12 @@ class Agent:
                 raise
         except (Unauthenticated, PermissionDenied):
             raise
+        except PackageMissing as error:
+            self.screen.message(
+                f"job {job['id']} is left to a device that can run it: {error.message}; then start the agent again"
+            )
+            self._set_aside.add(job["id"])
+            return False
         except PrivTuneError as error:
             self.screen.message(f"job {job['id']}: {error.message} [{error.reason}]")
             self._set_aside.add(job["id"])
@@ -185,6 +192,7 @@ class Agent:
         spec = job_spec(job)
         settings = self._reachable(spec)
         train, validation = self._admit(spec)
+        check_packages(spec, settings.local_model)
         self.screen.message(f"job {job['id']}: {spec.task} on {spec.training_file} with {spec.model}")
         for line in what_the_cloud_reads(spec):
             self.screen.message(line)

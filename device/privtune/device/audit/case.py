@@ -13,12 +13,13 @@ from torch import nn
 
 from privtune.device.audit.attacker_text import PublicText, without_overlap
 from privtune.device.audit.attacks.reader import Pretrained
-from privtune.device.audit.identifying import Hidden, Words
+from privtune.device.audit.identifying import Hidden
 from privtune.device.audit.sizes import Size
 from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import EncodedDataset, IntArray
 from privtune.device.noise.public_texts import PublicTexts, read_texts
 from privtune.device.release.noising import Noise
+from privtune.device.surrogates.own_words import Words
 from privtune.shared.errors import DataInvalid
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.bottom_package import BottomPackage
@@ -41,7 +42,7 @@ class Case:
     head: for gradients.
     gradients: whether any leave the device; with a tail none does.
     skip: whether a skip connection feeds clean vectors into a tail. They help the task; no attacker sees them.
-    hidden: the words of the attacked records that surrogates replaced; None if there are none.
+    hidden: the words of the attacked records that an attack must not name; None if there are none.
     """
 
     victim: Victim
@@ -84,17 +85,17 @@ def build_case(
     public: Sequence[str],
     max_length: int,
     whole: Partition | None,
-    replaced: Sequence[Words] = (),
+    hidden: Sequence[Words] = (),
 ) -> tuple[Case, dict[str, int]]:
     """The case, and how many records of each kind are in it.
 
     attacked: indices into `data`. The other records stand for text of the same kind that the attacker has.
     public: texts that anyone may know.
     whole: the whole model; None if this device has only the bottom.
-    replaced: of each record of the file, the words that surrogates replaced; empty without surrogates.
+    hidden: of each record of `data`, the words that an attack must not name; empty without surrogates.
     """
     victims = data.pick(attacked)
-    words = [replaced[place] for place in victims.places] if replaced else []
+    words = [hidden[place] for place in attacked.tolist()] if hidden else []
     order = np.random.default_rng(seed).permutation(len(data))
     rest = data.pick(order[~np.isin(order, attacked)][: size.public])
     rest = rest.pick(np.array(without_overlap(rest.ids, victims.ids), dtype=np.int64))

@@ -10,8 +10,9 @@ from itertools import pairwise
 import numpy as np
 
 from privtune.device.audit.attacks.channels import Finding, share_of
-from privtune.device.audit.identifying import Words, replaced_words
+from privtune.device.audit.identifying import replaced_words
 from privtune.device.data.records import Records
+from privtune.device.surrogates.own_words import Words
 
 NAME = "records about the same linked by a surrogate"
 _PAIRS = 300

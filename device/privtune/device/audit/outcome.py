@@ -66,10 +66,10 @@ class Outcome:
         if row is None or hidden is None:
             return
         text = (
-            f"Replaced before the model read these records: {counted(sum(map(len, hidden.words)), 'word')}. Found "
-            f"are those in what the strongest attack ({row.name} {row.variant}) names of the record; the floor is the "
-            "share that is in what it names of another record, by chance. All other words leave readable, unless noise "
-            "hides them."
+            f"Replaced before the model read these records, or replaced elsewhere and in clear in them: "
+            f"{counted(sum(map(len, hidden.words)), 'word')}. Found are those in what the strongest attack "
+            f"({row.name} {row.variant}) names of the record; the floor is the share that is in what it names of "
+            "another record, by chance. All other words leave readable, unless noise hides them."
         )
         self.findings.append(Finding(name=NAME, figure=row.figures[FIGURE], text=text))
 

@@ -13,7 +13,7 @@ import numpy as np
 from privtune.device.audit.attacks.attack import Lab, Say
 from privtune.device.audit.case import Case, build_case, choose_attacked, public_texts
 from privtune.device.audit.engine import Depth, Engine, Labelled
-from privtune.device.audit.identifying import replaced_words
+from privtune.device.audit.identifying import hidden_words
 from privtune.device.audit.linking import linked_records
 from privtune.device.audit.membership import membership
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
@@ -24,6 +24,7 @@ from privtune.device.audit.utility import UtilityTraining
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification, encode_texts
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource, own_terms
+from privtune.device.surrogates.own_words import OwnWords
 from privtune.device.surrogates.replacement import TRAINED, Replacement
 from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 from privtune.shared.errors import InvalidInput
@@ -69,7 +70,8 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
         if asked and not request.labelled:
             raise InvalidInput(f"{flag} compares accuracies, and needs labels for that")
     other = list(strengths(request.mechanism)) if request.frontier else []
-    records_of, surrogates, replacement = _records(request)
+    words: list[OwnWords] = []
+    records_of, surrogates, replacement = _records(request, words)
     classes = len({record.label for record in records_of[0]}) if request.labelled else 2
     engine = Engine(request.model, request.task, classes, home)
     parts = engine.bottom(request.cut)
@@ -90,7 +92,7 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
             public=public_texts(request.public_text, home),
             max_length=request.max_length,
             whole=engine.whole,
-            replaced=[] if replacement is None else replaced_words(*records_of),
+            hidden=hidden_words(words, data, _longest(request, parts), parts.tokenizer),
         )
         case = replace(case, gradients=request.tail == 0, skip=request.tail > 0 and request.skip != "none")
         lab = Lab(case.public, case.victim, case.encoder)
@@ -123,14 +125,19 @@ def run_audit(request: AuditRequest, home: Path, say: Say, keep: Path | None = N
     return audit_of(facts, case, outcome, NOT_TESTED)
 
 
-def _records(request: AuditRequest) -> tuple[tuple[Records, Records], Surrogates | None, Replacement | None]:
-    """The owner's records, those that would be sent, and what replaced them; each audit has a secret of its own."""
+def _records(
+    request: AuditRequest, words: list[OwnWords]
+) -> tuple[tuple[Records, Records], Surrogates | None, Replacement | None]:
+    """The owner's records, those that would be sent, and what replaced them; each audit has a secret of its own.
+
+    words: gets what became of each record's words.
+    """
     terms = own_terms(request.surrogates, request.source)
     own = request.source.load(request.task, labelled=request.labelled)
     if not request.surrogates.on:
         return (own, own), None, None
     surrogates = Surrogates(request.surrogates, secrets.token_bytes(SECRET_BYTES), terms)
-    sent, coverage = surrogates.records(own, TRAINED)
+    sent, coverage = surrogates.records(own, TRAINED, own_words=words)
     return (own, sent), surrogates, Replacement.of(surrogates, coverage)
 
 
@@ -146,8 +153,12 @@ def _gain(
     return engine.gain(case.victim, depth, own, sent, training, seeds=request.size.seeds, say=say)
 
 
+def _longest(request: AuditRequest, parts: BottomPackage) -> int:
+    return min(request.max_length, parts.max_positions or request.max_length)
+
+
 def _encoded(records: Records, request: AuditRequest, parts: BottomPackage) -> EncodedDataset:
-    longest = min(request.max_length, parts.max_positions or request.max_length)
+    longest = _longest(request, parts)
     if request.task == "causal-lm":
         return encode_causal_lm(records, parts.tokenizer, longest)
     if request.labelled:

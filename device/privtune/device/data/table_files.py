@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from privtune.shared.errors import DataInvalid
+from privtune.shared.packages import require
 from privtune.shared.text_tables import TEXT_READERS, RawTable, Unreadable
-from privtune.shared.wording import install
 
 HUB_ID = re.compile(r"^(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w\[\]:%+-]+))?$")
 
@@ -76,11 +76,9 @@ def _read_parquet(file: Path) -> RawTable:
 
 
 def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> RawTable:
-    try:
-        from datasets import ClassLabel, load_dataset
-    except ImportError:
-        hint = install("hub")
-        raise DataInvalid(f"{path}: no such file, and as a hub data set it needs another package: {hint}.") from None
+    require(f"{path}: no such file, and as a hub data set it needs", ("datasets",), "hub")
+    from datasets import ClassLabel, load_dataset
+
     # each of its retries would print a warning; the error below says it all
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:

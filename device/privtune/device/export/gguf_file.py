@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privtune.shared.errors import InvalidInput, ModelUnsupported, NonFinite
-from privtune.shared.wording import install
+from privtune.shared.errors import ModelUnsupported, NonFinite
+from privtune.shared.packages import require
 
 # model_type -> (architecture in GGUF, settings that must have this value because the format has no place for others)
 _PLAIN = {"hidden_act": ("silu",)}
@@ -29,11 +29,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
 
 
 def check_gguf(config: Any) -> None:
-    """Raises InvalidInput when the library is missing, ModelUnsupported for a model that a GGUF file can't hold."""
-    try:
-        import gguf  # noqa: F401
-    except ModuleNotFoundError:
-        raise InvalidInput(f"--format gguf needs the package gguf: {install('gguf')}.") from None
+    """Raises PackageMissing without the library, ModelUnsupported for a model that a GGUF file can't hold."""
+    require("--format gguf needs", ("gguf",), "gguf")
     if config.model_type not in ARCHITECTURES:
         raise ModelUnsupported(
             f"A model of type {config.model_type!r} can't be written as GGUF here; possible: "

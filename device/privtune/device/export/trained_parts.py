@@ -78,6 +78,7 @@ def device_parts(link: Link, job_id: str, state: JobState, home: Path, local_mod
         local_model=local_model,
         label_names=state.label_names,
         say=lambda _: None,
+        taught_sha256=state.taught_sha256,
     )
     return TrainedParts(
         model=None,

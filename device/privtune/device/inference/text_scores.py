@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from privtune.shared.errors import InvalidInput
-from privtune.shared.wording import install
+from privtune.shared.packages import require
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -31,21 +30,16 @@ class TextScores:
 
 
 def require_packages() -> None:
-    """Raise InvalidInput, before hours of generating, when the packages of the `eval` extra are not installed."""
-    try:
-        for package in ("rouge_score", "sacrebleu"):
-            importlib.import_module(package)
-    except ImportError:
-        raise InvalidInput(
-            f"Written answers are judged by ROUGE and BLEU, which need two more packages: {install('eval')}"
-        ) from None
+    """Raise PackageMissing, before hours of generating, when the packages of the `eval` extra are not installed."""
+    require("Written answers are judged by ROUGE and BLEU, which need", ("rouge-score", "sacrebleu"), "eval")
 
 
 def score_texts(texts: Sequence[str], references: Sequence[Sequence[str]]) -> TextScores:
     """Compare each text with its references, of which there is at least one.
 
     Raises:
-        InvalidInput: no text at all, or the packages of the `eval` extra are missing.
+        InvalidInput: no text at all.
+        PackageMissing: of the `eval` extra.
     """
     require_packages()
     if not texts:

@@ -122,6 +122,7 @@ def open_tuned(
             local_model=settings.local_model or state.local_model,
             label_names=state.label_names,
             say=say,
+            taught_sha256=state.taught_sha256,
         )
         if package.taught is not None and package.taught.sha256 != state.taught_sha256:
             raise JobConflict(

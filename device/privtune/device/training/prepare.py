@@ -36,6 +36,7 @@ from privtune.device.release.slope_store import SlopeStore
 from privtune.device.release.slopes import Slopes
 from privtune.device.runtime.memory import trim
 from privtune.device.session.run_settings import RunSettings
+from privtune.device.surrogates.own_words import OwnWords
 from privtune.device.surrogates.replacement import HELD_OUT, TRAINED, Replacement
 from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import InvalidInput, JobPaused
@@ -102,7 +103,7 @@ class _Loaded:
     lines: where the training records are in their file, and the held-out ones.
     label_keys: of the training records, in their order.
     replacement: what surrogates did in training and held-out records.
-    replaced: for an audit: of each training record of the file, the words that were replaced.
+    own_words: for an audit: of each training record of the file, what became of its words.
     """
 
     state: JobState
@@ -113,7 +114,7 @@ class _Loaded:
     lines: tuple[RecordLines, RecordLines | None]
     label_keys: list[bytes]
     replacement: Replacement | None
-    replaced: list[frozenset[str]]
+    own_words: list[OwnWords]
 
 
 @contextlib.contextmanager
@@ -178,8 +179,8 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
     terms = own_terms(spec.surrogates, train, validation)
     state = folder.begin(spec, names, settings.local_model, terms)
     # Before the model is loaded: the recognisers are gone by then.
-    records, held_out, replacement = _replaced(run, state, original, held_out)
-    replaced = _replaced_words(original, records) if replacement is not None and settings.audit_rule else []
+    own_words: list[OwnWords] = []
+    records, held_out, replacement = _replaced(run, state, original, held_out, own_words)
     trim()
     package = load_bottom(
         run.link,
@@ -189,6 +190,7 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         local_model=settings.local_model,
         label_names=names,
         say=run.progress.message,
+        taught_sha256=state.taught_sha256,
     )
     tail = Tail.of(package, spec)
     form = _form(state, records, package, train.chat_template)
@@ -216,14 +218,14 @@ def _load(run: RunContext, train: DataSource, validation: DataSource | None) -> 
         lines=lines,
         label_keys=[keys[index] for index in order.tolist()] if keys else [],
         replacement=replacement,
-        replaced=replaced,
+        own_words=own_words,
     )
 
 
 def _replaced(
-    run: RunContext, state: JobState, records: Records, held_out: Records | None
+    run: RunContext, state: JobState, records: Records, held_out: Records | None, own_words: list[OwnWords]
 ) -> tuple[Records, Records | None, Replacement | None]:
-    """The records as the model may read them, with surrogates where the job wants them."""
+    """The records as the model may read them, with surrogates where the job wants them. own_words: filled."""
 
     said = time.monotonic()
 
@@ -239,17 +241,12 @@ def _replaced(
     if surrogates is None:
         return records, held_out, None
     run.progress.message("replacing what identifies (Ctrl-C pauses)")
-    records, coverage = surrogates.records(records, TRAINED, watch)
+    wanted = own_words if run.settings.audit_rule is not None else None
+    records, coverage = surrogates.records(records, TRAINED, watch, wanted)
     if held_out is not None:
         held_out, more = surrogates.records(held_out, HELD_OUT, watch)
         coverage += more
     return records, held_out, Replacement.of(surrogates, coverage)
-
-
-def _replaced_words(own: Records, sent: Records) -> list[frozenset[str]]:
-    from privtune.device.audit.identifying import replaced_words  # few jobs are audited
-
-    return replaced_words(own, sent)
 
 
 def _form(state: JobState, records: Records, package: BottomPackage, chat_template: str | None) -> PromptForm | None:
@@ -287,7 +284,7 @@ def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
         noise=releasing.noise,
         scope=releasing.store.fingerprint,
         local_model=run.settings.local_model,
-        replaced=loaded.replaced,
+        own_words=loaded.own_words,
     )
     hold(rule, job, run.settings.home, run.progress.message, run.stop)
 

@@ -17,9 +17,10 @@ from privtune.device.home.policy import AuditRule, Policy, budget_of
 from privtune.device.home.policy_file import home_policy
 from privtune.device.home.run_request import RunRequest, unfinished
 from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
+from privtune.device.model.tail import check_tail
 from privtune.device.protections.protection import DEFAULT
 from privtune.device.session.run_settings import RunSettings
-from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
+from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates, check_recognisers
 from privtune.device.training.job import RunResult, refuse_job, run_job
 from privtune.device.training.progress import TrainingProgress
 from privtune.shared.errors import (
@@ -34,6 +35,7 @@ from privtune.shared.errors import (
     VersionMismatch,
 )
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.gguf_source import check_gguf_reader, is_gguf
 from privtune.shared.validation import first_problem
 
 Say = Callable[[str], None]
@@ -73,6 +75,7 @@ def check_request(
     rule = (policy.audit if policy is not None else None) or audit
     if rule is not None:
         rule.check(spec, request.local_model)
+    check_packages(spec, request.local_model)
     classes = check_data(request.train, request.validation, spec, say)
     if spec.labels == "shared":
         spec = _with_classes(spec, classes)
@@ -101,6 +104,15 @@ def _with_classes(spec: JobSpec, classes: int) -> JobSpec:
         return JobSpec.model_validate(spec.model_dump() | {"num_labels": classes})
     except ValidationError as error:
         raise InvalidInput(f"{first_problem(error.errors()).sentence}.") from None
+
+
+def check_packages(spec: JobSpec, local_model: str | None) -> None:
+    """Raises PackageMissing where the job needs an optional package that this machine lacks."""
+    if spec.surrogates.on:
+        check_recognisers()
+    check_tail(spec)
+    if local_model is not None and is_gguf(local_model):
+        check_gguf_reader()
 
 
 def check_data(train: DataSource, validation: DataSource | None, spec: JobSpec, say: Say) -> int:
@@ -172,6 +184,7 @@ def resume(
             raise InvalidInput(f"Job {job_id} was not started by `finetune` here: give its data with --data.")
         train, validation = data()
         spec = _admitted(job, home, consent)
+        check_packages(spec, local_model)
         check_data(train, validation, spec, say)
         request = RunRequest(
             cloud=control.url,
@@ -183,6 +196,7 @@ def resume(
         )
         request.save(home, job_id)
     else:
+        check_packages(request.spec, request.local_model)
         _check_surrogates(request.spec, request.train, request.validation)
     _release_hold(job, control)
     return request

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from privtune.shared.errors import ModelNotFound, ModelUnsupported, StorageFull
 from privtune.shared.files import held, replacing_folder
 from privtune.shared.modeling.cache_folder import cache_folder
 from privtune.shared.modeling.hf_calls import SAFE, one_line, quiet
-from privtune.shared.wording import install
+from privtune.shared.packages import require
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +31,17 @@ def gguf_file(ref: str) -> Path | None:
     return _found(*_place(ref), ref)
 
 
+def check_gguf_reader() -> None:
+    """Raises `PackageMissing` where GGUF files can't be read."""
+    require("GGUF files need", ("gguf", "accelerate"), "gguf")
+
+
 def converted_gguf(ref: str) -> Path:
     """A safetensors folder converted from a GGUF file, cached by the file's identity: reading a GGUF takes 12-30 s.
 
-    Raises `ModelNotFound`, `ModelUnsupported`, and `StorageFull` when the cache can't be written.
+    Raises `ModelNotFound`, `ModelUnsupported`, `PackageMissing`, and `StorageFull` when the cache can't be written.
     """
-    for package in ("gguf", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise ModelUnsupported(f"GGUF files need the package {package}: {install('gguf')}")
+    check_gguf_reader()
     where, file = _place(ref)
     path = _found(where, file, ref)
     stat = path.stat()  # of a hub's file, the path differs with its contents

@@ -24,23 +24,25 @@ from privtune.shared.modeling.adapter_folder import (
 )
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
-from privtune.shared.wording import install
+from privtune.shared.packages import require
 
 _ADAPTER = "default"
+
+
+def check_lora() -> None:
+    """Raises `PackageMissing` where there is no peft."""
+    require("LoRA on this machine needs (--tuning full does not)", ("peft",), "tail")
 
 
 def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     """Add LoRA to linear layers of the top's blocks, in place; the initial adapter depends on `seed` alone.
 
     The shared base weights stay untouched, so tops of other jobs are not affected.
-    Raises `InvalidInput` for a target that no linear layer is called, naming those there are, and without peft.
+    Raises `InvalidInput` for a target that no linear layer is called, naming those there are; `PackageMissing`.
     """
-    try:
-        from peft import LoraConfig, get_peft_model  # large; a device needs it only for a tail
-    except ImportError:
-        raise InvalidInput(
-            f"LoRA on this machine needs peft: {install('tail')}; or train every weight (--tuning full)"
-        ) from None
+    check_lora()
+    from peft import LoraConfig, get_peft_model  # large; a device needs it only for a tail
+
     linear = _linear_layers(top)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
     for target in spec.targets:

@@ -6,6 +6,7 @@ import pytest
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
+from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.shared.errors import (
     CorpusNotFound,
@@ -29,6 +30,109 @@ def teachings(store, model_folder, tmp_path):
     return Teachings(store, Catalog([str(model_folder)]), Corpora([str(tmp_path / "texts.txt")]), max_active=2)
 
 
+class Packages:
+    """Those of every result, until they are tidied away."""
+
+    def __init__(self):
+        self.gone, self.tidied = set(), []
+
+    def has(self, result):
+        return result not in self.gone
+
+    def tidy(self, result, *, package):
+        self.tidied.append((result, package))
+
+
+def finish(teachings, made, result="result"):
+    assert teachings.claim().id == made.id
+    teachings.began(made.id, result)
+    teachings.succeed(made.id, result, {"pieces": 3}, teachings.sources(made.spec))
+
+
+def test_what_was_taught_already_is_ready_at_once(teachings, model_folder, tmp_path):
+    packages = teachings.packages = Packages()
+    first = teachings.create("alice", SPEC)
+    finish(teachings, first)
+    assert teachings.create("alice", SPEC).id == first.id
+    others = teachings.create("bob", SPEC)
+    assert (others.id != first.id, others.status, others.result, others.card) == (
+        True,
+        "succeeded",
+        "result",
+        {"pieces": 3},
+    )
+    packages.gone.add("result")
+    assert teachings.create("carol", SPEC).status == "queued", "the operator may delete any package"
+    packages.gone.clear()
+    (tmp_path / "texts.txt").write_text("another text\n")
+    assert teachings.create("alice", SPEC).status == "queued"
+
+
+def test_a_model_that_has_changed_has_no_teaching(teachings, model_folder):
+    made = teachings.create("alice", SPEC)
+    finish(teachings, made)
+    job = least_spec(model="tiny-bert", cut=1, tail=1, skip="tuned", taught=made.id)
+    teachings.check_job("alice", job)
+    assert teachings.get(made.id).current
+    (model_folder / "model.safetensors").write_bytes(b"other weights")
+    assert not teachings.get(made.id).current
+    with pytest.raises(JobConflict, match="have changed since"):
+        teachings.check_job("alice", job)
+    again = teachings.create("alice", SPEC)
+    assert (again.id != made.id, again.status) == (True, "queued")
+    finish(teachings, again)  # the same result, which the hash of the weights names: only the files were others
+    assert teachings.get(made.id).current
+
+
+def test_the_last_teaching_of_a_package_takes_it_along(teachings):
+    packages = teachings.packages = Packages()
+    mine = teachings.create("alice", SPEC)
+    with pytest.raises(JobConflict, match="cancel it first"):
+        teachings.delete(mine.id, "alice")
+    finish(teachings, mine)
+    others = teachings.create("bob", SPEC)
+    with pytest.raises(JobNotFound):
+        teachings.delete(mine.id, "bob")
+    teachings.delete(mine.id, "alice")
+    teachings.delete(others.id, "bob")
+    assert packages.tidied == [("result", False), ("result", True)]
+    with pytest.raises(JobNotFound):
+        teachings.get(mine.id)
+
+
+def test_a_teaching_that_an_unfinished_job_begins_with_stays(teachings, store):
+    made = teachings.create("alice", SPEC)
+    finish(teachings, made)
+    jobs = Jobs(store)
+    job = jobs.create("alice", least_spec(model="tiny-bert", cut=1, tail=1, skip="tuned", taught=made.id))
+    with pytest.raises(JobConflict, match=f"Job {job.id} begins with"):
+        teachings.delete(made.id, "alice")
+    jobs.cancel(job.id)
+    teachings.delete(made.id, "alice")
+
+
+def test_what_was_begun_and_is_cancelled_while_it_waits_again_leaves_nothing(teachings):
+    packages = teachings.packages = Packages()
+    made = teachings.create("alice", SPEC)
+    teachings.claim()
+    teachings.began(made.id, "result")
+    teachings.stopped(made.id)
+    assert teachings.cancel(made.id, "alice").status == "cancelled"
+    assert packages.tidied == [("result", True)]
+
+
+def test_an_owner_keeps_a_limited_number(store, model_folder, tmp_path):
+    (tmp_path / "texts.txt").write_text("a\n")
+    few = Teachings(store, Catalog([str(model_folder)]), Corpora([str(tmp_path / "texts.txt")]), max_kept=2)
+    kept = [few.create("alice", SPEC.model_copy(update={"seed": seed})) for seed in range(2)]
+    finish(few, kept[0])
+    with pytest.raises(PermissionDenied, match=r"keep 2 teachings.*privtune teachings delete"):
+        few.create("alice", SPEC.model_copy(update={"seed": 2}))
+    few.create("bob", SPEC.model_copy(update={"seed": 2}))
+    few.delete(kept[0].id, "alice")
+    few.create("alice", SPEC.model_copy(update={"seed": 2}))
+
+
 def test_it_runs_and_succeeds(teachings):
     made = teachings.create("alice", SPEC)
     assert (made.status, made.progress) == ("queued", {})
@@ -38,7 +142,7 @@ def test_it_runs_and_succeeds(teachings):
     assert teachings.claim() is None
     teachings.progress(made.id, "teaching", 3, 10, 0.5)
     assert teachings.get(made.id).progress["step"] == 3
-    teachings.succeed(made.id, "result", {"labels": []})
+    teachings.succeed(made.id, "result", {"labels": []}, teachings.sources(SPEC))
     done = teachings.get(made.id, "alice")
     assert (done.status, done.result, done.card, done.progress["step"]) == ("succeeded", "result", {"labels": []}, 3)
     with pytest.raises(JobConflict, match="succeeded"):
@@ -145,8 +249,7 @@ def test_a_job_may_use_its_own_owners_finished_blocks_of_its_own_cut(teachings):
     )
     with pytest.raises(JobConflict, match="queued"):
         teachings.check_job("alice", job)
-    teachings.claim()
-    teachings.succeed(made.id, "result", {})
+    finish(teachings, made)
     teachings.check_job("alice", job)
     with pytest.raises(JobNotFound):
         teachings.check_job("bob", job)
@@ -155,6 +258,7 @@ def test_a_job_may_use_its_own_owners_finished_blocks_of_its_own_cut(teachings):
 
 
 def test_an_operators_result_is_an_owners_teaching(teachings):
-    made = teachings.record("alice", SPEC, "result", {"pieces": 3})
+    made = teachings.record("alice", SPEC, "result", {"pieces": 3}, teachings.sources(SPEC))
     assert teachings.get(made.id, "alice").status == "succeeded"
     assert teachings.claim() is None
+    assert teachings.record("alice", SPEC, "result", {"pieces": 3}, teachings.sources(SPEC)).id == made.id

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 
 import pytest
@@ -14,7 +15,7 @@ from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.agent.attempts import attempt
 from privtune.device.home.policy import Policy
 from privtune.device.session.run_settings import RunSettings
-from privtune.shared.errors import CloudUnreachable, InternalError, RateLimited, VersionMismatch
+from privtune.shared.errors import CloudUnreachable, InternalError, PackageMissing, RateLimited, VersionMismatch
 from tests.support.builders import least_spec
 
 
@@ -45,8 +46,8 @@ class Screen:
         self.results.append(result)
 
 
-def job(name, **changes):
-    spec = least_spec(training_file="device://sentences")
+def job(name, *, settings=None, **changes):
+    spec = least_spec(training_file="device://sentences", **(settings or {}))
     facts = {"id": name, "status": "queued", "created_at": 1, "training_file": spec.training_file}
     return facts | {"privtune": {"spec": spec.model_dump(mode="json")}} | changes
 
@@ -115,6 +116,46 @@ def test_a_job_that_only_has_to_wait_is_tried_again(make, error):
     agent = make(Control([job("ftjob-1")]), run)
     agent.run()
     assert agent.screen.results == ["done"]
+
+
+OPEN = {"surrogates": {"replace": "nothing"}, "mechanism": {"name": "dchi"}}
+
+
+@pytest.mark.parametrize(
+    ("missing", "settings", "extra"),
+    [
+        ("wordfreq", {}, "device,surrogates"),
+        ("peft", {**OPEN, "tail": 1}, "tail"),
+        ("gguf", {**OPEN, "model": "owned"}, "gguf"),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_job_that_needs_a_missing_package_waits_for_a_device_that_has_it(
+    make, tmp_path, monkeypatch, missing, settings, extra, begun
+):
+    ran = []
+
+    def run(job_id, *_):
+        ran.append(job_id)
+        if job_id == "ftjob-a":
+            raise PackageMissing("found out late")
+        agent.stop.set()
+        return "done"
+
+    def refused(*_):
+        raise AssertionError("the cloud was told that the job has failed")
+
+    monkeypatch.setattr(agent_module, "report_refusal", refused)
+    if not begun:
+        monkeypatch.setitem(sys.modules, missing, None)
+    later = job("ftjob-b", settings={**OPEN, "model": "plain"})
+    agent = make(Control([job("ftjob-a", settings=settings), later]), run, once=True)
+    agent.config.local_models["owned"] = "model.gguf"
+    agent.run()
+    assert ran == [*(["ftjob-a"] if begun else []), "ftjob-b"]
+    assert not (tmp_path / "home" / "jobs" / "ftjob-a" / "job.json").exists()
+    (said,) = [line for line in agent.screen.messages if "ftjob-a is left" in line]
+    assert begun or f"{missing}: pip install '.[{extra}]'" in said
 
 
 def test_with_once_the_poison_is_an_error_of_the_table(make):

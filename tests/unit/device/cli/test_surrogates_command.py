@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from privtune.device.cli import main
+from privtune.device.surrogates import own_words
 
 ROWS = [
     {"text": "My name is Ottilie Brandvold, call +49 171 5551234.", "label": 1},
@@ -41,7 +42,15 @@ def test_a_log_reads_as_a_diff(file: str, capsys: pytest.CaptureFixture[str]) ->
     assert "Recognisers that ran: presidio" in out
     assert "Shown" not in out
     assert "[-green" not in out
+    assert "in clear in another" not in out
     assert "Shown: the first 1 record; counts are of all 2" in show(capsys, file, "--limit", "1")
+
+
+def test_names_that_stay_elsewhere_are_listed(
+    file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_words, "names_in_clear", lambda records: [records[0].names, frozenset({"Brandvold"})])
+    assert "in clear in another: 5 words (Brandvold (2), " in show(capsys, file)
 
 
 def test_a_terminal_has_colours(file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +67,7 @@ def test_programs_read_json_and_own_terms_are_replaced(
     terms = tmp_path / "terms.txt"
     terms.write_text("green window\n\n")
     found = json.loads(show(capsys, file, "--own-terms", str(terms), "--json"))
-    assert found["records"] == 2
+    assert (found["records"], found["names_in_clear"]) == (2, {})
     assert found["coverage"]["words"] > found["coverage"]["replaced"] >= 4
     pieces = [piece for one in found["shown"] for text in one["texts"] for piece in text]
     assert {"Ottilie", "Brandvold", "green window"} <= {one["text"] for one in pieces if one["kind"]}

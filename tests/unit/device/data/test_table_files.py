@@ -211,10 +211,10 @@ def in_subprocess(code: str, **env: str) -> str:
 
 HUB_CODE = """
 from privtune.device.data.table_files import read_table
-from privtune.shared.errors import DataInvalid
+from privtune.shared.errors import PrivTuneError
 try:
     read_table("someone/some-reviews:plain@validation")
-except DataInvalid as error:
+except PrivTuneError as error:
     print(error)
 """
 

@@ -103,6 +103,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    max_teachings: Annotated[
+        int, typer.Option(envvar=ENV + "MAX_TEACHINGS", min=1, help="Unfinished and succeeded teachings of an owner.")
+    ] = 20,
     max_changes: Annotated[
         int,
         typer.Option(envvar=ENV + "MAX_CHANGES", min=1, help="Jobs an owner may create, pause or resume in a minute."),
@@ -187,6 +190,7 @@ def serve(
             "bytes_per_minute": None if max_upload_mib is None else max_upload_mib << 20,
             "stored_bytes": None if max_stored_mib is None else max_stored_mib << 20,
         },
+        max_teachings_per_owner=max_teachings,
         max_changes_per_minute=max_changes,
         lease_s=lease_s,
         give_up_days=give_up_days,

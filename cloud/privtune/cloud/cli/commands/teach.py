@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, Data, DatabaseUrl
-from privtune.shared.teaching_spec import SETTINGS, TeachingSpec, teaching_of
+from privtune.shared.teaching_spec import ABOUT_SETTINGS, TeachingSpec, teaching_of
 
 _FIELDS = TeachingSpec.model_fields
 
@@ -24,14 +24,7 @@ def teach(
     tail: Annotated[int, _about("tail")] = _FIELDS["tail"].default,
     text_column: Annotated[str | None, _about("text_column")] = None,
     label_column: Annotated[str | None, _about("label_column")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help=f"Any other setting as NAME=VALUE, repeatable: {', '.join(SETTINGS)}. `POST /v1/privtune/teachings` "
-            "describes them.",
-        ),
-    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=ABOUT_SETTINGS)] = None,
     owner: Annotated[str, typer.Option(help="Whose jobs may use the blocks.")] = "default",
     data: Data = DEFAULT_DATA,
     database_url: DatabaseUrl = None,
@@ -67,7 +60,7 @@ def teach(
             torch.set_num_threads(threads)
         classroom = Classroom(data, catalog, corpora, max_bytes=max_teacher_mib << 20)
         result = classroom.teach(spec, _show, lambda: False)
-        taught = teachings.record(owner, spec, result.name, result.card)
+        taught = teachings.record(owner, spec, result.name, result.card, result.sources)
     before, after = (result.card[when]["states"] for when in ("untaught", "taught"))
     typer.echo(f"distance from the model on text held out: {before:.3f} untaught, {after:.3f} taught")
     typer.echo(f"{taught.id} of {owner}: privtune finetune ... --taught {taught.id}")

@@ -34,10 +34,11 @@ from privtune.shared.teaching_spec import TeachingSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """name: of the package's folder. card: what it says of itself."""
+    """name: of the package's folder. card: what it says of itself. sources: names of the files it was made from."""
 
     name: str
     card: dict[str, Any]
+    sources: tuple[str | None, str | None]
 
 
 class Classroom:
@@ -48,11 +49,30 @@ class Classroom:
         self._max_bytes = max_bytes
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def package(self, result: str) -> Path:
-        """The folder of a result. Raises JobConflict where it is gone."""
+    def has(self, result: str) -> bool:
+        """Whether the package of a result is here."""
+        return (self._folder / result / MANIFEST).exists()
+
+    def tidy(self, result: str, *, package: bool) -> None:
+        """Delete what an interrupted teaching would continue from and, if `package`, the package.
+
+        Nothing while it is worked on.
+        """
+        if not self._folder.is_dir():  # another cloud's, on the same database
+            return
+        with held(self._folder / f".{result}.lock") as alone:
+            if alone:
+                shutil.rmtree(self._folder / f"{result}.work", ignore_errors=True)
+                if package:
+                    shutil.rmtree(self._folder / result, ignore_errors=True)
+
+    def package(self, result: str, base_sha256: str) -> Path:
+        """The folder of a result. Raises JobConflict where it is gone, or was not taught by these weights."""
         folder = self._folder / result
-        if not (folder / MANIFEST).exists():
+        if not self.has(result):
             raise JobConflict("the taught blocks are no longer here; ask the cloud to teach them again")
+        if read_card(folder).get("base_sha256") != base_sha256:
+            raise JobConflict("the blocks were taught by other weights than the model has now; ask for them again")
         return folder
 
     def teach(
@@ -61,32 +81,36 @@ class Classroom:
         watch: Watch,
         stopped: Callable[[], bool],
         cancelled: Callable[[], bool] = lambda: False,
+        began: Callable[[str], None] = lambda name: None,
     ) -> Result:
         """The taught blocks of a description, from an earlier teaching of the same weights and text if there is one.
 
         stopped: asked after every step. cancelled: asked once stopped; what was done so far is then thrown away.
+        began: told the result's name as soon as it is known.
 
         Raises JobPaused once stopped; DataInvalid, InvalidInput for the corpus; ModelNotFound, ModelUnsupported,
         NonFinite, CloudOutOfMemory, StorageFull; JobConflict while another process works on the same.
         """
+        sources = self._catalog.files(spec.model), self._corpora.files(spec.corpus)
         corpus = self._corpora.read(spec.corpus, spec.text_column, spec.label_column)
         ref, classes = self._catalog.resolve(spec.model), max(2, len(corpus.label_names))
         model = load_task_model(ref, spec.task, num_labels=classes, seed=spec.seed)
         base = base_sha256(model, spec.task)
         name = spec.result_key(base, corpus.sha256)
+        began(name)
         folder, work = self._folder / name, self._folder / f"{name}.work"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with held(self._folder / f".{name}.lock") as alone:
                 if not alone:
                     raise JobConflict("another process teaches the same blocks from the same text right now")
-                if not (folder / MANIFEST).exists():
+                if not self.has(name):
                     partition = Partition(model.to(self._device))
                     with _thrown_away(work, cancelled):
                         self._write(spec, corpus, partition, load_tokenizer(ref), base, (folder, work), watch, stopped)
         except OSError as error:
             raise StorageFull(f"the folder of teachings can't be written: {error.strerror}; free room") from error
-        return Result(name=name, card=read_card(folder))
+        return Result(name=name, card=read_card(folder), sources=sources)
 
     def _write(
         self,

@@ -8,7 +8,8 @@ import os
 import threading
 
 from privtune.cloud.compute.teaching.classroom import Classroom
-from privtune.cloud.jobs.teachings import Teaching, Teachings
+from privtune.cloud.jobs.teaching_rows import Teaching
+from privtune.cloud.jobs.teachings import Teachings
 from privtune.shared.errors import InternalError, JobPaused, PrivTuneError
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class School:
                 lambda stage, step, steps, loss: self._teachings.progress(teaching.id, stage, step, steps, loss),
                 lambda: self._closing.is_set() or self._teachings.cancelling(teaching.id),
                 lambda: self._teachings.cancelling(teaching.id),
+                lambda name: self._teachings.began(teaching.id, name),
             )
         except JobPaused:
             self._teachings.stopped(teaching.id)
@@ -76,4 +78,4 @@ class School:
             log.exception("unexpected failure of teaching %s", teaching.id)
             self._teachings.fail(teaching.id, InternalError("An unexpected failure in the cloud; its log says more."))
         else:
-            self._teachings.succeed(teaching.id, result.name, result.card)
+            self._teachings.succeed(teaching.id, result.name, result.card, result.sources)

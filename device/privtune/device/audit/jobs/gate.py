@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from privtune.device.audit.attacks import gradients
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
-from privtune.device.audit.identifying import FIGURE, Words
+from privtune.device.audit.identifying import FIGURE, hidden_words
 from privtune.device.audit.metrics import Figure
 from privtune.device.audit.outcome import AttackRow
 from privtune.device.audit.sizes import FULL, QUICK, Size
@@ -28,11 +29,13 @@ from privtune.device.audit.suite import attack_releases, attack_simulated_gradie
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.policy import AuditRule
 from privtune.device.release.noising import Noise
+from privtune.device.surrogates.own_words import OwnWords, Words
 from privtune.shared import __version__
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
 from privtune.shared.files import write_json
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
+from privtune.shared.wording import counted
 
 FOLDER = "audits"
 SIZES: dict[str, Size] = {"quick": QUICK, "full": FULL}
@@ -44,7 +47,7 @@ class Gated:
 
     scope: names its noise, model, cut and codec.
     fingerprint: of its data.
-    replaced: of each record of the file, the words that surrogates replaced; empty without surrogates.
+    own_words: of each record of the file, what surrogates did with its words; empty without surrogates.
     """
 
     spec: JobSpec
@@ -54,7 +57,17 @@ class Gated:
     noise: Noise
     scope: str
     local_model: str | None
-    replaced: Sequence[Words] = ()
+    own_words: Sequence[OwnWords] = ()
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of a record at most."""
+        return self.spec.train.longest(self.parts.max_positions)
+
+    @cached_property
+    def hidden(self) -> list[Words]:
+        """Of each record of `data`, the words that an attack must not name; empty without surrogates."""
+        return hidden_words(self.own_words, self.data, self.longest, self.parts.tokenizer) if self.own_words else []
 
     @property
     def clear(self) -> bool:
@@ -97,6 +110,11 @@ def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], s
     else:
         tell(f"reusing the audit of {found['day']}: same data, noise, size and thresholds")
     bars = _bars(rule, job, found)
+    if found[FIGURE] is None and any(job.hidden):
+        raise AuditRefused(
+            "The audit refuses the job: words were replaced, and no attack was judged by them, so the bound "
+            "max_replaced can't be met. Nothing of the data was sent. `audit: {size: full}` attacks more records"
+        )
     over = [
         f"{100 * bar.worst['high']:.1f}% of {bar.what} ({bar.allowed}; {bar.worst['attack']} names "
         f"{100 * bar.worst['value']:.1f}%)"
@@ -106,17 +124,34 @@ def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], s
     if over:
         raise AuditRefused(
             f"The audit refuses the job: an attacker may name up to {' and '.join(over)}. Nothing of the data was "
-            "sent. `privtune audit` shows the sentences; use more noise, another mechanism or a deeper cut"
-            + ("; a language model's gradients leave only without a tail (--tail)" if _by_gradients(found) else "")
+            f"sent. {_remedies(bars, found)}"
         )
     passed = [f"{100 * bar.worst['high']:.1f}% of {bar.what} ({bar.allowed})" for bar in bars]
-    tell(
-        f"audit passed: the attacks name at most {' and '.join(passed)}"
-        if passed
-        else "audit passed: no record had anything to replace, so there was nothing to judge"
-    )
+    if passed:
+        tell(f"audit passed: the attacks name at most {' and '.join(passed)}")
+    if job.spec.surrogates.on and found[FIGURE] is None:
+        tell(
+            f"{'' if passed else 'audit passed: '}surrogates replaced nothing in what leaves of "
+            f"{counted(len(job.data), 'record')}, so max_replaced bounds nothing in this file; if something in it does "
+            "identify, name it in your own terms (--own-terms)"
+        )
     if job.clear:
-        tell("the audit does not count words that surrogates leave in clear: the cloud can read all of them")
+        tell("the audit does not count other words that surrogates leave in clear: the cloud can read all of them")
+
+
+def _remedies(bars: Sequence[_Bar], found: dict[str, Any]) -> str:
+    """What to do about the bounds that are broken."""
+    said = []
+    if any(bar.broken and not bar.chance for bar in bars):
+        said.append("`privtune audit` shows the sentences; use more noise, another mechanism or a deeper cut")
+        if _by_gradients(found):
+            said.append("a language model's gradients leave only without a tail (--tail)")
+    if any(bar.broken and bar.chance for bar in bars):
+        said.append(
+            "words that are replaced in one place and in clear in another are listed by `privtune surrogates show`; "
+            "your own terms (--own-terms) are replaced everywhere"
+        )
+    return "; ".join(said)
 
 
 def _bars(rule: AuditRule, job: Gated, found: dict[str, Any]) -> list[_Bar]:
@@ -157,9 +192,9 @@ def _attacked(
         size=size,
         seed=0,
         public=public_texts(None, home),
-        max_length=job.spec.train.longest(job.parts.max_positions),
+        max_length=job.longest,
         whole=whole,
-        replaced=job.replaced,
+        hidden=job.hidden,
     )
     lab = Lab(case.public, case.victim, case.encoder)
     draws = [case.victim.observe(case.attacked.ids) for _ in range(size.seeds)]
@@ -177,12 +212,10 @@ def _attacked(
 
 
 def _attacked_records(job: Gated, size: Size) -> NDArray[np.int64]:
-    """A random sample; where only replaced words count, records that have some come first, or nothing may be judged."""
+    """A random sample; records with replaced words first, or these may not be judged: half of it where all count."""
     chosen = choose_attacked(job.data, size, 0)
-    if not job.clear or not job.replaced:
-        return chosen
-    replaced = np.flatnonzero([bool(job.replaced[place]) for place in job.data.places])
-    first = choose_attacked(job.data, size, 0, replaced)
+    first = choose_attacked(job.data, size, 0, np.flatnonzero([bool(words) for words in job.hidden]))
+    first = first[: len(chosen) if job.clear else (len(chosen) + 1) // 2]
     return np.concatenate([first, chosen[~np.isin(chosen, first)]])[: len(chosen)]
 
 
@@ -201,7 +234,7 @@ def _facts(row: AttackRow | None, figure: str) -> dict[str, Any]:
 def _key(rule: AuditRule, job: Gated, home: Path) -> str:
     texts = hashlib.sha256("\0".join(public_texts(None, home)).encode()).hexdigest()
     attacker = [job.local_model is not None, job.spec.tail > 0]
-    words = [sorted(mine) for mine in job.replaced]  # of texts that read the same once these are replaced
+    words = [sorted(mine) for mine in job.hidden]  # of texts that read the same once these are replaced
     facts = [__version__, job.fingerprint, job.scope, rule.model_dump_json(), *attacker, texts, words]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

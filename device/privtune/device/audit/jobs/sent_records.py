@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privtune.device.audit.identifying import replaced_words
 from privtune.device.data.records import Records
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobState
 from privtune.device.surrogates.coverage import Coverage
+from privtune.device.surrogates.own_words import OwnWords
 from privtune.device.surrogates.replacement import HELD_OUT, TRAINED, Replacement
 from privtune.shared.errors import JobConflict
 
@@ -20,12 +20,12 @@ class SentRecords:
     """The job's records, the training ones first.
 
     parts: training and held-out records.
-    hidden: of each record of both, the words that were replaced; empty without surrogates.
+    own_words: of each record of both, what became of its words; empty without surrogates.
     replacement: what surrogates did; None without surrogates.
     """
 
     parts: tuple[Records, ...]
-    hidden: list[frozenset[str]]
+    own_words: list[OwnWords]
     replacement: Replacement | None
 
 
@@ -37,16 +37,19 @@ def sent_records(sources: Sources, state: JobState) -> SentRecords:
     own = [source.load(state.spec.task) for source in sources if source is not None]
     surrogates = state.surrogates()
     if surrogates is None:
-        return SentRecords(parts=tuple(own), hidden=[], replacement=None)
+        return SentRecords(parts=tuple(own), own_words=[], replacement=None)
     if surrogates.fingerprint != state.surrogate_fingerprint:
         raise JobConflict(
             "the recognisers or tables of surrogates have changed since the job ran, so what was sent is not known; "
             "install the versions of then"
         )
-    done = [surrogates.records(records, part) for records, part in zip(own, (TRAINED, HELD_OUT), strict=False)]
-    sent = tuple(records for records, _ in done)
+    words: list[OwnWords] = []
+    done = [
+        surrogates.records(records, part, own_words=words)
+        for records, part in zip(own, (TRAINED, HELD_OUT), strict=False)
+    ]
     return SentRecords(
-        parts=sent,
-        hidden=[words for mine, theirs in zip(own, sent, strict=True) for words in replaced_words(mine, theirs)],
+        parts=tuple(records for records, _ in done),
+        own_words=words,
         replacement=Replacement.of(surrogates, sum((coverage for _, coverage in done), Coverage())),
     )

@@ -21,6 +21,7 @@ from privtune.device.audit.attacks.gradients import SentBack
 from privtune.device.audit.attacks.retrieval import retrieval
 from privtune.device.audit.attacks.row_space import row_space
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
+from privtune.device.audit.identifying import hidden_words
 from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept
 from privtune.device.audit.jobs.recorded import Collected, Collector, Traffic
 from privtune.device.audit.jobs.sent_records import SentRecords, Sources, sent_records
@@ -88,6 +89,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     chosen = np.array([handle for handle in chosen if handle in found.rows], dtype=np.int64)
     if not len(chosen):
         raise JobConflict(f"the kept frames of job {request.job_id} carry no whole record of its data")
+    longest = state.spec.train.longest(parts.max_positions)
     case, records = build_case(
         parts,
         noise,
@@ -96,9 +98,9 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         size=request.size,
         seed=request.seed,
         public=public_texts(request.public_text, home),
-        max_length=state.spec.train.longest(parts.max_positions),
+        max_length=longest,
         whole=whole,
-        replaced=material.hidden,
+        hidden=hidden_words(material.own_words, data, longest, parts.tokenizer),
     )
     case = replace(case, skip=state.spec.tail > 0 and state.spec.skip != "none")
     observed = case.victim.received(case.attacked.ids, [found.rows[handle] for handle in chosen.tolist()])

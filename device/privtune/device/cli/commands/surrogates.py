@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from privtune.device.surrogates.replacement import Replacement
     from privtune.device.surrogates.surrogate_map import Piece
     from privtune.device.surrogates.surrogates import Surrogates
+
+_NAMES = 20  # that are in clear somewhere, on a terminal
 
 app = typer.Typer(help="Look at what surrogates would replace in your text. Nothing is sent.", no_args_is_help=True)
 
@@ -70,6 +73,7 @@ def show(
     """
     from privtune.device.data.source import DataSource
     from privtune.device.data.source import own_terms as terms_of
+    from privtune.device.surrogates.own_words import OwnWords, names_in_clear
     from privtune.device.surrogates.replacement import TRAINED, Replacement
     from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
 
@@ -78,12 +82,20 @@ def show(
     records = source.load(reading["task"], labelled=False)
     replacing = Surrogates(spec, bytes(SECRET_BYTES), terms_of(spec, source))
     first = [_shown(record, records, replacing) for record in records[:limit]]
-    _, coverage = replacing.records(records, TRAINED)
+    words: list[OwnWords] = []
+    _, coverage = replacing.records(records, TRAINED, own_words=words)
     found = Replacement(recognisers=replacing.recognisers, fingerprint=replacing.fingerprint, coverage=coverage)
+    names = Counter(name for record in names_in_clear(words) for name in record)
     if as_json:
-        typer.echo(json.dumps(_facts(records, first, found), ensure_ascii=False))
-    else:
-        _print(records, first, found)
+        typer.echo(json.dumps(_facts(records, first, found) | {"names_in_clear": names}, ensure_ascii=False))
+        return
+    _print(records, first, found)
+    if names:
+        most = ", ".join(f"{name} ({count:,})" for name, count in names.most_common(_NAMES))
+        typer.echo(
+            f"Replaced in one place and in clear in another: {counted(len(names), 'word')} ({most}). Those that "
+            "identify belong into your own terms (--own-terms)."
+        )
 
 
 def _shown(record: Record, records: Records, replacing: Surrogates) -> Shown:

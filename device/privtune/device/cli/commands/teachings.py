@@ -13,7 +13,7 @@ from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, JobId, home_folder
 from privtune.device.cli.printing import print_facts, print_table
-from privtune.shared.teaching_spec import SETTINGS, TeachingSpec, teaching_of
+from privtune.shared.teaching_spec import ABOUT_SETTINGS, TeachingSpec, teaching_of
 
 app = typer.Typer(no_args_is_help=True, help="Let the cloud teach this device's blocks on public text.")
 
@@ -42,14 +42,7 @@ def start(
     task: Annotated[str | None, _about("task")] = None,
     text_column: Annotated[str | None, _about("text_column")] = None,
     label_column: Annotated[str | None, _about("label_column")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help=f"Any other setting as NAME=VALUE, repeatable: {', '.join(SETTINGS)}. `POST /v1/privtune/teachings` "
-            "describes them.",
-        ),
-    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help=ABOUT_SETTINGS)] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for its end.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,6 +115,18 @@ def cancel(teaching: TeachingId, connection: CloudOptions, as_json: AsJson = Fal
 @app.command()
 @guarded
 @grouped
+def delete(teaching: TeachingId, connection: CloudOptions) -> None:
+    """Delete an ended one from the cloud, which keeps a limited number; jobs that began with it have their own copy."""
+    from privtune.device.link.teaching_calls import delete_teaching
+
+    with connection.control() as control:
+        delete_teaching(control, teaching)
+    typer.echo(f"deleted {teaching}")
+
+
+@app.command()
+@guarded
+@grouped
 def corpora(connection: CloudOptions) -> None:
     """List the public texts that the cloud can teach with."""
     from privtune.device.link.teaching_calls import list_corpora
@@ -150,6 +155,7 @@ def check(
     from privtune.device.data.source import DataSource
     from privtune.device.home.job_folder import JobFolder
     from privtune.device.home.paths import check_job_id
+    from privtune.device.model.bottom import taught_folder
     from privtune.device.model.taught_distance import taught_distance
     from privtune.shared.errors import JobConflict
 
@@ -159,7 +165,7 @@ def check(
         raise JobConflict(f"Job {job} did not begin with taught blocks.")
     source = DataSource(path=text, columns=Columns(text=text_column), limit=limit)
     texts = [record.text for record in source.load("classification", labelled=False)]
-    package = folder / "taught" / state.taught_sha256[:24]
+    package = taught_folder(folder, state.taught_sha256)
     found = taught_distance(package, state.spec, local_model, texts, state.label_names)
     print_facts(
         {

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "job_leases"
-down_revision = "device_homes"
+down_revision = "teaching_sources"
 branch_labels = None
 depends_on = None
 
