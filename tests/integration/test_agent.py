@@ -16,6 +16,7 @@ from privtune.device.training.submit import check_data
 from privtune.shared.errors import DataInvalid, JobNotFound, JobPaused, PolicyRefused
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
+from tests.support.leases import HOLDER
 from tests.support.running import cost, wait_until
 from tests.support.world import ProcessCloud, Watcher, build_world
 
@@ -199,7 +200,7 @@ def test_a_session_belongs_to_the_owner_of_its_job(local_world):
         parts = load_bottom(
             link, job_id, job, home=world.settings.home, local_model=None, label_names=(), say=lambda _: None
         )
-        opened = link.open(open_request(parts, job_id, job, total_steps=1))
+        opened = link.open(open_request(parts, job_id, job, HOLDER, total_steps=1))
         for infer in (False, True):
             stream = other.stream(opened, job_id, infer=infer, patience=20)
             stream.send(Message(kind=STEP, step=0))

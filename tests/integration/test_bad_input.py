@@ -12,6 +12,7 @@ from privtune.device.session.handshake import open_request
 from privtune.shared.errors import NonFinite
 from privtune.shared.wire import FORWARD, PROTOCOL_VERSION, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
+from tests.support.leases import HOLDER
 from tests.support.owner import job_id_of
 from tests.support.world import ProcessCloud, build_world
 
@@ -196,14 +197,14 @@ def test_another_protocol_is_told_before_a_job_exists(owner, monkeypatch):
 
 
 def test_another_protocol_at_the_gateway_is_refused_and_the_job_says_why(owner, monkeypatch):
-    monkeypatch.setattr("privtune.device.session.handshake.PROTOCOL_VERSION", 4)
+    monkeypatch.setattr("privtune.device.session.handshake.PROTOCOL_VERSION", 999)
     done = owner.finetune("--new", "--grpc-address", owner.world.cloud.grpc_address)
     assert done.code == 9
-    assert "the device speaks protocol 4" in done.line
+    assert "the device speaks protocol 999" in done.line
     assert "upgrade the older side" in done.line
     status, _, events = status_of(owner, job_id_of(done))
     assert status == "queued"
-    assert "the device speaks protocol 4" in events
+    assert "the device speaks protocol 999" in events
 
 
 def test_another_model_on_the_device_is_refused_and_the_job_says_why(owner):
@@ -245,7 +246,7 @@ def test_nan_in_a_frame_is_refused_and_fails_the_job(world):
         parts = load_bottom(
             link, job_id, spec, home=settings.home, local_model=None, label_names=(), say=lambda _: None
         )
-        opened = link.open(open_request(parts, job_id, spec, total_steps=1))
+        opened = link.open(open_request(parts, job_id, spec, HOLDER, total_steps=1))
         stream = link.stream(opened, job_id, infer=False, patience=20)
         message = Message(kind=FORWARD, step=0, rows=3, width=parts.hidden_size, codec=spec.codec)
         message.payload = np.full((3, parts.hidden_size), np.nan, np.float32).tobytes()

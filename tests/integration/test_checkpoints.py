@@ -5,7 +5,9 @@ import threading
 
 import pytest
 
+from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.gateway.split_service import Gateway
+from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.predict import predict
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import JobConflict, JobPaused
@@ -16,7 +18,7 @@ from tests.support.world import InProcessCloud, Watcher
 
 
 def of_cloud(world, job_id):
-    return world.folder / "cloud" / "jobs" / job_id / "checkpoints"
+    return Artifacts(world.folder / "cloud").checkpoints(job_id, JobFolder(world.settings.home, job_id).holder())
 
 
 def of_device(world, job_id):

@@ -11,7 +11,6 @@ import time
 
 import grpc
 import httpx
-import openai
 import pytest
 
 from privtune.cloud.db.store import Store, sqlite_url
@@ -80,27 +79,6 @@ def test_a_signal_ends_both_servers_gracefully_even_with_an_open_stream(tmp_path
     assert time.monotonic() - began < 10
     assert "gateway shut down" in out
     assert "Traceback" not in err
-
-
-def test_a_killed_cloud_leaves_jobs_waiting_for_their_devices(tmp_path):
-    process, _, _ = minimal(tmp_path)
-    store = Store(sqlite_url(tmp_path / "data" / "cloud.sqlite"))
-    jobs = Jobs(store)
-    running, queued = jobs.create("alice", least_spec()).id, jobs.create("alice", least_spec()).id
-    jobs.start(running)
-    process.kill()
-    process.communicate()
-    process, addresses, key = minimal(tmp_path)
-    try:
-        client = openai.OpenAI(base_url=f"{addresses['url']}/v1", api_key=key)
-        job = client.fine_tuning.jobs.retrieve(running)
-        assert (job.status, job.privtune["phase"]) == ("paused", "waiting_for_device")
-        assert job.privtune["reason"] == "the cloud restarted; the device resumes it by itself"
-        assert client.fine_tuning.jobs.retrieve(queued).status == "queued"
-    finally:
-        process.terminate()
-        process.communicate()
-        store.close()
 
 
 def cloud(*arguments, **environment):

@@ -8,9 +8,11 @@ import openai
 import pytest
 
 from privtune.cloud.api import middleware
-from privtune.shared.errors import CloudUnreachable
+from privtune.device.link.rest import ControlPlane
+from privtune.shared.errors import CloudUnreachable, JobConflict
 from privtune.shared.wire import PROTOCOL_VERSION
 from tests.support.builders import LEAST
+from tests.support.leases import begin
 from tests.support.plane import Plane
 
 # ---- refusals
@@ -156,8 +158,7 @@ def test_files_and_tuned_models_answer_as_openais_do(plane):
     for unfinished in (name, "ft:m:alice::none", "ft:", "ft:" + "x" * 600):
         with pytest.raises(openai.NotFoundError, match="no tuned model"):
             client.models.retrieve(unfinished)
-    plane.jobs.start(job.id)
-    plane.jobs.succeed(job.id, adapter_sha256=None, tokens=1, steps=1)
+    plane.jobs.succeed(job.id, begin(plane.jobs, job.id), adapter_sha256=None, tokens=1, steps=1)
     done = client.fine_tuning.jobs.retrieve(job.id)
     card = client.models.retrieve(done.fine_tuned_model)
     assert (card.id, card.object, card.owned_by, card.created) == (name, "model", "alice", done.finished_at)
@@ -236,3 +237,18 @@ def test_a_body_that_never_ends_is_refused(plane, monkeypatch):
         slow.sendall(b"POST /v1/fine_tuning/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
         slow.sendall(f"Authorization: Bearer {plane.key}\r\nContent-Length: 100\r\n\r\n{{".encode())
         assert b" 400 " in slow.recv(4096)
+
+
+def test_an_owner_takes_a_job_from_its_device(plane):
+    job_id = plane.make()
+    begin(plane.jobs, job_id)
+    with plane.http(plane.keys.create("bob").secret) as stranger:
+        assert stranger.post(f"/v1/fine_tuning/jobs/{job_id}/release").status_code == 404
+    assert plane.jobs.get(job_id).status == "running"
+    with ControlPlane(plane.url, plane.key) as control:
+        job = control.release(job_id)
+        assert (job["status"], job["privtune"]["phase"]) == ("queued", "waiting_for_device")
+        assert "taken from its device" in job["privtune"]["reason"]
+        control.cancel(job_id)
+        with pytest.raises(JobConflict, match="cancelled"):
+            control.release(job_id)

@@ -10,14 +10,14 @@ from privtune.device.link.download import fetch_manifest
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import JobNotFound
 from privtune.split.v1 import split_pb2 as pb
+from tests.support.leases import begin
 from tests.support.running import train
 from tests.support.sessions import request_for, streaming
 
 
 def done(plane):
     job_id = plane.make()
-    plane.jobs.start(job_id)
-    plane.jobs.succeed(job_id, adapter_sha256="00", tokens=1, steps=1)
+    plane.jobs.succeed(job_id, begin(plane.jobs, job_id), adapter_sha256="00", tokens=1, steps=1)
     return job_id, plane.jobs.get(job_id).tuned_model
 
 

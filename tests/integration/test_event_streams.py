@@ -3,6 +3,7 @@
 import threading
 import time
 
+from tests.support.leases import begin
 from tests.support.plane import Plane, read_stream
 
 
@@ -11,10 +12,10 @@ def test_a_stream_tells_everything_live_and_ends_with_the_job(plane):
 
     def work():
         time.sleep(0.3)
-        plane.jobs.start(job_id)
+        token = begin(plane.jobs, job_id)
         for number in range(150):
             plane.jobs.add_event(job_id, "info", f"number {number}")
-        plane.jobs.succeed(job_id, adapter_sha256="a" * 64, tokens=1, steps=1)
+        plane.jobs.succeed(job_id, token, adapter_sha256="a" * 64, tokens=1, steps=1)
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.predict import predict
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, SessionSuperseded, VersionMismatch
@@ -102,7 +103,7 @@ def test_a_stream_of_a_job_that_was_refused_meanwhile_ends_with_its_state(local_
     def refuse(info):
         if info.step == 2:
             with Link(world.settings.endpoint) as link:
-                link.refuse(job_id, InvalidInput("no"))
+                link.refuse(job_id, InvalidInput("no"), JobFolder(world.settings.home, job_id).holder())
 
     with pytest.raises(JobConflict, match="is failed"):
         run(world, spec, watcher=Watcher(at_step=refuse), job_id=job_id)

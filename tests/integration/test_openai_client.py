@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from privtune.shared.job_spec import JobSpec
+from tests.support.leases import HOLDER, begin
 
 
 def test_openais_client_creates_lists_retrieves_cancels_and_reads_events(plane):
@@ -50,17 +51,17 @@ def test_openais_client_pauses_resumes_and_sees_our_own_status(plane):
 def test_openais_client_sees_how_a_job_ended(plane):
     client = plane.openai()
     good, bad = plane.make(), plane.make()
-    plane.jobs.start(good)
+    token = begin(plane.jobs, good)
     plane.jobs.progress(good, step=3, total_steps=6)
-    plane.jobs.record_checkpoint(good, 3)
+    plane.jobs.record_checkpoint(good, token, 3)
     running = client.fine_tuning.jobs.retrieve(good)
     assert (running.status, running.privtune["phase"], running.privtune["progress"]["step"]) == (
         "running",
         "training",
         3,
     )
-    plane.jobs.succeed(good, adapter_sha256="a" * 64, tokens=123, steps=6)
-    plane.jobs.fail(bad, "NON_FINITE", "Training produced NaN in step 4.")
+    plane.jobs.succeed(good, token, adapter_sha256="a" * 64, tokens=123, steps=6)
+    plane.jobs.fail(bad, plane.jobs.leases.claim(bad, HOLDER), "NON_FINITE", "Training produced NaN in step 4.")
     done = client.fine_tuning.jobs.retrieve(good)
     assert (done.status, done.trained_tokens) == ("succeeded", 123)
     assert done.fine_tuned_model == f"ft:tiny:alice::{good.removeprefix('ftjob-')}"

@@ -24,6 +24,7 @@ from privtune.shared.teaching_spec import TeachingSpec
 from privtune.shared.wire import PROTOCOL_VERSION
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.builders import LEAST, least_spec
+from tests.support.leases import begin
 from tests.support.texts import write_sentences
 from tests.support.tiny_models import save_model
 from tests.support.world import InProcessCloud
@@ -109,8 +110,7 @@ def doors(tmp_path_factory):
 def belongings(cloud):
     """What alice has: values for the parameters of paths."""
     done, waiting = (cloud.jobs.create("alice", least_spec()) for _ in range(2))
-    cloud.jobs.start(done.id)
-    cloud.jobs.succeed(done.id, adapter_sha256="a" * 64, tokens=1, steps=1)
+    cloud.jobs.succeed(done.id, begin(cloud.jobs, done.id), adapter_sha256="a" * 64, tokens=1, steps=1)
     spec = TeachingSpec(**BODIES["/v1/privtune/teachings"])
     taught = cloud.teachings.record("alice", spec, "none", {}, cloud.teachings.sources(spec))
     return SimpleNamespace(

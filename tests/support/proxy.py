@@ -15,6 +15,7 @@ class Proxy:
     recorded: every byte in both directions, as (from_device, data).
     latency_s: one way.
     rate: bytes per second, each way.
+    silent: while set, nothing passes, and neither side learns of it: a half-open connection.
     """
 
     def __init__(self, target: str, *, latency_s: float = 0.0, rate: float | None = None, record: bool = True) -> None:
@@ -22,7 +23,7 @@ class Proxy:
         self._target = (host, int(port))
         self._latency, self._rate, self._record = latency_s, rate, record
         self.recorded: list[tuple[bool, bytes]] = []
-        self.corrupt_next = threading.Event()
+        self.corrupt_next, self.silent = threading.Event(), threading.Event()
         self._open: list[socket.socket] = []
         self._silent: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -75,6 +76,8 @@ class Proxy:
                     data = source.recv(1 << 16)
                 except OSError:
                     data = b""
+                if data and self.silent.is_set():
+                    continue
                 if data and self._record:
                     self.recorded.append((from_device, data))
                 if data and from_device and len(data) > 1000 and self.corrupt_next.is_set():

@@ -62,7 +62,11 @@ class Watcher:
 
 
 class InProcessCloud:
-    """Gateway, job service and keys in a thread of this process; no control plane. limits: fields of `Settings`."""
+    """Gateway, job service and keys in a thread of this process; no control plane.
+
+    database: shared with another cloud; None: its own.
+    limits: fields of `Settings`.
+    """
 
     def __init__(
         self,
@@ -71,14 +75,21 @@ class InProcessCloud:
         grpc_port: int = 0,
         *,
         corpora: Mapping[str, Path] | None = None,
+        database: Path | None = None,
         **limits: Any,
     ) -> None:
         data_folder.mkdir(parents=True, exist_ok=True)
         settings = Settings(data_folder=data_folder, grpc_port=grpc_port)
         self._settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
-        self._store = Store(sqlite_url(data_folder / "cloud.sqlite"))
+        self._store = Store(sqlite_url(database or data_folder / "cloud.sqlite"))
         self._store.upgrade()
-        self.jobs, self.keys = Jobs(self._store, files=JobFiles(data_folder)), ApiKeys(self._store)
+        self.jobs = Jobs(
+            self._store,
+            files=JobFiles(data_folder),
+            lease_s=self._settings.lease_s,
+            give_up_days=self._settings.give_up_days,
+        )
+        self.keys = ApiKeys(self._store)
         catalog = Catalog([f"{name}={path}" for name, path in models.items()])
         self.teachings = Teachings(
             self._store, catalog, Corpora(f"{name}={path}" for name, path in (corpora or {}).items())
@@ -97,7 +108,6 @@ class InProcessCloud:
         from privtune.cloud.gateway import build_server
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self.jobs.recover()
         server, gateway = build_server(self._settings, self.jobs, self.keys, self.teachings)
         port = server.add_insecure_port(f"127.0.0.1:{self._settings.grpc_port}")
         self.grpc_address = f"127.0.0.1:{port}"

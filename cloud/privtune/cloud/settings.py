@@ -51,6 +51,12 @@ class Settings(BaseModel):
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
+    lease_s: int = Field(
+        60, ge=5, le=3600, description="Seconds for which a job stays its device's after the device was last heard of."
+    )
+    give_up_days: float | None = Field(
+        None, gt=0, description="Days for which a job waits for the device that began it. None: for ever."
+    )
     limits: Limits = Field(Limits(), description="Of every owner that has no others.")
     max_teachings_per_owner: int = Field(
         20, ge=1, description="Unfinished and succeeded teachings that an owner keeps."

@@ -24,7 +24,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- MessageTooLarge         a frame or request exceeds the agreed size
     |- FrameCorrupt            a frame's checksum, shape or order is wrong
     |- NonFinite               NaN or infinity in a tensor
-    |- SessionSuperseded       another device has taken over the job
+    |- SessionSuperseded       a newer session holds the job
     |- HomeOutdated            the device's home is an older copy, or was moved away
     |- PortInUse               a server can't listen on the address
     |- StorageFull             no room to write, or not allowed to
@@ -215,7 +215,7 @@ class SessionSuperseded(PrivTuneError):
     """A newer session holds the job; this one is fenced off."""
 
     reason, grpc_status, http_status, exit_code = "SESSION_SUPERSEDED", "ABORTED", 409, 6
-    help = "Another device (or an earlier run that is still alive) has taken over this job."
+    help = "A newer run of this job has begun, here or on another device. `privtune jobs show` prints its state."
 
 
 class HomeOutdated(PrivTuneError):

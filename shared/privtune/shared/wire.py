@@ -17,7 +17,7 @@ from privtune.shared.codec import FloatArray, decode, encode, row_bytes
 from privtune.shared.errors import FrameCorrupt, MessageTooLarge, SessionSuperseded
 from privtune.split.v1 import split_pb2 as pb
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 DEFAULT_CHUNK_BYTES = 1 << 20
 # Room for a frame's fields around its payload: read-out positions and record handles of a large micro-batch.
 HEADER_BYTES = 4 << 20

@@ -136,7 +136,7 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str], pace
 
     @routes.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobObject, responses=responses)
     def cancel_job(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
-        """End the job: at once, or at the next step boundary if it runs. Checkpoints are kept."""
+        """End the job: at once, or at the next step boundary if it runs, in seconds at most. Checkpoints are kept."""
         return job_object(jobs.cancel(job_id, owner))
 
     @routes.post("/{job_id}/pause", summary="Pause a job", response_model=JobObject, responses=responses | TOO_OFTEN)
@@ -148,6 +148,16 @@ def _add_actions(routes: APIRouter, jobs: Jobs, caller: Callable[..., str], pace
     def resume_job(job_id: JobId, owner: str = Depends(paced)) -> dict[str, Any]:
         """Let a paused job continue from its last checkpoint once its device connects."""
         return job_object(jobs.resume(job_id, owner))
+
+    @routes.post(
+        "/{job_id}/release",
+        summary="Take a job from its device",
+        response_model=JobObject,
+        responses=responses | TOO_OFTEN,
+    )
+    def release_job(job_id: JobId, owner: str = Depends(paced)) -> dict[str, Any]:
+        """End its session, if it has one, and let another device begin the job again, for example after a loss."""
+        return job_object(jobs.leases.release(job_id, owner))
 
 
 def _add_events(routes: APIRouter, jobs: Jobs, caller: Callable[..., str]) -> None:

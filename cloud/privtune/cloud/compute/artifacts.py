@@ -24,9 +24,9 @@ class Artifacts:
     def __init__(self, data_folder: Path) -> None:
         self._folder = JobFiles(data_folder).path
 
-    def checkpoints(self, job_id: str) -> Path:
-        """The folder of a job's checkpoints."""
-        return self._folder(job_id) / "checkpoints"
+    def checkpoints(self, job_id: str, holder: str) -> Path:
+        """The folder of a job's checkpoints with one device: those of another device belong to another run."""
+        return self._folder(job_id) / "checkpoints" / holder
 
     def adapter(self, job_id: str) -> Path:
         """The folder of a finished job's adapter. Raises `JobConflict` before the job has succeeded."""

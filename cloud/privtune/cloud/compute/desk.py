@@ -5,8 +5,10 @@ Runs on the compute thread.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +20,8 @@ from privtune.cloud.compute.step_machine import StepMachine
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.compute.zeroth_order import ZerothOrderMachine, ZerothOrderTop
+from privtune.cloud.jobs.lease_rows import SUPERSEDED
+from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job
 from privtune.cloud.settings import Settings
@@ -30,9 +34,9 @@ from privtune.shared.wire import Message, codec_name
 from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
 
-SUPERSEDED = "a newer session holds this job; this one ends here"
 # Sessions of an owner whose stream has not begun; the one opened first gives way to a newer one.
 MAX_WAITING_SESSIONS = 4
+_HOLDER = re.compile(r"[0-9a-f]{32}")
 MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
 
 
@@ -40,7 +44,9 @@ MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
 class JobSession:
     """One device's session on one job.
 
-    epoch: grows with every session of the job; calls and frames of an older one are refused.
+    holder: the device's name in this job.
+    epoch: grows with every session of the job; calls and frames of an older one are refused. For training, the token
+        of its lease.
     infer: for Infer, of which a job may have several; there is one session for training.
     stream: of the gateway, once it has begun; a session has one.
     bytes_up: bytes received on the session's stream.
@@ -49,6 +55,7 @@ class JobSession:
 
     job_id: str
     owner: str
+    holder: str
     epoch: int
     spec: JobSpec
     top: TopSession
@@ -91,31 +98,34 @@ class Desk:
     def open(self, owner: str, request: pb.OpenRequest) -> JobSession:
         """Check that the device fits the job, then rewind the job to the newest step that both sides hold.
 
-        For training, an older session of the job is superseded, once everything has been checked. A device whose
+        For training, an older session of the device is superseded, once everything has been checked. A device whose
         `commit` went unanswered may open a job that has succeeded at its last step, to commit it again.
 
-        Raises `JobNotFound`, `JobConflict` for a job that has ended, `VersionMismatch` for another model or codec.
+        Raises `JobNotFound`, `JobConflict` for a job that has ended or that another device holds, `VersionMismatch` for
+        another model or codec, `InvalidInput` for a device without a name.
         """
+        if not _HOLDER.fullmatch(request.holder):
+            raise InvalidInput("a device opens a job under a name of 32 hex digits")
         job = self._jobs.get(request.job_id, owner)
         if request.infer:
             return self._open_inference(job, request)
         if job.status != "succeeded":
-            _check_trainable(job)
+            check_unfinished(job.id, job.status)
         self._check(job, request)
         if job.status == "succeeded":
             return self._open_done(job, request)
+        token = self._jobs.leases.claim(job.id, request.holder)
         before = self._training.pop(job.id, None)
-        _check_trainable(self._jobs.disconnected(job.id, "a newer session holds the job; it continues with that one"))
-        if before is not None and before.top.total_steps == request.total_steps:
+        if before is not None and before.holder == request.holder and before.top.total_steps == request.total_steps:
             top, releases = before.top, before.releases
             if releases.table_sha256 != request.table_sha256:
                 releases = self._new_cache(job, request)
         else:
-            top = self._new_top(job, request.total_steps)
+            top = self._new_top(job, request.total_steps, request.holder)
             releases = self._new_cache(job, request)
         common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
         top.rewind(max(common, default=0))
-        session = self._training[job.id] = self._new_session(job, top, releases)
+        session = self._training[job.id] = self._new_session(job, top, releases, request.holder, token)
         return session
 
     def current(self, job_id: str, epoch: int, *, infer: bool = False) -> JobSession:
@@ -130,40 +140,37 @@ class Desk:
     def start(self, session: JobSession, stream: object) -> None:
         """The session's stream begins. Raises as `advance`, and `JobConflict` for a job that is held."""
         if not session.infer:
-            self._check_holds(session)
+            self.current(session.job_id, session.epoch)  # it may have given way meanwhile
         if session.stream is not None:
             raise JobConflict("this session has a stream already; open the job again for another")
         session.stream = stream
         if not session.infer:
-            self._jobs.start(session.job_id)
+            self._jobs.start(session.job_id, session.epoch)
 
     def advance(self, session: JobSession, answers: Iterator[Message]) -> Message | None:
         """Compute the next answer to a message of a session, None when there is no more.
 
-        Raises `SessionSuperseded` for a training session that no longer holds its job, `JobConflict` when that job has
-        ended, and what the step machine raises.
+        Raises as `Leases.keep` says for a training session that no longer holds its job, and what the step machine
+        raises.
         """
         if not session.infer:
-            self._check_holds(session)
+            self._jobs.leases.check(session.job_id, session.epoch)
         answer = next(answers, None)
         if answer is not None and answer.report is not None:
             self._step_done(session, answer.report)
         return answer
 
-    def drop(self, job_id: str) -> None:
-        """Free the training session of a job that has ended."""
-        self._training.pop(job_id, None)
+    def drop(self, job_id: str, epoch: int) -> None:
+        """Free the training session, up to this epoch, of a job that has ended or was taken from its device."""
+        session = self._training.get(job_id)
+        if session is not None and session.epoch <= epoch:
+            del self._training[job_id]
 
     def forget(self, job_id: str) -> None:
         """Free all sessions of a job that is deleted."""
-        self.drop(job_id)
+        self._training.pop(job_id, None)
         for session in [one for one in self._inference.values() if one.job_id == job_id]:
             self.inference_ended(session)
-
-    def _check_holds(self, session: JobSession) -> None:
-        if self._training.get(session.job_id) is not session:
-            _check_trainable(self._jobs.get(session.job_id))
-            raise SessionSuperseded(SUPERSEDED)
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
@@ -175,21 +182,21 @@ class Desk:
             grad_norm=report.grad_norm,
         )
         if report.checkpointed:
-            self._jobs.record_checkpoint(session.job_id, session.top.step)
+            self._jobs.record_checkpoint(session.job_id, session.epoch, session.top.step)
 
     def stream_ended(self, session: JobSession, stream: object, why: str) -> None:
         """Free the session of a stream, and set its job's state: as its owner asked, or waiting for its device."""
         if self._training.get(session.job_id) is not session or session.stream not in (None, stream):
             return
         del self._training[session.job_id]
-        if self._jobs.get(session.job_id).final:
-            return
-        if session.machine.outcome == pb.STEP_OUTCOME_CANCEL:
-            self._jobs.cancelled(session.job_id, "cancelled on request; the last checkpoint is kept")
-        elif session.machine.outcome == pb.STEP_OUTCOME_PAUSE:
-            self._jobs.paused(session.job_id, f"paused on request after step {session.top.step}")
-        else:
-            self._jobs.disconnected(session.job_id, why)
+        mine = session.job_id, session.epoch
+        with suppress(SessionSuperseded):  # ended, or in the hands of another process
+            if session.machine.outcome == pb.STEP_OUTCOME_CANCEL:
+                self._jobs.cancelled(*mine, "cancelled on request; the last checkpoint is kept")
+            elif session.machine.outcome == pb.STEP_OUTCOME_PAUSE:
+                self._jobs.paused(*mine, f"paused on request after step {session.top.step}")
+            else:
+                self._jobs.disconnected(*mine, why)
 
     def inference_ended(self, session: JobSession) -> None:
         """Free an inference session whose stream has ended, and its texts."""
@@ -222,7 +229,8 @@ class Desk:
                 f"{session.top.step} of {session.top.total_steps}; open the job again to continue"
             )
         if job.status != "running":  # all steps were done, then the connection was lost
-            self._jobs.start(job.id)
+            self._jobs.start(job.id, session.epoch)
+        self._jobs.leases.check(job.id, session.epoch)
         session.top.save()
         spec, base_sha256 = session.spec, self._host.base_sha256(session.spec)
         with self._artifacts.writing_adapter(
@@ -236,7 +244,9 @@ class Desk:
         ) as folder:
             session.top.export(folder)
         trained = None if spec.tail else self._artifacts.adapter_sha256(session.job_id)
-        self._jobs.succeed(session.job_id, adapter_sha256=trained, tokens=request.tokens, steps=final_step)
+        self._jobs.succeed(
+            session.job_id, session.epoch, adapter_sha256=trained, tokens=request.tokens, steps=final_step
+        )
         self._training.pop(session.job_id, None)
         return trained or ""
 
@@ -244,24 +254,25 @@ class Desk:
         """A session at the last step of a job that has succeeded; nothing but `commit` takes it."""
         done = self._artifacts.facts(job.id)["steps"]
         if request.total_steps != done or done not in request.checkpoint_steps:
-            _check_trainable(job)
-        top = self._new_top(job, done)
+            check_unfinished(job.id, job.status)
+        top = self._new_top(job, done, request.holder)
         top.step = done
-        return self._new_session(job, top, self._new_cache(job, request))
+        return self._new_session(job, top, self._new_cache(job, request), request.holder, self._jobs.next_epoch(job.id))
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
         self._check(job, request)
-        top = self._new_top(job, 1)
+        top = self._new_top(job, 1, request.holder)
         top.load_newest(request.checkpoint_steps)
-        session = self._new_session(job, top, self._new_cache(job, request), infer=True)
+        epoch = self._jobs.next_epoch(job.id)
+        session = self._new_session(job, top, self._new_cache(job, request), request.holder, epoch, infer=True)
         self._inference[job.id, session.epoch] = session
         return session
 
-    def _new_top(self, job: Job, total_steps: int) -> TopSession:
+    def _new_top(self, job: Job, total_steps: int, holder: str) -> TopSession:
         """A job's top, entered in the budget. Raises as `MemoryBudget.hold`."""
         self._make_room(job.owner)
         kind = ZerothOrderTop if job.spec.zeroth_order.on else TopSession
-        top = kind(self._host, job.spec, total_steps, self._artifacts.checkpoints(job.id))
+        top = kind(self._host, job.spec, total_steps, self._artifacts.checkpoints(job.id, holder))
         self.budget.hold(top, top.weight_bytes)
         return top
 
@@ -274,15 +285,18 @@ class Desk:
             if session.infer:
                 del self._inference[session.job_id, session.epoch]
             else:
-                self.drop(session.job_id)
+                self.drop(session.job_id, session.epoch)
 
-    def _new_session(self, job: Job, top: TopSession, releases: ReleaseCache, *, infer: bool = False) -> JobSession:
+    def _new_session(
+        self, job: Job, top: TopSession, releases: ReleaseCache, holder: str, epoch: int, *, infer: bool = False
+    ) -> JobSession:
         trains_by_slopes = isinstance(top, ZerothOrderTop) and not infer
         machine: type[StepMachine] = ZerothOrderMachine if trains_by_slopes else StepMachine
         return JobSession(
             job_id=job.id,
             owner=job.owner,
-            epoch=self._jobs.next_epoch(job.id),
+            holder=holder,
+            epoch=epoch,
             spec=job.spec,
             top=top,
             releases=releases,
@@ -332,8 +346,3 @@ class Desk:
         if codec_name(request.codec) != spec.codec or not check_probe(request.codec_probe, spec.codec):
             raise VersionMismatch(f"the device encodes {spec.codec} differently; upgrade the older side")
         self._artifacts.pin_base(job.id, base)
-
-
-def _check_trainable(job: Job) -> None:
-    if job.final:
-        raise JobConflict(f"job {job.id} is {job.status} and can't be trained any more; submit a new one")

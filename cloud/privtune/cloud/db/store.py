@@ -32,7 +32,14 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, VersionMismatch
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    InvalidInput,
+    PrivTuneError,
+    StorageFull,
+    VersionMismatch,
+)
 from privtune.shared.files import make_folder
 from privtune.shared.sqlite import use_write_ahead_log
 
@@ -137,6 +144,22 @@ class CheckpointRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class LeaseRow(Base):
+    """Which device holds a job.
+
+    holder: the device's name in this job.
+    token: epoch of the session that may write; it grows with every claim.
+    until: when the lease runs out.
+    """
+
+    __tablename__ = "leases"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(32))
+    token: Mapped[int] = mapped_column(BigInteger)
+    until: Mapped[int] = mapped_column(BigInteger)
 
 
 class IdempotencyRow(Base):
@@ -346,6 +369,6 @@ def _translated() -> Iterator[None]:
             ) from error
         if "no such table" in detail:
             raise InternalError("No tables yet: run `privtune-cloud db upgrade`.", detail=detail) from error
-        raise InternalError("The cloud's database did not answer. Try again.", detail=detail) from error
+        raise CloudUnreachable("The cloud's database does not answer. Try again.", detail=detail) from error
     except DBAPIError as error:
         raise InternalError("The cloud's database refused a change.", detail=str(error.orig)) from error

@@ -19,20 +19,21 @@ _OPTIONS = [
     # A device may ping every 20 s while it computes; a stricter minimum would answer GOAWAY.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
     # Connections that never speak HTTP/2, or have no call, must not hold the server's files.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 60_000),
     ("grpc.so_reuseport", 0),
 ]
+# Without the last one gRPC waits for the answer to a ping for a minute, whatever the timeout before it says.
+_PINGS = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
 
 
 def build_server(
     settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings
 ) -> tuple[grpc.aio.Server, Gateway]:
     """The gRPC server, not bound to a port yet, and its service."""
-    server = grpc.aio.server(options=_OPTIONS)
+    third_ms = jobs.leases.lease_s * 1000 // 3  # a stream whose device is gone has ended before its lease runs out
+    server = grpc.aio.server(options=[*_OPTIONS, *((name, third_ms) for name in _PINGS)])
     gateway = Gateway(settings, jobs, keys, teachings)
     split_pb2_grpc.add_SplitServiceServicer_to_server(gateway, server)  # type: ignore[no-untyped-call]
     return server, gateway

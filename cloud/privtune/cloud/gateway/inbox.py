@@ -36,6 +36,11 @@ class Inbox:
         self._size = self._handled = 0
 
     @property
+    def epoch(self) -> int:
+        """The session's."""
+        return self._session.epoch
+
+    @property
     def job_id(self) -> str:
         """The job of the stream."""
         return self._session.job_id

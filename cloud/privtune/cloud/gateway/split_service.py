@@ -19,13 +19,15 @@ from typing import Any, TypeVar
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.auth.key_rows import KEY_CHECK_S
 from privtune.cloud.compute.artifacts import Artifacts
-from privtune.cloud.compute.desk import SUPERSEDED, Desk, JobSession
+from privtune.cloud.compute.desk import Desk, JobSession
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
 from privtune.cloud.gateway.calls import Context, abort, api_key, errors_as_status, job_and_epoch
 from privtune.cloud.gateway.inbox import Inbox
+from privtune.cloud.gateway.lease_keeper import LeaseKeeper
+from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
@@ -74,6 +76,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
         self._calls = Counter[str]()  # under way, by owner
+        self._keeper = LeaseKeeper(jobs.leases, self._held, self._end)
         self._loop = asyncio.get_running_loop()
         jobs.when_ended(self._job_ended)
         jobs.deletions.when_deleted = self._job_deleted
@@ -91,6 +94,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         for inbox in self._streams.values():
             inbox.end(_closing())
         await self._streams_end()
+        await self._keeper.stop()
         self._compute.shutdown(wait=True)
         await asyncio.to_thread(self._school.stop, _ENDING_S)
 
@@ -142,7 +146,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                     yield frame
                 why = "the device closed its stream; the job continues when it reconnects"
             except NonFinite as error:
-                await asyncio.to_thread(self._jobs.fail, session.job_id, error.reason, error.message)
+                with suppress(SessionSuperseded):
+                    failed = session.job_id, session.epoch, error.reason, error.message
+                    await asyncio.to_thread(self._jobs.fail, *failed)
                 raise
             except PrivTuneError as error:
                 why = f"{error.message.rstrip('.')}; the job continues when the device tries again"
@@ -177,8 +183,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     async def Refuse(self, request: pb.RefuseRequest, context: Context) -> pb.RefuseResponse:
         """The device refuses the job: it fails with the device's reason."""
         async with errors_as_status(context), self._call(context) as owner:
-            job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
-            await asyncio.to_thread(self._jobs.fail, job.id, request.reason[:64], request.message[:500])
+            reason, message = request.reason[:64], request.message[:500]
+            refuse = partial(self._jobs.refuse, holder=request.holder, owner=owner)
+            await asyncio.to_thread(refuse, request.job_id, reason, message)
             return pb.RefuseResponse()
 
     async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
@@ -288,10 +295,19 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 await asyncio.to_thread(self._jobs.add_event, job.id, "error", error.message)
             raise
 
-    def _job_ended(self, job_id: str) -> None:
-        """Free the session of a job that has ended, whoever ended it. Called on the thread that did."""
+    def _job_ended(self, job_id: str, epoch: int) -> None:
+        """Free the session of a job that has ended or was taken from its device. Called on the thread that did it."""
         with suppress(RuntimeError):  # shut down already
-            self._compute.submit(self._desk.drop, job_id)
+            self._compute.submit(self._desk.drop, job_id, epoch)
+        self._keeper.wake()
+
+    def _held(self) -> dict[str, int]:
+        return {job_id: inbox.epoch for job_id, inbox in self._training.items()}
+
+    def _end(self, job_id: str, epoch: int, error: PrivTuneError) -> None:
+        inbox = self._training.get(job_id)
+        if inbox is not None and inbox.epoch == epoch:
+            inbox.end(error)
 
     def _job_deleted(self, job_id: str) -> None:
         """Free all sessions of a job and end its streams. Called on a thread of REST, which waits for it.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from privtune.cloud.jobs.states import JobProgress, Request
 
 
 class LiveState:
-    """Progress and pending requests by job. Thread-safe."""
+    """Progress, pending requests and leases by job. Thread-safe."""
 
     def __init__(self) -> None:
         self._progress: dict[str, JobProgress] = {}
         self._requests: dict[str, Request | None] = {}
+        self._leases: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
 
     def progress(self, job_id: str) -> JobProgress | None:
@@ -34,6 +36,22 @@ class LiveState:
         """Remember what a running job was asked to do; None for nothing."""
         with self._lock:
             self._requests[job_id] = request
+
+    def holds(self, job_id: str, token: int) -> bool:
+        """Whether the session of this token surely holds its running job; False when only the database can say."""
+        with self._lock:
+            known, until = self._leases.get(job_id, (0, 0.0))
+        return known == token and time.monotonic() < until
+
+    def set_lease(self, job_id: str, token: int, until: float) -> None:
+        """A session holds its running job until then, on the monotonic clock."""
+        with self._lock:
+            self._leases[job_id] = token, until
+
+    def drop_lease(self, job_id: str) -> None:
+        """Ask the database the next time."""
+        with self._lock:
+            self._leases.pop(job_id, None)
 
     def drop_request(self, job_id: str) -> None:
         """Forget the request of a job that no longer runs."""

@@ -11,8 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from sqlalchemy import select
-
 from privtune.cloud.db.store import CheckpointRow, IdempotencyRow, JobRow, Store
 from privtune.cloud.jobs.changes import Changes
 from privtune.cloud.jobs.deletions import Deletions
@@ -34,6 +32,8 @@ from privtune.cloud.jobs.job_rows import (
     requested_of,
     status_of,
 )
+from privtune.cloud.jobs.lease_rows import check_free, extend, shorten
+from privtune.cloud.jobs.leases import CANCEL_S, LEASE_S, Leases
 from privtune.cloud.jobs.listings import list_checkpoints, list_events, list_jobs
 from privtune.cloud.jobs.live import LiveState
 from privtune.cloud.jobs.notify import Notifier, Subscription
@@ -69,6 +69,8 @@ class Jobs:
         limits: OwnerLimits | None = None,
         notifier: Notifier | None = None,
         files: JobFiles | None = None,
+        lease_s: int = LEASE_S,
+        give_up_days: float | None = None,
     ) -> None:
         self._store = store
         self.limits = limits or OwnerLimits(store)
@@ -76,6 +78,7 @@ class Jobs:
         self._notifier = notifier or Notifier()
         self._live = LiveState()
         self._changes = Changes(store, self._live, self._notifier)
+        self.leases = Leases(store, self._changes, self._live, lease_s=lease_s, give_up_days=give_up_days)
 
     # ---- creating and reading
 
@@ -153,8 +156,11 @@ class Jobs:
         """Wake all subscribers for the last time."""
         self._notifier.close()
 
-    def when_ended(self, act: Callable[[str], None]) -> None:
-        """Call `act` with the id of every job that ends, on the thread that ends it; perhaps more than once a job."""
+    def when_ended(self, act: Callable[[str, int], None]) -> None:
+        """Call `act` for every job that ends or is taken from its device: its id, and its newest session epoch then.
+
+        On the thread that does it, perhaps more than once a job.
+        """
         self._changes.when_ended = act
 
     # ---- requests of the owner
@@ -187,7 +193,10 @@ class Jobs:
         return self._view(row)
 
     def cancel(self, job_id: str, owner: str | None = None) -> Job:
-        """End the job: at once, or at the next step boundary if it runs. Cancelling twice changes nothing."""
+        """End the job: at once, or at the next step boundary if it runs, or CANCEL_S from now where none comes.
+
+        Cancelling twice changes nothing.
+        """
         with self._changes.begin(job_id, owner) as (session, row):
             if row.status == "cancelled":
                 return self._view(row)
@@ -196,21 +205,23 @@ class Jobs:
                 self._changes.ask(
                     session, row, "cancel", "cancelling", "cancelling after the current step, as its owner asked"
                 )
+                shorten(session, row, now() + CANCEL_S)
             else:
                 self._changes.move(session, row, "cancelled", "cancelled", "cancelled by its owner")
         return self._view(row)
 
-    # ---- reports of the gateway
+    # ---- reports of the gateway. token: that the session got from `leases`; one that is no longer valid raises
+    # SessionSuperseded, and nothing changes.
 
     def next_epoch(self, job_id: str) -> int:
-        """A session epoch larger than any before it for this job, stored before it is used."""
+        """A session epoch larger than any before it for this job, for a session that does not train."""
         with self._changes.begin(job_id) as (_, row):
             row.session_epoch += 1
         return row.session_epoch
 
-    def start(self, job_id: str) -> Job:
+    def start(self, job_id: str, token: int) -> Job:
         """A device's stream began: the job runs. Raises JobConflict for a job that is held or has ended."""
-        with self._changes.begin(job_id) as (session, row):
+        with self._changes.begin(job_id, token=token) as (session, row):
             if row.held:
                 raise JobConflict(f"Job {row.id} was paused by its owner. Resume it first: POST …/{row.id}/resume.")
             again = row.started_at is not None
@@ -219,6 +230,7 @@ class Jobs:
             phase = "cancelling" if row.requested == "cancel" else phase
             message = "The device is back; training continues." if again else "The device connected; training begins."
             self._changes.move(session, row, "running", phase, "training", message=message)
+            extend(session, row, now() + self.leases.lease_s)
             self._live.set_request(row.id, requested_of(row))
         return self._view(row)
 
@@ -244,9 +256,9 @@ class Jobs:
             JobProgress(step=step, total_steps=total_steps, bytes_up=bytes_up, grad_norm=grad_norm, updated_at=now()),
         )
 
-    def record_checkpoint(self, job_id: str, step: int) -> None:
+    def record_checkpoint(self, job_id: str, token: int, step: int) -> None:
         """A checkpoint of `step` is on disk: store it, and the progress with it."""
-        with self._changes.begin(job_id) as (session, row):
+        with self._changes.begin(job_id, token=token) as (session, row):
             session.merge(CheckpointRow(job_id=job_id, step=step, created_at=now()))
             session.flush()
             self._changes.store_progress(row)
@@ -258,69 +270,58 @@ class Jobs:
         with self._changes.begin(job_id) as (session, row):
             append_event(session, row, level, message)
 
-    def disconnected(self, job_id: str, reason: str) -> Job:
-        """The stream has ended: the owner's pending request takes effect, else the job waits for its device.
-
-        A job that is not running stays as it is.
-        """
-        with self._changes.begin(job_id) as (session, row):
-            if row.status != "running":
-                return self._view(row)
-            if row.requested == "cancel":
-                self._changes.move(session, row, "cancelled", "cancelled", "cancelled by its owner")
-            elif row.requested == "pause":
-                row.held = True
-                self._changes.move(session, row, "paused", "held", "paused by its owner; resume it to continue")
-            else:
-                self._changes.move(session, row, "paused", "waiting_for_device", reason, level="warn")
+    def disconnected(self, job_id: str, token: int, reason: str) -> Job:
+        """The stream has ended; see `Changes.lost`. The job stays its device's until the lease runs out."""
+        with self._changes.begin(job_id, token=token) as (session, row):
+            self._changes.lost(session, row, reason)
         return self._view(row)
 
-    def paused(self, job_id: str, reason: str) -> Job:
+    def paused(self, job_id: str, token: int, reason: str) -> Job:
         """The job stopped at a step boundary. It is held only if its owner had asked for the pause over REST."""
-        with self._changes.begin(job_id) as (session, row):
+        with self._changes.begin(job_id, token=token) as (session, row):
             row.held = row.requested == "pause"
             self._changes.move(session, row, "paused", "held" if row.held else "waiting_for_device", reason)
         return self._view(row)
 
-    def cancelled(self, job_id: str, reason: str) -> Job:
+    def cancelled(self, job_id: str, token: int, reason: str) -> Job:
         """The job stopped at a step boundary and is cancelled."""
-        with self._changes.begin(job_id) as (session, row):
+        with self._changes.begin(job_id, token=token) as (session, row):
             self._changes.move(session, row, "cancelled", "cancelled", reason)
         return self._view(row)
 
-    def succeed(self, job_id: str, *, adapter_sha256: str | None, tokens: int, steps: int) -> Job:
+    def succeed(self, job_id: str, token: int, *, adapter_sha256: str | None, tokens: int, steps: int) -> Job:
         """The job is done and its adapter written.
 
         adapter_sha256: of its weights; None where they are on the device.
         tokens: released rows over all epochs.
         steps: optimiser steps applied.
         """
-        with self._changes.begin(job_id) as (session, row):
+        with self._changes.begin(job_id, token=token) as (session, row):
             row.adapter_sha256, row.tokens = adapter_sha256, tokens
             self._changes.move(
                 session, row, "succeeded", "done", f"done after {counted(steps, 'step')}; the adapter is ready"
             )
         return self._view(row)
 
-    def fail(self, job_id: str, code: str, message: str) -> Job:
-        """The job ends as failed. `code` is a reason of `privtune.shared.errors`; `message` is public.
-
-        Failing twice for the same reason changes nothing.
-        """
-        with self._changes.begin(job_id) as (session, row):
-            if row.status == "failed" and (row.error_code, row.error_message) == (code[:64], message[:MAX_MESSAGE]):
-                return self._view(row)
-            row.error_code, row.error_message = code[:64], message[:MAX_MESSAGE]
-            self._changes.move(session, row, "failed", "failed", message[:MAX_MESSAGE], level="error")
+    def fail(self, job_id: str, token: int, code: str, message: str) -> Job:
+        """The job ends as failed. `code` is a reason of `privtune.shared.errors`; `message` is public."""
+        with self._changes.begin(job_id, token=token) as (session, row):
+            self._changes.fail(session, row, code, message)
         return self._view(row)
 
-    def recover(self) -> int:
-        """At server start, make jobs that a crash left running wait for their devices; returns their number."""
-        with self._store.read() as session:
-            ids = list(session.scalars(select(JobRow.id).where(JobRow.status == "running")))
-        for job_id in ids:
-            self.disconnected(job_id, "the cloud restarted; the device resumes it by itself")
-        return len(ids)
+    def refuse(self, job_id: str, code: str, message: str, *, holder: str, owner: str | None = None) -> Job:
+        """A device refuses the job, which has failed then. Refusing twice for the same reason changes nothing.
+
+        holder: the device's name in this job; "" for one that has not begun it.
+
+        Raises JobConflict while another device holds the job.
+        """
+        with self._changes.begin(job_id, owner) as (session, row):
+            if row.status == "failed" and (row.error_code, row.error_message) == (code[:64], message[:MAX_MESSAGE]):
+                return self._view(row)
+            check_free(session, row, holder)
+            self._changes.fail(session, row, code, message)
+        return self._view(row)
 
     # ---- internals
 

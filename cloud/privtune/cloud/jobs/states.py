@@ -1,6 +1,6 @@
 """The states of a job, the moves between them, and the snapshots that the control plane hands out.
 
-queued --> running <--> paused --> (queued: resumed by its owner)
+queued --> running <--> paused --> (queued: resumed, or taken from its device, by its owner)
    \\          |            |
     `--------- `----------- `--> succeeded (from running only) | failed | cancelled
 """

@@ -45,7 +45,7 @@ Sources = tuple[str | None, str | None]  # names of a model's files and a corpus
 _MOST_CRASHES = 3
 
 
-class Packages(Protocol):
+class TaughtPackages(Protocol):
     """Where the taught packages are, by the name of a result."""
 
     def has(self, result: str) -> bool:
@@ -80,7 +80,7 @@ class Teachings:
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()
         self.when_queued: Callable[[], None] = lambda: None
-        self.packages: Packages | None = None  # where this process has them
+        self.packages: TaughtPackages | None = None  # where this process has them
 
     def create(self, owner: str, spec: TeachingSpec) -> Teaching:
         """A queued teaching, or the owner's of the same description that is unfinished, or still good for use.

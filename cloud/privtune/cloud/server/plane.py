@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from privtune.cloud.settings import Settings
 from privtune.shared.errors import InvalidInput, StorageFull
 from privtune.shared.files import held, make_folder
 
-log = logging.getLogger(__name__)
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -39,14 +36,21 @@ class Plane:
 
 @contextmanager
 def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = None) -> Iterator[Plane]:
-    """Open the database and recover the jobs that the last process left running.
+    """Open the database. Jobs that a crash left running wait for their devices once their leases have run out.
 
     Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written.
     """
     with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
         notifier = Notifier(settings.max_event_streams)
         limits = OwnerLimits(store, settings.limits, settings.data_folder)
-        jobs = Jobs(store, limits=limits, notifier=notifier, files=JobFiles(settings.data_folder))
+        jobs = Jobs(
+            store,
+            limits=limits,
+            notifier=notifier,
+            files=JobFiles(settings.data_folder),
+            lease_s=settings.lease_s,
+            give_up_days=settings.give_up_days,
+        )
         teachings = Teachings(
             store,
             catalog,
@@ -54,15 +58,12 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
             max_kept=settings.max_teachings_per_owner,
             max_step_bytes=settings.max_memory_bytes,
         )
-        recovered = jobs.recover()
-        if recovered:
-            log.warning("the last process left jobs running; they wait for their devices", extra={"jobs": recovered})
         yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), teachings=teachings)
 
 
 @contextmanager
 def _only_server(folder: Path) -> Iterator[None]:
-    """Two processes on one data folder would take each other's jobs for crashed ones."""
+    """Two processes on one data folder would write into each other's checkpoints and adapters."""
     with ExitStack() as stack:
         try:
             make_folder(folder)

@@ -48,6 +48,7 @@ class JobState:
     own_terms: the owner's words and phrases that are always replaced.
     surrogate_fingerprint: of the rules that the records were replaced by; empty where nothing is replaced.
     taught_sha256: of the package with the taught blocks that the job began with; empty without.
+    holder: random, for this job alone; it says to the cloud that the device which comes back is the one that holds it.
     final_step: steps that the finished job trained; None before that.
     """
 
@@ -61,6 +62,7 @@ class JobState:
     own_terms: tuple[str, ...] = ()
     surrogate_fingerprint: str = ""
     taught_sha256: str = ""
+    holder: str = field(default_factory=lambda: secrets.token_hex(16))
     final_step: int | None = None
 
     def surrogates(self) -> Surrogates | None:
@@ -110,6 +112,10 @@ class JobFolder:
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataInvalid(f"{self.path / 'job.json'} can't be read; restore it from a backup") from error
+
+    def holder(self) -> str:
+        """By which the cloud knows this device in this job; empty before it has begun the job."""
+        return self.load().holder if self.exists() else ""
 
     def begin(
         self,

@@ -72,7 +72,13 @@ class TunedModel:
         """An inference session, closed with the model."""
         table = self.releasing.noise.mechanism.table
         request = open_request(
-            self.package, self.job_id, self.state.spec, checkpoint_steps=[self.step], infer=True, table=table
+            self.package,
+            self.job_id,
+            self.state.spec,
+            self.state.holder,
+            checkpoint_steps=[self.step],
+            infer=True,
+            table=table,
         )
         opened = self._link.open(request)
         stream = self._link.stream(opened, self.job_id, infer=True, patience=self._patience)

@@ -181,6 +181,10 @@ class ControlPlane:
         """Hold the job at the next step boundary until `resume`."""
         return self._job(self.call("POST", _path(job_id, "pause")))
 
+    def release(self, job_id: str) -> Json:
+        """Take the job from the device that holds it, so that another may begin it."""
+        return self._job(self.call("POST", _path(job_id, "release")))
+
     def resume(self, job_id: str) -> Json:
         """Let a held job continue as soon as its device connects."""
         return self._job(self.call("POST", _path(job_id, "resume")))

@@ -98,9 +98,9 @@ class Link:
         response: pb.CommitResponse = self._call("Commit", self._stub.Commit, request, CALL_TIMEOUT_S)
         return response
 
-    def refuse(self, job_id: str, error: PrivTuneError) -> None:
-        """Tell the cloud that this device will not do the job."""
-        request = pb.RefuseRequest(job_id=job_id, reason=error.reason, message=error.message[:500])
+    def refuse(self, job_id: str, error: PrivTuneError, holder: str = "") -> None:
+        """Tell the cloud that this device will not do the job. holder: see the proto."""
+        request = pb.RefuseRequest(job_id=job_id, reason=error.reason, message=error.message[:500], holder=holder)
         self._call("Refuse", self._stub.Refuse, request, CALL_TIMEOUT_S)
 
     def claim(self, claim: Claim) -> None:
@@ -326,6 +326,7 @@ def _channel(gateway: GatewayAccess) -> grpc.Channel:
         ("grpc.max_send_message_length", limit),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.ping_timeout_ms", 20_000),  # else a minute, whatever the timeout before it says
         ("grpc.keepalive_permit_without_calls", 0),
         ("grpc.http2.max_pings_without_data", 0),
     ]

@@ -17,6 +17,7 @@ def open_request(
     package: BottomPackage,
     job_id: str,
     spec: JobSpec,
+    holder: str,
     *,
     total_steps: int = 0,
     checkpoint_steps: list[int] | None = None,
@@ -25,6 +26,7 @@ def open_request(
 ) -> pb.OpenRequest:
     """What this device runs and how far it has come.
 
+    holder: by which the cloud knows this device in this job.
     checkpoint_steps: those that it can go back to.
     table: what the ids that it sends stand for; None: it sends vectors.
     """
@@ -42,6 +44,7 @@ def open_request(
         total_steps=total_steps,
         infer=infer,
         table_sha256="" if table is None else table.sha256,
+        holder=holder,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tenacity import stop_after_delay
 
 from privtune.device.data.source import DataSource
+from privtune.device.home.job_folder import JobFolder
 from privtune.device.home.paths import holds_job
 from privtune.device.link.rpc import Link
 from privtune.device.model.final_states import FinalStates, StateStore
@@ -129,7 +130,7 @@ def run_job(
             if ends_job(error, job_id, settings.home):
                 # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
                 with contextlib.suppress(PrivTuneError):
-                    link.refuse(job_id, _public(error))
+                    link.refuse(job_id, _public(error), JobFolder(settings.home, job_id).holder())
             raise
 
 
@@ -143,7 +144,7 @@ def ends_job(error: PrivTuneError, job_id: str, home: Path) -> bool:
 def refuse_job(job_id: str, error: PrivTuneError, settings: RunSettings) -> None:
     """Report to the cloud that this device will not run the job, and why."""
     with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
-        link.refuse(job_id, _public(error))
+        link.refuse(job_id, _public(error), JobFolder(settings.home, job_id).holder())
 
 
 def _public(error: PrivTuneError) -> PrivTuneError:
@@ -209,6 +210,7 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
         job.package,
         run.job_id,
         run.spec,
+        job.state.holder,
         total_steps=job.plan.total_steps,
         checkpoint_steps=checkpoint_steps(run.folder.checkpoints),
         table=job.releasing.noise.mechanism.table,

@@ -65,7 +65,7 @@ STEP_OUTCOME_PAUSE: StepOutcome
 STEP_OUTCOME_CANCEL: StepOutcome
 
 class OpenRequest(_message.Message):
-    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256", "table_sha256")
+    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256", "table_sha256", "holder")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class OpenRequest(_message.Message):
     INFER_FIELD_NUMBER: _ClassVar[int]
     BOTTOM_SHA256_FIELD_NUMBER: _ClassVar[int]
     TABLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     client_version: str
     job_id: str
@@ -92,7 +93,8 @@ class OpenRequest(_message.Message):
     infer: bool
     bottom_sha256: str
     table_sha256: str
-    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ..., table_sha256: _Optional[str] = ...) -> None: ...
+    holder: str
+    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ..., table_sha256: _Optional[str] = ..., holder: _Optional[str] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters", "table_sha256")
@@ -231,14 +233,16 @@ class CommitResponse(_message.Message):
     def __init__(self, adapter_sha256: _Optional[str] = ...) -> None: ...
 
 class RefuseRequest(_message.Message):
-    __slots__ = ("job_id", "reason", "message")
+    __slots__ = ("job_id", "reason", "message", "holder")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     reason: str
     message: str
-    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    holder: str
+    def __init__(self, job_id: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., holder: _Optional[str] = ...) -> None: ...
 
 class RefuseResponse(_message.Message):
     __slots__ = ()

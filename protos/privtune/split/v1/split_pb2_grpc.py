@@ -75,7 +75,8 @@ class SplitServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Open(self, request, context):
-        """Handshake: claims the job for this device, fences off older sessions and returns the step to resume from.
+        """Handshake: claims the job for this device, fences off its older sessions and returns the step to resume from.
+        Refused while another device holds the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,6 +7,7 @@ from privtune.cloud.api.requests import CreateJobRequest
 from privtune.cloud.api.responses import JobObject
 from privtune.shared.errors import InvalidInput, JobNotFound
 from privtune.shared.job_spec import JobSpec, OptimSpec, TrainSpec
+from tests.support.leases import begin
 
 LEAST = {"model": "m", "training_file": "device://reviews"}
 
@@ -157,10 +158,10 @@ def test_the_answer_fits_its_documented_shape_and_gives_the_spec_back(jobs):
     answer = JobObject.model_validate(job_object(job))
     assert JobSpec.model_validate(job_object(job)["privtune"]["spec"]) == made
     assert answer.fine_tuned_model is None
-    jobs.start(job.id)
+    token = begin(jobs, job.id)
     jobs.progress(job.id, step=5, total_steps=10)
     assert job_object(jobs.get(job.id))["estimated_finish"] is not None
-    jobs.succeed(job.id, adapter_sha256="a" * 64, tokens=99, steps=10)
+    jobs.succeed(job.id, token, adapter_sha256="a" * 64, tokens=99, steps=10)
     done = job_object(jobs.get(job.id))
     assert done["fine_tuned_model"] == f"ft:m:alice:mine:{job.id.removeprefix('ftjob-')}"
     assert (done["trained_tokens"], done["estimated_finish"]) == (99, None)

@@ -15,6 +15,7 @@ from privtune.shared.job_spec import JobSpec
 from privtune.shared.public_table import MAX_TABLE_BYTES, PublicTable
 from privtune.shared.wire import STEP, Message, codec_number
 from privtune.split.v1 import split_pb2 as pb
+from tests.support.leases import HOLDER, OTHER
 
 
 @pytest.fixture
@@ -38,19 +39,20 @@ def request(host, job, **changes):
         "codec_probe": encode(probe(), job.spec.codec),
         "bottom_sha256": host.bottom_sha256(job.spec),
         "total_steps": 4,
+        "holder": HOLDER,
     }
     return pb.OpenRequest(**fields | changes)
 
 
 def test_a_newer_session_fences_off_the_older_one(desk, host, jobs, job):
     old, new = desk.open("alice", request(host, job)), desk.open("alice", request(host, job))
-    jobs.start(job.id)
+    desk.start(new, "stream")
     with pytest.raises(SessionSuperseded):
         desk.current(job.id, old.epoch)
     assert desk.current(job.id, new.epoch) is new
     desk.stream_ended(old, None, "the old stream ends late")
     assert jobs.get(job.id).status == "running"
-    desk.stream_ended(new, None, "gone")
+    desk.stream_ended(new, "stream", "gone")
     assert jobs.get(job.id).status == "paused"
 
 
@@ -111,13 +113,23 @@ def test_sessions_of_jobs_that_wait_or_have_ended_are_freed(desk, host, jobs, jo
     if end == "cancel":
         jobs.cancel(job.id, "alice")
     elif end == "refuse":
-        jobs.fail(job.id, "INVALID_INPUT", "no")
+        jobs.refuse(job.id, "INVALID_INPUT", "no", holder=HOLDER)
     else:
         desk.start(opened, "stream")
         desk.stream_ended(opened, "stream", "the lid was closed")
     del opened
     gc.collect()
     assert session() is None
+
+
+def test_word_of_a_release_that_comes_late_leaves_the_next_device_its_session(desk, host, jobs, job):
+    said = []
+    jobs.when_ended(lambda *what: said.append(what))
+    desk.open("alice", request(host, job))
+    jobs.leases.release(job.id, "alice")
+    new = desk.open("alice", request(host, job, holder=OTHER))
+    desk.drop(*said[0])
+    assert desk.current(job.id, new.epoch) is new
 
 
 def test_an_owners_sessions_that_wait_for_their_stream_are_bounded(desk, host, jobs):

@@ -9,7 +9,14 @@ from sqlalchemy import text
 
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.db.store import ApiKeyRow, Base, Store, migration_config, sqlite_url
-from privtune.shared.errors import InternalError, InvalidInput, StorageFull, Unauthenticated, VersionMismatch
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    InvalidInput,
+    StorageFull,
+    Unauthenticated,
+    VersionMismatch,
+)
 
 
 def test_head_of_the_migrations_is_what_the_models_say(store):
@@ -136,6 +143,18 @@ def test_a_full_disk_is_told_as_such(store):
 
     with pytest.raises(StorageFull, match="full"):
         fill()
+
+
+def test_a_database_that_is_busy_for_too_long_is_away_for_a_while(store, tmp_path, monkeypatch):
+    """A device tries again, and its job goes on; a REST client gets 503."""
+    monkeypatch.setattr("privtune.cloud.db.store._BUSY_TIMEOUT_MS", 10)
+    impatient, other = Store(str(store.engine.url)), sqlite3.connect(tmp_path / "cloud.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(CloudUnreachable, match="database"):
+        ApiKeys(impatient).create("alice")
+    other.execute("ROLLBACK")
+    ApiKeys(impatient).create("alice")
+    impatient.close()
 
 
 def test_the_file_is_an_ordinary_sqlite_database(store, tmp_path):

@@ -9,6 +9,7 @@ from privtune.cloud.jobs.deletions import Deletions
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.service import Jobs
 from privtune.shared.errors import JobConflict, JobNotFound, StorageFull
+from tests.support.leases import HOLDER, begin
 
 
 @pytest.fixture
@@ -24,14 +25,14 @@ def jobs(store, files):
 def trained(jobs, files, spec, *, end=True, **options):
     """A job with rows in every table and files of every kind."""
     job_id = jobs.create("alice", spec, **options).id
-    jobs.start(job_id)
-    jobs.record_checkpoint(job_id, 1)
+    token = begin(jobs, job_id)
+    jobs.record_checkpoint(job_id, token, 1)
     for name in ("checkpoints/step-1/weights", "adapter/adapter_model.safetensors", "base.sha256"):
         path = files.path(job_id) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"12345")
     if end:
-        jobs.succeed(job_id, adapter_sha256="00", tokens=1, steps=1)
+        jobs.succeed(job_id, token, adapter_sha256="00", tokens=1, steps=1)
     return job_id
 
 
@@ -88,7 +89,7 @@ def test_another_owner_finds_nothing_before_and_after(jobs, files, spec):
 def test_a_job_that_has_not_ended_is_refused(jobs, files, spec, state):
     job_id = jobs.create("alice", spec).id if state == "queued" else trained(jobs, files, spec, end=False)
     if state == "paused":
-        jobs.disconnected(job_id, "gone")
+        jobs.leases.claim(job_id, HOLDER)
     with pytest.raises(JobConflict, match="Cancel it first"):
         jobs.deletions.delete(job_id, "alice")
     assert jobs.get(job_id, "alice").status == state

@@ -10,42 +10,50 @@ from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import FINAL, STATUSES
 from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.settings import Limits
-from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
+from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied, SessionSuperseded
 from privtune.shared.job_spec import JobSpec, MechanismSpec
+from tests.support.leases import HOLDER
 
 ME = "alice"
 
 
-def bring_to(jobs, spec, status):
-    """A fresh job in the wanted state."""
+def held(jobs, spec, status):
+    """A job in the wanted state, and the token of the device that holds it or held it last."""
     job_id = jobs.create(ME, spec).id
+    token = jobs.leases.claim(job_id, HOLDER)
     if status in ("running", "paused", "succeeded"):
-        jobs.start(job_id)
+        jobs.start(job_id, token)
     if status == "paused":
-        jobs.disconnected(job_id, "the lid was closed")
+        jobs.disconnected(job_id, token, "the lid was closed")
     elif status == "succeeded":
-        jobs.succeed(job_id, adapter_sha256="a" * 64, tokens=10, steps=3)
+        jobs.succeed(job_id, token, adapter_sha256="a" * 64, tokens=10, steps=3)
     elif status == "failed":
-        jobs.fail(job_id, "NON_FINITE", "the loss is not a number")
+        jobs.fail(job_id, token, "NON_FINITE", "the loss is not a number")
     elif status == "cancelled":
         jobs.cancel(job_id)
     assert jobs.get(job_id).status == status
-    return job_id
+    return job_id, token
 
 
 ACTIONS = {
-    "start": lambda jobs, job_id: jobs.start(job_id),
-    "paused": lambda jobs, job_id: jobs.paused(job_id, "stopped"),
-    "succeed": lambda jobs, job_id: jobs.succeed(job_id, adapter_sha256="a" * 64, tokens=1, steps=1),
-    "fail": lambda jobs, job_id: jobs.fail(job_id, "INTERNAL", "broken"),
-    "cancelled": lambda jobs, job_id: jobs.cancelled(job_id, "ended"),
-    "pause": lambda jobs, job_id: jobs.pause(job_id),
-    "resume": lambda jobs, job_id: jobs.resume(job_id),
-    "cancel": lambda jobs, job_id: jobs.cancel(job_id),
-    "disconnected": lambda jobs, job_id: jobs.disconnected(job_id, "gone"),
+    "claim": lambda jobs, job_id, token: jobs.leases.claim(job_id, HOLDER),
+    "release": lambda jobs, job_id, token: jobs.leases.release(job_id),
+    "start": lambda jobs, job_id, token: jobs.start(job_id, token),
+    "paused": lambda jobs, job_id, token: jobs.paused(job_id, token, "stopped"),
+    "succeed": lambda jobs, job_id, token: jobs.succeed(job_id, token, adapter_sha256="a" * 64, tokens=1, steps=1),
+    "fail": lambda jobs, job_id, token: jobs.fail(job_id, token, "INTERNAL", "broken"),
+    "refuse": lambda jobs, job_id, token: jobs.refuse(job_id, "INTERNAL", "broken", holder=HOLDER),
+    "cancelled": lambda jobs, job_id, token: jobs.cancelled(job_id, token, "ended"),
+    "pause": lambda jobs, job_id, token: jobs.pause(job_id),
+    "resume": lambda jobs, job_id, token: jobs.resume(job_id),
+    "cancel": lambda jobs, job_id, token: jobs.cancel(job_id),
+    "disconnected": lambda jobs, job_id, token: jobs.disconnected(job_id, token, "gone"),
 }
 # Where each action leads from each state; None: refused.
 TABLE = {
+    "claim": {"queued": "queued", "running": "paused", "paused": "paused"},
+    "release": {"queued": "queued", "running": "queued", "paused": "queued"},
+    "refuse": {"queued": "failed", "running": "failed", "paused": "failed"},
     "start": {"queued": "running", "running": "running", "paused": "running"},
     "paused": {"queued": "paused", "running": "paused", "paused": "paused"},
     "succeed": {"running": "succeeded"},
@@ -54,23 +62,23 @@ TABLE = {
     "pause": {"queued": "paused", "running": "running", "paused": "paused"},
     "resume": {"paused": "queued"},
     "cancel": {"queued": "cancelled", "running": "running", "paused": "cancelled", "cancelled": "cancelled"},
-    "disconnected": {status: status for status in STATUSES} | {"running": "paused"},
+    "disconnected": {"queued": "queued", "running": "paused", "paused": "paused"},
 }
 
 
 @pytest.mark.parametrize("action", TABLE)
 @pytest.mark.parametrize("status", STATUSES)
 def test_each_action_from_each_state(jobs, spec, action, status):
-    job_id = bring_to(jobs, spec, status)
+    job_id, token = held(jobs, spec, status)
     before, told = jobs.get(job_id), len(jobs.events(job_id).items)
     expected = TABLE[action].get(status)
     if expected is None:
-        with pytest.raises(JobConflict, match=job_id):
-            ACTIONS[action](jobs, job_id)
+        with pytest.raises((JobConflict, SessionSuperseded)):
+            ACTIONS[action](jobs, job_id, token)
         assert jobs.get(job_id) == before, "a refused action must change nothing"
         assert len(jobs.events(job_id).items) == told
     else:
-        ACTIONS[action](jobs, job_id)
+        ACTIONS[action](jobs, job_id, token)
         after = jobs.get(job_id)
         assert after.status == expected
         assert after.reason
@@ -78,71 +86,54 @@ def test_each_action_from_each_state(jobs, spec, action, status):
 
 
 def test_a_pause_of_a_running_job_waits_for_the_step_boundary_and_holds_until_resume(jobs, spec):
-    job_id = bring_to(jobs, spec, "running")
+    job_id, token = held(jobs, spec, "running")
     assert jobs.requested(job_id) is None
     assert jobs.pause(job_id).phase == "pausing"
     assert jobs.requested(job_id) == "pause"
-    assert jobs.paused(job_id, "paused after step 4").held
+    assert jobs.paused(job_id, token, "paused after step 4").held
     assert jobs.requested(job_id) is None
     with pytest.raises(JobConflict, match="resume"):
-        jobs.start(job_id)
+        jobs.start(job_id, token)
     assert jobs.resume(job_id).status == "queued"
-    assert jobs.start(job_id).status == "running"
+    assert jobs.start(job_id, token).status == "running"
 
 
 def test_a_device_that_stops_by_itself_may_come_back_without_resume(jobs, spec):
-    job_id = bring_to(jobs, spec, "running")
-    assert not jobs.paused(job_id, "the owner pressed Ctrl-C").held
-    assert jobs.start(job_id).status == "running"
+    job_id, token = held(jobs, spec, "running")
+    assert not jobs.paused(job_id, token, "the owner pressed Ctrl-C").held
+    assert jobs.start(job_id, token).status == "running"
 
 
 def test_a_pause_can_be_taken_back_before_it_happens(jobs, spec):
-    job_id = bring_to(jobs, spec, "running")
+    job_id, _ = held(jobs, spec, "running")
     jobs.pause(job_id)
     assert jobs.resume(job_id).phase == "training"
     assert jobs.requested(job_id) is None
 
 
 def test_cancel_wins_over_pause_and_survives_a_lost_connection(jobs, spec):
-    job_id = bring_to(jobs, spec, "running")
+    job_id, token = held(jobs, spec, "running")
     jobs.pause(job_id)
     jobs.cancel(job_id)
     with pytest.raises(JobConflict, match="cancelled"):
         jobs.pause(job_id)
-    assert jobs.disconnected(job_id, "gone").status == "cancelled"
+    assert jobs.disconnected(job_id, token, "gone").status == "cancelled"
 
 
 def test_a_pause_request_survives_a_lost_connection(jobs, spec):
-    job_id = bring_to(jobs, spec, "running")
+    job_id, token = held(jobs, spec, "running")
     jobs.pause(job_id)
-    job = jobs.disconnected(job_id, "gone")
+    job = jobs.disconnected(job_id, token, "gone")
     assert (job.status, job.held) == ("paused", True)
 
 
 def test_epochs_grow(jobs, spec):
     job_id = jobs.create(ME, spec).id
-    assert jobs.next_epoch(job_id) < jobs.next_epoch(job_id)
-
-
-def test_a_crash_leaves_jobs_waiting_and_asked_for_things_done(store, spec):
-    before = Jobs(store)
-    running, asked, done = (bring_to(before, spec, "running") for _ in range(3))
-    before.cancel(asked)
-    before.succeed(done, adapter_sha256="b" * 64, tokens=5, steps=1)
-    epoch = before.next_epoch(running)
-    after = Jobs(store)
-    assert after.recover() == 2
-    job = after.get(running)
-    assert (job.status, job.phase, job.held) == ("paused", "waiting_for_device", False)
-    assert "restarted" in job.reason
-    assert after.get(asked).status == "cancelled"
-    assert after.get(done).status == "succeeded"
-    assert after.next_epoch(running) == epoch + 1
-    assert after.recover() == 0
+    assert jobs.next_epoch(job_id) < jobs.leases.claim(job_id, HOLDER) < jobs.next_epoch(job_id)
 
 
 def test_heartbeats_never_touch_the_database(store, jobs, spec):
-    job_id = bring_to(jobs, spec, "running")
+    job_id, token = held(jobs, spec, "running")
     statements = []
     event.listen(store.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     for step in range(100):
@@ -151,14 +142,14 @@ def test_heartbeats_never_touch_the_database(store, jobs, spec):
     assert statements == []
     assert jobs.get(job_id).progress.step == 99
     assert Jobs(store).get(job_id).progress.step == 0
-    jobs.record_checkpoint(job_id, 99)
+    jobs.record_checkpoint(job_id, token, 99)
     assert Jobs(store).get(job_id).progress.step == 99
 
 
 def test_checkpoints_are_listed_once(jobs, spec):
-    job_id = bring_to(jobs, spec, "running")
+    job_id, token = held(jobs, spec, "running")
     for step in (10, 20, 20, 30):
-        jobs.record_checkpoint(job_id, step)
+        jobs.record_checkpoint(job_id, token, step)
     assert [item.step for item in jobs.checkpoints(job_id).items] == [30, 20, 10]
     page = jobs.checkpoints(job_id, limit=1, after=30)
     assert ([item.step for item in page.items], page.has_more) == ([20], True)
@@ -282,7 +273,7 @@ def test_a_stored_spec_is_the_one_that_was_given(jobs):
 def test_jobs_that_ended_without_a_checkpoint_do_not_pile_up(jobs, spec, monkeypatch):
     monkeypatch.setattr(job_rows, "MAX_DISCARDED", 5)
     trained = jobs.create("alice", spec).id
-    jobs.record_checkpoint(trained, 1)
+    jobs.record_checkpoint(trained, jobs.leases.claim(trained, HOLDER), 1)
     jobs.cancel(trained)
     other = jobs.create("bob", spec).id
     jobs.cancel(other)

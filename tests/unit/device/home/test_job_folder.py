@@ -45,6 +45,15 @@ def test_the_record_order_is_a_secret_of_each_job_and_stable(tmp_path):
     assert sorted(first.order(50)) == list(range(50))
 
 
+def test_a_device_has_another_name_in_each_job_and_keeps_it(tmp_path):
+    folder = JobFolder(tmp_path, "a")
+    assert folder.holder() == ""
+    first, second = begun(folder), begun(JobFolder(tmp_path, "b"))
+    assert first.holder == folder.holder() == begun(folder).holder
+    assert first.holder != second.holder
+    assert len(bytes.fromhex(first.holder)) == 16
+
+
 def test_a_job_resumes_with_the_same_data_and_description_only(tmp_path):
     folder = JobFolder(tmp_path, JOB)
     begun(folder)

@@ -110,6 +110,23 @@ def serve(
         int,
         typer.Option(envvar=ENV + "MAX_CHANGES", min=1, help="Jobs an owner may create, pause or resume in a minute."),
     ] = 120,
+    lease_s: Annotated[
+        int,
+        typer.Option(
+            envvar=ENV + "LEASE_S",
+            min=5,
+            max=3600,
+            help="Seconds for which a job stays its device's after the device was last heard of.",
+        ),
+    ] = 60,
+    give_up_days: Annotated[
+        float | None,
+        typer.Option(
+            envvar=ENV + "GIVE_UP_DAYS",
+            help="Days after which a job whose device stays away has failed. Default: it waits for ever.",
+            show_default=False,
+        ),
+    ] = None,
     keep_jobs_days: Annotated[
         int | None,
         typer.Option(
@@ -175,6 +192,8 @@ def serve(
         },
         max_teachings_per_owner=max_teachings,
         max_changes_per_minute=max_changes,
+        lease_s=lease_s,
+        give_up_days=give_up_days,
         keep_jobs_days=keep_jobs_days,
         keep_packages_days=keep_packages_days,
         log_level=log_level.lower(),

@@ -1,4 +1,4 @@
-"""`privtune jobs ...`: list, show, pause, resume, cancel and delete jobs."""
+"""`privtune jobs ...`: list, show, pause, resume, release, cancel and delete jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, JobId, home_folder
 from privtune.device.cli.printing import print_facts, print_table
 
-app = typer.Typer(no_args_is_help=True, help="List, show, pause, resume, cancel and delete jobs.")
+app = typer.Typer(no_args_is_help=True, help="List, show, pause, resume, release, cancel and delete jobs.")
 
 ENDED = ("succeeded", "failed", "cancelled")
 FOLLOW_S = 2.0
@@ -54,7 +54,7 @@ def show(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
 @guarded
 @grouped
 def cancel(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
-    """End a job after the current step. What was trained up to its last checkpoint is kept."""
+    """End a job after the current step, or within seconds. What was trained up to its last checkpoint is kept."""
     with connection.control() as control:
         _print_job(control.cancel(job), as_json=as_json)
 
@@ -75,6 +75,15 @@ def resume(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> Non
     """Release a held job. Its agent then continues it; without an agent, run `privtune finetune --job JOB`."""
     with connection.control() as control:
         _print_job(control.resume(job), as_json=as_json)
+
+
+@app.command()
+@guarded
+@grouped
+def release(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
+    """Take a job from its device, which may be lost, for another one. There it begins from its first step."""
+    with connection.control() as control:
+        _print_job(control.release(job), as_json=as_json)
 
 
 @app.command()
