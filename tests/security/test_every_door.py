@@ -77,7 +77,7 @@ class Doors:
     def call(self, service, method, key, job_id):
         """Make a call about a job; its status and reason."""
         kind = GetMessageClass(method.input_type)
-        fields = {"job_id": job_id, "protocol_version": PROTOCOL_VERSION}
+        fields = {"job_id": job_id, "protocol_version": PROTOCOL_VERSION, "holder": "0" * 32}
         request = kind(**{name: value for name, value in fields.items() if name in method.input_type.fields_by_name})
         metadata = [(JOB, job_id), (EPOCH, "1")] + ([(AUTHORIZATION, f"Bearer {key}")] if key is not None else [])
         stub = self.channel.stream_stream(
