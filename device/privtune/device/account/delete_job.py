@@ -80,6 +80,8 @@ def delete_here(home: Path, job_id: str, *, releases: bool = False) -> LocalDele
             went = {kind: asdict(amount) for kind, amount in done.went.items()}
             ledger.note(DELETED, {"job": job_id, "went": went})
             _remove(folder)
+    elif releases and (home / "releases.sqlite").exists():
+        done.stays["releases"] = "the job's folder is gone, and with it the list of those that are the job's"
     if (home / "ledger.sqlite").exists():
         with Ledger(home) as ledger:
             entries = sum(entry.get("job") == job_id for entry in ledger.entries())
@@ -121,7 +123,11 @@ def _delete_releases(home: Path, job_id: str, ledger: Ledger, done: LocalDeletio
         if not forget:
             done.stays["a mark for each deleted release"] = "so that it is never drawn again under its noise"
     if stay.count:
-        why = "jobs that are still here send them" if wanted else f"{ONCE} (--releases deletes them)"
+        why = (
+            "jobs that are still here send them"
+            if wanted
+            else f"{ONCE} (only --releases with the first deletion ends them)"
+        )
         done.stays[f"releases ({stay.count:,}, {stay.bytes:,} bytes)"] = why
 
 

@@ -54,6 +54,14 @@ def test_the_folder_goes_and_releases_stay_for_later_jobs(tmp_path):
         assert opened.get_many([key(1)])[key(1)].data == b"secret\x01"
 
 
+def test_releases_that_nothing_names_any_more_stay_and_it_is_said(tmp_path):
+    make_job(tmp_path, "one", [1])
+    assert "first deletion" in " ".join(delete_here(tmp_path, "one").stays.values())
+    again = delete_here(tmp_path, "one", releases=True)
+    assert "releases" not in again.went
+    assert "the list of those" in again.stays["releases"]
+
+
 def test_it_is_repeatable_and_leaves_other_jobs_alone(tmp_path):
     make_job(tmp_path, "one", [1])
     make_job(tmp_path, "two", [1])
