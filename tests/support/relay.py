@@ -202,7 +202,7 @@ def _metadata(context: grpc.ServicerContext) -> list[tuple[str, str]]:
 
 def _until_the_end(frames: Iterator[bytes]) -> Iterator[bytes]:
     """The frames that come; a connection that breaks ends them without an error of its own."""
-    with contextlib.suppress(grpc.RpcError, Exception):
+    with contextlib.suppress(grpc.RpcError):
         yield from frames
 
 
