@@ -124,7 +124,7 @@ def belongings(cloud):
 
 def needed(path, method):
     """The scope of a route."""
-    return "admin" if "/keys" in path else "read" if method == "GET" else "submit"
+    return "admin" if "/keys" in path or "/audit-log" in path else "read" if method == "GET" else "submit"
 
 
 def all_but(doors, scope, owner="alice"):

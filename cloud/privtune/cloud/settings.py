@@ -70,6 +70,9 @@ class Settings(BaseModel):
     keep_packages_days: int | None = Field(
         None, ge=1, description="Days after which a bottom package that no device fetches is deleted; None: never."
     )
+    keep_audit_days: int | None = Field(
+        None, ge=1, description="Days after which entries of the audit log are deleted; None: never."
+    )
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -38,7 +38,7 @@ Action = Literal[
     "lease.released",
     "limits.set",
     "log.pruned",
-    "sweep.done",
+    "packages.dropped",
 ]
 REMOVED, NEWEST = 0, 1  # ids of `AuditEndRow`
 _ORIGIN_CHARACTERS = 128

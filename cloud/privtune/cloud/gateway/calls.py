@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from privtune.cloud.audit_log.record import acting_from
 from privtune.shared import metadata
 from privtune.shared.errors import InternalError, JobConflict, PrivTuneError, Unauthenticated
 
@@ -19,6 +20,7 @@ Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 @asynccontextmanager
 async def errors_as_status(context: Context) -> AsyncIterator[None]:
     """End the RPC with the status, reason and public message of an error of the table; the log gets the detail."""
+    acting_from(context.peer())
     try:
         yield
     except Exception as error:  # not a cancelled call

@@ -102,7 +102,7 @@ async def serve(
         async with _stop_signal() as stop:
             await grpc_server.start()
             http_task = asyncio.create_task(http_server.serve(sockets=[http_socket]))
-            sweeper = asyncio.create_task(sweep_hourly(settings, plane.jobs.deletions, gateway))
+            sweeper = asyncio.create_task(sweep_hourly(settings, plane.store, plane.jobs.deletions, gateway))
             try:
                 await _started(http_server, http_task)
                 on_ready(addresses)

@@ -146,6 +146,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    keep_audit_days: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "KEEP_AUDIT_DAYS",
+            min=1,
+            help="Delete entries of the audit log after this many days. Default: never.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -196,10 +205,12 @@ def serve(
         give_up_days=give_up_days,
         keep_jobs_days=keep_jobs_days,
         keep_packages_days=keep_packages_days,
+        keep_audit_days=keep_audit_days,
         log_level=log_level.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
     configure_logging(settings.log_level)
+    from privtune.cloud.audit_log.record import record
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
     from privtune.cloud.server.plane import open_plane
@@ -213,7 +224,10 @@ def serve(
         import torch
 
         torch.set_num_threads(threads)
-    with open_plane(settings, catalog, Texts(corpus or [], allow_hub=allow_hub)) as plane:
+    texts = Texts(corpus or [], allow_hub=allow_hub)
+    with open_plane(settings, catalog, texts) as plane:
+        with plane.store.write() as session:
+            record(session, "cloud.started", version=__version__, models=catalog.names, corpora=texts.names)
         bootstrap = os.environ.get(ENV + "BOOTSTRAP_KEY")
         if bootstrap:
             plane.keys.ensure(bootstrap)
