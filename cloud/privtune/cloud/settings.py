@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from privtune.shared.logs import LogFormat
+
 MIB = 1024 * 1024
 
 
@@ -75,6 +77,7 @@ class Settings(BaseModel):
     )
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = "text"
 
     @model_validator(mode="after")
     def _certificate_and_key_go_together(self) -> Settings:

@@ -27,7 +27,7 @@ from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.shared import __version__
 from privtune.shared.errors import CloudUnreachable, JobNotFound, ModelNotFound, PermissionDenied, PrivTuneError
-from privtune.shared.wire import PROTOCOL_VERSION
+from privtune.shared.versions import OURS
 
 _ABOUT = """
 Fine-tune a model here on text that stays on its owner's device.
@@ -184,7 +184,8 @@ def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int) -> No
         return {
             "object": "privtune.info",
             "version": __version__,
-            "protocol_version": PROTOCOL_VERSION,
+            "protocol_version": OURS.newest,
+            "oldest_protocol_version": OURS.oldest,
             "grpc_port": grpc_port,
             "tls": settings.tls,
             "max_tensor_bytes": settings.max_tensor_bytes,

@@ -60,5 +60,5 @@ def _public(error: Exception) -> PrivTuneError:
         log.error("unexpected failure in the gateway", exc_info=error)
         return InternalError("an unexpected failure in the cloud; its operator finds the details in the log")
     if error.detail:
-        log.warning("%s: %s (%s)", error.reason, error.message, error.detail)
+        log.warning(error.message, extra={"reason": error.reason, "detail": error.detail})
     return error

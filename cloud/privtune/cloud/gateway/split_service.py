@@ -31,7 +31,6 @@ from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
-from privtune.shared import __version__
 from privtune.shared.errors import (
     ArtifactCorrupt,
     CloudOutOfMemory,
@@ -47,7 +46,8 @@ from privtune.shared.errors import (
     Unauthenticated,
     VersionMismatch,
 )
-from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameWriter
+from privtune.shared.versions import OURS, agree, heard
+from privtune.shared.wire import DEFAULT_CHUNK_BYTES, FrameWriter
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
 
@@ -110,21 +110,22 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """The handshake."""
         async with errors_as_status(context), self._call(context) as owner:
             async with self._failures_as_events(request.job_id, owner):
-                if request.protocol_version != PROTOCOL_VERSION:
-                    raise VersionMismatch(
-                        f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
-                        f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
-                    )
+                spoken = request.oldest_protocol_version, request.protocol_version, request.client_version
+                protocol = agree(device=heard(*spoken), cloud=OURS)
                 if not request.infer:
                     await asyncio.to_thread(self._jobs.limits.check_stored, owner)
                 session = await self._on_compute(self._desk.open, owner, request)
             before = None if request.infer else self._training.pop(request.job_id, None)
             if before is not None:
                 before.end(SessionSuperseded(SUPERSEDED))
-            log.info("open job=%s epoch=%d step=%d", request.job_id, session.epoch, session.top.step)
+            facts = {"job": session.job_id, "owner": owner, "epoch": session.epoch, "step": session.top.step}
+            log.info(
+                "a session opens", extra=facts | {"infer": request.infer, "device_version": request.client_version}
+            )
             return pb.OpenResponse(
                 session_epoch=session.epoch,
-                server_version=__version__,
+                server_version=OURS.version,
+                protocol_version=protocol,
                 resume_step=session.top.step,
                 max_in_flight=session.spec.train.in_flight,
                 max_payload_bytes=DEFAULT_CHUNK_BYTES,
@@ -226,8 +227,12 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._streams[task] = inbox
         try:
             while (message := await inbox.next()) is not None:
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("received", extra=message.facts | {"job": session.job_id})
                 answers = session.machine.handle(message)
                 while (answer := await self._on_compute(self._desk.advance, session, answers)) is not None:
+                    if log.isEnabledFor(logging.DEBUG):
+                        log.debug("answered", extra=answer.facts | {"job": session.job_id})
                     async with inbox.answering(len(answer.payload)):
                         for frame in writer.frames(answer):
                             yield frame
