@@ -203,10 +203,10 @@ def _add_health_routes(app: FastAPI, check_ready: Callable[[], None] | None) -> 
         tags=["Health"],
         summary="The cloud can take jobs",
         response_model=HealthObject,
-        responses={503: {"model": ErrorResponse, "description": "The database does not answer."}},
+        responses={503: {"model": ErrorResponse, "description": "The message says what is wrong."}},
     )
     def readyz() -> dict[str, str]:
-        """Ready: the database answers."""
+        """Ready: the database answers, the disk has room, models compute, and no shutdown is under way."""
         try:
             if check_ready is not None:
                 check_ready()

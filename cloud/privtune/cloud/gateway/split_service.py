@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
 from privtune.cloud.gateway.calls import Context, abort, api_key, errors_as_status, job_and_epoch
+from privtune.cloud.gateway.compute_thread import ComputeThread
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.gateway.lease_keeper import LeaseKeeper
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_CALLS = 16  # of an owner at once, beside the streams of sessions: each holds what its device does not read
 
+STUCK_S = 300.0  # with one piece of work, such as a step or loading a model: then the cloud takes no more jobs
 _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 
 
@@ -63,7 +64,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings) -> None:
         self._settings, self._jobs, self._keys, self._teachings = settings, jobs, keys, teachings
-        self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._compute = ComputeThread()
         self._artifacts = Artifacts(settings.data_folder)
         self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
         self._classroom = Classroom(
@@ -97,6 +98,18 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         await self._keeper.stop()
         self._compute.shutdown(wait=True)
         await asyncio.to_thread(self._school.stop, _ENDING_S)
+
+    def check_ready(self) -> None:
+        """Raises CloudUnreachable while a job that comes now would wait in vain."""
+        if self._desk.closing:
+            raise _closing()
+        if self._compute.busy_s > STUCK_S:
+            raise CloudUnreachable(
+                f"its compute thread has been at one piece of work for {self._compute.busy_s:.0f} s; if that is not a "
+                "large model being loaded, restart the cloud: jobs resume"
+            )
+        if self._keeper.ended:
+            raise CloudUnreachable("nobody looks after the leases of jobs any more; restart the cloud: jobs resume")
 
     def drop_packages(self, unused_since: float) -> int:
         """See `Host.drop_packages`."""
