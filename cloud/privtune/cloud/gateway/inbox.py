@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from privtune.cloud.compute.desk import JobSession
+from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.step_machine import MAX_INFERENCE_RECORDS
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError

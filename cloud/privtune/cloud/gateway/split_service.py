@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -17,16 +16,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from privtune.cloud.auth import ApiKeys
-from privtune.cloud.auth.key_rows import KEY_CHECK_S
 from privtune.cloud.compute.artifacts import Artifacts
-from privtune.cloud.compute.desk import Desk, JobSession
+from privtune.cloud.compute.desk import Desk
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
-from privtune.cloud.gateway.calls import Context, abort, api_key, errors_as_status, job_and_epoch
+from privtune.cloud.gateway.callers import Callers
+from privtune.cloud.gateway.calls import Context, errors_as_status, job_and_epoch, this_task
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.gateway.lease_keeper import LeaseKeeper
+from privtune.cloud.gateway.stream_watch import watch
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
@@ -37,14 +38,12 @@ from privtune.shared.errors import (
     CloudOutOfMemory,
     CloudUnreachable,
     FrameCorrupt,
-    InternalError,
     JobConflict,
     JobNotFound,
     NonFinite,
     PrivTuneError,
     SessionSuperseded,
     StorageFull,
-    Unauthenticated,
     VersionMismatch,
 )
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameWriter
@@ -53,8 +52,6 @@ from privtune.split.v1 import split_pb2_grpc
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-MAX_CALLS = 16  # of an owner at once, beside the streams of sessions: each holds what its device does not read
-
 _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 
 
@@ -62,7 +59,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     """Implements `SplitService`."""
 
     def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings) -> None:
-        self._settings, self._jobs, self._keys, self._teachings = settings, jobs, keys, teachings
+        self._settings, self._jobs, self._teachings = settings, jobs, teachings
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._artifacts = Artifacts(settings.data_folder)
         self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
@@ -75,7 +72,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._desk = Desk(self._host, jobs, self._artifacts, settings)
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
-        self._calls = Counter[str]()  # under way, by owner
+        self._callers = Callers(keys, jobs.limits, self._refuse_when_closing)
         self._keeper = LeaseKeeper(jobs.leases, self._held, self._end)
         self._loop = asyncio.get_running_loop()
         jobs.when_ended(self._job_ended)
@@ -108,7 +105,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenResponse:
         """The handshake."""
-        async with errors_as_status(context), self._call(context) as owner:
+        async with errors_as_status(context), self._callers.call(context) as owner:
             async with self._failures_as_events(request.job_id, owner):
                 if request.protocol_version != PROTOCOL_VERSION:
                     raise VersionMismatch(
@@ -174,7 +171,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
         """The device has done its last step: write the adapter and mark the job as succeeded."""
-        async with errors_as_status(context), self._call(context) as owner:
+        async with errors_as_status(context), self._callers.call(context) as owner:
             await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             async with self._failures_as_events(request.job_id, owner):
                 digest = await self._on_compute(self._desk.commit, request)
@@ -182,7 +179,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def Refuse(self, request: pb.RefuseRequest, context: Context) -> pb.RefuseResponse:
         """The device refuses the job: it fails with the device's reason."""
-        async with errors_as_status(context), self._call(context) as owner:
+        async with errors_as_status(context), self._callers.call(context) as owner:
             reason, message = request.reason[:64], request.message[:500]
             refuse = partial(self._jobs.refuse, holder=request.holder, owner=owner)
             await asyncio.to_thread(refuse, request.job_id, reason, message)
@@ -190,13 +187,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
         """A device is about to draw, or has drawn, in this home."""
-        async with errors_as_status(context), self._call(context) as owner:
+        async with errors_as_status(context), self._callers.call(context) as owner:
             await asyncio.to_thread(self._jobs.homes.claim, owner, request.home_id, request.count, request.nonce)
             return pb.ClaimResponse()
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
-        async with errors_as_status(context), self._call(context) as owner:
+        async with errors_as_status(context), self._callers.call(context) as owner:
             job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
             if request.kind == pb.ARTIFACT_KIND_BOTTOM:
                 async with self._failures_as_events(job.id, owner):
@@ -210,7 +207,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 raise FrameCorrupt("the kind of artifact is not set")
             with self._artifacts.file(folder, request.file).open("rb") as file:
                 file.seek(request.offset)
-                watcher = self._watch_key(context)
+                watcher = watch(self._callers, context)
                 try:
                     while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
                         yield pb.FetchResponse(data=data)
@@ -221,8 +218,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context
     ) -> AsyncIterator[pb.Frame]:
         reader = asyncio.create_task(inbox.fill(requests, self._settings.max_tensor_bytes))
-        watcher = self._watch_key(context, inbox)
-        writer, task = FrameWriter(epoch=session.epoch), _this_task()
+        watcher = watch(self._callers, context, inbox)
+        writer, task = FrameWriter(epoch=session.epoch), this_task()
         self._streams[task] = inbox
         try:
             while (message := await inbox.next()) is not None:
@@ -251,35 +248,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         count = await asyncio.to_thread(self._jobs.limits.counting_bytes, session.owner)
         return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold), count)
 
-    def _watch_key(self, context: Context, inbox: Inbox | None = None) -> asyncio.Task[None]:
-        """End this task's stream within seconds of its key's end, whatever it waits for then."""
-        return asyncio.create_task(self._end_with_key(context, _this_task(), inbox))
-
-    async def _end_with_key(self, context: Context, stream: asyncio.Task[Any], inbox: Inbox | None) -> None:
-        ended: PrivTuneError | None = None
-        while ended is None:
-            await asyncio.sleep(KEY_CHECK_S)
-            try:
-                await self._owner(context)
-            except Unauthenticated as error:
-                ended = error
-            except PrivTuneError:
-                continue  # the database is busy, or the cloud closes
-        if inbox is not None:
-            inbox.end(ended)  # the stream ends by itself, unless it computes or its device does not read
-            await asyncio.sleep(KEY_CHECK_S)
-        with suppress(Exception):
-            async with asyncio.timeout(KEY_CHECK_S):
-                await abort(context, ended)
-        stream.cancel()
-
     async def _drop_idle_texts(self) -> None:
         while True:
             await asyncio.sleep(min(60.0, self._desk.texts.idle_s))
             await self._on_compute(self._desk.texts.drop_idle)
 
     async def _session(self, context: Context, *, infer: bool) -> JobSession:
-        owner = await self._caller(context)
+        owner = await self._callers.begin(context)
         job_id, epoch = job_and_epoch(context)
         await asyncio.to_thread(self._jobs.get, job_id, owner)
         return self._desk.current(job_id, epoch, infer=infer)
@@ -323,28 +298,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             if inbox.job_id == job_id:
                 inbox.end(JobNotFound("this job was deleted by its owner"))
 
-    @asynccontextmanager
-    async def _call(self, context: Context) -> AsyncIterator[str]:
-        """The owner of a call, counted while it is under way. Raises CloudUnreachable for one too many."""
-        owner = await self._caller(context)
-        if self._calls[owner] >= MAX_CALLS:
-            raise CloudUnreachable(f"{MAX_CALLS} calls of this owner are under way; try again when they have ended")
-        self._calls[owner] += 1
-        try:
-            yield owner
-        finally:
-            self._calls[owner] -= 1
-
-    async def _owner(self, context: Context) -> str:
+    def _refuse_when_closing(self) -> None:
         if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back
             raise _closing()
-        return (await asyncio.to_thread(self._keys.authenticate, api_key(context), "device")).owner
-
-    async def _caller(self, context: Context) -> str:
-        """The owner of a new call or stream. Raises as `ApiKeys.authenticate`, and RateLimited."""
-        owner = await self._owner(context)
-        await asyncio.to_thread(self._jobs.limits.count_request, owner)
-        return owner
 
     async def _on_compute(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._compute, within_memory, function, *arguments)
@@ -352,10 +308,3 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
 def _closing() -> CloudUnreachable:
     return CloudUnreachable("the cloud is shutting down; the job continues when it is back")
-
-
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:
-        raise InternalError("a stream runs outside of a task")
-    return task
