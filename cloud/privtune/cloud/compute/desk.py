@@ -6,6 +6,7 @@ Runs on the compute thread.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -29,6 +30,7 @@ from privtune.split.v1 import split_pb2 as pb
 
 # Sessions of an owner whose stream has not begun; the one opened first gives way to a newer one.
 MAX_WAITING_SESSIONS = 4
+WAITING_S = 600.0  # for the stream of a session
 _HOLDER = re.compile(r"[0-9a-f]{32}")
 MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
 
@@ -131,6 +133,13 @@ class Desk:
         self._training.pop(job_id, None)
         for session in [one for one in self._inference.values() if one.job_id == job_id]:
             self.inference_ended(session)
+
+    def drop_idle(self) -> None:
+        """Free texts that are not continued, and sessions whose stream has not begun in time."""
+        self.texts.drop_idle()
+        for session in self._waiting():
+            if time.monotonic() - session.opened > WAITING_S:
+                self._drop_waiting(session)
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
@@ -238,11 +247,15 @@ class Desk:
 
     def _make_room(self, owner: str) -> None:
         """Free the owner's oldest sessions that wait for their stream, to leave room for another."""
-        sessions = (*self._training.values(), *self._inference.values())
-        waiting = [one for one in sessions if one.owner == owner and one.stream is None]
-        waiting.sort(key=lambda one: one.opened)
+        waiting = sorted((one for one in self._waiting() if one.owner == owner), key=lambda one: one.opened)
         for session in waiting[: max(0, len(waiting) + 1 - MAX_WAITING_SESSIONS)]:
-            if session.infer:
-                del self._inference[session.job_id, session.epoch]
-            else:
-                self.drop(session.job_id, session.epoch)
+            self._drop_waiting(session)
+
+    def _waiting(self) -> list[JobSession]:
+        return [one for one in (*self._training.values(), *self._inference.values()) if one.stream is None]
+
+    def _drop_waiting(self, session: JobSession) -> None:
+        if session.infer:
+            del self._inference[session.job_id, session.epoch]
+        else:
+            self.drop(session.job_id, session.epoch)
