@@ -53,6 +53,10 @@ class Settings(BaseModel):
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
+    stream_idle_s: float = Field(
+        3600.0, gt=0, description="Seconds for which a stream may say nothing while it waits for no answer."
+    )
+    unread_s: float = Field(120.0, gt=0, description="Seconds that a device may leave a message unread.")
     lease_s: int = Field(
         60, ge=5, le=3600, description="Seconds for which a job stays its device's after the device was last heard of."
     )
