@@ -10,7 +10,8 @@ import re
 
 from sqlalchemy import func, select
 
-from privtune.cloud.db.store import HomeRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import HomeRow
 from privtune.shared.errors import HomeOutdated, InvalidInput, PermissionDenied
 from privtune.shared.wording import counted
 
@@ -34,7 +35,7 @@ class Homes:
         if not (_NAME.fullmatch(home_id) and _NAME.fullmatch(nonce) and 0 < count <= MAX_COUNT):
             raise InvalidInput("a home is claimed with two names of 32 hex digits and a count from 1")
         with self._store.write() as session:
-            row = session.get(HomeRow, (owner, home_id), with_for_update=True)
+            row = session.get(HomeRow, (owner, home_id))
             if row is None:
                 known = session.scalar(select(func.count()).select_from(HomeRow).where(HomeRow.owner == owner)) or 0
                 if known >= MAX_HOMES:
