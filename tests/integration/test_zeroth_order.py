@@ -3,6 +3,7 @@
 import contextlib
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from safetensors.torch import load_file
 from privtune.device.account.ledger import SLOPES, outcomes, spent
 from privtune.device.account.run_account import source_of
 from privtune.device.account.verify import check
+from privtune.device.audit.attacks import slopes
+from privtune.device.audit.attacks.attack import silent
+from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
+from privtune.device.audit.sizes import QUICK
 from privtune.device.home.policy import Budget, Policy
 from privtune.device.inference.predict import predict
 from privtune.device.release.slope_store import SlopeStore
@@ -33,6 +38,7 @@ from tests.support.running import (
 from tests.support.transcripts import recorded_frames
 from tests.support.world import Watcher
 
+LEAST = {"metrics": ("euclidean",), "optimise_records": 0, "attacked": 20, "inverted": 5}
 SLOPED = {
     "zeroth_order": {"epsilon": 4.0, "clip": 2.0},
     "train": {"max_steps": 14, "epochs": 2, "checkpoint_every": 4},
@@ -86,6 +92,24 @@ def test_one_number_a_step_leaves_and_no_gradient(local_world):
     store = world.settings.home / "releases.sqlite"
     assert check(job_id, transcript_folder(world, job_id), entries, store).problems == []
     assert len(predict(job_id, ["w5 w6", "w50 w51"], world.settings)) == 2
+
+
+def test_an_audit_attacks_the_slopes_that_were_sent(local_world):
+    """With next to no noise it names nearly every label: it sees the slopes as the device took them."""
+    world = local_world
+    world.settings = world.device(record_frames=True)
+    spec = world.spec(**SLOPED | {"zeroth_order": {"epsilon": 1000.0, "clip": 4.0}})
+    job_id, _ = run(world, spec)
+    asked = JobAudit(
+        job_id=job_id,
+        model=str(world.models["enc"]),
+        sources=(world.data, world.validation),
+        size=replace(QUICK, **LEAST),
+    )
+    audited = audit_job(asked, world.settings.home, silent).document
+    (found,) = (one for one in audited["side_channels"] if one["name"] == slopes.NAME)
+    assert found["figure"]["value"] >= 0.95
+    assert found["figure"]["floor"] < 0.7
 
 
 @pytest.mark.slow
