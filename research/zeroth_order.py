@@ -191,7 +191,9 @@ def run_cell(releases: str, way: str, seed: int, asked: argparse.Namespace, seco
         train = read(asked.data / "sst2" / "train.tsv", asked.records)
         held_out = read(asked.data / "sst2" / f"{asked.split}.tsv", None)
         plan = BatchPlan(train.data.lengths, spec.train)
-        run, curve, rights, spent, step = Run(way, spec, package, plan, train, Path(scratch)), [], {}, 0.0, 0
+        run, spent, step = Run(way, spec, package, plan, train, Path(scratch)), 0.0, 0
+        curve: list[dict[str, float]] = []
+        rights: dict[str, str] = {}
         while step < asked.steps or spent < seconds:
             began = time.monotonic()
             run.learn(step)
@@ -284,7 +286,7 @@ def write(cells: Sequence[dict[str, Any]], out: Path) -> None:
     for cell in cells:
         place = tuple(cell[name] for name in ("split", "releases", *SIZES))
         groups.setdefault(place, {}).setdefault(cell["way"], []).append(cell)
-    differences = []
+    differences: list[dict[str, Any]] = []
     for (split, releases, records, steps, *_), ways in groups.items():
         for way, same in ways.items():
             at_steps = [next(mark for mark in c["curve"] if mark["steps"] >= c["steps"]) for c in same]
@@ -296,8 +298,8 @@ def write(cells: Sequence[dict[str, Any]], out: Path) -> None:
         for one, other in ((one, other) for one in ways for kind, other in PAIRS if one.split("-")[0] == kind):
             found = [_difference(ways[one], ways.get(other, []), point) for point in ("right_steps", "right")]
             if found[0] is not None:
-                shown = [split, releases, f"{one} - {other}", f"{records:,}", f"{steps:,}", *map(_or_none, found)]
-                differences.append({"pair": shown, "steps": found[0], "time": found[1]})
+                pair = [split, releases, f"{one} - {other}", f"{records:,}", f"{steps:,}", *map(_or_none, found)]
+                differences.append({"pair": pair, "steps": found[0], "time": found[1]})
     lines += [
         "",
         "Differences in points, over the seeds that both have; brackets: 95% bootstrap interval over the same records.",

@@ -1,6 +1,7 @@
 """Zeroth-order jobs: one noised number a step trains the cloud, no gradient leaves, a resume redraws nothing."""
 
 import contextlib
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from privtune.device.account.ledger import SLOPES, outcomes, spent
 from privtune.device.account.run_account import source_of
@@ -16,6 +18,7 @@ from privtune.device.audit.attacks import slopes
 from privtune.device.audit.attacks.attack import silent
 from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.sizes import QUICK
+from privtune.device.cli import app
 from privtune.device.home.policy import Budget, Policy
 from privtune.device.inference.predict import predict
 from privtune.device.release.slope_store import SlopeStore
@@ -44,6 +47,12 @@ SLOPED = {
     "train": {"max_steps": 14, "epochs": 2, "checkpoint_every": 4},
     "optim": {"learning_rate": 1e-2},
 }
+
+
+def owner_ledger(world, *words):
+    done = CliRunner().invoke(app, ["ledger", *words, "--home", str(world.settings.home)])
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def slopes_of(world, job_id, steps):
@@ -89,6 +98,11 @@ def test_one_number_a_step_leaves_and_no_gradient(local_world):
     cost = spent(entries, source_of(world.data.path))
     assert (cost.slope_nats, cost.label_nats) == (pytest.approx(4.0), pytest.approx(4.0))
     assert cost.nats is None, "clean vectors have no bound, whatever the slopes have"
+    (own,) = json.loads(owner_ledger(world, "records", "--data-set", "train.tsv", "--worst", "1", "--json"))
+    assert own["nats"] is None
+    assert 0 < own["slope_nats"]["least"] < own["slope_nats"]["most"] <= 4.0
+    assert own["worst"][0]["slope_nats"] == own["slope_nats"]["most"]
+    assert f"most lost: line {own['worst'][0]['line']}" in owner_ledger(world, "records", "--data-set", "train.tsv")
     store = world.settings.home / "releases.sqlite"
     assert check(job_id, transcript_folder(world, job_id), entries, store).problems == []
     assert len(predict(job_id, ["w5 w6", "w50 w51"], world.settings)) == 2
