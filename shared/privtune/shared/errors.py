@@ -26,6 +26,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- NonFinite               NaN or infinity in a tensor
     |- SessionSuperseded       a newer session holds the job
     |- HomeOutdated            the device's home is an older copy, or was moved away
+    |- HomeLocked              the device's home is encrypted, and its key is not at hand
     |- PortInUse               a server can't listen on the address
     |- StorageFull             no room to write, or not allowed to
     |- CloudOutOfMemory        the cloud has no memory left for this
@@ -223,6 +224,13 @@ class HomeOutdated(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "HOME_OUTDATED", "FAILED_PRECONDITION", 409, 19
     help = "The device's home is an older copy, or was moved away. Use the newest one; see docs/operations.md."
+
+
+class HomeLocked(PrivTuneError):
+    """The device's home is encrypted, and its key is not at hand, or it is being encrypted right now."""
+
+    reason, grpc_status, http_status, exit_code = "HOME_LOCKED", "FAILED_PRECONDITION", 409, 20
+    help = "The device's home is encrypted, and its key could not be had. Unlock the keyring or give the passphrase."
 
 
 class PortInUse(PrivTuneError):

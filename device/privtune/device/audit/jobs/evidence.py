@@ -20,6 +20,7 @@ from privtune.device.audit.attacks.channels import LABELS, Finding, labels_by_di
 from privtune.device.audit.jobs.recorded import Collected, Traffic
 from privtune.device.audit.metrics import Figure
 from privtune.device.data.encode import EncodedDataset
+from privtune.shared.at_rest import read_bytes
 from privtune.shared.wording import counted
 
 _STATES = (
@@ -117,7 +118,7 @@ def _sent_elsewhere(home: Path, job_id: str, scopes: set[str]) -> tuple[int, set
 
 
 def _keys(file: Path, name: str) -> list[bytes]:
-    packed = file.read_bytes() if file.exists() else b""
+    packed = read_bytes(file) if file.exists() else b""
     if digest(packed) != name:
         return []  # `privtune transcript verify` of that job says so
     return [packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES)]
