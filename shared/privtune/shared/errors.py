@@ -17,6 +17,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- KeyNotFound             no such API key
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
+    |  `- JobHeld              another device holds the job, for as long as its lease runs
     |- PolicyRefused           the device's own policy refuses the job
     |  `- AuditRefused         the same, found by attacking the job's own data; for the owner only
     |- CloudUnreachable        no connection, or it was lost for longer than the patience
@@ -160,6 +161,13 @@ class JobConflict(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "JOB_CONFLICT", "FAILED_PRECONDITION", 409, 6
     help = "The job's current state does not allow that. `privtune jobs show` prints its state."
+
+
+class JobHeld(JobConflict):
+    """Another device holds the job, until its lease ends."""
+
+    reason = "JOB_HELD"
+    help = "Another device holds the job. An agent waits; `privtune jobs release` gives it to the next device at once."
 
 
 class PolicyRefused(PrivTuneError):
@@ -309,8 +317,12 @@ def is_failure(error: BaseException) -> bool:
 
 
 def all_errors() -> list[type[PrivTuneError]]:
-    """Every row of the table, in the order of the docstring."""
-    return list(PrivTuneError.__subclasses__())
+    """Every class with a reason of its own, in the order of the docstring."""
+    return [
+        row
+        for kind in PrivTuneError.__subclasses__()
+        for row in (kind, *(one for one in kind.__subclasses__() if one.reason != kind.reason))
+    ]
 
 
 def by_reason(reason: str, message: str) -> PrivTuneError:
