@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from privtune.cloud.auth.key_rows import SCOPES
@@ -25,6 +26,7 @@ def plane(tmp_path):
     shape = {"n_layer": 5000, "n_positions": 40_000}
     opened = Plane(tmp_path, names=("minilm",), shape=shape, max_jobs=1_000_000, max_changes_per_minute=1_000_000)
     opened.key = opened.keys.create("alice", scopes=SCOPES).secret
+    httpx.get(f"{opened.url}/openapi.json", timeout=60)  # made at the first request, which takes seconds
     yield opened
     opened.stop()
 
