@@ -125,7 +125,8 @@ class Desk:
             releases = self._new_cache(job, request)
         common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
         top.rewind(max(common, default=0))
-        session = self._training[job.id] = self._new_session(job, top, releases, request.holder, token)
+        shows = request.spot_checks
+        session = self._training[job.id] = self._new_session(job, top, releases, request.holder, token, shows=shows)
         return session
 
     def current(self, job_id: str, epoch: int, *, infer: bool = False) -> JobSession:
@@ -248,6 +249,7 @@ class Desk:
             session.job_id, session.epoch, adapter_sha256=trained, tokens=request.tokens, steps=final_step
         )
         self._training.pop(session.job_id, None)
+        self._artifacts.drop_shown(session.job_id)
         return trained or ""
 
     def _open_done(self, job: Job, request: pb.OpenRequest) -> JobSession:
@@ -288,7 +290,15 @@ class Desk:
                 self.drop(session.job_id, session.epoch)
 
     def _new_session(
-        self, job: Job, top: TopSession, releases: ReleaseCache, holder: str, epoch: int, *, infer: bool = False
+        self,
+        job: Job,
+        top: TopSession,
+        releases: ReleaseCache,
+        holder: str,
+        epoch: int,
+        *,
+        infer: bool = False,
+        shows: bool = False,
     ) -> JobSession:
         trains_by_slopes = isinstance(top, ZerothOrderTop) and not infer
         machine: type[StepMachine] = ZerothOrderMachine if trains_by_slopes else StepMachine
@@ -309,6 +319,7 @@ class Desk:
                 budget=self.budget,
                 max_padded_bytes=2 * self._settings.max_tensor_bytes,
                 keep_table=partial(self._artifacts.keep_table, job.id),
+                show=partial(self._artifacts.keep_shown, job.id) if shows else None,
             ),
             infer=infer,
         )

@@ -20,13 +20,11 @@ from privtune.shared.modeling.adapter_folder import (
     ADAPTER_WEIGHTS,
     FULL_FACTS,
     FULL_WEIGHTS,
-    PEFT_PREFIX,
+    exported_name,
 )
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
 from privtune.shared.packages import require
-
-_ADAPTER = "default"
 
 
 def check_lora() -> None:
@@ -113,7 +111,7 @@ def save_adapter(top: Top, folder: Path) -> None:
         facts = {"method": "full", "base_model_name_or_path": str(top.config.name_or_path), "cut": top.cut}
         (folder / FULL_FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         return
-    named = {PEFT_PREFIX + name.replace(f".{_ADAPTER}.", "."): value for name, value in state.items()}
+    named = {exported_name(name): value for name, value in state.items()}
     save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (folder / ADAPTER_CONFIG).write_text(json.dumps(_without_defaults(config), indent=1), encoding="utf-8")
 
