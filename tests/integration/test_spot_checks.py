@@ -9,8 +9,9 @@ import torch
 from privtune.cloud.compute import step_machine, top_session
 from privtune.cloud.compute.passes import Passes
 from privtune.cloud.compute.top_session import TopSession
+from privtune.device.home.policy import Policy
 from privtune.device.training import spot_checks
-from privtune.device.training.spot_report import FILE, SpotReport
+from privtune.device.training.spot_report import SpotReport, kept_report
 from privtune.device.training.submit import check_spot_checks
 from privtune.shared.errors import CloudCheated, CloudUnreachable, InvalidInput
 from privtune.shared.modeling.lora import adapter_state
@@ -60,7 +61,7 @@ def test_an_honest_cloud_is_never_accused(world, device, kind):
     report = result.spot_checks
     assert report.checked == report.answered >= 3
     assert report.worst < 0.5  # of what is tolerated
-    assert json.loads((result.folder / FILE).read_text())["report"]["checked"] == report.checked
+    assert kept_report(result.folder) == report  # what `jobs show` reads
     assert f"{report.checked} of" in report.line()
 
 
@@ -200,6 +201,13 @@ def test_without_a_copy_of_the_model_a_job_says_that_nothing_is_checked(world, d
     _, result = run(world, spec, settings=world.device(home=device.home), validation=False, watcher=watcher)
     assert result.spot_checks is None
     assert any(line.startswith("Spot checks: none") for line in watcher.messages)
+
+
+def test_a_policy_asks_for_a_share_where_there_is_a_copy(world, device):
+    policy = Policy(spot_checks=0.2)
+    assert replace(device, spot_checks=0.1, policy=policy).spot_share == 0.2
+    assert replace(device, spot_checks=0.3, policy=policy).spot_share == 0.3
+    assert replace(device, local_model=None, policy=policy).spot_share == 0
 
 
 def test_checks_that_are_not_possible_are_refused(world):
