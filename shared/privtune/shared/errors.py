@@ -272,7 +272,7 @@ class RateLimited(PrivTuneError):
 class CloudCheated(PrivTuneError):
     """What the cloud answered, or what it trained, is not what the owner's own copy of the model computes."""
 
-    reason, grpc_status, http_status, exit_code = "CLOUD_CHEATED", "FAILED_PRECONDITION", 409, 20
+    reason, grpc_status, http_status, exit_code = "CLOUD_CHEATED", "FAILED_PRECONDITION", 409, 21
     help = "A spot check found results that the model does not give. Use no result of this job; docs/spot-checks.md."
 
 
