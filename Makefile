@@ -22,6 +22,7 @@ TOOL = $(VENV)/bin/uv tool run --from
 TORTURE_S ?= 1800
 TORTURE_ARGS ?=
 FUZZ_EXAMPLES ?= 300
+FUZZ_S ?= 3600
 FUZZ_SEED ?= $(shell date +%s)
 DEMO_ARGS ?=
 
@@ -87,7 +88,8 @@ $(READERS)/.made: requirements/readers.txt
 test-containers: $(STAMP)  ## build both images, start the compose file and train through it (root, podman)
 	$(PY) -m pytest -m container $(PYTEST_ARGS) tests/containers
 
-fuzz: $(STAMP)  ## let schemathesis try the control plane, FUZZ_EXAMPLES requests per operation (300), another FUZZ_SEED each time
+fuzz: $(STAMP)  ## twist frames for FUZZ_S seconds (3600), then let schemathesis try the control plane, FUZZ_EXAMPLES requests per operation (300); another FUZZ_SEED each time
+	$(PY) -m tests.fuzz --seconds $(FUZZ_S) --seed $(FUZZ_SEED)
 	PRIVTUNE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) PRIVTUNE_FUZZ_SEED=$(FUZZ_SEED) \
 		$(PY) -m pytest tests/integration/test_fuzzed_api.py $(PYTEST_ARGS)
 
@@ -132,5 +134,5 @@ vulnerabilities: $(STAMP)  ## ask PyPI's advisories about everything that is loc
 		--require-hashes -r requirements/$$lock.txt || exit 1; done
 
 clean:  ## remove build products and caches, but not the environment
-	rm -rf dist build demo-out bench-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf dist build demo-out bench-out fuzz-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find device cloud shared protos research tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

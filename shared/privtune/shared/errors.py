@@ -15,6 +15,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- Unauthenticated         no valid API key
     |- PermissionDenied        the key does not allow this
     |- KeyNotFound             no such API key
+    |- KeyConflict             the API key has ended or was rotated before
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
     |  `- JobHeld              another device holds the job, for as long as its lease runs
@@ -32,6 +33,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- StorageFull             no room to write, or not allowed to
     |- CloudOutOfMemory        the cloud has no memory left for this
     |- RateLimited             too many requests in a short time
+    |- CloudCheated            the cloud's results are not those of the owner's own copy of the model
     |- ArtifactCorrupt         a downloaded or stored file does not match its hash
     |- JobFailed               the job ended as failed
     |- JobCancelled            the job was cancelled
@@ -147,6 +149,13 @@ class KeyNotFound(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "KEY_NOT_FOUND", "NOT_FOUND", 404, 5
     help = "There is no such API key. `privtune-cloud keys list` shows the ids."
+
+
+class KeyConflict(PrivTuneError):
+    """The key's state does not allow this."""
+
+    reason, grpc_status, http_status, exit_code = "KEY_CONFLICT", "FAILED_PRECONDITION", 409, 5
+    help = "The API key has ended, or was rotated before. `privtune-cloud keys list` shows its state."
 
 
 class JobNotFound(PrivTuneError):
@@ -274,6 +283,13 @@ class RateLimited(PrivTuneError):
     def __init__(self, message: str, *, retry_after_s: int = 1, **fields: Any) -> None:
         super().__init__(message, **fields)
         self.retry_after_s = retry_after_s
+
+
+class CloudCheated(PrivTuneError):
+    """What the cloud answered, or what it trained, is not what the owner's own copy of the model computes."""
+
+    reason, grpc_status, http_status, exit_code = "CLOUD_CHEATED", "FAILED_PRECONDITION", 409, 21
+    help = "A spot check found results that the model does not give. Use no result of this job; docs/spot-checks.md."
 
 
 class ArtifactCorrupt(PrivTuneError):

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from privtune.shared.codec import FloatArray, encode
+from privtune.shared.codec import FloatArray, decode, encode
 from privtune.shared.errors import FrameCorrupt
 from privtune.shared.wire import TABLE, Message, tensor_message
 from privtune.split.v1 import split_pb2 as pb
@@ -113,3 +113,25 @@ class PublicTable:
         if table.sha256 != header.sha256:
             raise FrameCorrupt("a table has another hash than its header says")
         return table
+
+
+def released_vectors(
+    payload: bytes | bytearray,
+    lengths_B: IdArray,
+    *,
+    width: int,
+    codec: str,
+    table: PublicTable | None,
+    past_B: IdArray | None = None,
+) -> FloatArray:
+    """h_MD of released rows, record after record, rounded as the codec does; ids become the vectors of their table.
+
+    past_B: how many rows of each record came earlier; None: none of any. Raises FrameCorrupt, NonFinite as `decode`.
+    """
+    rows = int(lengths_B.sum())
+    if table is None:
+        return decode(payload, rows, width, codec)
+    ids_M = decode(payload, rows, 1, table.codec)[:, 0].astype(np.int64)
+    firsts_B = lengths_B.cumsum() - lengths_B - (0 if past_B is None else past_B)
+    h_MD = table.vectors(ids_M, np.arange(rows) - np.repeat(firsts_B, lengths_B))
+    return decode(encode(h_MD, codec), rows, width, codec)

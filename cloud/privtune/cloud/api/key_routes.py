@@ -20,6 +20,9 @@ from privtune.shared.validation import Typed
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorResponse, "description": "You have no such API key."}
 }
+_CONFLICT: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorResponse, "description": "The key has ended, or was rotated before."}
+}
 # Documented only: an id of another form is answered as one that does not exist.
 _Id = Annotated[str, Path(description="A key's id.", json_schema_extra={"pattern": "^(key|boot)-[0-9a-f]{16}$"})]
 _LIFE = Field(None, ge=1, le=MAX_LIFE_S, description="Seconds until it ends by itself.")
@@ -90,7 +93,7 @@ def add_key_routes(router: APIRouter, keys: ApiKeys, administrator: Callable[...
         "/{key_id}/rotate",
         summary="Rotate an API key",
         response_model=NewKeyObject,
-        responses=_NOT_FOUND | FORBIDDEN | TOO_OFTEN,
+        responses=_NOT_FOUND | _CONFLICT | FORBIDDEN | TOO_OFTEN,
     )
     def rotate_key(key_id: _Id, request: RotateKeyRequest, owner: str = Depends(paced)) -> dict[str, Any]:
         """A new key with the label and scopes of this one, which ends at once or after `overlap_s`."""

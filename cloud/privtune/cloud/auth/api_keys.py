@@ -35,7 +35,7 @@ from privtune.cloud.auth.key_rows import (
 )
 from privtune.cloud.db.store import Store
 from privtune.cloud.db.tables import ApiKeyRow
-from privtune.shared.errors import InvalidInput, PermissionDenied, PrivTuneError, Unauthenticated
+from privtune.shared.errors import InvalidInput, KeyConflict, PermissionDenied, PrivTuneError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class ApiKeys:
         key: as `revoke` takes it.
         expires_in_s: seconds that the new key lasts; None: as long as the other was made for.
 
-        Raises as `create`, KeyNotFound, and InvalidInput for a key that has ended or was rotated before.
+        Raises as `create`, KeyNotFound, and KeyConflict for a key that has ended or was rotated before.
         """
         now = self._now()
         with self._store.write() as session:
@@ -133,7 +133,7 @@ class ApiKeys:
             old = key_view(row)
             why = f"was rotated to {old.replaced_by}" if old.replaced_by else old.ended(now)
             if why is not None:
-                raise InvalidInput(f"The key {old.id} {why} already; it can't be rotated.")
+                raise KeyConflict(f"The key {old.id} {why} already; it can't be rotated.")
             _check_time(overlap_s, "overlap_s", least=0)
             if expires_in_s is None and old.expires_at is not None:
                 expires_in_s = old.expires_at - old.created_at

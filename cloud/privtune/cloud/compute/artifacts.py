@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
 
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
@@ -75,6 +78,29 @@ class Artifacts:
         except OSError as error:
             raise StorageFull(f"the job's table can't be written: {error.strerror}; free room and resume") from error
 
+    def keep_shown(self, job_id: str, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+        """Store a training state before and after a step for the job's device, in place of earlier ones.
+
+        Raises `StorageFull`.
+        """
+        try:
+            with replacing_folder(self._shown(job_id)) as scratch:
+                for name, state in (("before", before), ("after", after)):
+                    save_tensors(dict(state), scratch / f"{name}.safetensors")
+                write_manifest(scratch)
+        except OSError as error:
+            raise StorageFull(f"a shown state can't be written: {error.strerror}; free room and resume") from error
+
+    def shown(self, job_id: str) -> Path:
+        """The folder of the states that were shown last. Raises `JobConflict` where there are none."""
+        if not (self._shown(job_id) / MANIFEST).exists():
+            raise JobConflict("no step of this job was asked to be shown")
+        return self._shown(job_id)
+
+    def drop_shown(self, job_id: str) -> None:
+        """Remove them; nothing to do where there are none."""
+        shutil.rmtree(self._shown(job_id), ignore_errors=True)
+
     @contextmanager
     def writing_adapter(self, job_id: str, **facts: object) -> Iterator[Path]:
         """A scratch folder that becomes the job's adapter, with a manifest that also holds `facts`.
@@ -107,6 +133,9 @@ class Artifacts:
 
     def _table(self, job_id: str) -> Path:
         return self._folder(job_id) / "table.safetensors"
+
+    def _shown(self, job_id: str) -> Path:
+        return self._folder(job_id) / "shown"
 
     def _adapter(self, job_id: str) -> Path:
         return self._folder(job_id) / "adapter"

@@ -87,7 +87,9 @@ class Desk:
             releases = self._maker.new_cache(job, request)
         common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
         top.rewind(max(common, default=0))
-        session = self._training[job.id] = self._maker.new_session(job, top, releases, request.holder, token)
+        session = self._training[job.id] = self._maker.new_session(
+            job, top, releases, request.holder, token, shows=request.spot_checks
+        )
         return session
 
     def current(self, job_id: str, epoch: int, *, infer: bool = False) -> JobSession:
@@ -217,6 +219,7 @@ class Desk:
             session.job_id, session.epoch, adapter_sha256=trained, tokens=request.tokens, steps=final_step
         )
         self._training.pop(session.job_id, None)
+        self._artifacts.drop_shown(session.job_id)
         return trained or ""
 
     def _open_done(self, job: Job, request: pb.OpenRequest) -> JobSession:

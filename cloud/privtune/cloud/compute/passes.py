@@ -41,6 +41,7 @@ class Passes:
 
     seeded: makes dropout a function of a part's key.
     recomputes: the backward pass draws dropout again (gradient checkpointing).
+    in_parts: memory ran out for a pass of the step.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Passes:
         self._top, self._head, self._device, self._autocast = top, head, device, autocast
         self._seeded, self._recomputes = seeded, recomputes
         self._waiting: dict[int, _Pass] = {}
+        self.in_parts = False
 
     @property
     def waiting(self) -> list[int]:
@@ -63,8 +65,9 @@ class Passes:
         return list(self._waiting)
 
     def clear(self) -> None:
-        """Drop passes that wait."""
+        """Drop passes that wait; a step begins."""
         self._waiting.clear()
+        self.in_parts = False
 
     def forward(self, micro_batch: int, whole: Part) -> Tensor:
         """out_ND (float32, CPU) in training mode; its gradient is expected in `backward`."""
@@ -85,6 +88,7 @@ class Passes:
         def learn(parts: int) -> tuple[Gradients, Tensor | None]:
             cut_BTD = torch.zeros_like(whole.h_BTD) if whole.h_BTD.requires_grad else None
             total: Gradients = [None] * len(trained)
+            self.in_parts |= parts > 1
             for part in whole.split(parts):
                 h_BTD, out_ND = begun.graph.pop() if begun.graph else self._run(part)
                 inputs = trained if cut_BTD is None else [*trained, h_BTD]
@@ -136,6 +140,7 @@ class Passes:
             with torch.no_grad():
                 out_ND = joined(split, [self._run(part)[1] for part in split])
         begun.parts, begun.shape = parts, out_ND.shape
+        self.in_parts |= parts > 1
         return out_ND
 
     def _run(self, part: Part, *, head: nn.Module | None = None, training: bool = True) -> tuple[Tensor, Tensor]:

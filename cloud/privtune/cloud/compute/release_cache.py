@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from privtune.cloud.compute.memory_budget import MemoryBudget
-from privtune.shared.codec import decode, encode, row_bytes
+from privtune.shared.codec import row_bytes
 from privtune.shared.errors import FrameCorrupt
-from privtune.shared.public_table import IdArray, PublicTable
+from privtune.shared.public_table import IdArray, PublicTable, released_vectors
 from privtune.shared.wire import Message, readout_positions
 from privtune.split.v1 import split_pb2 as pb
 
@@ -131,14 +131,10 @@ class ReleaseCache:
 
     def _vectors(self, payload: bytes | bytearray, lengths_B: IdArray, past_B: IdArray | None = None) -> Tensor:
         """h_MD, rounded as the codec does. past_B: how many rows of each record came earlier; None: none of any."""
-        width, codec = self._form()
-        rows_MW = decode(payload, int(lengths_B.sum()), width, codec)
-        if self._table is None:
-            return torch.from_numpy(rows_MW)
-        firsts_B = lengths_B.cumsum() - lengths_B - (0 if past_B is None else past_B)
-        places_M = np.arange(len(rows_MW)) - np.repeat(firsts_B, lengths_B)
-        h_MD = self._table.vectors(rows_MW[:, 0].astype(np.int64), places_M)
-        return torch.from_numpy(decode(encode(h_MD, self._codec), len(h_MD), self.width, self._codec))
+        h_MD = released_vectors(
+            payload, lengths_B, width=self.width, codec=self._codec, table=self._table, past_B=past_B
+        )
+        return torch.from_numpy(h_MD)
 
     def _rows(self, header: pb.ForwardHeader, lengths_B: IdArray, message: Message) -> list[bytes]:
         payload, offset, rows = memoryview(message.payload), 0, []

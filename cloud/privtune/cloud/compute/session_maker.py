@@ -51,9 +51,17 @@ class SessionMaker:
         return top
 
     def new_session(
-        self, job: Job, top: TopSession, releases: ReleaseCache, holder: str, epoch: int, *, infer: bool = False
+        self,
+        job: Job,
+        top: TopSession,
+        releases: ReleaseCache,
+        holder: str,
+        epoch: int,
+        *,
+        infer: bool = False,
+        shows: bool = False,
     ) -> JobSession:
-        """A session of these parts."""
+        """A session of these parts. shows: the state before and after a step is kept for the device to ask for."""
         trains_by_slopes = isinstance(top, ZerothOrderTop) and not infer
         machine: type[StepMachine] = ZerothOrderMachine if trains_by_slopes else StepMachine
         return JobSession(
@@ -73,6 +81,7 @@ class SessionMaker:
                 budget=self._budget,
                 max_padded_bytes=2 * self._settings.max_tensor_bytes,
                 keep_table=partial(self._artifacts.keep_table, job.id),
+                show=partial(self._artifacts.keep_shown, job.id) if shows else None,
             ),
             infer=infer,
         )

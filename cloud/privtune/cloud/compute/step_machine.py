@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -40,6 +40,7 @@ MAX_HELD = 64
 MAX_INFERENCE_RECORDS = 4096  # in a message of an inference stream, whose device chooses the size
 MAX_INFERENCE_ROWS = 32_768  # of a record in an inference stream, unless the model has fewer positions
 MAX_PADDED_BYTES = 512 << 20
+ShowStates = Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], None]
 
 
 class StepMachine:
@@ -51,6 +52,7 @@ class StepMachine:
     budget: shared by all jobs; None: no bound.
     max_padded_bytes: most that a micro-batch may take once it is padded, in float32.
     keep_table: stores a table that came, for later sessions of the job.
+    show: for a device with spot checks: keeps the states before and after a step where the device can fetch them.
     outcome: of the last optimiser step, a `pb.StepOutcome`.
     """
 
@@ -65,8 +67,9 @@ class StepMachine:
         budget: MemoryBudget | None = None,
         max_padded_bytes: int = MAX_PADDED_BYTES,
         keep_table: Callable[[PublicTable], None] = lambda table: None,
+        show: ShowStates | None = None,
     ) -> None:
-        self._keep_table = keep_table
+        self._keep_table, self._show = keep_table, show
         self._budget, self._max_padded_bytes = budget or MemoryBudget(sys.maxsize), max_padded_bytes
         self._pending: dict[int, int] = {}  # bytes that the graph of a micro-batch holds, roughly
         self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
@@ -250,8 +253,11 @@ class StepMachine:
 
     def _apply(self, message: Message) -> Message:
         control = message.control or pb.StepControl()
-        shared_loss = self._top.shared_loss
+        shared_loss, in_parts = self._top.shared_loss, self._top.in_parts
+        before = self._top.training_state() if control.show and self._show is not None else None
         norm = self._top.apply()
+        if before is not None and self._show is not None:
+            self._show(before, self._top.training_state())
         self._done, self._masks = set(), {}
         self._settle()
         self._top.begin_step()
@@ -264,7 +270,10 @@ class StepMachine:
         checkpoint = control.checkpoint or self.outcome != pb.STEP_OUTCOME_APPLIED or self._closing()
         if checkpoint:
             self._top.save()
-        return _report(message.step, self.outcome, norm, checkpoint, shared_loss)
+        report = _report(message.step, self.outcome, norm, checkpoint, shared_loss)
+        if self._show is not None and report.report is not None:
+            report.report.state_sha256, report.report.in_parts = self._top.state_sha256(), in_parts
+        return report
 
     def _repeat(self, message: Message) -> Iterator[Message]:
         """A message of a step that is already applied: a repeated STEP is acknowledged, anything else ignored."""

@@ -28,6 +28,7 @@ from privtune.shared.modeling.checkpoint import (
     load_checkpoint,
     load_parameters,
     save_checkpoint,
+    training_state,
 )
 from privtune.shared.modeling.kv_cache import TopCache
 from privtune.shared.modeling.lora import (
@@ -41,6 +42,7 @@ from privtune.shared.modeling.lora import (
 from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
+from privtune.shared.modeling.weights_hash import weights_sha256
 from privtune.shared.wording import counted
 
 MIB = 1024 * 1024
@@ -85,6 +87,19 @@ class TopSession:
     def trainable_parameters(self) -> int:
         """Number of the top's parameters that train in the cloud."""
         return sum(parameter.numel() for parameter in trainable_parameters(self._top))
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether memory ran out for a micro-batch of the step, which was then computed in parts."""
+        return self._passes.in_parts
+
+    def training_state(self) -> dict[str, Tensor]:
+        """A copy of what trains here and its moments; see `privtune.shared.modeling.checkpoint.training_state`."""
+        return {name: value.clone() for name, value in training_state(self._state(), self._optimizer).items()}
+
+    def state_sha256(self) -> str:
+        """Hex hash of the same."""
+        return weights_sha256(training_state(self._state(), self._optimizer))
 
     @property
     def weight_bytes(self) -> int:

@@ -45,6 +45,7 @@ from privtune.shared.errors import (
     StorageFull,
     VersionMismatch,
 )
+from privtune.shared.modeling.seeding import dropout_sha256
 from privtune.shared.versions import OURS, agree, heard
 from privtune.shared.wire import DEFAULT_CHUNK_BYTES, FrameWriter
 from privtune.split.v1 import split_pb2 as pb
@@ -127,6 +128,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 if not request.infer:
                     await asyncio.to_thread(self._jobs.limits.check_stored, owner)
                 session = await self._on_compute(owner, self._desk.open, owner, request)
+                state, dropout = "", ""
+                if request.spot_checks:
+                    state = await self._on_compute(owner, session.top.state_sha256)
+                    dropout = await self._on_compute(owner, dropout_sha256, session.top.device)
             before = None if request.infer else self._training.pop(request.job_id, None)
             if before is not None:
                 before.end(SessionSuperseded(SUPERSEDED))
@@ -144,6 +149,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 max_tensor_bytes=self._settings.max_tensor_bytes,
                 top_parameters=session.top.trainable_parameters // 1000,
                 table_sha256="" if session.releases.needs_table else session.releases.table_sha256,
+                state_sha256=state,
+                dropout_sha256=dropout,
             )
 
     async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
@@ -215,6 +222,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                     folder = await self._on_compute(owner, self._host.bottom_package, job.spec)
             elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
                 folder = self._artifacts.adapter(job.id)
+            elif request.kind == pb.ARTIFACT_KIND_SHOWN:
+                folder = self._artifacts.shown(job.id)
             elif request.kind == pb.ARTIFACT_KIND_TAUGHT:
                 base = await self._on_compute(owner, self._host.base_sha256, job.spec)
                 folder = await asyncio.to_thread(self._taught, job.spec.taught, owner, base)

@@ -15,6 +15,7 @@ _KINDS = {
     "checkpoints": "checkpoints",
     "adapter": "adapter",
     "table.safetensors": "table of ids",
+    "shown": "states shown to the device",
     "base.sha256": "hash of the base",
 }
 

@@ -150,6 +150,8 @@ class PlainScreen:
         )
         if result.metrics:
             self._say(f"Held-out: {figures(result.metrics)}")
+        if result.spot_checks is not None:
+            self._say(result.spot_checks.line())
         self._say(f"Report and head (they stay on this device): {result.folder}")
         if result.label_names:
             self._say(f"Predict: privtune predict {result.job_id} --text '...'")

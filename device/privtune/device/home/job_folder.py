@@ -8,6 +8,8 @@ home/jobs/JOB/states.sqlite   with a tail: what the cloud computed for each reco
 home/jobs/JOB/slopes.sqlite   the noised slopes of a zeroth-order job (`release.slope_store`)
 home/jobs/JOB/losses/         what each released record really lost (`account.own_losses`)
 home/jobs/JOB/evaluation.json what the held-out records said last
+home/jobs/JOB/spot_checks.json what was checked of the cloud's work, and the states that it named
+home/jobs/JOB/evidence/       what shows that the cloud cheated
 home/jobs/JOB/report.json     figures of the finished run
 """
 

@@ -170,6 +170,13 @@ class Policy(Strict):
     audit: AuditRule | None = Field(
         None, description="Attack every job's data before it is sent. By default, no job is audited."
     )
+    spot_checks: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of what the cloud computes that this device computes as well, where it has its own copy of "
+        "the model (local_models).",
+    )
     max_epochs: int = Field(50, ge=1, description="Passes over the data that a job may ask for.")
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ class RunRequest:
     train: the training records.
     validation: the held-out records; None without any.
     local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
+    spot_checks: share of the cloud's work that is computed here as well.
     another_noise: the owner allows another noise distribution than the data had before.
     """
 
@@ -36,12 +37,13 @@ class RunRequest:
     validation: DataSource | None
     local_model: str | None = None
     another_noise: bool = False
+    spot_checks: float = 0.0
 
     def same_work(self, other: RunRequest) -> bool:
         """Whether both ask for the same training of the same data; handles are drawn at random each time."""
         unnamed = {"training_file": "device://any", "validation_file": None}
         one, two = (
-            replace(request, spec=request.spec.model_copy(update=unnamed), another_noise=False)
+            replace(request, spec=request.spec.model_copy(update=unnamed), another_noise=False, spot_checks=0.0)
             for request in (self, other)
         )
         return one == two

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,14 @@ from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, verif
 MAX_MANIFEST_BYTES = 1 << 20
 
 
-def fetch_folder(link: Link, kind: int, job_id: str, target: Path, say: Callable[[str], None] = lambda _: None) -> Path:
+def fetch_folder(
+    link: Link,
+    kind: int,
+    job_id: str,
+    target: Path,
+    say: Callable[[str], None] = lambda _: None,
+    most_bytes: int = sys.maxsize,
+) -> Path:
     """Fetch every file of an artifact into `target`, which appears only when all hashes match.
 
     An interrupted fetch resumes where it stopped.
@@ -27,9 +35,10 @@ def fetch_folder(link: Link, kind: int, job_id: str, target: Path, say: Callable
         job_id: the job that it belongs to.
         target: the folder to make; one that is whole already is only checked.
         say: gets a line per file.
+        most_bytes: of all files together.
 
     Raises:
-        ArtifactCorrupt: a file still differs after a second copy, or the cloud's manifest is unreadable.
+        ArtifactCorrupt: a file still differs after a second copy, or the cloud's manifest is unreadable or too much.
         StorageFull: a file can't be written.
         CloudUnreachable: the connection was lost.
     """
@@ -38,7 +47,7 @@ def fetch_folder(link: Link, kind: int, job_id: str, target: Path, say: Callable
         return target
     try:
         with replacing_folder(target, resumable=True) as scratch:
-            _fetch(link, kind, job_id, scratch, say)
+            _fetch(link, kind, job_id, scratch, say, most_bytes)
     except OSError as error:
         raise StorageFull(f"{target.parent} can't be written: {error.strerror}; free room and run again") from error
     return target
@@ -54,10 +63,14 @@ def fetch_manifest(link: Link, kind: int, job_id: str) -> bytes:
     return bytes(manifest)
 
 
-def _fetch(link: Link, kind: int, job_id: str, scratch: Path, say: Callable[[str], None]) -> None:
+def _fetch(
+    link: Link, kind: int, job_id: str, scratch: Path, say: Callable[[str], None], most_bytes: int = sys.maxsize
+) -> None:
     write_bytes(scratch / MANIFEST, fetch_manifest(link, kind, job_id))
     entries = read_manifest(scratch)["files"]
     needed, free = sum(entry["size"] for entry in entries), shutil.disk_usage(scratch).free
+    if needed > most_bytes:
+        raise ArtifactCorrupt(f"the cloud's files are of {needed:,} bytes, over the {most_bytes:,} that they may have")
     have = sum(path.stat().st_size for path in scratch.iterdir() if path.name != MANIFEST)
     if needed - have > free:
         raise StorageFull(f"the cloud's files need {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; free room")

@@ -23,12 +23,14 @@ def open_request(
     checkpoint_steps: list[int] | None = None,
     infer: bool = False,
     table: PublicTable | None = None,
+    spot_checks: bool = False,
 ) -> pb.OpenRequest:
     """What this device runs and how far it has come.
 
     holder: by which the cloud knows this device in this job.
     checkpoint_steps: those that it can go back to.
     table: what the ids that it sends stand for; None: it sends vectors.
+    spot_checks: the cloud is to name the state after each step.
     """
     return pb.OpenRequest(
         protocol_version=OURS.newest,
@@ -46,6 +48,7 @@ def open_request(
         infer=infer,
         table_sha256="" if table is None else table.sha256,
         holder=holder,
+        spot_checks=spot_checks,
     )
 
 

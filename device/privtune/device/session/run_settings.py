@@ -25,6 +25,7 @@ class RunSettings:
     another_noise: without a policy, texts may be drawn under another noise distribution than before.
     record_frames: keep the frames of both directions, for the audit.
     audit: attack the data first; the policy's rule, where it has one, takes precedence.
+    spot_checks: share of the cloud's work that is computed here as well, from the local model; see `spot_share`.
     tell_data: say what was read of a job's data; for an owner who did not see that when the job was made.
     """
 
@@ -39,12 +40,23 @@ class RunSettings:
     another_noise: bool = False
     record_frames: bool = False
     audit: AuditRule | None = None
+    spot_checks: float = 0.0
     tell_data: bool = False
 
     @property
     def audit_rule(self) -> AuditRule | None:
         """What a job's audit must stay within; None: no audit."""
         return (self.policy.audit if self.policy is not None else None) or self.audit
+
+    @property
+    def spot_share(self) -> float:
+        """The share of the cloud's work that this run checks: what is asked for, or more by the policy.
+
+        0 without a local model, for then nothing can be checked.
+        """
+        if self.local_model is None:
+            return 0.0
+        return max(self.spot_checks, self.policy.spot_checks if self.policy is not None else 0.0)
 
     @property
     def budget(self) -> Budget:

@@ -26,8 +26,11 @@ from privtune.device.training.loop import Totals, TrainingSession, evaluate_sess
 from privtune.device.training.prepare import Prepared, RunContext, prepared
 from privtune.device.training.progress import StartInfo, TrainingProgress
 from privtune.device.training.slope_loop import train_by_slopes
+from privtune.device.training.spot_checks import SpotChecks
+from privtune.device.training.spot_report import SpotReport
 from privtune.shared.errors import (
     AuditRefused,
+    CloudCheated,
     CloudUnreachable,
     CutOutOfRange,
     DataInvalid,
@@ -51,7 +54,7 @@ from privtune.split.v1 import split_pb2 as pb
 
 STATES_BYTES = 256 << 30  # of what the cloud computes for a job with a tail: a bound against nonsense, not a quota
 # Trying again would end the same way.
-_HOPELESS = (InvalidInput, DataInvalid, NonFinite, ModelUnsupported, CutOutOfRange, MessageTooLarge)
+_HOPELESS = (InvalidInput, DataInvalid, NonFinite, ModelUnsupported, CutOutOfRange, MessageTooLarge, CloudCheated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,7 @@ class RunResult:
     exportable: a plain model has a place for all that was trained (none for a skip).
     replacement: what surrogates did in the records; None without surrogates.
     taught: hash and card of the taught blocks that it began with; None without.
+    spot_checks: what was checked of the cloud's work; None where nothing was.
     """
 
     job_id: str
@@ -91,6 +95,7 @@ class RunResult:
     exportable: bool = True
     replacement: Replacement | None = None
     taught: TaughtBlocks | None = None
+    spot_checks: SpotReport | None = None
 
 
 def run_job(
@@ -162,7 +167,10 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
     """Prepare, train, and keep the result."""
     totals = Totals()
     with prepared(run, train, validation) as job:
-        trained = _train_to_the_end(run, job, totals)
+        table = job.releasing.noise.mechanism.table
+        checks = SpotChecks(run.settings, run.spec, run.folder, run.link, job.plan.total_steps, table)
+        run.progress.message(checks.announcement())
+        trained = _train_to_the_end(run, job, totals, checks)
     run.folder.save(replace(job.state, final_step=job.plan.total_steps))
     result = RunResult(
         job_id=run.job_id,
@@ -181,12 +189,13 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         exportable=not run.spec.tail or run.spec.skip == "none",
         replacement=job.releasing.replacement,
         taught=job.package.taught,
+        spot_checks=checks.report,
     )
     run.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
     return result
 
 
-def _train_to_the_end(run: RunContext, job: Prepared, totals: Totals) -> str:
+def _train_to_the_end(run: RunContext, job: Prepared, totals: Totals, checks: SpotChecks) -> str:
     """Sessions until the last step is done; the SHA-256 of what was trained."""
     head = HeadTrainer(
         job.package.head,
@@ -198,13 +207,17 @@ def _train_to_the_end(run: RunContext, job: Prepared, totals: Totals) -> str:
     )
     trim()  # after reading, checking and encoding the data
     if job.tail is None:
-        return _patiently(lambda: _session(run, job, head, totals, None), run, totals)
+        trained = _patiently(lambda: _session(run, job, head, totals, checks, None), run, totals)
+        checks.ended()
+        return trained
     with _states(run, job.releasing.store.fingerprint) as kept:
-        _patiently(lambda: _session(run, job, head, totals, kept), run, totals)
+        _patiently(lambda: _session(run, job, head, totals, checks, kept), run, totals)
     return job.tail.sha256()
 
 
-def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, kept: StateStore | None) -> str:
+def _session(
+    run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, checks: SpotChecks, kept: StateStore | None
+) -> str:
     """One session, from the newest checkpoint that both sides hold to the commit; the adapter's SHA-256."""
     request = open_request(
         job.package,
@@ -214,8 +227,10 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
         total_steps=job.plan.total_steps,
         checkpoint_steps=checkpoint_steps(run.folder.checkpoints),
         table=job.releasing.noise.mechanism.table,
+        spot_checks=checks.of_steps,
     )
     opened = run.link.open(request)
+    checks.opened(opened)
     head.rewind(run.folder.checkpoints, opened.resume_step)
     run.progress.started(_start_info(run, job, head, opened))
     commit = pb.CommitRequest(
@@ -239,6 +254,7 @@ def _session(run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, 
             states=FinalStates(head, job.releasing.perturber, job.package, run.spec, kept),
             uploader=Uploader(*job.releasing.noise.mechanism.sent_as(run.spec.codec)),
             totals=totals,
+            checks=checks,
         )
         if only_to_end and job.validation is not None:  # the run before ended before its last evaluation
             totals.metrics = evaluate_session(session, job.validation, opened.resume_step)

@@ -26,6 +26,7 @@ from privtune.device.session.scoring import Scorer
 from privtune.device.session.window import PendingBatch, SendAhead
 from privtune.device.training.prepare import Prepared, RunContext
 from privtune.device.training.progress import EvalInfo, StepInfo
+from privtune.device.training.spot_checks import SpotChecks
 from privtune.shared.errors import JobCancelled, JobPaused
 from privtune.shared.wire import GRADIENT, STEP, Message, tensor_message
 from privtune.split.v1 import split_pb2 as pb
@@ -66,6 +67,7 @@ class TrainingSession:
     states: reads the answers, with the head and the tail that train here.
     uploader: remembers which records the cloud holds in this session.
     totals: counted on by each step.
+    checks: computes a share of the cloud's work here as well.
     """
 
     run: RunContext
@@ -74,6 +76,7 @@ class TrainingSession:
     states: FinalStates
     uploader: Uploader
     totals: Totals
+    checks: SpotChecks
 
 
 def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
@@ -87,6 +90,7 @@ def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
     batches, metrics = iter(window), dict[str, float]()
     for step in range(first_step, total):
         began, loss, tokens = time.monotonic(), 0.0, 0
+        show = session.checks.begins(step)
         for batch in batches:
             loss += _learn(session, window, batch)
             tokens += batch.released.rows()
@@ -94,11 +98,13 @@ def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
                 break
         pausing = run.stop.is_set()
         checkpoint = pausing or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-        stream.send(Message(kind=STEP, step=step, control=pb.StepControl(checkpoint=checkpoint, pause=pausing)))
+        control = pb.StepControl(checkpoint=checkpoint, pause=pausing, show=show)
+        stream.send(Message(kind=STEP, step=step, control=control))
         if not pausing:
             window.fill()
         norm = head.step()
         report = stream.expect(step, 0, STEP).report or pb.StepReport()
+        session.checks.stepped(step, report)
         if report.checkpointed:
             head.save(run.folder.checkpoints, step + 1)
         loss = report.shared_loss if run.spec.labels == "shared" else loss
@@ -169,9 +175,13 @@ def _learn(session: TrainingSession, window: SendAhead[TrainingBatch], batch: Tr
     place = {"step": batch.step, "micro_batch": batch.number, "items": batch.items}
     if answer is None or spec.tail:
         inputs = states.states(session.job.train, batch.indices, batch.released, answer)
+        if answer is not None:
+            session.checks.states(batch, answer)
         return states.head.learn(inputs, torch.from_numpy(batch.readout_N), batch.targets_N, **place)
     loss, gradient_ND = states.head.loss(_output(session, batch, answer), batch.targets_N, **place)
-    session.stream.send(tensor_message(GRADIENT, batch.step, batch.number, gradient_ND.numpy(), spec.codec))
+    gradient = tensor_message(GRADIENT, batch.step, batch.number, gradient_ND.numpy(), spec.codec)
+    session.checks.answered(batch, answer, gradient)
+    session.stream.send(gradient)
     return loss
 
 

@@ -23,6 +23,7 @@ from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates, check_recognisers
 from privtune.device.training.job import RunResult, refuse_job, run_job
 from privtune.device.training.progress import TrainingProgress
+from privtune.device.training.spot_checks import check_spot_checks
 from privtune.shared.errors import (
     CloudUnreachable,
     InternalError,
@@ -76,6 +77,8 @@ def check_request(
     if rule is not None:
         rule.check(spec, request.local_model)
     check_packages(spec, request.local_model)
+    if request.spot_checks:
+        check_spot_checks(spec, request.local_model)
     classes = check_data(request.train, request.validation, spec, say)
     if spec.labels == "shared":
         spec = _with_classes(spec, classes)
@@ -210,7 +213,9 @@ def train(
     A pause and a lost cloud say how to resume; a refusal by the device's policy is reported to the cloud.
     """
     allowed = settings.another_noise or request.another_noise
-    settings = replace(settings, local_model=request.local_model, another_noise=allowed)
+    settings = replace(
+        settings, local_model=request.local_model, another_noise=allowed, spot_checks=request.spot_checks
+    )
     with job_lock(settings.home, job_id):
         try:
             return run_job(job_id, request.spec, request.train, request.validation, settings, progress, stop)

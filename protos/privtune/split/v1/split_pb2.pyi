@@ -33,6 +33,7 @@ class ArtifactKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ARTIFACT_KIND_BOTTOM: _ClassVar[ArtifactKind]
     ARTIFACT_KIND_ADAPTER: _ClassVar[ArtifactKind]
     ARTIFACT_KIND_TAUGHT: _ClassVar[ArtifactKind]
+    ARTIFACT_KIND_SHOWN: _ClassVar[ArtifactKind]
 
 class StepOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -59,13 +60,14 @@ ARTIFACT_KIND_UNSPECIFIED: ArtifactKind
 ARTIFACT_KIND_BOTTOM: ArtifactKind
 ARTIFACT_KIND_ADAPTER: ArtifactKind
 ARTIFACT_KIND_TAUGHT: ArtifactKind
+ARTIFACT_KIND_SHOWN: ArtifactKind
 STEP_OUTCOME_UNSPECIFIED: StepOutcome
 STEP_OUTCOME_APPLIED: StepOutcome
 STEP_OUTCOME_PAUSE: StepOutcome
 STEP_OUTCOME_CANCEL: StepOutcome
 
 class OpenRequest(_message.Message):
-    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256", "table_sha256", "holder", "oldest_protocol_version")
+    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256", "table_sha256", "holder", "spot_checks", "oldest_protocol_version")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +82,7 @@ class OpenRequest(_message.Message):
     BOTTOM_SHA256_FIELD_NUMBER: _ClassVar[int]
     TABLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
+    SPOT_CHECKS_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     client_version: str
@@ -95,11 +98,12 @@ class OpenRequest(_message.Message):
     bottom_sha256: str
     table_sha256: str
     holder: str
+    spot_checks: bool
     oldest_protocol_version: int
-    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ..., table_sha256: _Optional[str] = ..., holder: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ..., table_sha256: _Optional[str] = ..., holder: _Optional[str] = ..., spot_checks: bool = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
-    __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters", "table_sha256", "protocol_version")
+    __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters", "table_sha256", "state_sha256", "dropout_sha256", "protocol_version")
     SESSION_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     RESUME_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +112,8 @@ class OpenResponse(_message.Message):
     MAX_TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOP_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     TABLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_SHA256_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     session_epoch: int
     server_version: str
@@ -117,8 +123,10 @@ class OpenResponse(_message.Message):
     max_tensor_bytes: int
     top_parameters: int
     table_sha256: str
+    state_sha256: str
+    dropout_sha256: str
     protocol_version: int
-    def __init__(self, session_epoch: _Optional[int] = ..., server_version: _Optional[str] = ..., resume_step: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_payload_bytes: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ..., top_parameters: _Optional[int] = ..., table_sha256: _Optional[str] = ..., protocol_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, session_epoch: _Optional[int] = ..., server_version: _Optional[str] = ..., resume_step: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_payload_bytes: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ..., top_parameters: _Optional[int] = ..., table_sha256: _Optional[str] = ..., state_sha256: _Optional[str] = ..., dropout_sha256: _Optional[str] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class TensorMeta(_message.Message):
     __slots__ = ("codec", "rows", "width")
@@ -163,26 +171,32 @@ class ForwardHeader(_message.Message):
     def __init__(self, record_ids: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., inlined: _Optional[_Iterable[bool]] = ..., readout: _Optional[bytes] = ..., shared_labels: _Optional[_Iterable[int]] = ..., want_cut_gradient: bool = ..., forward_only: bool = ..., weight: _Optional[float] = ..., past: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepControl(_message.Message):
-    __slots__ = ("checkpoint", "pause", "slope")
+    __slots__ = ("checkpoint", "pause", "slope", "show")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     SLOPE_FIELD_NUMBER: _ClassVar[int]
+    SHOW_FIELD_NUMBER: _ClassVar[int]
     checkpoint: bool
     pause: bool
     slope: float
-    def __init__(self, checkpoint: bool = ..., pause: bool = ..., slope: _Optional[float] = ...) -> None: ...
+    show: bool
+    def __init__(self, checkpoint: bool = ..., pause: bool = ..., slope: _Optional[float] = ..., show: bool = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("outcome", "grad_norm", "checkpointed", "shared_loss")
+    __slots__ = ("outcome", "grad_norm", "checkpointed", "shared_loss", "state_sha256", "in_parts")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     GRAD_NORM_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINTED_FIELD_NUMBER: _ClassVar[int]
     SHARED_LOSS_FIELD_NUMBER: _ClassVar[int]
+    STATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    IN_PARTS_FIELD_NUMBER: _ClassVar[int]
     outcome: StepOutcome
     grad_norm: float
     checkpointed: bool
     shared_loss: float
-    def __init__(self, outcome: _Optional[_Union[StepOutcome, str]] = ..., grad_norm: _Optional[float] = ..., checkpointed: bool = ..., shared_loss: _Optional[float] = ...) -> None: ...
+    state_sha256: str
+    in_parts: bool
+    def __init__(self, outcome: _Optional[_Union[StepOutcome, str]] = ..., grad_norm: _Optional[float] = ..., checkpointed: bool = ..., shared_loss: _Optional[float] = ..., state_sha256: _Optional[str] = ..., in_parts: bool = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("session_epoch", "seq", "step", "micro_batch", "kind", "chunk_index", "chunk_count", "payload", "crc32c", "tensor", "forward", "control", "report", "last_micro_batch", "table")

@@ -26,6 +26,19 @@ FULL_WEIGHTS = "tuned.safetensors"  # full tuning: the changed weights under the
 FULL_FACTS = "tuning.json"
 LABELS = "labels.json"
 PEFT_PREFIX = "base_model.model."
+_ADAPTER = ".default."  # peft's name of the only adapter, which its files leave out
+
+
+def exported_name(name: str) -> str:
+    """What a trained parameter of a top is called in its folder."""
+    return PEFT_PREFIX + name.replace(_ADAPTER, ".") if _ADAPTER in name else name
+
+
+def trained_tensors(folder: Path) -> dict[str, Tensor]:
+    """The trained weights of a folder by name. Raises FileNotFoundError and safetensors' error."""
+    full = folder / FULL_WEIGHTS
+    tensors: dict[str, Tensor] = load_tensors(full if full.exists() else folder / ADAPTER_WEIGHTS)
+    return tensors
 
 
 def add_head_to_adapter(

@@ -52,6 +52,34 @@ def save_checkpoint(
         shutil.rmtree(_folder(root, other), ignore_errors=True)
 
 
+def training_state(parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Every tensor of a training state on the CPU: `param.NAME`, and `optim.INDEX.KEY` of the moments.
+
+    On the CPU already, they are the live ones.
+    """
+    tensors = {f"param.{name}": value.detach().cpu().contiguous() for name, value in parameters.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"optim.{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def parameters_of(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The parameters of a `training_state`, by name."""
+    return {name.removeprefix("param."): value for name, value in state.items() if name.startswith("param.")}
+
+
+def moments_of(state: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    """The moments of a `training_state`, as an optimiser's state dict has them."""
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optim":
+            index, key = rest.split(".", 1)
+            moments.setdefault(int(index), {})[key] = tensor
+    return moments
+
+
 def checkpoint_steps(root: Path) -> list[int]:
     """Steps of the checkpoints under `root` that can be resumed from, oldest first; reads them all.
 
@@ -70,7 +98,7 @@ def checkpoint_steps(root: Path) -> list[int]:
 
 def load_parameters(root: Path, step: int) -> dict[str, torch.Tensor]:
     """The parameters of a checkpoint, which suffice for inference. Raises `ArtifactCorrupt`."""
-    return _tensors(root, step, "param.")
+    return parameters_of(_tensors(root, step))
 
 
 def load_checkpoint(
@@ -80,15 +108,10 @@ def load_checkpoint(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> dict[str, torch.Tensor]:
     """Restore optimiser and schedule in place; returns the parameters. Raises `ArtifactCorrupt`."""
-    parameters = _tensors(root, step, "param.")
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _tensors(root, step, "optim.").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    manifest = _checked_manifest(root, step)
-    optimizer.load_state_dict({"state": state, "param_groups": manifest["param_groups"]})
+    state, manifest = _tensors(root, step), _checked_manifest(root, step)
+    optimizer.load_state_dict({"state": moments_of(state), "param_groups": manifest["param_groups"]})
     scheduler.load_state_dict(manifest["scheduler"])
-    return parameters
+    return parameters_of(state)
 
 
 def _write(
@@ -98,18 +121,14 @@ def _write(
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
-    tensors = {f"param.{name}": value.detach().cpu().contiguous() for name, value in parameters.items()}
-    optim_state: dict[str, Any] = optimizer.state_dict()
-    for index, state in optim_state["state"].items():
-        for key, value in state.items():
-            tensors[f"optim.{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    save_tensors(tensors, folder / _TENSORS)
+    save_tensors(training_state(parameters, optimizer), folder / _TENSORS)
+    groups = optimizer.state_dict()["param_groups"]
     schedule = {key: value for key, value in scheduler.state_dict().items() if key != "lr_lambdas"}
     manifest = {
         "step": step,
         "sha256": sha256_file(folder / _TENSORS),
-        "param_groups": optim_state["param_groups"],
-        "scheduler": {**schedule, "lr_lambdas": [None] * len(optim_state["param_groups"])},
+        "param_groups": groups,
+        "scheduler": {**schedule, "lr_lambdas": [None] * len(groups)},
     }
     write_bytes(folder / _MANIFEST, json.dumps(manifest).encode())
 
@@ -118,10 +137,10 @@ def _written_steps(root: Path) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("step-")) for path in root.glob(f"step-*/{_MANIFEST}"))
 
 
-def _tensors(root: Path, step: int, prefix: str) -> dict[str, torch.Tensor]:
+def _tensors(root: Path, step: int) -> dict[str, torch.Tensor]:
     _checked_manifest(root, step)
-    tensors = load_tensors(_folder(root, step) / _TENSORS)
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    tensors: dict[str, torch.Tensor] = load_tensors(_folder(root, step) / _TENSORS)
+    return tensors
 
 
 def _checked_manifest(root: Path, step: int) -> dict[str, Any]:

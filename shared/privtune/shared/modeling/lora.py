@@ -20,14 +20,12 @@ from privtune.shared.modeling.adapter_folder import (
     ADAPTER_WEIGHTS,
     FULL_FACTS,
     FULL_WEIGHTS,
-    PEFT_PREFIX,
+    exported_name,
 )
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
 from privtune.shared.modeling.tensor_files import save_tensors
 from privtune.shared.packages import require
-
-_ADAPTER = "default"
 
 
 def check_lora() -> None:
@@ -114,7 +112,7 @@ def save_adapter(top: Top, folder: Path) -> None:
         facts = {"method": "full", "base_model_name_or_path": str(top.config.name_or_path), "cut": top.cut}
         write_bytes(folder / FULL_FACTS, json.dumps(facts, indent=1).encode())
         return
-    named = {PEFT_PREFIX + name.replace(f".{_ADAPTER}.", "."): value for name, value in state.items()}
+    named = {exported_name(name): value for name, value in state.items()}
     save_tensors(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     write_bytes(folder / ADAPTER_CONFIG, json.dumps(_without_defaults(config), indent=1).encode())
 

@@ -20,21 +20,24 @@ def build_optimizer(params: Sequence[nn.Parameter] | Sequence[dict[str, Any]], s
 def build_schedule(
     optimizer: torch.optim.Optimizer, spec: OptimSpec, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up over `warmup_ratio` of `total_steps`, then linear or cosine decay to zero, or constant.
+    """The learning rates of `rate`, step by step.
 
     The same rates as transformers' schedules, whose import would load peft: 150 MB that a device does not need.
     """
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(spec, total_steps, step))
+
+
+def rate(spec: OptimSpec, total_steps: int, step: int) -> float:
+    """The share of the peak learning rate at a step: warm-up over `warmup_ratio` of `total_steps`, then linear or
+    cosine decay to zero, or constant.
+    """
     warm_up = math.ceil(spec.warmup_ratio * total_steps)
-
-    def share(step: int) -> float:
-        if step < warm_up:
-            return step / warm_up
-        rest = max(1, total_steps - warm_up)
-        if spec.schedule == "cosine":
-            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / rest)))
-        return max(0.0, (total_steps - step) / rest) if spec.schedule == "linear" else 1.0
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    if step < warm_up:
+        return step / warm_up
+    rest = max(1, total_steps - warm_up)
+    if spec.schedule == "cosine":
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / rest)))
+    return max(0.0, (total_steps - step) / rest) if spec.schedule == "linear" else 1.0
 
 
 def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:

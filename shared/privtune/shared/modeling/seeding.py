@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from privtune.shared.modeling.weights_hash import weights_sha256
+
 # torch's default generator is shared by the whole process: two threads that seed it would disturb each other.
 _LOCK = threading.RLock()
 
@@ -27,3 +29,17 @@ def started_at(seed: int) -> Iterator[None]:
     with _LOCK, torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+def dropout_sha256(device: torch.device) -> str:
+    """Hex hash of dropout drawn from a fixed seed, of activations and inside attention; it differs between processors.
+
+    Two machines with the same hash draw the same dropout under the same key.
+    """
+    ones, heads = torch.ones(4096, device=device), torch.ones(1, 1, 64, 8, device=device)
+    with seeded("dropout"):
+        drawn = (
+            torch.nn.functional.dropout(ones, 0.5),
+            torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, dropout_p=0.5),
+        )
+    return weights_sha256(dict(zip("ab", drawn, strict=True)))

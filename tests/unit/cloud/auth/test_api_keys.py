@@ -6,7 +6,7 @@ from sqlalchemy import event
 from privtune.cloud.auth import ApiKeys, bearer
 from privtune.cloud.auth.key_rows import MAX_KEYS, SCOPES
 from privtune.cloud.db.tables import ApiKeyRow
-from privtune.shared.errors import InvalidInput, KeyNotFound, PermissionDenied, Unauthenticated
+from privtune.shared.errors import InvalidInput, KeyConflict, KeyNotFound, PermissionDenied, Unauthenticated
 
 
 class Clock:
@@ -147,7 +147,7 @@ def test_what_has_ended_or_was_rotated_is_not_rotated_again(timed, clock):
     clock.now += 1
     count = len(timed.list())
     for made, why in ((revoked, "was revoked"), (expired, "expired on"), (rotated, "was rotated to key-")):
-        with pytest.raises(InvalidInput, match=f"{why}.* already"):
+        with pytest.raises(KeyConflict, match=f"{why}.* already"):
             timed.rotate(made.key.id)
     with pytest.raises(InvalidInput, match="from 0 seconds"):
         timed.rotate(timed.create("d").key.id, overlap_s=-1)

@@ -15,7 +15,7 @@ from privtune.device.cli.error_report import guarded
 from privtune.device.cli.job_options import JobOptions, build_spec
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import OptionGroup, grouped
-from privtune.device.cli.options import DATA, NOISE, AsJson, limit_threads, option
+from privtune.device.cli.options import DATA, MACHINE, NOISE, AsJson, limit_threads, option
 from privtune.device.cli.signals import pausing
 
 if TYPE_CHECKING:
@@ -112,6 +112,17 @@ def finetune(
         ),
     ] = None,
     job: Annotated[str | None, typer.Option(help="Resume this job. Needs no other option.", show_default=False)] = None,
+    spot_checks: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Compute this share of the cloud's work here as well, from your own copy (--local-model), and end the "
+            "job if the results differ: docs/spot-checks.md.",
+            rich_help_panel=MACHINE,
+            show_default=False,
+        ),
+    ] = 0.0,
     new: Annotated[bool, typer.Option("--new", help="Start a new job even if the same one is unfinished.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -152,6 +163,7 @@ def finetune(
         if job is None:
             blocks = _blocks(job_options, connection, protect)
             request = _request(data, job_options, columns, noise, connection, protect, blocks)
+            request = replace(request, spot_checks=spot_checks)
             checked = check_request(request, home, consent, screen.message, rule)
             for line in announcement(checked.spec, protect, blocks):
                 screen.message(line)

@@ -44,10 +44,15 @@ def list_jobs(
 @app.command()
 @guarded
 @grouped
-def show(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
-    """Show one job: its state and the reason for it, its progress and its settings."""
+def show(job: JobId, connection: CloudOptions, home: Home = None, as_json: AsJson = False) -> None:
+    """Show one job: its state and the reason for it, its progress and its settings, and what spot checks found here."""
+    from privtune.device.home.paths import job_path
+    from privtune.device.training.spot_report import kept_report
+
     with connection.control() as control:
-        _print_job(control.get_job(job), as_json=as_json)
+        found = control.get_job(job)
+    report = kept_report(job_path(home_folder(home), job))
+    _print_job(found, as_json=as_json, checked=None if report is None else report.line())
 
 
 @app.command()
@@ -162,7 +167,7 @@ def events(
             time.sleep(FOLLOW_S)
 
 
-def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
+def _print_job(job: dict[str, Any], *, as_json: bool, checked: str | None = None) -> None:
     if as_json:
         typer.echo(json.dumps(job, indent=1))
         return
@@ -171,7 +176,7 @@ def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
     error = job.get("error") or {}
     mechanism = spec.get("mechanism") or {}
     params = ", ".join(f"{name}={value}" for name, value in (mechanism.get("params") or {}).items())
-    facts = {
+    facts: dict[str, Any] = {
         "job": job["id"],
         "status": f"{job['status']} ({ours.get('phase') or '-'})",
         "reason": ours.get("reason"),
@@ -181,6 +186,7 @@ def _print_job(job: dict[str, Any], *, as_json: bool) -> None:
         "data": job.get("training_file"),
         "task": f"{spec.get('task')}, labels {spec.get('labels')}, cut {spec.get('cut')}" if spec else None,
         "mechanism": f"{mechanism.get('name')} {params}".strip() if mechanism else None,
+        "checked": checked,
         "created": _moment(job.get("created_at")),
         "finished": _moment(job.get("finished_at")) if job.get("finished_at") else None,
     }
