@@ -31,6 +31,7 @@ from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
+from privtune.cloud.storage import open_artifacts
 from privtune.shared import __version__
 from privtune.shared.errors import (
     ArtifactCorrupt,
@@ -64,11 +65,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings) -> None:
         self._settings, self._jobs, self._keys, self._teachings = settings, jobs, keys, teachings
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
-        self._artifacts = Artifacts(settings.data_folder)
+        store = open_artifacts(settings.data_folder, settings.artifacts_url)
+        self._artifacts = Artifacts(store)
         self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
-        self._classroom = Classroom(
-            settings.data_folder, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes
-        )
+        self._classroom = Classroom(store, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes)
         teachings.packages = self._classroom
         self._school = School(teachings, self._classroom)
         self._school.start()
@@ -202,7 +202,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 async with self._failures_as_events(job.id, owner):
                     folder = await self._on_compute(self._host.bottom_package, job.spec)
             elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
-                folder = self._artifacts.adapter(job.id)
+                folder = await asyncio.to_thread(self._artifacts.adapter, job.id)
             elif request.kind == pb.ARTIFACT_KIND_TAUGHT:
                 base = await self._on_compute(self._host.base_sha256, job.spec)
                 folder = await asyncio.to_thread(self._taught, job.spec.taught, owner, base)

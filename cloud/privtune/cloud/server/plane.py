@@ -18,6 +18,7 @@ from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.settings import Settings
+from privtune.cloud.storage import open_artifacts
 from privtune.shared.errors import InvalidInput, StorageFull
 from privtune.shared.files import held, make_folder
 
@@ -38,16 +39,19 @@ class Plane:
 def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = None) -> Iterator[Plane]:
     """Open the database. Jobs that a crash left running wait for their devices once their leases have run out.
 
-    Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written.
+    Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written,
+    and as `open_store` and `ArtifactStore.reach`.
     """
     with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
         notifier = Notifier(settings.max_event_streams)
-        limits = OwnerLimits(store, settings.limits, settings.data_folder)
+        artifacts = open_artifacts(settings.data_folder, settings.artifacts_url)
+        artifacts.reach()
+        limits = OwnerLimits(store, settings.limits, artifacts)
         jobs = Jobs(
             store,
             limits=limits,
             notifier=notifier,
-            files=JobFiles(settings.data_folder),
+            files=JobFiles(artifacts),
             lease_s=settings.lease_s,
             give_up_days=settings.give_up_days,
         )
