@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.settings import Settings
 from privtune.cloud.storage import open_artifacts
 from privtune.shared.errors import InvalidInput, StorageFull
-from privtune.shared.files import held, make_folder
+from privtune.shared.files import held, make_folder, write_text
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -61,8 +62,20 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
             corpora or Corpora(),
             max_kept=settings.max_teachings_per_owner,
             max_step_bytes=settings.max_memory_bytes,
+            place=_place(settings.data_folder),
         )
         yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), teachings=teachings)
+
+
+def _place(folder: Path) -> str:
+    """Names a data folder among those of other clouds, also after it was moved. Raises StorageFull."""
+    file = folder / "place"
+    try:
+        if not file.exists():
+            write_text(file, secrets.token_hex(16))
+        return file.read_text("utf-8")
+    except OSError as error:
+        raise StorageFull(f"Can't write {file}: {error.strerror}.") from error
 
 
 @contextmanager
