@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from privtune.cloud.audit_log.record import record
 from privtune.cloud.db.store import Store
 from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.job_files import JobFiles, Kept
@@ -138,6 +139,7 @@ class Deletions:
         )
         forget(session, row, asdict(receipt))
         _drop_old_receipts(session, row.owner)
+        record(session, "job.deleted", owner=row.owner, target=row.id, model=receipt.model, why=why)
 
     def _finish(self, job_id: str) -> None:
         """The part after the rows, as often as it takes."""

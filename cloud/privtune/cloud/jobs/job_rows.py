@@ -22,6 +22,7 @@ MAX_MESSAGE = 1000
 MAX_EVENTS = 10_000  # of a job; older ones are deleted
 MAX_DISCARDED = 200  # of an owner: ended jobs without a checkpoint
 _EVENTS_AT_ONCE = 100
+MAX_CHECKPOINTS = 1000  # rows of a job; its files are those of the newest one or two
 WAITING = "waiting for the device that holds the data"
 
 
@@ -134,6 +135,15 @@ def append_event(
     )
     if row.event_count > MAX_EVENTS and row.event_count % _EVENTS_AT_ONCE == 0:
         session.execute(delete(EventRow).where(EventRow.job_id == row.id, EventRow.seq <= row.event_count - MAX_EVENTS))
+
+
+def add_checkpoint(session: Session, job_id: str, step: int) -> None:
+    """Enter a checkpoint, and forget the oldest ones over MAX_CHECKPOINTS."""
+    session.merge(CheckpointRow(job_id=job_id, step=step, created_at=now()))
+    session.flush()
+    steps = select(CheckpointRow.step).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
+    if (last := session.scalar(steps.offset(MAX_CHECKPOINTS).limit(1))) is not None:
+        session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == job_id, CheckpointRow.step <= last))
 
 
 def event_view(row: EventRow) -> Event:

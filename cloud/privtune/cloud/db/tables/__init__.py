@@ -1,5 +1,6 @@
 """The tables, a file for each subject. Imported together, so that the metadata are whole."""
 
+from privtune.cloud.db.tables.audit_tables import AuditEndRow, AuditRow
 from privtune.cloud.db.tables.job_tables import (
     CheckpointRow,
     DeletionRow,
@@ -14,6 +15,8 @@ from privtune.cloud.db.tables.teaching_tables import TeachingRow
 
 __all__ = [
     "ApiKeyRow",
+    "AuditEndRow",
+    "AuditRow",
     "Base",
     "CheckpointRow",
     "DeletionRow",
