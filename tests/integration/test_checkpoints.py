@@ -7,6 +7,7 @@ import pytest
 
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.gateway.split_service import Gateway
+from privtune.cloud.storage import ArtifactStore
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.predict import predict
 from privtune.device.link.rpc import Link
@@ -18,7 +19,8 @@ from tests.support.world import InProcessCloud, Watcher
 
 
 def of_cloud(world, job_id):
-    return Artifacts(world.folder / "cloud").checkpoints(job_id, JobFolder(world.settings.home, job_id).holder())
+    artifacts = Artifacts(ArtifactStore(world.folder / "cloud"))
+    return artifacts.checkpoints(job_id, JobFolder(world.settings.home, job_id).holder())
 
 
 def of_device(world, job_id):

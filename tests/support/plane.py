@@ -24,6 +24,7 @@ from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.server.server import http_config
 from privtune.cloud.settings import Limits, Settings
+from privtune.cloud.storage import ArtifactStore
 from tests.support.builders import least_spec
 
 
@@ -41,7 +42,7 @@ class Plane:
         self.store = Store(sqlite_url(folder / "cloud.sqlite"))
         self.store.upgrade()
         limits_of_all = OwnerLimits(self.store, Limits(unfinished_jobs=max_jobs, requests_per_minute=1_000_000))
-        notifier, files = Notifier(max_event_streams), JobFiles(folder)
+        notifier, files = Notifier(max_event_streams), JobFiles(ArtifactStore(folder))
         self.jobs = Jobs(self.store, notifier=notifier, limits=limits_of_all, files=files)
         self.keys = ApiKeys(self.store)
         self.key = self.keys.create("alice").secret

@@ -29,9 +29,9 @@ _FAST = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=
 
 def programs() -> Path | None:
     """The folder of PostgreSQL's programs: Debian keeps them out of PATH."""
-    found = shutil.which("initdb")
     here = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
-    return Path(found).parent if found else here[-1].parent if here else None
+    found = here[-1] if here else shutil.which("initdb")
+    return Path(found).parent if found else None
 
 
 def name_of(url: str) -> str:

@@ -24,6 +24,7 @@ from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
+from privtune.cloud.storage import open_artifacts
 from privtune.device.data.source import DataSource
 from privtune.device.link.rest import ControlPlane
 from privtune.device.session.run_settings import RunSettings
@@ -65,7 +66,7 @@ class Watcher:
 class InProcessCloud:
     """Gateway, job service and keys in a thread of this process; no control plane.
 
-    database: shared with another cloud; None: its own.
+    database: shared with another cloud, a file or a URL; None: its own.
     limits: fields of `Settings`.
     """
 
@@ -76,17 +77,18 @@ class InProcessCloud:
         grpc_port: int = 0,
         *,
         corpora: Mapping[str, Path] | None = None,
-        database: Path | None = None,
+        database: Path | str | None = None,
         **limits: Any,
     ) -> None:
         data_folder.mkdir(parents=True, exist_ok=True)
         settings = Settings(data_folder=data_folder, grpc_port=grpc_port)
         self._settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
-        self._store = Store(sqlite_url(database or data_folder / "cloud.sqlite"))
+        url = database if isinstance(database, str) else sqlite_url(database or data_folder / "cloud.sqlite")
+        self._store = Store(url)
         self._store.upgrade()
         self.jobs = Jobs(
             self._store,
-            files=JobFiles(data_folder),
+            files=JobFiles(open_artifacts(data_folder, self._settings.artifacts_url)),
             lease_s=self._settings.lease_s,
             give_up_days=self._settings.give_up_days,
         )

@@ -10,7 +10,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -19,6 +18,7 @@ from privtune.cloud.audit_log.record import record
 from privtune.cloud.db.store import Store
 from privtune.cloud.db.tables import JobRow, OwnerRow
 from privtune.cloud.settings import Limits
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared.errors import InvalidInput, ModelNotFound, RateLimited, StorageFull
 
 _KNOWN_S = 1.0  # how long an owner's limits are believed: other processes change them
@@ -49,17 +49,17 @@ class OwnerLimits:
     """Limits by owner, and what counts against them. Thread-safe.
 
     usual: those of an owner without others.
-    data_folder: where jobs store what counts; None: nothing is stored.
+    artifacts: where jobs store what counts; None: nothing is stored.
     """
 
     def __init__(
         self,
         store: Store,
         usual: Limits | None = None,
-        data_folder: Path | None = None,
+        artifacts: ArtifactStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._usual, self._data_folder, self._clock = store, usual or Limits(), data_folder, clock
+        self._store, self._usual, self._artifacts, self._clock = store, usual or Limits(), artifacts, clock
         self._known: dict[str, tuple[Limits, float]] = {}
         self._requests, self._bytes = Buckets(clock), Buckets(clock)
 
@@ -120,11 +120,12 @@ class OwnerLimits:
     def check_stored(self, owner: str) -> None:
         """Raises StorageFull for an owner whose jobs take all its disk space already."""
         most = self.of(owner).stored_bytes
-        if most is None or self._data_folder is None:
+        if most is None or self._artifacts is None:
             return
         with self._store.read() as session:
             ids = session.scalars(select(JobRow.id).where(JobRow.owner == owner)).all()
-        held = sum(_size(self._data_folder / "jobs" / job_id) for job_id in ids)
+        folders = (self._artifacts.folder / "jobs" / job_id for job_id in ids)
+        held = sum(size for folder in folders for _, size in self._artifacts.measure(folder))
         if held >= most:
             raise StorageFull(
                 f"Your jobs take {held / _GIB:.2f} GiB here, of {most / _GIB:.2f} that this cloud allows you; delete "
@@ -136,14 +137,3 @@ class OwnerLimits:
             return Limits.model_validate(self._usual.model_dump() | changes)
         except ValueError as error:
             raise InvalidInput("A limit is out of range.", detail=str(error)) from error
-
-
-def _size(folder: Path) -> int:
-    """Bytes of all files in a folder; what goes away meanwhile counts nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return total

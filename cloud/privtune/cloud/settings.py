@@ -34,6 +34,7 @@ class Settings(BaseModel):
     http_port: int = Field(8080, ge=0, le=65535)
     grpc_port: int = Field(8081, ge=0, le=65535)
     database_url: str | None = Field(None, repr=False, description="None: SQLite in the data folder.")
+    artifacts_url: str | None = Field(None, description="s3://BUCKET/PREFIX; None: artifacts are in the data folder.")
     tls_cert: Path | None = Field(None, description="PEM: the server's certificate, then its chain.")
     tls_key: Path | None = Field(None, description="PEM: the private key.")
     max_request_bytes: int = Field(MIB, ge=1024, description="Largest body of a REST request.")

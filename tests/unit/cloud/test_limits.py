@@ -4,6 +4,7 @@ import pytest
 
 from privtune.cloud.limits import Buckets, OwnerLimits
 from privtune.cloud.settings import Limits
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared.errors import InvalidInput, ModelNotFound, RateLimited, StorageFull
 
 
@@ -85,7 +86,7 @@ def test_bytes_wait_and_only_where_they_are_limited(store, clock):
 
 
 def test_an_owner_whose_jobs_take_its_room_begins_no_more(store, jobs, spec, tmp_path):
-    limits = OwnerLimits(store, Limits(stored_bytes=1 << 20), tmp_path)
+    limits = OwnerLimits(store, Limits(stored_bytes=1 << 20), ArtifactStore(tmp_path))
     mine, theirs = jobs.create("alice", spec), jobs.create("bob", spec)
     for job in (mine, theirs):
         folder = tmp_path / "jobs" / job.id / "checkpoints" / "step-1"

@@ -42,6 +42,15 @@ DatabaseUrl = Annotated[
         "Default: SQLite in --data.",
     ),
 ]
+ArtifactsUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--artifacts",
+        envvar=ENV + "ARTIFACTS",
+        help="s3://BUCKET/PREFIX for checkpoints, adapters and taught blocks; address and credentials from the AWS "
+        "variables. Default: in --data.",
+    ),
+]
 Models = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,4 +1,7 @@
-"""What jobs leave on the cloud's disk: checkpoints while they train, then the folder of the finished adapter."""
+"""What jobs leave among the artifacts: checkpoints while they train, then the folder of the finished adapter.
+
+Whatever is read is pulled first, and whatever is written is pushed (`privtune.cloud.storage`).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor
 
 from privtune.cloud.jobs.job_files import JobFiles
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
 from privtune.shared.files import make_folder, replacing_file, replacing_folder, write_text
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, write_manifest
@@ -22,21 +26,28 @@ from privtune.shared.public_table import PublicTable
 
 
 class Artifacts:
-    """One folder per job under the cloud's data folder. Job ids come from the store, never from a client."""
+    """One folder per job. Job ids come from the database, never from a client.
 
-    def __init__(self, data_folder: Path) -> None:
-        self._folder = JobFiles(data_folder).path
+    Every method raises `CloudUnreachable` where the artifacts are in a bucket that does not answer.
+    """
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store, self._folder = store, JobFiles(store).path
 
     def checkpoints(self, job_id: str, holder: str) -> Path:
         """The folder of a job's checkpoints with one device: those of another device belong to another run."""
-        return self._folder(job_id) / "checkpoints" / holder
+        return self._pulled(self._checkpoints(job_id, holder))
+
+    def keep_checkpoints(self, job_id: str, holder: str) -> None:
+        """The folder of checkpoints has changed: from here on, every process on these artifacts has them."""
+        self._store.push(self._checkpoints(job_id, holder))
 
     def adapter(self, job_id: str) -> Path:
         """The folder of a finished job's adapter. Raises `JobConflict` before the job has succeeded."""
         folder = self._adapter(job_id)
-        if not (folder / MANIFEST).exists():
+        if not self._store.kept(folder):
             raise JobConflict("this job has no adapter yet; it appears when the job has succeeded")
-        return folder
+        return self._pulled(folder)
 
     def facts(self, job_id: str) -> dict[str, Any]:
         """What is written beside a finished job's adapter. Raises `JobConflict` before the job has succeeded."""
@@ -44,26 +55,27 @@ class Artifacts:
 
     def pinned_base(self, job_id: str) -> str | None:
         """SHA-256 of the base weights that a job began with; None before its first session."""
-        path = self._pin(job_id)
+        path = self._pulled(self._pin(job_id))
         return path.read_text() if path.exists() else None
 
     def pin_base(self, job_id: str, base_sha256: str) -> None:
         """Write down the base weights that a job begins with; the first ones stay. Raises `StorageFull`."""
-        path = self._pin(job_id)
+        path = self._pulled(self._pin(job_id))
         try:
             if not path.exists():
                 make_folder(path.parent)
                 write_text(path, base_sha256)
+                self._store.push(path)
         except OSError as error:
             raise StorageFull(f"the job's folder can't be written: {error.strerror}; free room and resume") from error
 
     def table(self, job_id: str) -> PublicTable | None:
         """The table that the ids of a job stand for; None if no session has sent one, or it can't be read."""
         try:
-            with safe_open(self._table(job_id), framework="numpy") as file:
+            with safe_open(self._pulled(self._table(job_id)), framework="numpy") as file:
                 placed = int((file.metadata() or {})["placed"])
                 rows_KD, offsets_PD = file.get_tensor("rows"), file.get_tensor("offsets")
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, ValueError, ArtifactCorrupt):
             return None  # its device sends it again
         return PublicTable(rows_KD=rows_KD, offsets_PD=offsets_PD, placed=placed)
 
@@ -75,6 +87,7 @@ class Artifacts:
             with replacing_file(path) as scratch:
                 parts = {"rows": table.rows_KD, "offsets": table.offsets_PD}
                 save_file(parts, scratch, metadata={"placed": str(table.placed)})
+            self._store.push(path)
         except OSError as error:
             raise StorageFull(f"the job's table can't be written: {error.strerror}; free room and resume") from error
 
@@ -111,6 +124,7 @@ class Artifacts:
             with replacing_folder(self._adapter(job_id)) as scratch:
                 yield scratch
                 write_manifest(scratch, job_id=job_id, **facts)
+            self._store.push(self._adapter(job_id))
         except OSError as error:
             raise StorageFull(f"the adapter can't be written: {error.strerror}; free room and resume") from error
 
@@ -127,6 +141,13 @@ class Artifacts:
         if name not in {entry["name"] for entry in read_manifest(folder)["files"]}:
             raise ArtifactCorrupt(f"the artifact has no file {name[:64]!r}; fetch its manifest first")
         return folder / name
+
+    def _pulled(self, unit: Path) -> Path:
+        self._store.pull(unit)
+        return unit
+
+    def _checkpoints(self, job_id: str, holder: str) -> Path:
+        return self._folder(job_id) / "checkpoints" / holder
 
     def _pin(self, job_id: str) -> Path:
         return self._folder(job_id) / "base.sha256"

@@ -85,7 +85,8 @@ class Desk:
         else:
             top = self._new_top(job, request.total_steps, request.holder)
             releases = self._maker.new_cache(job, request)
-        common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
+        written = checkpoint_steps(self._artifacts.checkpoints(job.id, request.holder))
+        common = set(request.checkpoint_steps) & set(written)
         top.rewind(max(common, default=0))
         session = self._training[job.id] = self._maker.new_session(
             job, top, releases, request.holder, token, shows=request.spot_checks
@@ -153,6 +154,7 @@ class Desk:
             grad_norm=report.grad_norm,
         )
         if report.checkpointed:
+            self._artifacts.keep_checkpoints(session.job_id, session.holder)
             self._jobs.record_checkpoint(session.job_id, session.epoch, session.top.step)
 
     def stream_ended(self, session: JobSession, stream: object, why: str) -> None:
@@ -203,6 +205,7 @@ class Desk:
             self._jobs.start(job.id, session.epoch)
         self._jobs.leases.check(job.id, session.epoch)
         session.top.save()
+        self._artifacts.keep_checkpoints(session.job_id, session.holder)
         spec, base_sha256 = session.spec, self._host.base_sha256(session.spec)
         with self._artifacts.writing_adapter(
             session.job_id,

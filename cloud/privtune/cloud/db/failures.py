@@ -38,6 +38,6 @@ def _meaning(error: DBAPIError) -> PrivTuneError:
         return InternalError("No tables yet: run `privtune-cloud db upgrade`.", detail=detail)
     if isinstance(error, OperationalError) or error.connection_invalidated:
         return CloudUnreachable("The cloud's database does not answer. Try again.", detail=detail)
-    if isinstance(error, DataError) and "NUL" in detail:
-        return InvalidInput("Text can't hold the character NUL.", detail=detail)
+    if isinstance(error, DataError):  # PostgreSQL's, where SQLite takes what comes
+        return InvalidInput("A text is too long for the cloud's database, or holds NUL.", detail=detail)
     return InternalError("The cloud's database refused a change.", detail=detail)

@@ -32,6 +32,7 @@ from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
+from privtune.cloud.storage import open_artifacts
 from privtune.shared.errors import (
     ArtifactCorrupt,
     CloudOutOfMemory,
@@ -63,11 +64,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings) -> None:
         self._settings, self._jobs, self._teachings = settings, jobs, teachings
         self._compute = Turns()
-        self._artifacts = Artifacts(settings.data_folder)
+        store = open_artifacts(settings.data_folder, settings.artifacts_url)
+        self._artifacts = Artifacts(store)
         self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
-        self._classroom = Classroom(
-            settings.data_folder, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes
-        )
+        self._classroom = Classroom(store, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes)
         teachings.packages = self._classroom
         self._school = School(teachings, self._classroom)
         self._school.start()
@@ -221,7 +221,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 async with self._failures_as_events(job.id, owner):
                     folder = await self._on_compute(owner, self._host.bottom_package, job.spec)
             elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
-                folder = self._artifacts.adapter(job.id)
+                folder = await asyncio.to_thread(self._artifacts.adapter, job.id)
             elif request.kind == pb.ARTIFACT_KIND_SHOWN:
                 folder = self._artifacts.shown(job.id)
             elif request.kind == pb.ARTIFACT_KIND_TAUGHT:

@@ -104,7 +104,15 @@ class Deletions:
             for job_id in old:
                 self._delete_for_age(job_id)
             count += len(old)
+        self._forget_copies()
         return count
+
+    def _forget_copies(self) -> None:
+        """Of jobs that have ended, or that another process on this database has deleted."""
+        if self._files is not None and (here := self._files.copies()):
+            with self._store.read() as session:
+                unfinished = set(session.scalars(select(JobRow.id).where(JobRow.status.not_in(FINAL))))
+            self._files.forget_copies(here - unfinished)
 
     def _delete_for_age(self, job_id: str) -> None:
         with self._store.write() as session:

@@ -1,15 +1,16 @@
-"""The folder of each job under the cloud's data folder, seen from outside: how much is in it, and its removal.
+"""The folder of each job among the artifacts, seen from outside: how much is in it, and its removal.
 
 What is in it is up to `privtune.cloud.compute.artifacts`. No torch here, so that REST alone starts fast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared.errors import StorageFull
-from privtune.shared.files import remove_folder
 
 _KINDS = {
     "checkpoints": "checkpoints",
@@ -39,8 +40,8 @@ class Kept:
 class JobFiles:
     """The folders of all jobs. Job ids come from the store, never from a client."""
 
-    def __init__(self, data_folder: Path) -> None:
-        self._folder = data_folder / "jobs"
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store, self._folder = store, store.folder / "jobs"
 
     def path(self, job_id: str) -> Path:
         """A job's folder, which may not exist."""
@@ -49,15 +50,22 @@ class JobFiles:
     def measure(self, job_id: str) -> dict[str, Kept]:
         """What is there of a job, by kind."""
         found: dict[str, Kept] = {}
-        for path in self.path(job_id).rglob("*"):
-            if path.is_file():
-                kind = _KINDS.get(path.relative_to(self.path(job_id)).parts[0], "unfinished files")
-                found[kind] = found.get(kind, Kept()).more(path.stat().st_size)
+        for path, size in self.store.measure(self.path(job_id)):
+            kind = _KINDS.get(path.parts[0], "unfinished files")
+            found[kind] = found.get(kind, Kept()).more(size)
         return found
 
     def remove(self, job_id: str) -> None:
-        """Remove all of it; nothing to do where nothing is. Raises StorageFull."""
+        """Remove all of it; nothing to do where nothing is. Raises StorageFull, CloudUnreachable."""
         try:
-            remove_folder(self.path(job_id))
+            self.store.remove(self.path(job_id))
         except OSError as error:
             raise StorageFull(f"The files of job {job_id} can't be removed: {error.strerror}.") from error
+
+    def copies(self) -> set[str]:
+        """Jobs of which this disk has copies of what is kept elsewhere."""
+        return self.store.copies(self._folder)
+
+    def forget_copies(self, job_ids: Collection[str]) -> None:
+        """Free this disk of the copies of jobs; they come again when they are asked for."""
+        self.store.forget_copies(self._folder, job_ids)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -44,6 +45,7 @@ from privtune.shared.teaching_spec import TeachingSpec
 
 Sources = tuple[str | None, str | None]  # names of a model's files and a corpus's; None: not on this disk
 _MOST_CRASHES = 3
+_LOOK_S = 1.0
 
 
 class TaughtPackages(Protocol):
@@ -63,6 +65,7 @@ class Teachings:
     max_active: unfinished teachings of an owner.
     max_kept: unfinished and succeeded ones of an owner.
     max_step_bytes: memory of a step.
+    place: names this process's data folder among those of all clouds on the database.
     """
 
     def __init__(
@@ -74,11 +77,14 @@ class Teachings:
         max_active: int = 4,
         max_kept: int = 20,
         max_step_bytes: int = sys.maxsize,
+        place: str = "",
     ) -> None:
         self._store, self.catalog, self.corpora = store, catalog, corpora
         self._max_active, self._max_kept, self._max_step_bytes = max_active, max_kept, max_step_bytes
+        self._place = place
         self._live: dict[str, dict[str, Any]] = {}
         self._cancelled: set[str] = set()
+        self._looked = -_LOOK_S  # when the database was last asked, on the monotonic clock
         self._lock = threading.Lock()
         self.when_queued: Callable[[], None] = lambda: None
         self.packages: TaughtPackages | None = None  # where this process has them
@@ -238,6 +244,7 @@ class Teachings:
             if row is None:
                 return None
             row.status, row.reason, row.started_at = "running", "teaching", row.started_at or now()
+            row.place = self._place
         return self._view(row)
 
     def began(self, teaching_id: str, result: str) -> None:
@@ -246,7 +253,12 @@ class Teachings:
             find(session, teaching_id, None).result = result
 
     def cancelling(self, teaching_id: str) -> bool:
-        """Whether its owner wants it to end."""
+        """Whether its owner wants it to end, as of the last second where another process was told so."""
+        if teaching_id not in self._cancelled and time.monotonic() - self._looked >= _LOOK_S:
+            self._looked = time.monotonic()
+            with self._store.read() as session:
+                if find(session, teaching_id, None).cancelling:
+                    self._cancelled.add(teaching_id)
         return teaching_id in self._cancelled
 
     def progress(self, teaching_id: str, stage: str, step: int, steps: int, loss: float) -> None:
@@ -275,12 +287,13 @@ class Teachings:
                 row.status, row.reason = "queued", "waiting: the cloud ended, and it continues from its last checkpoint"
 
     def recover(self) -> None:
-        """At the start of a server: what a crash left running waits for its turn again.
+        """At the start of a server: what a crash of it left running waits for its turn again.
 
         One that ran in several crashes in a row has failed: it may be what ends the cloud, by its memory say.
         """
         with self._store.read() as session:
-            ids = list(session.scalars(select(TeachingRow.id).where(TeachingRow.status == "running")))
+            mine = (TeachingRow.place == self._place) | TeachingRow.place.is_(None)
+            ids = list(session.scalars(select(TeachingRow.id).where(TeachingRow.status == "running", mine)))
         for teaching_id in ids:
             self.stopped(teaching_id)
             with self._store.write() as session:

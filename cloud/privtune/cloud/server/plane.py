@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,9 @@ from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.settings import Settings
+from privtune.cloud.storage import open_artifacts
 from privtune.shared.errors import InvalidInput, StorageFull
-from privtune.shared.files import held, make_folder
+from privtune.shared.files import held, make_folder, write_text
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -38,16 +40,19 @@ class Plane:
 def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = None) -> Iterator[Plane]:
     """Open the database. Jobs that a crash left running wait for their devices once their leases have run out.
 
-    Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written.
+    Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written,
+    and as `open_store` and `ArtifactStore.reach`.
     """
     with _only_server(settings.data_folder), open_store(settings.data_folder, settings.database_url) as store:
         notifier = Notifier(settings.max_event_streams)
-        limits = OwnerLimits(store, settings.limits, settings.data_folder)
+        artifacts = open_artifacts(settings.data_folder, settings.artifacts_url)
+        artifacts.reach()
+        limits = OwnerLimits(store, settings.limits, artifacts)
         jobs = Jobs(
             store,
             limits=limits,
             notifier=notifier,
-            files=JobFiles(settings.data_folder),
+            files=JobFiles(artifacts),
             lease_s=settings.lease_s,
             give_up_days=settings.give_up_days,
         )
@@ -57,8 +62,20 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
             corpora or Corpora(),
             max_kept=settings.max_teachings_per_owner,
             max_step_bytes=settings.max_memory_bytes,
+            place=_place(settings.data_folder),
         )
         yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), teachings=teachings)
+
+
+def _place(folder: Path) -> str:
+    """Names a data folder among those of other clouds, also after it was moved. Raises StorageFull."""
+    file = folder / "place"
+    try:
+        if not file.exists():
+            write_text(file, secrets.token_hex(16))
+        return file.read_text("utf-8")
+    except OSError as error:
+        raise StorageFull(f"Can't write {file}: {error.strerror}.") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from privtune.cloud.compute import desk as desk_module
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import MAX_WAITING_SESSIONS, Desk
 from privtune.cloud.settings import Settings
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared.codec import encode, probe
 from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
@@ -21,7 +22,7 @@ from tests.support.leases import HOLDER, OTHER
 
 @pytest.fixture
 def desk(host, jobs, tmp_path):
-    return Desk(host, jobs, Artifacts(tmp_path), Settings(data_folder=tmp_path))
+    return Desk(host, jobs, Artifacts(ArtifactStore(tmp_path)), Settings(data_folder=tmp_path))
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_device_that_differs_is_refused(desk, host, job, change):
 
 @pytest.mark.parametrize("infer", [False, True])
 def test_a_job_that_began_on_other_weights_is_refused(desk, host, job, tmp_path, infer):
-    Artifacts(tmp_path).pin_base(job.id, "0" * 64)
+    Artifacts(ArtifactStore(tmp_path)).pin_base(job.id, "0" * 64)
     with pytest.raises(VersionMismatch, match="restore the old ones"):
         desk.open("alice", request(host, job, infer=infer))
 
@@ -148,7 +149,10 @@ def test_an_owners_sessions_that_wait_for_their_stream_are_bounded(desk, host, j
 
 def test_what_a_job_trains_is_entered_in_the_budget(host, jobs, tmp_path):
     settings = Settings(data_folder=tmp_path).model_copy(update={"max_memory_bytes": 3 << 20})
-    desk, spec = Desk(host, jobs, Artifacts(tmp_path), settings), JobSpec(model="enc", training_file="device://x")
+    desk, spec = (
+        Desk(host, jobs, Artifacts(ArtifactStore(tmp_path)), settings),
+        JobSpec(model="enc", training_file="device://x"),
+    )
     for owner in "ab":
         desk.open(owner, request(host, jobs.create(owner, spec)))
     waits = jobs.create("c", spec)
@@ -170,14 +174,14 @@ def test_a_table_is_stored_with_its_job(desk, host, job, tmp_path):
     assert first.max_message_bytes == MAX_TABLE_BYTES
     list(first.machine.handle(table.to_message()))
     assert not desk.open("alice", asked).releases.needs_table, "the same session's cache"
-    other = Desk(host, desk._jobs, Artifacts(tmp_path), Settings(data_folder=tmp_path))
+    other = Desk(host, desk._jobs, Artifacts(ArtifactStore(tmp_path)), Settings(data_folder=tmp_path))
     again = other.open("alice", asked)
     assert not again.releases.needs_table
     assert again.max_message_bytes < MAX_TABLE_BYTES
     assert other.open("alice", request(host, job, table_sha256="0" * 64)).releases.needs_table
     (tmp_path / "jobs" / job.id / "table.safetensors").write_bytes(b"torn")
     assert (
-        Desk(host, desk._jobs, Artifacts(tmp_path), Settings(data_folder=tmp_path))
+        Desk(host, desk._jobs, Artifacts(ArtifactStore(tmp_path)), Settings(data_folder=tmp_path))
         .open("alice", asked)
         .releases.needs_table
     )

@@ -12,6 +12,7 @@ from privtune.cloud.auth import ApiKeys
 from privtune.cloud.db.database import sqlite_url
 from privtune.cloud.db.store import Store, migration_config
 from privtune.cloud.db.tables import ApiKeyRow, Base
+from privtune.cloud.limits import OwnerLimits
 from privtune.shared.errors import (
     CloudUnreachable,
     InternalError,
@@ -20,6 +21,7 @@ from privtune.shared.errors import (
     Unauthenticated,
     VersionMismatch,
 )
+from tests.support.databases import address
 
 
 def test_head_of_the_migrations_is_what_the_models_say(store):
@@ -170,3 +172,30 @@ def test_a_database_that_is_busy_for_too_long_is_away_for_a_while(sqlite_store, 
 def test_the_file_is_an_ordinary_sqlite_database(sqlite_store, tmp_path):
     tables = sqlite3.connect(tmp_path / "cloud.sqlite").execute("SELECT name FROM sqlite_master WHERE type='table'")
     assert {"api_keys", "jobs", "job_events", "checkpoints", "idempotency_keys"} <= {name for (name,) in tables}
+
+
+@pytest.mark.parametrize("owner", ["a" * 65, "a\0"])
+def test_what_postgres_can_not_hold_is_the_callers_mistake(postgres_store, owner):
+    with pytest.raises(InvalidInput, match="too long"):
+        OwnerLimits(postgres_store).set(owner, unfinished_jobs=1)
+
+
+def test_a_postgres_that_goes_away_and_comes_back_is_away_for_a_while(postgres_store, postgres):
+    """Its server ends every connection, as in a restart or a failover."""
+    ApiKeys(postgres_store).list()
+    name = postgres_store.engine.url.database
+    postgres.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    with pytest.raises(CloudUnreachable, match="database"):
+        ApiKeys(postgres_store).list()
+    postgres.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+    ApiKeys(postgres_store).create("alice")
+
+
+def test_a_writer_waits_no_longer_than_it_may_on_postgres(postgres_store, monkeypatch):
+    monkeypatch.setattr("privtune.cloud.db.database._BUSY_TIMEOUT_MS", 10)
+    impatient = Store(address(postgres_store))
+    with postgres_store.write(), pytest.raises(CloudUnreachable, match="database"):
+        ApiKeys(impatient).create("alice")
+    ApiKeys(impatient).create("alice")
+    impatient.close()

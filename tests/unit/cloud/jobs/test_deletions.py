@@ -8,13 +8,14 @@ from privtune.cloud.jobs import deletions, job_rows
 from privtune.cloud.jobs.deletions import Deletions
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared.errors import JobConflict, JobNotFound, StorageFull
 from tests.support.leases import HOLDER, begin
 
 
 @pytest.fixture
 def files(tmp_path):
-    return JobFiles(tmp_path)
+    return JobFiles(ArtifactStore(tmp_path))
 
 
 @pytest.fixture

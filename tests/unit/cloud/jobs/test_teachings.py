@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from privtune.cloud.catalog import Catalog
@@ -174,6 +176,22 @@ def test_what_a_crash_left_running_waits_again(teachings):
     teachings.claim()
     teachings.recover()
     assert teachings.get(made.id).status == "queued"
+
+
+def test_a_cloud_on_the_same_database_takes_up_its_own_only_and_learns_of_the_owners_wish(teachings, another):
+    there = Teachings(another, teachings.catalog, teachings.corpora, place="b" * 32)
+    made = teachings.create("alice", SPEC)
+    teachings.claim()
+    there.recover()
+    assert there.get(made.id).status == "running", "the other one works on it"
+    assert there.claim() is None
+    assert not teachings.cancelling(made.id)
+    there.cancel(made.id, "alice")
+    deadline = time.monotonic() + 10
+    while not teachings.cancelling(made.id) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    teachings.stopped(made.id)
+    assert there.get(made.id).status == "cancelled"
 
 
 def test_what_runs_in_every_crash_is_not_tried_for_ever(teachings):

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, AllowHub, Corpora, Data, DatabaseUrl, Models
+from privtune.cloud.cli.shared_options import (
+    DEFAULT_DATA,
+    ENV,
+    AllowHub,
+    ArtifactsUrl,
+    Corpora,
+    Data,
+    DatabaseUrl,
+    Models,
+)
 from privtune.shared import __version__
 from privtune.shared.errors import InvalidInput
 
@@ -44,6 +53,7 @@ def serve(
     ] = 8080,
     grpc_port: Annotated[int, typer.Option(envvar=ENV + "GRPC_PORT", min=0, max=65535, help="gRPC; 0: any.")] = 8081,
     database_url: DatabaseUrl = None,
+    artifacts: ArtifactsUrl = None,
     tls_cert: Annotated[
         Path | None, typer.Option(envvar=ENV + "TLS_CERT", help="Certificate chain (PEM) of both servers.")
     ] = None,
@@ -197,6 +207,7 @@ def serve(
         http_port=http_port,
         grpc_port=grpc_port,
         database_url=database_url,
+        artifacts_url=artifacts,
         max_tensor_bytes=max_tensor_mib << 20,
         max_release_bytes=max_release_mib << 20,
         max_memory_bytes=max_memory_mib << 20,

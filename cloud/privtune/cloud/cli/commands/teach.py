@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, Data, DatabaseUrl
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, ArtifactsUrl, Data, DatabaseUrl
 from privtune.shared.teaching_spec import ABOUT_SETTINGS, TeachingSpec, teaching_of
 
 _FIELDS = TeachingSpec.model_fields
@@ -28,6 +28,7 @@ def teach(
     owner: Annotated[str, typer.Option(help="Whose jobs may use the blocks.")] = "default",
     data: Data = DEFAULT_DATA,
     database_url: DatabaseUrl = None,
+    artifacts: ArtifactsUrl = None,
     max_teacher_mib: Annotated[
         int, typer.Option(envvar=ENV + "MAX_TEACHER_MIB", min=1, help="Disk space for the states of the text.")
     ] = 32768,
@@ -45,6 +46,7 @@ def teach(
     from privtune.cloud.corpora import Corpora
     from privtune.cloud.db.store import open_store
     from privtune.cloud.jobs.teachings import Teachings
+    from privtune.cloud.storage import open_artifacts
 
     catalog, corpora = Catalog([model]), Corpora([corpus])
     fields = {"model": catalog.names[0], "corpus": corpora.names[0], "task": task, "cut": cut, "tail": tail}
@@ -58,7 +60,7 @@ def teach(
             import torch
 
             torch.set_num_threads(threads)
-        classroom = Classroom(data, catalog, corpora, max_bytes=max_teacher_mib << 20)
+        classroom = Classroom(open_artifacts(data, artifacts), catalog, corpora, max_bytes=max_teacher_mib << 20)
         result = classroom.teach(spec, _show, lambda: False)
         taught = teachings.record(owner, spec, result.name, result.card, result.sources)
     before, after = (result.card[when]["states"] for when in ("untaught", "taught"))

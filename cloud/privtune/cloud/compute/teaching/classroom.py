@@ -1,4 +1,4 @@
-"""Where teachings happen: their folders in the cloud's data folder, and one result for each description.
+"""Where teachings happen: their folders among the artifacts, and one result for each description.
 
 teachings/RESULT/           package: taught.safetensors, card.json, manifest.json
 teachings/RESULT.work/      what an interrupted teaching continues from; gone with success
@@ -21,10 +21,10 @@ from privtune.cloud.compute.teaching.lesson import Lesson
 from privtune.cloud.compute.teaching.pieces import cut_into_pieces
 from privtune.cloud.compute.teaching.training import Watch
 from privtune.cloud.corpora import Corpora, Corpus
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared import __version__
 from privtune.shared.errors import JobConflict, JobPaused, StorageFull
 from privtune.shared.files import held, make_folder
-from privtune.shared.manifest import MANIFEST
 from privtune.shared.modeling.adapter_folder import base_sha256
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Partition
@@ -44,32 +44,36 @@ class Result:
 class Classroom:
     """Teaches on this machine, or finds what was taught before. max_bytes: of a teacher's states on disk."""
 
-    def __init__(self, data_folder: Path, catalog: Catalog, corpora: Corpora, *, max_bytes: int) -> None:
-        self._folder, self._catalog, self._corpora = data_folder / "teachings", catalog, corpora
+    def __init__(self, store: ArtifactStore, catalog: Catalog, corpora: Corpora, *, max_bytes: int) -> None:
+        self._store, self._folder = store, store.folder / "teachings"
+        self._catalog, self._corpora = catalog, corpora
         self._max_bytes = max_bytes
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def has(self, result: str) -> bool:
         """Whether the package of a result is here."""
-        return (self._folder / result / MANIFEST).exists()
+        return self._store.kept(self._folder / result)
 
     def tidy(self, result: str, *, package: bool) -> None:
         """Delete what an interrupted teaching would continue from and, if `package`, the package.
 
         Nothing while it is worked on.
         """
-        if not self._folder.is_dir():  # another cloud's, on the same database
-            return
-        with held(self._folder / f".{result}.lock") as alone:
-            if alone:
-                shutil.rmtree(self._folder / f"{result}.work", ignore_errors=True)
-                if package:
-                    shutil.rmtree(self._folder / result, ignore_errors=True)
+        try:
+            make_folder(self._folder)
+            with held(self._folder / f".{result}.lock") as alone:
+                if alone:
+                    shutil.rmtree(self._folder / f"{result}.work", ignore_errors=True)
+                    if package:
+                        self._store.remove(self._folder / result)
+        except OSError as error:
+            raise StorageFull(f"the folder of teachings can't be written: {error.strerror}") from error
 
     def package(self, result: str, base_sha256: str) -> Path:
         """The folder of a result. Raises JobConflict where it is gone, or was not taught by these weights."""
         folder = self._folder / result
-        if not self.has(result):
+        self._store.pull(folder)
+        if not folder.exists():
             raise JobConflict("the taught blocks are no longer here; ask the cloud to teach them again")
         if read_card(folder).get("base_sha256") != base_sha256:
             raise JobConflict("the blocks were taught by other weights than the model has now; ask for them again")
@@ -105,9 +109,12 @@ class Classroom:
                 if not alone:
                     raise JobConflict("another process teaches the same blocks from the same text right now")
                 if not self.has(name):
-                    partition = Partition(model.to(self._device))
-                    with _thrown_away(work, cancelled):
-                        self._write(spec, corpus, partition, load_tokenizer(ref), base, (folder, work), watch, stopped)
+                    if not folder.exists():  # else it was written, and could not be kept
+                        partition, tokenizer = Partition(model.to(self._device)), load_tokenizer(ref)
+                        with _thrown_away(work, cancelled):
+                            self._write(spec, corpus, partition, tokenizer, base, (folder, work), watch, stopped)
+                    self._store.push(folder)
+                self._store.pull(folder)
         except OSError as error:
             raise StorageFull(f"the folder of teachings can't be written: {error.strerror}; free room") from error
         return Result(name=name, card=read_card(folder), sources=sources)

@@ -13,6 +13,7 @@ from privtune.cloud.db.tables.table_base import Base, Counter
 class TeachingRow(Base):
     """A teaching. `number` orders listings and the queue; `result` names its folder once that is known.
 
+    place: the data folder of the cloud that works on it, which alone has what it would continue from.
     model_files, corpus_files: name the files that a succeeded one was made from.
     """
 
@@ -28,6 +29,7 @@ class TeachingRow(Base):
     spec: Mapped[str] = mapped_column(Text)
     progress: Mapped[dict[str, Any]] = mapped_column(JSON)
     result: Mapped[str | None] = mapped_column(String(64))
+    place: Mapped[str | None] = mapped_column(String(32))
     model_files: Mapped[str | None] = mapped_column(String(64))
     corpus_files: Mapped[str | None] = mapped_column(String(64))
     card: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

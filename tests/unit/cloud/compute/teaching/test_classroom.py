@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.corpora import Corpora
+from privtune.cloud.storage import ArtifactStore
 from privtune.shared.errors import CloudOutOfMemory, JobConflict, JobPaused
 from privtune.shared.files import held
 from privtune.shared.teaching_spec import TeachingSpec
@@ -23,7 +24,7 @@ SPEC = TeachingSpec(
 def classroom(tmp_path):
     model = save_model(tmp_path / "enc", "bert", "classification", num_labels=2)
     text = write_sentences(tmp_path / "sentences.tsv", 80)
-    return Classroom(tmp_path / "data", Catalog([str(model)]), Corpora([str(text)]), max_bytes=1 << 24)
+    return Classroom(ArtifactStore(tmp_path / "data"), Catalog([str(model)]), Corpora([str(text)]), max_bytes=1 << 24)
 
 
 def teach(classroom, spec=SPEC, stopped=lambda: False, **options):
@@ -81,7 +82,7 @@ def test_what_nobody_needs_is_deleted_unless_it_is_worked_on(classroom, tmp_path
 
 
 def test_what_has_failed_leaves_nothing(classroom, tmp_path):
-    small = Classroom(tmp_path / "data", classroom._catalog, classroom._corpora, max_bytes=1)
+    small = Classroom(ArtifactStore(tmp_path / "data"), classroom._catalog, classroom._corpora, max_bytes=1)
     with pytest.raises(CloudOutOfMemory):
         teach(small)
     assert not list((tmp_path / "data" / "teachings").glob("*.work"))
