@@ -43,6 +43,7 @@ from privtune.shared.errors import (
 from privtune.shared.files import make_folder
 from privtune.shared.sqlite import use_write_ahead_log
 
+_SQLITE = "cloud.sqlite"  # in a data folder
 _BUSY_TIMEOUT_MS = 10_000
 _WRITE = "privtune_write"
 _DISK_TROUBLE = re.compile(r"disk is full|readonly database|unable to open|disk I/O|no space left", re.IGNORECASE)
@@ -290,14 +291,29 @@ class Store:
 
 
 @contextmanager
-def open_store(data_folder: Path, url: str | None) -> Iterator[Store]:
-    """The database at `url`, or SQLite in the data folder, at this version's schema; closed at the end."""
-    store = Store(url or sqlite_url(data_folder / "cloud.sqlite"))
+def open_store(data_folder: Path, url: str | None, *, new: bool = True) -> Iterator[Store]:
+    """The database at `url`, or SQLite in the data folder, at this version's schema; closed at the end.
+
+    new: make it where there is none. Otherwise that raises InvalidInput, unless the folder is there and empty, as
+    before the first start.
+    """
+    if not (new or url or begun(data_folder)) and (not data_folder.is_dir() or any(data_folder.iterdir())):
+        raise InvalidInput(
+            f"There is no cloud in {data_folder.absolute()}: give the folder that `privtune-cloud serve` uses (--data, "
+            "or PRIVTUNE_CLOUD_DATA).",
+            param="data",
+        )
+    store = Store(url or sqlite_url(data_folder / _SQLITE))
     try:
         store.upgrade()
         yield store
     finally:
         store.close()
+
+
+def begun(data_folder: Path) -> bool:
+    """Whether a cloud keeps its database in this folder."""
+    return (data_folder / _SQLITE).exists()
 
 
 def migration_config() -> Any:
