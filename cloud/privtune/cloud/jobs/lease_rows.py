@@ -1,10 +1,10 @@
-"""Rows of leases, inside a transaction that holds the job's row."""
+"""Rows of leases, inside a transaction that writes."""
 
 from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import JobRow, LeaseRow
+from privtune.cloud.db.tables import JobRow, LeaseRow
 from privtune.cloud.jobs.job_rows import now
 from privtune.shared.errors import JobHeld, SessionSuperseded
 

@@ -45,6 +45,7 @@ class OwnLosses:
     rows_N: its released vectors; int64.
     nats_N: its own loss, at `delta`; float64, NaN where the mechanism has no bound.
     fisher_N: Fisher information of its vectors under noise of bounded support, relative to plain noise; NaN elsewhere.
+    slopes_N: what of its own loss slopes of zeroth-order jobs are; float64.
     delta: of the guarantee.
     """
 
@@ -56,6 +57,7 @@ class OwnLosses:
     rows_N: npt.NDArray[np.int64]
     nats_N: FloatArray
     fisher_N: FloatArray
+    slopes_N: FloatArray
     delta: float
 
     def __len__(self) -> int:
@@ -101,7 +103,7 @@ def together(losses: Sequence[OwnLosses]) -> OwnLosses:
     text_N, place = np.unique(all_texts, return_inverse=True)
     number_N, rows_N = (np.zeros(len(text_N), dtype=np.int64) for _ in range(2))
     number_N[place] = np.concatenate([one.number_N for one in losses])
-    nats_N, fisher_N = np.zeros(len(text_N)), np.full(len(text_N), np.nan)
+    nats_N, fisher_N, slopes_N = np.zeros(len(text_N)), np.full(len(text_N), np.nan), np.zeros(len(text_N))
     for drawn in by_law.values():
         where = np.searchsorted(text_N, np.concatenate([one.text_N for one in drawn]))
         largest_N, longest_N = np.zeros(len(text_N)), np.zeros(len(text_N), dtype=np.int64)
@@ -109,6 +111,7 @@ def together(losses: Sequence[OwnLosses]) -> OwnLosses:
             np.maximum.at(largest_N, where, np.concatenate([one.nats_N for one in drawn]))
         np.maximum.at(longest_N, where, np.concatenate([one.rows_N for one in drawn]))
         nats_N, rows_N = nats_N + largest_N, rows_N + longest_N
+        np.add.at(slopes_N, where, np.concatenate([one.slopes_N for one in drawn]))  # one file a law of slopes
         np.fmax.at(fisher_N, where, np.concatenate([one.fisher_N for one in drawn]))
     return OwnLosses(
         source=losses[0].source,
@@ -119,5 +122,6 @@ def together(losses: Sequence[OwnLosses]) -> OwnLosses:
         rows_N=rows_N,
         nats_N=nats_N,
         fisher_N=fisher_N,
+        slopes_N=slopes_N,
         delta=sum(max(one.delta for one in drawn) for drawn in by_law.values()),
     )

@@ -20,6 +20,7 @@ def keys(command):
         ("keys", "rotate", "pt-x"),
         ("keys", "revoke", "pt-x"),
         ("limits", "list"),
+        ("audit-log",),
         ("limits", "set", "alice", "--jobs", "1"),
     ],
 )
