@@ -62,7 +62,7 @@ def test_without_noise_the_verdict_is_that_most_can_be_read(model, data, tmp_pat
     assert facts["verdict"]["level"] == "most"
     assert "Most of your text can be recovered" in printed
     assert facts["gain"][1] <= facts["gain"][0] <= facts["gain"][2]
-    assert "points over the same device alone (your records)" in facts["cloud_gain"]
+    assert "Measured on your records: the cloud added " in facts["cloud_gain"]
     for shown in (printed, page):
         assert facts["cloud_gain"] in shown
     inversion = [row for row in facts["attacks"] if row["kind"] == "inversion"]

@@ -164,6 +164,7 @@ def test_a_data_folder_that_cannot_be_written(tmp_path):
 
 def test_keys_are_made_listed_and_revoked_from_the_command_line(tmp_path):
     data = {"PRIVTUNE_CLOUD_DATA": str(tmp_path / "data")}
+    (tmp_path / "data").mkdir()
     assert "No key yet" in cloud("keys", "list", **data).stdout
     secret = cloud("keys", "create", "--owner", "alice", "--label", "laptop", **data).stdout.strip()
     assert secret.startswith("pt-")

@@ -49,12 +49,17 @@ def ended_job(plane, owner):
 
 def test_both_sides_are_deleted_and_the_receipt_is_shown(plane, owner):
     job_id = ended_job(plane, owner)
+    assert "what identifies, and words rarer than the 200,000" in owner("jobs", "show", job_id).out
     first = owner("jobs", "delete", job_id)
     assert first.code == 0
     assert "settings and secrets" in first.out
     assert "events" in first.out
     assert "Stays in the cloud: the receipt" in first.out
     assert not JobFolder(owner.home, job_id).path.exists()
+    repeated = owner("jobs", "delete", job_id).out
+    assert "This device held nothing of it, or no longer." in repeated
+    assert "The cloud deleted it on 2" in repeated
+    assert "Its receipt of then:" in repeated
     again = owner("jobs", "delete", job_id, "--json")
     assert again.code == 0
     found = json.loads(again.out)

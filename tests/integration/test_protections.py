@@ -42,6 +42,17 @@ def test_without_an_option_names_is_the_protection_and_the_cloud_gets_settings_o
     assert said(again) == said(done)
 
 
+def test_what_the_cloud_refuses_is_said_before_anything_of_a_job(owner):
+    for arguments, changes, code in (
+        (("--model", "nope"), {}, 4),
+        ((), {"PRIVTUNE_API_KEY": "pt-" + "x" * 40}, 5),
+    ):
+        done = owner.finetune(*arguments, **changes)
+        assert done.code == code
+        assert "protection none: " not in done.out
+        assert said(done) == []
+
+
 def test_all_takes_half_of_a_model_of_other_depth_and_says_so(owner):
     done = owner.finetune("--protect", "all", "--another-noise")
     assert done.code == 0, done.err

@@ -212,7 +212,7 @@ def test_with_surrogates_noise_is_tuned_on_the_text_that_they_make(folder, tmp_p
     assert setting["statement"]["numbers"]["words_replaced"] > 0
     gain = facts["gains"]["0.05"]
     assert gain["low"] <= gain["value"] <= gain["high"]
-    assert "points over the same device alone (your dev split)" in facts["cloud_gain"]
+    assert "Measured on your dev split: the cloud added " in facts["cloud_gain"]
     assert facts["cloud_gain"] in printed
     assert facts["cloud_gain"] in (tmp_path / "tune.html").read_text()
     given = shlex.split(facts["command"])

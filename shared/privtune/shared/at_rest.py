@@ -18,6 +18,10 @@ from privtune.shared.errors import HomeLocked
 MARK = "vault.json"  # at the top of a folder with a vault
 
 
+class Damaged(OSError):
+    """An encrypted file was changed, cut off, or stood elsewhere."""
+
+
 class Appender(Protocol):
     """A file that grows. Raises OSError in every call."""
 
@@ -32,7 +36,7 @@ class Appender(Protocol):
 
 
 class Vault(Protocol):
-    """The key of a folder. Raises OSError in every call, also for a file that is damaged or stood elsewhere."""
+    """The key of a folder. Raises OSError in every call, `Damaged` among them."""
 
     def covers(self, path: Path) -> bool:
         """Whether a file of the folder is one of those that are encrypted."""

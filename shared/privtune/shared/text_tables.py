@@ -190,7 +190,9 @@ TEXT_READERS: dict[str, Callable[[Path], RawTable]] = {
 
 def columns_of(table: RawTable) -> str:
     """The names of the columns, for error messages."""
-    return "Its columns: " + ", ".join(f'"{name}"' for name in table.columns) + "."
+    names = ", ".join(f'"{name}"' for name in table.columns)
+    tabular = table.source.endswith((".csv", ".tsv"))
+    return f"Its columns: {names}{' (in its first line, the header, which every file needs)' if tabular else ''}."
 
 
 def find_column(table: RawTable, names: Sequence[str]) -> str | None:

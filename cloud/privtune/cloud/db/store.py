@@ -18,6 +18,8 @@ from privtune.cloud.db.database import WRITING, make_engine, place, reading, sql
 from privtune.cloud.db.failures import translated
 from privtune.shared.errors import CloudUnreachable, InvalidInput, VersionMismatch
 
+_SQLITE = "cloud.sqlite"  # in a data folder
+
 
 class Store:
     """Engine and transactions. Thread-safe; see `open_store`.
@@ -91,18 +93,32 @@ class Store:
 
 
 @contextmanager
-def open_store(data_folder: Path, url: str | None) -> Iterator[Store]:
+def open_store(data_folder: Path, url: str | None, *, new: bool = True) -> Iterator[Store]:
     """The database at `url`, or SQLite in the data folder, at this version's schema; closed at the end.
+
+    new: make it where there is none. Otherwise that raises InvalidInput, unless the folder is there and empty, as
+    before the first start.
 
     Raises as `Store`, `Store.reach` and `Store.upgrade`.
     """
-    store = Store(url or sqlite_url(data_folder / "cloud.sqlite"))
+    if not (new or url or begun(data_folder)) and (not data_folder.is_dir() or any(data_folder.iterdir())):
+        raise InvalidInput(
+            f"There is no cloud in {data_folder.absolute()}: give the folder that `privtune-cloud serve` uses (--data, "
+            "or PRIVTUNE_CLOUD_DATA).",
+            param="data",
+        )
+    store = Store(url or sqlite_url(data_folder / _SQLITE))
     try:
         store.reach()
         store.upgrade()
         yield store
     finally:
         store.close()
+
+
+def begun(data_folder: Path) -> bool:
+    """Whether a cloud keeps its database in this folder."""
+    return (data_folder / _SQLITE).exists()
 
 
 def migration_config() -> Any:

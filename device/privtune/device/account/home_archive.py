@@ -27,7 +27,7 @@ from privtune.device.home.paths import private_folder
 from privtune.device.home.run_locks import ALONE, OPEN, runs_under_way
 from privtune.device.home.run_locks import FOLDER as RUNS
 from privtune.shared import __version__
-from privtune.shared.at_rest import MARK, use_vault
+from privtune.shared.at_rest import MARK, Damaged, use_vault
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, JobConflict, StorageFull
 from privtune.shared.files import flush, flush_all, replacing_file
 from privtune.shared.sqlite import copy_database
@@ -210,7 +210,7 @@ def _unpack(file: Path, folder: Path) -> int:
             contents.unlink()
     except FileNotFoundError:
         raise InvalidInput(f"There is no file {file}.", param="file") from None
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, Damaged) as error:
         raise ArtifactCorrupt(f"{file} is no export of a home, or damaged ({error}).") from error
     files = listed.get("files", [])
     if not files or any(_sha256(folder / one["name"]) != one["sha256"] for one in files):

@@ -111,7 +111,8 @@ class JobFolder:
             return JobState(spec=spec, label_names=names, prompt=form, own_terms=terms, **raw)
         except FileNotFoundError:
             raise JobNotFound(
-                f"this device holds nothing of job {self.job_id}; its head and noise live where it was trained"
+                f"this device holds nothing of job {self.job_id}: it was deleted here, or its head and noise are on "
+                "another device"
             ) from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataInvalid(f"{self.path / 'job.json'} can't be read; restore it from a backup") from error

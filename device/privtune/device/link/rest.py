@@ -141,6 +141,10 @@ class ControlPlane:
             raise self._not_ours()
         return layers
 
+    def check_model(self, model: str) -> None:
+        """Raises ModelNotFound, PermissionDenied or Unauthenticated where a job with this model would be refused."""
+        self.call("GET", f"{MODELS}/{quote(model, safe='/')}")
+
     def create_job(self, spec: JobSpec) -> Json:
         """Submit a job. A repetition after a lost connection does not create a second one."""
         key = {"Idempotency-Key": uuid.uuid4().hex}

@@ -12,16 +12,17 @@ from privtune.shared.job_spec import JobSpec
 
 
 def announcement(spec: JobSpec, protect: str, blocks: int | None = None) -> list[str]:
-    """The protection with its settings and cloud gain, settings that were overridden, and what the cloud reads.
+    """The protection with its settings and measured gain, settings that were overridden, and what the cloud reads.
 
     blocks: as of `Protection.fields`.
     """
     chosen = protection(protect)
     changed = departures(spec, protect, blocks)
-    lines = [f"protection {protect}: {chosen.summary} ({_shown(chosen.fields(spec.task, blocks))})"]
+    settings = _shown(chosen.fields(spec.task, blocks))
+    lines = [f"protection {protect}: {chosen.summary} ({settings}). {cloud_gain(spec)}"]
     if changed:
         lines.append(f"overridden: {'; '.join(changed)}: this is no longer `{protect}`")
-    return [*lines, cloud_gain(spec), *what_the_cloud_reads(spec)]
+    return [*lines, *what_the_cloud_reads(spec)]
 
 
 def departures(spec: JobSpec, protect: str, blocks: int | None = None) -> list[str]:

@@ -97,8 +97,10 @@ class MeasuredRow(BaseModel):
 
 def gain_sentence(gain: Interval, where: str) -> str:
     """A cloud gain that was measured there; one that may be none says so first."""
-    figures = f"{points(gain)} points over the same device alone ({where})"
-    return f"The cloud adds nothing measurable: {figures}." if gain[1] <= 0 else f"The cloud adds {figures}."
+    figures = f"{points(gain)} points over the same device alone"
+    if gain[1] <= 0:
+        return f"Measured on {where}: the cloud added nothing measurable, {figures}."
+    return f"Measured on {where}: the cloud added {figures}."
 
 
 def points(interval: Interval) -> str:

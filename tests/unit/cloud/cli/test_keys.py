@@ -13,6 +13,34 @@ def keys(command):
     return lambda *words: command("keys", *words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("keys", "list"),
+        ("keys", "rotate", "pt-x"),
+        ("keys", "revoke", "pt-x"),
+        ("limits", "list"),
+        ("audit-log",),
+        ("limits", "set", "alice", "--jobs", "1"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_without_a_cloud_is_refused_and_left_as_it_is(command, tmp_path, words, there):
+    folder = tmp_path / "elsewhere"
+    if there:
+        folder.mkdir()
+        (folder / "letter.txt").touch()
+    code, _, told = command(*words, "--data", str(folder))
+    assert (code, "There is no cloud in" in told) == (2, True), told
+    assert [path.name for path in folder.glob("*")] == (["letter.txt"] if there else [])
+    assert folder.exists() == there
+
+
+def test_a_first_key_says_that_it_begins_a_cloud(keys, tmp_path):
+    assert "a new one begins there" in keys("create", "--owner", "alice")[2]
+    assert "a new one" not in keys("create", "--owner", "alice")[2]
+
+
 def test_a_key_is_made_listed_rotated_and_revoked(keys, tmp_path):
     code, old, told = keys("create", "--owner", "alice", "--scope", "device", "--scope", "read", "--expires", "90d")
     assert code == 0

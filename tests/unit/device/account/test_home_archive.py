@@ -9,10 +9,11 @@ import pytest
 from privtune.device.account.home_archive import back_up_home, export_home, import_home
 from privtune.device.account.home_identity import HomeIdentity, newest
 from privtune.device.account.ledger import Ledger
+from privtune.device.home.encryption import vault_key
 from privtune.device.home.run_locks import run_lock, runs_under_way
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
-from privtune.shared.errors import ArtifactCorrupt, HomeOutdated, InvalidInput, JobConflict, StorageFull
+from privtune.shared.errors import ArtifactCorrupt, HomeLocked, HomeOutdated, InvalidInput, JobConflict, StorageFull
 
 KEY = RecordKey(0, b"k" * 16)
 
@@ -173,3 +174,23 @@ def test_a_recovered_home_has_other_names(home):
         assert store.identity != identity
         assert ledger.entries()[-1]["kind"] == "recovered"
         assert store.get_many([KEY])[KEY].data == b"drawn once"
+
+
+def test_with_a_passphrase_a_home_in_clear_travels_encrypted(home, tmp_path, monkeypatch):
+    monkeypatch.setitem(vault_key._SCRYPT, "n", 1 << 10)
+    file, passphrase = tmp_path / "file", "correct horse battery"
+    back_up_home(home, file, passphrase)
+    assert b"drawn once" not in file.read_bytes()
+    assert b"job.json" not in file.read_bytes()
+    monkeypatch.setenv(vault_key.PASSPHRASE_VARIABLE, "another passphrase")
+    with pytest.raises(HomeLocked, match="does not open"):
+        import_home(file, tmp_path / "there")
+    monkeypatch.setenv(vault_key.PASSPHRASE_VARIABLE, passphrase)
+    assert import_home(file, tmp_path / "there") == 4
+    with releases(tmp_path / "there") as store:
+        assert store.get_many([KEY])[KEY].data == b"drawn once"
+    whole = file.read_bytes()
+    for number, damaged in enumerate((whole[:-1], whole[:-30], whole[:200] + b"x" + whole[201:], b"{}\n")):
+        file.write_bytes(damaged)
+        with pytest.raises((ArtifactCorrupt, HomeLocked)):
+            import_home(file, tmp_path / f"not-{number}")

@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> str:
 def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        main(["surrogates", "show", *arguments])
+        main(["surrogates", "show", "--data", *arguments])
     printed = capsys.readouterr()
     assert ended.value.code == 0, printed.err
     return printed.out
@@ -86,7 +86,7 @@ def test_programs_read_json_and_own_terms_are_replaced(
 )
 def test_a_mistake_is_one_line(file: str, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["surrogates", "show", file, *arguments])
+        main(["surrogates", "show", "--data", file, *arguments])
     error = capsys.readouterr().err
     assert any(part in error for part in words.split("|"))
     assert error.count("\n") == 1

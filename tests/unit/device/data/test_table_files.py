@@ -139,6 +139,7 @@ BAD = [
     ("a.jsonl", '{"text": "b", "text2": "\\ud83d", "label": 0}\n', r'line 1, column "text2": half of a character'),
     ("a.jsonl", '{"text": "b", "label": 0, "\\ud83d": 0}\n', r"line 1: the name of a column has half of a character"),
     ("a.csv", "words,label\na,1\n", r'which column is the text\? .* Its columns: "words", "label"'),
+    ("a.tsv", "a fine film\nanother\n", r'Its columns: "a fine film" \(in its first line, the header'),
     ("a.csv", "text,kind\na,1\n", r'which column is the label\? .* Its columns: "text", "kind"'),
     ("a.csv", "prompt,completion\na,b\n", r"which column is the label\? .* language model: --task causal-lm\."),
 ]

@@ -73,10 +73,11 @@ def test_what_was_not_measured_says_so(known):
 def test_a_gain_that_may_be_none_is_in_the_first_line(known):
     known(row("words", gain=(0.007, -0.005, 0.018)), row("all", gain=(0.02, 0.001, 0.04)))
     assert first_line(PROTECTIONS["words"]).startswith(
-        "words: The cloud adds nothing measurable: 0.7 [-0.5, 1.8] points over the same device alone (M, D). "
+        "words: Measured on M, D: the cloud added nothing measurable, 0.7 [-0.5, 1.8] points over the same device "
     )
-    assert "cloud adds" not in first_line(PROTECTIONS["all"])
-    assert cloud_gain(job("all")) == "The cloud adds 2.0 [0.1, 4.0] points over the same device alone (M, D)."
+    assert "cloud added" not in first_line(PROTECTIONS["all"])
+    said = "Measured on M, D: the cloud added 2.0 [0.1, 4.0] points over the same device alone."
+    assert cloud_gain(job("all")) == said
 
 
 def test_a_row_is_that_of_the_same_settings(known):

@@ -43,7 +43,7 @@ def audit_log(
     from privtune.cloud.db.store import open_store
 
     begin = 0 if since is None else int(time.time()) - seconds(since, "since")
-    with open_store(data, database_url) as store:
+    with open_store(data, database_url, new=False) as store:
         if verify or noted is not None:
             _verify(store, noted)
             return

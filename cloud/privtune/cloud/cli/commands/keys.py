@@ -48,13 +48,16 @@ def create_key(
     """
     from privtune.cloud.auth import ApiKeys
     from privtune.cloud.auth.key_rows import DEFAULT_SCOPES
-    from privtune.cloud.db.store import open_store
+    from privtune.cloud.db.store import begun, open_store
 
     life = None if expires is None else seconds(expires, "expires")
+    first = database_url is None and not begun(data)
     with open_store(data, database_url) as store:
         made = ApiKeys(store).create(owner, label, scopes=scope or DEFAULT_SCOPES, expires_in_s=life)
     typer.echo(made.secret)
     typer.echo(_about(made.key), err=True)
+    if first:
+        typer.echo(f"There was no cloud in {data.absolute()}: a new one begins there.", err=True)
 
 
 @app.command("list")
@@ -67,7 +70,7 @@ def list_keys(
     from privtune.cloud.auth import ApiKeys
     from privtune.cloud.db.store import open_store
 
-    with open_store(data, database_url) as store:
+    with open_store(data, database_url, new=False) as store:
         keys = ApiKeys(store).list(owner)
     rows = [
         [
@@ -105,7 +108,7 @@ def rotate_key(
     from privtune.cloud.db.store import open_store
 
     life = None if expires is None else seconds(expires, "expires")
-    with open_store(data, database_url) as store:
+    with open_store(data, database_url, new=False) as store:
         keys = ApiKeys(store)
         made = keys.rotate(key.removesuffix("…"), overlap_s=seconds(overlap, "overlap"), expires_in_s=life)
         old = next(one for one in keys.list(made.key.owner) if one.replaced_by == made.key.id)
@@ -122,7 +125,7 @@ def revoke_key(key: Key, data: Data = DEFAULT_DATA, database_url: DatabaseUrl = 
     from privtune.cloud.auth import ApiKeys
     from privtune.cloud.db.store import open_store
 
-    with open_store(data, database_url) as store:
+    with open_store(data, database_url, new=False) as store:
         revoked = ApiKeys(store).revoke(key.removesuffix("…"))
     typer.echo(f"Revoked {revoked.id} of {revoked.owner}.")
 

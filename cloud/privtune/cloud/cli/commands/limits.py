@@ -37,7 +37,7 @@ def set_limits(
         "bytes_per_minute": None if upload_mib is None else upload_mib << 20,
         "stored_bytes": None if stored_mib is None else stored_mib << 20,
     }
-    with open_store(data, database_url) as store:
+    with open_store(data, database_url, new=False) as store:
         OwnerLimits(store).set(owner, **{name: value for name, value in given.items() if value is not None})
     typer.echo(f"The limits of {owner} are set; they hold within seconds.")
 
@@ -48,7 +48,7 @@ def list_limits(data: Data = DEFAULT_DATA, database_url: DatabaseUrl = None) -> 
     from privtune.cloud.db.store import open_store
     from privtune.cloud.limits import OwnerLimits
 
-    with open_store(data, database_url) as store:
+    with open_store(data, database_url, new=False) as store:
         rows = [[owner, *_cells(own)] for owner, own in sorted(OwnerLimits(store).own().items())]
     columns = ["owner", "models", "jobs", "requests a minute", "MiB sent a minute", "MiB stored"]
     print_table(columns, rows, empty="Every owner has the limits of `privtune-cloud serve`.")

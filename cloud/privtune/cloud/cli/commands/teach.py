@@ -51,7 +51,7 @@ def teach(
     catalog, corpora = Catalog([model]), Corpora([corpus])
     fields = {"model": catalog.names[0], "corpus": corpora.names[0], "task": task, "cut": cut, "tail": tail}
     spec = teaching_of(fields | {"text_column": text_column, "label_column": label_column}, settings or [])
-    with open_store(data, database_url) as store:
+    with open_store(data, database_url, new=False) as store:
         teachings = Teachings(store, catalog, corpora)
         teachings.check(spec)
         from privtune.cloud.compute.teaching.classroom import Classroom  # loads torch

@@ -165,11 +165,12 @@ def finetune(
             request = _request(data, job_options, columns, noise, connection, protect, blocks)
             request = replace(request, spot_checks=spot_checks)
             checked = check_request(request, home, consent, screen.message, rule)
-            for line in announcement(checked.spec, protect, blocks):
-                screen.message(line)
         with connection.control() as control:
             settings = connection.settings(control)
             if checked is not None:
+                control.check_model(checked.spec.model)  # and the key, before anything is said of a job
+                for line in announcement(checked.spec, protect, blocks):
+                    screen.message(line)
                 job_id, request = submit(checked, home, control, screen.message, new=new)
             else:
                 job_id = job or ""

@@ -137,9 +137,14 @@ def delete(
     if as_json:
         typer.echo(json.dumps({"job": job, "cloud": receipt, "device": asdict(local)}, indent=1))
         return
-    rows = [("device", kind, f"{amount.count:,}", f"{amount.bytes:,}") for kind, amount in local.went.items()]
+    if not held:
+        typer.echo("This device held nothing of it, or no longer.")
+    if receipt is not None:
+        why = "for its age" if receipt.get("why") == "age" else "at its owner's word"
+        typer.echo(f"The cloud deleted it on {_moment(receipt.get('deleted_at'))}, {why}. Its receipt of then:")
+    rows = [("device", kind, f"{amount.count:,}", _size(amount.bytes)) for kind, amount in local.went.items()]
     rows += [("cloud", *_amount(kind, amount)) for kind, amount in (receipt or {}).get("went", {}).items()]
-    print_table(rows, ("WHERE", "WENT", "COUNT", "BYTES"), numbers=(2, 3))
+    print_table(rows, ("WHERE", "WENT", "COUNT", "SIZE"), numbers=(2, 3))
     for where, stays in (("on this device", local.stays), ("in the cloud", (receipt or {}).get("stays", {}))):
         for what, why in stays.items():
             typer.echo(f"Stays {where}: {what}: {why}.")
@@ -185,12 +190,24 @@ def _print_job(job: dict[str, Any], *, as_json: bool, checked: str | None = None
         "model": job.get("model"),
         "data": job.get("training_file"),
         "task": f"{spec.get('task')}, labels {spec.get('labels')}, cut {spec.get('cut')}" if spec else None,
+        "replaced": _replaced(spec.get("surrogates")),
         "mechanism": f"{mechanism.get('name')} {params}".strip() if mechanism else None,
         "checked": checked,
         "created": _moment(job.get("created_at")),
         "finished": _moment(job.get("finished_at")) if job.get("finished_at") else None,
     }
     print_facts({name: _clean(value) for name, value in facts.items() if value is not None})
+
+
+def _replaced(surrogates: object) -> str | None:
+    """What surrogates replace; None where the cloud does not say."""
+    if not isinstance(surrogates, dict):
+        return None
+    if surrogates.get("replace") != "identifying":
+        return str(surrogates.get("replace"))
+    rank = surrogates.get("rank")
+    rare = f", and words rarer than the {rank:,} most common" if isinstance(rank, int) else ""
+    return f"what identifies{rare}"
 
 
 def _row(job: dict[str, Any]) -> list[str]:
@@ -215,7 +232,15 @@ def _moment(seconds: object) -> str:
 def _amount(kind: str, amount: object) -> tuple[str, str, str]:
     """One kind of a cloud's receipt, which may hold anything."""
     facts = amount if isinstance(amount, dict) else {}
-    return kind, _clean(facts.get("count")), _clean(facts.get("bytes"))
+    count, size = facts.get("count"), facts.get("bytes")
+    return kind.replace("_", " "), f"{count:,}" if isinstance(count, int) else _clean(count), _size(size)
+
+
+def _size(amount: object) -> str:
+    """Bytes for people; nothing for what is no file."""
+    if not isinstance(amount, int) or not amount:
+        return "-"
+    return f"{amount / 1e6:,.1f} MB" if amount >= 1e5 else f"{amount / 1e3:,.1f} kB"
 
 
 def _clean(value: object) -> str:

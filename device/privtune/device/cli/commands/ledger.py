@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from privtune.device.account.own_losses import OwnLosses
     from privtune.device.home.policy import Budget
 
+NATS = (
+    "Nats measure privacy loss: n of them change the odds between two records e^n-fold at most, for whoever sees what "
+    "left. Fewer are better; docs/ledger.md says more."
+)
 QUANTILES = {"least": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "most": 1.0}
 HEADINGS = ("time", "job", "data set", "mechanism", "releases", "vectors", "MB", "nats per record")
 
@@ -75,6 +79,8 @@ def show(
     for source, cost in costs.items():
         own = stored_losses(folder, source)
         typer.echo(f"{source}: {_cost(cost, budget)}{_really(_own_facts(together(own), cost, 0)) if own else ''}")
+    if costs:
+        typer.echo(NATS)
     typer.echo(f"{counted(len(entries), 'entry')}; last hash {head}")
 
 
@@ -244,17 +250,19 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _cost(cost: Spent, budget: Budget) -> str:
-    nats = "no bound" if cost.nats is None else f"{cost.nats:,.4g}"
-    nats += f" (delta {cost.delta:.2g})" if cost.delta else ""
+    nats = _nats(cost.nats)
+    nats += f" (delta {cost.delta:.2g})" if cost.delta and cost.nats is not None else ""
     most = budget.slope_nats if cost.slope_nats != 0 else None
     parts = (
-        ("releases", f"{cost.releases:,}", budget.releases),
-        ("jobs", str(cost.jobs), budget.jobs),
-        ("noise distributions", str(cost.noises), budget.noises),
-        ("nats per record", nats, budget.nats_per_record),
-        ("nats per record by slopes", "no bound" if cost.slope_nats is None else f"{cost.slope_nats:,.4g}", most),
-        ("nats per label", "no bound" if cost.label_nats is None else f"{cost.label_nats:,.4g}", None),
+        (counted(cost.releases, "release"), budget.releases),
+        (counted(cost.jobs, "job"), budget.jobs),
+        (counted(cost.noises, "noise distribution"), budget.noises),
+        (f"{nats} nats per record", budget.nats_per_record),
+        (f"{_nats(cost.slope_nats)} nats per record by slopes", most),
+        (f"{_nats(cost.label_nats)} nats per label", None),
     )
-    return ", ".join(
-        f"{value} {name}" + (f" of {limit:,g}" if limit is not None else "") for name, value, limit in parts
-    )
+    return ", ".join(words + (f" of {limit:,g}" if limit is not None else "") for words, limit in parts)
+
+
+def _nats(cost: float | None) -> str:
+    return "no bound on the" if cost is None else f"{cost:,.4g}"

@@ -52,9 +52,7 @@ def surrogates() -> None:
 @guarded
 @grouped
 def show(
-    data: Annotated[
-        str, typer.Argument(metavar="FILE", help="Your data: .jsonl, .csv, .tsv or .parquet. It stays here.")
-    ],
+    data: Annotated[str, typer.Option(help="Your data: .jsonl, .csv, .tsv or .parquet. It stays here.")],
     reading: Reading,
     columns: RecordColumns,
     own_terms: OwnTerms = None,
@@ -68,8 +66,8 @@ def show(
 
     \b
     Examples:
-      privtune surrogates show reviews.csv
-      privtune surrogates show chats.jsonl --task causal-lm --own-terms terms.txt --limit 5
+      privtune surrogates show --data reviews.csv
+      privtune surrogates show --data chats.jsonl --task causal-lm --own-terms terms.txt --limit 5
     """
     from privtune.device.data.source import DataSource
     from privtune.device.data.source import own_terms as terms_of

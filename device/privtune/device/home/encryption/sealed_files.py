@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from privtune.shared.at_rest import write_all
+from privtune.shared.at_rest import Damaged, write_all
 
 MAGIC = b"\x89PrivTune sealed 1\n"
 CHUNK = 1 << 20
@@ -185,9 +185,9 @@ class _Index:
         del self.chunks[number:]
 
 
-def damaged() -> OSError:
+def damaged() -> Damaged:
     """The error of a file that does not open."""
-    return OSError(errno.EIO, "it is damaged, or was moved here from another place")
+    return Damaged(errno.EIO, "it is damaged, or was moved here from another place")
 
 
 class SealedReader(io.RawIOBase):
