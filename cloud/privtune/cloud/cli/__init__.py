@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from privtune.cloud.cli.commands import certs, db, keys, limits
+from privtune.cloud.cli.commands import certs, db, devices, keys, limits
 from privtune.cloud.cli.commands.models import models
 from privtune.cloud.cli.commands.serve import SERVE_EPILOG, serve
 from privtune.cloud.cli.commands.teach import teach
@@ -34,6 +34,7 @@ app.command(epilog=SERVE_EPILOG)(serve)
 app.command()(models)
 app.command()(teach)
 app.add_typer(keys.app, name="keys")
+app.add_typer(devices.app, name="devices")
 app.add_typer(limits.app, name="limits")
 app.add_typer(db.app, name="db")
 app.add_typer(certs.app, name="certs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.gateway.split_service import Gateway
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
@@ -29,11 +29,11 @@ _PINGS = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.pin
 
 
 def build_server(
-    settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings
+    settings: Settings, jobs: Jobs, keys: ApiKeys, devices: Devices, teachings: Teachings
 ) -> tuple[grpc.aio.Server, Gateway]:
     """The gRPC server, not bound to a port yet, and its service."""
     third_ms = jobs.leases.lease_s * 1000 // 3  # a stream whose device is gone has ended before its lease runs out
     server = grpc.aio.server(options=[*_OPTIONS, *((name, third_ms) for name in _PINGS)])
-    gateway = Gateway(settings, jobs, keys, teachings)
+    gateway = Gateway(settings, jobs, keys, devices, teachings)
     split_pb2_grpc.add_SplitServiceServicer_to_server(gateway, server)  # type: ignore[no-untyped-call]
     return server, gateway

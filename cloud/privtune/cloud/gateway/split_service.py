@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
+from privtune.cloud.auth.devices import ENROL_AGAIN
 from privtune.cloud.auth.key_rows import KEY_CHECK_S
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk, JobSession
@@ -24,7 +25,15 @@ from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
-from privtune.cloud.gateway.calls import Context, abort, api_key, errors_as_status, job_and_epoch
+from privtune.cloud.gateway.calls import (
+    Context,
+    abort,
+    api_key,
+    certificate,
+    device_id,
+    errors_as_status,
+    job_and_epoch,
+)
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.gateway.lease_keeper import LeaseKeeper
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
@@ -61,8 +70,9 @@ _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 class Gateway(split_pb2_grpc.SplitServiceServicer):
     """Implements `SplitService`."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings) -> None:
-        self._settings, self._jobs, self._keys, self._teachings = settings, jobs, keys, teachings
+    def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, devices: Devices, teachings: Teachings) -> None:
+        self._settings, self._jobs, self._teachings = settings, jobs, teachings
+        self._keys, self._devices = keys, devices
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
         self._artifacts = Artifacts(settings.data_folder)
         self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
@@ -76,7 +86,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
         self._calls = Counter[str]()  # under way, by owner
-        self._keeper = LeaseKeeper(jobs.leases, self._held, self._end)
+        self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end)
         self._loop = asyncio.get_running_loop()
         jobs.when_ended(self._job_ended)
         jobs.deletions.when_deleted = self._job_deleted
@@ -118,6 +128,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 if not request.infer:
                     await asyncio.to_thread(self._jobs.limits.check_stored, owner)
                 session = await self._on_compute(self._desk.open, owner, request)
+            if not request.infer:
+                await asyncio.to_thread(self._devices.opened, device_id(context), request.job_id)
             before = None if request.infer else self._training.pop(request.job_id, None)
             if before is not None:
                 before.end(SessionSuperseded(SUPERSEDED))
@@ -145,6 +157,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 async for frame in self._answers(session, inbox, requests, context):
                     yield frame
                 why = "the device closed its stream; the job continues when it reconnects"
+            except SessionSuperseded:
+                await self._owner(context)  # one that was revoked, and so lost the job, hears that
+                raise
             except NonFinite as error:
                 with suppress(SessionSuperseded):
                     failed = session.job_id, session.epoch, error.reason, error.message
@@ -194,6 +209,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             await asyncio.to_thread(self._jobs.homes.claim, owner, request.home_id, request.count, request.nonce)
             return pb.ClaimResponse()
 
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
+        """An enrolled device wants its next certificate."""
+        async with errors_as_status(context), self._call(context):
+            own = certificate(context)
+            renewed = await asyncio.to_thread(self._devices.renew, device_id(context) or "", own)
+            return pb.RenewResponse(certificate=renewed.certificate, life_s=renewed.life_s)
+
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
         async with errors_as_status(context), self._call(context) as owner:
@@ -210,7 +232,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 raise FrameCorrupt("the kind of artifact is not set")
             with self._artifacts.file(folder, request.file).open("rb") as file:
                 file.seek(request.offset)
-                watcher = self._watch_key(context)
+                watcher = self._watch_caller(context)
                 try:
                     while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
                         yield pb.FetchResponse(data=data)
@@ -221,7 +243,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context
     ) -> AsyncIterator[pb.Frame]:
         reader = asyncio.create_task(inbox.fill(requests, self._settings.max_tensor_bytes))
-        watcher = self._watch_key(context, inbox)
+        watcher = self._watch_caller(context, inbox)
         writer, task = FrameWriter(epoch=session.epoch), _this_task()
         self._streams[task] = inbox
         try:
@@ -251,11 +273,11 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         count = await asyncio.to_thread(self._jobs.limits.counting_bytes, session.owner)
         return Inbox(session, self._desk.budget, partial(self._on_compute, self._desk.budget.hold), count)
 
-    def _watch_key(self, context: Context, inbox: Inbox | None = None) -> asyncio.Task[None]:
-        """End this task's stream within seconds of its key's end, whatever it waits for then."""
-        return asyncio.create_task(self._end_with_key(context, _this_task(), inbox))
+    def _watch_caller(self, context: Context, inbox: Inbox | None = None) -> asyncio.Task[None]:
+        """End this task's stream within seconds of its key's or device's end, whatever it waits for then."""
+        return asyncio.create_task(self._end_with_caller(context, _this_task(), inbox))
 
-    async def _end_with_key(self, context: Context, stream: asyncio.Task[Any], inbox: Inbox | None) -> None:
+    async def _end_with_caller(self, context: Context, stream: asyncio.Task[Any], inbox: Inbox | None) -> None:
         ended: PrivTuneError | None = None
         while ended is None:
             await asyncio.sleep(KEY_CHECK_S)
@@ -338,10 +360,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     async def _owner(self, context: Context) -> str:
         if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back
             raise _closing()
+        if (device := device_id(context)) is not None:
+            return (await asyncio.to_thread(self._devices.authenticate, device)).owner
+        if self._settings.require_enrolment:
+            raise Unauthenticated(f"This cloud takes enrolled devices alone. {ENROL_AGAIN}")
         return (await asyncio.to_thread(self._keys.authenticate, api_key(context), "device")).owner
 
     async def _caller(self, context: Context) -> str:
-        """The owner of a new call or stream. Raises as `ApiKeys.authenticate`, and RateLimited."""
+        """The owner of a new call or stream. Raises as `authenticate` of devices and keys, and RateLimited."""
         owner = await self._owner(context)
         await asyncio.to_thread(self._jobs.limits.count_request, owner)
         return owner

@@ -8,8 +8,9 @@ import pytest
 
 from privtune.cloud.server.log import KeyValueFormatter
 from privtune.device.cli.error_report import report
+from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.rpc import Link
 from privtune.shared.errors import InternalError, PrivTuneError
 from privtune.shared.metadata import REASON
 from privtune.split.v1 import split_pb2 as pb
