@@ -19,12 +19,14 @@ from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.auth.key_rows import SCOPES
-from privtune.cloud.db.store import Base, Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import Base
 from privtune.cloud.settings import Settings
 from privtune.device.link.identity import Identity
 from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
 from privtune.shared.teaching_spec import TeachingSpec
-from privtune.shared.wire import PROTOCOL_VERSION
+from privtune.shared.versions import NEWEST
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.builders import LEAST, least_spec
 from tests.support.enrolled import channel, enrolled, resigned, self_signed
@@ -95,7 +97,7 @@ class Doors:
     def call(self, service, method, key, job_id, channel=None):
         """Make a call about a job; its status and reason. channel: of a device with a certificate."""
         kind = GetMessageClass(method.input_type)
-        fields = {"job_id": job_id, "protocol_version": PROTOCOL_VERSION, "holder": "0" * 32}
+        fields = {"job_id": job_id, "protocol_version": NEWEST, "holder": "0" * 32}
         request = kind(**{name: value for name, value in fields.items() if name in method.input_type.fields_by_name})
         metadata = [(JOB, job_id), (EPOCH, "1")] + ([(AUTHORIZATION, f"Bearer {key}")] if key is not None else [])
         stub = (channel or self.channel).stream_stream(
@@ -150,7 +152,9 @@ def belongings(cloud, identity):
 
 def needed(path, method):
     """The scope of a route."""
-    return "admin" if "/keys" in path or "/devices" in path else "read" if method == "GET" else "submit"
+    if any(part in path for part in ("/keys", "/devices", "/audit-log")):
+        return "admin"
+    return "read" if method == "GET" else "submit"
 
 
 def all_but(doors, scope, owner="alice"):
@@ -297,7 +301,7 @@ def test_no_call_gets_through_tls_without_a_good_certificate(doors, tmp_path):
 
 def test_a_leaked_key_can_not_act_as_a_device_where_enrolment_is_required(doors, monkeypatch):
     settings = doors.cloud.settings.model_copy(update={"require_enrolment": True})
-    monkeypatch.setattr(doors.cloud.gateway, "_settings", settings)
+    monkeypatch.setattr(doors.cloud.gateway._callers, "_settings", settings)
     key = doors.cloud.keys.create("alice", scopes=SCOPES).secret
     told = {doors.call(*rpc, key, doors.alice.job_id) for rpc in RPCS}
     assert told == {("UNAUTHENTICATED", "UNAUTHENTICATED")}

@@ -5,56 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, ForeignKey, String, delete, select
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import Base
+from privtune.cloud.db.tables import DeviceRow
 from privtune.shared.errors import DeviceNotFound, PermissionDenied
 
 MAX_DEVICES = 100  # of an owner: those in force, and as many of those that have ended
 MAX_TOKENS = 100  # of an owner, not used yet
-
-
-class DeviceRow(Base):
-    """An enrolled device.
-
-    expires_at: when the newest of its certificates ends.
-    """
-
-    __tablename__ = "devices"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(64), index=True)
-    label: Mapped[str] = mapped_column(String(128))
-    enrolled_at: Mapped[int] = mapped_column(BigInteger)
-    last_seen_at: Mapped[int | None] = mapped_column(BigInteger)
-    expires_at: Mapped[int] = mapped_column(BigInteger)
-    revoked_at: Mapped[int | None] = mapped_column(BigInteger)
-
-
-class EnrolmentRow(Base):
-    """A token that lets one device of an owner in: only the SHA-256 of its secret is kept.
-
-    device_id, key_sha256: who used it, and the public key of that device; None while nobody has.
-    """
-
-    __tablename__ = "enrolments"
-
-    secret_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(64), index=True)
-    label: Mapped[str] = mapped_column(String(128))
-    expires_at: Mapped[int] = mapped_column(BigInteger)
-    device_id: Mapped[str | None] = mapped_column(String(40))
-    key_sha256: Mapped[str | None] = mapped_column(String(64))
-
-
-class DeviceJobRow(Base):
-    """The enrolled device that opened a job for training last."""
-
-    __tablename__ = "device_jobs"
-
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    device_id: Mapped[str] = mapped_column(String(40), index=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,19 +21,18 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import CursorResult, delete, func, select, update
 
+from privtune.cloud.audit_log.record import acting_as, record
 from privtune.cloud.auth.authority import Authority, certified_key, requested_key
 from privtune.cloud.auth.device_rows import (
     MAX_TOKENS,
     Device,
-    DeviceJobRow,
-    DeviceRow,
-    EnrolmentRow,
     device_view,
     find_device,
     make_room,
 )
 from privtune.cloud.auth.key_rows import check_owner
 from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import DeviceJobRow, DeviceRow, EnrolmentRow
 from privtune.shared.errors import InvalidInput, PermissionDenied, PrivTuneError, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -89,6 +88,7 @@ class Devices:
             session.add(
                 EnrolmentRow(secret_sha256=_digest(secret), owner=owner, label=label, expires_at=now + expires_in_s)
             )
+            record(session, "device.invited", owner=owner, label=label, ends_at=now + expires_in_s)
         return f"{self.authority.fingerprint}.{secret}"
 
     def enrol(self, token: str, csr_pem: str) -> Enrolled:
@@ -121,13 +121,13 @@ class Devices:
                     )
                 )
                 session.flush()
+                record(session, "device.enrolled", owner=row.owner, target=fresh, label=row.label)
             session.refresh(row)
             if row.key_sha256 != key_sha256:
                 raise Unauthenticated("This token is used; each lets one device in. Ask the operator for another.")
             device = session.get(DeviceRow, row.device_id)
             if device is None or device_view(device).ended(now) is not None:
                 raise Unauthenticated("This token's device has ended. Ask the operator for another token.")
-            log.info("enrolled", extra={"device": device.id, "owner": device.owner})
             return self._certified(device, key)
 
     def renew(self, device_id: str, certificate_pem: bytes) -> Enrolled:
@@ -142,13 +142,16 @@ class Devices:
         """Shut a device out: within seconds its streams end and its jobs wait for another. Raises DeviceNotFound."""
         with self._store.write() as session:
             row = find_device(session, device_id, owner)
-            row.revoked_at = row.revoked_at or self._now()
+            if row.revoked_at is None:
+                row.revoked_at = self._now()
+                record(session, "device.revoked", owner=row.owner, target=row.id)
             return device_view(row)
 
     def authenticate(self, device_id: str) -> Device:
         """The device of a certificate. Raises Unauthenticated for one that is not known, was revoked or has expired."""
         with self._store.read() as session:
             device = self._in_force(session.get(DeviceRow, device_id))
+        acting_as(device.id)
         self._touch(device)
         return device
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from privtune.cloud.server.log import KeyValueFormatter
 from privtune.device.cli.error_report import report
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import InternalError, PrivTuneError
+from privtune.shared.logs import KeyValueFormatter
 from privtune.shared.metadata import REASON
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc

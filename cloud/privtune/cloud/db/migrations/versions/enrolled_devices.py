@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "enrolled_devices"
-down_revision = "job_leases"
+down_revision = "audit_log"
 branch_labels = None
 depends_on = None
 
