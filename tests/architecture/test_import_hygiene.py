@@ -101,7 +101,6 @@ ABSENT = {
         "peft",
         "uvicorn",
         "sse_starlette",
-        "cryptography",
         "gguf",
     },
     "cloud": {"privtune.device", "pyarrow", "datasets", "gguf"},

@@ -10,7 +10,8 @@ import grpc
 import numpy as np
 import pytest
 
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.gateway import GatewayAccess
+from privtune.device.link.rpc import Link
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import CloudOutOfMemory, FrameCorrupt, MessageTooLarge, PrivTuneError
 from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB

@@ -37,7 +37,7 @@ class Gateway:
     def check_ready(self): pass
     def drop_packages(self, unused_since): return 0
 
-def build(settings, jobs, keys, teachings):
+def build(settings, jobs, keys, devices, teachings):
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Gateway(jobs)
 
 folder, ready = Path(sys.argv[1]), Path(sys.argv[2])
@@ -200,6 +200,7 @@ def test_the_real_cloud_serves_both_doors_over_tls_from_environment_alone(tmp_pa
         "DATA": str(tmp_path / "data"),
         "HTTP_PORT": "0",
         "GRPC_PORT": "0",
+        "DEVICE_PORT": "0",
         "TLS_AUTO": "1",
         "TLS_NAMES": "cloud.lan",
         "TLS_CA_OUT": str(tmp_path / "shared" / "ca.pem"),

@@ -14,7 +14,8 @@ import pytest
 
 from privtune.cloud import gateway
 from privtune.cloud.gateway import callers, first_message
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.gateway import GatewayAccess
+from privtune.device.link.rpc import Link
 from privtune.shared.errors import CloudUnreachable
 from privtune.shared.manifest import write_manifest
 from privtune.shared.wire import FORWARD, pack_positions, tensor_message

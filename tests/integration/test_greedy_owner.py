@@ -9,8 +9,9 @@ from contextlib import ExitStack, suppress
 import httpx
 import pytest
 
+from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.rpc import Link
 from privtune.shared.errors import CloudUnreachable, PermissionDenied, PrivTuneError, RateLimited
 from privtune.shared.manifest import write_manifest
 from privtune.split.v1 import split_pb2 as pb

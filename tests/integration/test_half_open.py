@@ -9,8 +9,9 @@ import pytest
 
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.server import http_protocol
+from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.rpc import Link
 from privtune.shared.errors import JobNotFound, Unauthenticated
 from tests.support.running import run, wait_until
 from tests.support.world import ProcessCloud, Watcher, build_world

@@ -9,7 +9,8 @@ import pytest
 
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.jobs import service
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.gateway import GatewayAccess
+from privtune.device.link.rpc import Link
 from privtune.shared.errors import InvalidInput, JobCancelled, JobConflict, SessionSuperseded
 from privtune.shared.wire import STEP, Message
 from tests.support.leases import OTHER

@@ -3,7 +3,8 @@
 import pytest
 
 from privtune.cloud.limits import OwnerLimits
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.gateway import GatewayAccess
+from privtune.device.link.rpc import Link
 from privtune.shared.errors import JobNotFound, RateLimited, StorageFull
 from tests.support.builders import LEAST
 from tests.support.plane import Plane

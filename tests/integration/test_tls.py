@@ -1,72 +1,38 @@
 """Both doors over TLS between a real device and a real cloud; anything less than trusted TLS is refused."""
 
-import json
-import os
-import subprocess
-import sys
-import time
-
 import grpc
 import pytest
 
 from privtune.cloud.server.tls import create_certificates
 from privtune.device.data.source import DataSource
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.gateway import GatewayAccess
+from privtune.device.link.rpc import Link
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import CloudUnreachable, InvalidInput
 from tests.support.owner import Owner, job_id_of
 from tests.support.proxy import Proxy
 from tests.support.texts import write_sentences
 from tests.support.tiny_models import save_model
-from tests.support.world import World
+from tests.support.world import ProcessCloud, World
 
 pytestmark = pytest.mark.timeout(120)
-KEY = "pt-" + "t" * 40
-
-
-class TlsCloud:
-    """`privtune-cloud serve --tls-auto` with the tiny encoder."""
-
-    api_key = KEY
-
-    def __init__(self, folder, model):
-        ready = folder / "ready.json"
-        command = [sys.executable, "-m", "privtune.cloud.cli", "serve", "--data", str(folder / "cloud"), "--tls-auto"]
-        command += ["--http-port", "0", "--grpc-port", "0", "--ready-file", str(ready), "--model", f"enc={model}"]
-        command += ["--threads", "1", "--tls-ca-out", str(folder / "ca.pem")]
-        self.log = folder / "cloud.log"
-        with self.log.open("w") as log:
-            environment = os.environ | {"PRIVTUNE_CLOUD_BOOTSTRAP_KEY": KEY}
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 60
-        while not ready.exists():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        addresses = json.loads(ready.read_text())
-        self.http_url, self.grpc_address = addresses["url"], addresses["grpc"]
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(30)
+KEY = "pt-" + "k" * 40
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     model = save_model(folder / "enc", "bert", "classification", num_labels=2)
-    cloud = TlsCloud(folder, model)
+    cloud = ProcessCloud(folder / "cloud", {"enc": model}, tls=True)
     data = DataSource(path=str(write_sentences(folder / "train.tsv", 60)))
-    settings = RunSettings(
-        grpc_address=cloud.grpc_address, api_key=KEY, ca_cert=folder / "ca.pem", home=folder / "home"
-    )
+    settings = RunSettings(grpc_address=cloud.grpc_address, api_key=KEY, ca_cert=cloud.ca, home=folder / "home")
     yield World(cloud=cloud, folder=folder, settings=settings, data=data, validation=data, models={"enc": model})
     cloud.stop()
 
 
 @pytest.fixture
 def owner(world, capsys):
-    return Owner(world=world, capsys=capsys, environment={"PRIVTUNE_CA": str(world.folder / "ca.pem")})
+    return Owner(world=world, capsys=capsys, environment={"PRIVTUNE_CA": str(world.cloud.ca)})
 
 
 def other_authority(tmp_path):
@@ -139,6 +105,6 @@ def test_an_unreadable_authority_is_told_by_name(world, tmp_path):
 def test_the_authority_of_the_environment_is_trusted_at_both_doors(owner, monkeypatch):
     """SSL_CERT_FILE alone, without --ca-cert: a whole job, so REST and gRPC."""
     owner.environment["PRIVTUNE_CA"] = ""
-    monkeypatch.setenv("SSL_CERT_FILE", str(owner.world.folder / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(owner.world.cloud.ca))
     done = owner.finetune("--new")
     assert done.code == 0, done.err

@@ -1,10 +1,11 @@
-"""Every route and every call, later ones too, with keys that may not use them: refused, and nothing changes.
+"""Every route and every call, later ones too, with keys and certificates that may not use them: refused, and nothing
+changes.
 
 Routes are those of the application, calls those of the service's descriptor.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,28 +16,32 @@ from fastapi.testclient import TestClient
 from google.protobuf.message_factory import GetMessageClass
 
 from privtune.cloud.api.app import create_app
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
+from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.auth.key_rows import SCOPES
 from privtune.cloud.db.database import sqlite_url
 from privtune.cloud.db.store import Store
 from privtune.cloud.db.tables import Base
 from privtune.cloud.settings import Settings
+from privtune.device.link.identity import Identity
 from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
 from privtune.shared.teaching_spec import TeachingSpec
 from privtune.shared.versions import NEWEST
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.builders import LEAST, least_spec
+from tests.support.enrolled import channel, enrolled, resigned, self_signed
 from tests.support.leases import begin
 from tests.support.texts import write_sentences
 from tests.support.tiny_models import save_model
 from tests.support.world import InProcessCloud
 
-PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect"}
+PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/v1/privtune/enrolment"}
 BODIES = {
     "/v1/fine_tuning/jobs": LEAST,
     "/v1/privtune/teachings": {"model": "tiny", "corpus": "sentences", "cut": 1, "tail": 1},
 }
 RPCS = [(service, method) for service in pb.DESCRIPTOR.services_by_name.values() for method in service.methods]
+ABOUT_JOBS = [rpc for rpc in RPCS if rpc[1].name not in ("Claim", "Renew")]  # a home or certificate of one's own
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,22 @@ class Doors:
     store: Store
     http: TestClient
     channel: grpc.Channel
+    identities: dict[str, Identity]
     alice: SimpleNamespace
 
     def state(self):
-        """The whole database, but for when keys were used, and the files of jobs with their sizes."""
+        """The whole database, but for when keys and devices were seen, and the files of jobs with their sizes."""
         files = {(str(path), path.stat().st_size) for path in (self.folder / "jobs").rglob("*")}
         with self.store.read() as session:
             return files | {
-                (table.name, *(str(row[column]) for column in table.columns if column.name != "last_used_at"))
+                (
+                    table.name,
+                    *(
+                        str(row[column])
+                        for column in table.columns
+                        if column.name not in ("last_used_at", "last_seen_at")
+                    ),
+                )
                 for table in Base.metadata.sorted_tables
                 for row in session.execute(table.select()).mappings()
             }
@@ -76,13 +89,18 @@ class Doors:
         filled = path.replace(":path", "").format(**(vars(self.alice) | ids))
         return self.http.request(method, filled, json=BODIES.get(path, {}), headers=headers)
 
-    def call(self, service, method, key, job_id):
-        """Make a call about a job; its status and reason."""
+    def told(self, rpcs, identity, key=None, job_id=None):
+        """What a device with a certificate, or None, hears at its own port: (status, reason) by call."""
+        with channel(self.cloud.device_address, identity, self.cloud.devices.authority.pem) as own:
+            return {rpc[1].name: self.call(*rpc, key, job_id or self.alice.job_id, own) for rpc in rpcs}
+
+    def call(self, service, method, key, job_id, channel=None):
+        """Make a call about a job; its status and reason. channel: of a device with a certificate."""
         kind = GetMessageClass(method.input_type)
         fields = {"job_id": job_id, "protocol_version": NEWEST, "holder": "0" * 32}
         request = kind(**{name: value for name, value in fields.items() if name in method.input_type.fields_by_name})
         metadata = [(JOB, job_id), (EPOCH, "1")] + ([(AUTHORIZATION, f"Bearer {key}")] if key is not None else [])
-        stub = self.channel.stream_stream(
+        stub = (channel or self.channel).stream_stream(
             f"/{service.full_name}/{method.name}", request_serializer=kind.SerializeToString
         )
         try:
@@ -98,18 +116,25 @@ def doors(tmp_path_factory):
     model = save_model(folder / "tiny", "bert", "classification", num_labels=2)
     corpus = write_sentences(folder / "public.tsv", 20)
     cloud = InProcessCloud(folder / "cloud", {"tiny": model}, corpora={"sentences": corpus})
-    app = create_app(cloud.jobs, cloud.keys, cloud.teachings, Settings(data_folder=folder))
-    channel, store = grpc.insecure_channel(cloud.grpc_address), Store(sqlite_url(folder / "cloud" / "cloud.sqlite"))
+    app = create_app(cloud.jobs, cloud.keys, cloud.devices, cloud.teachings, Settings(data_folder=folder))
+    clear, store = grpc.insecure_channel(cloud.grpc_address), Store(sqlite_url(folder / "cloud" / "cloud.sqlite"))
+    hers = enrolled(cloud.devices, folder / "hers.json")
     with TestClient(app) as http:
         yield Doors(
-            cloud=cloud, folder=folder / "cloud", store=store, http=http, channel=channel, alice=belongings(cloud)
+            cloud=cloud,
+            folder=folder / "cloud",
+            store=store,
+            http=http,
+            channel=clear,
+            identities={"alice": hers, "bob": enrolled(cloud.devices, folder / "bob.json", "bob")},
+            alice=belongings(cloud, hers),
         )
-    channel.close()
+    clear.close()
     store.close()
     cloud.stop()
 
 
-def belongings(cloud):
+def belongings(cloud, identity):
     """What alice has: values for the parameters of paths."""
     done, waiting = (cloud.jobs.create("alice", least_spec()) for _ in range(2))
     cloud.jobs.succeed(done.id, begin(cloud.jobs, done.id), adapter_sha256="a" * 64, tokens=1, steps=1)
@@ -121,12 +146,15 @@ def belongings(cloud):
         model=f"ft:tiny:alice::{done.id.removeprefix('ftjob-')}",
         teaching_id=taught.id,
         key_id=cloud.keys.create("alice", "spare").key.id,
+        device_id=identity.device_id,
     )
 
 
 def needed(path, method):
     """The scope of a route."""
-    return "admin" if "/keys" in path or "/audit-log" in path else "read" if method == "GET" else "submit"
+    if any(part in path for part in ("/keys", "/devices", "/audit-log")):
+        return "admin"
+    return "read" if method == "GET" else "submit"
 
 
 def all_but(doors, scope, owner="alice"):
@@ -218,10 +246,72 @@ def test_no_call_takes_a_key_that_is_not_a_devices(doors):
 def test_no_call_reaches_a_job_of_another_owner(doors, job):
     key = doors.cloud.keys.create("bob", scopes=SCOPES).secret
     before = doors.state()
-    about_jobs = [(service, method) for service, method in RPCS if method.name != "Claim"]  # of a home of bob's own
-    told = {method.name: doors.call(service, method, key, getattr(doors.alice, job)) for service, method in about_jobs}
+    told = {method.name: doors.call(service, method, key, getattr(doors.alice, job)) for service, method in ABOUT_JOBS}
     assert {case: what for case, what in told.items() if what != ("NOT_FOUND", "JOB_NOT_FOUND")} == {}
     assert doors.state() == before
+
+
+@pytest.mark.parametrize("job", ["job_id", "done"])
+def test_no_call_of_a_device_reaches_a_job_of_another_owner(doors, job):
+    """Not with a key of that owner's either: the certificate says who calls."""
+    hers = doors.cloud.keys.create("alice").secret
+    before = doors.state()
+    told = doors.told(ABOUT_JOBS, doors.identities["bob"], hers, getattr(doors.alice, job))
+    assert {case: what for case, what in told.items() if what != ("NOT_FOUND", "JOB_NOT_FOUND")} == {}
+    assert doors.state() == before
+
+
+def test_no_call_takes_a_device_that_is_not_in_force(doors, tmp_path):
+    devices = doors.cloud.devices
+    revoked, unknown = enrolled(devices, tmp_path / "a"), resigned(doors.identities["alice"], devices.authority)
+    devices.revoke(revoked.device_id)
+    past = Devices(doors.store, devices.authority, life_s=50, clock=lambda: time.time() - 100)
+    expired = resigned(enrolled(past, tmp_path / "b"), devices.authority)  # TLS takes it, the database does not
+    wrong = {
+        "revoked": revoked,
+        "unknown": resigned(unknown, devices.authority, device_id="dev-" + "0" * 16),
+        "expired": expired,
+        "nobody": resigned(unknown, devices.authority, device_id="alice"),
+    }
+    key = doors.cloud.keys.create("alice", scopes=SCOPES).secret
+    before = doors.state()
+    told = {(kind, *what) for kind, one in wrong.items() for what in doors.told(RPCS, one, key).values()}
+    assert told == {(kind, "UNAUTHENTICATED", "UNAUTHENTICATED") for kind in wrong}
+    assert doors.state() == before
+
+
+def test_no_call_gets_through_tls_without_a_good_certificate(doors, tmp_path):
+    """No certificate, an expired one, one of another authority, one that nobody signed, and the server's own."""
+    hers, devices = doors.identities["alice"], doors.cloud.devices
+    other = open_authority(tmp_path / "tls")
+    tls = doors.folder / "tls"
+    server = replace(hers, key=(tls / "server-key.pem").read_text(), certificate=(tls / "server.pem").read_text())
+    wrong = {
+        "none": None,
+        "expired": resigned(hers, devices.authority, life_s=-60),
+        "another authority's": resigned(hers, other),
+        "its own": self_signed(hers),
+        "the server's": server,
+    }
+    before = doors.state()
+    told = {(kind, *what) for kind, one in wrong.items() for what in doors.told(RPCS, one).values()}
+    assert told == {(kind, "UNAVAILABLE", None) for kind in wrong}
+    assert doors.state() == before
+
+
+def test_a_leaked_key_can_not_act_as_a_device_where_enrolment_is_required(doors, monkeypatch):
+    settings = doors.cloud.settings.model_copy(update={"require_enrolment": True})
+    monkeypatch.setattr(doors.cloud.gateway._callers, "_settings", settings)
+    key = doors.cloud.keys.create("alice", scopes=SCOPES).secret
+    told = {doors.call(*rpc, key, doors.alice.job_id) for rpc in RPCS}
+    assert told == {("UNAUTHENTICATED", "UNAUTHENTICATED")}
+    assert doors.told(RPCS, doors.identities["alice"], job_id="ftjob-none")["Claim"][0] != "UNAUTHENTICATED"
+
+
+def test_the_right_certificate_opens_every_call(doors):
+    told = doors.told(RPCS, doors.identities["alice"])
+    shut = ("UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED", "UNAVAILABLE")
+    assert {name: what for name, what in told.items() if what[0] in shut} == {}
 
 
 def test_the_right_key_opens_every_door(doors):
@@ -230,7 +320,9 @@ def test_the_right_key_opens_every_door(doors):
     shut = {}
     for service, method in RPCS:
         status, reason = doors.call(service, method, only["device"], doors.alice.job_id)
-        if status in ("UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED"):
+        if method.name == "Renew":
+            assert (status, reason) == ("PERMISSION_DENIED", "PERMISSION_DENIED"), "it has no certificate"
+        elif status in ("UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED"):
             shut[method.name] = (status, reason)
     for path, method in doors.routes():
         job_id = doors.alice.done if method == "GET" else doors.alice.job_id

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support.podman import BASE_IMAGE, PROJECT, Podman
 
-PORTS = {"PRIVTUNE_REST_PORT": "18080", "PRIVTUNE_GRPC_PORT": "18081"}
+PORTS = {"PRIVTUNE_REST_PORT": "18080", "PRIVTUNE_GRPC_PORT": "18081", "PRIVTUNE_DEVICE_PORT": "18082"}
 BUILD_STEPS = "STEP|COMMIT|Successfully|[Ee]rror"
 ENDED = {"succeeded", "failed", "cancelled"}
 

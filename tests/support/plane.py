@@ -12,7 +12,8 @@ import openai
 import uvicorn
 
 from privtune.cloud.api.app import create_app
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
+from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.database import sqlite_url
@@ -45,13 +46,21 @@ class Plane:
         notifier, files = Notifier(max_event_streams), JobFiles(ArtifactStore(folder))
         self.jobs = Jobs(self.store, notifier=notifier, limits=limits_of_all, files=files)
         self.keys = ApiKeys(self.store)
+        self.devices = Devices(self.store, open_authority(folder / "tls"))
         self.key = self.keys.create("alice").secret
         settings = Settings(data_folder=folder, grpc_port=4321, **limits)
         catalog = Catalog([f"{name}={model}" for name in names])
         corpus = folder / "reviews.txt"
         corpus.write_text("a fine film\na dull one\n")
         self.teachings = Teachings(self.store, catalog, Corpora([str(corpus)]), max_active=max_jobs)
-        app = create_app(self.jobs, self.keys, self.teachings, settings, check_ready=check_ready or self.store.ping)
+        app = create_app(
+            self.jobs,
+            self.keys,
+            self.devices,
+            self.teachings,
+            settings,
+            check_ready=check_ready or self.store.ping,
+        )
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(http_config(app, settings))

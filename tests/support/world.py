@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
+from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.database import sqlite_url
@@ -23,6 +24,8 @@ from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
+from privtune.cloud.server.ports import bind_devices
+from privtune.cloud.server.tls import ensure_certificates
 from privtune.cloud.settings import Settings
 from privtune.cloud.storage import open_artifacts
 from privtune.device.data.source import DataSource
@@ -66,6 +69,8 @@ class Watcher:
 class InProcessCloud:
     """Gateway, job service and keys in a thread of this process; no control plane.
 
+    At `grpc_address` it speaks clear text, at `device_address` TLS to enrolled devices.
+
     database: shared with another cloud, a file or a URL; None: its own.
     limits: fields of `Settings`.
     """
@@ -82,17 +87,18 @@ class InProcessCloud:
     ) -> None:
         data_folder.mkdir(parents=True, exist_ok=True)
         settings = Settings(data_folder=data_folder, grpc_port=grpc_port)
-        self._settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
+        self.settings = settings.model_copy(update=limits)  # not validated: a test may go below an operator's least
         url = database if isinstance(database, str) else sqlite_url(database or data_folder / "cloud.sqlite")
         self._store = Store(url)
         self._store.upgrade()
         self.jobs = Jobs(
             self._store,
-            files=JobFiles(open_artifacts(data_folder, self._settings.artifacts_url)),
-            lease_s=self._settings.lease_s,
-            give_up_days=self._settings.give_up_days,
+            files=JobFiles(open_artifacts(data_folder, self.settings.artifacts_url)),
+            lease_s=self.settings.lease_s,
+            give_up_days=self.settings.give_up_days,
         )
         self.keys = ApiKeys(self._store)
+        self.devices = Devices(self._store, open_authority(data_folder / "tls"))
         catalog = Catalog([f"{name}={path}" for name, path in models.items()])
         self.teachings = Teachings(
             self._store, catalog, Corpora(f"{name}={path}" for name, path in (corpora or {}).items())
@@ -111,13 +117,16 @@ class InProcessCloud:
         from privtune.cloud.gateway import build_server
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server, gateway = build_server(self._settings, self.jobs, self.keys, self.teachings)
-        port = server.add_insecure_port(f"127.0.0.1:{self._settings.grpc_port}")
+        server, self.gateway = build_server(self.settings, self.jobs, self.keys, self.devices, self.teachings)
+        port = server.add_insecure_port(f"127.0.0.1:{self.settings.grpc_port}")
         self.grpc_address = f"127.0.0.1:{port}"
+        made = ensure_certificates(self.settings.tls_folder, [])
+        with_tls = self.settings.model_copy(update={"tls_cert": made.cert, "tls_key": made.key, "device_port": 0})
+        self.device_address = f"127.0.0.1:{bind_devices(server, with_tls, self.devices.authority.pem)}"
         await server.start()
         self._ready.set()
         await self._stop.wait()
-        await gateway.shutdown()
+        await self.gateway.shutdown()
         await server.stop(0)
 
     def create_job(self, spec: JobSpec) -> str:
@@ -142,7 +151,12 @@ class InProcessCloud:
 
 
 class ProcessCloud:
-    """`privtune-cloud serve` as a process of its own, driven over REST. under: a command that runs it."""
+    """`privtune-cloud serve` as a process of its own, driven over REST.
+
+    under: a command that runs it.
+    options: more of the command's.
+    tls: both servers speak TLS, with a certificate of the authority in the file `ca`.
+    """
 
     def __init__(
         self,
@@ -154,6 +168,8 @@ class ProcessCloud:
         threads: int | None = 1,
         corpora: Mapping[str, Path] | None = None,
         under: Sequence[str] = (),
+        options: Sequence[str] = (),
+        tls: bool = False,
     ) -> None:
         environment = os.environ | {"PRIVTUNE_CLOUD_BOOTSTRAP_KEY": "pt-" + "k" * 40}
         environment |= {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
@@ -164,6 +180,10 @@ class ProcessCloud:
         arguments += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
         arguments += [part for name, path in models.items() for part in ("--model", f"{name}={path}")]
         arguments += [part for name, path in (corpora or {}).items() for part in ("--corpus", f"{name}={path}")]
+        arguments += options
+        self.ca = data_folder.with_name(data_folder.name + ".ca.pem") if tls else None
+        if self.ca is not None:
+            arguments += ["--tls-auto", "--device-port", "0", "--tls-ca-out", str(self.ca)]
         self.log = data_folder.with_name(data_folder.name + ".log")
         self.process: Forked | subprocess.Popen[bytes]
         if threads == 1 and not under:
@@ -175,7 +195,7 @@ class ProcessCloud:
         addresses = self._wait(ready)
         self.grpc_address = addresses["grpc"]
         self.http_url = addresses["url"]
-        self.control = ControlPlane(self.http_url, self.api_key)
+        self.control = ControlPlane(self.http_url, self.api_key, self.ca)
 
     def _wait(self, ready: Path) -> dict[str, str]:
         deadline = time.monotonic() + 180  # on a busy machine torch alone takes a minute to import

@@ -33,6 +33,11 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="Address of both servers.")
     http_port: int = Field(8080, ge=0, le=65535)
     grpc_port: int = Field(8081, ge=0, le=65535)
+    device_port: int = Field(
+        8082, ge=0, le=65535, description="gRPC for enrolled devices; opened only where both servers speak TLS."
+    )
+    require_enrolment: bool = Field(False, description="gRPC for enrolled devices alone: no API key is enough.")
+    certificate_days: int = Field(7, ge=1, le=365, description="Days that a device's certificate lasts.")
     database_url: str | None = Field(None, repr=False, description="None: SQLite in the data folder.")
     artifacts_url: str | None = Field(None, description="s3://BUCKET/PREFIX; None: artifacts are in the data folder.")
     tls_cert: Path | None = Field(None, description="PEM: the server's certificate, then its chain.")
@@ -88,6 +93,8 @@ class Settings(BaseModel):
     def _certificate_and_key_go_together(self) -> Settings:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("--tls-cert and --tls-key go together: give both or neither")
+        if self.require_enrolment and self.tls_cert is None:
+            raise ValueError("--require-enrolment needs TLS: add --tls-auto, or --tls-cert and --tls-key")
         return self
 
     @property
@@ -97,5 +104,5 @@ class Settings(BaseModel):
 
     @property
     def tls_folder(self) -> Path:
-        """Where `--tls-auto` and `certs create` keep certificates."""
+        """Where the private authority is, and the certificate of `--tls-auto` and `certs create`."""
         return self.data_folder / "tls"

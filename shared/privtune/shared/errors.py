@@ -12,10 +12,11 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- CorpusNotFound          no such public text
     |- ModelUnsupported        the model can't be split or loaded safely
     |- CutOutOfRange           the cut is not a block boundary of this model
-    |- Unauthenticated         no valid API key
+    |- Unauthenticated         no valid API key, token or device's certificate
     |- PermissionDenied        the key does not allow this
     |- KeyNotFound             no such API key
     |- KeyConflict             the API key has ended or was rotated before
+    |- DeviceNotFound          no such enrolled device
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
     |  `- JobHeld              another device holds the job, for as long as its lease runs
@@ -131,10 +132,12 @@ class CutOutOfRange(PrivTuneError):
 
 
 class Unauthenticated(PrivTuneError):
-    """No valid API key."""
+    """No valid API key, enrolment token or certificate of a device."""
 
     reason, grpc_status, http_status, exit_code = "UNAUTHENTICATED", "UNAUTHENTICATED", 401, 5
-    help = "The API key is missing or wrong. Create one with `privtune-cloud keys create` and set PRIVTUNE_API_KEY."
+    help = (
+        "The API key, token or certificate is missing, wrong or has ended; `privtune-cloud keys` or `devices` has more."
+    )
 
 
 class PermissionDenied(PrivTuneError):
@@ -156,6 +159,13 @@ class KeyConflict(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "KEY_CONFLICT", "FAILED_PRECONDITION", 409, 5
     help = "The API key has ended, or was rotated before. `privtune-cloud keys list` shows its state."
+
+
+class DeviceNotFound(PrivTuneError):
+    """No such enrolled device to revoke."""
+
+    reason, grpc_status, http_status, exit_code = "DEVICE_NOT_FOUND", "NOT_FOUND", 404, 5
+    help = "There is no such enrolled device. `privtune-cloud devices list` shows the ids."
 
 
 class JobNotFound(PrivTuneError):

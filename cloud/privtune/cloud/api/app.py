@@ -12,6 +12,7 @@ from starlette.requests import Request
 from privtune.cloud.api.audit_routes import add_audit_routes
 from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object
 from privtune.cloud.api.deletion_routes import add_deletion_routes
+from privtune.cloud.api.device_routes import add_device_routes, add_enrolment_routes
 from privtune.cloud.api.error_responses import install_error_handlers
 from privtune.cloud.api.job_routes import TOO_OFTEN, add_job_routes
 from privtune.cloud.api.key_routes import add_key_routes
@@ -19,7 +20,7 @@ from privtune.cloud.api.middleware import Envelope
 from privtune.cloud.api.pace import Pace
 from privtune.cloud.api.responses import ErrorResponse, FilePage, HealthObject, InfoObject, ModelObject, ModelPage
 from privtune.cloud.api.teaching_routes import add_teaching_routes
-from privtune.cloud.auth import ApiKeys, bearer
+from privtune.cloud.auth import ApiKeys, Devices, bearer
 from privtune.cloud.auth.key_rows import Scope
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.jobs.service import Jobs
@@ -47,13 +48,14 @@ job = client.fine_tuning.jobs.create(
 Status: `queued` → `running` ⇄ `paused` → `succeeded` | `failed` | `cancelled`; `privtune.phase` and
 `privtune.reason` say more. A job whose device is away is `paused` and continues by itself when the device is back.
 
-An API key has scopes: `read` for every GET, `submit` for every other request, `admin` for the owner's API keys
-and audit log, `device` for gRPC.
+An API key has scopes: `read` for every GET, `submit` for every other request, `admin` for the owner's API keys,
+enrolled devices and audit log, `device` for gRPC. An enrolled device needs no key for gRPC.
 """
 _TAGS = [
     {"name": "Fine-tuning", "description": "Jobs, their events and checkpoints."},
     {"name": "Teachings", "description": "Blocks for a device, taught on public text by the whole model."},
     {"name": "API keys", "description": "Your own, with a key that has the scope `admin`."},
+    {"name": "Devices", "description": "Devices that have enrolled, and how they do; see `privtune enroll`."},
     {"name": "Models", "description": "What this cloud offers."},
     {"name": "Files", "description": "Text is never uploaded."},
     {"name": "PrivTune", "description": "What a device asks before it connects."},
@@ -75,15 +77,18 @@ _bearer_scheme = HTTPBearer(
 def create_app(
     jobs: Jobs,
     keys: ApiKeys,
+    devices: Devices,
     teachings: Teachings,
     settings: Settings,
     *,
     grpc_port: int | None = None,
+    device_port: int | None = None,
     check_ready: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The control plane's application.
 
     grpc_port: where gRPC listens, if the settings leave the choice to the system.
+    device_port: where it listens for enrolled devices; None: nowhere.
     check_ready: raises while the cloud can't accept jobs.
     """
     app = FastAPI(
@@ -122,10 +127,12 @@ def create_app(
     add_deletion_routes(router, jobs, caller)
     add_teaching_routes(router, teachings, jobs.limits, caller, pace)
     add_key_routes(of_keys, keys, administrator, pace)
+    add_device_routes(of_keys, devices, administrator)
     add_audit_routes(of_keys, keys, administrator)
     _add_model_routes(router, teachings.catalog, jobs, caller)
     _add_file_routes(router)
-    _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)
+    _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port, device_port)
+    add_enrolment_routes(app, devices)
     app.include_router(router)
     app.include_router(of_keys)
     _add_health_routes(app, check_ready)
@@ -177,16 +184,18 @@ def _add_file_routes(router: APIRouter) -> None:
         )
 
 
-def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int) -> None:
-    @router.get("/privtune/info", tags=["PrivTune"], summary="Versions and the gRPC port", response_model=InfoObject)
+def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int, device_port: int | None) -> None:
+    @router.get("/privtune/info", tags=["PrivTune"], summary="Versions and the gRPC ports", response_model=InfoObject)
     def info() -> dict[str, Any]:
-        """What a device asks first: gRPC listens on the same host, on this port, with TLS or without."""
+        """What a device asks first: gRPC listens on the same host, on these ports, with TLS or without."""
         return {
             "object": "privtune.info",
             "version": __version__,
             "protocol_version": OURS.newest,
             "oldest_protocol_version": OURS.oldest,
             "grpc_port": grpc_port,
+            "device_port": device_port,
+            "requires_enrolment": settings.require_enrolment,
             "tls": settings.tls,
             "max_tensor_bytes": settings.max_tensor_bytes,
         }

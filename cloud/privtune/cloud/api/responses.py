@@ -209,6 +209,8 @@ class InfoObject(_Object):
     protocol_version: int = Field(description="The newest that it speaks.")
     oldest_protocol_version: int
     grpc_port: int
+    device_port: int | None = Field(description="Of gRPC for enrolled devices; null: there is none without TLS.")
+    requires_enrolment: bool = Field(description="No API key is enough for gRPC.")
     tls: bool
     max_tensor_bytes: int
 

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 Action = Literal[
     "cloud.started",
     "device.enrolled",
+    "device.invited",
     "device.revoked",
     "home.added",
     "home.refused",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import re
 import secrets
 import threading
 import time
@@ -28,6 +27,7 @@ from privtune.cloud.auth.key_rows import (
     MAX_LIFE_S,
     ApiKey,
     Scope,
+    check_owner,
     checked_scopes,
     find_key,
     key_view,
@@ -44,7 +44,6 @@ _DISPLAY_CHARACTERS = 9
 _MIN_SECRET_CHARACTERS = 32
 _MAX_SECRET_CHARACTERS = 256
 _LAST_USED_GRAIN_S = 60
-_OWNER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,13 +181,7 @@ class ApiKeys:
         expires_in_s: int | None,
         given: str | None = None,
     ) -> NewApiKey:
-        if not _OWNER.match(owner):
-            raise InvalidInput(
-                f"{owner!r} can't be an owner: use up to 64 letters, digits, dots, underscores and dashes.",
-                param="owner",
-            )
-        if len(label) > 128:
-            raise InvalidInput("A key's label has at most 128 characters.", param="label")
+        check_owner(owner, label)
         if expires_in_s is not None:
             _check_time(expires_in_s, "expires_in_s", least=1)
         now = self._now()

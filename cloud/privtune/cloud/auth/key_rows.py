@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ DEFAULT_SCOPES: tuple[Scope, ...] = ("read", "submit", "device")
 BOOTSTRAP = "boot-"  # beginning of the ids of keys that the operator's environment names
 MAX_LIFE_S = 10 * 365 * 24 * 3600
 KEY_CHECK_S = 1.0  # a key that has ended ends its streams within this time and what it takes to look
+_OWNER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 MAX_KEYS = 100  # of an owner: those in force, and as many of those that have ended
 
 
@@ -57,6 +59,16 @@ class ApiKey:
             how = "expired" if self.replaced_by is None else f"was rotated to {self.replaced_by} and ended"
             return f"{how} on {time.strftime('%Y-%m-%d %H:%M', time.gmtime(self.expires_at))} UTC"
         return None
+
+
+def check_owner(owner: str, label: str) -> None:
+    """Raises InvalidInput for what can't be the name of an owner, or the label of a key or a device."""
+    if not _OWNER.match(owner):
+        raise InvalidInput(
+            f"{owner!r} can't be an owner: use up to 64 letters, digits, dots, underscores and dashes.", param="owner"
+        )
+    if len(label) > 128:
+        raise InvalidInput("A label has at most 128 characters.", param="label")
 
 
 def checked_scopes(scopes: Iterable[str]) -> tuple[Scope, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from privtune.cloud.cli.commands import certs, db, keys, limits
+from privtune.cloud.cli.commands import certs, db, devices, keys, limits
 from privtune.cloud.cli.commands.audit_log import audit_log
 from privtune.cloud.cli.commands.models import models
 from privtune.cloud.cli.commands.serve import SERVE_EPILOG, serve
@@ -36,6 +36,7 @@ app.command()(models)
 app.command()(teach)
 app.command()(audit_log)
 app.add_typer(keys.app, name="keys")
+app.add_typer(devices.app, name="devices")
 app.add_typer(limits.app, name="limits")
 app.add_typer(db.app, name="db")
 app.add_typer(certs.app, name="certs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.gateway.first_message import FirstMessage
 from privtune.cloud.gateway.split_service import Gateway
 from privtune.cloud.jobs.service import Jobs
@@ -33,7 +33,7 @@ _PINGS = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.pin
 
 
 def build_server(
-    settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings
+    settings: Settings, jobs: Jobs, keys: ApiKeys, devices: Devices, teachings: Teachings
 ) -> tuple[grpc.aio.Server, Gateway]:
     """The gRPC server, not bound to a port yet, and its service."""
     third_ms = jobs.leases.lease_s * 1000 // 3  # a stream whose device is gone has ended before its lease runs out
@@ -41,6 +41,6 @@ def build_server(
     options += [("grpc.max_concurrent_streams", MAX_STREAMS)]
     options += [(name, third_ms) for name in _PINGS]
     server = grpc.aio.server(options=options, interceptors=[FirstMessage()])
-    gateway = Gateway(settings, jobs, keys, teachings)
+    gateway = Gateway(settings, jobs, keys, devices, teachings)
     split_pb2_grpc.add_SplitServiceServicer_to_server(gateway, server)  # type: ignore[no-untyped-call]
     return server, gateway

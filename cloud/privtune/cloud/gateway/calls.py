@@ -12,7 +12,7 @@ import grpc
 
 from privtune.cloud.audit_log.record import acting_from
 from privtune.shared import metadata
-from privtune.shared.errors import InternalError, JobConflict, PrivTuneError, Unauthenticated
+from privtune.shared.errors import InternalError, JobConflict, PermissionDenied, PrivTuneError, Unauthenticated
 
 log = logging.getLogger(__name__)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
@@ -32,6 +32,20 @@ async def abort(context: Context, error: PrivTuneError) -> None:
     """End the RPC with an error of the table. Raises grpc's own AbortError once the status is on its way."""
     status, reason = getattr(grpc.StatusCode, error.grpc_status), ((metadata.REASON, error.reason),)
     await context.abort(status, error.message, trailing_metadata=reason)
+
+
+def device_id(context: Context) -> str | None:
+    """The device whose certificate TLS has verified; None for a caller without one."""
+    names = context.auth_context().get("x509_common_name")
+    return names[0].decode("ascii", "replace") if names else None
+
+
+def certificate(context: Context) -> bytes:
+    """The PEM of the device's certificate. Raises `PermissionDenied` for a caller without one."""
+    found = context.auth_context().get("x509_pem_cert")
+    if not found:
+        raise PermissionDenied("only an enrolled device has a certificate to renew; see `privtune enroll`")
+    return bytes(found[0])
 
 
 def api_key(context: Context) -> str:

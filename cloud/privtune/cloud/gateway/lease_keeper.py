@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+from privtune.cloud.auth import Devices
 from privtune.cloud.jobs.leases import Leases
-from privtune.shared.errors import PrivTuneError
+from privtune.shared.errors import JobConflict, JobNotFound, PrivTuneError
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0  # a request of another process, and the loss of a lease, take effect within this time
@@ -20,6 +21,7 @@ class LeaseKeeper:
 
     It has a thread of its own: neither a pass through a model nor a crowd of calls keeps it waiting.
 
+    devices: those that were revoked lose their jobs.
     held: tokens of the streams that live, by job.
     end: ends a stream with an error, if it is still that of the token. Both are called on the loop.
     """
@@ -27,10 +29,11 @@ class LeaseKeeper:
     def __init__(
         self,
         leases: Leases,
+        devices: Devices,
         held: Callable[[], Mapping[str, int]],
         end: Callable[[str, int, PrivTuneError], None],
     ) -> None:
-        self._leases, self._held, self._end = leases, held, end
+        self._leases, self._devices, self._held, self._end = leases, devices, held, end
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leases")
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         self._task = self._loop.create_task(self._run())
@@ -66,6 +69,10 @@ class LeaseKeeper:
                 await asyncio.wait_for(self._wake.wait(), LOOK_S)
 
     def _look(self, held: Mapping[str, int]) -> dict[str, PrivTuneError]:
-        lost = self._leases.keep(held)  # first: a process that slept still holds what nobody has claimed since
+        for job_id in self._devices.abandoned():
+            with suppress(JobConflict, JobNotFound):  # it has ended
+                self._leases.release(job_id, why="taken from its device, which was revoked")
+            self._devices.opened(None, job_id)
+        lost = self._leases.keep(held)  # before `reap`: a process that slept still holds what nobody has claimed since
         self._leases.reap()
         return lost

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.compute.host import Host
@@ -24,7 +24,14 @@ from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
 from privtune.cloud.compute.turns import NOBODY, Turns
 from privtune.cloud.gateway.callers import Callers
-from privtune.cloud.gateway.calls import Context, errors_as_status, job_and_epoch, this_task
+from privtune.cloud.gateway.calls import (
+    Context,
+    certificate,
+    device_id,
+    errors_as_status,
+    job_and_epoch,
+    this_task,
+)
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.gateway.lease_keeper import LeaseKeeper
 from privtune.cloud.gateway.stream_watch import Unread, watch
@@ -61,8 +68,8 @@ _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 class Gateway(split_pb2_grpc.SplitServiceServicer):
     """Implements `SplitService`."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, teachings: Teachings) -> None:
-        self._settings, self._jobs, self._teachings = settings, jobs, teachings
+    def __init__(self, settings: Settings, jobs: Jobs, keys: ApiKeys, devices: Devices, teachings: Teachings) -> None:
+        self._settings, self._jobs, self._devices, self._teachings = settings, jobs, devices, teachings
         self._compute = Turns()
         store = open_artifacts(settings.data_folder, settings.artifacts_url)
         self._artifacts = Artifacts(store)
@@ -74,8 +81,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._desk = Desk(self._host, jobs, self._artifacts, settings)
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
-        self._callers = Callers(keys, jobs.limits, self._refuse_when_closing)
-        self._keeper = LeaseKeeper(jobs.leases, self._held, self._end)
+        self._callers = Callers(settings, keys, devices, jobs.limits, self._refuse_when_closing)
+        self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end)
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.create_task(self._drop_idle())
         jobs.when_ended(self._job_ended)
@@ -132,6 +139,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 if request.spot_checks:
                     state = await self._on_compute(owner, session.top.state_sha256)
                     dropout = await self._on_compute(owner, dropout_sha256, session.top.device)
+            if not request.infer:
+                await asyncio.to_thread(self._devices.opened, device_id(context), request.job_id)
             before = None if request.infer else self._training.pop(request.job_id, None)
             if before is not None:
                 before.end(SessionSuperseded(SUPERSEDED))
@@ -165,6 +174,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 async for frame in self._answers(session, inbox, requests, context):
                     yield frame
                 why = "the device closed its stream; the job continues when it reconnects"
+            except SessionSuperseded:
+                await self._callers.owner(context)  # one that was revoked, and so lost the job, hears that
+                raise
             except NonFinite as error:
                 with suppress(SessionSuperseded):
                     failed = session.job_id, session.epoch, error.reason, error.message
@@ -212,6 +224,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         async with errors_as_status(context), self._callers.call(context) as owner:
             await asyncio.to_thread(self._jobs.homes.claim, owner, request.home_id, request.count, request.nonce)
             return pb.ClaimResponse()
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:
+        """An enrolled device wants its next certificate."""
+        async with errors_as_status(context), self._callers.call(context):
+            own = certificate(context)
+            renewed = await asyncio.to_thread(self._devices.renew, device_id(context) or "", own)
+            return pb.RenewResponse(certificate=renewed.certificate, life_s=renewed.life_s)
 
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""

@@ -74,8 +74,10 @@ class Leases:
         check_unfinished(row.id, status_of(row))
         return token
 
-    def release(self, job_id: str, owner: str | None = None) -> Job:
+    def release(self, job_id: str, owner: str | None = None, why: str = "taken from its device by its owner") -> Job:
         """Take the job from the device that holds it, so that any device may claim it. A held job stays held.
+
+        why: the beginning of the reason that its state shows.
 
         Raises JobConflict for a job that has ended.
         """
@@ -85,7 +87,7 @@ class Leases:
             if lease is not None:
                 session.delete(lease)
             self._live.drop_lease(job_id)
-            reason = "taken from its device by its owner; waiting for a device that holds the data"
+            reason = f"{why}; waiting for a device that holds the data"
             self._changes.lost(session, row, reason)
             if row.status == "paused" and not row.held:
                 self._changes.move(session, row, "queued", "waiting_for_device", reason)

@@ -1,4 +1,4 @@
-"""What both servers share: the database, jobs, API keys and models of one data folder, held by one process."""
+"""What both servers share: database, jobs, API keys, devices and models of one data folder, held by one process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
+from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store, open_store
@@ -33,12 +34,15 @@ class Plane:
     store: Store
     jobs: Jobs
     keys: ApiKeys
+    devices: Devices
     teachings: Teachings
 
 
 @contextmanager
 def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = None) -> Iterator[Plane]:
-    """Open the database. Jobs that a crash left running wait for their devices once their leases have run out.
+    """Open the database, and the authority, which the first start makes.
+
+    Jobs that a crash left running wait for their devices once their leases have run out.
 
     Raises InvalidInput when another process serves the data folder, StorageFull when it can't be written,
     and as `open_store` and `ArtifactStore.reach`.
@@ -64,7 +68,9 @@ def open_plane(settings: Settings, catalog: Catalog, corpora: Corpora | None = N
             max_step_bytes=settings.max_memory_bytes,
             place=_place(settings.data_folder),
         )
-        yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), teachings=teachings)
+        authority = open_authority(settings.tls_folder)
+        devices = Devices(store, authority, life_s=settings.certificate_days * 86400)
+        yield Plane(store=store, jobs=jobs, keys=ApiKeys(store), devices=devices, teachings=teachings)
 
 
 def _place(folder: Path) -> str:

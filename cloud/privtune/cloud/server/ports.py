@@ -24,17 +24,40 @@ def http_listener(host: str, port: int) -> Iterator[socket.socket]:
 
 def bind_grpc(server: Any, settings: Settings) -> int:
     """Bind gRPC's port, with TLS if the settings have a certificate; returns the port. Raises PortInUse."""
-    host, port = settings.host, settings.grpc_port
+    pair = _certificate(settings)
+    credentials = None if pair is None else grpc.ssl_server_credentials([pair])
+    return _bind(server, settings.host, settings.grpc_port, "--grpc-port", credentials)
+
+
+def bind_devices(server: Any, settings: Settings, authority_pem: bytes) -> int | None:
+    """Bind gRPC's port for devices with a certificate of the authority; returns the port, None without TLS.
+
+    gRPC can't ask for a client's certificate without insisting on one, so enrolled devices have a port of their own.
+    Raises PortInUse.
+    """
+    pair = _certificate(settings)
+    if pair is None:
+        return None
+    credentials = grpc.ssl_server_credentials([pair], root_certificates=authority_pem, require_client_auth=True)
+    return _bind(server, settings.host, settings.device_port, "--device-port", credentials)
+
+
+def _certificate(settings: Settings) -> tuple[bytes, bytes] | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return settings.tls_key.read_bytes(), settings.tls_cert.read_bytes()
+
+
+def _bind(server: Any, host: str, port: int, flag: str, credentials: Any) -> int:
     if port:
         # gRPC names no cause when it can't bind; an ordinary socket does.
-        with _listening(host, port, "--grpc-port"):
+        with _listening(host, port, flag):
             pass
     address = host_port(host, port)
-    refused = f"gRPC can't listen on {address}; choose another --grpc-port."
+    refused = f"gRPC can't listen on {address}; choose another {flag}."
     try:
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
-            bound = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        if credentials is not None:
+            bound = server.add_secure_port(address, credentials)
         else:
             bound = server.add_insecure_port(address)
     except RuntimeError as error:

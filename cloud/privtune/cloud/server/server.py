@@ -19,12 +19,12 @@ from typing import Any, Protocol
 import uvicorn
 
 from privtune.cloud.api.app import create_app
-from privtune.cloud.auth import ApiKeys
+from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.server.http_protocol import PatientProtocol
 from privtune.cloud.server.plane import Plane
-from privtune.cloud.server.ports import bind_grpc, host_port, http_listener
+from privtune.cloud.server.ports import bind_devices, bind_grpc, host_port, http_listener
 from privtune.cloud.server.readiness import Readiness, check_disk
 from privtune.cloud.server.sweep import sweep_hourly
 from privtune.cloud.server.tls import check_exposure
@@ -53,11 +53,12 @@ class Stoppable(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """Where both servers listen. `grpc_port` and `http_port` are the real ones, never 0."""
+    """Where both servers listen. Ports are the real ones, never 0; `device_port` is None without TLS."""
 
     host: str
     http_port: int
     grpc_port: int
+    device_port: int | None
     tls: bool
 
     @property
@@ -71,7 +72,7 @@ class Addresses:
         return host_port(self.host, self.grpc_port)
 
 
-GatewayBuilder = Callable[[Settings, Jobs, ApiKeys, Teachings], tuple[Any, Stoppable]]
+GatewayBuilder = Callable[[Settings, Jobs, ApiKeys, Devices, Teachings], tuple[Any, Stoppable]]
 
 
 async def serve(
@@ -92,20 +93,23 @@ async def serve(
     _allow_open_files()
     with http_listener(settings.host, settings.http_port) as http_socket:
         build = build_gateway or _real_gateway()
-        grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.teachings)
+        grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.devices, plane.teachings)
         addresses = Addresses(
             host=settings.host,
             http_port=http_socket.getsockname()[1],
             grpc_port=bind_grpc(grpc_server, settings),
+            device_port=bind_devices(grpc_server, settings, plane.devices.authority.pem),
             tls=settings.tls,
         )
         readiness = Readiness([plane.store.ping, partial(check_disk, settings.data_folder), gateway.check_ready])
         app = create_app(
             plane.jobs,
             plane.keys,
+            plane.devices,
             plane.teachings,
             settings,
             grpc_port=addresses.grpc_port,
+            device_port=addresses.device_port,
             check_ready=readiness.check,
         )
         http_server = _HttpServer(http_config(app, settings))
@@ -156,6 +160,7 @@ def write_ready_file(path: Path, addresses: Addresses) -> None:
         "grpc": addresses.grpc,
         "http_port": addresses.http_port,
         "grpc_port": addresses.grpc_port,
+        "device_port": addresses.device_port,
         "tls": addresses.tls,
         "pid": os.getpid(),
     }

@@ -1,7 +1,4 @@
-"""TLS of both servers: which addresses may do without it, and a private authority for those without a certificate.
-
-The authority's key never leaves the data folder; devices need `ca.pem` only.
-"""
+"""TLS of both servers: which addresses may do without it, and a certificate of the private authority."""
 
 from __future__ import annotations
 
@@ -12,17 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from privtune.cloud.auth.authority import CA_FILE, open_authority, pem_of
 from privtune.cloud.settings import Settings
 from privtune.shared.addresses import is_loopback
 from privtune.shared.errors import InvalidInput, StorageFull
 from privtune.shared.files import make_folder, write_text
 
-_CA_YEARS = 10
-_SERVER_DAYS = 397  # strict clients refuse certificates that are valid for longer
 _RENEW_DAYS = 30
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST_NAME = re.compile(
@@ -62,14 +58,12 @@ def create_certificates(folder: Path, names: list[str]) -> Certificates:
     """
     wanted = list(dict.fromkeys([*names, *_LOCAL_NAMES]))
     alternatives = [_general_name(name) for name in wanted]
-    files = Certificates(ca=folder / "ca.pem", cert=folder / "server.pem", key=folder / "server-key.pem")
+    files = Certificates(ca=folder / CA_FILE, cert=folder / "server.pem", key=folder / "server-key.pem")
     try:
-        make_folder(folder, 0o700)
-        ca_cert, ca_key = _authority(files.ca, folder / "ca-key.pem")
+        authority = open_authority(folder)
         key = ec.generate_private_key(ec.SECP256R1())
-        cert = _sign_server(ca_cert, ca_key, key, wanted[0], alternatives)
-        write_text(files.key, _pem(key), private=True)
-        write_text(files.cert, cert.public_bytes(serialization.Encoding.PEM).decode())
+        write_text(files.key, pem_of(key), private=True)
+        write_text(files.cert, authority.sign_server(key.public_key(), alternatives, wanted[0]).decode())
     except OSError as error:
         raise StorageFull(f"Can't write certificates to {folder}: {error.strerror}.") from error
     return files
@@ -77,8 +71,8 @@ def create_certificates(folder: Path, names: list[str]) -> Certificates:
 
 def ensure_certificates(folder: Path, names: list[str]) -> Certificates:
     """The present certificate while it covers `names` and lasts, else a new one. See `create_certificates`."""
-    files = Certificates(ca=folder / "ca.pem", cert=folder / "server.pem", key=folder / "server-key.pem")
-    if files.ca.exists() and files.cert.exists() and files.key.exists() and _still_good(files.cert, names):
+    files = Certificates(ca=folder / CA_FILE, cert=folder / "server.pem", key=folder / "server-key.pem")
+    if files.ca.exists() and files.cert.exists() and files.key.exists() and _still_good(files, names):
         return files
     return create_certificates(folder, names)
 
@@ -92,73 +86,6 @@ def publish_ca(certificates: Certificates, target: Path) -> None:
         raise StorageFull(f"Can't write the authority's certificate to {target}: {error.strerror}.") from error
 
 
-def _authority(cert_path: Path, key_path: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    if cert_path.exists() and key_path.exists():
-        key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return x509.load_pem_x509_certificate(cert_path.read_bytes()), key
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "PrivTune private authority")])
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    cert = (
-        _builder(name, name, key, _CA_YEARS * 365)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    write_text(key_path, _pem(key), private=True)
-    write_text(cert_path, cert.public_bytes(serialization.Encoding.PEM).decode())
-    return cert, key
-
-
-def _sign_server(
-    ca_cert: x509.Certificate,
-    ca_key: ec.EllipticCurvePrivateKey,
-    key: ec.EllipticCurvePrivateKey,
-    name: str,
-    alternatives: list[x509.GeneralName],
-) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
-    return (
-        _builder(subject, ca_cert.subject, key, _SERVER_DAYS)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()),
-            critical=False,
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # a laptop's clock may be slow
-        .not_valid_after(now + datetime.timedelta(days=days))
-    )
-
-
 def _general_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
@@ -169,11 +96,12 @@ def _general_name(name: str) -> x509.GeneralName:
     return x509.DNSName(name)
 
 
-def _still_good(cert_path: Path, names: list[str]) -> bool:
+def _still_good(files: Certificates, names: list[str]) -> bool:
     try:
-        cert = x509.load_pem_x509_certificate(cert_path.read_bytes())
+        cert = x509.load_pem_x509_certificate(files.cert.read_bytes())
         have = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, x509.ExtensionNotFound):
+        cert.verify_directly_issued_by(x509.load_pem_x509_certificate(files.ca.read_bytes()))
+    except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
     left = cert.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return left.days > _RENEW_DAYS and all(_general_name(name) in list(have) for name in names)
@@ -194,8 +122,3 @@ def _check_pair(cert_path: Path, key_path: Path) -> None:
         raise InvalidInput(f"{key_path} is not the key of {cert_path}.")
     if cert.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
         raise InvalidInput(f"{cert_path} expired on {cert.not_valid_after_utc:%Y-%m-%d}; renew it.")
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> str:
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(*form).decode()

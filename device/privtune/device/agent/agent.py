@@ -26,7 +26,9 @@ from privtune.device.data.source import DataSource
 from privtune.device.home.failure_log import log_failure
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.paths import holds_job
-from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
+from privtune.device.link.gateway import renew_if_due
+from privtune.device.link.rest import HELD, ControlPlane, job_spec, phase_of
+from privtune.device.link.rest_client import Json
 from privtune.device.protections.readable import what_the_cloud_reads
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, ends_job, run_job
@@ -118,7 +120,11 @@ class Agent:
         away = False
 
         def attempt() -> Json | None:
-            return None if self.stop.is_set() else self._next_job()
+            if self.stop.is_set():
+                return None
+            if self.settings.identity is not None:
+                renew_if_due(self.settings.identity, lambda: self._at_the_gateway().endpoint)
+            return self._next_job()
 
         def again(error: BaseException) -> bool:
             if isinstance(error, (Unauthenticated, PermissionDenied)) or not isinstance(error, Exception):
@@ -238,16 +244,17 @@ class Agent:
             raise PolicyRefused(error.message, private=error.private) from None
 
     def _reachable(self, spec: JobSpec) -> RunSettings:
-        address = self.settings.grpc_address or self.control.grpc_address()
         model, policy = self.config.local_models.get(spec.model), self.config.policy
-        return replace(self.settings, grpc_address=address, local_model=model, policy=policy, tell_data=True)
+        return replace(self._at_the_gateway(), local_model=model, policy=policy, tell_data=True)
+
+    def _at_the_gateway(self) -> RunSettings:
+        return replace(self.settings, grpc_address=self.settings.grpc_address or self.control.grpc_address())
 
     def _report(self, job_id: str, error: PrivTuneError) -> None:
         """A refusal by the policy fails the job in the cloud; `run_job` reports its own errors; other jobs wait."""
         if isinstance(error, PolicyRefused):
             try:
-                address = self.settings.grpc_address or self.control.grpc_address()
-                report_refusal(job_id, error, replace(self.settings, grpc_address=address), self.screen.message)
+                report_refusal(job_id, error, self._at_the_gateway(), self.screen.message)
             except (Unauthenticated, PermissionDenied):
                 raise
             except BaseException as failed:

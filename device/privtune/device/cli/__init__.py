@@ -13,6 +13,7 @@ import typer
 from privtune.device.cli.commands import home, jobs, ledger, surrogates, tables, teachings, transcript
 from privtune.device.cli.commands.agent import agent
 from privtune.device.cli.commands.audit import audit
+from privtune.device.cli.commands.enroll import enroll
 from privtune.device.cli.commands.evaluate import evaluate
 from privtune.device.cli.commands.export import export
 from privtune.device.cli.commands.finetune import EPILOG, finetune
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.command(epilog=EPILOG)(finetune)
 app.command(epilog=EPILOG)(agent)
+app.command()(enroll)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(teachings.app, name="teachings")
 app.add_typer(ledger.app, name="ledger")

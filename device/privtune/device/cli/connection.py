@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CloudOptions(OptionGroup):
-    """Where the cloud's REST API is, and the key for it."""
+    """Where the cloud's REST API is, the key for it, and the home that may have enrolled there."""
 
     cloud: Annotated[
         str | None,
@@ -36,12 +37,41 @@ class CloudOptions(OptionGroup):
     ca_cert: Annotated[
         Path | None,
         option(
-            "PEM file of the cloud's own certificate authority. Default: SSL_CERT_FILE and SSL_CERT_DIR, else the "
-            "system's store.",
+            "PEM file of the cloud's own certificate authority. Default: the one that `privtune enroll` kept, else "
+            "SSL_CERT_FILE and SSL_CERT_DIR, else the system's store.",
             CONNECTION,
             envvar="PRIVTUNE_CA",
         ),
     ] = None
+    home: Home = None
+
+    @property
+    def folder(self) -> Path:
+        """The device's home folder, absolute."""
+        return home_folder(self.home)
+
+    @property
+    def identity(self) -> Path | None:
+        """The file of this device's identity at the cloud; None where it has not enrolled."""
+        from privtune.device.home.paths import default_home
+        from privtune.device.link.identity import identity_file
+        from privtune.device.link.rest_client import checked_url
+
+        url = checked_url(self.cloud or "")
+        if url.scheme != "https":
+            return None
+        with suppress(RuntimeError):  # there is no home folder; whatever needs one says so
+            file = identity_file((self.home or default_home()).expanduser().absolute(), url.host, url.port)
+            return file if file.exists() else None
+        return None
+
+    @property
+    def trusted(self) -> Path | None:
+        """The file of whom to trust; None: the system decides."""
+        from privtune.device.link.identity import authority_file
+
+        kept = None if self.identity is None else authority_file(self.identity)
+        return self.ca_cert or (kept if kept is not None and kept.exists() else None)
 
     def control(self) -> ControlPlane:
         """The REST client. Raises InvalidInput or Unauthenticated when the address or the key is not given."""
@@ -50,7 +80,7 @@ class CloudOptions(OptionGroup):
 
         if not self.cloud:
             raise InvalidInput("Which cloud? Set PRIVTUNE_CLOUD or give --cloud https://host:port.", param="cloud")
-        return ControlPlane(self.cloud, self.api_key or "", self.ca_cert)
+        return ControlPlane(self.cloud, self.api_key or "", self.trusted, enrolled=self.identity is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +99,7 @@ class Connection(CloudOptions):
         float,
         option("Seconds without progress before the command gives up. Default: 600.", CONNECTION, min=1),
     ] = 600.0
-    home: Home = None
     threads: Threads = None
-
-    @property
-    def folder(self) -> Path:
-        """The device's home folder, absolute."""
-        return home_folder(self.home)
 
     def settings(self, control: ControlPlane | None = None) -> RunSettings:
         """How to reach the gateway, with the device's own policy.
@@ -99,7 +123,8 @@ class Connection(CloudOptions):
         return RunSettings(
             grpc_address=grpc_address,
             api_key=(self.api_key or "").strip(),
-            ca_cert=self.ca_cert,
+            ca_cert=self.trusted if self.cloud else self.ca_cert,
+            identity=self.identity if self.cloud else None,
             tls=(self.cloud or "").lower().startswith("https:"),
             home=self.folder,
             no_progress_timeout=self.patience,

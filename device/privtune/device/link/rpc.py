@@ -9,27 +9,23 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 
 from privtune.device.account.home_identity import Claim
 from privtune.device.account.transcript import Transcript
-from privtune.device.link.trust import proxy_of, trusted_roots
-from privtune.shared.addresses import is_loopback
+from privtune.device.link.gateway import GatewayAccess, Renewal, open_channel
 from privtune.shared.errors import (
     CloudUnreachable,
     FrameCorrupt,
     MessageTooLarge,
     PrivTuneError,
     VersionMismatch,
-    by_reason,
 )
-from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
+from privtune.shared.metadata import EPOCH, JOB
 from privtune.shared.printable import printable
-from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, OUTPUT, RESEND, FrameReader, FrameWriter, Message
+from privtune.shared.wire import DEFAULT_CHUNK_BYTES, OUTPUT, RESEND, FrameReader, FrameWriter, Message
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
 
@@ -42,23 +38,6 @@ _ATTEMPTS = 2  # of each call but a stream: the cloud answers a repeated call as
 LEAST_PAYLOAD_BYTES = 4096
 MAX_TENSOR_BYTES = 1 << 30  # that this device takes in, whatever the cloud offers
 MAX_UNCLAIMED_BYTES = 2 * MAX_TENSOR_BYTES  # of answers that nobody has asked for yet
-Metadata = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatewayAccess:
-    """How to reach the cloud's gateway.
-
-    address: `host:port`; clear text for this machine only, TLS otherwise.
-    api_key: the owner's key.
-    ca_cert: PEM file of the cloud's own certificate authority; None: as `privtune.device.link.trust` finds them.
-    tls: TLS on this machine too; with `ca_cert` in any case.
-    """
-
-    address: str
-    api_key: str
-    ca_cert: Path | None = None
-    tls: bool = False
 
 
 class Link:
@@ -74,17 +53,33 @@ class Link:
     """
 
     def __init__(self, gateway: GatewayAccess, transcript: Transcript | None = None) -> None:
-        self._channel = _channel(gateway)
-        self._stub = split_pb2_grpc.SplitServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._metadata: Metadata = ((AUTHORIZATION, f"Bearer {gateway.api_key}"),)
-        self._address = gateway.address
-        self._transcript = transcript
+        self._gateway, self._transcript = gateway, transcript
+        self._metadata, self._translate = gateway.metadata, gateway.translate
+        self._channels: list[grpc.Channel] = []
+        self._identity = gateway.read_identity()
+        self._connect()
+        self._renewal = Renewal(gateway.identity, gateway) if gateway.identity is not None else None
 
     def __enter__(self) -> Link:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        if self._renewal is not None:
+            self._renewal.stop()
+        for channel in self._channels:
+            channel.close()
+
+    @property
+    def _stub(self) -> split_pb2_grpc.SplitServiceStub:
+        """Calls with the newest certificate; a stream keeps the connection that it began on."""
+        if (identity := self._gateway.read_identity()) != self._identity:
+            self._identity = identity
+            self._connect()
+        return self._newest
+
+    def _connect(self) -> None:
+        self._channels.append(open_channel(self._gateway, self._identity))
+        self._newest = split_pb2_grpc.SplitServiceStub(self._channels[-1])  # type: ignore[no-untyped-call]
 
     def open(self, request: pb.OpenRequest) -> pb.OpenResponse:
         """Open a session of a job; see the proto. Raises FrameCorrupt for an answer that no session can work with."""
@@ -162,24 +157,6 @@ class Link:
         translated = self._translate(error)
         if attempt == _ATTEMPTS or not isinstance(translated, CloudUnreachable):
             raise translated from None
-
-    def _translate(self, error: grpc.RpcError) -> PrivTuneError:
-        """The row of the error table for a failed call."""
-        details = printable(error.details() or "")
-        for key, value in error.trailing_metadata() or ():
-            if key == REASON:
-                return by_reason(str(value), details)
-        code = error.code()
-        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return MessageTooLarge(
-                "a message was larger than the other side accepts; lower --batch-size", detail=details
-            )
-        if code is grpc.StatusCode.UNIMPLEMENTED:
-            return VersionMismatch(f"{self._address} does not speak this version of PrivTune's protocol")
-        return CloudUnreachable(
-            f"no connection to the cloud's gateway at {self._address}; check that it runs, the address and TLS",
-            detail=f"{code}: {details}",
-        )
 
 
 class Stream:
@@ -328,21 +305,3 @@ class Stream:
 def _size(message: Message) -> int:
     """What a message takes in memory, roughly: its headers, and empty ones count too."""
     return message.wire_bytes + 4096
-
-
-def _channel(gateway: GatewayAccess) -> grpc.Channel:
-    limit = DEFAULT_CHUNK_BYTES + HEADER_BYTES
-    options: list[tuple[str, int | str]] = [
-        ("grpc.max_receive_message_length", limit),
-        ("grpc.max_send_message_length", limit),
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.ping_timeout_ms", 20_000),  # else a minute, whatever the timeout before it says
-        ("grpc.keepalive_permit_without_calls", 0),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
-    proxy = proxy_of(gateway.address)
-    options += [("grpc.http_proxy", proxy)] if proxy else [("grpc.enable_http_proxy", 0)]
-    if is_loopback(gateway.address) and gateway.ca_cert is None and not gateway.tls:
-        return grpc.insecure_channel(gateway.address, options)
-    return grpc.secure_channel(gateway.address, grpc.ssl_channel_credentials(trusted_roots(gateway.ca_cert)), options)

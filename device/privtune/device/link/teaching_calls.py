@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from privtune.device.link.rest import ControlPlane, Json
+from privtune.device.link.rest import ControlPlane
+from privtune.device.link.rest_client import Json
 from privtune.shared.errors import InvalidInput, JobNotFound, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.teaching_spec import TeachingSpec

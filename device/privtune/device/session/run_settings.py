@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privtune.device.account.run_account import Account
 from privtune.device.home.policy import AuditRule, Budget, Policy, budget_of
-from privtune.device.link.rpc import GatewayAccess
+from privtune.device.link.gateway import GatewayAccess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class RunSettings:
     api_key: proves who this device's owner is.
     ca_cert: PEM file of the authority to trust; None: the system's.
     tls: the gateway speaks TLS on this machine too, as the REST API does.
+    identity: file of this device's identity at the cloud; None: it has not enrolled there.
     home: the device's folder.
     local_model: the owner's own copy of the model; None: the bottom package is downloaded from the cloud.
     no_progress_timeout: seconds without progress after which a run gives up (the job stays resumable).
@@ -33,6 +34,7 @@ class RunSettings:
     api_key: str
     ca_cert: Path | None = None
     tls: bool = False
+    identity: Path | None = None
     home: Path
     local_model: str | None = None
     no_progress_timeout: float = 600.0
@@ -65,8 +67,14 @@ class RunSettings:
 
     @property
     def endpoint(self) -> GatewayAccess:
-        """Address and key of the gateway."""
-        return GatewayAccess(address=self.grpc_address, api_key=self.api_key, ca_cert=self.ca_cert, tls=self.tls)
+        """Address of the gateway, and what proves who this device is."""
+        return GatewayAccess(
+            address=self.grpc_address,
+            api_key=self.api_key,
+            ca_cert=self.ca_cert,
+            tls=self.tls,
+            identity=self.identity,
+        )
 
     def account(self, job_id: str) -> Account:
         """Opens the account of one run of a job."""

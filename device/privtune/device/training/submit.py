@@ -16,7 +16,8 @@ from privtune.device.home.job_lock import job_lock
 from privtune.device.home.policy import AuditRule, Policy, budget_of
 from privtune.device.home.policy_file import home_policy
 from privtune.device.home.run_request import RunRequest, unfinished
-from privtune.device.link.rest import HELD, ControlPlane, Json, job_spec, phase_of
+from privtune.device.link.rest import HELD, ControlPlane, job_spec, phase_of
+from privtune.device.link.rest_client import Json
 from privtune.device.model.tail import check_tail
 from privtune.device.protections.protection import DEFAULT
 from privtune.device.session.run_settings import RunSettings

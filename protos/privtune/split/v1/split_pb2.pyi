@@ -280,6 +280,18 @@ class ClaimResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RenewRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RenewResponse(_message.Message):
+    __slots__ = ("certificate", "life_s")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    LIFE_S_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    life_s: int
+    def __init__(self, certificate: _Optional[bytes] = ..., life_s: _Optional[int] = ...) -> None: ...
+
 class FetchRequest(_message.Message):
     __slots__ = ("kind", "job_id", "file", "offset")
     KIND_FIELD_NUMBER: _ClassVar[int]

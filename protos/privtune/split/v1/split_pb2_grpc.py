@@ -64,6 +64,11 @@ class SplitServiceStub(object):
                 request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.SerializeToString,
                 response_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/privtune.split.v1.SplitService/Renew',
+                request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.RenewRequest.SerializeToString,
+                response_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.RenewResponse.FromString,
+                _registered_method=True)
         self.Fetch = channel.unary_stream(
                 '/privtune.split.v1.SplitService/Fetch',
                 request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.FetchRequest.SerializeToString,
@@ -120,6 +125,14 @@ class SplitServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """A new certificate for the key of the one that an enrolled device has shown in the TLS handshake. Refused to callers
+        without one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fetch(self, request, context):
         """Streams a file of a bottom package, of taught blocks or of a job's adapter in chunks, from any offset.
         """
@@ -159,6 +172,11 @@ def add_SplitServiceServicer_to_server(servicer, server):
                     servicer.Claim,
                     request_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.FromString,
                     response_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.RenewRequest.FromString,
+                    response_serializer=privtune_dot_split_dot_v1_dot_split__pb2.RenewResponse.SerializeToString,
             ),
             'Fetch': grpc.unary_stream_rpc_method_handler(
                     servicer.Fetch,
@@ -328,6 +346,33 @@ class SplitService(object):
             '/privtune.split.v1.SplitService/Claim',
             privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.SerializeToString,
             privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/privtune.split.v1.SplitService/Renew',
+            privtune_dot_split_dot_v1_dot_split__pb2.RenewRequest.SerializeToString,
+            privtune_dot_split_dot_v1_dot_split__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

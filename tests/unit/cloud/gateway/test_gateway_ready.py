@@ -5,6 +5,8 @@ import threading
 
 import pytest
 
+from privtune.cloud.auth import Devices
+from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.corpora import Corpora
@@ -18,8 +20,12 @@ def test_a_stuck_compute_thread_and_a_shutdown_are_reasons(tmp_path, store, jobs
     begun, let_go = threading.Event(), threading.Event()
     monkeypatch.setattr(Desk, "forget", lambda self, job_id: (begun.set(), let_go.wait(30)))
 
+    devices = Devices(store, open_authority(tmp_path / "tls"))
+
     async def main():
-        _, gateway = build_server(Settings(data_folder=tmp_path), jobs, keys, Teachings(store, Catalog(), Corpora()))
+        _, gateway = build_server(
+            Settings(data_folder=tmp_path), jobs, keys, devices, Teachings(store, Catalog(), Corpora())
+        )
         gateway.check_ready()
         stuck = threading.Thread(target=jobs.deletions.when_deleted, args=("ftjob-x",))
         stuck.start()

@@ -6,6 +6,7 @@ import threading
 import pytest
 from pydantic import ValidationError
 
+from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.server.tls import check_exposure, create_certificates, ensure_certificates, publish_ca
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import InvalidInput, StorageFull
@@ -115,3 +116,37 @@ def test_the_authority_is_published_where_asked(tmp_path):
     with pytest.raises(StorageFull):
         publish_ca(made, tmp_path / "file" / "ca.pem")
     shutil.rmtree(tmp_path / "shared")
+
+
+def test_a_new_authority_has_its_own_server_certificate(tmp_path):
+    """Rotation: the folder's authority is moved away, whoever makes the new one."""
+    made = ensure_certificates(tmp_path / "tls", [])
+    for name in ("ca.pem", "ca-key.pem"):
+        (tmp_path / "tls" / name).unlink()
+    open_authority(tmp_path / "tls")
+    assert handshake(ensure_certificates(tmp_path / "tls", []), "localhost", ca=made.ca) == "localhost"
+
+
+def test_processes_that_start_at_once_have_one_authority(tmp_path):
+    found, together = [], threading.Barrier(6)
+
+    def start():
+        together.wait()
+        found.append(open_authority(tmp_path / "tls").fingerprint)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 6
+
+
+def test_a_half_restored_authority_is_told_and_never_replaced(tmp_path):
+    create_certificates(tmp_path / "a", [])
+    create_certificates(tmp_path / "b", [])
+    (tmp_path / "a" / "ca.pem").write_bytes(before := (tmp_path / "b" / "ca.pem").read_bytes())
+    with pytest.raises(InvalidInput, match="not the key of"):
+        create_certificates(tmp_path / "a", [])
+    assert (tmp_path / "a" / "ca.pem").read_bytes() == before

@@ -10,8 +10,10 @@ import pytest
 
 from privtune.device.link import rest, rpc
 from privtune.device.link.download import MAX_MANIFEST_BYTES, fetch_folder, fetch_manifest
-from privtune.device.link.rest import MAX_ANSWER_BYTES, ControlPlane
-from privtune.device.link.rpc import GatewayAccess, Link, Stream
+from privtune.device.link.gateway import GatewayAccess
+from privtune.device.link.rest import ControlPlane
+from privtune.device.link.rest_client import MAX_ANSWER_BYTES
+from privtune.device.link.rpc import Link, Stream
 from privtune.shared.errors import ArtifactCorrupt, FrameCorrupt, MessageTooLarge, StorageFull, VersionMismatch
 from privtune.shared.wire import OUTPUT, FrameWriter, Message, tensor_message
 from privtune.split.v1 import split_pb2 as pb

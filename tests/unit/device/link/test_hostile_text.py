@@ -7,8 +7,9 @@ import grpc
 import pytest
 
 from privtune.device.cli.error_report import report
+from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.rpc import Link
 from privtune.shared.errors import InternalError, PrivTuneError
 from privtune.shared.logs import KeyValueFormatter
 from privtune.shared.metadata import REASON

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from privtune.device.link import rest as control_module
+from privtune.device.link import rest_client
 from privtune.device.link.rest import ControlPlane, job_spec, phase_of
 from privtune.shared.errors import (
     CloudUnreachable,
@@ -270,8 +271,8 @@ def test_nobody_listens():
 
 
 def test_somebody_listens_and_never_answers(monkeypatch):
-    monkeypatch.setattr(control_module, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(control_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(rest_client, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(rest_client, "ATTEMPTS", 1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         ControlPlane(f"http://127.0.0.1:{silent.getsockname()[1]}", KEY) as client,

@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from privtune.cloud.server.tls import create_certificates
+from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
-from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.device.link.rpc import Link
 from privtune.device.link.trust import proxy_of, trusted_roots
 from privtune.shared.errors import InvalidInput, PrivTuneError
 

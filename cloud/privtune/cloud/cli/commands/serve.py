@@ -52,6 +52,24 @@ def serve(
         int, typer.Option("--http-port", "--port", envvar=ENV + "HTTP_PORT", min=0, max=65535, help="REST; 0: any.")
     ] = 8080,
     grpc_port: Annotated[int, typer.Option(envvar=ENV + "GRPC_PORT", min=0, max=65535, help="gRPC; 0: any.")] = 8081,
+    device_port: Annotated[
+        int,
+        typer.Option(
+            envvar=ENV + "DEVICE_PORT", min=0, max=65535, help="gRPC for enrolled devices, with TLS only; 0: any."
+        ),
+    ] = 8082,
+    require_enrolment: Annotated[
+        bool,
+        typer.Option(
+            "--require-enrolment",
+            envvar=ENV + "REQUIRE_ENROLMENT",
+            help="gRPC for enrolled devices alone; an API key with the scope `device` is not enough.",
+        ),
+    ] = False,
+    certificate_days: Annotated[
+        int,
+        typer.Option(envvar=ENV + "CERTIFICATE_DAYS", min=1, max=365, help="Days that a device's certificate lasts."),
+    ] = 7,
     database_url: DatabaseUrl = None,
     artifacts: ArtifactsUrl = None,
     tls_cert: Annotated[
@@ -206,6 +224,9 @@ def serve(
         host=host,
         http_port=http_port,
         grpc_port=grpc_port,
+        device_port=device_port,
+        require_enrolment=require_enrolment,
+        certificate_days=certificate_days,
         database_url=database_url,
         artifacts_url=artifacts,
         max_tensor_bytes=max_tensor_mib << 20,
@@ -295,16 +316,24 @@ def _tls_files(
 
 
 def _print_start(settings: Settings, catalog: Catalog, addresses: Addresses, *, has_keys: bool) -> None:
+    from privtune.cloud.server.ports import host_port
+
     offered = ", ".join(catalog.names) or ("any supported model of the hub" if catalog.allow_hub else "none")
     typer.echo(f"PrivTune cloud {__version__}")
     typer.echo(f"  REST    {addresses.url}   (documentation at {addresses.url}/docs)")
     typer.echo(f"  gRPC    {addresses.grpc}   ({'TLS' if addresses.tls else 'clear text, this machine only'})")
+    if addresses.device_port is not None:
+        typer.echo(
+            f"  Devices {host_port(addresses.host, addresses.device_port)}   (gRPC for those that have enrolled)"
+        )
     typer.echo(f"  Models  {offered}")
     typer.echo(f"  Data    {settings.data_folder.resolve()}")
     if (settings.tls_folder / "ca.pem").exists() and settings.tls_cert == settings.tls_folder / "server.pem":
         typer.echo(f"  CA      {(settings.tls_folder / 'ca.pem').resolve()}   (give it to the devices)")
     if not catalog.names and not catalog.allow_hub:
         typer.echo("No model is offered: start again with --model NAME=REF.")
+    if settings.require_enrolment:
+        typer.echo(f"Devices enrol first: privtune-cloud devices token --owner NAME --data {settings.data_folder}")
     if not has_keys:
         typer.echo(f"No API key yet. Create one: privtune-cloud keys create --owner NAME --data {settings.data_folder}")
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """The tables, a file for each subject. Imported together, so that the metadata are whole."""
 
 from privtune.cloud.db.tables.audit_tables import AuditEndRow, AuditRow
+from privtune.cloud.db.tables.device_tables import DeviceJobRow, DeviceRow, EnrolmentRow
 from privtune.cloud.db.tables.job_tables import (
     CheckpointRow,
     DeletionRow,
@@ -20,6 +21,9 @@ __all__ = [
     "Base",
     "CheckpointRow",
     "DeletionRow",
+    "DeviceJobRow",
+    "DeviceRow",
+    "EnrolmentRow",
     "EventRow",
     "HomeRow",
     "IdempotencyRow",

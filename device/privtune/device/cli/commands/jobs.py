@@ -11,7 +11,7 @@ import typer
 from privtune.device.cli.connection import CloudOptions
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
-from privtune.device.cli.options import AsJson, Home, JobId, home_folder
+from privtune.device.cli.options import AsJson, JobId
 from privtune.device.cli.printing import print_facts, print_table
 
 app = typer.Typer(no_args_is_help=True, help="List, show, pause, resume, release, cancel and delete jobs.")
@@ -44,14 +44,14 @@ def list_jobs(
 @app.command()
 @guarded
 @grouped
-def show(job: JobId, connection: CloudOptions, home: Home = None, as_json: AsJson = False) -> None:
+def show(job: JobId, connection: CloudOptions, as_json: AsJson = False) -> None:
     """Show one job: its state and the reason for it, its progress and its settings, and what spot checks found here."""
     from privtune.device.home.paths import job_path
     from privtune.device.training.spot_report import kept_report
 
     with connection.control() as control:
         found = control.get_job(job)
-    report = kept_report(job_path(home_folder(home), job))
+    report = kept_report(job_path(connection.folder, job))
     _print_job(found, as_json=as_json, checked=None if report is None else report.line())
 
 
@@ -106,7 +106,6 @@ def delete(
         ),
     ] = False,
     here: Annotated[bool, typer.Option("--here", help="Delete it on this device only; no cloud is asked.")] = False,
-    home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete a job that has ended, in the cloud and on this device, for good: checkpoints, adapter, head, transcript,
@@ -122,7 +121,7 @@ def delete(
     from privtune.device.home.paths import job_path
     from privtune.shared.errors import JobNotFound
 
-    folder, receipt = home_folder(home), None
+    folder, receipt = connection.folder, None
     held = job_path(folder, job).exists()
     if not here:
         with connection.control() as control:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "teaching_places"
-down_revision = "audit_log"
+down_revision = "enrolled_devices"
 branch_labels = None
 depends_on = None
 
