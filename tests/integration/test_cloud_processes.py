@@ -13,7 +13,8 @@ import grpc
 import httpx
 import pytest
 
-from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.service import Jobs
 from tests.support.builders import least_spec
 from tests.support.plane import read_stream

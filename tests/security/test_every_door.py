@@ -17,7 +17,9 @@ from google.protobuf.message_factory import GetMessageClass
 from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.auth.key_rows import SCOPES
-from privtune.cloud.db.store import Base, Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import Base
 from privtune.cloud.settings import Settings
 from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
 from privtune.shared.teaching_spec import TeachingSpec

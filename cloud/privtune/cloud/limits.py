@@ -16,7 +16,8 @@ from typing import Any
 from sqlalchemy import select
 
 from privtune.cloud.audit_log.record import record
-from privtune.cloud.db.store import JobRow, OwnerRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import JobRow, OwnerRow
 from privtune.cloud.settings import Limits
 from privtune.shared.errors import InvalidInput, ModelNotFound, RateLimited, StorageFull
 

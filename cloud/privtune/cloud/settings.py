@@ -33,7 +33,7 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="Address of both servers.")
     http_port: int = Field(8080, ge=0, le=65535)
     grpc_port: int = Field(8081, ge=0, le=65535)
-    database_url: str | None = Field(None, description="None: SQLite in the data folder.")
+    database_url: str | None = Field(None, repr=False, description="None: SQLite in the data folder.")
     tls_cert: Path | None = Field(None, description="PEM: the server's certificate, then its chain.")
     tls_key: Path | None = Field(None, description="PEM: the private key.")
     max_request_bytes: int = Field(MIB, ge=1024, description="Largest body of a REST request.")
@@ -53,6 +53,10 @@ class Settings(BaseModel):
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
+    stream_idle_s: float = Field(
+        3600.0, gt=0, description="Seconds for which a stream may say nothing while it waits for no answer."
+    )
+    unread_s: float = Field(120.0, gt=0, description="Seconds that a device may leave a message unread.")
     lease_s: int = Field(
         60, ge=5, le=3600, description="Seconds for which a job stays its device's after the device was last heard of."
     )

@@ -21,7 +21,7 @@ log = logging.getLogger("privtune.cloud.access")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 # This route refuses uploads for a reason of its own and reads no body.
 _UNREAD = "/v1/files"
-BODY_S = 30.0  # longest wait for the next part of a body
+BODY_S = 30.0  # for a whole body, from when the route asks for it
 
 
 class Envelope:
@@ -78,12 +78,13 @@ class Envelope:
         if refusal is not None:
             await respond(Request(scope), refusal)(scope, receive, send)
             return
-        seen, whole = 0, False
+        seen, whole, until = 0, False, 0.0
 
         async def receiving() -> Message:
-            nonlocal seen, whole
+            nonlocal seen, whole, until
+            until = until or time.monotonic() + BODY_S
             try:
-                message = await asyncio.wait_for(receive(), None if whole else BODY_S)
+                message = await asyncio.wait_for(receive(), None if whole else max(0.0, until - time.monotonic()))
             except TimeoutError:
                 raise InvalidInput(f"The request's body did not come within {BODY_S:.0f} seconds.") from None
             whole = whole or not message.get("more_body", False)

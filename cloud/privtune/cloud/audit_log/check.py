@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from privtune.cloud.audit_log.record import NEWEST, REMOVED, chained, end_of, record
-from privtune.cloud.db.store import AuditEndRow, AuditRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import AuditEndRow, AuditRow
 from privtune.shared.errors import InvalidInput
 
 _AT_ONCE = 1000

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import AuditEndRow, AuditRow
+from privtune.cloud.db.tables import AuditEndRow, AuditRow
 from privtune.shared.errors import InternalError
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def record(session: Session, action: Action, *, owner: str = "", target: str = "
     Raises InternalError where the log has lost its end.
     """
     actor = _actor.get() or _Actor("operator", f"{getpass.getuser()}@{socket.gethostname()}"[:_ORIGIN_CHARACTERS])
-    end = end_of(session, NEWEST, lock=True)
+    end = end_of(session, NEWEST)
     facts = {
         "number": end.number + 1,
         "at": int(time.time()),
@@ -95,9 +95,9 @@ def record(session: Session, action: Action, *, owner: str = "", target: str = "
     event.listen(session, "after_commit", lambda _: log.info("audit", extra=said), once=True)
 
 
-def end_of(session: Session, which: int, *, lock: bool = False) -> AuditEndRow:
+def end_of(session: Session, which: int) -> AuditEndRow:
     """An end of the log: REMOVED or NEWEST. Raises InternalError."""
-    row = session.get(AuditEndRow, which, with_for_update=lock)
+    row = session.get(AuditEndRow, which)
     if row is None:
         raise InternalError("The audit log has lost its end; restore the cloud's database from a backup.")
     return row

@@ -33,7 +33,8 @@ from privtune.cloud.auth.key_rows import (
     key_view,
     make_room,
 )
-from privtune.cloud.db.store import ApiKeyRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import ApiKeyRow
 from privtune.shared.errors import InvalidInput, PermissionDenied, PrivTuneError, Unauthenticated
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Literal, cast
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import ApiKeyRow
+from privtune.cloud.db.tables import ApiKeyRow
 from privtune.shared.errors import InvalidInput, KeyNotFound, PermissionDenied
 
 Scope = Literal["read", "submit", "device", "admin"]

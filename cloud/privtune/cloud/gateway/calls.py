@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,6 +49,14 @@ def job_and_epoch(context: Context) -> tuple[str, int]:
     if not job_id or not epoch.isdigit():
         raise JobConflict("open the job before streaming")
     return job_id, int(epoch)
+
+
+def this_task() -> asyncio.Task[Any]:
+    """The task of the RPC that runs."""
+    task = asyncio.current_task()
+    if task is None:
+        raise InternalError("a stream runs outside of a task")
+    return task
 
 
 def _metadata(context: Context) -> dict[str, str]:

@@ -16,7 +16,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from privtune.cloud.audit_log.record import record
-from privtune.cloud.db.store import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.job_files import JobFiles, Kept
 from privtune.cloud.jobs.job_rows import find_job, forget, job_view, now
 from privtune.cloud.jobs.states import FINAL
@@ -71,7 +72,7 @@ class Deletions:
         """
         with self._store.write() as session:
             try:
-                self._forget(session, find_job(session, job_id, owner, lock=True), "asked")
+                self._forget(session, find_job(session, job_id, owner), "asked")
             except JobNotFound:
                 if _find(session, job_id, owner) is None:
                     raise
@@ -107,7 +108,7 @@ class Deletions:
 
     def _delete_for_age(self, job_id: str) -> None:
         with self._store.write() as session:
-            row = session.scalar(select(JobRow).where(JobRow.id == job_id).with_for_update())
+            row = session.scalar(select(JobRow).where(JobRow.id == job_id))
             if row is not None:
                 self._forget(session, row, "age")
         try:

@@ -12,7 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from privtune.cloud.audit_log.record import record
-from privtune.cloud.db.store import AuditRow, HomeRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import AuditRow, HomeRow
 from privtune.shared.errors import HomeOutdated, InvalidInput, PermissionDenied
 from privtune.shared.wording import counted
 
@@ -36,7 +37,7 @@ class Homes:
         if not (_NAME.fullmatch(home_id) and _NAME.fullmatch(nonce) and 0 < count <= MAX_COUNT):
             raise InvalidInput("a home is claimed with two names of 32 hex digits and a count from 1")
         with self._store.write() as session:
-            row = session.get(HomeRow, (owner, home_id), with_for_update=True)
+            row = session.get(HomeRow, (owner, home_id))
             outdated = False
             if row is None:
                 known = session.scalar(select(func.count()).select_from(HomeRow).where(HomeRow.owner == owner)) or 0

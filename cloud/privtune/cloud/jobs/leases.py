@@ -18,7 +18,8 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, select, update
 
 from privtune.cloud.audit_log.record import record
-from privtune.cloud.db.store import JobRow, LeaseRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import JobRow, LeaseRow
 from privtune.cloud.jobs.changes import Changes
 from privtune.cloud.jobs.job_rows import job_view, now, status_of
 from privtune.cloud.jobs.lease_rows import SUPERSEDED, check_free, grant

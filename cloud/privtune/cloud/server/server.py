@@ -108,7 +108,7 @@ async def serve(
             grpc_port=addresses.grpc_port,
             check_ready=readiness.check,
         )
-        http_server = _HttpServer(_uvicorn_config(app, settings))
+        http_server = _HttpServer(http_config(app, settings))
         async with _stop_signal() as stop:
             await grpc_server.start()
             http_task = asyncio.create_task(http_server.serve(sockets=[http_socket]))
@@ -179,7 +179,8 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
+def http_config(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the control plane."""
     return uvicorn.Config(
         app,
         http=PatientProtocol,

@@ -3,7 +3,8 @@
 Whatever a job raises, the agent logs it privately, sets the job aside and waits for the next; a job that ends the
 process itself is begun three times at most (`attempts`).
 After an interruption (a restart, a closed lid) it resumes the jobs that it had begun, unless a person paused them.
-While the cloud is unreachable it says so once and keeps trying.
+While the cloud is unreachable it says so once and keeps trying. A job that another device holds is tried again, so that
+it is taken up once that device's lease has run out.
 
 The screen is for people. The log has the same events as ids and reasons, without messages, which may quote the data.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +38,7 @@ from privtune.shared.errors import (
     InvalidInput,
     JobCancelled,
     JobFailed,
+    JobHeld,
     JobPaused,
     PackageMissing,
     PermissionDenied,
@@ -52,6 +55,7 @@ log = logging.getLogger(__name__)
 
 WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
+HELD_WAIT_S = 15.0  # until a job that another device holds is tried again, if it then waits for one
 
 
 class Watcher(TrainingProgress, Protocol):
@@ -72,6 +76,7 @@ class Agent:
     stop: set it to pause the running job and end.
     once: end after one job, with that job's error if it had one.
     poll_s: seconds between two requests for the list of jobs.
+    held_wait_s: seconds until a job that another device holds is tried again.
     """
 
     control: ControlPlane
@@ -81,8 +86,10 @@ class Agent:
     stop: threading.Event
     once: bool = False
     poll_s: float = 2.0
+    held_wait_s: float = HELD_WAIT_S
     # Jobs that failed here without ending, or can't run here: reported, and not tried again by this process.
     _set_aside: set[str] = field(default_factory=set)
+    _held_until: dict[str, float] = field(default_factory=dict)  # by job, on this process's clock
     _reached: bool = False  # the cloud has answered this process
 
     def run(self) -> None:
@@ -150,6 +157,8 @@ class Agent:
     def _takes(self, job: Json) -> bool:
         if not isinstance(job.get("training_file"), str) or not isinstance(job.get("privtune"), dict):
             return False
+        if self._held_until.get(job["id"], 0.0) > time.monotonic():
+            return False
         if job["id"] in self._set_aside or phase_of(job) == HELD or not self.config.knows(job.get("training_file")):
             return False
         # A paused job belongs to the device that began it: its head is there.
@@ -174,6 +183,13 @@ class Agent:
                 f"job {job['id']} is left to a device that can run it: {error.message}; then start the agent again"
             )
             self._set_aside.add(job["id"])
+            return False
+        except JobHeld as error:
+            if job["id"] not in self._held_until:
+                self.screen.message(f"job {job['id']}: {error.message}; it is tried again then")
+            self._held_until[job["id"]] = time.monotonic() + self.held_wait_s
+            if self.once:
+                raise
             return False
         except PrivTuneError as error:
             self.screen.message(f"job {job['id']}: {error.message} [{error.reason}]")

@@ -7,7 +7,7 @@ from sqlalchemy import delete, update
 
 from privtune.cloud.audit_log.check import entries, prune, verify
 from privtune.cloud.audit_log.record import acting_as, acting_from, record
-from privtune.cloud.db.store import AuditEndRow, AuditRow
+from privtune.cloud.db.tables import AuditEndRow, AuditRow
 from privtune.shared.errors import InvalidInput
 
 

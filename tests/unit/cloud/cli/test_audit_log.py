@@ -4,7 +4,8 @@ import json
 
 from sqlalchemy import delete
 
-from privtune.cloud.db.store import AuditRow, open_store
+from privtune.cloud.db.store import open_store
+from privtune.cloud.db.tables import AuditRow
 
 
 def test_acts_are_listed_verified_and_missed(command, tmp_path):

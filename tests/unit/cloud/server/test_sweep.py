@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from privtune.cloud.audit_log.check import entries
-from privtune.cloud.db.store import AuditRow
+from privtune.cloud.db.tables import AuditRow
 from privtune.cloud.server import sweep as module
 from privtune.cloud.server.sweep import sweep, sweep_hourly
 from privtune.cloud.settings import Settings
