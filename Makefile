@@ -41,7 +41,7 @@ SYNC := $(PIP) install --quiet --no-compile --require-hashes --no-deps -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env lock test test-slow test-readers test-containers fuzz torture lint format protos demo compose-sample \
-	bench wheel sbom vulnerabilities clean
+	bench wheel sbom vulnerabilities schemas clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -132,6 +132,10 @@ sbom: $(STAMP)  ## write a bill of materials (CycloneDX) for each lock file into
 vulnerabilities: $(STAMP)  ## ask PyPI's advisories about everything that is locked (needs pypi.org)
 	for lock in lock lock-cloud lock-device lock-demo; do $(TOOL) pip-audit@2.10.1 pip-audit --strict --disable-pip \
 		--require-hashes -r requirements/$$lock.txt || exit 1; done
+
+schemas: $(STAMP)  ## check the workflows and the compose files against their schemas
+	$(TOOL) check-jsonschema@0.39.0 check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(TOOL) check-jsonschema@0.39.0 check-jsonschema --builtin-schema vendor.compose-spec docker-compose*.yml
 
 clean:  ## remove build products and caches, but not the environment
 	rm -rf dist build demo-out bench-out fuzz-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -173,7 +173,7 @@ def test_the_documents_say_what_ids_look_like(plane):
         for operation in methods.values():
             for parameter in operation.get("parameters", []):
                 if parameter["name"] in ("job_id", "after"):
-                    kind = "teach" if "teachings" in path else "ft"
+                    kind = "teach" if "teachings" in path else "audit" if "audit-log" in path else "ft"
                     assert f'"pattern": "^{kind}' in json.dumps(parameter), (path, parameter)
     fields = document["components"]["schemas"]["CreateJobRequest"]["properties"]
     assert all("^device://" in json.dumps(fields[name]) for name in ("training_file", "validation_file"))

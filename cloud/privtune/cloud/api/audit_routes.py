@@ -13,13 +13,17 @@ from privtune.cloud.api.responses import ListPage
 from privtune.cloud.audit_log.check import AuditEntry
 from privtune.cloud.auth import ApiKeys
 
+_After = Annotated[
+    str | None,
+    Query(max_length=100, pattern=r"^audit-[0-9]{1,15}$", description="The last id of the page before."),
+]
 _BY_OTHERS = ("operator", "cloud")
 
 
 class AuditEntryObject(BaseModel):
     """An administrative act."""
 
-    id: str = Field(description="The number of the act among all on this cloud, from 1.", examples=["17"])
+    id: str = Field(description="With its number among all acts on this cloud, from 1.", examples=["audit-17"])
     object: Literal["privtune.audit_entry"]
     created_at: int
     who: str = Field(description="The id of an API key, `operator`, or `cloud` for what it does by itself.")
@@ -41,18 +45,19 @@ def add_audit_routes(router: APIRouter, keys: ApiKeys, administrator: Callable[.
 
     @router.get("/privtune/audit-log", tags=["API keys"], summary="Read the audit log", response_model=AuditPage)
     def audit_log(
-        after: Annotated[int, Query(ge=0, le=2**53, description="Only entries of higher numbers.")] = 0,
+        after: _After = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         owner: str = Depends(administrator),
     ) -> dict[str, Any]:
         """Administrative acts on what is yours: keys, limits, deletions, jobs taken from devices, homes."""
-        found = keys.acts(owner, after=after, limit=limit + 1)
+        number = int(after.removeprefix("audit-")) if after else 0
+        found = keys.acts(owner, after=number, limit=limit + 1)
         return list_object([_entry_object(entry) for entry in found[:limit]], len(found) > limit)
 
 
 def _entry_object(entry: AuditEntry) -> dict[str, Any]:
     return {
-        "id": str(entry.number),
+        "id": f"audit-{entry.number}",
         "object": "privtune.audit_entry",
         "created_at": entry.at,
         "who": entry.who,
