@@ -31,7 +31,7 @@ from tests.support.forked import Forked
 from tests.support.proxy import Proxy
 from tests.support.world import ProcessCloud, World, build_world
 
-PROCESSES = 3  # that share the clients
+CLIENTS_A_PROCESS = 20
 OWNERS = 10  # that share the clients; each agent has one of its own
 PROBE_S = 0.05
 IDLE_S = 15.0
@@ -210,12 +210,13 @@ def _start_clients(
 ) -> list[tuple[subprocess.Popen[bytes], Path]]:
     started = []
     of_all = [keys[f"clients-{number % OWNERS}"] for number in range(plan.clients)]
-    for number in range(min(PROCESSES, plan.clients)):
+    processes = -(-plan.clients // CLIENTS_A_PROCESS)
+    for number in range(processes):
         facts = {
             "recording": str(folder / "recording.pickle"),
             "url": world.cloud.http_url,
             "gateway": proxy.address,
-            "keys": of_all[number::PROCESSES],
+            "keys": of_all[number::processes],
             "think_s": plan.think_s,
             "ready": str(folder / f"clients-{number}.ready"),
             "start": str(folder / "start"),
