@@ -15,7 +15,8 @@ from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
-from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs

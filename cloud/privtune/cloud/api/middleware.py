@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from privtune.cloud.api.error_responses import respond
+from privtune.cloud.audit_log.record import acting_from
 from privtune.shared.errors import InvalidInput, MessageTooLarge, PrivTuneError
 
 log = logging.getLogger("privtune.cloud.access")
@@ -36,6 +37,8 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         request_id, began, status = _request_id(scope), time.perf_counter(), 500
+        client = (scope.get("client") or ("?",))[0]
+        acting_from(client)
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -56,7 +59,7 @@ class Envelope:
                 "status": status,
                 "ms": round(1000 * (time.perf_counter() - began)),
                 "request": request_id,
-                "client": (scope.get("client") or ("?",))[0],
+                "client": client,
             }
             level = logging.DEBUG if scope["path"] in ("/healthz", "/readyz") else logging.INFO
             log.log(level, "request", extra=facts)

@@ -25,9 +25,16 @@ class Turns:
         self._waiting: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # of owners that have work
         self._used: dict[str, float] = {}  # seconds, by owner
         self._level = 0.0  # the clock of the owner whose turn it is
+        self._since: float | None = None  # the present work began
         self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
         self._thread.start()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds for which it has been at its present work; 0 while it waits."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, owner: str, function: Callable[[], T]) -> Future[T]:
         """Run a function for an owner, in its turn. Raises RuntimeError after `close`."""
@@ -54,10 +61,16 @@ class Turns:
             owner, future, function = turn
             began = time.monotonic()
             if future.set_running_or_notify_cancel():
+                self._since = began
                 try:
-                    future.set_result(function())
+                    result = function()
                 except BaseException as error:
+                    self._since = None
                     future.set_exception(error)
+                else:
+                    self._since = None
+                    future.set_result(result)
+                    del result
             del turn, future, function  # what they hold is not kept until the next turn
             with self._changed:
                 self._used[owner] += time.monotonic() - began

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from privtune.cloud.audit_log.record import acting_from
 from privtune.shared import metadata
 from privtune.shared.errors import InternalError, JobConflict, PrivTuneError, Unauthenticated
 
@@ -20,6 +21,7 @@ Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 @asynccontextmanager
 async def errors_as_status(context: Context) -> AsyncIterator[None]:
     """End the RPC with the status, reason and public message of an error of the table; the log gets the detail."""
+    acting_from(context.peer())
     try:
         yield
     except Exception as error:  # not a cancelled call
@@ -67,5 +69,5 @@ def _public(error: Exception) -> PrivTuneError:
         log.error("unexpected failure in the gateway", exc_info=error)
         return InternalError("an unexpected failure in the cloud; its operator finds the details in the log")
     if error.detail:
-        log.warning("%s: %s (%s)", error.reason, error.message, error.detail)
+        log.warning(error.message, extra={"reason": error.reason, "detail": error.detail})
     return error

@@ -32,7 +32,6 @@ from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
-from privtune.shared import __version__
 from privtune.shared.errors import (
     ArtifactCorrupt,
     CloudOutOfMemory,
@@ -46,12 +45,14 @@ from privtune.shared.errors import (
     StorageFull,
     VersionMismatch,
 )
-from privtune.shared.wire import DEFAULT_CHUNK_BYTES, PROTOCOL_VERSION, FrameWriter
+from privtune.shared.versions import OURS, agree, heard
+from privtune.shared.wire import DEFAULT_CHUNK_BYTES, FrameWriter
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+STUCK_S = 300.0  # with one piece of work, such as a step or loading a model: then the cloud takes no more jobs
 _ENDING_S = 5.0  # for streams to end by themselves when the cloud shuts down
 
 
@@ -97,6 +98,18 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         await asyncio.to_thread(self._compute.close)
         await asyncio.to_thread(self._school.stop, _ENDING_S)
 
+    def check_ready(self) -> None:
+        """Raises CloudUnreachable while a job that comes now would wait in vain."""
+        if self._desk.closing:
+            raise _closing()
+        if self._compute.busy_s > STUCK_S:
+            raise CloudUnreachable(
+                f"its compute thread has been at one piece of work for {self._compute.busy_s:.0f} s; if that is not a "
+                "large model being loaded, restart the cloud: jobs resume"
+            )
+        if self._keeper.ended:
+            raise CloudUnreachable("nobody looks after the leases of jobs any more; restart the cloud: jobs resume")
+
     def drop_packages(self, unused_since: float) -> int:
         """See `Host.drop_packages`."""
         return self._host.drop_packages(unused_since)
@@ -109,21 +122,22 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         """The handshake."""
         async with errors_as_status(context), self._callers.call(context) as owner:
             async with self._failures_as_events(request.job_id, owner):
-                if request.protocol_version != PROTOCOL_VERSION:
-                    raise VersionMismatch(
-                        f"the device speaks protocol {request.protocol_version} (PrivTune {request.client_version}), "
-                        f"this cloud {PROTOCOL_VERSION} (PrivTune {__version__}); upgrade the older side"
-                    )
+                spoken = request.oldest_protocol_version, request.protocol_version, request.client_version
+                protocol = agree(device=heard(*spoken), cloud=OURS)
                 if not request.infer:
                     await asyncio.to_thread(self._jobs.limits.check_stored, owner)
                 session = await self._on_compute(owner, self._desk.open, owner, request)
             before = None if request.infer else self._training.pop(request.job_id, None)
             if before is not None:
                 before.end(SessionSuperseded(SUPERSEDED))
-            log.info("open job=%s epoch=%d step=%d", request.job_id, session.epoch, session.top.step)
+            facts = {"job": session.job_id, "owner": owner, "epoch": session.epoch, "step": session.top.step}
+            log.info(
+                "a session opens", extra=facts | {"infer": request.infer, "device_version": request.client_version}
+            )
             return pb.OpenResponse(
                 session_epoch=session.epoch,
-                server_version=__version__,
+                server_version=OURS.version,
+                protocol_version=protocol,
                 resume_step=session.top.step,
                 max_in_flight=session.spec.train.in_flight,
                 max_payload_bytes=DEFAULT_CHUNK_BYTES,
@@ -227,10 +241,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._streams[task] = inbox
         try:
             while (message := await inbox.next()) is not None:
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("received", extra=message.facts | {"job": session.job_id})
                 answers = session.machine.handle(message)
                 while (
                     answer := await self._on_compute(session.owner, self._desk.advance, session, answers)
                 ) is not None:
+                    if log.isEnabledFor(logging.DEBUG):
+                        log.debug("answered", extra=answer.facts | {"job": session.job_id})
                     async with inbox.answering(len(answer.payload)):
                         for frame in writer.frames(answer):
                             with unread.offering():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
@@ -103,10 +103,9 @@ def known_request(session: Session, owner: str, key: str | None, digest: str) ->
     return row.job_id
 
 
-def find_job(session: Session, job_id: str, owner: str | None, *, lock: bool = False) -> JobRow:
+def find_job(session: Session, job_id: str, owner: str | None) -> JobRow:
     """The row of a job. Raises JobNotFound, also for a job of another owner."""
-    query = select(JobRow).where(JobRow.id == job_id)
-    row = session.scalar(query.with_for_update() if lock else query)
+    row = session.scalar(select(JobRow).where(JobRow.id == job_id))
     if row is None or (owner is not None and row.owner != owner):
         raise JobNotFound(f"There is no job {job_id[:64]!r} for this API key.")
     return row

@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from privtune.cloud.db.store import IdempotencyRow, JobRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import IdempotencyRow, JobRow
 from privtune.cloud.jobs.changes import Changes
 from privtune.cloud.jobs.deletions import Deletions
 from privtune.cloud.jobs.homes import Homes

@@ -79,3 +79,23 @@ def test_what_waits_is_done_before_the_end():
     assert futures[1].result(0) == "done"
     with pytest.raises(RuntimeError):
         turns.submit("a", lambda: None)
+
+
+def test_it_tells_how_long_it_has_been_at_its_present_work(turns):
+    begun, let_go = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        let_go.wait(10)
+        return 3
+
+    assert turns.busy_s == 0
+    done = turns.submit("a", work)
+    begun.wait(10)
+    time.sleep(0.01)
+    assert turns.busy_s >= 0.01
+    let_go.set()
+    assert done.result(10) == 3
+    with pytest.raises(ZeroDivisionError):
+        turns.submit("a", lambda: 1 // 0).result(10)
+    assert turns.busy_s == 0
