@@ -21,6 +21,8 @@ BENCH_ARGS ?=
 TOOL = $(VENV)/bin/uv tool run --from
 TORTURE_S ?= 1800
 TORTURE_ARGS ?=
+SOAK_S ?= 1200
+SOAK_ARGS ?=
 FUZZ_EXAMPLES ?= 300
 FUZZ_S ?= 3600
 FUZZ_SEED ?= $(shell date +%s)
@@ -40,8 +42,8 @@ SYNC := $(PIP) install --quiet --no-compile --require-hashes --no-deps -r
 # Where it is set, every process that a test starts compiles all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lock test test-slow test-readers test-containers fuzz torture lint format protos demo compose-sample \
-	bench wheel sbom vulnerabilities schemas clean
+.PHONY: help env lock test test-slow test-readers test-containers fuzz torture soak lint format protos demo \
+	compose-sample bench wheel sbom vulnerabilities schemas clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -97,6 +99,9 @@ torture: $(STAMP)  ## jobs through every fault at every state of the protocol, f
 	$(PY) -m tests.torture --seconds $(TORTURE_S) $(TORTURE_ARGS)
 	PRIVTUNE_TORTURE_S=300 $(PY) -m pytest tests/integration/test_stores_survive.py $(PYTEST_ARGS)
 	PRIVTUNE_TORTURE_S=240 $(PY) -m pytest tests/torture/test_power_loss.py $(PYTEST_ARGS)
+
+soak: $(STAMP)  ## 64 devices on one cloud for SOAK_S seconds (1200), their connections cut now and then; writes docs/results/soak
+	$(PY) -m tests.soak --seconds $(SOAK_S) --out docs/results/soak $(SOAK_ARGS)
 
 lint: $(STAMP)  ## run ruff, mypy --strict, the import contracts, and check the protobuf stubs
 	$(VENV)/bin/ruff check .

@@ -70,10 +70,10 @@ def imported_from(path: Path) -> list[str]:
 
 
 def test_tests_share_through_support_only():
-    """A helper that two test modules need lies in tests/support; benchmarks and torture are programs of their own."""
+    """A helper that two test modules need lies in tests/support; benchmarks, soak and torture are programs."""
     wrong = {}
     for path in (ROOT / "tests").rglob("*.py"):
-        program = path.parent.name in ("benchmarks", "torture")
+        program = path.parent.name in ("benchmarks", "soak", "torture")
         own = ("tests.support", f"tests.{path.parent.name}") if program else ("tests.support",)
         names = [name for name in imported_from(path) if not name.startswith(own)]
         if names:

@@ -110,7 +110,7 @@ def test_a_stream_that_says_nothing_ends_and_its_job_waits(world, link):
     job_id = world.cloud.create_job(spec)
     with streaming(link, request_for(world, job_id, spec)) as stream:
         wait_until(lambda: world.cloud.status(job_id)[0] == "running")
-        with pytest.raises(CloudUnreachable, match="sent nothing"):
+        with pytest.raises(CloudUnreachable, match="device sent nothing"):
             stream.receive()
     wait_until(lambda: world.cloud.status(job_id)[0] == "paused")
 

@@ -107,19 +107,18 @@ def create_app(
     }
 
     def door(scope: Scope | None = None) -> tuple[APIRouter, Callable[..., str]]:
-        """A router whose routes all need a key with the scope, and a dependency that gives the key's owner.
+        """A router whose routes need a key with the scope, and a dependency that counts and gives the key's owner.
 
         scope: None: that of the request's method.
         """
 
         def caller(request: Request, _: HTTPAuthorizationCredentials | None = Security(_bearer_scheme)) -> str:
             needed = scope or ("read" if request.method in ("GET", "HEAD") else "submit")
-            return keys.authenticate(bearer(request.headers.get("authorization")), needed).owner
-
-        def counted(owner: str = Depends(caller)) -> None:
+            owner = keys.authenticate(bearer(request.headers.get("authorization")), needed).owner
             jobs.limits.count_request(owner)
+            return owner
 
-        return APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(counted)]), caller
+        return APIRouter(prefix="/v1", responses=documented, dependencies=[Depends(caller)]), caller
 
     (router, caller), (of_keys, administrator) = door(), door("admin")
     pace = Pace(settings.max_changes_per_minute)

@@ -18,6 +18,7 @@ from privtune.device.link.certificates import check_certificate, new_key, signin
 from privtune.device.link.identity import Identity, authority_file, identity_file
 from privtune.device.link.rest_client import RestClient, checked_url
 from privtune.device.link.trust import tls_context
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import ArtifactCorrupt, CloudUnreachable, InvalidInput, StorageFull
 from privtune.shared.files import make_folder, write_json, write_text
 
@@ -113,7 +114,7 @@ def _pending_key(file: Path, token: str) -> str:
     """The private key for this token: kept before it is shown, so that a lost answer can be asked for again."""
     pending, named = _pending(file), hashlib.sha256(token.encode()).hexdigest()
     try:
-        found = json.loads(pending.read_text()) if pending.exists() else {}
+        found = json.loads(read_text(pending)) if pending.exists() else {}
     except ValueError as error:
         raise ArtifactCorrupt(f"{pending} can't be read; remove it and ask for another token.") from error
     if found.get("token_sha256") != named:

@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import ArtifactCorrupt, StorageFull, Unauthenticated
 from privtune.shared.files import make_folder, write_json
 
@@ -73,7 +74,7 @@ def authority_file(file: Path) -> Path:
 def load_identity(file: Path) -> Identity | None:
     """The identity in a file; None where there is none. Raises ArtifactCorrupt."""
     try:
-        return Identity(**json.loads(file.read_text()))
+        return Identity(**json.loads(read_text(file)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

@@ -27,8 +27,9 @@ from privtune.device.home.encryption.sealed_files import (
 )
 from privtune.shared.at_rest import Appender
 
-# At the top of a home. In clear stay parts of the public model and public texts, what the owner writes, and locks.
-PRIVATE = ("jobs", "fitted", "tables", "models", "audits", "privtune.log")
+# At the top of a home. In clear stay parts of the public model and public texts, what the owner writes, locks, and the
+# certificates of clouds, which OpenSSL reads.
+PRIVATE = ("jobs", "fitted", "tables", "models", "audits", "identities", "privtune.log")
 # A scratch name of `shared.files` or of an import, and what it will be called.
 _DATABASE = re.compile(r"[^/]+\.sqlite(-wal|-shm|-journal)?")
 _SCRATCH = re.compile(r"^\.(?P<name>.+?)(\.\d+)?\.part$")
@@ -46,9 +47,8 @@ class HomeVault:
     def covers(self, path: Path) -> bool:
         """Whether a file of the home is one of those that are encrypted."""
         name = self._name(path)
-        return (name.partition("/")[0] in PRIVATE and not name.endswith("/lock")) or _DATABASE.fullmatch(
-            name
-        ) is not None
+        private = name.partition("/")[0] in PRIVATE and not name.endswith(("/lock", ".pem", ".pem.new"))
+        return private or _DATABASE.fullmatch(name) is not None
 
     def open(self, path: Path) -> BinaryIO:
         """What is in a file; one in clear has no place here."""
