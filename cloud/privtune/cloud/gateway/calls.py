@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from privtune.cloud.audit_log.record import acting_from
 from privtune.shared import metadata
 from privtune.shared.errors import InternalError, JobConflict, PrivTuneError, Unauthenticated
 
@@ -19,6 +21,7 @@ Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 @asynccontextmanager
 async def errors_as_status(context: Context) -> AsyncIterator[None]:
     """End the RPC with the status, reason and public message of an error of the table; the log gets the detail."""
+    acting_from(context.peer())
     try:
         yield
     except Exception as error:  # not a cancelled call
@@ -48,6 +51,14 @@ def job_and_epoch(context: Context) -> tuple[str, int]:
     return job_id, int(epoch)
 
 
+def this_task() -> asyncio.Task[Any]:
+    """The task of the RPC that runs."""
+    task = asyncio.current_task()
+    if task is None:
+        raise InternalError("a stream runs outside of a task")
+    return task
+
+
 def _metadata(context: Context) -> dict[str, str]:
     pairs = context.invocation_metadata() or ()
     return {key: value if isinstance(value, str) else "" for key, value in pairs}
@@ -58,5 +69,5 @@ def _public(error: Exception) -> PrivTuneError:
         log.error("unexpected failure in the gateway", exc_info=error)
         return InternalError("an unexpected failure in the cloud; its operator finds the details in the log")
     if error.detail:
-        log.warning("%s: %s (%s)", error.reason, error.message, error.detail)
+        log.warning(error.message, extra={"reason": error.reason, "detail": error.detail})
     return error

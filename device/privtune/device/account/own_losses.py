@@ -15,6 +15,7 @@ home/jobs/JOB/losses/*.npz    of one data set under one noise distribution
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privtune.device.home.paths import check_job_id
+from privtune.shared.at_rest import open_file, write_bytes
 from privtune.shared.errors import ArtifactCorrupt, StorageFull
 from privtune.shared.files import make_folder, replacing_file
 
@@ -69,8 +71,9 @@ class OwnLosses:
             make_folder(path.parent, 0o700)
             with replacing_file(path) as part:
                 part.touch(0o600)
-                with part.open("wb") as file:
-                    np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+                packed = io.BytesIO()
+                np.savez(packed, **{field.name: getattr(self, field.name) for field in fields(self)})
+                write_bytes(part, packed.getvalue())
         except OSError as error:
             raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error
 
@@ -80,7 +83,7 @@ def stored_losses(home: Path, source: str, job: str | None = None) -> list[OwnLo
     found = []
     for path in sorted((home / "jobs").glob(f"{'*' if job is None else check_job_id(job)}/{FOLDER}/*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open_file(path) as file, np.load(file, allow_pickle=False) as stored:
                 named = {field.name: stored[field.name] for field in fields(OwnLosses)}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ArtifactCorrupt(f"{path} is damaged; the job's next run writes it again") from error

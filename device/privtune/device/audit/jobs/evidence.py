@@ -24,6 +24,7 @@ from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.model.slope_head import SlopeHead
 from privtune.device.privacy.statements import SlopeStatement
+from privtune.shared.at_rest import read_bytes
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.partition import Head
 from privtune.shared.wording import counted
@@ -148,7 +149,7 @@ def _sent_elsewhere(home: Path, job_id: str, scopes: set[str]) -> tuple[int, set
 
 
 def _keys(file: Path, name: str) -> list[bytes]:
-    packed = file.read_bytes() if file.exists() else b""
+    packed = read_bytes(file) if file.exists() else b""
     if digest(packed) != name:
         return []  # `privtune transcript verify` of that job says so
     return [packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES)]

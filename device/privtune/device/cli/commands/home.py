@@ -1,24 +1,43 @@
-"""`privtune home ...`: move this device's home to another machine, back it up, and come back after a loss."""
+"""`privtune home ...`: move this device's home to another machine, back it up, come back after a loss, encrypt it."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.options import Home, home_folder
+from privtune.device.cli.open_home import check_packages
+from privtune.device.cli.options import Home, closed_home, home_folder
+from privtune.shared.at_rest import MARK, read_text
+from privtune.shared.errors import InvalidInput
 from privtune.shared.wording import counted
 
-app = typer.Typer(no_args_is_help=True, help="Move this device's home to another machine, back it up, recover it.")
+app = typer.Typer(no_args_is_help=True, help="Move this device's home, back it up, recover it, encrypt it.")
 
 ToFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file to write. It is as private as your data.")]
+
+Passphrase = Annotated[
+    bool,
+    typer.Option(
+        "--passphrase",
+        help="Encrypt the file with a passphrase: $PRIVTUNE_HOME_PASSPHRASE, or asked for.",
+    ),
+]
+
+
+class Keeper(StrEnum):
+    """Who keeps the key of an encrypted home."""
+
+    keyring = "keyring"
+    passphrase = "passphrase"
 
 
 @app.command("export")
 @guarded
-def export_command(file: ToFile, home: Home = None) -> None:
+def export_command(file: ToFile, passphrase: Passphrase = False, home: Home = None) -> None:
     """Move this home away: write it to a file, and never draw in it again.
 
     Keys, ledger, maps, releases and jobs move; what the cloud serves is fetched again. Leave the data under the same
@@ -31,20 +50,20 @@ def export_command(file: ToFile, home: Home = None) -> None:
     """
     from privtune.device.account.home_archive import export_home
 
-    count = export_home(home_folder(home), file)
+    count = export_home(home_folder(home), file, _chosen(passphrase))
     typer.echo(f"{counted(count, 'file')} in {file}. This home draws nothing any more: import the file elsewhere.")
 
 
 @app.command("backup")
 @guarded
-def backup(file: ToFile, home: Home = None) -> None:
+def backup(file: ToFile, passphrase: Passphrase = False, home: Home = None) -> None:
     """Write a copy of this home to a file, and go on using the home; runs need not end.
 
     A copy that is behind may not draw: restore the newest, and see `privtune home recover`.
     """
     from privtune.device.account.home_archive import back_up_home
 
-    typer.echo(f"{counted(back_up_home(home_folder(home), file), 'file')} in {file}.")
+    typer.echo(f"{counted(back_up_home(home_folder(home), file, _chosen(passphrase)), 'file')} in {file}.")
 
 
 @app.command("import")
@@ -56,7 +75,7 @@ def import_command(
     """Make a home of an export or a backup, in an empty folder. Homes are not merged."""
     from privtune.device.account.home_archive import import_home
 
-    folder = home_folder(home)
+    folder = closed_home(home)
     typer.echo(f"{counted(import_home(file, folder), 'file')} in {folder}. Its next run tells the cloud.")
 
 
@@ -73,3 +92,79 @@ def recover(home: Home = None) -> None:
 
     recover_home(home_folder(home))
     typer.echo("This home may draw again. What it draws now counts as another noise distribution.")
+
+
+@app.command("encrypt")
+@guarded
+def encrypt(
+    key: Annotated[
+        Keeper | None,
+        typer.Option(help="Who keeps the key. Default: the keyring of this machine, where it has one."),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Encrypt this home, or keep the key of an encrypted one in another way. End agents and servers first.
+
+    The key is in the operating system's keyring, or wrapped by a passphrase: asked for at a terminal, elsewhere in
+    $PRIVTUNE_HOME_PASSPHRASE. Without it nothing opens the home again: make a backup. Killed half-way, it is completed
+    by running it again. Disks may keep old blocks in clear.
+    """
+    check_packages("an encrypted home needs")
+    from privtune.device.home.encryption.conversion import encrypt_home
+    from privtune.device.home.encryption.vault_key import has_keyring, new_passphrase
+
+    folder = _existing(home)
+    by = key or (Keeper.keyring if has_keyring() else Keeper.passphrase)
+    count = encrypt_home(folder, by.value, new_passphrase() if by is Keeper.passphrase else "")
+    typer.echo(f"{counted(count, 'file')} encrypted in {folder}. Its key: {by.value}.")
+
+
+@app.command("decrypt")
+@guarded
+def decrypt(home: Home = None) -> None:
+    """Decrypt this home, and forget its key. Killed half-way, it is completed by running it again."""
+    check_packages("an encrypted home needs")
+    from privtune.device.home.encryption.conversion import decrypt_home
+
+    folder = _existing(home)
+    typer.echo(f"{counted(decrypt_home(folder), 'file')} decrypted in {folder}.")
+
+
+@app.command("status")
+@guarded
+def status(home: Home = None) -> None:
+    """Say whether this home is encrypted, and who keeps its key."""
+    folder = _existing(home)
+    if (folder / MARK).exists():
+        check_packages("an encrypted home needs")
+        from privtune.device.home.encryption.conversion import status_of
+
+        found = status_of(folder)
+        typer.echo(f"{folder} is {found.state}. Its key: {found.kept_by}.")
+        typer.echo(f"Private files: {found.encrypted:,} encrypted, {found.clear:,} in clear.")
+    else:
+        typer.echo(f"{folder} is in clear: `privtune home encrypt` encrypts it.")
+
+
+@app.command("log")
+@guarded
+def log(home: Home = None) -> None:
+    """Print this home's private log of failures. Read it before you share it."""
+    file = home_folder(home) / "privtune.log"
+    typer.echo(read_text(file) if file.exists() else "Nothing has failed.")
+
+
+def _existing(home: Path | None) -> Path:
+    folder = closed_home(home)
+    if not (folder / "ledger.sqlite").exists() and not (folder / "jobs").exists():
+        raise InvalidInput(f"{folder} is no home: nothing has run in it.", param="home")
+    return folder
+
+
+def _chosen(passphrase: bool) -> str | None:
+    if not passphrase:
+        return None
+    check_packages("an encrypted file needs")
+    from privtune.device.home.encryption.vault_key import new_passphrase
+
+    return new_passphrase()
