@@ -145,7 +145,7 @@ def _row(
         oblivious=attacked["oblivious"],
         informed=attacked["adaptive"],
         content=attacked["content"],
-        strong=_strong(key, reported),
+        **_strong(key, reported),
         clear=None if coverage is None else coverage["clear"] / coverage["content"],
         replaced=named if setting.surrogates == SurrogateSpec().rank else None,
         traffic=None if job is None else JobTraffic(**{name: job[name] for name in JobTraffic.model_fields}),
@@ -161,11 +161,18 @@ def _attacked(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, An
     return max(same, key=lambda row: row["attack_seeds"], default=reported[key])
 
 
-def _strong(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> Interval | None:
-    """What a strong attacker reads of all words of a cell's releases; None if the reader has not been run on them."""
+def _strong(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """What a strong attacker reads of a cell's releases; nothing if the reader has not been run on them."""
     found = [row for row in _same_releases(key, reported) if row["strong"] is not None]
     best = max(found, key=lambda row: row["strong_texts"], default=None)
-    return None if best is None else max(best["strong"], _attacked(key, reported)["adaptive"] or best["strong"])
+    if best is None:
+        return {}
+    attacked = _attacked(key, reported)
+    return {
+        "strong": max(best["strong"], attacked["adaptive"] or best["strong"]),
+        "strong_content": max(best["strong_content"], attacked["content"] or best["strong_content"]),
+        "strong_texts": best["strong_texts"],
+    }
 
 
 def _same_releases(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:

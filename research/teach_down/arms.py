@@ -5,11 +5,16 @@ labels     trained on the public labels of the public text, without a teacher
 taught     taught by the whole model, which is first tuned on the same labels of a part of that text
 shuffled   as taught, but each row's target is another row's
 states     as taught, without any label
+
+An arm with a cell of `research.frontier` after a plus, such as taught+codes-32-cut-2-tail-1-tuned, also sends what
+that cell sends to the untaught cloud, and its skip begins with these blocks. Minus the arm without it: the cloud gain
+on top.
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +29,7 @@ from privtune.cloud.compute.teaching.student import Distillation
 from privtune.cloud.compute.teaching.teacher import Targets, Teacher, readout
 from privtune.shared.modeling.partition import Partition
 from privtune.shared.teaching_spec import TeachingSpec
+from research.frontier.cells import FrontierCell, cells
 
 TEACHER_SEED = 0  # one teacher for all seeds: its states of every piece are computed once
 
@@ -121,3 +127,13 @@ ARMS: dict[str, type[SharedTeacher] | None] = {
 def _shown(stage: str, step: int, steps: int, loss: float) -> None:
     if step % 50 == 0 or step == steps:
         print(f"  {stage} {step}/{steps} {loss:.4f}", flush=True)
+
+
+def parts(arm: str, cut: int) -> tuple[str, FrontierCell | None]:
+    """What is done to the blocks, and what is sent on top. Exits with what there is for an unknown name."""
+    base, plus, name = arm.partition("+")
+    known = {name: cell for name, cell in cells().items() if (cell.cut, cell.tail, cell.tuned) == (cut, 1, True)}
+    known = {name: cell for name, cell in known.items() if not cell.alone}
+    if base not in ARMS or (plus and name not in known):
+        sys.exit(f"no such arm: {arm}; there are: {', '.join(ARMS)}; at cut {cut} after a plus: {', '.join(known)}")
+    return base, known[name] if plus else None

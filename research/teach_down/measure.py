@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import shlex
 import shutil
 import time
@@ -12,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from privtune.cloud.compute.teaching.pieces import cut_into_pieces
 from privtune.device.audit.engine import Depth, Engine, Labelled
 from privtune.device.audit.measurement_file import MeasurementFile
 from privtune.device.audit.utility import DeviceAlone, Utility, UtilityTraining, measure_utility
-from privtune.device.audit.victim import Victim
 from privtune.device.data.encode import encode_classification
+from privtune.shared.files import replacing_file
 from privtune.shared.job_spec import MechanismSpec
 from privtune.shared.modeling.load import load_task_model
 from privtune.shared.modeling.partition import Partition
 from privtune.shared.teaching_spec import TeachingSpec
+from research.frontier.cells import FrontierCell
+from research.teach_down import arms
 from research.teach_down.__main__ import model_folder
 from research.teach_down.arms import ARMS, TEACHER_SEED
 from research.teach_down.tasks import load_task
@@ -58,18 +63,19 @@ class Bench:
 
     def measure(self, arm: str, seed: int) -> None:
         """Measure and keep a cell, unless it is kept already."""
-        options, spec = self._options, self._spec(arm, seed)
+        (base, sends), options = arms.parts(arm, self._options.cut), self._options
+        spec = self._spec(base, seed)
         setting = {"private": options.private, "epochs": options.epochs, "length": LENGTH}
-        taught = None if ARMS[arm] is None else spec.model_dump(exclude={"model", "seed", "checkpoint_every"})
+        taught = None if ARMS[base] is None else spec.model_dump(exclude={"model", "seed", "checkpoint_every"})
         about = {"model": self._name, "task": options.task, "cut": options.cut, "arm": arm, "seed": seed}
         digest = hashlib.sha256(repr((setting, taught)).encode()).hexdigest()[:8]
         key = "-".join([*map(str, about.values()), digest])
         if self.kept.find(key) is not None:
             return
         began = time.monotonic()
-        state, figures = self._taught(arm, seed, spec)
+        state, figures = self._taught(base, seed, spec)
         seconds = time.monotonic() - began
-        found = self._private(state, seed)
+        found = self._private(state, seed, sends)
         facts = {
             **about,
             "split": options.split,
@@ -115,28 +121,35 @@ class Bench:
         folder = work / f"{arm}-{seed}-{_digest(spec)}"
         teacher = ("label_column", "max_pieces", "max_length", "tuned_pieces", "tuned_blocks", "tuning_rate")
         shared = work / f"teacher-{_digest([getattr(spec, name) for name in teacher])}"
-        taught = kind(shared, partition, self._pieces, spec, folder).teach()
-        shutil.rmtree(folder)
-        return taught.state, taught.figures
+        kept = folder.with_suffix(".safetensors")  # for the arms that send something on top
+        if not kept.exists():
+            taught = kind(shared, partition, self._pieces, spec, folder).teach()
+            with replacing_file(kept) as part:
+                save_file(
+                    {name: value.contiguous() for name, value in taught.state.items()},
+                    part,
+                    {"figures": json.dumps(taught.figures)},
+                )
+            shutil.rmtree(folder)
+        with safe_open(kept, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["figures"])  # noqa: SIM118
 
-    def _private(self, state: dict[str, Tensor], seed: int) -> Utility:
-        """The device alone, from its blocks as they were taught."""
+    def _private(self, state: dict[str, Tensor], seed: int, sends: FrontierCell | None) -> Utility:
+        """The device from its blocks as they were taught: alone, or with what it sends through the untaught bottom."""
         engine, depth = self._engine, Depth(cut=self._options.cut, tail=1, skip="tuned")
         model = load_task_model(self._ref, "classification", num_labels=len(self._task.names), seed=seed)
         model.load_state_dict(state, strict=False)
         whole = Partition(model)
-        noise = engine.noise(MechanismSpec(), 0, self._data.train, self._options.work / "home")
-        return measure_utility(
-            Victim(engine.bottom(0).bottom, noise.mechanism, noise.mechanism.context.special_ids, noise.importance),
-            DeviceAlone(whole.below(depth.cut), whole.tail(depth.tail)),
-            whole.head(),
-            self._data.train,
-            self._data.held_out,
-            readout=whole.readout,
-            training=UtilityTraining(epochs=self._options.epochs, precision="bfloat16"),
-            seed=seed,
-            clean=True,
-        )
+        training = UtilityTraining(epochs=self._options.epochs, precision="bfloat16")
+        told: dict[str, Any] = {"readout": whole.readout, "training": training, "seed": seed}
+        records = self._data.train, self._data.held_out
+        cut, folder = (0 if sends is None else depth.cut), self._options.work / "home"
+        noise = engine.noise(MechanismSpec() if sends is None else sends.spec, cut, self._data.train, folder)
+        victim, below, tail = engine.victim(noise, cut), whole.below(depth.cut), whole.tail(depth.tail)
+        if sends is None:
+            return measure_utility(victim, DeviceAlone(below, tail), whole.head(), *records, **told, clean=True)
+        top = engine.whole.top(depth.cut, depth.tail)  # the cloud's, which nobody taught
+        return measure_utility(victim, top, whole.head(), *records, **told, tail=tail, below=below)
 
 
 def _digest(value: object) -> str:

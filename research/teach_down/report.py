@@ -32,14 +32,14 @@ def write_report(out: Path) -> None:
 def _rows(cells: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each model, task, depth, number of private records and setting of the teaching."""
     groups: dict[tuple[Any, ...], Arms] = defaultdict(lambda: defaultdict(list))
-    untaught: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    untaught: dict[tuple[Any, ...], Arms] = defaultdict(lambda: defaultdict(list))
     for cell in cells.values():
         place = tuple(cell[name] for name in ("split", "model", "task", "cut", "private", "epochs"))
-        if cell["arm"] == "untaught":
-            untaught[place].append(cell)
+        if cell["spec"] is None:
+            untaught[place][cell["arm"]].append(cell)
         else:
             groups[place, _setting(cell["spec"])][cell["arm"]].append(cell)
-    return [_row(place, setting, arms | {"untaught": untaught[place]}) for (place, setting), arms in groups.items()]
+    return [_row(place, setting, arms | untaught[place]) for (place, setting), arms in groups.items()]
 
 
 def _setting(spec: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
@@ -49,7 +49,8 @@ def _setting(spec: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 def _row(place: Sequence[Any], setting: Sequence[tuple[str, Any]], arms: Arms) -> dict[str, Any]:
     shares = {arm: _share(cells) for arm, cells in arms.items() if cells}
-    differences = {f"{one} - {other}": _gain(arms, one, other) for one, other in PAIRS if {one, other} <= shares.keys()}
+    pairs = *PAIRS, *((arm, arm.partition("+")[0]) for arm in shares if "+" in arm)
+    differences = {f"{one} - {other}": _gain(arms, one, other) for one, other in pairs if {one, other} <= shares.keys()}
     return {
         **dict(zip(("split", "model", "task", "cut", "private", "epochs"), place, strict=True)),
         "setting": dict(setting),
@@ -81,15 +82,18 @@ def _page(rows: Sequence[dict[str, Any]]) -> str:
         "Written by `python -m research.teach_down report` from the cells of `teach-down-SPLIT.cells.jsonl`, each of",
         "which has its own command. Accuracy in points; brackets: 95% bootstrap interval over the same records, seeds",
         "averaged first. What the teacher adds: taught minus labels, the same device with the same public text and",
-        "labels and no teacher.",
+        "labels and no teacher. The cloud on top: with what a cell of `research.frontier` sends, minus the same device",
+        "without it.",
         "",
-        "| split | model | task | cut | pieces | untaught | labels | taught | teacher adds | over untaught | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| split | model | task | cut | pieces | untaught | labels | taught | teacher adds | over untaught "
+        "| cloud on top | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         setting, accuracy, differences = row["setting"], row["accuracy"], row["differences"]
         arms = [_or_none(accuracy.get(arm)) for arm in ("untaught", "labels", "taught")]
         gains = [_or_none(differences.get(name)) for name in ("taught - labels", "taught - untaught")]
+        gains.append("; ".join(f"{name}: {_or_none(one)}" for name, one in differences.items() if "+" in name) or "-")
         size = f"{setting['max_pieces']:,} x {setting['epochs']}"
         cells = [row["split"], row["model"], row["task"], str(row["cut"]), size, *arms, *gains]
         lines.append(f"| {' | '.join(cells)} | {len(row['seeds'].get('taught', []))} |")

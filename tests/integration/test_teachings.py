@@ -61,7 +61,7 @@ def test_a_job_begins_with_the_taught_blocks_and_says_so(owner):
     listed = owner("teachings", "list")
     assert teaching["id"] in listed.out
     data = str(owner.world.data.path)
-    done = owner("finetune", "--model", "enc", "--data", data, *TINY, *CODES, "--taught", "auto")
+    done = owner("finetune", "--model", "enc", "--data", data, *TINY, *CODES, "--taught", "sentences")
     assert done.code == 0, done.err
     job_id = job_id_of(done)
     assert f"begins with the blocks of {teaching['id']}, taught on sentences" in done.out

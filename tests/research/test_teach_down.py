@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from privtune.cloud.compute.teaching.pieces import cut_into_pieces
 from privtune.shared.modeling.partition import Partition
 from privtune.shared.teaching_spec import TeachingSpec
-from research.teach_down.arms import ARMS, Shuffled
+from research.teach_down.arms import ARMS, Shuffled, parts
 from research.teach_down.report import write_report
 from tests.support.tiny_models import tiny_classifier, tiny_tokenizer
 
@@ -68,7 +69,7 @@ def test_shuffled_targets_are_the_same_rows_elsewhere(tmp_path):
 def test_the_report_credits_the_teacher_with_what_it_adds_to_the_same_text_and_labels(tmp_path):
     about = {"split": "dev", "model": "m", "task": "sst2", "cut": 1, "private": 9, "epochs": 2, "command": "c"}
     about |= {"seconds": {"taught": 1, "private": 1}}
-    rights = {"untaught": "0000011111", "labels": "0001111111", "taught": "0111111111"}
+    rights = {"untaught": "0000011111", "labels": "0001111111", "taught": "0111111111", "taught+codes": "1111111111"}
     lines = []
     for arm, right in rights.items():
         spec = None if arm == "untaught" else SPEC.model_dump(exclude={"model", "seed", "checkpoint_every"})
@@ -78,4 +79,15 @@ def test_the_report_credits_the_teacher_with_what_it_adds_to_the_same_text_and_l
     (row,) = json.loads((tmp_path / "teach-down.json").read_text())["rows"]
     assert row["differences"]["taught - labels"][0] == 0.2
     assert row["accuracy"]["untaught"][0] == 0.5
+    assert row["differences"]["taught+codes - taught"][0] == 0.1
+    assert "| taught+codes - taught: 10.0 [" in (tmp_path / "teach-down.md").read_text()
     assert "| 20.0 [" in (tmp_path / "teach-down.md").read_text()
+
+
+def test_an_arm_may_send_something_on_top(capsys):
+    assert parts("taught", 2) == ("taught", None)
+    base, sends = parts("untaught+codes-32-cut-2-tail-1-tuned", 2)
+    assert (base, sends.mechanism, sends.cut) == ("untaught", "codes", 2)
+    for wrong in ("told", "taught+codes-32-cut-2-tail-1-tuned"):  # another cut
+        with pytest.raises(SystemExit, match="no such arm"):
+            parts(wrong, 1)

@@ -228,9 +228,9 @@ class JobSpec(Described):
         None,
         pattern=TEACHING_ID,
         examples=["teach-5f0f6c2e9d7a4b1c8e3d2a10"],
-        description="Begin with the blocks of this teaching (`POST /v1/privtune/teachings`; on the command line `auto` "
-        "is the newest that fits): those of the tail and of a tuned skip. What leaves is made by the untaught blocks, "
-        "as without.",
+        description="Begin with the blocks of this teaching (`POST /v1/privtune/teachings`; on the command line "
+        "`auto` is the newest that fits, the name of a corpus the newest with that text): those of the tail and of a "
+        "tuned skip. What leaves is made by the untaught blocks, as without.",
     )
     labels: Labels = Field(
         "private",

@@ -37,7 +37,7 @@ def by_token(
         yield "continuation", Continuation(knowledge, case.top, case.head), size.inverted
         if size.optimise_records:
             both_sides = Continuation(knowledge, case.top, case.head)
-            in_patches = Optimise(knowledge, both_sides, replace(size.optimise, patch=_PATCH))
+            in_patches = Optimise(knowledge, both_sides, size.optimise, patch=_PATCH)
             yield "from both sides, in patches", in_patches, -(-size.optimise_records // 3)  # each takes longer
     if knowledge == "oblivious":
         return

@@ -47,17 +47,23 @@ def list_corpora(control: ControlPlane) -> list[str]:
     return [str(item.get("id")) for item in control.pages("/v1/privtune/corpora", {})]
 
 
-def newest_for(control: ControlPlane, job: JobSpec) -> str:
-    """The id of the newest teaching whose blocks fit a job, by today's model. Raises JobNotFound without one."""
+def newest_for(control: ControlPlane, job: JobSpec, corpus: str | None = None) -> str:
+    """The id of the newest teaching whose blocks fit a job, by today's model. Raises JobNotFound without one.
+
+    corpus: only teachings with this text.
+    """
+    wanted = {name: getattr(job, name) for name in ("model", "task", "cut", "tail")}
+    wanted |= {} if corpus is None else {"corpus": corpus}
     for teaching in list_teachings(control):
         spec = teaching.get("spec")
         if teaching.get("current") is not True or not isinstance(spec, dict):
             continue
-        if all(spec.get(name) == getattr(job, name) for name in ("model", "task", "cut", "tail")):
+        if all(spec.get(name) == value for name, value in wanted.items()):
             return str(teaching["id"])
+    on = "" if corpus is None else f" on {corpus[:80]}"
     raise JobNotFound(
-        f"No teaching has taught the first {job.cut} and last {job.tail} blocks of {job.model}: `privtune teachings "
-        "start` begins one.",
+        f"No teaching{on} has taught the first {job.cut} and last {job.tail} blocks of {job.model}: `privtune "
+        "teachings start` begins one.",
         param="taught",
     )
 

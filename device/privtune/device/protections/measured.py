@@ -19,6 +19,7 @@ from privtune.shared.job_spec import JobSpec, MechanismSpec, SurrogateSpec
 NOT_MEASURED = "not measured"
 NO_GAIN = "Cloud gain: not measured for this setting (`privtune audit --gain` measures it on your records)."
 NO_TEXT_GAIN = "Cloud gain: not measured for language models."
+_HIDDEN = (0.2, 0.1)
 Interval = tuple[float, float, float]  # value, lower and upper end of the 95% interval
 
 
@@ -43,7 +44,8 @@ class MeasuredRow(BaseModel):
     gain_small: accuracy minus that of a whole small model (MiniLM), which a device trains without a cloud.
     oblivious, informed, content: words named by the worst attack: by one that does not know the mechanism, by one that
         does, and by one that does of content words alone.
-    strong: words named by the informed attack once it has ten times the public text.
+    strong, strong_content: the same of the worst attack, a pre-trained encoder that was tuned to read what is sent
+        included. strong_texts: on how many public texts.
     clear: content words that leave as they are, since they are not replaced.
     replaced: what was replaced and is named all the same, by a language model that is tuned to guess it, and its floor:
         by whoever names the most frequent of the type. Of dialogues (DialogSum).
@@ -73,6 +75,8 @@ class MeasuredRow(BaseModel):
     informed: Interval | None = None
     content: Interval | None = None
     strong: Interval | None = None
+    strong_content: Interval | None = None
+    strong_texts: int = 0
     clear: float | None = None
     replaced: tuple[float, float] | None = None
     traffic: JobTraffic | None = None
@@ -88,6 +92,17 @@ class MeasuredRow(BaseModel):
     def gain_sentence(self) -> str:
         """The cloud gain with its interval; a gain that may be none says so first."""
         return NO_GAIN if self.gain is None else gain_sentence(self.gain, self.where)
+
+    @property
+    def named(self) -> tuple[float, float] | None:
+        """The largest known shares of all words and of content words that attackers name."""
+        everything, content = self.strong or self.informed, self.strong_content or self.content
+        return None if everything is None or content is None else (everything[0], content[0])
+
+    @property
+    def hides_words(self) -> bool:
+        """Whether attackers named at most 20% of all words and 10% of content words."""
+        return self.named is not None and self.named[0] <= _HIDDEN[0] and self.named[1] <= _HIDDEN[1]
 
     @property
     def adds_nothing(self) -> bool:

@@ -21,11 +21,11 @@ def _text(spec: JobSpec) -> str:
             return f"the cloud can read every word that is not replaced; {replaced}."
         return "the cloud can read nearly every word: nothing is replaced, and vectors leave without noise."
     row = measured_job(spec)
-    if row is None or row.informed is None or row.content is None:
+    if row is None or row.named is None:
         share = "how many words an attacker names from them is not measured (`privtune audit` measures it)"
     else:
         share = (
-            f"attackers who know the mechanism named {row.informed[0]:.1%} of all words and {row.content[0]:.1%} of "
+            f"attackers who know the mechanism named {row.named[0]:.1%} of all words and {row.named[1]:.1%} of "
             f"content words ({row.where}; attackers with more text name more)"
         )
     first = f"{replaced}; " if spec.surrogates.on else ""

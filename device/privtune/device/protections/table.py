@@ -89,7 +89,9 @@ def _strong(chosen: Protection, row: MeasuredRow | None) -> str:
         return "every word"
     if row is not None and row.replaced is not None:
         return f"the same, and {row.replaced[0]:.1%} of what was replaced (floor {row.replaced[1]:.1%})"
-    return NOT_MEASURED if row is None or row.strong is None else f"{row.strong[0]:.1%} of all words"
+    if row is None or row.strong is None or row.named is None:
+        return NOT_MEASURED
+    return f"{row.named[0]:.1%} of all, {row.named[1]:.1%} of content words"
 
 
 def _mb(size: int) -> str:

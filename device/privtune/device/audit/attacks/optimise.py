@@ -42,28 +42,35 @@ class OptimiseSettings:
     candidates: tokens kept per position.
     learning_rate: on Z.
     prior: weight of the warm start's own odds.
-    patch: tokens that are searched at a time before all are, for language models; 0: all from the beginning.
     """
 
     iterations: int = 500
     candidates: int = 32
     learning_rate: float = 0.02
     prior: float = 1.0
-    patch: int = 0
 
 
 class Optimise(Attack):
-    """The search. warm: an attack of the same knowledge; built if it is not yet. Not for mechanisms that shorten."""
+    """The search. Not for mechanisms that shorten.
+
+    warm: an attack of the same knowledge; built if it is not yet.
+    patch: tokens that are searched at a time before all are, for language models; 0: all from the beginning.
+    """
 
     name: ClassVar[str] = "EIA-3"
     kind: ClassVar[Literal["inversion", "attribute"]] = "inversion"
     settings: OptimiseSettings
 
     def __init__(
-        self, knowledge: Knowledge, warm: LearnedInversion | Continuation, settings: OptimiseSettings | None = None
+        self,
+        knowledge: Knowledge,
+        warm: LearnedInversion | Continuation,
+        settings: OptimiseSettings | None = None,
+        *,
+        patch: int = 0,
     ) -> None:
         super().__init__(knowledge, settings or OptimiseSettings())
-        self._warm = warm
+        self._warm, self._patch = warm, patch
 
     def _fit(self, lab: Lab, seed: int, say: Say) -> None:
         if lab.victim.mechanism.shortens:
@@ -124,7 +131,7 @@ class Optimise(Attack):
 
     def _stages(self, seen: Seen, mask_BT: Tensor) -> Iterator[tuple[Tensor, int, Tensor]]:
         """Which tokens are searched (N), how many rows of a record that takes, and which are compared (B, rows)."""
-        width, patch, place_N = mask_BT.shape[1], self.settings.patch, seen.place_R[seen.row_N]
+        width, patch, place_N = mask_BT.shape[1], self._patch, seen.place_R[seen.row_N]
         for start in range(0, width if patch else 0, max(patch, 1)):
             wide = min(start + patch, width)
             compared_BT = mask_BT[:, :wide].bool() & (torch.arange(wide) >= start)

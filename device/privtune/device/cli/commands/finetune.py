@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,7 @@ def _request(
     from privtune.device.home.run_request import RunRequest
     from privtune.device.link.teaching_calls import AUTO, newest_for
     from privtune.shared.errors import InvalidInput
+    from privtune.shared.job_spec import TEACHING_ID
 
     if not data or "model" not in job.given:
         missing, hint = (
@@ -235,10 +237,11 @@ def _request(
         )
 
     given = dict(job.given)
-    if given.get("taught") == AUTO:
+    taught = given.get("taught")
+    if taught is not None and not re.fullmatch(TEACHING_ID, taught):
         del given["taught"]
         with connection.control() as control:
-            given["taught"] = newest_for(control, described(given))
+            given["taught"] = newest_for(control, described(given), None if taught == AUTO else taught)
     spec = described(given)
     local_model = _absolute(connection.local_model)
     return RunRequest(cloud="", spec=spec, train=train, validation=validation, local_model=local_model)

@@ -15,8 +15,8 @@ from privtune.device.cli.printing import print_table
 def protections(as_json: AsJson = False) -> None:
     """Compare the protections that --protect and policies name: who reads what, what it costs, what may be claimed.
 
-    An informed attacker knows the mechanism; a strong one also has ten times the public text. The cloud gain is what
-    the cloud adds to the same device alone, with its 95% interval. MB and seconds are those of one job.
+    An informed attacker knows the mechanism; a strong one has also tuned a whole encoder to read what is sent. The
+    cloud gain is what the cloud adds to the same device alone, with its 95% interval. MB and seconds are of one job.
 
     \b
     Example:

@@ -94,8 +94,8 @@ class Misled(Continuation):
 
 
 def searched(lab, observed, warm, patch, iterations):
-    settings = OptimiseSettings(iterations=iterations, candidates=60, learning_rate=0.1, patch=patch)
-    return top1(Optimise("adaptive", warm, settings), lab, observed)
+    settings = OptimiseSettings(iterations=iterations, candidates=60, learning_rate=0.1)
+    return top1(Optimise("adaptive", warm, settings, patch=patch), lab, observed)
 
 
 def test_in_patches_on_clean_vectors(model, attacked):
