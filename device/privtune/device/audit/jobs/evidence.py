@@ -17,7 +17,7 @@ from privtune.device.account.hash_chain import digest
 from privtune.device.account.run_account import TRANSCRIPT
 from privtune.device.account.verify import KEY_BYTES, read_run
 from privtune.device.audit.attacks.channels import LABELS, Finding, labels_by_direction, share_of
-from privtune.device.audit.attacks.slopes import SlopeStep, labels_from_slopes
+from privtune.device.audit.attacks.slope_labels import SlopeStep, labels_from_slopes
 from privtune.device.audit.jobs.recorded import Collected, Traffic
 from privtune.device.audit.metrics import Figure
 from privtune.device.data.batches import BatchPlan

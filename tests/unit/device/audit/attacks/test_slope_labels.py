@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from privtune.device.audit.attacks.slopes import SlopeStep, labels_from_slopes, most_named
+from privtune.device.audit.attacks.slope_labels import SlopeStep, labels_from_slopes, most_named
 from privtune.device.noise.randomness import noise_source
 from privtune.device.privacy.statements import SlopeStatement
 from privtune.device.release.slope_store import SlopeStore
