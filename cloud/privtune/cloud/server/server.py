@@ -8,7 +8,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -36,9 +35,6 @@ from privtune.shared.files import write_text
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5
-# The thread that computes holds Python's lock for up to this long whenever the others want it, several times a request.
-# Python's own 5 ms add up to a tenth of a second.
-SWITCH_S = 0.0005
 DRAIN_S = 25.0  # from the signal on; what has not ended then is cut off, as by a kill
 
 
@@ -95,7 +91,6 @@ async def serve(
     """
     check_exposure(settings)
     _allow_open_files()
-    sys.setswitchinterval(SWITCH_S)
     with http_listener(settings.host, settings.http_port) as http_socket:
         build = build_gateway or _real_gateway()
         grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.devices, plane.teachings)
