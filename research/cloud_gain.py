@@ -127,7 +127,7 @@ def _row(
     share_B, alone_B = rights[key], rights.get((model, ALONE.format(cut=setting.cut)))
     job = jobs.get(JOBS.get(cell, "")) if model == "minilm" else None
     coverage = seeds[0].get("coverage")
-    attacked = _attacked(key, reported)
+    attacked, (strong, strong_texts) = _attacked(key, reported), _strong(key, reported)
     return MeasuredRow(
         model=NAMES.get(model, model),
         data="SST-2",
@@ -145,7 +145,8 @@ def _row(
         oblivious=attacked["oblivious"],
         informed=attacked["adaptive"],
         content=attacked["content"],
-        strong=_strong(key, reported),
+        strong=strong,
+        strong_texts=strong_texts,
         clear=None if coverage is None else coverage["clear"] / coverage["content"],
         replaced=named if setting.surrogates == SurrogateSpec().rank else None,
         traffic=None if job is None else JobTraffic(**{name: job[name] for name in JobTraffic.model_fields}),
@@ -161,11 +162,18 @@ def _attacked(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, An
     return max(same, key=lambda row: row["attack_seeds"], default=reported[key])
 
 
-def _strong(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> Interval | None:
-    """What a strong attacker reads of all words of a cell's releases; None if the reader has not been run on them."""
+def _strong(
+    key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]
+) -> tuple[Interval | None, int | None]:
+    """What a strong attacker reads of all words of a cell's releases, and with how much public text.
+
+    None if the reader has not been run on them.
+    """
     found = [row for row in _same_releases(key, reported) if row["strong"] is not None]
     best = max(found, key=lambda row: row["strong_texts"], default=None)
-    return None if best is None else max(best["strong"], _attacked(key, reported)["adaptive"] or best["strong"])
+    if best is None:
+        return None, None
+    return max(best["strong"], _attacked(key, reported)["adaptive"] or best["strong"]), best["strong_texts"]
 
 
 def _same_releases(key: tuple[str, str], reported: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
-from privtune.cloud.gateway.calls import Context, abort, api_key, errors_as_status, job_and_epoch
+from privtune.cloud.gateway.calls import Context, abort, api_key, errors_as_status, job_and_epoch, wanted_bottom
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.gateway.lease_keeper import LeaseKeeper
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
@@ -197,17 +197,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
         async with errors_as_status(context), self._call(context) as owner:
-            job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
-            if request.kind == pb.ARTIFACT_KIND_BOTTOM:
-                async with self._failures_as_events(job.id, owner):
-                    folder = await self._on_compute(self._host.bottom_package, job.spec)
-            elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
-                folder = self._artifacts.adapter(job.id)
-            elif request.kind == pb.ARTIFACT_KIND_TAUGHT:
-                base = await self._on_compute(self._host.base_sha256, job.spec)
-                folder = await asyncio.to_thread(self._taught, job.spec.taught, owner, base)
-            else:
-                raise FrameCorrupt("the kind of artifact is not set")
+            folder = await self._artifact(request, owner)
             with self._artifacts.file(folder, request.file).open("rb") as file:
                 file.seek(request.offset)
                 watcher = self._watch_key(context)
@@ -216,6 +206,24 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         yield pb.FetchResponse(data=data)
                 finally:
                     watcher.cancel()
+
+    async def _artifact(self, request: pb.FetchRequest, owner: str) -> Path:
+        """The folder of an artifact of the owner's job, or of a bottom package that no job has asked for yet."""
+        if request.kind == pb.ARTIFACT_KIND_BOTTOM and not request.job_id:
+            spec = wanted_bottom(request)
+            await asyncio.to_thread(self._jobs.limits.check_model, owner, spec.model)
+            await asyncio.to_thread(self._teachings.catalog.check_blocks, spec)
+            return await self._on_compute(self._host.bottom_package, spec)
+        job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+        if request.kind == pb.ARTIFACT_KIND_BOTTOM:
+            async with self._failures_as_events(job.id, owner):
+                return await self._on_compute(self._host.bottom_package, job.spec)
+        if request.kind == pb.ARTIFACT_KIND_ADAPTER:
+            return self._artifacts.adapter(job.id)
+        if request.kind == pb.ARTIFACT_KIND_TAUGHT:
+            base = await self._on_compute(self._host.base_sha256, job.spec)
+            return await asyncio.to_thread(self._taught, job.spec.taught, owner, base)
+        raise FrameCorrupt("the kind of artifact is not set")
 
     async def _answers(
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context

@@ -19,6 +19,7 @@ from privtune.device.cli.commands.finetune import EPILOG, finetune
 from privtune.device.cli.commands.generate import generate
 from privtune.device.cli.commands.info import mechanisms, version
 from privtune.device.cli.commands.models import models
+from privtune.device.cli.commands.plan import plan
 from privtune.device.cli.commands.predict import predict
 from privtune.device.cli.commands.protections import protections
 from privtune.device.cli.commands.push import push
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=EPILOG)(finetune)
+app.command()(plan)
 app.command(epilog=EPILOG)(agent)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(teachings.app, name="teachings")
@@ -89,6 +91,7 @@ def root(
     Then see what there is, train a model, list your jobs, use the model privately, and export it:
       privtune models
       privtune protections
+      privtune plan --model minilm --data reviews.csv --holdout 0.1
       privtune finetune --model minilm --data reviews.csv --holdout 0.1 --protect names
       privtune jobs list
       privtune predict JOB --text "a fine film"

@@ -7,6 +7,7 @@ control characters as it arrives (`_answer`), because it may reach a terminal.
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import time
 import uuid
@@ -138,9 +139,18 @@ class ControlPlane:
             raise self._not_ours()
         return offered
 
+    def model(self, name: str) -> Json:
+        """What the cloud says of a model. Raises ModelNotFound."""
+        about = self.call("GET", f"{MODELS}/{quote(name, safe='/')}").get("privtune")
+        return about if isinstance(about, dict) else {}
+
+    def exchange(self, up: int, down: int) -> None:
+        """Send so many bytes, which say nothing, and get so many: for whoever times the line."""
+        self.call("POST", "/v1/privtune/line", json={"padding": os.urandom(up // 2).hex(), "answer": down})
+
     def blocks(self, model: str) -> int:
         """How many blocks a model has. Raises ModelNotFound."""
-        layers = (self.call("GET", f"{MODELS}/{quote(model, safe='/')}").get("privtune") or {}).get("layers")
+        layers = self.model(model).get("layers")
         if not isinstance(layers, int) or not 0 < layers <= MAX_BLOCKS:
             raise self._not_ours()
         return layers

@@ -43,7 +43,7 @@ class MeasuredRow(BaseModel):
     gain_small: accuracy minus that of a whole small model (MiniLM), which a device trains without a cloud.
     oblivious, informed, content: words named by the worst attack: by one that does not know the mechanism, by one that
         does, and by one that does of content words alone.
-    strong: words named by the informed attack once it has ten times the public text.
+    strong: words named by the informed attack once it has ten times the public text; strong_texts: how many texts.
     clear: content words that leave as they are, since they are not replaced.
     replaced: what was replaced and is named all the same, by a language model that is tuned to guess it, and its floor:
         by whoever names the most frequent of the type. Of dialogues (DialogSum).
@@ -73,6 +73,7 @@ class MeasuredRow(BaseModel):
     informed: Interval | None = None
     content: Interval | None = None
     strong: Interval | None = None
+    strong_texts: int | None = None
     clear: float | None = None
     replaced: tuple[float, float] | None = None
     traffic: JobTraffic | None = None
