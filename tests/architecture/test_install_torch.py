@@ -1,6 +1,7 @@
 """Which build of torch a machine gets: the small one without a GPU, and always one."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -52,3 +53,12 @@ def test_elsewhere_the_configured_one(machine, what):
 def test_an_index_and_a_version_of_ones_own(machine):
     asked = machine(gpu=True, TORCH_INDEX="https://mine.example", TORCH_VERSION="2.9.1")
     assert asked == ["-m pip install --index-url https://mine.example torch==2.9.1"]
+
+
+def test_one_version_everywhere():
+    named = {}
+    for file in ("scripts/install_torch.sh", "Makefile", "device/Dockerfile", "cloud/Dockerfile", "docker-compose.yml"):
+        named[file] = re.search(
+            r"TORCH_VERSION(?: \?=|=|:-|: \$\{TORCH_VERSION:-) ?([\d.]+)", (ROOT / file).read_text()
+        )[1]
+    assert len(set(named.values())) == 1, named
