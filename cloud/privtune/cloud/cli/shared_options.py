@@ -21,6 +21,7 @@ DatabaseUrl = Annotated[
         help="For example postgresql+psycopg://USER@HOST/NAME. Default: SQLite in --data.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Models = Annotated[
     list[str] | None,
     typer.Option(

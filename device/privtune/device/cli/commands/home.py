@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.options import Home, home_folder
+from privtune.device.cli.options import AsJson, Home, home_folder
+from privtune.device.cli.printing import print_result
 from privtune.shared.wording import counted
 
 app = typer.Typer(no_args_is_help=True, help="Move this device's home to another machine, back it up, recover it.")
@@ -18,7 +19,7 @@ ToFile = Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.
 
 @app.command("export")
 @guarded
-def export_command(file: ToFile, home: Home = None) -> None:
+def export_command(file: ToFile, home: Home = None, as_json: AsJson = False) -> None:
     """Move this home away: write it to a file, and never draw in it again.
 
     Keys, ledger, maps, releases and jobs move; what the cloud serves is fetched again. Leave the data under the same
@@ -32,19 +33,21 @@ def export_command(file: ToFile, home: Home = None) -> None:
     from privtune.device.account.home_archive import export_home
 
     count = export_home(home_folder(home), file)
-    typer.echo(f"{counted(count, 'file')} in {file}. This home draws nothing any more: import the file elsewhere.")
+    line = f"{counted(count, 'file')} in {file}. This home draws nothing any more: import the file elsewhere."
+    print_result({"files": count, "file": file, "moved": True}, line, as_json=as_json)
 
 
 @app.command("backup")
 @guarded
-def backup(file: ToFile, home: Home = None) -> None:
+def backup(file: ToFile, home: Home = None, as_json: AsJson = False) -> None:
     """Write a copy of this home to a file, and go on using the home; runs need not end.
 
     A copy that is behind may not draw: restore the newest, and see `privtune home recover`.
     """
     from privtune.device.account.home_archive import back_up_home
 
-    typer.echo(f"{counted(back_up_home(home_folder(home), file), 'file')} in {file}.")
+    count = back_up_home(home_folder(home), file)
+    print_result({"files": count, "file": file}, f"{counted(count, 'file')} in {file}.", as_json=as_json)
 
 
 @app.command("import")
@@ -52,17 +55,20 @@ def backup(file: ToFile, home: Home = None) -> None:
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `home export` or `home backup` wrote.")],
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a home of an export or a backup, in an empty folder. Homes are not merged."""
     from privtune.device.account.home_archive import import_home
 
     folder = home_folder(home)
-    typer.echo(f"{counted(import_home(file, folder), 'file')} in {folder}. Its next run tells the cloud.")
+    count = import_home(file, folder)
+    line = f"{counted(count, 'file')} in {folder}. Its next run tells the cloud."
+    print_result({"files": count, "home": folder}, line, as_json=as_json)
 
 
 @app.command("recover")
 @guarded
-def recover(home: Home = None) -> None:
+def recover(home: Home = None, as_json: AsJson = False) -> None:
     """Go on with an older copy of this home, because the newest one is lost.
 
     What was drawn since the copy was made is unknown. So whatever is drawn from here on counts as another noise
@@ -71,5 +77,7 @@ def recover(home: Home = None) -> None:
     """
     from privtune.device.account.home_archive import recover_home
 
-    recover_home(home_folder(home))
-    typer.echo("This home may draw again. What it draws now counts as another noise distribution.")
+    folder = home_folder(home)
+    recover_home(folder)
+    line = "This home may draw again. What it draws now counts as another noise distribution."
+    print_result({"home": folder, "recovered": True}, line, as_json=as_json)

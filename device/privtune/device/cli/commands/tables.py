@@ -14,7 +14,7 @@ from privtune.device.cli.job_options import JobOptions
 from privtune.device.cli.mechanism_options import Params, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, Threads, home_folder, limit_threads
-from privtune.device.cli.printing import console_of, print_facts, print_table
+from privtune.device.cli.printing import console_of, print_facts, print_result, print_table
 from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def show(
 def add(
     file: Annotated[Path, typer.Argument(help="A table file from elsewhere, like a colleague's clusters.")],
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a table file and keep a copy, so that jobs can use it: --param table=sha256:HASH.
 
@@ -124,7 +125,8 @@ def add(
     if not file.is_file():
         raise InvalidInput(f"{file}: no such file; name a table that `privtune tables build` or a colleague made")
     row = read_header(adopt(file, home_folder(home) / "tables"))
-    typer.echo(f"Kept. Use it with --param table=sha256:{row['sha256'][:16]}")
+    line = f"Kept. Use it with --param table=sha256:{row['sha256'][:16]}"
+    print_result({"sha256": row["sha256"]}, line, as_json=as_json)
 
 
 @app.command()
@@ -135,6 +137,7 @@ def public(
         Path | None, typer.Option(help="File with a class, a tab, and a public text or word per line.")
     ] = None,
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Declare texts as public: word frequencies, prototypes, task-aware clusters and importance may use them.
 
@@ -153,7 +156,8 @@ def public(
     declare(folder, texts=texts, labelled=labelled)
     known = PublicTexts.load(folder)
     labelled_texts = counted(len(known.labelled), "labelled text")
-    typer.echo(f"Public on this device: {counted(len(known.texts), 'text')}, {labelled_texts} or words.")
+    line = f"Public on this device: {counted(len(known.texts), 'text')}, {labelled_texts} or words."
+    print_result({"texts": len(known.texts), "labelled": len(known.labelled)}, line, as_json=as_json)
 
 
 def _files(folder: Path) -> list[Path]:

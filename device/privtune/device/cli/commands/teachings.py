@@ -12,7 +12,7 @@ from privtune.device.cli.connection import CloudOptions
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, JobId, home_folder
-from privtune.device.cli.printing import print_facts, print_table
+from privtune.device.cli.printing import print_facts, print_result, print_table
 from privtune.shared.teaching_spec import ABOUT_SETTINGS, TeachingSpec, teaching_of
 
 app = typer.Typer(no_args_is_help=True, help="Let the cloud teach this device's blocks on public text.")
@@ -115,25 +115,26 @@ def cancel(teaching: TeachingId, connection: CloudOptions, as_json: AsJson = Fal
 @app.command()
 @guarded
 @grouped
-def delete(teaching: TeachingId, connection: CloudOptions) -> None:
+def delete(teaching: TeachingId, connection: CloudOptions, as_json: AsJson = False) -> None:
     """Delete an ended one from the cloud, which keeps a limited number; jobs that began with it have their own copy."""
     from privtune.device.link.teaching_calls import delete_teaching
 
     with connection.control() as control:
         delete_teaching(control, teaching)
-    typer.echo(f"deleted {teaching}")
+    print_result({"id": teaching, "deleted": True}, f"deleted {teaching}", as_json=as_json)
 
 
 @app.command()
 @guarded
 @grouped
-def corpora(connection: CloudOptions) -> None:
+def corpora(connection: CloudOptions, as_json: AsJson = False) -> None:
     """List the public texts that the cloud can teach with."""
     from privtune.device.link.teaching_calls import list_corpora
 
     with connection.control() as control:
         names = list_corpora(control)
-    typer.echo("\n".join(names) or "None. The operator adds one: privtune-cloud serve --corpus NAME=FILE")
+    line = "\n".join(names) or "None. The operator adds one: privtune-cloud serve --corpus NAME=FILE"
+    print_result({"corpora": names}, line, as_json=as_json)
 
 
 @app.command()
