@@ -12,6 +12,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
+from email.utils import parsedate_tz
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -144,6 +145,11 @@ class ControlPlane:
         about = self.call("GET", f"{MODELS}/{quote(name, safe='/')}").get("privtune")
         return about if isinstance(about, dict) else {}
 
+    def date(self) -> str | None:
+        """What the cloud's clock says, as HTTP dates are written; None where it does not."""
+        date = self._bounded("GET", "/healthz").headers.get("date")
+        return date if date is not None and parsedate_tz(date) is not None else None
+
     def exchange(self, up: int, down: int) -> None:
         """Send so many bytes, which say nothing, and get so many: for whoever times the line."""
         self.call("POST", "/v1/privtune/line", json={"padding": os.urandom(up // 2).hex(), "answer": down})
@@ -257,7 +263,11 @@ class ControlPlane:
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout("the answer came too slowly", request=response.request)
         return httpx.Response(
-            response.status_code, content=bytes(body), request=response.request, extensions=response.extensions
+            response.status_code,
+            headers={"date": response.headers["date"]} if "date" in response.headers else {},
+            content=bytes(body),
+            request=response.request,
+            extensions=response.extensions,
         )
 
     def _answer(self, response: httpx.Response) -> Json:

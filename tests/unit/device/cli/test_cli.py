@@ -75,6 +75,16 @@ def test_each_command_that_prints_a_result_prints_it_for_programs(path):
     assert takes == (not hasattr(command, "commands") and path not in NO_RESULT)
 
 
+COMPLETED = {("fin",): "finetune", ("finetune", "--prot"): "--protect", ("finetune", "--protect", "wo"): "words"}
+
+
+@pytest.mark.parametrize("words", COMPLETED, ids=" ".join)
+def test_the_shell_completes(words):
+    line = {"COMP_WORDS": " ".join(("privtune", *words)), "COMP_CWORD": str(len(words))}
+    done = privtune(_PRIVTUNE_COMPLETE="complete_bash", **line)
+    assert COMPLETED[words] in done.stdout.split()
+
+
 HEAVY = "torch transformers pyarrow grpc numpy httpx yaml safetensors rich.progress"
 LIGHT_PROBE = f"""
 import sys
