@@ -1,4 +1,4 @@
-"""What `privtune plan` predicts is what then happens: bytes to a few parts in a hundred, and nothing starts."""
+"""Before a job: `privtune plan` predicts what then happens, and `privtune doctor` finds the way to the cloud."""
 
 import json
 
@@ -122,3 +122,15 @@ def test_what_is_missing_is_one_line(owner, options, changes, said):
 def test_a_bottom_that_no_job_could_have_is_refused(world, fields, error):
     with Link(world.settings.endpoint) as link, pytest.raises(error):
         fetch_manifest(link, pb.FetchRequest(kind=pb.ARTIFACT_KIND_BOTTOM, **fields))
+
+
+def test_the_doctor_finds_the_way_to_the_cloud(owner, world):
+    done = owner("doctor", "--json")
+    found = {one["check"]: one for one in json.loads(done.out)}
+    assert done.code == 0, found
+    assert {found[check]["status"] for check in ("cloud", "clock", "gateway", "home")} == {"ok"}
+    wrong = owner("doctor", "--json", PRIVTUNE_API_KEY="pt-wrong")
+    assert wrong.code == 5
+    shut = owner("doctor", "--json", "--grpc-address", "127.0.0.1:9")
+    assert shut.code == 8
+    assert {one["check"]: one["status"] for one in json.loads(shut.out)}["gateway"] == "failed"
