@@ -75,7 +75,8 @@ def plan(
     with contextlib.ExitStack() as stack:
         control = stack.enter_context(connection.control()) if connection.cloud else None
         request = _request(data, job, columns, connection, control, protect, param)
-        found = plan_job(replace(request, started=began, price=gpu_hour), to_stderr)
+        say = (lambda _: None) if as_json else to_stderr
+        found = plan_job(replace(request, started=began, price=gpu_hour), say)
     if as_json:
         typer.echo(json.dumps(found.document(), indent=1))
     else:
