@@ -27,13 +27,13 @@ class CloudSpeed:
     source: str
 
     @classmethod
-    def here(cls, top: float | None, blocks: int) -> CloudSpeed:
+    def here(cls, top: float | None, blocks: int, *, shared: bool = False) -> CloudSpeed:
         """A cloud as fast as this machine. top: seconds of a position through its blocks, forward."""
         forward = None if top is None else blocks / top
         return cls(
             train=None if forward is None else forward / TRAINED_PASSES,
             forward=forward,
-            shared=False,
+            shared=shared,
             source="unknown" if top is None else "this machine, as if it were the cloud",
         )
 

@@ -174,7 +174,7 @@ def plan_job(request: PlanRequest, say: Say) -> Plan:
             codec=codec,
             table=0 if table is None else len(table.to_message().payload),
         )
-    speed = speed or CloudSpeed.here(here.top, blocks)
+    speed = speed or CloudSpeed.here(here.top, blocks, shared=_shared(request))
     lengths = Lengths.of(data, swell * here.rows)
     others = None if scored is None else Lengths.of(scored, swell * here.rows)
 
@@ -280,9 +280,14 @@ def _cloud(request: PlanRequest) -> tuple[CloudSpeed | None, Line | None]:
     return CloudSpeed(
         train=train,
         forward=forward if forward is not None else train and train * TRAINED_PASSES,
-        shared=is_loopback(control.host),
+        shared=_shared(request),
         source="the cloud, of its own steps",
     ), line
+
+
+def _shared(request: PlanRequest) -> bool:
+    """Whether the cloud computes on this machine's cores."""
+    return request.control is not None and is_loopback(request.control.host)
 
 
 def _number(value: Any) -> float | None:
