@@ -1,6 +1,7 @@
 """Before a job: `privtune plan` predicts what then happens, and `privtune doctor` finds the way to the cloud."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -12,6 +13,7 @@ from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound
 from privtune.shared.modeling.load import load_tokenizer
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.owner import TINY
+from tests.support.proxy import Proxy
 from tests.support.running import run
 from tests.support.world import ProcessCloud, build_world
 
@@ -71,6 +73,31 @@ def test_a_plan_knows_the_cloud_and_starts_nothing(owner, world):
     assert owner.jobs() == before
     assert not (owner.home / "ledger.jsonl").exists() or "plan" not in (owner.home / "ledger.jsonl").read_text()
     assert list(owner.home.glob("plan-*")) == []
+
+
+def test_nothing_of_the_data_leaves(owner, world, tmp_path):
+    rest, grpc = (Proxy(one) for one in (world.cloud.http_url.removeprefix("http://"), world.cloud.grpc_address))
+    with rest, grpc:
+        given = (
+            "--model",
+            "enc",
+            "--data",
+            world.data.path,
+            *TINY,
+            "--protect",
+            "none",
+            "--grpc-address",
+            grpc.address,
+        )
+        changes = {"PRIVTUNE_CLOUD": f"http://{rest.address}", "PRIVTUNE_HOME": str(tmp_path / "home")}
+        assert owner("plan", *given, **changes).code == 0
+    sent = rest.bytes_from(device=True) + grpc.bytes_from(device=True)
+    assert b"/v1/privtune/line" in sent
+    assert grpc.bytes_from(device=False), "the bottom package did not come this way"
+    texts = [record.text for record in world.data.load("classification")]
+    phrases = {" ".join(pair) for text in texts for pair in pairwise(text.split())}
+    assert len(phrases) > 10
+    assert not [phrase for phrase in phrases if phrase.encode() in sent]
 
 
 def test_without_a_cloud_this_machine_stands_in(owner, world):
