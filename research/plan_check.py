@@ -29,7 +29,7 @@ NAME = "plan-check"
 BAR = 0.30  # of what happened
 _SST2 = "--model all-minilm-l6-v2 --data {data}/sst2/train.tsv --validation {data}/sst2/dev.tsv --max-length 64"
 _E2E = (
-    "--model smollm2-135m --task causal-lm --data {data}/e2e_nlg/dev.jsonl --prompt-column mr --completion-column ref "
+    "--model decoder --task causal-lm --data {data}/e2e_nlg/dev.jsonl --prompt-column mr --completion-column ref "
     "--max-length 96"
 )
 JOBS = {
@@ -47,6 +47,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--jobs", nargs="+", choices=tuple(JOBS), default=list(JOBS))
+    parser.add_argument(
+        "--decoder",
+        default=SMOLLM2.partition("=")[2],
+        help="model of the generation job: a folder, or as `privtune-cloud serve --model` has it; default: packaged "
+        "SmolLM2-135M",
+    )
     parser.add_argument("--limit", type=int, help="fewer records of each job, to try this program")
     arguments = parser.parse_args()
     cells = MeasurementFile(arguments.out / f"{NAME}.cells.jsonl")
@@ -55,15 +61,18 @@ def main() -> None:
             options = JOBS[name].format(data=arguments.data.resolve()).split()
             if arguments.limit:
                 options += ["--limit", str(arguments.limit)]
-            cells.keep(name, checked(options) | {"options": JOBS[name], "load": os.getloadavg()[0]})
+            cells.keep(
+                name,
+                checked(options, arguments.decoder) | {"options": JOBS[name], "decoder": Path(arguments.decoder).name},
+            )
             print(name, json.dumps(cells.find(name)), flush=True)
     write_text(arguments.out / f"{NAME}.md", page(cells))
 
 
-def checked(options: list[str]) -> dict[str, Any]:
+def checked(options: list[str], decoder: str) -> dict[str, Any]:
     """A job's plan beside what happened."""
     with tempfile.TemporaryDirectory() as folder:
-        cloud = Cloud(Path(folder), "pt-" + "0" * 40, SMOLLM2 if "causal-lm" in options else MINILM)
+        cloud = Cloud(Path(folder), "pt-" + "0" * 40, f"decoder={decoder}" if "causal-lm" in options else MINILM)
         try:
             _privtune(cloud, Path(folder) / "first", "finetune", *options, "--max-steps", "8", "--json")
             plan, _ = _privtune(cloud, Path(folder) / "home", "plan", *options, "--json")
@@ -122,7 +131,13 @@ def page(cells: MeasurementFile) -> str:
             lines.append(
                 f"| {name} | {figure} | {_shown(figure, planned)} | {_shown(figure, happened)} | {off:+.0%}{missed} |"
             )
-    lines += ["", *(f"* {name}: `privtune finetune {one['options']}`" for name, one in cells.all().items())]
+    lines += [
+        "",
+        *(
+            f"* {name}: `privtune finetune {one['options']}`; decoder: {one['decoder']}"
+            for name, one in cells.all().items()
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 
