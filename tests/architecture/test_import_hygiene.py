@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -19,12 +20,13 @@ SIDES = ("device", "cloud")
 OURS = ("privtune", "research", "tests", "scripts")
 
 # Runs in the fresh process: argv[1] is the side, argv[2] a JSON list of the top-level modules that are "not installed",
-# argv[3] a package of the side whose modules need an extra of their own and are left out.
+# argv[3] a JSON list of packages of the side whose modules need an extra of their own and are left out.
 # `find_spec` answers None for those, as on a machine without them, so that libraries that only ask keep working.
 PROBE = """
 import importlib, json, pkgutil, sys
 
 side, blocked = sys.argv[1], set(json.loads(sys.argv[2]))
+left_out = tuple(name + "." for name in json.loads(sys.argv[3]))
 
 def is_blocked(name):
     return name.partition(".")[0] in blocked or ".".join(name.split(".")[:2]) in blocked
@@ -39,7 +41,7 @@ class Without:
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 walked = pkgutil.walk_packages(importlib.import_module(side).__path__, side + ".")
-names = [module.name for module in walked if not module.name.startswith(sys.argv[3] + ".")]
+names = [module.name for module in walked if not module.name.startswith(left_out)]
 for name in names:
     if not name.endswith("__main__") and ".migrations." not in name:  # those run only inside alembic
         importlib.import_module(name)
@@ -107,12 +109,12 @@ ABSENT = {
 
 
 # What needs an extra beyond its side's own.
-ENDPOINT, ENDPOINT_EXTRA = "privtune.device.endpoint", "serve"
+LEFT_OUT = {"serve": "privtune.device.endpoint", "keyring": "privtune.device.home.encryption"}
 
 
-def probe(side: str, blocked: list[str], left_out: str = "") -> dict[str, list[str]]:
+def probe(side: str, blocked: list[str], left_out: Iterable[str] = ()) -> dict[str, list[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, f"privtune.{side}", json.dumps(blocked), left_out],
+        [sys.executable, "-c", PROBE, f"privtune.{side}", json.dumps(blocked), json.dumps([*left_out])],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -127,15 +129,16 @@ def test_a_side_imports_with_its_own_extra_alone(side):
     blocked = blocked_modules(side)
     missing = ABSENT[side] - set(blocked)
     assert not missing, f"the test no longer blocks {missing} for {side}: has an extra of pyproject.toml grown?"
-    seen = probe(side, blocked, ENDPOINT)
+    seen = probe(side, blocked, LEFT_OUT.values())
     assert f"privtune.{side}.cli" in seen["imported"]
     assert seen["leaked"] == []
 
 
-def test_the_endpoint_imports_with_its_extra():
-    blocked = blocked_modules("device", ENDPOINT_EXTRA)
-    assert "fastapi" not in blocked
+@pytest.mark.parametrize(("extra", "module"), [("serve", "endpoint_server"), ("keyring", "conversion")])
+def test_what_needs_an_extra_of_its_own_imports_with_it(extra, module):
+    blocked = blocked_modules("device", extra)
+    assert extras()[extra][0].partition(">")[0] not in blocked
     assert {"sqlalchemy", "peft", "privtune.cloud"} <= set(blocked)
-    seen = probe("device", blocked)
-    assert f"{ENDPOINT}.endpoint_server" in seen["imported"]
+    seen = probe("device", blocked, {*LEFT_OUT.values()} - {LEFT_OUT[extra]})
+    assert f"{LEFT_OUT[extra]}.{module}" in seen["imported"]
     assert seen["leaked"] == []

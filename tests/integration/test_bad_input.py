@@ -10,7 +10,8 @@ from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import load_bottom
 from privtune.device.session.handshake import open_request
 from privtune.shared.errors import NonFinite
-from privtune.shared.wire import FORWARD, PROTOCOL_VERSION, Message, pack_positions
+from privtune.shared.versions import OURS, Spoken
+from privtune.shared.wire import FORWARD, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.leases import HOLDER
 from tests.support.owner import job_id_of
@@ -187,24 +188,26 @@ def test_a_gateway_that_is_not_there_leaves_a_job_that_goes_on_later(owner):
     assert status_of(owner, job_id)[0] == "succeeded"
 
 
+FUTURE = Spoken(oldest=998, newest=999, version="9.9")
+
+
 def test_another_protocol_is_told_before_a_job_exists(owner, monkeypatch):
-    monkeypatch.setattr("privtune.device.link.rest.PROTOCOL_VERSION", 999)
+    monkeypatch.setattr("privtune.device.link.rest.OURS", FUTURE)
     before = owner.jobs()
     done = owner.finetune("--new")
     assert done.code == 9
-    assert f"speaks protocol {PROTOCOL_VERSION}, this device 999. Upgrade the older side." in done.line
+    assert f"The device speaks protocol 998 to 999 (PrivTune 9.9), the cloud {OURS}. Upgrade the cloud." in done.line
     assert owner.jobs() == before
 
 
 def test_another_protocol_at_the_gateway_is_refused_and_the_job_says_why(owner, monkeypatch):
-    monkeypatch.setattr("privtune.device.session.handshake.PROTOCOL_VERSION", 999)
+    monkeypatch.setattr("privtune.device.session.handshake.OURS", FUTURE)
     done = owner.finetune("--new", "--grpc-address", owner.world.cloud.grpc_address)
     assert done.code == 9
-    assert "the device speaks protocol 999" in done.line
-    assert "upgrade the older side" in done.line
+    assert f"The device speaks protocol 998 to 999 (PrivTune 9.9), the cloud {OURS}. Upgrade the cloud." in done.line
     status, _, events = status_of(owner, job_id_of(done))
     assert status == "queued"
-    assert "the device speaks protocol 999" in events
+    assert "The device speaks protocol 998 to 999" in events
 
 
 def test_another_model_on_the_device_is_refused_and_the_job_says_why(owner):

@@ -13,7 +13,8 @@ import grpc
 import httpx
 import pytest
 
-from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.service import Jobs
 from tests.support.builders import least_spec
 from tests.support.plane import read_stream
@@ -24,18 +25,23 @@ from pathlib import Path
 import grpc
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.server.plane import open_plane
+from privtune.cloud.server import server
 from privtune.cloud.server.server import serve, write_ready_file
 from privtune.cloud.settings import Settings
 
 class Gateway:
     def __init__(self, jobs): self.jobs = jobs
-    async def shutdown(self): print("gateway shut down", flush=True)
+    async def shutdown(self):
+        print("gateway shut down", flush=True)
+        await asyncio.sleep(float(sys.argv[3]))
+    def check_ready(self): pass
     def drop_packages(self, unused_since): return 0
 
 def build(settings, jobs, keys, teachings):
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Gateway(jobs)
 
 folder, ready = Path(sys.argv[1]), Path(sys.argv[2])
+server.DRAIN_S = 3.0
 settings = Settings(data_folder=folder, http_port=0, grpc_port=0)
 with open_plane(settings, Catalog()) as plane:
     print("ready", plane.keys.create("alice").secret, flush=True)
@@ -55,9 +61,12 @@ def start(command, ready, **kwargs):
     return process, json.loads(ready.read_text())
 
 
-def minimal(tmp_path):
+def minimal(tmp_path, drains_s=0):
+    tmp_path.mkdir(exist_ok=True)
     ready = tmp_path / "ready.json"
-    process, addresses = start([sys.executable, "-c", MINIMAL, str(tmp_path / "data"), str(ready)], ready)
+    process, addresses = start(
+        [sys.executable, "-c", MINIMAL, str(tmp_path / "data"), str(ready), str(drains_s)], ready
+    )
     return process, addresses, process.stdout.readline().split()[1]
 
 
@@ -79,6 +88,19 @@ def test_a_signal_ends_both_servers_gracefully_even_with_an_open_stream(tmp_path
     assert time.monotonic() - began < 10
     assert "gateway shut down" in out
     assert "Traceback" not in err
+
+
+def test_a_drain_that_does_not_end_is_cut_off_and_a_second_signal_does_so_at_once(tmp_path):
+    for number, (signals, code) in enumerate([([signal.SIGTERM], 1), ([signal.SIGTERM, signal.SIGINT], 130)]):
+        process, addresses, _ = minimal(tmp_path / str(number), drains_s=600)
+        process.send_signal(signals[0])
+        while "shut down" not in process.stdout.readline():
+            pass
+        assert httpx.get(f"{addresses['url']}/healthz").status_code == 200, "it lives until it ends"
+        for another in signals[1:]:
+            process.send_signal(another)
+        process.communicate(timeout=30)
+        assert process.returncode == code
 
 
 def cloud(*arguments, **environment):

@@ -10,7 +10,7 @@ import pytest
 from privtune.cloud.api import middleware
 from privtune.device.link.rest import ControlPlane
 from privtune.shared.errors import CloudUnreachable, JobConflict
-from privtune.shared.wire import PROTOCOL_VERSION
+from privtune.shared.versions import NEWEST
 from tests.support.builders import LEAST
 from tests.support.leases import begin
 from tests.support.plane import Plane
@@ -212,7 +212,7 @@ def test_every_answer_carries_a_request_id(plane):
 def test_a_device_learns_where_grpc_is(plane):
     with plane.http() as client:
         info = client.get("/v1/privtune/info").json()
-    assert (info["grpc_port"], info["tls"], info["protocol_version"]) == (4321, False, PROTOCOL_VERSION)
+    assert (info["grpc_port"], info["tls"], info["protocol_version"]) == (4321, False, NEWEST)
 
 
 def test_the_documents_describe_every_route_and_its_errors(plane):

@@ -1,16 +1,24 @@
 """Zeroth-order jobs: one noised number a step trains the cloud, no gradient leaves, a resume redraws nothing."""
 
 import contextlib
+import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from privtune.device.account.ledger import SLOPES, outcomes, spent
 from privtune.device.account.run_account import source_of
 from privtune.device.account.verify import check
+from privtune.device.audit.attacks import slopes
+from privtune.device.audit.attacks.attack import silent
+from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
+from privtune.device.audit.sizes import QUICK
+from privtune.device.cli import app
 from privtune.device.home.policy import Budget, Policy
 from privtune.device.inference.predict import predict
 from privtune.device.release.slope_store import SlopeStore
@@ -33,11 +41,18 @@ from tests.support.running import (
 from tests.support.transcripts import recorded_frames
 from tests.support.world import Watcher
 
+LEAST = {"metrics": ("euclidean",), "optimise_records": 0, "attacked": 20, "inverted": 5}
 SLOPED = {
     "zeroth_order": {"epsilon": 4.0, "clip": 2.0},
     "train": {"max_steps": 14, "epochs": 2, "checkpoint_every": 4},
     "optim": {"learning_rate": 1e-2},
 }
+
+
+def owner_ledger(world, *words):
+    done = CliRunner().invoke(app, ["ledger", *words, "--home", str(world.settings.home)])
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def slopes_of(world, job_id, steps):
@@ -83,9 +98,32 @@ def test_one_number_a_step_leaves_and_no_gradient(local_world):
     cost = spent(entries, source_of(world.data.path))
     assert (cost.slope_nats, cost.label_nats) == (pytest.approx(4.0), pytest.approx(4.0))
     assert cost.nats is None, "clean vectors have no bound, whatever the slopes have"
+    (own,) = json.loads(owner_ledger(world, "records", "--data-set", "train.tsv", "--worst", "1", "--json"))
+    assert own["nats"] is None
+    assert 0 < own["slope_nats"]["least"] < own["slope_nats"]["most"] <= 4.0
+    assert own["worst"][0]["slope_nats"] == own["slope_nats"]["most"]
+    assert f"most lost: line {own['worst'][0]['line']}" in owner_ledger(world, "records", "--data-set", "train.tsv")
     store = world.settings.home / "releases.sqlite"
     assert check(job_id, transcript_folder(world, job_id), entries, store).problems == []
     assert len(predict(job_id, ["w5 w6", "w50 w51"], world.settings)) == 2
+
+
+def test_an_audit_attacks_the_slopes_that_were_sent(local_world):
+    """With next to no noise it names nearly every label: it sees the slopes as the device took them."""
+    world = local_world
+    world.settings = world.device(record_frames=True)
+    spec = world.spec(**SLOPED | {"zeroth_order": {"epsilon": 1000.0, "clip": 4.0}})
+    job_id, _ = run(world, spec)
+    asked = JobAudit(
+        job_id=job_id,
+        model=str(world.models["enc"]),
+        sources=(world.data, world.validation),
+        size=replace(QUICK, **LEAST),
+    )
+    audited = audit_job(asked, world.settings.home, silent).document
+    (found,) = (one for one in audited["side_channels"] if one["name"] == slopes.NAME)
+    assert found["figure"]["value"] >= 0.95
+    assert found["figure"]["floor"] < 0.7
 
 
 @pytest.mark.slow

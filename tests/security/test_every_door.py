@@ -17,11 +17,13 @@ from google.protobuf.message_factory import GetMessageClass
 from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.auth.key_rows import SCOPES
-from privtune.cloud.db.store import Base, Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import Base
 from privtune.cloud.settings import Settings
 from privtune.shared.metadata import AUTHORIZATION, EPOCH, JOB, REASON
 from privtune.shared.teaching_spec import TeachingSpec
-from privtune.shared.wire import PROTOCOL_VERSION
+from privtune.shared.versions import NEWEST
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.builders import LEAST, least_spec
 from tests.support.leases import begin
@@ -77,7 +79,7 @@ class Doors:
     def call(self, service, method, key, job_id):
         """Make a call about a job; its status and reason."""
         kind = GetMessageClass(method.input_type)
-        fields = {"job_id": job_id, "protocol_version": PROTOCOL_VERSION, "holder": "0" * 32}
+        fields = {"job_id": job_id, "protocol_version": NEWEST, "holder": "0" * 32}
         request = kind(**{name: value for name, value in fields.items() if name in method.input_type.fields_by_name})
         metadata = [(JOB, job_id), (EPOCH, "1")] + ([(AUTHORIZATION, f"Bearer {key}")] if key is not None else [])
         stub = self.channel.stream_stream(
@@ -124,7 +126,7 @@ def belongings(cloud):
 
 def needed(path, method):
     """The scope of a route."""
-    return "admin" if "/keys" in path else "read" if method == "GET" else "submit"
+    return "admin" if "/keys" in path or "/audit-log" in path else "read" if method == "GET" else "submit"
 
 
 def all_but(doors, scope, owner="alice"):

@@ -15,12 +15,14 @@ from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
-from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.limits import OwnerLimits
+from privtune.cloud.server.server import http_config
 from privtune.cloud.settings import Limits, Settings
 from tests.support.builders import least_spec
 
@@ -51,7 +53,7 @@ class Plane:
         app = create_app(self.jobs, self.keys, self.teachings, settings, check_ready=check_ready or self.store.ping)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+        self.server = uvicorn.Server(http_config(app, settings))
         self.thread = threading.Thread(target=lambda: self.server.run(sockets=[self.socket]), daemon=True)
         self.thread.start()
         while not self.server.started:

@@ -18,7 +18,8 @@ from typing import Any
 from privtune.cloud.auth import ApiKeys
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
-from privtune.cloud.db.store import Store, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings

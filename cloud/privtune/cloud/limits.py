@@ -15,7 +15,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from privtune.cloud.db.store import JobRow, OwnerRow, Store
+from privtune.cloud.audit_log.record import record
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import JobRow, OwnerRow
 from privtune.cloud.settings import Limits
 from privtune.shared.errors import InvalidInput, ModelNotFound, RateLimited, StorageFull
 
@@ -86,6 +88,7 @@ class OwnerLimits:
                 session.flush()
             if limits:
                 session.add(OwnerRow(owner=owner, limits=limits))
+            record(session, "limits.set", owner=owner, **limits)
         self._known.pop(owner, None)
 
     def check_model(self, owner: str, model: str) -> None:

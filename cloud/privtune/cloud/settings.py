@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from privtune.shared.logs import LogFormat
+
 MIB = 1024 * 1024
 
 
@@ -31,7 +33,7 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="Address of both servers.")
     http_port: int = Field(8080, ge=0, le=65535)
     grpc_port: int = Field(8081, ge=0, le=65535)
-    database_url: str | None = Field(None, description="None: SQLite in the data folder.")
+    database_url: str | None = Field(None, repr=False, description="None: SQLite in the data folder.")
     tls_cert: Path | None = Field(None, description="PEM: the server's certificate, then its chain.")
     tls_key: Path | None = Field(None, description="PEM: the private key.")
     max_request_bytes: int = Field(MIB, ge=1024, description="Largest body of a REST request.")
@@ -51,6 +53,10 @@ class Settings(BaseModel):
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
+    stream_idle_s: float = Field(
+        3600.0, gt=0, description="Seconds for which a stream may say nothing while it waits for no answer."
+    )
+    unread_s: float = Field(120.0, gt=0, description="Seconds that a device may leave a message unread.")
     lease_s: int = Field(
         60, ge=5, le=3600, description="Seconds for which a job stays its device's after the device was last heard of."
     )
@@ -70,8 +76,12 @@ class Settings(BaseModel):
     keep_packages_days: int | None = Field(
         None, ge=1, description="Days after which a bottom package that no device fetches is deleted; None: never."
     )
+    keep_audit_days: int | None = Field(
+        None, ge=1, description="Days after which entries of the audit log are deleted; None: never."
+    )
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = "text"
 
     @model_validator(mode="after")
     def _certificate_and_key_go_together(self) -> Settings:

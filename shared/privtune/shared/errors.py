@@ -17,6 +17,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- KeyNotFound             no such API key
     |- JobNotFound             no such job for this key
     |- JobConflict             the job's state does not allow this
+    |  `- JobHeld              another device holds the job, for as long as its lease runs
     |- PolicyRefused           the device's own policy refuses the job
     |  `- AuditRefused         the same, found by attacking the job's own data; for the owner only
     |- CloudUnreachable        no connection, or it was lost for longer than the patience
@@ -26,6 +27,7 @@ and what to do, and never carries private text, labels or paths of the other sid
     |- NonFinite               NaN or infinity in a tensor
     |- SessionSuperseded       a newer session holds the job
     |- HomeOutdated            the device's home is an older copy, or was moved away
+    |- HomeLocked              the device's home is encrypted, and its key is not at hand
     |- PortInUse               a server can't listen on the address
     |- StorageFull             no room to write, or not allowed to
     |- CloudOutOfMemory        the cloud has no memory left for this
@@ -161,6 +163,13 @@ class JobConflict(PrivTuneError):
     help = "The job's current state does not allow that. `privtune jobs show` prints its state."
 
 
+class JobHeld(JobConflict):
+    """Another device holds the job, until its lease ends."""
+
+    reason = "JOB_HELD"
+    help = "Another device holds the job. An agent waits; `privtune jobs release` gives it to the next device at once."
+
+
 class PolicyRefused(PrivTuneError):
     """The device's own policy refuses the job."""
 
@@ -223,6 +232,13 @@ class HomeOutdated(PrivTuneError):
 
     reason, grpc_status, http_status, exit_code = "HOME_OUTDATED", "FAILED_PRECONDITION", 409, 19
     help = "The device's home is an older copy, or was moved away. Use the newest one; see docs/operations.md."
+
+
+class HomeLocked(PrivTuneError):
+    """The device's home is encrypted, and its key is not at hand, or it is being encrypted right now."""
+
+    reason, grpc_status, http_status, exit_code = "HOME_LOCKED", "FAILED_PRECONDITION", 409, 20
+    help = "The device's home is encrypted, and its key could not be had. Unlock the keyring or give the passphrase."
 
 
 class PortInUse(PrivTuneError):
@@ -301,8 +317,12 @@ def is_failure(error: BaseException) -> bool:
 
 
 def all_errors() -> list[type[PrivTuneError]]:
-    """Every row of the table, in the order of the docstring."""
-    return list(PrivTuneError.__subclasses__())
+    """Every class with a reason of its own, in the order of the docstring."""
+    return [
+        row
+        for kind in PrivTuneError.__subclasses__()
+        for row in (kind, *(one for one in kind.__subclasses__() if one.reason != kind.reason))
+    ]
 
 
 def by_reason(reason: str, message: str) -> PrivTuneError:

@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from privtune.shared.at_rest import write_bytes
+
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _REMOVED = ".removed"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -110,7 +112,7 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """Replace a UTF-8 text file, whole or not at all. With `private`, only its owner can read it. Raises OSError."""
     with replacing_file(path) as scratch:
         scratch.touch(0o600 if private else 0o666)
-        scratch.write_text(text, encoding="utf-8")
+        write_bytes(scratch, text.encode())
 
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from privtune.shared.at_rest import open_file, read_text, size_of, write_bytes
 from privtune.shared.errors import ArtifactCorrupt
 
 MANIFEST = "manifest.json"
@@ -17,8 +18,8 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def write_manifest(folder: Path, **facts: object) -> dict[str, Any]:
@@ -27,16 +28,16 @@ def write_manifest(folder: Path, **facts: object) -> dict[str, Any]:
     The folder is a scratch one, which is flushed to disk before it gets its name. Raises OSError.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
-    files = [{"name": n, "size": (folder / n).stat().st_size, "sha256": sha256_file(folder / n)} for n in names]
+    files = [{"name": n, "size": size_of(folder / n), "sha256": sha256_file(folder / n)} for n in names]
     manifest: dict[str, Any] = {**facts, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    write_bytes(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder. Raises ArtifactCorrupt when there is none, or when a name in it leaves the folder."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(read_text(folder / MANIFEST))
         names = [entry["name"] for entry in manifest["files"]]
         sizes = [entry["size"] for entry in manifest["files"]]
         hashes = [entry["sha256"] for entry in manifest["files"]]

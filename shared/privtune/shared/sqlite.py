@@ -8,12 +8,13 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
+from privtune.shared.at_rest import vault_of
 from privtune.shared.errors import ArtifactCorrupt, JobConflict, StorageFull
 from privtune.shared.files import held, make_folder
 
@@ -105,7 +106,7 @@ def open_private(path: Path, schema: str, *, write_ahead_log: bool = False) -> D
 
 
 def _connect(path: Path, schema: str, write_ahead_log: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = connect(path)
     try:
         if write_ahead_log:
             use_write_ahead_log(connection)
@@ -117,6 +118,38 @@ def _connect(path: Path, schema: str, write_ahead_log: bool) -> sqlite3.Connecti
             _check_locks(path.parent)
         raise
     return connection
+
+
+def connect(path: Path, *, timeout_s: float = TIMEOUT_S, copy_of: Path | None = None) -> sqlite3.Connection:
+    """A connection for any thread, without transactions that SQLite begins by itself; encrypted where the file is.
+
+    copy_of: the file that this one is a copy of, with its key. Raises as `sqlite3.connect`, HomeLocked.
+    """
+    vault = vault_of(copy_of or path)
+    if vault is not None:
+        return vault.connect(path, timeout_s, named=copy_of)
+    return sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a database that others may use, as whole as it is at one moment. Raises OSError, sqlite3.Error."""
+    target.unlink(missing_ok=True)
+    with _one_family(), closing(connect(source)) as one, closing(connect(target, copy_of=source)) as other:
+        one.backup(other)
+
+
+@contextmanager
+def _one_family() -> Iterator[None]:
+    """Raise errors of SQLCipher, which has a module of its own with the same names, as those of sqlite3."""
+    try:
+        yield
+    except Exception as error:
+        kind = type(error)
+        if not kind.__module__.startswith("sqlcipher3"):
+            raise
+        known = getattr(sqlite3, kind.__name__)(str(error))
+        known.sqlite_errorcode = getattr(error, "sqlite_errorcode", 0)
+        raise known from error
 
 
 def _check_locks(folder: Path) -> None:
@@ -151,7 +184,8 @@ def sqlite_errors(what: str, *, if_damaged: str = "Restore it from a backup") ->
         ArtifactCorrupt: the file is damaged, or not one of ours.
     """
     try:
-        yield
+        with _one_family():
+            yield
     except sqlite3.ProgrammingError:
         raise  # a defect of ours, like a closed connection; the file is sound
     except sqlite3.OperationalError as error:
@@ -176,5 +210,8 @@ def sqlite_errors(what: str, *, if_damaged: str = "Restore it from a backup") ->
 
 
 def _locked(error: BaseException) -> bool:
-    # The low byte is the primary code; errors that Python itself raises carry none.
-    return isinstance(error, sqlite3.OperationalError) and getattr(error, "sqlite_errorcode", 0) & 0xFF in LOCKED
+    # The low byte is the primary code; errors that Python itself raises carry none. By name: SQLCipher has its own.
+    return (
+        type(error).__name__ == sqlite3.OperationalError.__name__
+        and getattr(error, "sqlite_errorcode", 0) & 0xFF in LOCKED
+    )

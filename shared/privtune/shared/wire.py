@@ -17,7 +17,6 @@ from privtune.shared.codec import FloatArray, decode, encode, row_bytes
 from privtune.shared.errors import FrameCorrupt, MessageTooLarge, SessionSuperseded
 from privtune.split.v1 import split_pb2 as pb
 
-PROTOCOL_VERSION = 4
 DEFAULT_CHUNK_BYTES = 1 << 20
 # Room for a frame's fields around its payload: read-out positions and record handles of a large micro-batch.
 HEADER_BYTES = 4 << 20
@@ -79,6 +78,20 @@ class Message:
     table: pb.TableHeader | None = None
     last_micro_batch: bool = False
     wire_bytes: int = 0
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What a log may say of it: kind, place and sizes, nothing of its contents."""
+        names = {value: name.removeprefix("FRAME_KIND_").lower() for name, value in pb.FrameKind.items()}
+        return {
+            "kind": names.get(self.kind, "unknown"),
+            "step": self.step,
+            "micro_batch": self.micro_batch,
+            "rows": self.rows,
+            "width": self.width,
+            "codec": self.codec,
+            "payload_bytes": len(self.payload),
+        }
 
     def tensor(self, *, rows: int | None = None, width: int | None = None) -> FloatArray:
         """The payload as a (rows, width) float32 matrix.

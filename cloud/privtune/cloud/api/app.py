@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
+from privtune.cloud.api.audit_routes import add_audit_routes
 from privtune.cloud.api.convert import list_object, model_object, tuned_job_id, tuned_model_object
 from privtune.cloud.api.deletion_routes import add_deletion_routes
 from privtune.cloud.api.error_responses import install_error_handlers
@@ -35,7 +36,7 @@ from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
 from privtune.shared import __version__
 from privtune.shared.errors import CloudUnreachable, JobNotFound, ModelNotFound, PermissionDenied, PrivTuneError
-from privtune.shared.wire import PROTOCOL_VERSION
+from privtune.shared.versions import OURS
 
 _ABOUT = """
 Fine-tune a model here on text that stays on its owner's device.
@@ -55,8 +56,8 @@ job = client.fine_tuning.jobs.create(
 Status: `queued` → `running` ⇄ `paused` → `succeeded` | `failed` | `cancelled`; `privtune.phase` and
 `privtune.reason` say more. A job whose device is away is `paused` and continues by itself when the device is back.
 
-An API key has scopes: `read` for every GET, `submit` for every other request, `admin` for the owner's API keys,
-`device` for gRPC.
+An API key has scopes: `read` for every GET, `submit` for every other request, `admin` for the owner's API keys
+and audit log, `device` for gRPC.
 """
 _TAGS = [
     {"name": "Fine-tuning", "description": "Jobs, their events and checkpoints."},
@@ -130,6 +131,7 @@ def create_app(
     add_deletion_routes(router, jobs, caller)
     add_teaching_routes(router, teachings, jobs.limits, caller, pace)
     add_key_routes(of_keys, keys, administrator, pace)
+    add_audit_routes(of_keys, keys, administrator)
     _add_model_routes(router, teachings.catalog, jobs, caller)
     _add_file_routes(router)
     _add_info_route(router, settings, settings.grpc_port if grpc_port is None else grpc_port)
@@ -191,7 +193,8 @@ def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int) -> No
         return {
             "object": "privtune.info",
             "version": __version__,
-            "protocol_version": PROTOCOL_VERSION,
+            "protocol_version": OURS.newest,
+            "oldest_protocol_version": OURS.oldest,
             "grpc_port": grpc_port,
             "tls": settings.tls,
             "max_tensor_bytes": settings.max_tensor_bytes,
@@ -214,10 +217,10 @@ def _add_health_routes(app: FastAPI, check_ready: Callable[[], None] | None) -> 
         tags=["Health"],
         summary="The cloud can take jobs",
         response_model=HealthObject,
-        responses={503: {"model": ErrorResponse, "description": "The database does not answer."}},
+        responses={503: {"model": ErrorResponse, "description": "The message says what is wrong."}},
     )
     def readyz() -> dict[str, str]:
-        """Ready: the database answers."""
+        """Ready: the database answers, the disk has room, models compute, and no shutdown is under way."""
         try:
             if check_ready is not None:
                 check_ready()

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from privtune.cloud.api.error_responses import respond
+from privtune.cloud.audit_log.record import acting_from
 from privtune.shared.errors import InvalidInput, MessageTooLarge, PrivTuneError
 
 log = logging.getLogger("privtune.cloud.access")
@@ -20,7 +21,7 @@ log = logging.getLogger("privtune.cloud.access")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 # This route refuses uploads for a reason of its own and reads no body.
 _UNREAD = "/v1/files"
-BODY_S = 30.0  # longest wait for the next part of a body
+BODY_S = 30.0  # for a whole body, from when the route asks for it
 
 
 class Envelope:
@@ -36,6 +37,8 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         request_id, began, status = _request_id(scope), time.perf_counter(), 500
+        client = (scope.get("client") or ("?",))[0]
+        acting_from(client)
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -56,7 +59,7 @@ class Envelope:
                 "status": status,
                 "ms": round(1000 * (time.perf_counter() - began)),
                 "request": request_id,
-                "client": (scope.get("client") or ("?",))[0],
+                "client": client,
             }
             level = logging.DEBUG if scope["path"] in ("/healthz", "/readyz") else logging.INFO
             log.log(level, "request", extra=facts)
@@ -75,12 +78,13 @@ class Envelope:
         if refusal is not None:
             await respond(Request(scope), refusal)(scope, receive, send)
             return
-        seen, whole = 0, False
+        seen, whole, until = 0, False, 0.0
 
         async def receiving() -> Message:
-            nonlocal seen, whole
+            nonlocal seen, whole, until
+            until = until or time.monotonic() + BODY_S
             try:
-                message = await asyncio.wait_for(receive(), None if whole else BODY_S)
+                message = await asyncio.wait_for(receive(), None if whole else max(0.0, until - time.monotonic()))
             except TimeoutError:
                 raise InvalidInput(f"The request's body did not come within {BODY_S:.0f} seconds.") from None
             whole = whole or not message.get("more_body", False)

@@ -206,11 +206,12 @@ class FilePage(ListPage):
 
 
 class InfoObject(_Object):
-    """What a device asks first: where gRPC listens, and the protocol's version."""
+    """What a device asks first: where gRPC listens, and which protocols it speaks."""
 
     object: Literal["privtune.info"]
     version: str
-    protocol_version: int
+    protocol_version: int = Field(description="The newest that it speaks.")
+    oldest_protocol_version: int
     grpc_port: int
     tls: bool
     max_tensor_bytes: int

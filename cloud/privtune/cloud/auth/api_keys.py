@@ -14,12 +14,14 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from privtune.cloud.audit_log.check import AuditEntry, entries
+from privtune.cloud.audit_log.record import acting_as, record
 from privtune.cloud.auth.key_rows import (
     BOOTSTRAP,
     DEFAULT_SCOPES,
@@ -31,7 +33,8 @@ from privtune.cloud.auth.key_rows import (
     key_view,
     make_room,
 )
-from privtune.cloud.db.store import ApiKeyRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import ApiKeyRow
 from privtune.shared.errors import InvalidInput, PermissionDenied, PrivTuneError, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -76,7 +79,9 @@ class ApiKeys:
         Raises InvalidInput for an unusable owner, label, scope or time, PermissionDenied for one key too many.
         """
         with self._store.write() as session:
-            return self._new(session, owner, label, checked_scopes(scopes), expires_in_s)
+            made = self._new(session, owner, label, checked_scopes(scopes), expires_in_s)
+            _record_new(session, made.key)
+        return made
 
     def ensure(self, secret: str) -> bool:
         """Add a bootstrap key of the owner `default` unless it exists; returns whether it is new. Revoked ones stay so.
@@ -92,7 +97,8 @@ class ApiKeys:
         with self._store.write() as session:
             known = session.scalar(select(ApiKeyRow.id).where(ApiKeyRow.secret_sha256 == _digest(secret)))
             if known is None:
-                self._new(session, "default", "bootstrap", DEFAULT_SCOPES, None, secret)
+                made = self._new(session, "default", "bootstrap", DEFAULT_SCOPES, None, secret)
+                _record_new(session, made.key)
         return known is None
 
     def list(self, owner: str | None = None) -> list[ApiKey]:
@@ -106,7 +112,9 @@ class ApiKeys:
         """End a key now. key: its id, or the secret's visible beginning if that is unique. Raises KeyNotFound."""
         with self._store.write() as session:
             row = find_key(session, key, owner)
-            row.revoked_at = row.revoked_at or self._now()
+            if row.revoked_at is None:
+                row.revoked_at = self._now()
+                record(session, "key.revoked", owner=row.owner, target=row.id)
             return key_view(row)
 
     def rotate(
@@ -132,7 +140,13 @@ class ApiKeys:
             row.expires_at = min(now + overlap_s, old.expires_at or now + overlap_s)
             made = self._new(session, old.owner, old.label, old.scopes, expires_in_s)
             row.replaced_by = made.key.id
+            ends = {"ends_at": row.expires_at, "new_ends_at": made.key.expires_at}
+            record(session, "key.rotated", owner=old.owner, target=old.id, replaced_by=made.key.id, **ends)
         return made
+
+    def acts(self, owner: str, *, after: int = 0, limit: int = 100) -> Sequence[AuditEntry]:
+        """What the audit log has of an owner's things, numbered above `after`, oldest first."""
+        return [*entries(self._store, owner=owner, after=after, limit=limit)]
 
     def authenticate(self, secret: str, scope: Scope) -> ApiKey:
         """The key of a caller who wants to do what `scope` allows.
@@ -147,6 +161,7 @@ class ApiKeys:
         if row is None or not hmac.compare_digest(row.secret_sha256, digest):
             raise Unauthenticated("This API key is not known here. Check PRIVTUNE_API_KEY and the cloud's address.")
         key = key_view(row)
+        acting_as(key.id)
         why = key.ended(now)
         if why is not None:
             raise Unauthenticated(f"The API key {key.display}… {why}. Ask the operator for another.")
@@ -207,6 +222,18 @@ class ApiKeys:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _record_new(session: Session, key: ApiKey) -> None:
+    record(
+        session,
+        "key.created",
+        owner=key.owner,
+        target=key.id,
+        label=key.label,
+        scopes=list(key.scopes),
+        ends_at=key.expires_at,
+    )
 
 
 def bearer(authorization: str | None) -> str:

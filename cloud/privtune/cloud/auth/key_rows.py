@@ -10,7 +10,7 @@ from typing import Literal, cast
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import ApiKeyRow
+from privtune.cloud.db.tables import ApiKeyRow
 from privtune.shared.errors import InvalidInput, KeyNotFound, PermissionDenied
 
 Scope = Literal["read", "submit", "device", "admin"]
@@ -18,7 +18,7 @@ SCOPES: dict[Scope, str] = {
     "read": "list and show",
     "submit": "create and steer jobs and teachings",
     "device": "run jobs and use their models, over gRPC",
-    "admin": "make, rotate and revoke the owner's keys",
+    "admin": "make, rotate and revoke the owner's keys, read its audit log",
 }
 DEFAULT_SCOPES: tuple[Scope, ...] = ("read", "submit", "device")
 BOOTSTRAP = "boot-"  # beginning of the ids of keys that the operator's environment names

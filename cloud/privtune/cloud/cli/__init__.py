@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from privtune.cloud.cli.commands import certs, db, keys, limits
+from privtune.cloud.cli.commands.audit_log import audit_log
 from privtune.cloud.cli.commands.models import models
 from privtune.cloud.cli.commands.serve import SERVE_EPILOG, serve
 from privtune.cloud.cli.commands.teach import teach
@@ -32,6 +33,7 @@ Then give the key and the address to the owner of the data, who runs `privtune f
 app.command(epilog=SERVE_EPILOG)(serve)
 app.command()(models)
 app.command()(teach)
+app.command()(audit_log)
 app.add_typer(keys.app, name="keys")
 app.add_typer(limits.app, name="limits")
 app.add_typer(db.app, name="db")

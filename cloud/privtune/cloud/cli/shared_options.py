@@ -7,18 +7,39 @@ from typing import Annotated
 
 import typer
 
+from privtune.shared.errors import InvalidInput
+
 ENV = "PRIVTUNE_CLOUD_"
 DEFAULT_DATA = Path("privtune-cloud-data")
 
 Data = Annotated[
     Path, typer.Option("--data", envvar=ENV + "DATA", help="Folder for database, checkpoints and adapters.")
 ]
+
+
+def _without_password(context: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
+    """Everyone on a machine sees the command lines of all processes."""
+    source = context.get_parameter_source(option.name or "")
+    if value is None or source is None or source.name != "COMMANDLINE":  # an enum of typer's own copy of click
+        return value
+    from privtune.cloud.db.database import holds_password  # only here: --help answers without SQLAlchemy
+
+    if holds_password(value):
+        raise InvalidInput(
+            f"--database-url holds a password, and command lines are visible to everyone on this machine. Put the URL "
+            f"into {ENV}DATABASE_URL, or the password into PGPASSWORD or the file that PGPASSFILE names (~/.pgpass)."
+        )
+    return value
+
+
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
         "--database-url",
         envvar=ENV + "DATABASE_URL",
-        help="For example postgresql+psycopg://USER@HOST/NAME. Default: SQLite in --data.",
+        callback=_without_password,
+        help="For example postgresql://USER@HOST/NAME; a password only in the variable, PGPASSWORD or PGPASSFILE. "
+        "Default: SQLite in --data.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -9,71 +9,30 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
 
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.memory_budget import MemoryBudget
-from privtune.cloud.compute.release_cache import ReleaseCache
-from privtune.cloud.compute.step_machine import StepMachine
+from privtune.cloud.compute.session_maker import SessionMaker
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
-from privtune.cloud.compute.zeroth_order import ZerothOrderMachine, ZerothOrderTop
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job
 from privtune.cloud.settings import Settings
-from privtune.shared.codec import check_probe
-from privtune.shared.errors import InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
-from privtune.shared.job_spec import JobSpec
+from privtune.shared.errors import InvalidInput, JobConflict, SessionSuperseded
 from privtune.shared.modeling.checkpoint import checkpoint_steps
-from privtune.shared.public_table import MAX_TABLE_BYTES
-from privtune.shared.wire import Message, codec_name
+from privtune.shared.wire import Message
 from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
 
 # Sessions of an owner whose stream has not begun; the one opened first gives way to a newer one.
 MAX_WAITING_SESSIONS = 4
+WAITING_S = 600.0  # for the stream of a session
 _HOLDER = re.compile(r"[0-9a-f]{32}")
 MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
-
-
-@dataclass(kw_only=True)
-class JobSession:
-    """One device's session on one job.
-
-    holder: the device's name in this job.
-    epoch: grows with every session of the job; calls and frames of an older one are refused. For training, the token
-        of its lease.
-    infer: for Infer, of which a job may have several; there is one session for training.
-    stream: of the gateway, once it has begun; a session has one.
-    bytes_up: bytes received on the session's stream.
-    opened: when, on the monotonic clock.
-    """
-
-    job_id: str
-    owner: str
-    holder: str
-    epoch: int
-    spec: JobSpec
-    top: TopSession
-    releases: ReleaseCache
-    machine: StepMachine
-    infer: bool = False
-    stream: object = None
-    bytes_up: int = 0
-    opened: float = field(default_factory=time.monotonic)
-
-    @property
-    def max_message_bytes(self) -> int | None:
-        """Largest tensor that the job's description allows a device to send; None: no bound of its own."""
-        train = self.spec.train
-        if self.infer:
-            return None
-        rows = train.batch_size * train.max_length * self.releases.vector_bytes
-        return max(rows, MAX_TABLE_BYTES) if self.releases.needs_table else rows
 
 
 class Desk:
@@ -94,6 +53,9 @@ class Desk:
             idle_s=settings.texts_idle_s,
             budget=self.budget,
         )
+        self._maker = SessionMaker(
+            host, jobs, artifacts, settings, budget=self.budget, texts=self.texts, closing=lambda: self.closing
+        )
 
     def open(self, owner: str, request: pb.OpenRequest) -> JobSession:
         """Check that the device fits the job, then rewind the job to the newest step that both sides hold.
@@ -111,7 +73,7 @@ class Desk:
             return self._open_inference(job, request)
         if job.status != "succeeded":
             check_unfinished(job.id, job.status)
-        self._check(job, request)
+        self._maker.check(job, request)
         if job.status == "succeeded":
             return self._open_done(job, request)
         token = self._jobs.leases.claim(job.id, request.holder)
@@ -119,13 +81,13 @@ class Desk:
         if before is not None and before.holder == request.holder and before.top.total_steps == request.total_steps:
             top, releases = before.top, before.releases
             if releases.table_sha256 != request.table_sha256:
-                releases = self._new_cache(job, request)
+                releases = self._maker.new_cache(job, request)
         else:
             top = self._new_top(job, request.total_steps, request.holder)
-            releases = self._new_cache(job, request)
+            releases = self._maker.new_cache(job, request)
         common = set(request.checkpoint_steps) & set(checkpoint_steps(top.folder))
         top.rewind(max(common, default=0))
-        session = self._training[job.id] = self._new_session(job, top, releases, request.holder, token)
+        session = self._training[job.id] = self._maker.new_session(job, top, releases, request.holder, token)
         return session
 
     def current(self, job_id: str, epoch: int, *, infer: bool = False) -> JobSession:
@@ -171,6 +133,13 @@ class Desk:
         self._training.pop(job_id, None)
         for session in [one for one in self._inference.values() if one.job_id == job_id]:
             self.inference_ended(session)
+
+    def drop_idle(self) -> None:
+        """Free texts that are not continued, and sessions whose stream has not begun in time."""
+        self.texts.drop_idle()
+        for session in self._waiting():
+            if time.monotonic() - session.opened > WAITING_S:
+                self._drop_waiting(session)
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
@@ -257,92 +226,36 @@ class Desk:
             check_unfinished(job.id, job.status)
         top = self._new_top(job, done, request.holder)
         top.step = done
-        return self._new_session(job, top, self._new_cache(job, request), request.holder, self._jobs.next_epoch(job.id))
+        return self._maker.new_session(
+            job, top, self._maker.new_cache(job, request), request.holder, self._jobs.next_epoch(job.id)
+        )
 
     def _open_inference(self, job: Job, request: pb.OpenRequest) -> JobSession:
-        self._check(job, request)
+        self._maker.check(job, request)
         top = self._new_top(job, 1, request.holder)
         top.load_newest(request.checkpoint_steps)
         epoch = self._jobs.next_epoch(job.id)
-        session = self._new_session(job, top, self._new_cache(job, request), request.holder, epoch, infer=True)
+        session = self._maker.new_session(
+            job, top, self._maker.new_cache(job, request), request.holder, epoch, infer=True
+        )
         self._inference[job.id, session.epoch] = session
         return session
 
     def _new_top(self, job: Job, total_steps: int, holder: str) -> TopSession:
-        """A job's top, entered in the budget. Raises as `MemoryBudget.hold`."""
         self._make_room(job.owner)
-        kind = ZerothOrderTop if job.spec.zeroth_order.on else TopSession
-        top = kind(self._host, job.spec, total_steps, self._artifacts.checkpoints(job.id, holder))
-        self.budget.hold(top, top.weight_bytes)
-        return top
+        return self._maker.new_top(job, total_steps, holder)
 
     def _make_room(self, owner: str) -> None:
         """Free the owner's oldest sessions that wait for their stream, to leave room for another."""
-        sessions = (*self._training.values(), *self._inference.values())
-        waiting = [one for one in sessions if one.owner == owner and one.stream is None]
-        waiting.sort(key=lambda one: one.opened)
+        waiting = sorted((one for one in self._waiting() if one.owner == owner), key=lambda one: one.opened)
         for session in waiting[: max(0, len(waiting) + 1 - MAX_WAITING_SESSIONS)]:
-            if session.infer:
-                del self._inference[session.job_id, session.epoch]
-            else:
-                self.drop(session.job_id, session.epoch)
+            self._drop_waiting(session)
 
-    def _new_session(
-        self, job: Job, top: TopSession, releases: ReleaseCache, holder: str, epoch: int, *, infer: bool = False
-    ) -> JobSession:
-        trains_by_slopes = isinstance(top, ZerothOrderTop) and not infer
-        machine: type[StepMachine] = ZerothOrderMachine if trains_by_slopes else StepMachine
-        return JobSession(
-            job_id=job.id,
-            owner=job.owner,
-            holder=holder,
-            epoch=epoch,
-            spec=job.spec,
-            top=top,
-            releases=releases,
-            machine=machine(
-                top,
-                releases,
-                lambda: self._jobs.requested(job.id),
-                texts=self.texts if infer else None,
-                closing=lambda: self.closing,
-                budget=self.budget,
-                max_padded_bytes=2 * self._settings.max_tensor_bytes,
-                keep_table=partial(self._artifacts.keep_table, job.id),
-            ),
-            infer=infer,
-        )
+    def _waiting(self) -> list[JobSession]:
+        return [one for one in (*self._training.values(), *self._inference.values()) if one.stream is None]
 
-    def _new_cache(self, job: Job, request: pb.OpenRequest) -> ReleaseCache:
-        announced, most = request.table_sha256, self._settings.max_release_bytes
-        releases = ReleaseCache(request.hidden_size, job.spec.codec, most, self.budget, announced)
-        table = self._artifacts.table(job.id) if announced else None
-        if table is not None and table.sha256 == announced:
-            releases.take_table(table)
-        return releases
-
-    def _check(self, job: Job, request: pb.OpenRequest) -> None:
-        """Raise `VersionMismatch` for a device whose job spec, model or codec differs from ours, or for a new base."""
-        spec = job.spec
-        partition = self._host.partition(spec.model, spec.task)
-        if request.spec_fingerprint != spec.fingerprint():
-            raise VersionMismatch("the device holds another description of this job; fetch the job again")
-        if request.hidden_size != partition.hidden_size or request.model_fingerprint != partition.fingerprint():
-            raise VersionMismatch(
-                f"the device's copy of {spec.model!r} has another shape than the cloud's; "
-                "use the same model on both sides or let the device fetch its part from the cloud"
-            )
-        base = self._host.base_sha256(spec)
-        if self._artifacts.pinned_base(job.id) not in (None, base):
-            raise VersionMismatch(
-                f"job {job.id} was trained on other weights than this cloud now serves as {spec.model!r}; "
-                "ask the operator to restore the old ones, or submit a new job"
-            )
-        if request.bottom_sha256 != self._host.bottom_sha256(spec):
-            raise VersionMismatch(
-                f"the device runs other weights than this cloud serves as {spec.model!r}; "
-                "use the same model on both sides or let the device fetch its part from the cloud"
-            )
-        if codec_name(request.codec) != spec.codec or not check_probe(request.codec_probe, spec.codec):
-            raise VersionMismatch(f"the device encodes {spec.codec} differently; upgrade the older side")
-        self._artifacts.pin_base(job.id, base)
+    def _drop_waiting(self, session: JobSession) -> None:
+        if session.infer:
+            del self._inference[session.job_id, session.epoch]
+        else:
+            self.drop(session.job_id, session.epoch)

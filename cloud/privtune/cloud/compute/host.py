@@ -48,7 +48,7 @@ class Host:
         with self._lock:
             key = (model, task)
             if key not in self._partitions:
-                log.info("loading base model=%s task=%s", model, task)
+                log.info("loading a model", extra={"model": model, "task": task})
                 base = load_task_model(self._catalog.resolve(model), task)
                 # With the weights: the operator may replace the files under a name while this process serves.
                 self._tokenizers.setdefault(model, load_tokenizer(self._catalog.resolve(model)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 from pydantic import ValidationError
 
+from privtune.cloud.audit_log.record import acting_from
 from privtune.shared import metadata
 from privtune.shared.errors import InternalError, InvalidInput, JobConflict, PrivTuneError, Unauthenticated
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
@@ -23,6 +25,7 @@ Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 @asynccontextmanager
 async def errors_as_status(context: Context) -> AsyncIterator[None]:
     """End the RPC with the status, reason and public message of an error of the table; the log gets the detail."""
+    acting_from(context.peer())
     try:
         yield
     except Exception as error:  # not a cancelled call
@@ -61,6 +64,14 @@ def wanted_bottom(request: pb.FetchRequest) -> JobSpec:
         raise InvalidInput(f"{first_problem(error.errors()).sentence}.") from None
 
 
+def this_task() -> asyncio.Task[Any]:
+    """The task of the RPC that runs."""
+    task = asyncio.current_task()
+    if task is None:
+        raise InternalError("a stream runs outside of a task")
+    return task
+
+
 def _metadata(context: Context) -> dict[str, str]:
     pairs = context.invocation_metadata() or ()
     return {key: value if isinstance(value, str) else "" for key, value in pairs}
@@ -71,5 +82,5 @@ def _public(error: Exception) -> PrivTuneError:
         log.error("unexpected failure in the gateway", exc_info=error)
         return InternalError("an unexpected failure in the cloud; its operator finds the details in the log")
     if error.detail:
-        log.warning("%s: %s (%s)", error.reason, error.message, error.detail)
+        log.warning(error.message, extra={"reason": error.reason, "detail": error.detail})
     return error

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from privtune.cloud.compute.desk import JobSession
+from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.step_machine import MAX_INFERENCE_RECORDS
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
@@ -22,6 +22,7 @@ class Inbox:
     budget: in which frames and answers are entered for as long as they are here.
     make_room: enters a holder's bytes in the budget on the compute thread, whose caches may have to give way.
     count: counts bytes that came, and gives the seconds to wait before more are read.
+    idle_s: longest wait for a message; meanwhile the session holds memory.
     """
 
     def __init__(
@@ -30,8 +31,11 @@ class Inbox:
         budget: MemoryBudget,
         make_room: Callable[[object, int], Awaitable[None]],
         count: Callable[[int], float] = lambda _: 0.0,
+        *,
+        idle_s: float = 3600.0,
     ) -> None:
         self._session, self._budget, self._make_room, self._count = session, budget, make_room, count
+        self._idle_s = idle_s
         self._queue: asyncio.Queue[Message | PrivTuneError | None] = asyncio.Queue(2 * session.spec.train.in_flight + 2)
         self._size = self._handled = 0
 
@@ -82,7 +86,11 @@ class Inbox:
     async def next(self) -> Message | None:
         """The next message, None at the stream's end; the one before is done. Raises what broke or ended the stream."""
         await self._hold(-self._handled)
-        item = await self._queue.get()
+        try:
+            async with asyncio.timeout(self._idle_s):
+                item = await self._queue.get()
+        except TimeoutError:
+            raise CloudUnreachable(f"the device sent nothing for {self._idle_s:.0f} seconds") from None
         if isinstance(item, PrivTuneError):
             raise item
         self._handled = 0 if item is None else item.wire_bytes

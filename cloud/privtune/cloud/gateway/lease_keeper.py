@@ -40,6 +40,11 @@ class LeaseKeeper:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._wake.set)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nobody looks any more."""
+        return self._task.done()
+
     async def stop(self) -> None:
         """Look no more."""
         self._task.cancel()

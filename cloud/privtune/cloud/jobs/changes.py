@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import JobRow, LeaseRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import JobRow, LeaseRow
 from privtune.cloud.jobs.job_rows import MAX_MESSAGE, append_event, find_job, now, status_of
 from privtune.cloud.jobs.lease_rows import check_token
 from privtune.cloud.jobs.live import LiveState
@@ -38,7 +39,7 @@ class Changes:
         Raises JobNotFound, SessionSuperseded.
         """
         with self._store.write() as session:
-            row = find_job(session, job_id, owner, lock=True)
+            row = find_job(session, job_id, owner)
             if token is not None:
                 check_token(session, row, token)
             yield session, row

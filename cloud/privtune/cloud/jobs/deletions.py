@@ -15,7 +15,9 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow, Store
+from privtune.cloud.audit_log.record import record
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.job_files import JobFiles, Kept
 from privtune.cloud.jobs.job_rows import find_job, forget, job_view, now
 from privtune.cloud.jobs.states import FINAL
@@ -70,7 +72,7 @@ class Deletions:
         """
         with self._store.write() as session:
             try:
-                self._forget(session, find_job(session, job_id, owner, lock=True), "asked")
+                self._forget(session, find_job(session, job_id, owner), "asked")
             except JobNotFound:
                 if _find(session, job_id, owner) is None:
                     raise
@@ -106,7 +108,7 @@ class Deletions:
 
     def _delete_for_age(self, job_id: str) -> None:
         with self._store.write() as session:
-            row = session.scalar(select(JobRow).where(JobRow.id == job_id).with_for_update())
+            row = session.scalar(select(JobRow).where(JobRow.id == job_id))
             if row is not None:
                 self._forget(session, row, "age")
         try:
@@ -129,6 +131,7 @@ class Deletions:
         )
         forget(session, row, asdict(receipt))
         _drop_old_receipts(session, row.owner)
+        record(session, "job.deleted", owner=row.owner, target=row.id, model=receipt.model, why=why)
 
     def _finish(self, job_id: str) -> None:
         """The part after the rows, as often as it takes."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
@@ -22,6 +22,7 @@ MAX_MESSAGE = 1000
 MAX_EVENTS = 10_000  # of a job; older ones are deleted
 MAX_DISCARDED = 200  # of an owner: ended jobs without a checkpoint
 _EVENTS_AT_ONCE = 100
+MAX_CHECKPOINTS = 1000  # rows of a job; its files are those of the newest one or two
 WAITING = "waiting for the device that holds the data"
 
 
@@ -102,10 +103,9 @@ def known_request(session: Session, owner: str, key: str | None, digest: str) ->
     return row.job_id
 
 
-def find_job(session: Session, job_id: str, owner: str | None, *, lock: bool = False) -> JobRow:
+def find_job(session: Session, job_id: str, owner: str | None) -> JobRow:
     """The row of a job. Raises JobNotFound, also for a job of another owner."""
-    query = select(JobRow).where(JobRow.id == job_id)
-    row = session.scalar(query.with_for_update() if lock else query)
+    row = session.scalar(select(JobRow).where(JobRow.id == job_id))
     if row is None or (owner is not None and row.owner != owner):
         raise JobNotFound(f"There is no job {job_id[:64]!r} for this API key.")
     return row
@@ -135,6 +135,15 @@ def append_event(
     )
     if row.event_count > MAX_EVENTS and row.event_count % _EVENTS_AT_ONCE == 0:
         session.execute(delete(EventRow).where(EventRow.job_id == row.id, EventRow.seq <= row.event_count - MAX_EVENTS))
+
+
+def add_checkpoint(session: Session, job_id: str, step: int) -> None:
+    """Enter a checkpoint, and forget the oldest ones over MAX_CHECKPOINTS."""
+    session.merge(CheckpointRow(job_id=job_id, step=step, created_at=now()))
+    session.flush()
+    steps = select(CheckpointRow.step).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
+    if (last := session.scalar(steps.offset(MAX_CHECKPOINTS).limit(1))) is not None:
+        session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == job_id, CheckpointRow.step <= last))
 
 
 def event_view(row: EventRow) -> Event:

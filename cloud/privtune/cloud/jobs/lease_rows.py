@@ -1,12 +1,12 @@
-"""Rows of leases, inside a transaction that holds the job's row."""
+"""Rows of leases, inside a transaction that writes."""
 
 from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import JobRow, LeaseRow
+from privtune.cloud.db.tables import JobRow, LeaseRow
 from privtune.cloud.jobs.job_rows import now
-from privtune.shared.errors import JobConflict, SessionSuperseded
+from privtune.shared.errors import JobHeld, SessionSuperseded
 
 SUPERSEDED = "a newer session holds this job; this one ends here"
 
@@ -20,10 +20,10 @@ def check_token(session: Session, row: JobRow, token: int) -> LeaseRow:
 
 
 def check_free(session: Session, row: JobRow, holder: str) -> LeaseRow | None:
-    """The job's lease, if it had one: the holder's own, or one that has run out. Raises JobConflict for another's."""
+    """The job's lease, if it had one: the holder's own, or one that has run out. Raises JobHeld for another's."""
     lease = session.get(LeaseRow, row.id)
     if lease is not None and lease.holder != holder and lease.until > now():
-        raise JobConflict(
+        raise JobHeld(
             f"Another device holds job {row.id}. It is free {lease.until - now()} s from now if that device stays "
             f"away, or at its owner's word: privtune jobs release {row.id}"
         )

@@ -17,7 +17,9 @@ from typing import Any, cast
 
 from sqlalchemy import CursorResult, select, update
 
-from privtune.cloud.db.store import JobRow, LeaseRow, Store
+from privtune.cloud.audit_log.record import record
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import JobRow, LeaseRow
 from privtune.cloud.jobs.changes import Changes
 from privtune.cloud.jobs.job_rows import job_view, now, status_of
 from privtune.cloud.jobs.lease_rows import SUPERSEDED, check_free, grant
@@ -87,6 +89,8 @@ class Leases:
             self._changes.lost(session, row, reason)
             if row.status == "paused" and not row.held:
                 self._changes.move(session, row, "queued", "waiting_for_device", reason)
+            if lease is not None:
+                record(session, "lease.released", owner=row.owner, target=row.id, holder=lease.holder)
         self._changes.when_ended(job_id, row.session_epoch)
         return job_view(row, self._live.progress(job_id))
 

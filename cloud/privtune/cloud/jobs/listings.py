@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.store import CheckpointRow, EventRow, JobRow
+from privtune.cloud.db.tables import CheckpointRow, EventRow, JobRow
 from privtune.cloud.jobs.job_rows import find_job
 from privtune.cloud.jobs.states import STATUSES, Page, Status
 from privtune.shared.errors import InvalidInput, JobNotFound

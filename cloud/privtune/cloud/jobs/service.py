@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from privtune.cloud.db.store import CheckpointRow, IdempotencyRow, JobRow, Store
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import IdempotencyRow, JobRow
 from privtune.cloud.jobs.changes import Changes
 from privtune.cloud.jobs.deletions import Deletions
 from privtune.cloud.jobs.homes import Homes
@@ -19,6 +20,7 @@ from privtune.cloud.jobs.job_files import JobFiles
 from privtune.cloud.jobs.job_rows import (
     MAX_MESSAGE,
     WAITING,
+    add_checkpoint,
     append_event,
     check_quota,
     checked_document,
@@ -259,8 +261,7 @@ class Jobs:
     def record_checkpoint(self, job_id: str, token: int, step: int) -> None:
         """A checkpoint of `step` is on disk: store it, and the progress with it."""
         with self._changes.begin(job_id, token=token) as (session, row):
-            session.merge(CheckpointRow(job_id=job_id, step=step, created_at=now()))
-            session.flush()
+            add_checkpoint(session, job_id, step)
             self._changes.store_progress(row)
             data = {"step": step} | row.progress
             append_event(session, row, "info", f"Checkpoint after step {step}.", data, kind="metrics")

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from privtune.cloud.catalog import ModelCard
-from privtune.cloud.db.store import TeachingRow
+from privtune.cloud.db.tables import TeachingRow
 from privtune.cloud.jobs.job_rows import now
 from privtune.shared.errors import JobNotFound
 from privtune.shared.teaching_spec import TeachingSpec

@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
-from privtune.cloud.db.store import JobRow, Store, TeachingRow
+from privtune.cloud.db.store import Store
+from privtune.cloud.db.tables import JobRow, TeachingRow
 from privtune.cloud.jobs.job_rows import MAX_MESSAGE, now
 from privtune.cloud.jobs.states import FINAL, Page
 from privtune.cloud.jobs.teaching_rows import (
@@ -233,7 +234,7 @@ class Teachings:
         """The oldest queued teaching, which is running from here on; None if there is none."""
         with self._store.write() as session:
             query = select(TeachingRow).where(TeachingRow.status == "queued").order_by(TeachingRow.number).limit(1)
-            row = session.scalar(query.with_for_update(skip_locked=True))
+            row = session.scalar(query)
             if row is None:
                 return None
             row.status, row.reason, row.started_at = "running", "teaching", row.started_at or now()

@@ -8,9 +8,11 @@ import logging
 import os
 import resource
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,7 @@ from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.server.http_protocol import PatientProtocol
 from privtune.cloud.server.plane import Plane
 from privtune.cloud.server.ports import bind_grpc, host_port, http_listener
+from privtune.cloud.server.readiness import Readiness, check_disk
 from privtune.cloud.server.sweep import sweep_hourly
 from privtune.cloud.server.tls import check_exposure
 from privtune.cloud.settings import Settings
@@ -32,6 +35,7 @@ from privtune.shared.files import write_text
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5
+DRAIN_S = 25.0  # from the signal on; what has not ended then is cut off, as by a kill
 
 
 class Stoppable(Protocol):
@@ -39,6 +43,9 @@ class Stoppable(Protocol):
 
     async def shutdown(self) -> None:
         """End every stream and leave each job where its device finds it again."""
+
+    def check_ready(self) -> None:
+        """Raises an error of the table while it can't take jobs."""
 
     def drop_packages(self, unused_since: float) -> int:
         """See `privtune.cloud.server.sweep.Packages`."""
@@ -74,7 +81,9 @@ async def serve(
     on_ready: Callable[[Addresses], None],
     build_gateway: GatewayBuilder | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then end gracefully. Raises PortInUse and InvalidInput before anything listens.
+    """Serve until SIGTERM or SIGINT, then end gracefully within DRAIN_S.
+
+    Raises PortInUse and InvalidInput before anything listens.
 
     on_ready: called once both servers listen.
     build_gateway: makes the gRPC server and its service; None: the real ones, which load torch.
@@ -90,25 +99,27 @@ async def serve(
             grpc_port=bind_grpc(grpc_server, settings),
             tls=settings.tls,
         )
+        readiness = Readiness([plane.store.ping, partial(check_disk, settings.data_folder), gateway.check_ready])
         app = create_app(
             plane.jobs,
             plane.keys,
             plane.teachings,
             settings,
             grpc_port=addresses.grpc_port,
-            check_ready=plane.store.ping,
+            check_ready=readiness.check,
         )
-        http_server = _HttpServer(_uvicorn_config(app, settings))
+        http_server = _HttpServer(http_config(app, settings))
         async with _stop_signal() as stop:
             await grpc_server.start()
             http_task = asyncio.create_task(http_server.serve(sockets=[http_socket]))
-            sweeper = asyncio.create_task(sweep_hourly(settings, plane.jobs.deletions, gateway))
+            sweeper = asyncio.create_task(sweep_hourly(settings, plane.store, plane.jobs.deletions, gateway))
             try:
                 await _started(http_server, http_task)
                 on_ready(addresses)
                 await _first(http_task, asyncio.create_task(stop.wait()))
             finally:
                 log.info("stopping")
+                _end_at_last()
                 sweeper.cancel()
                 plane.jobs.close()
                 await gateway.shutdown()
@@ -116,6 +127,18 @@ async def serve(
                 http_server.should_exit = True
                 await http_task
                 log.info("stopped")
+
+
+def _end_at_last() -> None:
+    """End this process after DRAIN_S: a pass through a model can't be interrupted, and whoever stops a cloud waits."""
+
+    def end() -> None:
+        log.error("the cloud could not end in time; what was under way is cut off, and resumes")
+        os._exit(1)
+
+    timer = threading.Timer(DRAIN_S, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _allow_open_files() -> None:
@@ -156,7 +179,8 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
+def http_config(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the control plane."""
     return uvicorn.Config(
         app,
         http=PatientProtocol,

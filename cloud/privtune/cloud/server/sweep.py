@@ -7,6 +7,9 @@ import logging
 import time
 from typing import Protocol
 
+from privtune.cloud.audit_log.check import prune
+from privtune.cloud.audit_log.record import acting_from, record
+from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.deletions import Deletions
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import PrivTuneError
@@ -24,21 +27,27 @@ class Packages(Protocol):
         """Delete those last asked for before this time (seconds since 1970); returns how many."""
 
 
-async def sweep_hourly(settings: Settings, deletions: Deletions, packages: Packages) -> None:
+async def sweep_hourly(settings: Settings, store: Store, deletions: Deletions, packages: Packages) -> None:
     """Sweep until cancelled. What fails, such as a disk that is read-only for now, is logged and tried again."""
+    acting_from("the hourly sweep", "cloud")
     while True:
         try:
-            await asyncio.to_thread(sweep, settings, deletions, packages)
+            await asyncio.to_thread(sweep, settings, store, deletions, packages)
         except Exception as error:
             unknown = not isinstance(error, PrivTuneError | OSError)
             log.error("the sweep failed: %s", error, exc_info=unknown)
         await asyncio.sleep(_EVERY_S)
 
 
-def sweep(settings: Settings, deletions: Deletions, packages: Packages) -> None:
+def sweep(settings: Settings, store: Store, deletions: Deletions, packages: Packages) -> None:
     """Complete deletions that a crash interrupted, then delete what is older than the settings keep."""
     now, jobs_days, packages_days = time.time(), settings.keep_jobs_days, settings.keep_packages_days
     jobs = deletions.sweep(None if jobs_days is None else int(now - jobs_days * _DAY_S))
     dropped = 0 if packages_days is None else packages.drop_packages(now - packages_days * _DAY_S)
+    if dropped:
+        with store.write() as session:
+            record(session, "packages.dropped", count=dropped, unused_days=packages_days)
+    if settings.keep_audit_days is not None:
+        prune(store, int(now - settings.keep_audit_days * _DAY_S))
     if jobs or dropped:
         log.info("deleted by age", extra={"jobs": jobs, "packages": dropped})

@@ -24,6 +24,7 @@ from privtune.device.home.job_lock import job_lock
 from privtune.device.home.paths import job_path
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import ReleaseStore
+from privtune.shared.at_rest import open_file, read_bytes
 from privtune.shared.errors import DataInvalid, JobNotFound, StorageFull
 from privtune.shared.files import finish_removals, remove_folder
 
@@ -94,12 +95,12 @@ def released_by(folder: Path) -> Keys:
     """The records that a job's runs were admitted to release, from its transcript."""
     found: Keys = defaultdict(set)
     for run in folder.glob(f"{TRANSCRIPT}/[0-9]*.jsonl"):
-        with run.open("rb") as lines:
+        with open_file(run) as lines:
             for line in lines:
                 if b'"type":"records"' in line:
                     facts = json.loads(line)
                     file = run.parent / f"{facts['keys']}.keys"
-                    packed = file.read_bytes() if file.exists() else b""
+                    packed = read_bytes(file) if file.exists() else b""
                     parts = (packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES))
                     found[facts["scope"]] |= {RecordKey(int.from_bytes(one[:8], "big"), one[8:]) for one in parts}
     return found

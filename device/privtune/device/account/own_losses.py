@@ -15,6 +15,7 @@ home/jobs/JOB/losses/*.npz    of one data set under one noise distribution
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privtune.device.home.paths import check_job_id
+from privtune.shared.at_rest import open_file, write_bytes
 from privtune.shared.errors import ArtifactCorrupt, StorageFull
 from privtune.shared.files import make_folder, replacing_file
 
@@ -43,6 +45,7 @@ class OwnLosses:
     rows_N: its released vectors; int64.
     nats_N: its own loss, at `delta`; float64, NaN where the mechanism has no bound.
     fisher_N: Fisher information of its vectors under noise of bounded support, relative to plain noise; NaN elsewhere.
+    slopes_N: what of its own loss slopes of zeroth-order jobs are; float64.
     delta: of the guarantee.
     """
 
@@ -54,6 +57,7 @@ class OwnLosses:
     rows_N: npt.NDArray[np.int64]
     nats_N: FloatArray
     fisher_N: FloatArray
+    slopes_N: FloatArray
     delta: float
 
     def __len__(self) -> int:
@@ -67,8 +71,9 @@ class OwnLosses:
             make_folder(path.parent, 0o700)
             with replacing_file(path) as part:
                 part.touch(0o600)
-                with part.open("wb") as file:
-                    np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+                packed = io.BytesIO()
+                np.savez(packed, **{field.name: getattr(self, field.name) for field in fields(self)})
+                write_bytes(part, packed.getvalue())
         except OSError as error:
             raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error
 
@@ -78,7 +83,7 @@ def stored_losses(home: Path, source: str, job: str | None = None) -> list[OwnLo
     found = []
     for path in sorted((home / "jobs").glob(f"{'*' if job is None else check_job_id(job)}/{FOLDER}/*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with open_file(path) as file, np.load(file, allow_pickle=False) as stored:
                 named = {field.name: stored[field.name] for field in fields(OwnLosses)}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ArtifactCorrupt(f"{path} is damaged; the job's next run writes it again") from error
@@ -98,7 +103,7 @@ def together(losses: Sequence[OwnLosses]) -> OwnLosses:
     text_N, place = np.unique(all_texts, return_inverse=True)
     number_N, rows_N = (np.zeros(len(text_N), dtype=np.int64) for _ in range(2))
     number_N[place] = np.concatenate([one.number_N for one in losses])
-    nats_N, fisher_N = np.zeros(len(text_N)), np.full(len(text_N), np.nan)
+    nats_N, fisher_N, slopes_N = np.zeros(len(text_N)), np.full(len(text_N), np.nan), np.zeros(len(text_N))
     for drawn in by_law.values():
         where = np.searchsorted(text_N, np.concatenate([one.text_N for one in drawn]))
         largest_N, longest_N = np.zeros(len(text_N)), np.zeros(len(text_N), dtype=np.int64)
@@ -106,6 +111,7 @@ def together(losses: Sequence[OwnLosses]) -> OwnLosses:
             np.maximum.at(largest_N, where, np.concatenate([one.nats_N for one in drawn]))
         np.maximum.at(longest_N, where, np.concatenate([one.rows_N for one in drawn]))
         nats_N, rows_N = nats_N + largest_N, rows_N + longest_N
+        np.add.at(slopes_N, where, np.concatenate([one.slopes_N for one in drawn]))  # one file a law of slopes
         np.fmax.at(fisher_N, where, np.concatenate([one.fisher_N for one in drawn]))
     return OwnLosses(
         source=losses[0].source,
@@ -116,5 +122,6 @@ def together(losses: Sequence[OwnLosses]) -> OwnLosses:
         rows_N=rows_N,
         nats_N=nats_N,
         fisher_N=fisher_N,
+        slopes_N=slopes_N,
         delta=sum(max(one.delta for one in drawn) for drawn in by_law.values()),
     )

@@ -164,6 +164,7 @@ class Releasing:
             rows_N=np.array([found.rows for found in releases], dtype=np.int64),
             nats_N=self.statement.own_epsilons(own_N, fitted_N),
             fisher_N=np.array([found.fisher for found in releases], dtype=np.float64),
+            slopes_N=np.zeros(len(drawn_N)),
             delta=self.statement.delta + self.statement.fitted_delta,
         )
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from privtune.device.account.ledger import DELETED, LABELS, SLOPES, Ledger
 from privtune.device.account.releasing import Outgoing, Releasing, store_facts
+from privtune.device.account.slope_losses import slope_law, slope_losses
 from privtune.device.account.transcript import Transcript
+from privtune.device.data.batches import BatchPlan
 from privtune.device.home.policy import Budget
 from privtune.device.privacy.statements import LabelStatement, SlopeStatement
 from privtune.device.release.label_store import LabelStore
@@ -244,7 +246,7 @@ class Account:
             "source": source,
             "name": spec.training_file,
             "part": SLOPES,
-            "law": hashlib.sha256(repr((SLOPES, store.identity)).encode()).hexdigest(),
+            "law": slope_law(store),
             "mechanism": "slopes",
             "params": {"epsilon": statement.epsilon, "clip": statement.clip, "times": statement.times},
             "model": spec.model,
@@ -268,11 +270,20 @@ class Account:
                 )
             return ledger.admit(facts, self._budget)
 
-    def settle_slopes(self, admission: str, statement: SlopeStatement, store: SlopeStore, *, times: int) -> None:
-        """Enter how many slopes were drawn, and what they cost a record that took part in `times` of them."""
+    def settle_slopes(
+        self, admission: str, statement: SlopeStatement, store: SlopeStore, plan: BatchPlan, one: Outgoing
+    ) -> None:
+        """Enter how many slopes were drawn and what they cost, and keep with the job what each record lost by them.
+
+        plan: of the training records, those of `one`.
+        """
+        times = plan.times(store.size)
         epsilon = None if statement.unsafe_seed else statement.epsilon_after(times) if times else 0.0
         with Ledger(self._home) as ledger:
             ledger.settle(admission, {"epsilon": epsilon, "slopes": store.size, **store_facts(store)})
+        own = slope_losses(statement, store, plan, one)
+        if own is not None:
+            own.save(self._folder)
 
     def _facts(self, how: Releasing) -> dict[str, Any]:
         return {"job": self._job_id, "cloud": self._cloud, **how.facts()}

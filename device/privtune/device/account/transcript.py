@@ -12,7 +12,6 @@ and the cloud's answers to a fetch are not in it.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from privtune.device.account.hash_chain import chained, digest, genesis
+from privtune.shared.at_rest import Appender, append, size_of, write_bytes
 from privtune.shared.errors import StorageFull
 from privtune.shared.files import flush, make_folder, replacing_file
 from privtune.split.v1 import split_pb2 as pb
@@ -46,7 +46,8 @@ class Transcript:
         self._recording = record_frames or any(folder.glob("*.frames"))
         self._room = FRAMES_MAX_BYTES
         self._lock = threading.Lock()
-        self._file = self._frames = -1
+        self._file: Appender | None = None
+        self._frames: Appender | None = None
         self._at = 0
         self.run = self.lines = 0
         self.head = ""
@@ -75,7 +76,7 @@ class Transcript:
                 if not file.exists():
                     with replacing_file(file) as scratch:
                         scratch.touch(0o600)
-                        scratch.write_bytes(packed)
+                        write_bytes(scratch, packed)
             except OSError as error:
                 raise self._full(error) from error
             self._write({"type": "records", "scope": scope, "keys": name, "records": len(keys)})
@@ -83,76 +84,74 @@ class Transcript:
     def close(self) -> dict[str, Any] | None:
         """End the run's file. Returns its end, for the ledger; None if nothing was sent or received."""
         with self._lock:
-            if self._file < 0:
+            if self._file is None:
                 return None
             try:
                 self._write({"type": "end", "time": _now()})
-                for descriptor in (self._file, self._frames):
-                    if descriptor >= 0:
-                        os.fsync(descriptor)
+                for file in (self._file, self._frames):
+                    if file is not None:
+                        file.sync()
                 flush(self._folder)
             finally:
-                for descriptor in (self._file, self._frames):
-                    if descriptor >= 0:
-                        os.close(descriptor)
-                self._file = self._frames = -1
+                for file in (self._file, self._frames):
+                    if file is not None:
+                        file.close()
+                self._file = self._frames = None
             return {"run": self.run, "lines": self.lines, "chain": self.head}
 
     def _frame(self, frame: pb.Frame, direction: str) -> None:
         with self._lock:
             facts = describe(frame, direction)
             self._open()
-            if self._recording:
-                self._keep(frame, facts)
+            if self._recording and self._frames is not None:
+                self._keep(frame, facts, self._frames)
             self._write(facts)
 
     def _write(self, facts: dict[str, Any]) -> None:
-        self._open()
+        file = self._open()
         body = json.dumps(facts, separators=(",", ":"))
         self.head = chained(self.head, body)
         line = f'{body[:-1]},"chain":"{self.head}"}}\n'.encode()
         try:
-            if os.write(self._file, line) != len(line):
-                raise OSError(28, os.strerror(28))  # a partial write: no room
+            file.write(line)
         except OSError as error:
             raise self._full(error) from error
         self.lines += 1
 
-    def _keep(self, frame: pb.Frame, facts: dict[str, Any]) -> None:
+    def _keep(self, frame: pb.Frame, facts: dict[str, Any], frames: Appender) -> None:
         raw = frame.SerializeToString()
         if self._at + len(raw) > self._room:
             self._recording = False
             self._write({"type": "note", "text": "the size limit is reached: no more frames are kept"})
             return
         try:
-            if os.write(self._frames, raw) != len(raw):
-                raise OSError(28, os.strerror(28))
+            frames.write(raw)
         except OSError as error:
             raise self._full(error) from error
         facts["at"] = self._at
         self._at += len(raw)
 
-    def _open(self) -> None:
-        if self._file >= 0:
-            return
+    def _open(self) -> Appender:
+        if self._file is not None:
+            return self._file
         try:
             make_folder(self._folder, 0o700)
-            self._room -= sum(file.stat().st_size for file in self._folder.glob("*.frames"))
+            self._room -= sum(size_of(file) for file in self._folder.glob("*.frames"))
             self.run = max((int(file.stem) for file in self._folder.glob("[0-9]*.jsonl")), default=0)
-            while self._file < 0:
+            while self._file is None:
                 self.run += 1
                 path = self._folder / f"{self.run:04d}.jsonl"
                 try:
-                    self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+                    self._file = append(path, new=True)
                 except FileExistsError:
                     continue  # another process of this job (a prediction) has taken the number
             if self._recording:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-                self._frames = os.open(path.with_suffix(".frames"), flags, 0o600)
+                self._frames = append(path.with_suffix(".frames"))
         except OSError as error:
             raise self._full(error) from error
         self.head = genesis(self._job_id, str(self.run))
         self._write({"type": "start", "format": FORMAT, "job": self._job_id, "run": self.run, "time": _now()})
+        return self._file
 
     def _full(self, error: OSError) -> StorageFull:
         return StorageFull(

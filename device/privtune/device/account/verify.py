@@ -13,6 +13,7 @@ from privtune.device.account.hash_chain import chained, digest, genesis
 from privtune.device.account.transcript import describe
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import ReleaseStore
+from privtune.shared.at_rest import open_file, read_bytes, size_of
 from privtune.shared.errors import ArtifactCorrupt, JobNotFound
 from privtune.split.v1 import split_pb2 as pb
 
@@ -65,7 +66,7 @@ def read_run(path: Path, job_id: str) -> tuple[list[Json], list[str], str | None
     previous = genesis(job_id, str(int(path.stem)))
     lines: list[Json] = []
     hashes: list[str] = []
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, raw in enumerate(read_bytes(path).split(b"\n"), 1):
         if not raw:
             continue
         body, mark, tail = raw.decode("utf-8", "replace").rpartition(_CHAIN)
@@ -108,7 +109,7 @@ def check(job_id: str, folder: Path, ledger: Sequence[Json], releases: Path) -> 
 def kept_frame(path: Path, line: Json) -> pb.Frame:
     """The frame that a line describes, from the run's .frames file. Raises ArtifactCorrupt if it is a different one."""
     try:
-        with path.with_suffix(".frames").open("rb") as file:
+        with open_file(path.with_suffix(".frames")) as file:
             file.seek(line["at"])
             frame = pb.Frame()
             frame.ParseFromString(file.read(line["bytes"]))
@@ -133,7 +134,7 @@ def _against_ledger(path: Path, lines: list[Json], hashes: list[str], end: Json 
 
 def _torn(path: Path) -> bool:
     """Whether a run's lines, which are flushed when it ends, look as after a loss of power: cut, or with gaps."""
-    raw = path.read_bytes()
+    raw = read_bytes(path)
     return not raw.endswith(b"\n") or b"\0" in raw
 
 
@@ -190,7 +191,7 @@ class _Payloads:
     def _records(self, line: Json) -> None:
         """From here on, handles mean these keys."""
         file = self._path.parent / f"{line['keys']}.keys"
-        packed = file.read_bytes() if file.exists() else b""
+        packed = read_bytes(file) if file.exists() else b""
         if digest(packed) != line["keys"]:
             self._found.problems.append(f"run {self._path.stem}: {file.name} is missing or was changed")
             return
@@ -224,7 +225,7 @@ class _Payloads:
         if "at" not in line:
             return False
         frames = self._path.with_suffix(".frames")
-        if not self._ended and (frames.stat().st_size if frames.exists() else 0) < line["at"] + line["bytes"]:
+        if not self._ended and (size_of(frames) if frames.exists() else 0) < line["at"] + line["bytes"]:
             return False  # flushed when a run ends, as its lines are: power was lost before
         try:
             kept_frame(self._path, line)

@@ -3,13 +3,20 @@
 Whatever a job raises, the agent logs it privately, sets the job aside and waits for the next; a job that ends the
 process itself is begun three times at most (`attempts`).
 After an interruption (a restart, a closed lid) it resumes the jobs that it had begun, unless a person paused them.
-While the cloud is unreachable it says so once and keeps trying.
+While the cloud is unreachable it says so once and keeps trying. A job that another device holds is tried again, so that
+it is taken up once that device's lease has run out.
+
+The screen is for people. The log has the same events as ids and reasons, without messages, which may quote the data.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -31,6 +38,7 @@ from privtune.shared.errors import (
     InvalidInput,
     JobCancelled,
     JobFailed,
+    JobHeld,
     JobPaused,
     PackageMissing,
     PermissionDenied,
@@ -43,8 +51,11 @@ from privtune.shared.errors import (
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.retry import retrying
 
+log = logging.getLogger(__name__)
+
 WAITING = ("queued", "paused")
 LONGEST_WAIT_S = 60.0
+HELD_WAIT_S = 15.0  # until a job that another device holds is tried again, if it then waits for one
 
 
 class Watcher(TrainingProgress, Protocol):
@@ -65,6 +76,7 @@ class Agent:
     stop: set it to pause the running job and end.
     once: end after one job, with that job's error if it had one.
     poll_s: seconds between two requests for the list of jobs.
+    held_wait_s: seconds until a job that another device holds is tried again.
     """
 
     control: ControlPlane
@@ -74,8 +86,10 @@ class Agent:
     stop: threading.Event
     once: bool = False
     poll_s: float = 2.0
+    held_wait_s: float = HELD_WAIT_S
     # Jobs that failed here without ending, or can't run here: reported, and not tried again by this process.
     _set_aside: set[str] = field(default_factory=set)
+    _held_until: dict[str, float] = field(default_factory=dict)  # by job, on this process's clock
     _reached: bool = False  # the cloud has answered this process
 
     def run(self) -> None:
@@ -89,6 +103,7 @@ class Agent:
         """
         names = ", ".join(f"device://{name}" for name in self.config.datasets)
         self.screen.message(f"waiting for jobs on {names} at {self.control.url}")
+        log.info("waiting for jobs", extra={"cloud": self.control.url, "datasets": list(self.config.datasets)})
         while not self.stop.is_set():
             job = self._poll()
             if job is None:
@@ -114,6 +129,7 @@ class Agent:
         def say(error: BaseException, wait_s: float) -> None:
             nonlocal away
             if not away and isinstance(error, Exception):
+                log.warning("the cloud is away", extra={"reason": _reason(error)})
                 self.screen.message(f"{self._known(error).message} Still trying.")
             away = True
 
@@ -126,6 +142,7 @@ class Agent:
             interrupt=self.stop,
         )
         if away and not self.stop.is_set():
+            log.info("the cloud is back")
             self.screen.message("the cloud is back")
         self._reached = True
         return job
@@ -140,6 +157,8 @@ class Agent:
     def _takes(self, job: Json) -> bool:
         if not isinstance(job.get("training_file"), str) or not isinstance(job.get("privtune"), dict):
             return False
+        if self._held_until.get(job["id"], 0.0) > time.monotonic():
+            return False
         if job["id"] in self._set_aside or phase_of(job) == HELD or not self.config.knows(job.get("training_file")):
             return False
         # A paused job belongs to the device that began it: its head is there.
@@ -148,7 +167,8 @@ class Agent:
     def _work_on(self, job: Json) -> bool:
         """Run one job. True when it has ended here. Errors are shown; with `once` they are raised as well."""
         try:
-            self._run(job)
+            with _logged(job["id"]):
+                self._run(job)
         except (CloudUnreachable, RateLimited) as error:
             self.screen.message(f"job {job['id']}: {error.message}")
             return False  # it waits as paused, and the next look finds it
@@ -163,6 +183,13 @@ class Agent:
                 f"job {job['id']} is left to a device that can run it: {error.message}; then start the agent again"
             )
             self._set_aside.add(job["id"])
+            return False
+        except JobHeld as error:
+            if job["id"] not in self._held_until:
+                self.screen.message(f"job {job['id']}: {error.message}; it is tried again then")
+            self._held_until[job["id"]] = time.monotonic() + self.held_wait_s
+            if self.once:
+                raise
             return False
         except PrivTuneError as error:
             self.screen.message(f"job {job['id']}: {error.message} [{error.reason}]")
@@ -193,6 +220,8 @@ class Agent:
         settings = self._reachable(spec)
         train, validation = self._admit(spec)
         check_packages(spec, settings.local_model)
+        facts = {"job": job["id"], "task": spec.task, "dataset": spec.training_file, "model": spec.model}
+        log.info("a job begins", extra=facts)
         self.screen.message(f"job {job['id']}: {spec.task} on {spec.training_file} with {spec.model}")
         for line in what_the_cloud_reads(spec):
             self.screen.message(line)
@@ -227,6 +256,20 @@ class Agent:
                 self.screen.message(f"could not report this to the cloud: {self._known(failed).message}")
         elif not ends_job(error, job_id, self.settings.home):
             self.screen.message(f"job {job_id} is set aside; start the agent again to try it once more")
+
+
+@contextmanager
+def _logged(job_id: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        log.warning("a job stops", extra={"job": job_id, "reason": _reason(error)})
+        raise
+    log.info("a job has succeeded", extra={"job": job_id})
+
+
+def _reason(error: BaseException) -> str:
+    return error.reason if isinstance(error, PrivTuneError) else type(error).__name__
 
 
 def _created(job: Json) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from privtune.device.home.paths import job_path
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import InternalError
 from privtune.shared.files import write_json
 from privtune.shared.wording import counted
@@ -39,7 +40,7 @@ def attempt(home: Path, job_id: str) -> Iterator[None]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(read_text(file))
     except (OSError, ValueError):
         return {"ended": 0}
     return found if isinstance(found, dict) and isinstance(found.get("ended"), int) else {"ended": 0}

@@ -21,6 +21,7 @@ from privtune.device.audit.sizes import Size
 from privtune.device.audit.victim import Knowledge
 
 STATES = "mean of final states"
+_PATCH = 8  # tokens
 
 
 def by_token(
@@ -34,6 +35,10 @@ def by_token(
         yield "language model", Beam(knowledge, reader, size.beam), size.beam_records
     if reader is not None and case.top is not None:
         yield "continuation", Continuation(knowledge, case.top, case.head), size.inverted
+        if size.optimise_records:
+            both_sides = Continuation(knowledge, case.top, case.head)
+            in_patches = Optimise(knowledge, both_sides, replace(size.optimise, patch=_PATCH))
+            yield "from both sides, in patches", in_patches, -(-size.optimise_records // 3)  # each takes longer
     if knowledge == "oblivious":
         return
     pretrained = case.pretrained

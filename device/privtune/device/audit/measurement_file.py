@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from privtune.shared.at_rest import read_bytes
 from privtune.shared.errors import StorageFull
 from privtune.shared.files import held, make_folder, write_text
 
@@ -45,7 +46,7 @@ class MeasurementFile:
         """A damaged line counts as not measured."""
         found = {}
         if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in read_bytes(self.path).decode("utf-8", "replace").splitlines():
                 try:
                     facts = json.loads(line)
                     found[facts.pop("key")] = facts

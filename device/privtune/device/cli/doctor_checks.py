@@ -70,11 +70,11 @@ def _guarded(name: str, check: Callable[[], Iterator[Diagnosis]]) -> Iterator[Di
 
 def _versions() -> Iterator[Diagnosis]:
     from privtune.shared import __version__
-    from privtune.shared.wire import PROTOCOL_VERSION
+    from privtune.shared.versions import OURS
 
     yield Diagnosis(
         check="versions",
-        found=f"PrivTune {__version__}, protocol {PROTOCOL_VERSION}, Python {platform.python_version()} on "
+        found=f"PrivTune {__version__}, protocol {OURS.newest}, Python {platform.python_version()} on "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from privtune.device.cli.open_home import one_command
 from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, is_failure, missing_package
 from privtune.shared.printable import escaped, printable
 
@@ -29,6 +30,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        with one_command():
+            return logged(*args, **kwargs)
+
+    def logged(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except PrivTuneError as error:

@@ -40,6 +40,15 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id; `privtune j
 
 
 def home_folder(home: Path | None) -> Path:
+    """The device's folder (`closed_home`), in use and unlocked until this command ends. Raises HomeLocked."""
+    from privtune.device.cli.open_home import open_home
+
+    folder = closed_home(home)
+    open_home(folder)
+    return folder
+
+
+def closed_home(home: Path | None) -> Path:
     """The device's folder, absolute, made or closed to other users; a warning says so where that fails."""
     from privtune.device.home.paths import default_home, private_folder
 

@@ -27,6 +27,7 @@ from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.download import artifact_of, fetch_folder
 from privtune.device.link.rpc import Link
 from privtune.device.session.run_settings import RunSettings
+from privtune.shared.at_rest import read_bytes, read_text, write_bytes
 from privtune.shared.errors import (
     DataInvalid,
     InvalidInput,
@@ -165,7 +166,7 @@ def _base_sha256(adapter: Path) -> str | None:
 
 def _metrics(folder: JobFolder) -> dict[str, float]:
     try:
-        report = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
+        report = json.loads(read_text(folder.path / "report.json"))
         return {str(name): float(value) for name, value in report["metrics"].items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataInvalid(f"{folder.path / 'report.json'} can't be read; export without --with-metrics") from error
@@ -189,7 +190,7 @@ def _write(
     peft.mkdir(exist_ok=True)
     for name in _FROM_CLOUD:
         if (adapter / name).exists():
-            shutil.copyfile(adapter / name, peft / name)
+            write_bytes(peft / name, read_bytes(adapter / name))
     carry_form(parts.tokenizer, state.prompt)
     add_head_to_adapter(peft, parts.head, task=state.spec.task, label_names=names, base_model=facts.base.name)
     end = turn_end(parts.tokenizer, state.prompt)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -24,6 +23,7 @@ from privtune.shared.modeling.adapter_folder import (
     PEFT_PREFIX,
     read_config,
 )
+from privtune.shared.modeling.tensor_files import load_tensors
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _USED = {"peft_type", "r", "lora_alpha", "use_rslora", "init_lora_weights", "bias"}
@@ -101,7 +101,7 @@ def _scale(config: dict[str, Any]) -> tuple[float, int]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_tensors(path)
     except BaseException as error:  # safetensors raises its own, unexported kinds, and may panic
         if not is_failure(error):
             raise

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from privtune.device.export.gguf_file import check_gguf
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.link.rpc import Link
@@ -24,6 +22,7 @@ from privtune.shared.modeling.gguf_source import gguf_file
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
 from privtune.shared.modeling.positions import max_positions
+from privtune.shared.modeling.tensor_files import load_tensors
 
 HEAD_WEIGHTS = "head.safetensors"  # in the cloud's adapter folder, for a job with shared labels
 
@@ -62,7 +61,7 @@ class TrainedParts:
             HeadTrainer(self.head, state.spec.optim, seed=0, total_steps=1, tail=tail).load(folder.checkpoints, step)
             return _saved(tail, folder.path / "tail")
         if state.spec.labels == "shared":
-            self.head.load_state_dict(load_file(adapter / HEAD_WEIGHTS))
+            self.head.load_state_dict(load_tensors(adapter / HEAD_WEIGHTS))
         elif state.spec.task == "classification":
             HeadTrainer(self.head, state.spec.optim, seed=0, total_steps=1).load(folder.checkpoints, step)
         return adapter

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import closing
 from pathlib import Path
 
 from privtune.device.home.paths import private_folder
+from privtune.shared.at_rest import append
+from privtune.shared.errors import HomeLocked
+from privtune.shared.files import held
 from privtune.shared.printable import escaped
 
 
@@ -14,8 +17,9 @@ def log_failure(home: Path, text: str) -> Path | None:
     file = home / "privtune.log"
     try:
         private_folder(home)
-        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as log:
-            log.writelines(f"{escaped(line)}\n" for line in text.rstrip().splitlines())
-    except OSError:
+        # An encrypted file grows by one process at a time.
+        with held(file.with_name(".privtune.log.lock"), wait=True), closing(append(file)) as log:
+            log.write("".join(f"{escaped(line)}\n" for line in text.rstrip().splitlines()).encode())
+    except (OSError, HomeLocked):
         return None
     return file

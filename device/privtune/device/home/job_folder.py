@@ -26,6 +26,7 @@ from privtune.device.data.batches import IndexArray
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.prompts import PromptForm
 from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import DataInvalid, JobConflict, JobNotFound, StorageFull
 from privtune.shared.files import make_folder, write_json
 from privtune.shared.job_spec import JobSpec
@@ -100,7 +101,7 @@ class JobFolder:
     def load(self) -> JobState:
         """The job's state. Raises JobNotFound when this device does not hold it, DataInvalid when it is damaged."""
         try:
-            raw = json.loads((self.path / "job.json").read_text(encoding="utf-8"))
+            raw = json.loads(read_text(self.path / "job.json"))
             spec = JobSpec.model_validate(raw.pop("spec"))
             prompt = raw.pop("prompt")
             form = None if prompt is None else PromptForm(**prompt)
@@ -183,7 +184,7 @@ class JobFolder:
     def evaluation(self, step: int) -> dict[str, float]:
         """What they said after this step; empty if that is not known."""
         with suppress(OSError, ValueError, TypeError, KeyError):
-            kept = json.loads((self.path / "evaluation.json").read_text(encoding="utf-8"))
+            kept = json.loads(read_text(self.path / "evaluation.json"))
             if kept["step"] == step:
                 return dict(kept["metrics"])
         return {}

@@ -11,6 +11,7 @@ from privtune.device.data.records import Columns
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.home.paths import check_job_id, job_path
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import JobSpec
 
@@ -55,7 +56,7 @@ class RunRequest:
         """The stored request of a job; None if there is none. Raises DataInvalid if the file is damaged."""
         file = job_path(home, job_id) / REQUEST
         try:
-            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            facts: dict[str, Any] = json.loads(read_text(file))
             spec = JobSpec.model_validate(facts.pop("spec"))
             train, validation = _source(facts.pop("train")), facts.pop("validation")
             return cls(spec=spec, train=train, validation=_source(validation) if validation else None, **facts)
@@ -85,7 +86,7 @@ def _source(facts: dict[str, Any]) -> DataSource:
 
 def _finished(folder: Path) -> bool:
     try:
-        state = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        state = json.loads(read_text(folder / "job.json"))
     except (OSError, ValueError):
         return False
     return isinstance(state, dict) and state.get("final_step") is not None

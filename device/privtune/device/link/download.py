@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from privtune.device.link.rpc import Link
+from privtune.shared.at_rest import append, size_of, write_bytes
 from privtune.shared.errors import ArtifactCorrupt, CloudUnreachable, StorageFull
 from privtune.shared.files import replacing_folder
 from privtune.shared.manifest import MANIFEST, read_manifest, sha256_file, verify
@@ -60,7 +62,7 @@ def fetch_manifest(link: Link, artifact: pb.FetchRequest) -> bytes:
 
 
 def _fetch(link: Link, artifact: pb.FetchRequest, scratch: Path, say: Callable[[str], None]) -> None:
-    (scratch / MANIFEST).write_bytes(fetch_manifest(link, artifact))
+    write_bytes(scratch / MANIFEST, fetch_manifest(link, artifact))
     entries = read_manifest(scratch)["files"]
     needed, free = sum(entry["size"] for entry in entries), shutil.disk_usage(scratch).free
     have = sum(path.stat().st_size for path in scratch.iterdir() if path.name != MANIFEST)
@@ -79,11 +81,11 @@ def _fetch(link: Link, artifact: pb.FetchRequest, scratch: Path, say: Callable[[
 
 
 def _append(link: Link, artifact: pb.FetchRequest, path: Path, size: int) -> None:
-    have = path.stat().st_size if path.exists() else 0
+    have = size_of(path) if path.exists() else 0
     if have > size:
         path.unlink()
         have = 0
-    with path.open("ab") as file:
+    with closing(append(path)) as file:
         for data in link.fetch(artifact, path.name, have) if have < size else ():
             have += len(data)
             if have > size:

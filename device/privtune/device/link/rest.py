@@ -41,7 +41,7 @@ from privtune.shared.errors import (
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.printable import printable, printable_json
 from privtune.shared.retry import retrying
-from privtune.shared.wire import PROTOCOL_VERSION
+from privtune.shared.versions import OURS, agree, heard
 
 JOBS = "/v1/fine_tuning/jobs"
 MODELS = "/v1/models"
@@ -113,14 +113,10 @@ class ControlPlane:
         self._http.close()
 
     def info(self) -> Json:
-        """Version, protocol and the gateway's address. Raises VersionMismatch when the protocols differ."""
+        """Version, protocols and the gateway's address. Raises VersionMismatch when no protocol is common to both."""
         facts = self.call("GET", "/v1/privtune/info")
-        theirs = facts.get("protocol_version")
-        if theirs != PROTOCOL_VERSION:
-            raise VersionMismatch(
-                f"The cloud at {self.url} speaks protocol {theirs}, this device {PROTOCOL_VERSION}. "
-                "Upgrade the older side."
-            )
+        spoken = (facts.get(name) for name in ("oldest_protocol_version", "protocol_version", "version"))
+        agree(device=OURS, cloud=heard(*spoken))
         return facts
 
     def grpc_address(self) -> str:

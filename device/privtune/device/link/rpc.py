@@ -5,6 +5,7 @@ Only a `Message` of a declared kind can be sent: no call takes text, token ids o
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from privtune.shared.wire import DEFAULT_CHUNK_BYTES, HEADER_BYTES, OUTPUT, RESE
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base model first
@@ -89,6 +91,11 @@ class Link:
         response: pb.OpenResponse = self._call("Open", self._stub.Open, request, OPEN_TIMEOUT_S)
         if response.max_payload_bytes < LEAST_PAYLOAD_BYTES or response.max_tensor_bytes < LEAST_PAYLOAD_BYTES:
             raise FrameCorrupt("the cloud's handshake leaves no room for a tensor; report it to the cloud's operator")
+        if response.protocol_version > request.protocol_version:
+            raise VersionMismatch(
+                f"the cloud (PrivTune {printable(response.server_version)[:40]}) wants protocol "
+                f"{response.protocol_version}, which this device does not speak; upgrade the device"
+            )
         if not request.infer and response.resume_step not in (0, *request.checkpoint_steps):
             raise FrameCorrupt(f"the cloud wants to resume at step {response.resume_step}, which this device lacks")
         return response
@@ -221,6 +228,8 @@ class Stream:
                 f"a micro-batch of {len(message.payload)} bytes is over the cloud's limit of {self._max_tensor_bytes}; "
                 "lower --batch-size or --max-length"
             )
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("sent", extra=message.facts)
         for frame in self._writer.frames(message):
             self._outbox.put(frame)
 
@@ -264,6 +273,8 @@ class Stream:
             raise CloudUnreachable(f"the cloud sent nothing for {self._patience:.0f} s") from None
         if isinstance(item, PrivTuneError):
             raise item
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("received", extra=item.facts)
         return item
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import DataInvalid, JobConflict, StorageFull
 from privtune.shared.files import make_folder, write_json
 from privtune.shared.modeling.bottom_package import BottomPackage
@@ -38,7 +39,7 @@ def hold_to_first(home: Path, model: str, package: BottomPackage, folder: Path) 
     path = home / "models" / f"{hashlib.sha256(model.encode()).hexdigest()[:24]}.json"
     found = _parts(package, folder)
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))["parts"] if path.exists() else {}
+        known = json.loads(read_text(path))["parts"] if path.exists() else {}
         changed = sorted(name for name in found.keys() & known.keys() if found[name] != known[name])
         if not changed and not found.keys() <= known.keys():
             make_folder(path.parent, 0o700)

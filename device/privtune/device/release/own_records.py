@@ -19,6 +19,7 @@ from privtune.device.noise.randomness import NoiseSource
 from privtune.device.noise.tables.class_directions import PrivateMeans
 from privtune.device.noise.tables.private_counts import LabelledRows, PrivateCounts
 from privtune.device.noise.tables.table_cache import SUFFIX, StoredTable, read_table, write_table
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import InvalidInput, JobConflict, StorageFull
 from privtune.shared.files import make_folder, write_text
 
@@ -61,7 +62,7 @@ class OwnRecords:
             if not path.exists():
                 make_folder(path.parent, 0o700)
                 write_text(path, distribution)
-            known = path.read_text()
+            known = read_text(path)
         except OSError as error:
             raise StorageFull(f"{path} can't be written: {error.strerror}; free room and run again") from error
         if known != distribution:

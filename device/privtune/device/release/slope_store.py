@@ -1,7 +1,8 @@
 """The noised slopes of one zeroth-order job: each drawn once, on disk before it is sent, and sent again as it was.
 
 A step that is repeated after a lost connection or a resume would otherwise get fresh noise, which the cloud could
-average away. With the public directions they are also the whole history of what the slopes changed.
+average away. With the public directions they are also the whole history of what the slopes changed. Beside each are
+the sizes of its records' own slopes, which stay here: what a record really lost follows from them.
 
 home/jobs/JOB/slopes.sqlite
 """
@@ -10,10 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from privtune.device.release.draw_store import DrawStore
 
 FILE = "slopes.sqlite"
-_SCHEMA = "CREATE TABLE IF NOT EXISTS slopes (step INTEGER PRIMARY KEY, slope REAL NOT NULL);"
+_SCHEMA = "CREATE TABLE IF NOT EXISTS slopes (step INTEGER PRIMARY KEY, slope REAL NOT NULL, sizes BLOB NOT NULL);"
 
 
 class SlopeStore(DrawStore):
@@ -42,8 +46,14 @@ class SlopeStore(DrawStore):
         with self._using() as db:
             return int(db.execute("SELECT COUNT(*) FROM slopes").fetchone()[0])
 
-    def keep(self, step: int, slope: float) -> float:
+    def sizes(self, step: int) -> npt.NDArray[np.float32]:
+        """The size of each record's clipped slope in a stored step, in the order of the step's records."""
+        with self._using() as db:
+            (sizes,) = db.execute("SELECT sizes FROM slopes WHERE step = ?", (step,)).fetchone()
+        return np.frombuffer(sizes, dtype=np.float32)
+
+    def keep(self, step: int, slope: float, sizes_N: npt.NDArray[np.float32]) -> float:
         """Store a new slope and return what MUST be sent: the first one of a step wins. On disk on return."""
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO slopes VALUES (?, ?)", (step, slope))
+            db.execute("INSERT OR IGNORE INTO slopes VALUES (?, ?, ?)", (step, slope, sizes_N.tobytes()))
             return float(db.execute("SELECT slope FROM slopes WHERE step = ?", (step,)).fetchone()[0])

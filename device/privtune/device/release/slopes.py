@@ -39,8 +39,10 @@ class Slopes:
             return kept
         clip, sigma = self.statement.clip, self.statement.sigma
         # A record's slope is finite here (`SlopeHead.slopes`), and replacing it moves the sum by at most 2 * clip.
-        total = float(slope_N.clamp(-clip, clip).sum()) + sigma * self._normal()
-        return self.store.keep(step, round(total / sigma * _GRID) * sigma / _GRID / len(slope_N))
+        slope_N = slope_N.clamp(-clip, clip)
+        total = float(slope_N.sum()) + sigma * self._normal()
+        mean = round(total / sigma * _GRID) * sigma / _GRID / len(slope_N)
+        return self.store.keep(step, mean, slope_N.abs().float().numpy())
 
     def _normal(self) -> float:
         """A standard normal of 53-bit uniforms, by Box-Muller."""

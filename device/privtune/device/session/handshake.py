@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import privtune.split.v1.split_pb2 as pb
 from privtune.device.link.rpc import Stream
-from privtune.shared import __version__
 from privtune.shared.codec import encode, probe
 from privtune.shared.errors import FrameCorrupt
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import BottomPackage
 from privtune.shared.public_table import PublicTable
-from privtune.shared.wire import PROTOCOL_VERSION, TABLE, codec_number
+from privtune.shared.versions import OURS
+from privtune.shared.wire import TABLE, codec_number
 
 
 def open_request(
@@ -31,8 +31,9 @@ def open_request(
     table: what the ids that it sends stand for; None: it sends vectors.
     """
     return pb.OpenRequest(
-        protocol_version=PROTOCOL_VERSION,
-        client_version=__version__,
+        protocol_version=OURS.newest,
+        oldest_protocol_version=OURS.oldest,
+        client_version=OURS.version,
         job_id=job_id,
         spec_fingerprint=spec.fingerprint(),
         hidden_size=package.hidden_size,

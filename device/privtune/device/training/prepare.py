@@ -141,7 +141,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
         if run.spec.label_epsilon is not None:
             data, statement = _randomise_labels(run, loaded, run.spec.label_epsilon, releasing, own, outgoing[0].source)
         plan = BatchPlan(data.lengths, run.spec.train)
-        with _slopes(run, plan, releasing, own, outgoing[0].source) as slopes:
+        with _slopes(run, plan, releasing, own, outgoing[0]) as slopes:
             yield Prepared(
                 state=loaded.state,
                 package=loaded.package,
@@ -303,7 +303,7 @@ def _outgoing(spec: JobSpec, loaded: _Loaded, train: DataSource, validation: Dat
 
 @contextlib.contextmanager
 def _slopes(
-    run: RunContext, plan: BatchPlan, releasing: Releasing, own: OwnRecords, source: str
+    run: RunContext, plan: BatchPlan, releasing: Releasing, own: OwnRecords, one: Outgoing
 ) -> Iterator[Slopes | None]:
     """What releases the job's slopes, entered in the ledger before the first; at the end it learns how many left."""
     wanted, noise = run.spec.zeroth_order, releasing.noise.source
@@ -319,11 +319,11 @@ def _slopes(
     )
     with contextlib.closing(SlopeStore(run.folder.path)) as store:
         own.pin(store.identity, file="slopes.txt", what="the slopes of this job")
-        admission = run.account.admit_slopes(run.spec, statement, store, records=len(plan.lengths_R), source=source)
+        admission = run.account.admit_slopes(run.spec, statement, store, records=len(plan.lengths_R), source=one.source)
         try:
             yield Slopes(statement=statement, store=store, source=noise)
         finally:
-            run.account.settle_slopes(admission, statement, store, times=plan.times(store.size))
+            run.account.settle_slopes(admission, statement, store, plan, one)
 
 
 def _randomise_labels(

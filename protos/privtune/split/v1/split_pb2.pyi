@@ -65,7 +65,7 @@ STEP_OUTCOME_PAUSE: StepOutcome
 STEP_OUTCOME_CANCEL: StepOutcome
 
 class OpenRequest(_message.Message):
-    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256", "table_sha256", "holder")
+    __slots__ = ("protocol_version", "client_version", "job_id", "spec_fingerprint", "hidden_size", "model_fingerprint", "codec", "codec_probe", "checkpoint_steps", "total_steps", "infer", "bottom_sha256", "table_sha256", "holder", "oldest_protocol_version")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class OpenRequest(_message.Message):
     BOTTOM_SHA256_FIELD_NUMBER: _ClassVar[int]
     TABLE_SHA256_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     client_version: str
     job_id: str
@@ -94,10 +95,11 @@ class OpenRequest(_message.Message):
     bottom_sha256: str
     table_sha256: str
     holder: str
-    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ..., table_sha256: _Optional[str] = ..., holder: _Optional[str] = ...) -> None: ...
+    oldest_protocol_version: int
+    def __init__(self, protocol_version: _Optional[int] = ..., client_version: _Optional[str] = ..., job_id: _Optional[str] = ..., spec_fingerprint: _Optional[str] = ..., hidden_size: _Optional[int] = ..., model_fingerprint: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., codec_probe: _Optional[bytes] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., total_steps: _Optional[int] = ..., infer: bool = ..., bottom_sha256: _Optional[str] = ..., table_sha256: _Optional[str] = ..., holder: _Optional[str] = ..., oldest_protocol_version: _Optional[int] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
-    __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters", "table_sha256")
+    __slots__ = ("session_epoch", "server_version", "resume_step", "max_in_flight", "max_payload_bytes", "max_tensor_bytes", "top_parameters", "table_sha256", "protocol_version")
     SESSION_EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     RESUME_STEP_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +108,7 @@ class OpenResponse(_message.Message):
     MAX_TENSOR_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOP_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     TABLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     session_epoch: int
     server_version: str
     resume_step: int
@@ -114,7 +117,8 @@ class OpenResponse(_message.Message):
     max_tensor_bytes: int
     top_parameters: int
     table_sha256: str
-    def __init__(self, session_epoch: _Optional[int] = ..., server_version: _Optional[str] = ..., resume_step: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_payload_bytes: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ..., top_parameters: _Optional[int] = ..., table_sha256: _Optional[str] = ...) -> None: ...
+    protocol_version: int
+    def __init__(self, session_epoch: _Optional[int] = ..., server_version: _Optional[str] = ..., resume_step: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., max_payload_bytes: _Optional[int] = ..., max_tensor_bytes: _Optional[int] = ..., top_parameters: _Optional[int] = ..., table_sha256: _Optional[str] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class TensorMeta(_message.Message):
     __slots__ = ("codec", "rows", "width")

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import ArtifactCorrupt, is_failure
 from privtune.shared.files import replacing_file, write_json
 from privtune.shared.job_spec import Task
 from privtune.shared.modeling.partition import Head
+from privtune.shared.modeling.tensor_files import load_tensors, save_tensors
 from privtune.shared.modeling.weights_hash import weights_sha256
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -83,19 +84,19 @@ def _modules_to_save(head: Head) -> list[str]:
 
 def _rewrite(path: Path, extra: Mapping[str, Tensor]) -> None:
     try:
-        tensors = load_file(path)
+        tensors = load_tensors(path)
     except BaseException as error:  # safetensors raises kinds of its own, not exported, and may panic
         if not is_failure(error):
             raise
         raise ArtifactCorrupt(f"{path.name} can't be read as safetensors; fetch the adapter again") from error
     with replacing_file(path) as scratch:
-        save_file({**tensors, **extra}, scratch, metadata={"format": "pt"})
+        save_tensors({**tensors, **extra}, scratch, metadata={"format": "pt"})
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON file of an adapter. Raises `ArtifactCorrupt` when it can't be read."""
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ArtifactCorrupt(f"{path.name} can't be read; fetch the adapter again") from error
     return config

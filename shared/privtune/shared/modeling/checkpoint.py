@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
+from privtune.shared.at_rest import read_text, write_bytes
 from privtune.shared.errors import ArtifactCorrupt, StorageFull
 from privtune.shared.files import replacing_folder
 from privtune.shared.manifest import sha256_file
+from privtune.shared.modeling.tensor_files import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def _write(
     for index, state in optim_state["state"].items():
         for key, value in state.items():
             tensors[f"optim.{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    save_file(tensors, folder / _TENSORS)
+    save_tensors(tensors, folder / _TENSORS)
     schedule = {key: value for key, value in scheduler.state_dict().items() if key != "lr_lambdas"}
     manifest = {
         "step": step,
@@ -110,7 +111,7 @@ def _write(
         "param_groups": optim_state["param_groups"],
         "scheduler": {**schedule, "lr_lambdas": [None] * len(optim_state["param_groups"])},
     }
-    (folder / _MANIFEST).write_text(json.dumps(manifest))
+    write_bytes(folder / _MANIFEST, json.dumps(manifest).encode())
 
 
 def _written_steps(root: Path) -> list[int]:
@@ -119,14 +120,14 @@ def _written_steps(root: Path) -> list[int]:
 
 def _tensors(root: Path, step: int, prefix: str) -> dict[str, torch.Tensor]:
     _checked_manifest(root, step)
-    tensors = load_file(_folder(root, step) / _TENSORS)
+    tensors = load_tensors(_folder(root, step) / _TENSORS)
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _checked_manifest(root: Path, step: int) -> dict[str, Any]:
     """The manifest of a checkpoint whose tensors match their hash. Raises `ArtifactCorrupt`."""
     try:
-        manifest: dict[str, Any] = json.loads((_folder(root, step) / _MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads(read_text(_folder(root, step) / _MANIFEST))
         if sha256_file(_folder(root, step) / _TENSORS) == manifest["sha256"]:
             return manifest
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from privtune.shared.at_rest import write_bytes
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.job_spec import TuningSpec
 from privtune.shared.modeling.adapter_folder import (
@@ -24,6 +24,7 @@ from privtune.shared.modeling.adapter_folder import (
 )
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
+from privtune.shared.modeling.tensor_files import save_tensors
 from privtune.shared.modeling.training_size import linear_layers
 from privtune.shared.packages import require
 
@@ -110,13 +111,13 @@ def save_adapter(top: Top, folder: Path) -> None:
     state = {name: value.cpu().contiguous() for name, value in adapter_state(top).items()}
     config: Any = top.__dict__.get("adapter_config")
     if config is None:
-        save_file(state, folder / FULL_WEIGHTS, metadata={"format": "pt"})
+        save_tensors(state, folder / FULL_WEIGHTS, metadata={"format": "pt"})
         facts = {"method": "full", "base_model_name_or_path": str(top.config.name_or_path), "cut": top.cut}
-        (folder / FULL_FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_bytes(folder / FULL_FACTS, json.dumps(facts, indent=1).encode())
         return
     named = {PEFT_PREFIX + name.replace(f".{_ADAPTER}.", "."): value for name, value in state.items()}
-    save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(_without_defaults(config), indent=1), encoding="utf-8")
+    save_tensors(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    write_bytes(folder / ADAPTER_CONFIG, json.dumps(_without_defaults(config), indent=1).encode())
 
 
 def _without_defaults(config: Any) -> dict[str, Any]:

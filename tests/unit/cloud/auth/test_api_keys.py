@@ -5,7 +5,7 @@ from sqlalchemy import event
 
 from privtune.cloud.auth import ApiKeys, bearer
 from privtune.cloud.auth.key_rows import MAX_KEYS, SCOPES
-from privtune.cloud.db.store import ApiKeyRow
+from privtune.cloud.db.tables import ApiKeyRow
 from privtune.shared.errors import InvalidInput, KeyNotFound, PermissionDenied, Unauthenticated
 
 
@@ -62,9 +62,12 @@ def test_the_last_use_is_written_at_most_once_a_minute(store, timed, clock):
 
 def test_a_use_that_can_not_be_written_is_no_refusal(store, timed, clock):
     made = timed.create("alice")
-    with store.engine.connect() as connection:
-        connection.exec_driver_sql("CREATE TRIGGER no BEFORE UPDATE ON api_keys BEGIN SELECT RAISE(FAIL, 'no'); END")
-        connection.commit()
+    refuse = {
+        "sqlite": "CREATE TRIGGER no BEFORE UPDATE ON api_keys BEGIN SELECT RAISE(FAIL, 'no'); END",
+        "postgresql": "ALTER TABLE api_keys ADD CHECK (last_used_at IS NULL)",
+    }
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(refuse[store.engine.dialect.name])
     assert timed.authenticate(made.secret, "read").owner == "alice"
 
 

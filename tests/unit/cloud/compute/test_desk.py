@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
+from privtune.cloud.compute import desk as desk_module
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import MAX_WAITING_SESSIONS, Desk
 from privtune.cloud.settings import Settings
@@ -180,3 +181,13 @@ def test_a_table_is_stored_with_its_job(desk, host, job, tmp_path):
         .open("alice", asked)
         .releases.needs_table
     )
+
+
+def test_a_session_whose_stream_never_begins_is_freed(desk, host, job, monkeypatch):
+    session = desk.open("alice", request(host, job))
+    desk.drop_idle()
+    assert desk.current(job.id, session.epoch) is session
+    monkeypatch.setattr(desk_module, "WAITING_S", 0.0)
+    desk.drop_idle()
+    with pytest.raises(JobConflict, match="open it again"):
+        desk.current(job.id, session.epoch)

@@ -1,4 +1,5 @@
 import sqlite3
+import sys
 import threading
 
 import pytest
@@ -8,7 +9,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from privtune.cloud.auth import ApiKeys
-from privtune.cloud.db.store import ApiKeyRow, Base, Store, migration_config, sqlite_url
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store, migration_config
+from privtune.cloud.db.tables import ApiKeyRow, Base
 from privtune.shared.errors import (
     CloudUnreachable,
     InternalError,
@@ -66,8 +69,11 @@ def test_a_newer_database_is_refused(store):
         store.upgrade()
 
 
-def test_many_processes_may_upgrade_at_once(tmp_path):
-    url, errors = sqlite_url(tmp_path / "cloud.sqlite"), []
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_many_processes_may_upgrade_at_once(tmp_path, request, kind):
+    sqlite = sqlite_url(tmp_path / "cloud.sqlite")
+    url = sqlite if kind == "sqlite" else request.getfixturevalue("postgres").new(empty=True)
+    errors = []
 
     def upgrade():
         store = Store(url)
@@ -86,8 +92,8 @@ def test_many_processes_may_upgrade_at_once(tmp_path):
     assert errors == []
 
 
-def test_sqlite_is_set_up_for_a_server(store):
-    with store.read() as session:
+def test_sqlite_is_set_up_for_a_server(sqlite_store):
+    with sqlite_store.read() as session:
         assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
         assert session.execute(text("PRAGMA busy_timeout")).scalar() >= 5000
@@ -112,9 +118,10 @@ def test_unusable_urls_are_told_so(url):
         Store(url)
 
 
-def test_a_missing_driver_is_told_by_name():
-    with pytest.raises(InvalidInput, match="pip install"):
-        Store("mssql+pymssql://u@h/x")
+def test_a_missing_driver_is_told_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InvalidInput, match=r"pip install 'privtune\[postgres\]'"):
+        Store("postgresql://u@h/x")
 
 
 def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path):
@@ -130,12 +137,12 @@ def test_an_empty_database_says_what_to_do(tmp_path):
     store.close()
 
 
-def test_a_full_disk_is_told_as_such(store):
-    with store.engine.connect() as connection:
+def test_a_full_disk_is_told_as_such(sqlite_store):
+    with sqlite_store.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
         connection.rollback()
-    keys = ApiKeys(store)
+    keys = ApiKeys(sqlite_store)
 
     def fill():
         for number in range(1000):
@@ -145,10 +152,13 @@ def test_a_full_disk_is_told_as_such(store):
         fill()
 
 
-def test_a_database_that_is_busy_for_too_long_is_away_for_a_while(store, tmp_path, monkeypatch):
+def test_a_database_that_is_busy_for_too_long_is_away_for_a_while(sqlite_store, tmp_path, monkeypatch):
     """A device tries again, and its job goes on; a REST client gets 503."""
-    monkeypatch.setattr("privtune.cloud.db.store._BUSY_TIMEOUT_MS", 10)
-    impatient, other = Store(str(store.engine.url)), sqlite3.connect(tmp_path / "cloud.sqlite", isolation_level=None)
+    monkeypatch.setattr("privtune.cloud.db.database._BUSY_TIMEOUT_MS", 10)
+    impatient, other = (
+        Store(str(sqlite_store.engine.url)),
+        sqlite3.connect(tmp_path / "cloud.sqlite", isolation_level=None),
+    )
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(CloudUnreachable, match="database"):
         ApiKeys(impatient).create("alice")
@@ -157,6 +167,6 @@ def test_a_database_that_is_busy_for_too_long_is_away_for_a_while(store, tmp_pat
     impatient.close()
 
 
-def test_the_file_is_an_ordinary_sqlite_database(store, tmp_path):
+def test_the_file_is_an_ordinary_sqlite_database(sqlite_store, tmp_path):
     tables = sqlite3.connect(tmp_path / "cloud.sqlite").execute("SELECT name FROM sqlite_master WHERE type='table'")
     assert {"api_keys", "jobs", "job_events", "checkpoints", "idempotency_keys"} <= {name for (name,) in tables}

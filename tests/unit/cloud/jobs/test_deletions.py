@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import func, select
 
-from privtune.cloud.db.store import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs import deletions, job_rows
 from privtune.cloud.jobs.deletions import Deletions
 from privtune.cloud.jobs.job_files import JobFiles

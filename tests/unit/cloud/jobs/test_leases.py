@@ -5,7 +5,7 @@ import types
 import pytest
 from sqlalchemy import delete, event, select
 
-from privtune.cloud.db.store import LeaseRow, Store
+from privtune.cloud.db.tables import LeaseRow
 from privtune.cloud.jobs.leases import AWAY, CANCEL_S, LEASE_S
 from privtune.cloud.jobs.live import LiveState
 from privtune.cloud.jobs.service import Jobs
@@ -30,11 +30,9 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def elsewhere(store):
+def elsewhere(another):
     """The same jobs in another process."""
-    other = Store(store.engine.url.render_as_string(hide_password=False))
-    yield Jobs(other)
-    other.close()
+    return Jobs(another)
 
 
 @pytest.fixture

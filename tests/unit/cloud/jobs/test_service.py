@@ -298,3 +298,11 @@ def test_the_events_of_a_job_are_bounded(jobs, spec, monkeypatch):
     kept = [*jobs.events(job_id, limit=100).items, *jobs.events(job_id, after=400, limit=100).items]
     assert 100 <= len(kept) <= 200
     assert kept[-1].seq == 401
+
+
+def test_the_checkpoints_of_a_job_are_bounded(jobs, spec, monkeypatch):
+    monkeypatch.setattr(job_rows, "MAX_CHECKPOINTS", 3)
+    job_id, token = held(jobs, spec, "running")
+    for step in range(1, 9):
+        jobs.record_checkpoint(job_id, token, step)
+    assert [one.step for one in jobs.checkpoints(job_id).items] == [8, 7, 6]

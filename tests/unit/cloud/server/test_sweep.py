@@ -5,7 +5,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import update
 
+from privtune.cloud.audit_log.check import entries
+from privtune.cloud.db.tables import AuditRow
 from privtune.cloud.server import sweep as module
 from privtune.cloud.server.sweep import sweep, sweep_hourly
 from privtune.cloud.settings import Settings
@@ -14,15 +17,25 @@ from privtune.shared.errors import StorageFull
 DAY_S = 24 * 3600
 
 
-def test_settings_say_what_goes(tmp_path):
+def test_settings_say_what_goes(tmp_path, store):
     calls = []
     deletions = SimpleNamespace(sweep=lambda before: calls.append(before) or 0)
     packages = SimpleNamespace(drop_packages=lambda since: calls.append(since) or 0)
-    sweep(Settings(data_folder=tmp_path), deletions, packages)
+    sweep(Settings(data_folder=tmp_path), store, deletions, packages)
     assert calls == [None], "by default nothing goes for its age"
     calls.clear()
-    sweep(Settings(data_folder=tmp_path, keep_jobs_days=2, keep_packages_days=3), deletions, packages)
+    sweep(Settings(data_folder=tmp_path, keep_jobs_days=2, keep_packages_days=3), store, deletions, packages)
     assert [time.time() - when for when in calls] == [pytest.approx(2 * DAY_S, abs=5), pytest.approx(3 * DAY_S, abs=5)]
+
+
+def test_packages_that_go_are_in_the_audit_log_which_ends_by_age_too(tmp_path, store):
+    nothing, three = SimpleNamespace(sweep=lambda before: 0), SimpleNamespace(drop_packages=lambda since: 3)
+    sweep(Settings(data_folder=tmp_path, keep_packages_days=2), store, nothing, three)
+    assert [(entry.action, entry.detail["count"]) for entry in entries(store)] == [("packages.dropped", 3)]
+    with store.write() as session:
+        session.execute(update(AuditRow).values(at=1))
+    sweep(Settings(data_folder=tmp_path, keep_audit_days=1), store, nothing, three)
+    assert [entry.action for entry in entries(store)] == ["log.pruned"]
 
 
 @pytest.mark.parametrize("error", [StorageFull("read-only for now"), ValueError("a defect")])
@@ -36,7 +49,7 @@ def test_a_failure_is_tried_again(tmp_path, monkeypatch, error):
 
     async def main():
         task = asyncio.create_task(
-            sweep_hourly(Settings(data_folder=tmp_path), SimpleNamespace(sweep=fail), SimpleNamespace())
+            sweep_hourly(Settings(data_folder=tmp_path), None, SimpleNamespace(sweep=fail), SimpleNamespace())
         )
         while len(calls) < 2:
             await asyncio.sleep(0.01)

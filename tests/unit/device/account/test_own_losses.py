@@ -28,6 +28,7 @@ def losses(law, lines, nats, *, texts=None, source="reviews.csv", delta=0.0):
         rows_N=np.full(len(lines), 7),
         nats_N=np.array(nats, dtype=np.float64),
         fisher_N=np.full(len(lines), np.nan),
+        slopes_N=np.zeros(len(lines)),
         delta=delta,
     )
 

@@ -15,7 +15,14 @@ from privtune.device.agent.agent_config import AgentConfig, DataSetting
 from privtune.device.agent.attempts import attempt
 from privtune.device.home.policy import Policy
 from privtune.device.session.run_settings import RunSettings
-from privtune.shared.errors import CloudUnreachable, InternalError, PackageMissing, RateLimited, VersionMismatch
+from privtune.shared.errors import (
+    CloudUnreachable,
+    InternalError,
+    JobHeld,
+    PackageMissing,
+    RateLimited,
+    VersionMismatch,
+)
 from tests.support.builders import least_spec
 
 
@@ -116,6 +123,24 @@ def test_a_job_that_only_has_to_wait_is_tried_again(make, error):
     agent = make(Control([job("ftjob-1")]), run)
     agent.run()
     assert agent.screen.results == ["done"]
+
+
+def test_a_job_that_another_device_holds_is_taken_up_when_its_lease_ends(make):
+    tries = []
+
+    def run(job_id, *_):
+        tries.append(job_id)
+        if job_id == "ftjob-1" and tries.count(job_id) < 3:
+            raise JobHeld("Another device holds job ftjob-1. It is free 40 s from now")
+        if job_id == "ftjob-1":
+            agent.stop.set()
+        return job_id
+
+    agent = make(Control([job("ftjob-1"), job("ftjob-2", created_at=2)], [job("ftjob-2")], [job("ftjob-1")]), run)
+    agent.held_wait_s = 0.05
+    agent.run()
+    assert agent.screen.results == ["ftjob-2", "ftjob-1"]  # meanwhile it works on another
+    assert sum("Another device holds" in line for line in agent.screen.messages) == 1
 
 
 OPEN = {"surrogates": {"replace": "nothing"}, "mechanism": {"name": "dchi"}}

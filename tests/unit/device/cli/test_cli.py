@@ -186,7 +186,7 @@ def test_incomplete_commands_end_in_one_line(arguments, words, capsys, monkeypat
 def test_version_and_mechanisms_speak_json(capsys):
     code, out, _ = ended(capsys, "version", "--json")
     assert code == 0
-    assert set(json.loads(out)) == {"version", "protocol_version"}
+    assert set(json.loads(out)) == {"version", "protocol_version", "oldest_protocol_version"}
     code, out, _ = ended(capsys, "mechanisms", "--json")
     assert code == 0
     assert {"none", "dchi", "gaussian"} <= {row["name"] for row in json.loads(out)}

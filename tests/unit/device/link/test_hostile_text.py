@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from privtune.cloud.server.log import KeyValueFormatter
 from privtune.device.cli.error_report import report
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import GatewayAccess, Link
 from privtune.shared.errors import InternalError, PrivTuneError
+from privtune.shared.logs import KeyValueFormatter
 from privtune.shared.metadata import REASON
 from privtune.split.v1 import split_pb2 as pb
 from privtune.split.v1 import split_pb2_grpc

@@ -22,7 +22,7 @@ from privtune.shared.errors import (
     VersionMismatch,
 )
 from privtune.shared.job_spec import JobSpec
-from privtune.shared.wire import PROTOCOL_VERSION
+from privtune.shared.versions import NEWEST
 from tests.support.builders import LEAST, least_spec
 from tests.support.plane import Plane
 
@@ -81,7 +81,7 @@ def test_listing_pages_filters_and_stops(plane, control, monkeypatch):
 
 
 def test_the_gateway_s_address_is_the_one_that_this_device_reaches(plane, control):
-    assert control.info()["protocol_version"] == PROTOCOL_VERSION
+    assert control.info()["protocol_version"] == NEWEST
     assert control.grpc_address() == "127.0.0.1:4321"
     with ControlPlane(plane.url.replace("127.0.0.1", "localhost"), plane.key) as other:
         assert other.grpc_address() == "localhost:4321"
@@ -195,9 +195,16 @@ def test_an_id_that_could_be_a_path_never_leaves(canned, job_id):
         (429, {"error": "slow down"}, CloudUnreachable, "HTTP 429"),
         (200, b"<html>a captive portal</html>", VersionMismatch, "does not answer like a PrivTune cloud"),
         (200, [], VersionMismatch, "does not answer like a PrivTune cloud"),
-        (200, {"protocol_version": 999}, VersionMismatch, "speaks protocol 999, this device .*Upgrade the older side"),
-        (200, {}, VersionMismatch, "speaks protocol None"),
-        (200, {"protocol_version": PROTOCOL_VERSION}, VersionMismatch, "--grpc-address"),
+        (
+            200,
+            {"protocol_version": 999},
+            VersionMismatch,
+            "the cloud protocol 999 .*Upgrade the device",
+        ),
+        (200, {"protocol_version": "x"}, VersionMismatch, "the cloud protocol 0 .*Upgrade the cloud"),
+        (200, {}, VersionMismatch, "the cloud protocol 0"),
+        (200, {"protocol_version": NEWEST}, VersionMismatch, "--grpc-address"),
+        (200, {"protocol_version": 999, "oldest_protocol_version": NEWEST}, VersionMismatch, "--grpc-address"),
         (302, b"", CloudUnreachable, "HTTP 302"),
     ],
 )

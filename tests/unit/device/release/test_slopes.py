@@ -35,9 +35,10 @@ def test_a_step_is_drawn_once_and_not_again_after_a_restart(slopes, tmp_path):
     assert slopes.released(7, torch.ones(4)) == first
     with contextlib.closing(SlopeStore(tmp_path)) as again:
         assert again[7] == first
-        assert again.keep(7, 0.0) == first
+        assert again.keep(7, 0.0, np.zeros(4, dtype=np.float32)) == first
         assert again.first(8) == []
         assert again.size == 1
+        assert again.sizes(7).tolist() == [0.0] * 4
 
 
 def test_epsilon_is_exact_for_all_steps_together_and_less_for_some():
@@ -45,6 +46,16 @@ def test_epsilon_is_exact_for_all_steps_together_and_less_for_some():
     assert STATEMENT.epsilon_after(1) < 1.2
     # A record replaced in three sums moves them by 2 * clip each: three Gaussian mechanisms, composed.
     assert gdp_epsilon(np.sqrt(3) * 2 * 0.5 / STATEMENT.sigma, 1e-5) == pytest.approx(2.0)
+
+
+def test_a_record_of_small_slopes_loses_less_and_none_more_than_the_worst_case():
+    def own(*sizes):
+        (loss,) = STATEMENT.own_epsilons(np.sqrt([sum((size + 0.5) ** 2 for size in sizes)]))
+        return loss
+
+    assert own(0.5, 0.5, 0.5) == pytest.approx(2.0)
+    assert own(0.0, 0.0, 0.0) == pytest.approx(gdp_epsilon(np.sqrt(3) * 0.5 / STATEMENT.sigma, 1e-5), rel=1e-2)
+    assert own(0.1) < own(0.1, 0.2) < own(0.1, 0.2, 0.3) < 2.0
 
 
 @pytest.mark.parametrize(("epsilon", "delta", "clip", "times"), [(2.0, 1e-5, 0.5, 3), (8.0, 1e-6, 1.0, 10)])

@@ -146,6 +146,15 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    keep_audit_days: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "KEEP_AUDIT_DAYS",
+            min=1,
+            help="Delete entries of the audit log after this many days. Default: never.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -156,9 +165,18 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    log_level: Annotated[
-        str, typer.Option(envvar=ENV + "LOG_LEVEL", help="debug, info, warning or error; to stderr.")
-    ] = "info",
+    log_level: Annotated[str, typer.Option(envvar=ENV + "LOG_LEVEL", help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[
+        str, typer.Option(envvar=ENV + "LOG_FORMAT", help="text: key=value; json: an object a line.")
+    ] = "text",
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=ENV + "LOG_FILE",
+            help="Log to this file, renamed at 10 MiB, the five newest kept. Default: stderr.",
+            show_default=False,
+        ),
+    ] = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(envvar=ENV + "READY_FILE", help="Write the real addresses here (JSON) once both servers listen."),
@@ -171,7 +189,7 @@ def serve(
     """
     import asyncio
 
-    from privtune.cloud.server.log import configure_logging
+    from privtune.shared.logs import configure_logging
 
     settings = _settings(
         data_folder=data,
@@ -196,10 +214,13 @@ def serve(
         give_up_days=give_up_days,
         keep_jobs_days=keep_jobs_days,
         keep_packages_days=keep_packages_days,
+        keep_audit_days=keep_audit_days,
         log_level=log_level.lower(),
+        log_format=log_format.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format, log_file)
+    from privtune.cloud.audit_log.record import record
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
     from privtune.cloud.server.plane import open_plane
@@ -213,7 +234,10 @@ def serve(
         import torch
 
         torch.set_num_threads(threads)
-    with open_plane(settings, catalog, Texts(corpus or [], allow_hub=allow_hub)) as plane:
+    texts = Texts(corpus or [], allow_hub=allow_hub)
+    with open_plane(settings, catalog, texts) as plane:
+        with plane.store.write() as session:
+            record(session, "cloud.started", version=__version__, models=catalog.names, corpora=texts.names)
         bootstrap = os.environ.get(ENV + "BOOTSTRAP_KEY")
         if bootstrap:
             plane.keys.ensure(bootstrap)

@@ -60,7 +60,8 @@ class School:
         return teaching is not None
 
     def _teach(self, teaching: Teaching) -> None:
-        log.info("teaching begins id=%s model=%s corpus=%s", teaching.id, teaching.spec.model, teaching.spec.corpus)
+        facts = {"teaching": teaching.id, "model": teaching.spec.model, "corpus": teaching.spec.corpus}
+        log.info("a teaching begins", extra=facts)
         try:
             result = self._classroom.teach(
                 teaching.spec,
@@ -72,7 +73,7 @@ class School:
         except JobPaused:
             self._teachings.stopped(teaching.id)
         except PrivTuneError as error:
-            log.warning("teaching failed id=%s: %s", teaching.id, error.message, extra={"detail": error.detail})
+            log.warning(error.message, extra={"teaching": teaching.id, "reason": error.reason, "detail": error.detail})
             self._teachings.fail(teaching.id, error)
         except Exception:
             log.exception("unexpected failure of teaching %s", teaching.id)

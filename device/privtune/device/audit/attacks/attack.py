@@ -13,15 +13,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from privtune.device.audit.attacker_text import Bigrams, PublicText
 from privtune.device.audit.attacks.channel import Channel, channel_of
 from privtune.device.audit.attacks.density import TokenModel, fit_token_model
 from privtune.device.audit.victim import Knowledge, Victim
+from privtune.shared.at_rest import read_text, write_bytes
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
 from privtune.shared.files import make_folder
+from privtune.shared.modeling.tensor_files import load_tensors, save_tensors
 
 Say = Callable[[str, float], None]
 GUESSES = 10
@@ -119,18 +120,18 @@ class Attack(ABC):
         }
         try:
             make_folder(folder, 0o700)
-            save_file({key: value.detach().contiguous() for key, value in self._tensors().items()}, _tensors(folder))
-            (folder / "attack.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            save_tensors({key: value.detach().contiguous() for key, value in self._tensors().items()}, _tensors(folder))
+            write_bytes(folder / "attack.json", json.dumps(facts, indent=1).encode() + b"\n")
         except OSError as error:
             raise StorageFull(f"{folder} can't be written: {error.strerror or error}") from error
 
     def load(self, folder: Path, lab: Lab) -> None:
         """Restore what `save` wrote, for the same lab. Raises ArtifactCorrupt if it is another attack's."""
         try:
-            facts = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+            facts = json.loads(read_text(folder / "attack.json"))
             if (facts["name"], facts["knowledge"]) != (self.name, self.knowledge):
                 raise ArtifactCorrupt(f"{folder} holds the attack {facts['name']} ({facts['knowledge']})")
-            self._restore(load_file(_tensors(folder)), lab)
+            self._restore(load_tensors(_tensors(folder)), lab)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ArtifactCorrupt(f"{folder} does not hold this attack; build it again") from error
         self.fitted = True

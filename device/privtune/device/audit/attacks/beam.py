@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
-from privtune.device.audit.attacks.codebook import Codebook, before_text
+from privtune.device.audit.attacks.codebook import before_text
+from privtune.device.audit.attacks.evidence import Evidence
 from privtune.device.audit.observed import Seen
 from privtune.device.audit.victim import Knowledge
 from privtune.shared.errors import InvalidInput
@@ -51,17 +52,18 @@ class Beam(Attack):
 
     def __init__(self, knowledge: Knowledge, reader: Any, settings: BeamSettings | None = None) -> None:
         super().__init__(knowledge, settings or BeamSettings())
-        self._codebook = Codebook(knowledge)
+        self._evidence = Evidence(knowledge)
         self._reader = reader
 
     def _fit(self, lab: Lab, seed: int, say: Say) -> None:
         if lab.victim.mechanism.shortens:
             raise InvalidInput("a beam search needs a released row for each token")
-        self._codebook.fit(lab, seed=seed, say=say)
         self._shown = _shown(lab, self.settings.shown, np.random.default_rng(seed))
-        self._know(lab)
+        self._know(lab, say)
 
-    def _know(self, lab: Lab) -> None:
+    def _know(self, lab: Lab, say: Say) -> None:
+        self._evidence.fit(lab, say)
+        self._ids_V = lab.public.ids_V
         context = lab.victim.mechanism.context
         self._bigrams, self._before = lab.bigrams, before_text(lab)
         self._prefix, self._suffix = context.prefix, context.suffix
@@ -78,8 +80,8 @@ class Beam(Attack):
 
     def _search(self, seen: Seen) -> Tensor:
         """ids_NK for a few records: the best text's token first, then the tokens that would fit best instead."""
-        numbers_NK, density_NK = self._codebook.candidates(seen, self.settings.candidates)
-        ids_NK = self._codebook.named(numbers_NK)
+        numbers_NK, density_NK = self._evidence.candidates(seen, self.settings.candidates)
+        ids_NK = self._ids_V[numbers_NK]
         unit_BT, fixed_BT = self._layout(seen)
         records, beams, width = len(seen), self.settings.beams, ids_NK.shape[1]
         text = _Text(self._reader, self._shown[-self._room(unit_BT.shape[1]) :], records * beams)
@@ -138,12 +140,11 @@ class Beam(Attack):
         return unit_BT, fixed_BT
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**self._codebook._tensors(), "shown": self._shown}
+        return {"shown": self._shown}  # the rest follows from the lab
 
     def _restore(self, tensors: dict[str, Tensor], lab: Lab) -> None:
-        self._codebook._restore(tensors, lab)
         self._shown = tensors["shown"]
-        self._know(lab)
+        self._know(lab, self._say)
 
 
 class _Text:

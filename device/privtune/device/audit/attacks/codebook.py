@@ -80,12 +80,16 @@ class Codebook(Attack):
     def candidates(self, seen: Seen, count: int) -> tuple[Tensor, Tensor]:
         """The most probable candidate numbers of each token, and their log densities without the prior; (N, count)."""
         numbers_NK = self._guess(seen, self._score_bayes, min(count, len(self._ids_V)))
+        return numbers_NK, self.log_density(seen, numbers_NK)
+
+    def log_density(self, seen: Seen, numbers_NK: Tensor) -> Tensor:
+        """Log density of each token's row given these candidate numbers, up to a constant per token; (N, K)."""
         y_RD, model = self._model.centred(seen), self._model
         density_NK = torch.empty(numbers_NK.shape)
         for units in torch.split(torch.arange(len(numbers_NK)), CHUNK):
             rows, means_NKD = seen.row_N[units], model.means_VD[numbers_NK[units]]
             density_NK[units] = _gaussian(y_RD[rows] - model.base_D, means_NKD, model.whiten_DD)
-        return numbers_NK, density_NK
+        return density_NK
 
     def named(self, numbers_NK: Tensor) -> Tensor:
         """The ids of candidate numbers; -1 stays."""

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from privtune.device.audit.attacker_text import batches_of_length
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
 from privtune.device.audit.attacks.chain import smooth
-from privtune.device.audit.attacks.codebook import Codebook, after_text, before_text
+from privtune.device.audit.attacks.codebook import after_text, before_text
+from privtune.device.audit.attacks.evidence import Evidence
 from privtune.device.audit.attacks.reader import NamingNet, Pretrained, ReaderSettings, set_rates
-from privtune.device.audit.attacks.substitution import best_of
 from privtune.device.audit.observed import Seen
 from privtune.device.audit.victim import Knowledge
 from privtune.device.data.encode import IntArray
@@ -78,7 +78,7 @@ class Masked(Attack):
     def __init__(self, knowledge: Knowledge, pretrained: Pretrained, settings: MaskedSettings | None = None) -> None:
         super().__init__(knowledge, settings or MaskedSettings())
         self._pretrained = pretrained
-        self._codebook = Codebook(knowledge)
+        self._evidence = Evidence(knowledge)
 
     def _fit(self, lab: Lab, seed: int, say: Say) -> None:
         if lab.victim.mechanism.shortens:
@@ -89,10 +89,8 @@ class Masked(Attack):
             self._tune(lab, lab.public.records, seed, say)
 
     def _know(self, lab: Lab) -> None:
-        self._channel = lab.channel if self.knowledge == "adaptive" else None
-        if self._channel is None:
-            self._codebook.fit(lab)
-        self._ids_V, self._log_prior_V = lab.public.ids_V, lab.public.log_prior_V
+        self._evidence.fit(lab)
+        self._ids_V = lab.public.ids_V
         self._bigrams, self._before, self._after = lab.bigrams, before_text(lab), after_text(lab)
 
     def _tune(self, lab: Lab, records: Sequence[IntArray], seed: int, say: Say) -> None:
@@ -120,7 +118,7 @@ class Masked(Attack):
 
     def _search(self, seen: Seen) -> Tensor:
         """ids_NK for a few records."""
-        number_NK, log_NK = self._candidates(seen)
+        number_NK, log_NK = self._evidence.candidates(seen, self.settings.candidates)
         ids_NK: Tensor = self._ids_V[number_NK]
         score_NK = smooth(log_NK, ids_NK, seen.record_N, self._bigrams, self._before, self._after)
         starts_N = torch.searchsorted(seen.record_N, seen.record_N)
@@ -135,13 +133,6 @@ class Masked(Attack):
                 beside_NK = self._beside(seen, ids_NK, score_NK)[now_N]
                 score_NK[now_N] = log_NK[now_N] + torch.logaddexp(model_NK, beside_NK) - math.log(2)
         return ids_NK.gather(1, score_NK.topk(min(GUESSES, score_NK.shape[1])).indices)
-
-    def _candidates(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """The most probable candidate numbers of each token, and their log likelihoods; (N, K)."""
-        wide = min(self.settings.candidates, len(self._ids_V))
-        if self._channel is None:
-            return self._codebook.candidates(seen, wide)
-        return best_of(self._channel, self._channel.read(seen), self._log_prior_V, wide)
 
     def _beside(self, seen: Seen, ids_NK: Tensor, score_NK: Tensor) -> Tensor:
         """log P of each candidate between the present best guesses of its neighbours, under the bigrams; (N, K)."""

@@ -1,14 +1,21 @@
 """EIA-3, inversion by optimisation: find the text whose release would be closest to what was seen.
 
 Minimises || mean release of bottom(softmax(Z / T) E) - y ||^2 over Z by Adam, T falling from 0.2 to 0.05. Z is a
-distribution over the few candidates of each position that a learned inverter (EIA-2) ranks first: the warm start.
-The adaptive attacker matches the mechanism's mean (a linear map, fitted to simulated releases) in the noise's metric.
+distribution over the few candidates of each position that another attack ranks first (EIA-2, or `continuation`): the
+warm start. The adaptive attacker matches the mechanism's mean (a linear map, fitted to simulated releases) in the
+noise's metric.
+
+Long texts are hard to find as a whole. A row of a language model depends on what precedes it alone, so its text can be
+searched patch by patch: the tokens of one patch against its own rows, those before it fixed as found; in the end all of
+them together. This is the second stage of PIDI (arXiv 2606.14210; what we know of it: `continuation`), which moves
+embeddings freely where this attack moves distributions over candidates.
 
 B records, T tokens, N secret tokens, K candidates each, E embedding width, D hidden width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,6 +23,7 @@ import torch
 from torch import Tensor
 
 from privtune.device.audit.attacks.attack import GUESSES, Attack, Lab, Say
+from privtune.device.audit.attacks.continuation import Continuation
 from privtune.device.audit.attacks.density import ridge, whitening
 from privtune.device.audit.attacks.learned import LearnedInversion
 from privtune.device.audit.observed import Seen
@@ -34,22 +42,26 @@ class OptimiseSettings:
     candidates: tokens kept per position.
     learning_rate: on Z.
     prior: weight of the warm start's own odds.
+    patch: tokens that are searched at a time before all are, for language models; 0: all from the beginning.
     """
 
     iterations: int = 500
     candidates: int = 32
     learning_rate: float = 0.02
     prior: float = 1.0
+    patch: int = 0
 
 
 class Optimise(Attack):
-    """The search. warm: a fitted EIA-2 of the same knowledge. Not for mechanisms that shorten."""
+    """The search. warm: an attack of the same knowledge; built if it is not yet. Not for mechanisms that shorten."""
 
     name: ClassVar[str] = "EIA-3"
     kind: ClassVar[Literal["inversion", "attribute"]] = "inversion"
     settings: OptimiseSettings
 
-    def __init__(self, knowledge: Knowledge, warm: LearnedInversion, settings: OptimiseSettings | None = None) -> None:
+    def __init__(
+        self, knowledge: Knowledge, warm: LearnedInversion | Continuation, settings: OptimiseSettings | None = None
+    ) -> None:
         super().__init__(knowledge, settings or OptimiseSettings())
         self._warm = warm
 
@@ -57,6 +69,8 @@ class Optimise(Attack):
         if lab.victim.mechanism.shortens:
             raise InvalidInput("EIA-3 needs a released row for each token")
         self._lab = lab
+        if not self._warm.fitted:
+            self._warm.fit(lab, seed=seed, say=say)
         clean_RD = lab.victim.clean(lab.public.records).seen.y_RD
         drawn_RD = lab.victim.simulate(lab.public.records, self.knowledge).seen.y_RD
         self._map_DD, self._shift_D = ridge(clean_RD, drawn_RD)
@@ -85,23 +99,37 @@ class Optimise(Attack):
         prior_NK = logits_NK.log_softmax(1)
         fixed_RE = self._specials(seen, table_VE)
         y_BTD, mask_BT = seen.padded()
-        real_BT = mask_BT.bool()
         z_NK = (prior_NK * _HOT).clone().requires_grad_(True)
-        optimizer = torch.optim.Adam([z_NK], lr=settings.learning_rate)
-        for step in range(settings.iterations):
-            heat = _HOT + (_COLD - _HOT) * step / max(settings.iterations - 1, 1)
-            chance_NK = (z_NK / heat).softmax(1)
-            rows_RE = fixed_RE.index_put((seen.row_N,), torch.einsum("nk,nke->ne", chance_NK, choices_NKE))
-            e_BTE = torch.zeros(*mask_BT.shape, table_VE.shape[1]).index_put((seen.record_R, seen.place_R), rows_RE)
-            h_BTD = bottom.blocks(bottom.embed_vectors(e_BTE, mask_BT), mask_BT)
-            off_RD = (h_BTD @ self._map_DD + self._shift_D - y_BTD)[real_BT] @ self._whiten_DD
-            loss = 0.5 * off_RD.square().sum() - settings.prior * (chance_NK * prior_NK).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        for free_N, wide, compared_BT in self._stages(seen, mask_BT):
+            optimizer = torch.optim.Adam([z_NK], lr=settings.learning_rate)
+            within_N, within_R = seen.place_R[seen.row_N] < wide, seen.place_R < wide
+            place_R = seen.record_R[within_R], seen.place_R[within_R]
+            for step in range(settings.iterations):
+                heat = _HOT + (_COLD - _HOT) * step / max(settings.iterations - 1, 1)
+                moved_NK = torch.where(free_N.unsqueeze(1), z_NK, z_NK.detach())
+                chance_NK = (moved_NK[within_N] / heat).softmax(1)
+                rows_RE = fixed_RE.index_put(
+                    (seen.row_N[within_N],), torch.einsum("nk,nke->ne", chance_NK, choices_NKE[within_N])
+                )
+                e_BTE = torch.zeros(len(seen), wide, table_VE.shape[1]).index_put(place_R, rows_RE[within_R])
+                h_BTD = bottom.blocks(bottom.embed_vectors(e_BTE, mask_BT[:, :wide]), mask_BT[:, :wide])
+                off_RD = (h_BTD @ self._map_DD + self._shift_D - y_BTD[:, :wide])[compared_BT] @ self._whiten_DD
+                loss = 0.5 * off_RD.square().sum() - settings.prior * (chance_NK * prior_NK[within_N]).sum()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
         best_NK = z_NK.detach().topk(min(GUESSES, count)).indices
         ids_NK: Tensor = ids_V[numbers_NK.gather(1, best_NK)]
         return ids_NK
+
+    def _stages(self, seen: Seen, mask_BT: Tensor) -> Iterator[tuple[Tensor, int, Tensor]]:
+        """Which tokens are searched (N), how many rows of a record that takes, and which are compared (B, rows)."""
+        width, patch, place_N = mask_BT.shape[1], self.settings.patch, seen.place_R[seen.row_N]
+        for start in range(0, width if patch else 0, max(patch, 1)):
+            wide = min(start + patch, width)
+            compared_BT = mask_BT[:, :wide].bool() & (torch.arange(wide) >= start)
+            yield (place_N >= start) & (place_N < wide), wide, compared_BT
+        yield torch.ones_like(place_N, dtype=torch.bool), width, mask_BT.bool()
 
     def _specials(self, seen: Seen, table_VE: Tensor) -> Tensor:
         """Embeddings of the special tokens, whose positions are public; other rows are zero; (R, E)."""

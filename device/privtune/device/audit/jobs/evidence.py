@@ -1,4 +1,4 @@
-"""Findings about what a job really sent: labels in gradients and states, second draws, equal bytes, other jobs.
+"""Findings about what a job really sent: labels in gradients, slopes and states, second draws, equal bytes, other jobs.
 
 B records, E epochs, D hidden width.
 """
@@ -17,9 +17,16 @@ from privtune.device.account.hash_chain import digest
 from privtune.device.account.run_account import TRANSCRIPT
 from privtune.device.account.verify import KEY_BYTES, read_run
 from privtune.device.audit.attacks.channels import LABELS, Finding, labels_by_direction, share_of
+from privtune.device.audit.attacks.slopes import SlopeStep, labels_from_slopes
 from privtune.device.audit.jobs.recorded import Collected, Traffic
 from privtune.device.audit.metrics import Figure
+from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import EncodedDataset
+from privtune.device.model.slope_head import SlopeHead
+from privtune.device.privacy.statements import SlopeStatement
+from privtune.shared.at_rest import read_bytes
+from privtune.shared.job_spec import JobSpec
+from privtune.shared.modeling.partition import Head
 from privtune.shared.wording import counted
 
 _STATES = (
@@ -61,6 +68,31 @@ def label_findings(found: Collected, data: EncodedDataset) -> Iterator[Finding]:
             name="labels from the states that came back",
             text=_STATES,
         )
+
+
+def slope_findings(
+    found: Collected, data: EncodedDataset, spec: JobSpec, head: Head, trained: int
+) -> Iterator[Finding]:
+    """Labels of the training records from a zeroth-order job's slopes; nothing for other jobs, or without every step.
+
+    head: as the job began with it. trained: how many of the records, which come first, the job trains on.
+    """
+    wanted, steps = spec.zeroth_order, len(found.slopes)
+    if data.labels is None or wanted.epsilon is None or sorted(found.slopes) != list(range(steps)) or not steps:
+        return
+    plan = BatchPlan(data.lengths[:trained], spec.train)
+    times = plan.times(plan.total_steps)
+    claim = SlopeStatement(epsilon=wanted.epsilon, delta=wanted.delta, clip=wanted.clip, times=times)
+    labels_B, replayed, seen = torch.from_numpy(data.labels[:trained]), SlopeHead(head, spec, plan.total_steps, []), []
+    for step in range(steps):
+        handles, outputs = zip(*found.both[step].values(), strict=True)
+        record_N, out_2ND = torch.cat(handles), torch.cat([torch.stack(out.chunk(2)) for out in outputs], dim=1)
+        of_class = [torch.full_like(record_N, label) for label in range(len(data.label_names))]
+        slope_NC = torch.stack([replayed.slopes(out_2ND.flatten(0, 1), one_N) for one_N in of_class], dim=1)
+        slope_NC = slope_NC.clamp(-claim.clip, claim.clip)
+        seen.append(SlopeStep(record_N=record_N, slope_NC=slope_NC, total=found.slopes[step] * len(record_N)))
+        replayed.learn(found.slopes[step])
+    yield labels_from_slopes(seen, labels_B, claim)
 
 
 def identity_findings(
@@ -117,7 +149,7 @@ def _sent_elsewhere(home: Path, job_id: str, scopes: set[str]) -> tuple[int, set
 
 
 def _keys(file: Path, name: str) -> list[bytes]:
-    packed = file.read_bytes() if file.exists() else b""
+    packed = read_bytes(file) if file.exists() else b""
     if digest(packed) != name:
         return []  # `privtune transcript verify` of that job says so
     return [packed[at : at + KEY_BYTES] for at in range(0, len(packed), KEY_BYTES)]

@@ -31,6 +31,7 @@ from privtune.device.home.policy import AuditRule
 from privtune.device.release.noising import Noise
 from privtune.device.surrogates.own_words import OwnWords, Words
 from privtune.shared import __version__
+from privtune.shared.at_rest import read_text
 from privtune.shared.errors import AuditRefused, InvalidInput, JobPaused, StorageFull
 from privtune.shared.files import make_folder, write_json
 from privtune.shared.job_spec import JobSpec
@@ -242,7 +243,7 @@ def _key(rule: AuditRule, job: Gated, home: Path) -> str:
 def _known(path: Path) -> dict[str, Any] | None:
     """A kept verdict; None if there is none, or it can't be read (it is then replaced)."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(read_text(path))
         return found if {"day", "top1", "content_top1", FIGURE} <= found.keys() else None
     except (OSError, ValueError, AttributeError):
         return None

@@ -23,7 +23,7 @@ from privtune.device.audit.attacks.gradients import SentBack
 from privtune.shared.codec import FloatArray, decode, row_bytes
 from privtune.shared.errors import ArtifactCorrupt, JobConflict
 from privtune.shared.public_table import PublicTable
-from privtune.shared.wire import FORWARD, GRADIENT, OUTPUT, FrameReader, Message, readout_positions
+from privtune.shared.wire import FORWARD, GRADIENT, OUTPUT, STEP, FrameReader, Message, readout_positions
 
 Json = dict[str, Any]
 
@@ -115,6 +115,8 @@ class Collected:
     states: the last state that the cloud computed for each labelled record.
     words: a language model's gradients by micro-batch, the first of each attacked record (record_P: its handle).
     labels: number of labels that were sent.
+    both: of a zeroth-order job, by step and micro-batch: handles, and the outputs moved forwards, then backwards.
+    slopes: what it answered to each step.
     """
 
     rows: dict[int, Tensor] = field(default_factory=dict)
@@ -123,6 +125,8 @@ class Collected:
     states: dict[int, Tensor] = field(default_factory=dict)
     words: list[SentBack] = field(default_factory=list)
     labels: int = 0
+    both: dict[int, dict[int, tuple[Tensor, Tensor]]] = field(default_factory=lambda: defaultdict(dict))
+    slopes: dict[int, float] = field(default_factory=dict)
 
     def gradients_EBD(self) -> tuple[list[int], Tensor]:
         """Handles, and their gradients of as many epochs as nine records in ten completed; empty without any."""
@@ -174,6 +178,8 @@ class Collector:
                 del self._pending[place]  # only evaluated
         elif message.kind == GRADIENT and place in self._pending:
             self._gradient(message, self._pending.pop(place))
+        elif message.kind == STEP and message.control is not None and message.control.HasField("slope"):
+            self.found.slopes[message.step] = message.control.slope
 
     def _uploads(self, message: Message) -> None:
         header, at = message.forward, 0
@@ -209,6 +215,9 @@ class Collector:
         # With a tail every row comes back, from blocks that nobody tuned: no more than the releases reveal.
         if self._words or len(set(handles)) < len(handles):
             return
+        if len(out_PD) == 2 * len(handles):  # of a zeroth-order job, whose top moved forwards and backwards
+            self.found.both[message.step][message.micro_batch] = (pending.handle_P, out_PD)
+            out_PD = torch.stack(out_PD.chunk(2)).mean(0)
         for handle, out_D in zip(handles, out_PD, strict=True):
             if handle in self._labelled:
                 self.found.states[handle] = out_D.clone()

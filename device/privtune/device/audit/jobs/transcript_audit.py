@@ -22,7 +22,7 @@ from privtune.device.audit.attacks.retrieval import retrieval
 from privtune.device.audit.attacks.row_space import row_space
 from privtune.device.audit.case import build_case, choose_attacked, public_texts, whole_model
 from privtune.device.audit.identifying import hidden_words
-from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept
+from privtune.device.audit.jobs.evidence import identity_findings, label_findings, not_kept, slope_findings
 from privtune.device.audit.jobs.recorded import Collected, Collector, Traffic
 from privtune.device.audit.jobs.sent_records import SentRecords, Sources, sent_records
 from privtune.device.audit.report.document import NOT_TESTED, Audit, audit_of
@@ -112,6 +112,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     outcome.findings.append(retrieval(lab, observed, case.attacked.ids, case.public.records))
     outcome.findings.append(row_space(lab, observed))
     outcome.findings.extend(label_findings(found, data))
+    outcome.findings.extend(slope_findings(found, data, state.spec, parts.head, trained))
     outcome.findings.extend(identity_findings(found, traffic, home, request.job_id, keys))
     if noise.importance is not None:
         outcome.findings.append(channels.importance_from_radius(observed, noise.importance))

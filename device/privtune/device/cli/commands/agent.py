@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,15 @@ from privtune.device.protections.protection import DEFAULT, protection
 
 if TYPE_CHECKING:
     from privtune.device.agent.agent_config import AgentConfig
+
+
+class LogLevel(StrEnum):
+    """What the log file has."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
 
 
 @guarded
@@ -40,6 +50,18 @@ def agent(
             show_default=False,
         ),
     ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log to this file, as JSON lines without texts; renamed at 10 MiB, the five newest kept. Default: no "
+            "log.",
+            envvar="PRIVTUNE_LOG_FILE",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="Of the log file: debug, info, warning or error.", envvar="PRIVTUNE_LOG_LEVEL")
+    ] = LogLevel.info,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two requests for new jobs.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
@@ -64,6 +86,10 @@ def agent(
         max_epochs: 10
         budget: {releases: 50000, jobs: 5}
     """
+    if log_file is not None:
+        from privtune.shared.logs import configure_logging
+
+        configure_logging(log_level.value, "json", log_file)
     settings = _configured(config, data or [], connection.folder, protect)
     from privtune.device.agent.agent import Agent
     from privtune.device.cli.training_screen import make_screen

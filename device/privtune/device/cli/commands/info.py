@@ -47,8 +47,11 @@ def _facts(row: dict[str, Any]) -> dict[str, str]:
 @guarded
 def version(as_json: AsJson = False) -> None:
     """Print the version of PrivTune and of its protocol."""
-    from privtune.shared import __version__
-    from privtune.shared.wire import PROTOCOL_VERSION
+    from privtune.shared.versions import OURS
 
-    facts = {"version": __version__, "protocol_version": PROTOCOL_VERSION}
-    typer.echo(json.dumps(facts) if as_json else f"privtune {__version__}, protocol {PROTOCOL_VERSION}")
+    facts = {
+        "version": OURS.version,
+        "protocol_version": OURS.newest,
+        "oldest_protocol_version": OURS.oldest,
+    }
+    typer.echo(json.dumps(facts) if as_json else f"privtune: {OURS}")

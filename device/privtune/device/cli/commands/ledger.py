@@ -153,11 +153,11 @@ def records(
 
 
 def _own_facts(own: OwnLosses, cost: Spent, worst: int) -> dict[str, Any]:
-    """JSON-ready. Without a bound the records that released most vectors are named."""
+    """JSON-ready. Without a bound the records are named that lost most by slopes, or released most vectors."""
     import numpy as np
 
     bounded = not np.isnan(own.nats_N).any()
-    by = own.nats_N if bounded else own.rows_N
+    by = own.nats_N if bounded else own.slopes_N if own.slopes_N.any() else own.rows_N
     order = np.argsort(-by, kind="stable")[:worst].tolist()
     spread = {name: np.quantile(own.nats_N, share) for name, share in QUANTILES.items()} if bounded else None
     return {
@@ -168,6 +168,9 @@ def _own_facts(own: OwnLosses, cost: Spent, worst: int) -> dict[str, Any]:
         "fisher": None
         if np.isnan(own.fisher_N).all()
         else {name: float(np.nanquantile(own.fisher_N, share)) for name, share in QUANTILES.items()},
+        "slope_nats": {name: float(np.quantile(own.slopes_N, share)) for name, share in QUANTILES.items()}
+        if own.slopes_N.any()
+        else None,
         "delta": own.delta,
         "worst_case": cost.nats,
         "worst": [
@@ -175,6 +178,7 @@ def _own_facts(own: OwnLosses, cost: Spent, worst: int) -> dict[str, Any]:
                 own.unit: int(own.number_N[place]),
                 "vectors": int(own.rows_N[place]),
                 "nats": float(own.nats_N[place]) if bounded else None,
+                "slope_nats": float(own.slopes_N[place]),
             }
             for place in order
         ],
@@ -197,12 +201,17 @@ def _own_lines(facts: dict[str, Any]) -> Iterator[str]:
         spread = ", ".join(f"{name} {value:,.4g}" for name, value in nats.items())
         limit = "no bound" if facts["worst_case"] is None else f"{facts['worst_case']:,.4g}"
         yield f"  nats per record, its own{delta}: {spread}; worst case, as counted: {limit}"
+    if facts["slope_nats"] is not None:
+        spread = ", ".join(f"{name} {value:,.4g}" for name, value in facts["slope_nats"].items())
+        yield f"  nats per record by slopes, its own: {spread}"
     if facts["fisher"] is not None:
         spread = ", ".join(f"{name} {value:.2g}" for name, value in facts["fisher"].items())
         yield f"  Fisher information of its vectors, of that under plain noise (no bound): {spread}"
     for one in facts["worst"]:
         (unit, number), loss = next(iter(one.items())), one["nats"]
         lost = "" if loss is None else f", {loss:,.4g} nats"
+        if loss is None and one["slope_nats"]:
+            lost = f", {one['slope_nats']:,.4g} nats by slopes"
         yield f"  most lost: {unit} {number:,}, {one['vectors']:,} vectors{lost}"
 
 

@@ -146,6 +146,7 @@ def check(
     text_column: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Read at most this many texts, drawn at random.")] = 500,
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a job's taught blocks against your own copy of the model, on public text. Nothing is sent.
 
@@ -168,14 +169,12 @@ def check(
     texts = [record.text for record in source.load("classification", labelled=False)]
     package = taught_folder(folder, state.taught_sha256)
     found = taught_distance(package, state.spec, local_model, texts, state.label_names)
-    print_facts(
-        {
-            "texts": found.texts,
-            "distance untaught": f"{found.untaught:.4f}",
-            "distance taught": f"{found.taught:.4f}",
-            "package": state.taught_sha256,
-        }
-    )
+    facts = {"texts": found.texts, "package": state.taught_sha256}
+    if as_json:
+        typer.echo(json.dumps(facts | {"untaught": found.untaught, "taught": found.taught}))
+    else:
+        distances = {"untaught": found.untaught, "taught": found.taught}
+        print_facts({f"distance {blocks}": f"{value:.4f}" for blocks, value in distances.items()} | facts)
     if found.taught >= found.untaught:
         raise JobConflict(
             "The taught blocks are no nearer to your copy of the model than untaught ones. Do not use them."

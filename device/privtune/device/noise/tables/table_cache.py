@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from privtune.device.noise.context import NoiseContext
+from privtune.shared.at_rest import size_of
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput, StorageFull
 from privtune.shared.files import make_folder, replacing_file
+from privtune.shared.modeling.tensor_files import load_tensors, save_tensors, tensor_header
 
 FORMAT = "privtune-table-1"
 SUFFIX = ".safetensors"
@@ -103,7 +104,7 @@ def write_table(table: StoredTable, path: Path) -> str:
     try:
         make_folder(path.parent)
         with replacing_file(path) as scratch:
-            save_file({name: tensor.contiguous() for name, tensor in table.tensors.items()}, scratch, metadata=about)
+            save_tensors({name: tensor.contiguous() for name, tensor in table.tensors.items()}, scratch, metadata=about)
     except (OSError, SafetensorError) as error:
         raise StorageFull(f"the table {path.name} can't be written; free room or choose another folder") from error
     return sha256
@@ -112,9 +113,7 @@ def write_table(table: StoredTable, path: Path) -> str:
 def read_header(path: Path) -> dict[str, Any]:
     """Kind, facts, hash, shapes and size of a table file. The tensors are not read, so the hash is not verified."""
     try:
-        with safe_open(path, framework="pt") as file:
-            about = dict(file.metadata() or {})
-            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        shapes, about = tensor_header(path)
         if about["format"] != FORMAT:
             raise ArtifactCorrupt(f"{path.name} is not a table in the format {FORMAT}")
         return {
@@ -122,9 +121,9 @@ def read_header(path: Path) -> dict[str, Any]:
             "sha256": about["sha256"],
             "facts": json.loads(about["facts"]),
             "shapes": shapes,
-            "bytes": path.stat().st_size,
+            "bytes": size_of(path),
         }
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactCorrupt(f"the table {path.name} is damaged or no table; delete it and make it again") from error
 
 
@@ -132,7 +131,7 @@ def read_table(path: Path) -> StoredTable:
     """Read a table and verify its hash. Raises ArtifactCorrupt."""
     header = read_header(path)
     try:
-        table = StoredTable(kind=header["kind"], tensors=load_file(path), facts=header["facts"])
+        table = StoredTable(kind=header["kind"], tensors=load_tensors(path), facts=header["facts"])
     except (SafetensorError, OSError) as error:
         raise ArtifactCorrupt(f"the table {path.name} is damaged; delete it and make it again") from error
     if table.sha256() != header["sha256"]:

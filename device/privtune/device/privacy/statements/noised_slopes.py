@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from privtune.device.privacy.bounds import gaussian_mu, gaussian_sigma, gdp_epsilon
+from privtune.device.privacy.statements.statement import FloatArray, rounded_up
 
 SLOPE_CAVEATS = (
     "The bound is for what the slopes add to the released vectors, which have their own claim above.",
@@ -46,6 +49,18 @@ class SlopeStatement:
     def epsilon_after(self, times: int) -> float:
         """Epsilon of a record that took part in so many steps, at the same delta."""
         return gdp_epsilon(gaussian_mu(2 * self.clip * times**0.5, self.sigma), self.delta)
+
+    def own_epsilons(self, moved_N: FloatArray) -> FloatArray:
+        """Loss of each record against any other in its place, at the same delta, given the slopes that were sent.
+
+        A record whose slope is s moves a step's sum by at most |s| + clip, and cannot be told from another by more
+        (Yu et al. 2022, arXiv 2206.02617: output-specific, since later slopes depend on earlier ones).
+        moved_N: root of the sum of its (|s| + clip)^2. Rounded up to three digits, never above the worst case.
+        """
+        worst = 2 * self.clip * self.times**0.5
+        different, which_N = np.unique(np.minimum(rounded_up(moved_N), worst), return_inverse=True)
+        bounds = [gdp_epsilon(gaussian_mu(moved, self.sigma), self.delta) for moved in different.tolist()]
+        return np.array(bounds)[which_N]
 
     def lines(self) -> list[str]:
         """The claim, then what it does not cover."""

@@ -106,9 +106,7 @@ class Statement:
             rows_N: the worst rows that each record's rows amount to (`Mechanism.own_rows`); 0: it was not released.
             fitted_share_N: each record's share of the cost of fitted tables.
         """
-        # Rounded up to three digits where each figure is searched for: the many records of a large file share them.
-        exponent_N = np.floor(np.log10(np.maximum(rows_N, 1e-12))) - 2
-        up_N = np.ceil(rows_N / 10.0**exponent_N - 1e-9) * 10.0**exponent_N if self.delta else rows_N
+        up_N = rounded_up(rows_N) if self.delta else rows_N
         different, which_N = np.unique(up_N, return_inverse=True)
         bounds = (self.record_epsilon(rows) for rows in different.tolist())
         losses = np.array([math.nan if bound is None else bound - self.fitted_epsilon for bound in bounds])
@@ -134,3 +132,10 @@ class Statement:
     def lines(self) -> list[str]:
         """For a terminal: the claim, then each caveat."""
         return [self.text, *(f"- {caveat}" for caveat in self.caveats)]
+
+
+def rounded_up(values_N: FloatArray) -> FloatArray:
+    """Up to three digits: what is searched for is searched once for the many records of a large file that share it."""
+    exponent_N = np.floor(np.log10(np.maximum(values_N, 1e-12))) - 2
+    up_N: FloatArray = np.ceil(values_N / 10.0**exponent_N - 1e-9) * 10.0**exponent_N
+    return up_N

@@ -12,6 +12,7 @@ from privtune.device.audit.attacker_text import PublicText
 from privtune.device.audit.attacks.attack import Lab
 from privtune.device.audit.attacks.beam import Beam, BeamSettings
 from privtune.device.audit.attacks.codebook import Codebook
+from privtune.device.audit.attacks.evidence import Evidence
 from privtune.device.audit.metrics import InversionScore
 from privtune.device.audit.victim import Victim
 from privtune.device.noise.registry import build
@@ -63,8 +64,10 @@ def test_the_best_text_is_that_of_all_texts(make, model, monkeypatch):
     attack.fit(lab)
     seen = lab.victim.observe(records).seen
     told = attack.attack(seen)[:, 0].split([3, 1, 2])
-    numbers_NK, density_NK = attack._codebook.candidates(seen, 3)
-    ids_NK, done = attack._codebook.named(numbers_NK), 0
+    evidence = Evidence("adaptive")
+    evidence.fit(lab)
+    numbers_NK, density_NK = evidence.candidates(seen, 3)
+    ids_NK, done = lab.public.ids_V[numbers_NK], 0
     for record, found in zip(records, told, strict=True):
         mine = slice(done, done + len(record) - 2)
         done = mine.stop

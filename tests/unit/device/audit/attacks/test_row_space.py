@@ -31,6 +31,14 @@ def test_a_secret_mixture_hides_nothing_from_it(make_lab, attacked):
     assert score.figures()["top1"].value < 0.5, "row by row it is hidden"
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_sums_of_neighbouring_words_are_read_above_the_floor(make_lab, attacked, size):
+    """Fewer rows than words: the span holds no word any more, and those nearest to it are still its own."""
+    lab = make_lab("pool", {"size": size, "clusters": False}, cut=0)
+    figure = row_space(lab, lab.victim.observe(attacked)).figure
+    assert figure.low > figure.floor + 0.1
+
+
 @pytest.mark.parametrize(
     ("name", "params", "most"), [("shared", {"cluster_size": 8}, 0.7), ("gaussian", {"epsilon": 0.1}, 0.5)]
 )

@@ -1,0 +1,175 @@
+"""What a peer may take of the gateway: connections, calls, pings, silence, answers that it does not read; and turns."""
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from functools import partial
+
+import grpc
+import numpy as np
+import pytest
+
+from privtune.cloud import gateway
+from privtune.cloud.gateway import callers, first_message
+from privtune.device.link.download import artifact_of
+from privtune.device.link.rpc import GatewayAccess, Link
+from privtune.shared.errors import CloudUnreachable
+from privtune.shared.manifest import write_manifest
+from privtune.shared.wire import FORWARD, pack_positions, tensor_message
+from privtune.split.v1 import split_pb2 as pb
+from tests.support.running import wait_until
+from tests.support.sessions import request_for, streaming
+from tests.support.world import InProcessCloud, build_world
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty settings
+PING = b"\x00\x00\x08\x06" + bytes(5 + 8)
+SETTINGS, GOAWAY, MAX_CONCURRENT_STREAMS = 4, 7, 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gateway, "MAX_CONNECTIONS", 8)
+        patch.setattr(gateway, "MAX_STREAMS", 77)
+        patch.setattr(first_message, "REQUEST_S", 0.3)
+        patch.setattr(callers, "MAX_CALLS", 1)
+        kind = partial(InProcessCloud, stream_idle_s=1.0, unread_s=0.5)
+        built = build_world(tmp_path_factory.mktemp("gateway"), kind)
+        yield built
+        built.cloud.stop()
+
+
+@pytest.fixture
+def link(world):
+    with Link(GatewayAccess(address=world.cloud.grpc_address, api_key=world.cloud.api_key)) as made:
+        yield made
+
+
+def http2(world):
+    host, port = world.cloud.grpc_address.split(":")
+    made = socket.create_connection((host, int(port)), 5)
+    made.sendall(PREFACE)
+    return made
+
+
+def frames(connection):
+    """Kind and payload of what the server sends."""
+    with connection.makefile("rb") as file:
+        while len(head := file.read(9)) == 9:
+            yield head[3], file.read(int.from_bytes(head[:3], "big"))
+
+
+def test_streams_of_a_connection_are_bounded(world):
+    with http2(world) as one:
+        kind, payload = next(frames(one))
+    assert kind == SETTINGS
+    assert dict(struct.iter_unpack(">HI", payload))[MAX_CONCURRENT_STREAMS] == 77
+
+
+def test_a_flood_of_pings_is_answered_by_the_end(world):
+    with http2(world) as one:
+        said = frames(one)
+        next(said)
+        one.sendall(8 * PING)
+        assert GOAWAY in (kind for kind, _ in said)
+
+
+def test_connections_are_bounded(world):
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(http2(world)) for _ in range(20)]
+        taken = [is_served(one) for one in made]
+    assert 0 < sum(taken) <= 8
+    wait_until(lambda: is_served(http2(world)), seconds=5)
+
+
+def is_served(connection):
+    try:
+        return next(frames(connection), None) is not None
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("name", ["Open", "Fetch"])
+def test_a_call_that_sends_no_request_ends(world, name):
+    never = threading.Event()
+    with grpc.insecure_channel(world.cloud.grpc_address) as channel:
+        method = channel.stream_stream(f"/privtune.split.v1.SplitService/{name}")
+        began = time.monotonic()
+        with pytest.raises(grpc.RpcError) as raised:
+            list(method((b"" for _ in range(1) if never.wait()), timeout=5))
+        never.set()
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert time.monotonic() - began < 4
+
+
+def test_a_stream_that_says_nothing_ends_and_its_job_waits(world, link):
+    spec = world.spec()
+    job_id = world.cloud.create_job(spec)
+    with streaming(link, request_for(world, job_id, spec)) as stream:
+        wait_until(lambda: world.cloud.status(job_id)[0] == "running")
+        with pytest.raises(CloudUnreachable, match="sent nothing"):
+            stream.receive()
+    wait_until(lambda: world.cloud.status(job_id)[0] == "paused")
+
+
+def test_a_file_that_is_not_read_makes_room_for_the_next_call(world, link):
+    folder = world.folder / "cloud" / "jobs" / (job_id := world.cloud.create_job(world.spec())) / "adapter"
+    folder.mkdir(parents=True)
+    (folder / "big.bin").write_bytes(bytes(32 << 20))
+    write_manifest(folder)
+    unread = link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), "big.bin")
+    next(unread)
+    with pytest.raises(CloudUnreachable, match="calls of this owner"):
+        list(link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), ""))
+    wait_until(lambda: fetched(link, job_id), seconds=10)
+
+
+def fetched(link, job_id):
+    with contextlib.suppress(CloudUnreachable):
+        return list(link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), ""))
+
+
+def test_an_owner_with_one_job_gets_half_the_turns_beside_one_with_twenty(world):
+    keys = {"alice": world.cloud.api_key, "bob": world.cloud.keys.create("bob").secret}
+    counts, stop, threads = Counter(), threading.Event(), []
+    request, spec = request_for(world, "", world.spec()), world.spec()
+    with contextlib.ExitStack() as stack:
+        links = {
+            owner: stack.enter_context(Link(GatewayAccess(address=world.cloud.grpc_address, api_key=key)))
+            for owner, key in keys.items()
+        }
+        for owner in ["alice"] * 20 + ["bob"]:
+            request.job_id = world.cloud.jobs.create(owner, spec).id
+            stream = stack.enter_context(streaming(links[owner], request))
+            threads.append(threading.Thread(target=ask, args=(owner, stream, counts, stop)))
+            threads[-1].start()
+        wait_until(lambda: counts.total() > 100)
+        counts.clear()
+        wait_until(lambda: counts.total() > 300)
+        share = counts["bob"] / counts.total()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert 0.35 < share < 0.65
+
+
+def ask(owner, stream, counts, stop):
+    """Evaluate as fast as the cloud answers, always a few messages ahead."""
+    for number in range(4):
+        stream.send(evaluation(number))
+    while not stop.is_set():
+        stream.receive()
+        counts[owner] += 1
+        stream.send(evaluation(number := number + 1))
+
+
+def evaluation(number):
+    message = tensor_message(FORWARD, 0, number, np.ones((8 * 16, 32), np.float32), "fp32")
+    message.forward = pb.ForwardHeader(
+        record_ids=range(8), lengths=[16] * 8, inlined=[True] * 8, readout=pack_positions(np.arange(8) * 16)
+    )
+    message.forward.forward_only = True
+    return message
