@@ -1,8 +1,7 @@
 # Every target first makes the environment that it needs, once: a fresh clone needs only make and Python 3.11 or newer.
 #
-#   TORCH_INDEX   index that pip takes torch from. Empty (the default): pip's own configuration. On a machine without a GPU
-#                 where pip would fetch the CUDA build (several GB):
-#                   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   TORCH_INDEX   index that pip takes torch from. auto (the default): that of the CPU build where there is no NVIDIA GPU, else
+#                 pip's own configuration (scripts/install_torch.sh); empty: always pip's own configuration
 #   PYTEST_ARGS   further arguments for pytest, for example PYTEST_ARGS='-k noise -x'
 #   TEST_WORKERS  number of processes for `make test`; 0 runs everything in one, as a debugger needs
 SHELL := /bin/bash
@@ -13,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READERS ?= .venv-readers
 TORCH_VERSION ?= 2.13.0
-TORCH_INDEX ?=
+TORCH_INDEX ?= auto
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
 BENCH_ARGS ?=
@@ -30,6 +29,7 @@ DEMO_ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
+TORCH := TORCH_VERSION=$(TORCH_VERSION) TORCH_INDEX=$(TORCH_INDEX) scripts/install_torch.sh
 STAMP := $(VENV)/.made
 
 # Resolves without torch, for every platform and Python; hashes are those of PyPI, whatever index pip uses here.
@@ -59,7 +59,7 @@ $(STAMP): pyproject.toml requirements/lock.txt requirements/lock-demo.txt
 		|| { echo "PrivTune needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(SYNC) requirements/lock.txt
 	$(SYNC) requirements/lock-demo.txt
-	$(PIP) install --quiet --no-compile $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
+	$(TORCH) $(PY) --quiet --no-compile
 	$(PIP) install --quiet --no-deps -e .
 	@$(PY) -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
@@ -83,7 +83,7 @@ test-readers: $(STAMP) $(READERS)/.made  ## load exports in transformers 4 with 
 
 $(READERS)/.made: requirements/readers.txt
 	@test -x $(READERS)/bin/python || $(PYTHON) -m venv $(READERS)
-	$(READERS)/bin/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==$(TORCH_VERSION)
+	$(TORCH) $(READERS)/bin/python --quiet
 	$(READERS)/bin/pip install --quiet -r requirements/readers.txt
 	@touch $@
 

@@ -14,7 +14,7 @@ EXAMPLES = {"tests/unit/device/noise/test_padding.py"}  # a page has the reader 
 COMPONENTS = ("device", "cloud", "shared", "protos")
 # What the repository holds, as a page would name it in backticks. Placeholders and shortened paths do not match.
 PATH = re.compile(rf"(?:{'|'.join(COMPONENTS)}|docs|research|requirements|scripts|tests)/[\w./-]+")
-MODULE = re.compile(r"(?:privtune|research|tests)(?:\.\w+)+")
+MODULE = re.compile(r"(?:privtune|research|tests)(?:\.(?!yaml\b)\w+)+")
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 
 

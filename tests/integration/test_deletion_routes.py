@@ -6,7 +6,7 @@ import os
 import openai
 import pytest
 
-from privtune.device.link.download import fetch_manifest
+from privtune.device.link.download import artifact_of, fetch_manifest
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import JobNotFound
 from privtune.split.v1 import split_pb2 as pb
@@ -87,8 +87,8 @@ def test_a_package_that_is_asked_for_is_in_use(local_world):
     world = local_world
     job_id = world.cloud.create_job(world.spec())
     with Link(world.settings.endpoint) as link:
-        first = fetch_manifest(link, pb.ARTIFACT_KIND_BOTTOM, job_id)
+        first = fetch_manifest(link, artifact_of(pb.ARTIFACT_KIND_BOTTOM, job_id))
         (folder,) = (world.folder / "cloud" / "bottoms").iterdir()
         os.utime(folder, (0, 0))
-        assert fetch_manifest(link, pb.ARTIFACT_KIND_BOTTOM, job_id) == first
+        assert fetch_manifest(link, artifact_of(pb.ARTIFACT_KIND_BOTTOM, job_id)) == first
         assert folder.stat().st_mtime > 0

@@ -14,6 +14,7 @@ import pytest
 
 from privtune.cloud import gateway
 from privtune.cloud.gateway import callers, first_message
+from privtune.device.link.download import artifact_of
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import CloudUnreachable
@@ -120,16 +121,16 @@ def test_a_file_that_is_not_read_makes_room_for_the_next_call(world, link):
     folder.mkdir(parents=True)
     (folder / "big.bin").write_bytes(bytes(32 << 20))
     write_manifest(folder)
-    unread = link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, "big.bin")
+    unread = link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), "big.bin")
     next(unread)
     with pytest.raises(CloudUnreachable, match="calls of this owner"):
-        list(link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, ""))
+        list(link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), ""))
     wait_until(lambda: fetched(link, job_id), seconds=10)
 
 
 def fetched(link, job_id):
     with contextlib.suppress(CloudUnreachable):
-        return list(link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, ""))
+        return list(link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), ""))
 
 
 def test_an_owner_with_one_job_gets_half_the_turns_beside_one_with_twenty(world):

@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 import httpx
 import pytest
 
+from privtune.device.link.download import artifact_of
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import Link
@@ -89,10 +90,10 @@ def test_files_that_an_owner_fetches_and_does_not_read_are_bounded(world):
             for one in (key, theirs)
         )
         file = big_file(world, job_id)
-        held = [frank.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, file) for _ in range(16)]
+        held = [frank.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), file) for _ in range(16)]
         assert all(next(one) for one in held)
         with pytest.raises(CloudUnreachable, match="16 calls of this owner are under way"):
-            next(frank.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, file))
+            next(frank.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), file))
         with pytest.raises(CloudUnreachable, match="16 calls"):
             frank.open(request_for(world, job_id, world.spec()))
         assert grace.open(request_for(world, other_id, world.spec())).session_epoch
@@ -114,9 +115,9 @@ def test_a_revoked_key_ends_what_it_fetches(world):
         Link(GatewayAccess(address=world.cloud.grpc_address, api_key=key)) as link,
     ):
         job_id = control.create_job(world.spec())["id"]
-        fetched = link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, big_file(world, job_id))
+        fetched = link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), big_file(world, job_id))
         next(fetched)
-        unread = [link.fetch(pb.ARTIFACT_KIND_ADAPTER, job_id, "big.bin") for _ in range(15)]
+        unread = [link.fetch(artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), "big.bin") for _ in range(15)]
         assert all(next(one) for one in unread)
         keys(world, "revoke", key[:9])
         with Link(

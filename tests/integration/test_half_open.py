@@ -9,6 +9,7 @@ import pytest
 
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.server import http_protocol
+from privtune.device.link.download import artifact_of
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import Link
@@ -60,7 +61,7 @@ def test_half_open_connections_are_closed_and_others_served(world, said):
             Link(GatewayAccess(address=world.cloud.grpc_address, api_key=world.cloud.api_key)) as link,
             pytest.raises(JobNotFound),
         ):
-            list(link.fetch(1, "ftjob-none", ""))
+            list(link.fetch(artifact_of(1, "ftjob-none"), ""))
         assert time.monotonic() - began < 10
         assert closed(made[0][0], 2), "the oldest gives way to newer ones"
         assert closed(made[0][-1], http_protocol.REQUEST_S + 5)

@@ -3,6 +3,7 @@
 import pytest
 
 from privtune.cloud.limits import OwnerLimits
+from privtune.device.link.download import artifact_of
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rpc import Link
 from privtune.shared.errors import JobNotFound, RateLimited, StorageFull
@@ -81,6 +82,6 @@ def test_calls_count_as_requests_do(local_world):
     local_world.cloud.jobs.limits.set("alice", requests_per_minute=1)
     with Link(GatewayAccess(address=local_world.cloud.grpc_address, api_key=local_world.cloud.api_key)) as link:
         with pytest.raises(JobNotFound):
-            list(link.fetch(1, "ftjob-none", ""))
+            list(link.fetch(artifact_of(1, "ftjob-none"), ""))
         with pytest.raises(RateLimited, match="again in"):
-            list(link.fetch(1, "ftjob-none", ""))
+            list(link.fetch(artifact_of(1, "ftjob-none"), ""))

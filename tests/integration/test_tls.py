@@ -5,6 +5,7 @@ import pytest
 
 from privtune.cloud.server.tls import create_certificates
 from privtune.device.data.source import DataSource
+from privtune.device.link.download import artifact_of
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rpc import Link
 from privtune.device.session.run_settings import RunSettings
@@ -63,7 +64,7 @@ def test_another_authority_is_refused_at_both_doors(owner, tmp_path):
     assert "--ca-cert" in done.line
     endpoint = GatewayAccess(address=owner.world.cloud.grpc_address, api_key=KEY, ca_cert=wrong)
     with Link(endpoint) as link, pytest.raises(CloudUnreachable, match="TLS"):
-        list(link.fetch(1, "ftjob-x", ""))
+        list(link.fetch(artifact_of(1, "ftjob-x"), ""))
 
 
 def test_no_authority_at_all_trusts_nobody(owner):
@@ -84,7 +85,7 @@ def test_clear_text_to_a_gateway_with_tls_gets_nothing(world):
         Link(GatewayAccess(address=world.cloud.grpc_address, api_key=KEY)) as link,
         pytest.raises(CloudUnreachable, match="TLS"),
     ):
-        list(link.fetch(1, "ftjob-x", ""))
+        list(link.fetch(artifact_of(1, "ftjob-x"), ""))
 
 
 @pytest.mark.parametrize("address", ["cloud.example:8081", "192.0.2.7:8081", "[2001:db8::1]:8081"])

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from privtune.cloud.speeds import Speeds
 from privtune.shared.errors import CutOutOfRange, InvalidInput, ModelNotFound, ModelUnsupported, PrivTuneError
 from privtune.shared.files import files_identity
 from privtune.shared.job_spec import JobSpec
@@ -64,12 +65,15 @@ class ModelCard:
 class Catalog:
     """Names and references of models. Cards are read once, on first use. Thread-safe.
 
+    speeds: how fast this process has computed with each.
+
     Raises InvalidInput for an unusable entry and ModelNotFound for one that points nowhere.
     """
 
     def __init__(self, models: Iterable[str] = (), *, allow_hub: bool = False) -> None:
         self.allow_hub = allow_hub
         self.created = int(time.time())
+        self.speeds = Speeds()
         self._refs: dict[str, str] = {}
         self._cards: dict[str, ModelCard] = {}
         self._lock = threading.Lock()

@@ -18,7 +18,16 @@ from privtune.cloud.api.job_routes import TOO_OFTEN, add_job_routes
 from privtune.cloud.api.key_routes import add_key_routes
 from privtune.cloud.api.middleware import Envelope
 from privtune.cloud.api.pace import Pace
-from privtune.cloud.api.responses import ErrorResponse, FilePage, HealthObject, InfoObject, ModelObject, ModelPage
+from privtune.cloud.api.requests import LineRequest
+from privtune.cloud.api.responses import (
+    ErrorResponse,
+    FilePage,
+    HealthObject,
+    InfoObject,
+    LineObject,
+    ModelObject,
+    ModelPage,
+)
 from privtune.cloud.api.teaching_routes import add_teaching_routes
 from privtune.cloud.auth import ApiKeys, Devices, bearer
 from privtune.cloud.auth.key_rows import Scope
@@ -198,6 +207,11 @@ def _add_info_route(router: APIRouter, settings: Settings, grpc_port: int, devic
             "tls": settings.tls,
             "max_tensor_bytes": settings.max_tensor_bytes,
         }
+
+    @router.post("/privtune/line", tags=["PrivTune"], summary="Measure the line", response_model=LineObject)
+    def line(request: LineRequest) -> dict[str, Any]:
+        """Takes padding and answers with as much as is asked for: `privtune plan` times it. Nothing is kept."""
+        return {"object": "privtune.line", "padding": "0" * request.answer}
 
 
 def _add_health_routes(app: FastAPI, check_ready: Callable[[], None] | None) -> None:

@@ -123,6 +123,7 @@ def model_object(card: ModelCard, catalog: Catalog) -> dict[str, Any]:
             "hidden_size": card.hidden_size,
             "vocabulary": card.vocabulary,
             "max_positions": card.max_positions,
+            "speed": catalog.speeds.of(card.name),
         },
     }
 

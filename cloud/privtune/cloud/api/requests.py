@@ -63,6 +63,13 @@ class StrictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+class LineRequest(StrictRequest, Typed):
+    """How much to send and to get, to see how long that takes."""
+
+    padding: str = Field("", description="Anything; it is dropped. A body is at most as large as the cloud reads.")
+    answer: int = Field(0, ge=0, le=1 << 20, description="Bytes of padding in the answer.")
+
+
 class Hyperparameters(StrictRequest, Typed):
     """OpenAI's three hyperparameters; "auto" takes PrivTune's default."""
 

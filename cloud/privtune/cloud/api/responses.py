@@ -123,6 +123,10 @@ class ModelDetails(_Object):
     hidden_size: int
     vocabulary: int | None
     max_positions: int | None
+    speed: dict[str, float | None] = Field(
+        description="Tokens through one block a second, in the steps of this cloud's jobs since it started: `train` "
+        "(forward, backward, optimiser) and `forward` alone; null until there was one."
+    )
 
 
 class ModelObject(_Object):
@@ -213,6 +217,13 @@ class InfoObject(_Object):
     requires_enrolment: bool = Field(description="No API key is enough for gRPC.")
     tls: bool
     max_tensor_bytes: int
+
+
+class LineObject(_Object):
+    """As much as was asked for."""
+
+    object: Literal["privtune.line"]
+    padding: str
 
 
 class HealthObject(_Object):

@@ -19,7 +19,6 @@ from privtune.shared.errors import InvalidInput, PrivTuneError, missing_package
 app = typer.Typer(
     name="privtune-cloud",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     help="""The provider's side of PrivTune: serves models for private fine-tuning.
 

@@ -51,6 +51,7 @@ ArtifactsUrl = Annotated[
         "variables. Default: in --data.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Models = Annotated[
     list[str] | None,
     typer.Option(

@@ -25,10 +25,13 @@ log = logging.getLogger(__name__)
 
 
 class Host:
-    """Loads each base once and builds tops that share its frozen weights. Tensors live on `device`."""
+    """Loads each base once and builds tops that share its frozen weights. Tensors live on `device`.
+
+    speeds: what steps on them take.
+    """
 
     def __init__(self, catalog: Catalog, packages: Path) -> None:
-        self._catalog = catalog
+        self._catalog, self.speeds = catalog, catalog.speeds
         self._packages = packages
         self._partitions: dict[tuple[str, Task], Partition] = {}
         self._tokenizers: dict[str, Any] = {}

@@ -10,7 +10,8 @@ Shapes: B batch, T tokens, D hidden width, N read-out positions, C classes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.padding import together
 from privtune.cloud.compute.parts import Part
 from privtune.cloud.compute.passes import Passes
+from privtune.cloud.speeds import Pass
 from privtune.shared.errors import FrameCorrupt, InvalidInput, JobConflict, NonFinite
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.checkpoint import (
@@ -42,10 +44,10 @@ from privtune.shared.modeling.lora import (
 from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
+from privtune.shared.modeling.training_size import graph_bytes, weight_bytes
 from privtune.shared.modeling.weights_hash import weights_sha256
 from privtune.shared.wording import counted
 
-MIB = 1024 * 1024
 # With shared labels the head trains in the cloud; the owner's export takes it from this file.
 HEAD_WEIGHTS = "head.safetensors"
 
@@ -62,7 +64,7 @@ class TopSession:
     def __init__(self, host: Host, spec: JobSpec, total_steps: int, folder: Path) -> None:
         self.spec, self.folder, self.step = spec, folder, 0
         self.total_steps = total_steps
-        self.device = host.device
+        self.device, self._speeds = host.device, host.speeds
         self._autocast = host.autocast_dtype(spec.train.precision)
         self._top = host.top(spec)
         self._blocks = host.partition(spec.model, spec.task).n_layers - spec.cut - spec.tail
@@ -104,7 +106,7 @@ class TopSession:
     @property
     def weight_bytes(self) -> int:
         """What a job's own weights take beside the frozen base: as trained, as they began, gradient, two moments."""
-        return MIB + 5 * 4 * self.trainable_parameters
+        return weight_bytes(self.trainable_parameters)
 
     def positions(self, most: int) -> int:
         """Positions that the model has, `most` where it names no number or a larger one."""
@@ -112,11 +114,8 @@ class TopSession:
         return min(named, most) if named is not None and named > 0 else most
 
     def graph_bytes(self, rows: int, width: int) -> int:
-        """At most what the graph of one forward pass over `rows` padded rows keeps, in bytes.
-
-        Measured in vectors of a block: up to 28 for BERT and 38 for Llama with LoRA, 1.4 when recomputed.
-        """
-        return 4 * rows * width * (1 + self._blocks * (2 if self.spec.tuning.gradient_checkpointing else 40))
+        """At most what the graph of one forward pass over `rows` padded rows keeps, in bytes."""
+        return graph_bytes(rows, width, self._blocks, recomputed=self.spec.tuning.gradient_checkpointing)
 
     def forward(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool
@@ -125,7 +124,8 @@ class TopSession:
         if self.spec.tail:
             raise FrameCorrupt("this job trains on its device: only forward-only frames are accepted")
         h_BTD.requires_grad_(want_cut_gradient)
-        return self._passes.forward(micro_batch, Part.whole(micro_batch, h_BTD, mask_BT, readout_N))
+        with self._timed("train", mask_BT):
+            return self._passes.forward(micro_batch, Part.whole(micro_batch, h_BTD, mask_BT, readout_N))
 
     def forward_loss(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, labels_N: Tensor, weight: float
@@ -134,11 +134,13 @@ class TopSession:
         if self._head is None:
             raise FrameCorrupt("labels came for a job whose labels are private; they were not used")
         whole = Part.whole(micro_batch, h_BTD, mask_BT, readout_N)
-        self.shared_loss += self._passes.learn(whole, labels_N, weight)
+        with self._timed("train", mask_BT):
+            self.shared_loss += self._passes.learn(whole, labels_N, weight)
 
     def backward(self, micro_batch: int, dout_ND: Tensor) -> Tensor | None:
         """Accumulate gradients from dout_ND; returns d loss / d h_BTD (CPU) if `forward` was asked for it."""
-        return self._passes.backward(micro_batch, dout_ND)
+        with self._timed("train"):
+            return self._passes.backward(micro_batch, dout_ND)
 
     def evaluate(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
         """out_ND (float32, CPU) without dropout or graph; logits_NC with shared labels."""
@@ -148,7 +150,8 @@ class TopSession:
             which[rows] = torch.arange(len(rows))
             mine_N = which[readout_N // longest]
             readout = (mine_N * T + readout_N % longest)[mine_N >= 0]
-            outputs.append(self._passes.evaluate(Part.whole(0, h_BTD[rows, :T], mask_BT[rows, :T], readout)))
+            with self._timed("forward", mask_BT[rows, :T]):
+                outputs.append(self._passes.evaluate(Part.whole(0, h_BTD[rows, :T], mask_BT[rows, :T], readout)))
             places.append((mine_N >= 0).nonzero().flatten())
         return torch.cat(outputs)[torch.cat(places).argsort()]
 
@@ -195,12 +198,15 @@ class TopSession:
         """
         if waiting := self._passes.waiting:
             raise FrameCorrupt(f"the step ended while micro-batch {min(waiting)} had no gradient")
-        norm = clip_gradients(trainable_parameters(self._top), self.spec.optim.max_grad_norm)
-        if not torch.isfinite(torch.tensor(norm)):
-            raise NonFinite("the cloud's gradient is NaN or infinite; lower --learning-rate or use --precision fp32")
-        if self._head is not None:
-            clip_gradients(list(self._head.parameters()), self.spec.optim.max_grad_norm)
-        self._advance()
+        with self._timed("train"):
+            norm = clip_gradients(trainable_parameters(self._top), self.spec.optim.max_grad_norm)
+            if not torch.isfinite(torch.tensor(norm)):
+                raise NonFinite(
+                    "the cloud's gradient is NaN or infinite; lower --learning-rate or use --precision fp32"
+                )
+            if self._head is not None:
+                clip_gradients(list(self._head.parameters()), self.spec.optim.max_grad_norm)
+            self._advance()
         return norm
 
     def _advance(self) -> None:
@@ -286,6 +292,14 @@ class TopSession:
 
     def _seeded(self, *part: int) -> contextlib.AbstractContextManager[None]:
         return seeded("top", self.spec.train.seed, self.step, *part)
+
+    @contextlib.contextmanager
+    def _timed(self, kind: Pass, mask_BT: Tensor | None = None) -> Iterator[None]:
+        """Count how long a part of a step takes. mask_BT: of positions that no earlier part has counted."""
+        began = time.perf_counter()
+        yield
+        tokens = 0 if mask_BT is None else mask_BT.numel() * self._blocks
+        self._speeds.add(self.spec.model, kind, tokens, time.perf_counter() - began)
 
     def _mixed(self) -> contextlib.AbstractContextManager[object]:
         if self._autocast is None:

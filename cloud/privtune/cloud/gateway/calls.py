@@ -9,10 +9,21 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
+from pydantic import ValidationError
 
 from privtune.cloud.audit_log.record import acting_from
 from privtune.shared import metadata
-from privtune.shared.errors import InternalError, JobConflict, PermissionDenied, PrivTuneError, Unauthenticated
+from privtune.shared.errors import (
+    InternalError,
+    InvalidInput,
+    JobConflict,
+    PermissionDenied,
+    PrivTuneError,
+    Unauthenticated,
+)
+from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.validation import first_problem
+from privtune.split.v1 import split_pb2 as pb
 
 log = logging.getLogger(__name__)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
@@ -63,6 +74,15 @@ def job_and_epoch(context: Context) -> tuple[str, int]:
     if not job_id or not epoch.isdigit():
         raise JobConflict("open the job before streaming")
     return job_id, int(epoch)
+
+
+def wanted_bottom(request: pb.FetchRequest) -> JobSpec:
+    """A job with the bottom that a request without a job asks for. Raises `InvalidInput`."""
+    fields = {"model": request.model, "task": request.task, "cut": request.cut, "tail": request.tail}
+    try:
+        return JobSpec.model_validate({**fields, "training_file": f"{DEVICE_SCHEME}planned"})
+    except ValidationError as error:
+        raise InvalidInput(f"{first_problem(error.errors()).sentence}.") from None
 
 
 def this_task() -> asyncio.Task[Any]:

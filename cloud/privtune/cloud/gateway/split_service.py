@@ -31,6 +31,7 @@ from privtune.cloud.gateway.calls import (
     errors_as_status,
     job_and_epoch,
     this_task,
+    wanted_bottom,
 )
 from privtune.cloud.gateway.inbox import Inbox
 from privtune.cloud.gateway.lease_keeper import LeaseKeeper
@@ -235,19 +236,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
         """Stream a file of an artifact from an offset."""
         async with errors_as_status(context), self._callers.call(context) as owner:
-            job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
-            if request.kind == pb.ARTIFACT_KIND_BOTTOM:
-                async with self._failures_as_events(job.id, owner):
-                    folder = await self._on_compute(owner, self._host.bottom_package, job.spec)
-            elif request.kind == pb.ARTIFACT_KIND_ADAPTER:
-                folder = await asyncio.to_thread(self._artifacts.adapter, job.id)
-            elif request.kind == pb.ARTIFACT_KIND_SHOWN:
-                folder = self._artifacts.shown(job.id)
-            elif request.kind == pb.ARTIFACT_KIND_TAUGHT:
-                base = await self._on_compute(owner, self._host.base_sha256, job.spec)
-                folder = await asyncio.to_thread(self._taught, job.spec.taught, owner, base)
-            else:
-                raise FrameCorrupt("the kind of artifact is not set")
+            folder = await self._artifact(request, owner)
             with self._artifacts.file(folder, request.file).open("rb") as file:
                 file.seek(request.offset)
                 unread = Unread(self._settings.unread_s)
@@ -258,6 +247,26 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                             yield pb.FetchResponse(data=data)
                 finally:
                     watcher.cancel()
+
+    async def _artifact(self, request: pb.FetchRequest, owner: str) -> Path:
+        """The folder of an artifact of the owner's job, or of a bottom package that no job has asked for yet."""
+        if request.kind == pb.ARTIFACT_KIND_BOTTOM and not request.job_id:
+            spec = wanted_bottom(request)
+            await asyncio.to_thread(self._jobs.limits.check_model, owner, spec.model)
+            await asyncio.to_thread(self._teachings.catalog.check_blocks, spec)
+            return await self._on_compute(owner, self._host.bottom_package, spec)
+        job = await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+        if request.kind == pb.ARTIFACT_KIND_BOTTOM:
+            async with self._failures_as_events(job.id, owner):
+                return await self._on_compute(owner, self._host.bottom_package, job.spec)
+        if request.kind == pb.ARTIFACT_KIND_ADAPTER:
+            return await asyncio.to_thread(self._artifacts.adapter, job.id)
+        if request.kind == pb.ARTIFACT_KIND_SHOWN:
+            return self._artifacts.shown(job.id)
+        if request.kind == pb.ARTIFACT_KIND_TAUGHT:
+            base = await self._on_compute(owner, self._host.base_sha256, job.spec)
+            return await asyncio.to_thread(self._taught, job.spec.taught, owner, base)
+        raise FrameCorrupt("the kind of artifact is not set")
 
     async def _answers(
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context

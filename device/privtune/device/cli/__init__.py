@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,19 +14,23 @@ import typer
 from privtune.device.cli.commands import home, jobs, ledger, surrogates, tables, teachings, transcript
 from privtune.device.cli.commands.agent import agent
 from privtune.device.cli.commands.audit import audit
+from privtune.device.cli.commands.doctor import doctor
 from privtune.device.cli.commands.enroll import enroll
 from privtune.device.cli.commands.evaluate import evaluate
 from privtune.device.cli.commands.export import export
 from privtune.device.cli.commands.finetune import EPILOG, finetune
 from privtune.device.cli.commands.generate import generate
 from privtune.device.cli.commands.info import mechanisms, version
+from privtune.device.cli.commands.init import init
 from privtune.device.cli.commands.models import models
+from privtune.device.cli.commands.plan import plan
 from privtune.device.cli.commands.predict import predict
 from privtune.device.cli.commands.protections import protections
 from privtune.device.cli.commands.push import push
 from privtune.device.cli.commands.serve import serve
 from privtune.device.cli.commands.tune import tune_noise
 from privtune.device.cli.error_report import report
+from privtune.device.cli.settings_file import settings_of, settings_path
 from privtune.device.runtime.memory import keep_lean
 from privtune.shared.errors import PrivTuneError
 
@@ -34,12 +39,14 @@ DEBUG = "--debug"
 app = typer.Typer(
     name="privtune",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(init)
+app.command()(doctor)
 app.command(epilog=EPILOG)(finetune)
+app.command()(plan)
 app.command(epilog=EPILOG)(agent)
 app.command()(enroll)
 app.add_typer(jobs.app, name="jobs")
@@ -78,24 +85,36 @@ _flowing(app)
 
 @app.callback()
 def root(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="PRIVTUNE_CONFIG",
+            help="Your defaults for options, before the command. Default: privtune.yaml in the home folder.",
+            show_default=False,
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option(DEBUG, help="Show tracebacks. Works anywhere in the command.")] = False,
 ) -> None:
     """Fine-tune a provider's model on your text. The text, its tokens and its labels stay on this machine.
 
     \b
-    First set the cloud's address and the key that its operator gave you:
-      export PRIVTUNE_CLOUD=https://cloud.example:8080
-      export PRIVTUNE_API_KEY=...
+    First say which cloud, and give the key that its operator gave you; then see whether all is in place:
+      privtune init
+      privtune doctor
 
     \b
     Then see what there is, train a model, list your jobs, use the model privately, and export it:
       privtune models
       privtune protections
+      privtune plan --model minilm --data reviews.csv --holdout 0.1
       privtune finetune --model minilm --data reviews.csv --holdout 0.1 --protect names
       privtune jobs list
       privtune predict JOB --text "a fine film"
       privtune export JOB ./adapter
     """
+    if not context.obj and not context.resilient_parsing:
+        context.default_map = settings_of(context.command, settings_path(config))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given or bool(os.environ.get("PRIVTUNE_DEBUG"))
     try:
-        app([argument for argument in given if argument != DEBUG], prog_name="privtune")
+        only_help = bool({"-h", "--help"} & set(given))  # shown whatever is wrong with a file
+        app([argument for argument in given if argument != DEBUG], prog_name="privtune", obj=only_help)
     except PrivTuneError as error:
         sys.exit(report(error, debug=debug))

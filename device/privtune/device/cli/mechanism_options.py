@@ -23,6 +23,7 @@ def protect_option(default: str = DEFAULT) -> object:
         NOISE,
         "--protect",
         metavar="NAME",
+        autocompletion=lambda: list(PROTECTIONS),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -49,6 +50,11 @@ def print_table(
     with console.capture() as printed:
         console.print(table)
     console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
+
+
+def print_result(facts: Mapping[str, object], line: str, *, as_json: bool) -> None:
+    """What a command did: a line for a person, or its facts for a program."""
+    print(json.dumps(dict(facts), default=str) if as_json else line)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:

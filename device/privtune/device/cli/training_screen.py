@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import MofNCompleteColumn, TaskID, TextColumn
 
 from privtune.device.cli.printing import console_of
+from privtune.device.cli.progress_bars import bars
 from privtune.shared.printable import printable_json
 from privtune.shared.wording import counted
 
@@ -169,13 +169,7 @@ class LiveScreen(PlainScreen):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}", markup=False),
-            console=console,
-        )
+        self._bar = bars(console, MofNCompleteColumn(), TextColumn("{task.fields[figures]}", markup=False))
         self._task: TaskID | None = None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

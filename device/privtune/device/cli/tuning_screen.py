@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any
 
 from rich import box
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from privtune.device.audit.tuning.choice import Estimate, Setting, Words, naming, short, shown, span
@@ -17,6 +16,7 @@ from privtune.device.audit.tuning.request import TuneRequest
 from privtune.device.audit.tuning.tune import Tuned
 from privtune.device.audit.tuning.tune_report import NOTES, gain_of, headline, wished
 from privtune.device.cli.printing import console_of
+from privtune.device.cli.progress_bars import bars
 from privtune.device.cli.training_screen import duration
 from privtune.shared.wording import counted
 
@@ -31,8 +31,7 @@ class TuneScreen:
         self._words: Words = words
         self._console = console_of(sys.stderr)
         self._quiet = quiet
-        text = TextColumn("{task.description}", markup=False)
-        self._bar = Progress(text, BarColumn(bar_width=24), console=self._console, disable=quiet, transient=True)
+        self._bar = bars(self._console, disable=quiet, transient=True)
         self._task = self._bar.add_task("reading model and data", total=1.0)
         self._live = self._console.is_terminal and not quiet
 

@@ -24,7 +24,7 @@ from privtune.device.export.model_card import CardFacts, gguf_name, training_cla
 from privtune.device.export.reader_files import carry_form, end_turns, suit_older_readers, turn_end
 from privtune.device.export.trained_parts import TrainedParts, device_parts, whole_model
 from privtune.device.home.job_folder import JobFolder, JobState
-from privtune.device.link.download import fetch_folder
+from privtune.device.link.download import artifact_of, fetch_folder
 from privtune.device.link.rpc import Link
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.at_rest import read_bytes, read_text, write_bytes
@@ -113,7 +113,7 @@ def export_job(
     local = settings.local_model or state.local_model
     _check_possible(state, options, local)
     with Link(settings.endpoint) as link:
-        adapter = fetch_folder(link, pb.ARTIFACT_KIND_ADAPTER, job_id, folder.path / "adapter")
+        adapter = fetch_folder(link, artifact_of(pb.ARTIFACT_KIND_ADAPTER, job_id), folder.path / "adapter")
         here = device_parts(link, job_id, state, settings.home, local) if options.format == "peft" else None
     base_sha256 = _base_sha256(adapter)
     parts = here or whole_model(state, str(local), base_sha256, say, gguf=options.format == "gguf")

@@ -6,8 +6,10 @@ The cloud's answers are untrusted: ids are checked before they name a folder.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping
+from email.utils import parsedate_tz
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -80,9 +82,23 @@ class ControlPlane(RestClient):
             raise self.not_ours()
         return offered
 
+    def model(self, name: str) -> Json:
+        """What the cloud says of a model. Raises ModelNotFound."""
+        about = self.call("GET", f"{MODELS}/{quote(name, safe='/')}").get("privtune")
+        return about if isinstance(about, dict) else {}
+
+    def date(self) -> str | None:
+        """What the cloud's clock says, as HTTP dates are written; None where it does not."""
+        date = self.bounded("GET", "/healthz").headers.get("date")
+        return date if date is not None and parsedate_tz(date) is not None else None
+
+    def exchange(self, up: int, down: int) -> None:
+        """Send so many bytes, which say nothing, and get so many: for whoever times the line."""
+        self.call("POST", "/v1/privtune/line", json={"padding": os.urandom(up // 2).hex(), "answer": down})
+
     def blocks(self, model: str) -> int:
         """How many blocks a model has. Raises ModelNotFound."""
-        layers = (self.call("GET", f"{MODELS}/{quote(model, safe='/')}").get("privtune") or {}).get("layers")
+        layers = self.model(model).get("layers")
         if not isinstance(layers, int) or not 0 < layers <= MAX_BLOCKS:
             raise self.not_ours()
         return layers

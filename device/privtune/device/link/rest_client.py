@@ -102,7 +102,7 @@ class RestClient:
         """The answer to one request."""
         try:
             response = retrying(
-                lambda: self._bounded(method, path, **options),
+                lambda: self.bounded(method, path, **options),
                 again=lambda error: isinstance(error, httpx.TransportError) and not _tls_failed(error),
                 stop=stop_after_attempt(ATTEMPTS),
                 first_s=FIRST_WAIT_S,
@@ -111,7 +111,7 @@ class RestClient:
             raise self._unreachable(error) from None
         return self._answer(response)
 
-    def _bounded(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def bounded(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The response with its whole body. Raises VersionMismatch for one that is compressed or over the bound."""
         body, deadline = bytearray(), time.monotonic() + TOTAL_S
         with self._http.stream(method, path, **options) as response:
@@ -124,7 +124,11 @@ class RestClient:
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout("the answer came too slowly", request=response.request)
         return httpx.Response(
-            response.status_code, content=bytes(body), request=response.request, extensions=response.extensions
+            response.status_code,
+            headers={"date": response.headers["date"]} if "date" in response.headers else {},
+            content=bytes(body),
+            request=response.request,
+            extensions=response.extensions,
         )
 
     def _answer(self, response: httpx.Response) -> Json:

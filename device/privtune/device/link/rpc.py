@@ -110,10 +110,11 @@ class Link:
         request = pb.ClaimRequest(home_id=claim.home_id, count=claim.count, nonce=claim.nonce)
         self._call("Claim", self._stub.Claim, request, CALL_TIMEOUT_S)
 
-    def fetch(self, kind: int, job_id: str, file: str, offset: int = 0) -> Iterator[bytes]:
+    def fetch(self, artifact: pb.FetchRequest, file: str, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of an artifact's file, from `offset` on. The file "" is the manifest."""
         for attempt in range(1, _ATTEMPTS + 1):
-            request = pb.FetchRequest(kind=kind, job_id=job_id, file=file, offset=offset)  # type: ignore[arg-type]
+            request = pb.FetchRequest(file=file, offset=offset)
+            request.MergeFrom(artifact)
             self._note("Fetch", request)
             try:
                 for response in self._stub.Fetch(request, metadata=self._metadata, timeout=OPEN_TIMEOUT_S):

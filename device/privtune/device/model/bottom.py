@@ -10,7 +10,7 @@ import privtune.split.v1.split_pb2 as pb
 from privtune.device.data.encode import EncodedDataset, encode_causal_lm, encode_classification
 from privtune.device.data.prompts import PromptForm
 from privtune.device.data.records import Records
-from privtune.device.link.download import fetch_folder, fetch_manifest
+from privtune.device.link.download import artifact_of, fetch_folder, fetch_manifest
 from privtune.device.link.rpc import Link
 from privtune.device.model.pinned_bottom import hold_to_first
 from privtune.device.runtime.memory import trim
@@ -47,22 +47,35 @@ def load_bottom(
     if local_model is not None:
         package = bottom_from_model(local_model, spec.task, spec.cut, tail=spec.tail, num_labels=num_labels, seed=seed)
     else:
-        folder = _fetched(link, pb.ARTIFACT_KIND_BOTTOM, job_id, home / "bottoms", say)
-        package = load_bottom_package(folder, num_labels=num_labels, seed=seed)
-        hold_to_first(home, spec.model, package, folder)
+        package = served_bottom(link, artifact_of(pb.ARTIFACT_KIND_BOTTOM, job_id), spec, home, num_labels, say)
     if spec.taught is not None:
         folder = taught_folder(home, taught_sha256)
         if not (taught_sha256 and folder.exists()):
-            folder = _fetched(link, pb.ARTIFACT_KIND_TAUGHT, job_id, home / "taught", say)
+            folder = _fetched(link, artifact_of(pb.ARTIFACT_KIND_TAUGHT, job_id), home / "taught", say)
         package = with_taught_blocks(package, folder, label_names)
     trim()
     return package
 
 
-def _fetched(link: Link, kind: int, job_id: str, home: Path, say: Callable[[str], None]) -> Path:
+def served_bottom(
+    link: Link, artifact: pb.FetchRequest, spec: JobSpec, home: Path, num_labels: int, say: Callable[[str], None]
+) -> BottomPackage:
+    """The cloud's package, as `load_bottom`. artifact: a job's, or `planned_bottom`."""
+    folder = _fetched(link, artifact, home / "bottoms", say)
+    package = load_bottom_package(folder, num_labels=num_labels, seed=spec.train.seed)
+    hold_to_first(home, spec.model, package, folder)
+    return package
+
+
+def planned_bottom(spec: JobSpec) -> pb.FetchRequest:
+    """The package of a job that does not exist yet."""
+    return pb.FetchRequest(kind=pb.ARTIFACT_KIND_BOTTOM, model=spec.model, task=spec.task, cut=spec.cut, tail=spec.tail)
+
+
+def _fetched(link: Link, artifact: pb.FetchRequest, home: Path, say: Callable[[str], None]) -> Path:
     """An artifact of the cloud in a folder that its manifest names, downloaded once."""
-    folder = _named(home, hashlib.sha256(fetch_manifest(link, kind, job_id)).hexdigest())
-    return fetch_folder(link, kind, job_id, folder, say)
+    folder = _named(home, hashlib.sha256(fetch_manifest(link, artifact)).hexdigest())
+    return fetch_folder(link, artifact, folder, say)
 
 
 def taught_folder(home: Path, sha256: str) -> Path:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import privtune.split.v1.split_pb2 as pb
 from privtune.device.home.job_folder import JobFolder
-from privtune.device.link.download import fetch_folder
+from privtune.device.link.download import artifact_of, fetch_folder
 from privtune.device.link.rpc import Link
 from privtune.device.model.replica import AnsweredBatch, Replica, check_replica
 from privtune.device.session.run_settings import RunSettings
@@ -194,7 +194,7 @@ class SpotChecks:
         last = load_tensors(shown / "after.safetensors")
         where, most = self._folder.path / "adapter", 2 * self._replica.state_bytes + (1 << 20)
         try:
-            fetch_folder(self._link, pb.ARTIFACT_KIND_ADAPTER, self._folder.job_id, where, most_bytes=most)
+            fetch_folder(self._link, artifact_of(pb.ARTIFACT_KIND_ADAPTER, self._folder.job_id), where, most_bytes=most)
             adapter = trained_tensors(where)
         except (ArtifactCorrupt, SafetensorError, FileNotFoundError) as error:
             raise self._cheated("the cloud does not hand over the adapter that it trained", {}) from error
@@ -240,7 +240,7 @@ class SpotChecks:
         shutil.rmtree(target, ignore_errors=True)
         most = 4 * self._replica.state_bytes + (1 << 20)
         try:
-            fetch_folder(self._link, pb.ARTIFACT_KIND_SHOWN, self._folder.job_id, target, most_bytes=most)
+            fetch_folder(self._link, artifact_of(pb.ARTIFACT_KIND_SHOWN, self._folder.job_id), target, most_bytes=most)
             before, after = (load_tensors(target / f"{name}.safetensors") for name in ("before", "after"))
         except (JobConflict, ArtifactCorrupt, SafetensorError, FileNotFoundError) as error:
             raise self._cheated(

@@ -293,16 +293,24 @@ class RenewResponse(_message.Message):
     def __init__(self, certificate: _Optional[bytes] = ..., life_s: _Optional[int] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("kind", "job_id", "file", "offset")
+    __slots__ = ("kind", "job_id", "file", "offset", "model", "task", "cut", "tail")
     KIND_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
     kind: ArtifactKind
     job_id: str
     file: str
     offset: int
-    def __init__(self, kind: _Optional[_Union[ArtifactKind, str]] = ..., job_id: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    model: str
+    task: str
+    cut: int
+    tail: int
+    def __init__(self, kind: _Optional[_Union[ArtifactKind, str]] = ..., job_id: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., cut: _Optional[int] = ..., tail: _Optional[int] = ...) -> None: ...
 
 class FetchResponse(_message.Message):
     __slots__ = ("data",)

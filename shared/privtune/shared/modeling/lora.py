@@ -25,6 +25,7 @@ from privtune.shared.modeling.adapter_folder import (
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
 from privtune.shared.modeling.tensor_files import save_tensors
+from privtune.shared.modeling.training_size import linear_layers
 from privtune.shared.packages import require
 
 
@@ -42,7 +43,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     check_lora()
     from peft import LoraConfig, get_peft_model  # large; a device needs it only for a tail
 
-    linear = _linear_layers(top)
+    linear = linear_layers(top)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
     for target in spec.targets:
         if not any(name.endswith(f".{target}") for name in linear):
@@ -122,12 +123,3 @@ def _without_defaults(config: Any) -> dict[str, Any]:
     plain, kept = type(config)().to_dict(), ("peft_type", "r", "lora_alpha", "lora_dropout")
     told = {key: value for key, value in config.to_dict().items() if key in kept or value != plain[key]}
     return {key: sorted(value) if isinstance(value, set) else value for key, value in told.items()}
-
-
-def _linear_layers(top: Top) -> dict[str, nn.Module]:
-    found: dict[str, nn.Module] = {}
-    for block in top.block_names:
-        for name, module in top.task.get_submodule(block).named_modules():
-            if isinstance(module, nn.Linear | Conv1D):
-                found[f"{block}.{name}"] = module
-    return found

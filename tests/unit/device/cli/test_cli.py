@@ -63,6 +63,28 @@ def test_each_command_has_help_that_says_what_it_does(path, capsys):
             assert parameter.help, f"{parameter.name} has no help"
 
 
+NO_RESULT = {("serve",)}  # it answers until it is ended
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "privtune")
+def test_each_command_that_prints_a_result_prints_it_for_programs(path):
+    command = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]
+    takes = any("--json" in parameter.opts for parameter in command.params)
+    assert takes == (not hasattr(command, "commands") and path not in NO_RESULT)
+
+
+COMPLETED = {("fin",): "finetune", ("finetune", "--prot"): "--protect", ("finetune", "--protect", "wo"): "words"}
+
+
+@pytest.mark.parametrize("words", COMPLETED, ids=" ".join)
+def test_the_shell_completes(words):
+    line = {"COMP_WORDS": " ".join(("privtune", *words)), "COMP_CWORD": str(len(words))}
+    done = privtune(_PRIVTUNE_COMPLETE="complete_bash", **line)
+    assert COMPLETED[words] in done.stdout.split()
+
+
 HEAVY = "torch transformers pyarrow grpc numpy httpx yaml safetensors rich.progress"
 LIGHT_PROBE = f"""
 import sys

@@ -1,5 +1,7 @@
 """`privtune home`: each command ends in one line, and a mistake in one line and a code of docs/exit-codes.md."""
 
+import json
+
 import pytest
 
 from privtune.device.account.home_identity import HomeIdentity
@@ -48,3 +50,12 @@ def test_mistakes_are_one_line(command, tmp_path):
         assert code == expected, line
         assert words in line
         assert "\n" not in line
+
+
+def test_for_programs(command, tmp_path):
+    with Ledger(tmp_path / "home") as ledger:
+        ledger.note("tested", {})
+    file = tmp_path / "move.tar"
+    assert json.loads(command("backup", file, "--json")[1]) == {"files": 1, "file": str(file)}
+    assert json.loads(command("export", file, "--json")[1])["moved"]
+    assert json.loads(command("recover", "--json")[1])["recovered"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from privtune.device.link import rest, rpc
-from privtune.device.link.download import MAX_MANIFEST_BYTES, fetch_folder, fetch_manifest
+from privtune.device.link.download import MAX_MANIFEST_BYTES, artifact_of, fetch_folder, fetch_manifest
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rest_client import MAX_ANSWER_BYTES
@@ -27,7 +27,7 @@ class Served:
     def __init__(self, manifest):
         self.manifest = manifest
 
-    def fetch(self, kind, job_id, file, offset=0):
+    def fetch(self, artifact, file, offset=0):
         return itertools.chain(self.manifest) if file == "" else iter(())
 
 
@@ -69,7 +69,7 @@ def test_a_listing_without_end(monkeypatch, listing):
 def test_a_manifest_without_end():
     link = Served(b"x" * (1 << 16) for _ in itertools.count())
     with pytest.raises(ArtifactCorrupt, match=f"over {MAX_MANIFEST_BYTES:,} bytes"):
-        fetch_manifest(link, 1, "ftjob-1")
+        fetch_manifest(link, artifact_of(1, "ftjob-1"))
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_a_manifest_without_end():
 )
 def test_a_manifest_of_another_shape(tmp_path, files):
     with pytest.raises(ArtifactCorrupt):
-        fetch_folder(Served([json.dumps({"files": files}).encode()]), 1, "ftjob-1", tmp_path / "there")
+        fetch_folder(Served([json.dumps({"files": files}).encode()]), artifact_of(1, "ftjob-1"), tmp_path / "there")
     assert not (tmp_path / "there").exists()
 
 
 def test_files_that_would_fill_the_disk_are_not_begun(tmp_path):
     files = [{"name": "bottom.safetensors", "size": 1 << 60, "sha256": "0" * 64}]
     with pytest.raises(StorageFull, match="are free"):
-        fetch_folder(Served([json.dumps({"files": files}).encode()]), 1, "ftjob-1", tmp_path / "there")
+        fetch_folder(Served([json.dumps({"files": files}).encode()]), artifact_of(1, "ftjob-1"), tmp_path / "there")
 
 
 @pytest.mark.parametrize("changes", [{"max_payload_bytes": 0}, {"max_tensor_bytes": 1}, {"resume_step": 7}])

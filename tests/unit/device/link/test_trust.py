@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from privtune.cloud.server.tls import create_certificates
+from privtune.device.link.download import artifact_of
 from privtune.device.link.gateway import GatewayAccess
 from privtune.device.link.rest import ControlPlane
 from privtune.device.link.rpc import Link
@@ -56,7 +57,7 @@ def proxy(monkeypatch):
 def test_the_key_for_this_machine_never_reaches_a_proxy(proxy, host):
     gateway = Listener()
     with Link(GatewayAccess(address=f"{host}:{gateway.port}", api_key=KEY)) as link, pytest.raises(PrivTuneError):
-        list(link.fetch(1, "ftjob-x", ""))
+        list(link.fetch(artifact_of(1, "ftjob-x"), ""))
     with ControlPlane(f"http://{host}:{gateway.port}", KEY) as control, pytest.raises(PrivTuneError):
         control.info()
     assert proxy.seen == b""
@@ -66,7 +67,7 @@ def test_the_key_for_this_machine_never_reaches_a_proxy(proxy, host):
 
 def test_another_machine_is_reached_through_the_proxy_and_inside_tls_at_both_doors(proxy):
     with Link(GatewayAccess(address="cloud.example:8081", api_key=KEY)) as link, pytest.raises(PrivTuneError):
-        list(link.fetch(1, "ftjob-x", ""))
+        list(link.fetch(artifact_of(1, "ftjob-x"), ""))
     with ControlPlane("https://cloud.example:8080", KEY) as control, pytest.raises(PrivTuneError):
         control.info()
     assert b"CONNECT cloud.example:8081" in proxy.seen

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from privtune.cloud.cli.durations import seconds
-from privtune.cloud.cli.output import print_table, utc
-from privtune.cloud.cli.shared_options import DEFAULT_DATA, Data, DatabaseUrl
+from privtune.cloud.cli.output import print_result, print_table, utc
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, AsJson, Data, DatabaseUrl
 
 if TYPE_CHECKING:
     from privtune.cloud.auth.key_rows import ApiKey
@@ -38,6 +39,7 @@ def create_key(
     ] = None,
     data: Data = DEFAULT_DATA,
     database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Create an API key and print it once. Only its hash is kept.
 
@@ -54,7 +56,7 @@ def create_key(
     first = database_url is None and not begun(data)
     with open_store(data, database_url) as store:
         made = ApiKeys(store).create(owner, label, scopes=scope or DEFAULT_SCOPES, expires_in_s=life)
-    typer.echo(made.secret)
+    print_result(asdict(made.key) | {"secret": made.secret}, made.secret, as_json=as_json)
     typer.echo(_about(made.key), err=True)
     if first:
         typer.echo(f"There was no cloud in {data.absolute()}: a new one begins there.", err=True)
@@ -65,6 +67,7 @@ def list_keys(
     owner: Annotated[str | None, typer.Option(help="Only this owner's.")] = None,
     data: Data = DEFAULT_DATA,
     database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """List keys by their visible beginning."""
     from privtune.cloud.auth import ApiKeys
@@ -85,7 +88,8 @@ def list_keys(
         for key in keys
     ]
     columns = ["id", "key", "owner", "label", "scopes", "last used", "state"]
-    print_table(columns, rows, empty="No key yet: `privtune-cloud keys create --owner NAME`.")
+    facts = [asdict(key) for key in keys] if as_json else None
+    print_table(columns, rows, empty="No key yet: `privtune-cloud keys create --owner NAME`.", facts=facts)
 
 
 @app.command("rotate")
@@ -99,6 +103,7 @@ def rotate_key(
     ] = None,
     data: Data = DEFAULT_DATA,
     database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a new key with the owner, label and scopes of another, and print it once; the other ends.
 
@@ -112,7 +117,7 @@ def rotate_key(
         keys = ApiKeys(store)
         made = keys.rotate(key.removesuffix("…"), overlap_s=seconds(overlap, "overlap"), expires_in_s=life)
         old = next(one for one in keys.list(made.key.owner) if one.replaced_by == made.key.id)
-    typer.echo(made.secret)
+    print_result(asdict(made.key) | {"secret": made.secret, "old": asdict(old)}, made.secret, as_json=as_json)
     typer.echo(_about(made.key), err=True)
     typer.echo(
         f"The old key {old.id} {'ends' if old.ended(time.time()) is None else 'ended'} {utc(old.expires_at)}.", err=True
@@ -120,14 +125,14 @@ def rotate_key(
 
 
 @app.command("revoke")
-def revoke_key(key: Key, data: Data = DEFAULT_DATA, database_url: DatabaseUrl = None) -> None:
+def revoke_key(key: Key, data: Data = DEFAULT_DATA, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """Revoke a key; it is refused from the next request on, and its open streams end within seconds."""
     from privtune.cloud.auth import ApiKeys
     from privtune.cloud.db.store import open_store
 
     with open_store(data, database_url, new=False) as store:
         revoked = ApiKeys(store).revoke(key.removesuffix("…"))
-    typer.echo(f"Revoked {revoked.id} of {revoked.owner}.")
+    print_result(asdict(revoked), f"Revoked {revoked.id} of {revoked.owner}.", as_json=as_json)
 
 
 def _about(key: ApiKey) -> str:

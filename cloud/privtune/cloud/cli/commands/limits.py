@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from privtune.cloud.cli.output import print_table
-from privtune.cloud.cli.shared_options import DEFAULT_DATA, Data, DatabaseUrl
+from privtune.cloud.cli.output import print_result, print_table
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, AsJson, Data, DatabaseUrl
 
 app = typer.Typer(no_args_is_help=True, help="Limits of single owners. Works while the cloud serves.")
 
@@ -22,6 +22,7 @@ def set_limits(
     stored_mib: Annotated[int | None, typer.Option(min=1, help="MiB of its checkpoints and adapters.")] = None,
     data: Data = DEFAULT_DATA,
     database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Give an owner limits of its own, in place of earlier ones; what is left out is as `serve` has it for everyone.
 
@@ -37,21 +38,25 @@ def set_limits(
         "bytes_per_minute": None if upload_mib is None else upload_mib << 20,
         "stored_bytes": None if stored_mib is None else stored_mib << 20,
     }
+    limits = {name: value for name, value in given.items() if value is not None}
     with open_store(data, database_url, new=False) as store:
-        OwnerLimits(store).set(owner, **{name: value for name, value in given.items() if value is not None})
-    typer.echo(f"The limits of {owner} are set; they hold within seconds.")
+        OwnerLimits(store).set(owner, **limits)
+    line = f"The limits of {owner} are set; they hold within seconds."
+    print_result({"owner": owner, **limits}, line, as_json=as_json)
 
 
 @app.command("list")
-def list_limits(data: Data = DEFAULT_DATA, database_url: DatabaseUrl = None) -> None:
+def list_limits(data: Data = DEFAULT_DATA, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     """List the owners with limits of their own."""
     from privtune.cloud.db.store import open_store
     from privtune.cloud.limits import OwnerLimits
 
     with open_store(data, database_url, new=False) as store:
-        rows = [[owner, *_cells(own)] for owner, own in sorted(OwnerLimits(store).own().items())]
+        limits = sorted(OwnerLimits(store).own().items())
+    rows = [[owner, *_cells(own)] for owner, own in limits]
+    facts = [{"owner": owner, **own} for owner, own in limits] if as_json else None
     columns = ["owner", "models", "jobs", "requests a minute", "MiB sent a minute", "MiB stored"]
-    print_table(columns, rows, empty="Every owner has the limits of `privtune-cloud serve`.")
+    print_table(columns, rows, empty="Every owner has the limits of `privtune-cloud serve`.", facts=facts)
 
 
 def _cells(own: dict[str, Any]) -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from privtune.cloud.cli.output import print_table
-from privtune.cloud.cli.shared_options import AllowHub, Models
+from privtune.cloud.cli.shared_options import AllowHub, AsJson, Models
 
 
-def models(model: Models = None, allow_hub: AllowHub = False) -> None:
+def models(model: Models = None, allow_hub: AllowHub = False, as_json: AsJson = False) -> None:
     """Check and list the models that `serve` offers with the same options.
 
     Each is tried on a small copy with random weights: tasks for which it does not split exactly are not listed. A GGUF
@@ -25,7 +25,9 @@ def models(model: Models = None, allow_hub: AllowHub = False) -> None:
         rows.append(
             [card.name, card.architecture, f"0..{card.layers - 1}", str(card.hidden_size), ", ".join(tasks), split]
         )
-    print_table(["model", "type", "cuts", "width", "tasks", "split"], rows, empty="No model: give --model NAME=REF.")
+    columns = ["model", "type", "cuts", "width", "tasks", "split"]
+    facts = [dict(zip(columns, row, strict=True)) for row in rows] if as_json else None
+    print_table(columns, rows, empty="No model: give --model NAME=REF.", facts=facts)
 
 
 def _exact_tasks(ref: str, tasks: tuple[str, ...]) -> list[str]:

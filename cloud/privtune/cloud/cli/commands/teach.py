@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, ArtifactsUrl, Data, DatabaseUrl
+from privtune.cloud.cli.output import print_result
+from privtune.cloud.cli.shared_options import DEFAULT_DATA, ENV, ArtifactsUrl, AsJson, Data, DatabaseUrl
 from privtune.shared.teaching_spec import ABOUT_SETTINGS, TeachingSpec, teaching_of
 
 _FIELDS = TeachingSpec.model_fields
@@ -33,6 +35,7 @@ def teach(
         int, typer.Option(envvar=ENV + "MAX_TEACHER_MIB", min=1, help="Disk space for the states of the text.")
     ] = 32768,
     threads: Annotated[int | None, typer.Option(envvar=ENV + "THREADS", min=1, help="CPU threads.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Teach the blocks of a device on public text, here and now; the same command again continues or finds the result.
 
@@ -61,15 +64,18 @@ def teach(
 
             torch.set_num_threads(threads)
         classroom = Classroom(open_artifacts(data, artifacts), catalog, corpora, max_bytes=max_teacher_mib << 20)
-        result = classroom.teach(spec, _show, lambda: False)
+        result = classroom.teach(spec, partial(_show, err=as_json), lambda: False)
         taught = teachings.record(owner, spec, result.name, result.card, result.sources)
     before, after = (result.card[when]["states"] for when in ("untaught", "taught"))
-    typer.echo(f"distance from the model on text held out: {before:.3f} untaught, {after:.3f} taught")
-    typer.echo(f"{taught.id} of {owner}: privtune finetune ... --taught {taught.id}")
+    line = (
+        f"distance from the model on text held out: {before:.3f} untaught, {after:.3f} taught\n"
+        f"{taught.id} of {owner}: privtune finetune ... --taught {taught.id}"
+    )
+    print_result({"id": taught.id, "owner": owner, "untaught": before, "taught": after}, line, as_json=as_json)
 
 
-def _show(stage: str, step: int, steps: int, loss: float) -> None:
+def _show(stage: str, step: int, steps: int, loss: float, *, err: bool) -> None:
     """A line for every twentieth of a stage."""
     if step == steps or step % max(1, steps // 20) == 0:
         after = f", loss {loss:.4f}" if loss else ""
-        typer.echo(f"{stage}: {step:,} of {steps:,}{after}")
+        typer.echo(f"{stage}: {step:,} of {steps:,}{after}", err=err)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,14 +15,14 @@ from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, NOISE, AsJson, Home, Threads, home_folder, limit_threads, option
 from privtune.device.cli.planned_job import Gain, PlannedJob
-from privtune.device.cli.printing import console_of, print_table
+from privtune.device.cli.printing import print_table
+from privtune.device.cli.progress_bars import Say, reported
 
 if TYPE_CHECKING:
     from privtune.device.audit.report.document import Audit
     from privtune.device.audit.sizes import Size
     from privtune.shared.job_spec import JobSpec
 
-Say = Callable[[str, float], None]
 Run = Callable[[Path, Say, Path | None], "Audit"]
 # Options, besides those of PlannedJob, that contradict --transcript: the job has its own.
 _OF_THE_JOB = ("attribute", "own_terms", "unlabelled", "protect", "param", "frontier", "gain")
@@ -121,7 +119,7 @@ def audit(
 
     limit_threads(threads)
     spec, run = _simulated(job, options) if transcript is None else _recorded(transcript, job, options)
-    with _progress(quiet=as_json) as say:
+    with reported(quiet=as_json) as say:
         found = run(home_folder(home), say, keep_attacks)
     measured = found.document.get("gain")
     found.document["cloud_gain"] = cloud_gain(spec) if measured is None else gain_sentence(measured, "your records")
@@ -236,27 +234,3 @@ def _attack_row(row: dict[str, Any]) -> tuple[str, ...]:
         f"{low:.1f} to {high:.1f}",
         f"{floor:.1f}%",
     )
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Say]:
-    """Bars on a terminal, a line for each finished step in a log, nothing with --json."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    console = console_of(sys.stderr)
-    named = TextColumn("{task.description}", markup=False)
-    bars = Progress(named, BarColumn(bar_width=24), TimeElapsedColumn(), console=console, disable=quiet)
-    known: dict[str, TaskID] = {}
-
-    def say(what: str, share: float) -> None:
-        if console.is_terminal:
-            known[what] = known[what] if what in known else bars.add_task(what, total=1.0)
-            bars.update(known[what], completed=share)
-        elif share >= 1 and not quiet:
-            console.print(what)
-
-    if not console.is_terminal:
-        yield say
-        return
-    with bars:
-        yield say

@@ -10,7 +10,8 @@ import typer
 from privtune.device.cli.connection import ModelConnection
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
-from privtune.device.cli.options import JobId, limit_threads, to_stderr
+from privtune.device.cli.options import AsJson, JobId, limit_threads, to_stderr
+from privtune.device.cli.printing import print_result
 from privtune.device.cli.signals import ending_in_order
 
 
@@ -47,6 +48,7 @@ def export(
         bool,
         typer.Option("--with-metrics", help="Put the accuracy or perplexity on your data on the model card."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a tuned model to a folder: the cloud's adapter, the head that never left this machine, and a model card.
 
@@ -70,4 +72,5 @@ def export(
     settings = connection.settings()
     limit_threads(connection.threads)
     with ending_in_order():
-        typer.echo(export_job(job, folder.expanduser().absolute(), settings, options, say=to_stderr))
+        done = export_job(job, folder.expanduser().absolute(), settings, options, say=to_stderr)
+    print_result({"job": job, "folder": done, "format": format}, str(done), as_json=as_json)

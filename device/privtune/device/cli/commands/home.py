@@ -10,7 +10,8 @@ import typer
 
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.open_home import check_packages
-from privtune.device.cli.options import Home, closed_home, home_folder
+from privtune.device.cli.options import AsJson, Home, closed_home, home_folder
+from privtune.device.cli.printing import print_result
 from privtune.shared.at_rest import MARK, read_text
 from privtune.shared.errors import InvalidInput
 from privtune.shared.wording import counted
@@ -37,7 +38,7 @@ class Keeper(StrEnum):
 
 @app.command("export")
 @guarded
-def export_command(file: ToFile, passphrase: Passphrase = False, home: Home = None) -> None:
+def export_command(file: ToFile, passphrase: Passphrase = False, home: Home = None, as_json: AsJson = False) -> None:
     """Move this home away: write it to a file, and never draw in it again.
 
     Keys, ledger, maps, releases and jobs move; what the cloud serves is fetched again. Leave the data under the same
@@ -51,19 +52,21 @@ def export_command(file: ToFile, passphrase: Passphrase = False, home: Home = No
     from privtune.device.account.home_archive import export_home
 
     count = export_home(home_folder(home), file, _chosen(passphrase))
-    typer.echo(f"{counted(count, 'file')} in {file}. This home draws nothing any more: import the file elsewhere.")
+    line = f"{counted(count, 'file')} in {file}. This home draws nothing any more: import the file elsewhere."
+    print_result({"files": count, "file": file, "moved": True}, line, as_json=as_json)
 
 
 @app.command("backup")
 @guarded
-def backup(file: ToFile, passphrase: Passphrase = False, home: Home = None) -> None:
+def backup(file: ToFile, passphrase: Passphrase = False, home: Home = None, as_json: AsJson = False) -> None:
     """Write a copy of this home to a file, and go on using the home; runs need not end.
 
     A copy that is behind may not draw: restore the newest, and see `privtune home recover`.
     """
     from privtune.device.account.home_archive import back_up_home
 
-    typer.echo(f"{counted(back_up_home(home_folder(home), file, _chosen(passphrase)), 'file')} in {file}.")
+    count = back_up_home(home_folder(home), file, _chosen(passphrase))
+    print_result({"files": count, "file": file}, f"{counted(count, 'file')} in {file}.", as_json=as_json)
 
 
 @app.command("import")
@@ -71,17 +74,20 @@ def backup(file: ToFile, passphrase: Passphrase = False, home: Home = None) -> N
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `home export` or `home backup` wrote.")],
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a home of an export or a backup, in an empty folder. Homes are not merged."""
     from privtune.device.account.home_archive import import_home
 
     folder = closed_home(home)
-    typer.echo(f"{counted(import_home(file, folder), 'file')} in {folder}. Its next run tells the cloud.")
+    count = import_home(file, folder)
+    line = f"{counted(count, 'file')} in {folder}. Its next run tells the cloud."
+    print_result({"files": count, "home": folder}, line, as_json=as_json)
 
 
 @app.command("recover")
 @guarded
-def recover(home: Home = None) -> None:
+def recover(home: Home = None, as_json: AsJson = False) -> None:
     """Go on with an older copy of this home, because the newest one is lost.
 
     What was drawn since the copy was made is unknown. So whatever is drawn from here on counts as another noise
@@ -90,8 +96,10 @@ def recover(home: Home = None) -> None:
     """
     from privtune.device.account.home_archive import recover_home
 
-    recover_home(home_folder(home))
-    typer.echo("This home may draw again. What it draws now counts as another noise distribution.")
+    folder = home_folder(home)
+    recover_home(folder)
+    line = "This home may draw again. What it draws now counts as another noise distribution."
+    print_result({"home": folder, "recovered": True}, line, as_json=as_json)
 
 
 @app.command("encrypt")
@@ -102,6 +110,7 @@ def encrypt(
         typer.Option(help="Who keeps the key. Default: the keyring of this machine, where it has one."),
     ] = None,
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Encrypt this home, or keep the key of an encrypted one in another way. End agents and servers first.
 
@@ -116,23 +125,26 @@ def encrypt(
     folder = _existing(home)
     by = key or (Keeper.keyring if has_keyring() else Keeper.passphrase)
     count = encrypt_home(folder, by.value, new_passphrase() if by is Keeper.passphrase else "")
-    typer.echo(f"{counted(count, 'file')} encrypted in {folder}. Its key: {by.value}.")
+    line = f"{counted(count, 'file')} encrypted in {folder}. Its key: {by.value}."
+    print_result({"files": count, "home": folder, "key": by.value}, line, as_json=as_json)
 
 
 @app.command("decrypt")
 @guarded
-def decrypt(home: Home = None) -> None:
+def decrypt(home: Home = None, as_json: AsJson = False) -> None:
     """Decrypt this home, and forget its key. Killed half-way, it is completed by running it again."""
     check_packages("an encrypted home needs")
     from privtune.device.home.encryption.conversion import decrypt_home
 
     folder = _existing(home)
-    typer.echo(f"{counted(decrypt_home(folder), 'file')} decrypted in {folder}.")
+    count = decrypt_home(folder)
+    line = f"{counted(count, 'file')} decrypted in {folder}."
+    print_result({"files": count, "home": folder}, line, as_json=as_json)
 
 
 @app.command("status")
 @guarded
-def status(home: Home = None) -> None:
+def status(home: Home = None, as_json: AsJson = False) -> None:
     """Say whether this home is encrypted, and who keeps its key."""
     folder = _existing(home)
     if (folder / MARK).exists():
@@ -140,18 +152,23 @@ def status(home: Home = None) -> None:
         from privtune.device.home.encryption.conversion import status_of
 
         found = status_of(folder)
-        typer.echo(f"{folder} is {found.state}. Its key: {found.kept_by}.")
-        typer.echo(f"Private files: {found.encrypted:,} encrypted, {found.clear:,} in clear.")
+        line = (
+            f"{folder} is {found.state}. Its key: {found.kept_by}.\n"
+            f"Private files: {found.encrypted:,} encrypted, {found.clear:,} in clear."
+        )
+        facts = {"state": found.state, "key": found.kept_by, "encrypted": found.encrypted, "clear": found.clear}
     else:
-        typer.echo(f"{folder} is in clear: `privtune home encrypt` encrypts it.")
+        line, facts = f"{folder} is in clear: `privtune home encrypt` encrypts it.", {"state": "clear"}
+    print_result({"home": folder, **facts}, line, as_json=as_json)
 
 
 @app.command("log")
 @guarded
-def log(home: Home = None) -> None:
+def log(home: Home = None, as_json: AsJson = False) -> None:
     """Print this home's private log of failures. Read it before you share it."""
     file = home_folder(home) / "privtune.log"
-    typer.echo(read_text(file) if file.exists() else "Nothing has failed.")
+    text = read_text(file) if file.exists() else ""
+    print_result({"log": text}, text or "Nothing has failed.", as_json=as_json)
 
 
 def _existing(home: Path | None) -> Path:

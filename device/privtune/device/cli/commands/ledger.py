@@ -11,7 +11,7 @@ import typer
 
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.options import AsJson, Home, home_folder
-from privtune.device.cli.printing import print_table
+from privtune.device.cli.printing import print_result, print_table
 from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def verify(
         str | None, typer.Option(help="A last hash that you noted earlier: it must still be in the chain.")
     ] = None,
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check the chain of entries: none was changed, removed or inserted. Exit code 14 if it is broken.
 
@@ -107,9 +108,11 @@ def verify(
             known = ledger.holds(head)
         if not known:
             raise ArtifactCorrupt("The noted hash is not in this ledger: its end was cut off, or it was replaced.")
-    typer.echo(
+    print_result(
+        {"entries": len(entries), "head": last, "intact": True},
         f"{counted(len(entries), 'entry')}, the chain is intact; last hash {last} (note it, to detect a cut-off "
-        "end later)"
+        "end later)",
+        as_json=as_json,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.options import to_stderr
-from privtune.device.cli.printing import print_table
+from privtune.device.cli.options import AsJson, to_stderr
+from privtune.device.cli.printing import print_result, print_table
 from privtune.shared.wording import counted
 
 
@@ -23,6 +23,7 @@ def push(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload without asking.")] = False,
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload a model tuned with PrivTune",
+    as_json: AsJson = False,
 ) -> None:
     """Upload an exported model to a Hugging Face hub, after showing what would be uploaded.
 
@@ -59,4 +60,5 @@ def push(
         if not typer.confirm("Upload?", err=True):
             to_stderr("Nothing was uploaded.")
             return
-    typer.echo(upload_to(upload, repo, public=public, message=message))
+    url = upload_to(upload, repo, public=public, message=message)
+    print_result({"url": url, "bytes": upload.size, "public": public}, url, as_json=as_json)

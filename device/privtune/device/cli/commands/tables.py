@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +13,11 @@ from privtune.device.cli.job_options import JobOptions
 from privtune.device.cli.mechanism_options import Params, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, Threads, home_folder, limit_threads
-from privtune.device.cli.printing import console_of, print_facts, print_table
+from privtune.device.cli.printing import print_facts, print_result, print_table
+from privtune.device.cli.progress_bars import reported
 from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from privtune.shared.job_spec import Task
 
 app = typer.Typer(
@@ -65,7 +63,7 @@ def build(
 
     task, cut, folder = job["task"], job["cut"], home_folder(home)
     spec = MechanismSpec(name=mechanism, params=params_of(param or ()))
-    with _Bars(quiet=as_json) as progress:
+    with reported(quiet=as_json) as progress:
         parts = bottom_from_model(model, task, cut)
         context = noise_context(parts, cut, folder, progress=progress)
         if top:
@@ -111,6 +109,7 @@ def show(
 def add(
     file: Annotated[Path, typer.Argument(help="A table file from elsewhere, like a colleague's clusters.")],
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check a table file and keep a copy, so that jobs can use it: --param table=sha256:HASH.
 
@@ -124,7 +123,8 @@ def add(
     if not file.is_file():
         raise InvalidInput(f"{file}: no such file; name a table that `privtune tables build` or a colleague made")
     row = read_header(adopt(file, home_folder(home) / "tables"))
-    typer.echo(f"Kept. Use it with --param table=sha256:{row['sha256'][:16]}")
+    line = f"Kept. Use it with --param table=sha256:{row['sha256'][:16]}"
+    print_result({"sha256": row["sha256"]}, line, as_json=as_json)
 
 
 @app.command()
@@ -135,6 +135,7 @@ def public(
         Path | None, typer.Option(help="File with a class, a tab, and a public text or word per line.")
     ] = None,
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Declare texts as public: word frequencies, prototypes, task-aware clusters and importance may use them.
 
@@ -153,7 +154,8 @@ def public(
     declare(folder, texts=texts, labelled=labelled)
     known = PublicTexts.load(folder)
     labelled_texts = counted(len(known.labelled), "labelled text")
-    typer.echo(f"Public on this device: {counted(len(known.texts), 'text')}, {labelled_texts} or words.")
+    line = f"Public on this device: {counted(len(known.texts), 'text')}, {labelled_texts} or words."
+    print_result({"texts": len(known.texts), "labelled": len(known.labelled)}, line, as_json=as_json)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -170,36 +172,6 @@ def _show(tables: list[dict[str, Any]], *, otherwise: str) -> None:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row["shapes"].items())
     return row["kind"], row["sha256"][:16], f"{row['bytes'] / 1e6:.1f} MB", Path(row["file"]).name, shapes
-
-
-class _Bars:
-    """A bar for each step that `progress(what, fraction)` reports; nothing when quiet."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f}%"),
-            TimeElapsedColumn(),
-            console=console_of(sys.stderr),
-            disable=quiet,
-        )
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Callable[[str, float], None]:
-        return self._report
-
-    def __exit__(self, *_: object) -> None:
-        if self._tasks:  # else an empty line would precede an error
-            self._bar.stop()
-
-    def _report(self, what: str, fraction: float) -> None:
-        if what not in self._tasks:
-            self._bar.start()
-            self._tasks[what] = self._bar.add_task(what, total=1.0)
-        self._bar.update(self._tasks[what], completed=fraction)
 
 
 def _top(model: str, task: Task, cut: int) -> Any:

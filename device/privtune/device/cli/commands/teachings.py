@@ -12,7 +12,7 @@ from privtune.device.cli.connection import CloudOptions
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, JobId, home_folder
-from privtune.device.cli.printing import print_facts, print_table
+from privtune.device.cli.printing import print_facts, print_result, print_table
 from privtune.shared.teaching_spec import ABOUT_SETTINGS, TeachingSpec, teaching_of
 
 app = typer.Typer(no_args_is_help=True, help="Let the cloud teach this device's blocks on public text.")
@@ -115,25 +115,26 @@ def cancel(teaching: TeachingId, connection: CloudOptions, as_json: AsJson = Fal
 @app.command()
 @guarded
 @grouped
-def delete(teaching: TeachingId, connection: CloudOptions) -> None:
+def delete(teaching: TeachingId, connection: CloudOptions, as_json: AsJson = False) -> None:
     """Delete an ended one from the cloud, which keeps a limited number; jobs that began with it have their own copy."""
     from privtune.device.link.teaching_calls import delete_teaching
 
     with connection.control() as control:
         delete_teaching(control, teaching)
-    typer.echo(f"deleted {teaching}")
+    print_result({"id": teaching, "deleted": True}, f"deleted {teaching}", as_json=as_json)
 
 
 @app.command()
 @guarded
 @grouped
-def corpora(connection: CloudOptions) -> None:
+def corpora(connection: CloudOptions, as_json: AsJson = False) -> None:
     """List the public texts that the cloud can teach with."""
     from privtune.device.link.teaching_calls import list_corpora
 
     with connection.control() as control:
         names = list_corpora(control)
-    typer.echo("\n".join(names) or "None. The operator adds one: privtune-cloud serve --corpus NAME=FILE")
+    line = "\n".join(names) or "None. The operator adds one: privtune-cloud serve --corpus NAME=FILE"
+    print_result({"corpora": names}, line, as_json=as_json)
 
 
 @app.command()
@@ -145,6 +146,7 @@ def check(
     text_column: Annotated[str | None, typer.Option(help="Column with the text.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Read at most this many texts, drawn at random.")] = 500,
     home: Home = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a job's taught blocks against your own copy of the model, on public text. Nothing is sent.
 
@@ -167,14 +169,12 @@ def check(
     texts = [record.text for record in source.load("classification", labelled=False)]
     package = taught_folder(folder, state.taught_sha256)
     found = taught_distance(package, state.spec, local_model, texts, state.label_names)
-    print_facts(
-        {
-            "texts": found.texts,
-            "distance untaught": f"{found.untaught:.4f}",
-            "distance taught": f"{found.taught:.4f}",
-            "package": state.taught_sha256,
-        }
-    )
+    facts = {"texts": found.texts, "package": state.taught_sha256}
+    if as_json:
+        typer.echo(json.dumps(facts | {"untaught": found.untaught, "taught": found.taught}))
+    else:
+        distances = {"untaught": found.untaught, "taught": found.taught}
+        print_facts({f"distance {blocks}": f"{value:.4f}" for blocks, value in distances.items()} | facts)
     if found.taught >= found.untaught:
         raise JobConflict(
             "The taught blocks are no nearer to your copy of the model than untaught ones. Do not use them."
