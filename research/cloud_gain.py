@@ -127,7 +127,7 @@ def _row(
     share_B, alone_B = rights[key], rights.get((model, ALONE.format(cut=setting.cut)))
     job = jobs.get(JOBS.get(cell, "")) if model == "minilm" else None
     coverage = seeds[0].get("coverage")
-    attacked, (strong, strong_texts) = _attacked(key, reported), _strong(key, reported)
+    attacked = _attacked(key, reported)
     return MeasuredRow(
         model=NAMES.get(model, model),
         data="SST-2",
