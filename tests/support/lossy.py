@@ -60,6 +60,6 @@ class Lossy(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor)
 
 def lossy_links(patch: pytest.MonkeyPatch, name: str, *, times: int = 1) -> Lossy:
     """From here on, the links of this process lose answers of the RPC `name`."""
-    channel, lossy = rpc._channel, Lossy(name, times=times)
-    patch.setattr(rpc, "_channel", lambda gateway: grpc.intercept_channel(channel(gateway), lossy))
+    channel, lossy = rpc.open_channel, Lossy(name, times=times)
+    patch.setattr(rpc, "open_channel", lambda *gateway: grpc.intercept_channel(channel(*gateway), lossy))
     return lossy

@@ -139,6 +139,6 @@ def _value(field: FieldDescriptor, value: str) -> Any:
 
 def lying_links(patch: pytest.MonkeyPatch, lie: Lie) -> _Liar:
     """From here on, the links of this process hear this lie."""
-    channel, liar = rpc._channel, _Liar(lie)
-    patch.setattr(rpc, "_channel", lambda gateway: grpc.intercept_channel(channel(gateway), liar))
+    channel, liar = rpc.open_channel, _Liar(lie)
+    patch.setattr(rpc, "open_channel", lambda *gateway: grpc.intercept_channel(channel(*gateway), liar))
     return liar

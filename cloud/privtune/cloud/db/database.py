@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from privtune.shared.errors import InvalidInput, StorageFull
 from privtune.shared.files import make_folder
 from privtune.shared.sqlite import use_write_ahead_log
+from privtune.shared.wording import install
 
 _BUSY_TIMEOUT_MS = 10_000
 _WRITE = "privtune_write"
@@ -49,9 +50,7 @@ def make_engine(url: str) -> Engine:
     except NoSuchModuleError as error:
         raise _unusable(error) from error
     except ModuleNotFoundError as error:
-        raise InvalidInput(
-            "PostgreSQL needs the package psycopg: pip install 'privtune[postgres]'", detail=str(error)
-        ) from error
+        raise InvalidInput(f"PostgreSQL needs the package psycopg: {install('postgres')}", detail=str(error)) from error
     event.listen(engine, "connect", _prepare_sqlite if sqlite else _prepare_postgres)
     event.listen(engine, "begin", _begin_sqlite if sqlite else _begin_postgres)
     return engine

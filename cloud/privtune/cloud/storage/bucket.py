@@ -30,6 +30,7 @@ from privtune.shared.errors import (
 )
 from privtune.shared.files import make_folder, replacing_file
 from privtune.shared.manifest import sha256_file
+from privtune.shared.wording import install
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def open_artifacts(folder: Path, url: str | None) -> ArtifactStore:
         import fsspec
         import s3fs  # noqa: F401  # fsspec would name another package
     except ModuleNotFoundError as error:
-        raise PackageMissing("--artifacts s3://… needs: pip install 'privtune[s3]'", detail=str(error)) from error
+        raise PackageMissing(f"--artifacts s3://… needs s3fs: {install('s3')}", detail=str(error)) from error
     system = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True, config_kwargs=_PATIENCE)
     return BucketStore(folder, system, found["bucket"] + found["prefix"])
 

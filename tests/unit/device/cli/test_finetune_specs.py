@@ -179,6 +179,7 @@ def test_a_command_line_submits_this_job(line, changes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ControlPlane, "create_job", create)
     monkeypatch.setattr(ControlPlane, "blocks", lambda *_: 6)
+    monkeypatch.setattr(ControlPlane, "check_model", lambda *_: None)
     cloud = "--cloud http://127.0.0.1:1 --api-key pt-x --grpc-address 127.0.0.1:1 --home home"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main(f"finetune --model m --name reviews {line} {cloud}".split())

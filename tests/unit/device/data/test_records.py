@@ -46,7 +46,7 @@ def test_named_columns_win(tmp_path):
 
 def test_a_wrong_column_lists_the_columns(tmp_path):
     path = csv(tmp_path, "text,label", "a,1")
-    with pytest.raises(DataInvalid, match=r'd\.csv: no column "txt" for text\. Its columns: "text", "label"\.'):
+    with pytest.raises(DataInvalid, match=r'd\.csv: no column "txt" for text\. Its columns: "text", "label" \(in its'):
         DataSource(path=path, columns=Columns(text="txt")).load("classification")
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-import typer
-
 from privtune.device.cli.connection import CloudOptions
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.option_groups import grouped
-from privtune.device.cli.options import CONNECTION, option
+from privtune.device.cli.options import CONNECTION, AsJson, option
+from privtune.device.cli.printing import print_result
 
 
 @guarded
@@ -25,6 +24,7 @@ def enroll(
             envvar="PRIVTUNE_TOKEN",
         ),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Give this device a certificate of its own, with a token from the cloud's operator.
 
@@ -43,4 +43,5 @@ def enroll(
         raise InvalidInput("Which cloud? Set PRIVTUNE_CLOUD or give --cloud https://host:port.", param="cloud")
     identity, owner = enrol(connection.folder, connection.cloud, token, connection.ca_cert)
     until = time.strftime("%Y-%m-%d %H:%M", time.localtime(identity.received + identity.life_s))
-    typer.echo(f"This device is {identity.device_id} of {owner}, until {until}; it renews itself before that.")
+    line = f"This device is {identity.device_id} of {owner}, until {until}; it renews itself before that."
+    print_result({"device_id": identity.device_id, "owner": owner, "until": until}, line, as_json=as_json)

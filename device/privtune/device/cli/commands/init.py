@@ -12,7 +12,7 @@ from privtune.device.cli.connection import CloudOptions
 from privtune.device.cli.error_report import guarded
 from privtune.device.cli.mechanism_options import Protect
 from privtune.device.cli.option_groups import grouped
-from privtune.device.cli.options import AsJson, Home, Threads, home_folder
+from privtune.device.cli.options import AsJson, Threads
 from privtune.device.cli.settings_file import NAME
 
 
@@ -22,7 +22,6 @@ def init(
     connection: CloudOptions,
     protect: Protect = None,
     threads: Threads = None,
-    home: Home = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: take the options, and replace a file.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +38,7 @@ def init(
     from privtune.device.protections.protection import DEFAULT, PROTECTIONS, protection
     from privtune.shared.errors import InvalidInput
 
-    folder = home_folder(home)
+    folder = connection.folder
     path = folder / NAME
     settings: dict[str, Any] = {
         "cloud": connection.cloud,

@@ -18,6 +18,7 @@ from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, limit_threads, to_stderr
 from privtune.device.cli.printing import print_facts
 from privtune.device.protections.protection import DEFAULT, protection
+from privtune.shared.wording import counted
 
 if TYPE_CHECKING:
     from privtune.device.link.rest import ControlPlane
@@ -149,7 +150,7 @@ def _facts(found: Plan) -> Iterator[tuple[str, str]]:
     times, room = found.times, found.room
     unknown = times.cloud is None
     cut = f", {found.truncated:,} of them longer than the limit" if found.truncated else ""
-    yield "Records", f"{found.records:,}, about {found.tokens:,} tokens{cut}; {found.work.steps:,} steps"
+    yield "Records", f"{found.records:,}, about {found.tokens:,} tokens{cut}; {counted(found.work.steps, 'step')}"
     yield "Picked", "; ".join(found.picks) or "nothing: cut, tail and batch size were given"
     yield "Time", f"{'at least ' if unknown else ''}{duration(found.seconds)}, of it {duration(times.total)} of steps"
     if found.prepare:
@@ -186,7 +187,7 @@ def _reads(found: Plan) -> Iterator[tuple[str, str]]:
     if row is not None and row.content is not None:
         yield "  95% interval", f"{_percent(row.content)} of content words ({row.where})"
     if row is not None and row.strong is not None:
-        yield "  strongest", f"{_percent(row.strong)} of all words, with {row.strong_texts:,} public texts"
+        yield "  strongest", f"{_percent(row.strong)} of all words, with {counted(row.strong_texts, 'public text')}"
     yield "Points it costs", NOT_MEASURED if row is None or row.drop is None else f"{points(row.drop)} ({row.where})"
     yield "Cloud gain", cloud_gain(found.spec).removeprefix("Cloud gain: ")
 
