@@ -170,7 +170,7 @@ def describe(frame: pb.Frame, direction: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "type": "frame",
         "direction": direction,
-        "kind": pb.FrameKind.Name(frame.kind).removeprefix("FRAME_KIND_"),
+        "kind": _named(pb.FrameKind, frame.kind, "FRAME_KIND_"),
         "session": frame.session_epoch,
         "seq": frame.seq,
         "step": frame.step,
@@ -182,7 +182,7 @@ def describe(frame: pb.Frame, direction: str) -> dict[str, Any]:
         "rest": digest(head.SerializeToString(deterministic=True)),
     }
     if frame.HasField("tensor"):
-        codec = pb.Codec.Name(frame.tensor.codec).removeprefix("CODEC_").lower()
+        codec = _named(pb.Codec, frame.tensor.codec, "CODEC_").lower()
         facts |= {"shape": [frame.tensor.rows, frame.tensor.width], "codec": codec}
     if frame.HasField("forward"):
         header = frame.forward
@@ -190,6 +190,12 @@ def describe(frame: pb.Frame, direction: str) -> dict[str, Any]:
         facts |= {"releases": carried, "named": len(header.record_ids) - len(carried)}
         facts |= {"labels": len(header.shared_labels)} if header.shared_labels else {}
     return facts
+
+
+def _named(enum: Any, number: int, prefix: str) -> str:
+    """An enum's value without its prefix; the cloud may send a number that has no name."""
+    value = enum.DESCRIPTOR.values_by_number.get(number)
+    return str(number) if value is None else str(value.name).removeprefix(prefix)
 
 
 def _now() -> str:

@@ -7,10 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from privtune.device.account import transcript as transcript_module
-from privtune.device.account.transcript import Transcript
+from privtune.device.account.transcript import Transcript, describe
 from privtune.device.account.verify import check, read_run
 from privtune.device.cli import app
 from privtune.shared.wire import STEP, FrameWriter, Message
+from privtune.split.v1 import split_pb2 as pb
 
 JOB = "ftjob-1"
 
@@ -98,3 +99,8 @@ def test_lines_and_frames_that_a_loss_of_power_took_are_no_problem(tmp_path):
     found = check(JOB, tmp_path, [], tmp_path / "releases.sqlite")
     assert found.problems == []
     assert 0 < found.kept < 10
+
+
+def test_a_kind_and_a_codec_without_a_name_are_described_by_their_numbers():
+    facts = describe(pb.Frame(kind=99, tensor=pb.TensorMeta(codec=77)), "received")
+    assert (facts["kind"], facts["codec"]) == ("99", "77")
