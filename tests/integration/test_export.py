@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_nothing_half_written(local_world, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.copyfile", full)
+    monkeypatch.setattr("privtune.device.export.export_job.write_bytes", full)
     with pytest.raises(StorageFull, match="No space left"):
         export_job(job_id, world.folder / "out", world.settings)
     assert not list(world.folder.glob("*out*"))

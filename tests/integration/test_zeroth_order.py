@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from privtune.device.account.ledger import SLOPES, outcomes, spent
 from privtune.device.account.run_account import source_of
 from privtune.device.account.verify import check
-from privtune.device.audit.attacks import slopes
+from privtune.device.audit.attacks import slope_labels
 from privtune.device.audit.attacks.attack import silent
 from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.sizes import QUICK
@@ -121,7 +121,7 @@ def test_an_audit_attacks_the_slopes_that_were_sent(local_world):
         size=replace(QUICK, **LEAST),
     )
     audited = audit_job(asked, world.settings.home, silent).document
-    (found,) = (one for one in audited["side_channels"] if one["name"] == slopes.NAME)
+    (found,) = (one for one in audited["side_channels"] if one["name"] == slope_labels.NAME)
     assert found["figure"]["value"] >= 0.95
     assert found["figure"]["floor"] < 0.7
 

@@ -137,6 +137,7 @@ class _Plain:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """One write of everything. Raises OSError; a partial write has no room."""
-    if os.write(descriptor, data) != len(data):
-        raise OSError(28, os.strerror(28))
+    """Write everything. Raises OSError; part of it may be written then."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]

@@ -120,11 +120,13 @@ def _connect(path: Path, schema: str, write_ahead_log: bool) -> sqlite3.Connecti
     return connection
 
 
-def connect(path: Path, *, timeout_s: float = TIMEOUT_S, copy_of: Path | None = None) -> sqlite3.Connection:
+def connect(path: Path, *, timeout_s: float | None = None, copy_of: Path | None = None) -> sqlite3.Connection:
     """A connection for any thread, without transactions that SQLite begins by itself; encrypted where the file is.
 
+    timeout_s: how long a statement waits for another process; None: TIMEOUT_S.
     copy_of: the file that this one is a copy of, with its key. Raises as `sqlite3.connect`, HomeLocked.
     """
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     vault = vault_of(copy_of or path)
     if vault is not None:
         return vault.connect(path, timeout_s, named=copy_of)

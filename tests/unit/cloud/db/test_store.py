@@ -122,7 +122,7 @@ def test_unusable_urls_are_told_so(url):
 
 def test_a_missing_driver_is_told_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(InvalidInput, match=r"pip install 'privtune\[postgres\]'"):
+    with pytest.raises(InvalidInput, match=r"pip install '\.\[postgres\]'"):
         Store("postgresql://u@h/x")
 
 
