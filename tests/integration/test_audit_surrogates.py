@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -91,7 +92,8 @@ def test_the_gate_judges_replaced_words_alone_where_the_others_are_in_clear_by_d
     watcher, settings = Watcher(), replace(world.settings, audit=AuditRule(), home=tmp_path)
     run(world, spec, watcher=watcher, validation=False, settings=settings)
     said = "\n".join(watcher.messages)
-    assert "audit passed: the attacks name at most 0.0% of the words that were replaced (allowed: 2% beyond" in said
+    passed = r"audit passed: the attacks name at most \d\.\d% of the words that were replaced \(allowed: 2% beyond"
+    assert re.search(passed, said), said  # the surrogates are random, and one of few may be named
     assert "the cloud can read all of them" in said
     (given,) = counted
     assert any("brandvold" in words for words in given["hidden"])

@@ -20,6 +20,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The signing request can't be signed."},
     401: {"model": ErrorResponse, "description": "The token is not known, is used or has expired."},
     403: {"model": ErrorResponse, "description": "The owner has as many devices as it may have."},
+    "default": {"model": ErrorResponse, "description": "Any other error."},  # else FastAPI adds its own 422
 }
 # Documented only: an id of another form is answered as one that does not exist.
 _Id = Annotated[str, Path(description="A device's id.", json_schema_extra={"pattern": "^dev-[0-9a-f]{16}$"})]
