@@ -14,6 +14,7 @@ from privtune.device.home.encryption.conversion import decrypt_home, encrypt_hom
 from privtune.device.home.encryption.vault_key import PASSPHRASE_VARIABLE
 from privtune.device.home.failure_log import log_failure
 from privtune.device.home.run_locks import opened
+from privtune.device.link.identity import Identity, authority_file, identity_file, load_identity
 from privtune.device.release.record_keys import RecordKey
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared import at_rest, files
@@ -219,3 +220,18 @@ def test_killed_at_every_step_it_is_completed_and_nothing_is_lost(tmp_path, kept
             to(last if step % 2 else state, copy)
             kept.kept.update(keys)
         check(home)
+
+
+def test_a_devices_key_is_hidden_and_its_clouds_certificate_is_not(home):
+    file = identity_file(home, "cloud.example", 8080)
+    identity = Identity(device_id="dev-1", key=PLANTED.decode(), certificate="c", received=0.0, life_s=1)
+    identity.save(file)
+    files.write_text(authority_file(file), "PEM")
+    encrypt_home(home, "keyring")
+    unlock(home)
+    assert PLANTED not in file.read_bytes()
+    assert load_identity(file) == identity
+    assert authority_file(file).read_text() == "PEM"  # OpenSSL reads it by its path
+    identity.save(file)  # a renewal
+    assert PLANTED not in file.read_bytes()
+    assert load_identity(file) == identity
