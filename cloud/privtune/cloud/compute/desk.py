@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
@@ -17,6 +18,7 @@ from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.session_maker import SessionMaker
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.compute.work import Work
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
@@ -112,8 +114,12 @@ class Desk:
         if not session.infer:
             self._jobs.start(session.job_id, session.epoch)
 
-    def advance(self, session: JobSession, answers: Iterator[Message]) -> Message | None:
-        """Compute the next answer to a message of a session, None when there is no more.
+    def answers(self, session: JobSession, message: Message) -> Iterator[Message | Work[Any]]:
+        """What `advance` goes through for a message; passes are in it where those of several jobs become one."""
+        return session.machine.steps(message) if self._settings.batch_jobs > 1 else session.machine.handle(message)
+
+    def advance(self, session: JobSession, answers: Iterator[Message | Work[Any]]) -> Message | Work[Any] | None:
+        """The next answer to a message of a session, or the pass that it needs computed; None when there is no more.
 
         Raises as `Leases.keep` says for a training session that no longer holds its job, and what the step machine
         raises.
@@ -121,7 +127,7 @@ class Desk:
         if not session.infer:
             self._jobs.leases.check(session.job_id, session.epoch)
         answer = next(answers, None)
-        if answer is not None and answer.report is not None:
+        if isinstance(answer, Message) and answer.report is not None:
             self._step_done(session, answer.report)
         return answer
 

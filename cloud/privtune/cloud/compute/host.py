@@ -18,6 +18,7 @@ from privtune.shared.job_spec import JobSpec, Precision, Task
 from privtune.shared.manifest import MANIFEST
 from privtune.shared.modeling.adapter_folder import base_sha256
 from privtune.shared.modeling.bottom_package import bottom_sha256, texts_sha256, write_bottom_package
+from privtune.shared.modeling.joint_top import JointTop
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
 
@@ -34,6 +35,7 @@ class Host:
         self._catalog, self.speeds = catalog, catalog.speeds
         self._packages = packages
         self._partitions: dict[tuple[str, Task], Partition] = {}
+        self._joint: dict[tuple[str, Task, int, int], JointTop] = {}
         self._tokenizers: dict[str, Any] = {}
         self._hashes: dict[tuple[str, Task], str] = {}
         self._bottoms: dict[tuple[str, Task, int, int], str] = {}
@@ -78,6 +80,13 @@ class Host:
     def top(self, spec: JobSpec) -> Top:
         """A job's own top: new modules around the shared frozen weights. Raises `CutOutOfRange`."""
         return self.partition(spec.model, spec.task).top(spec.cut, spec.tail)
+
+    def joint_top(self, spec: JobSpec) -> JointTop:
+        """Runs passes of several jobs over the slice that this one uses. Made once per model, task, cut and tail."""
+        key = (spec.model, spec.task, spec.cut, spec.tail)
+        if key not in self._joint:
+            self._joint[key] = JointTop(self.top(spec), grouped=self.device.type != "cpu")
+        return self._joint[key]
 
     def head(self, spec: JobSpec) -> Head:
         """A job's own head, for `labels: shared` only, with the initial weights that the device would draw.

@@ -1,7 +1,7 @@
 """The gRPC service: authenticates calls, ends the streams of older sessions, and runs jobs on one compute thread.
 
 Everything that touches a model runs on the compute thread, one message at a time, so owners take turns message by
-message (`privtune.cloud.compute.turns`).
+message (`privtune.cloud.compute.turns`). With `batch_jobs` the passes of messages that wait share a turn.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
 from privtune.cloud.compute.turns import NOBODY, Turns
+from privtune.cloud.compute.work import Work, compute_together
 from privtune.cloud.gateway.callers import Callers
 from privtune.cloud.gateway.calls import (
     Context,
@@ -280,10 +281,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             while (message := await inbox.next()) is not None:
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("received", extra=message.facts | {"job": session.job_id})
-                answers = session.machine.handle(message)
+                answers = self._desk.answers(session, message)
                 while (
                     answer := await self._on_compute(session.owner, self._desk.advance, session, answers)
                 ) is not None:
+                    if isinstance(answer, Work):
+                        await self._computed(session.owner, answer)
+                        continue
                     if log.isEnabledFor(logging.DEBUG):
                         log.debug("answered", extra=answer.facts | {"job": session.job_id})
                     async with inbox.answering(len(answer.payload)):
@@ -365,6 +369,11 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     def _refuse_when_closing(self) -> None:
         if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back
             raise _closing()
+
+    async def _computed(self, owner: str, work: Work[Any]) -> None:
+        """Compute a pass in its owner's turn, with those of its kind that wait by then."""
+        most = self._settings.batch_jobs
+        await asyncio.wrap_future(self._compute.submit_work(owner, work, work.key, compute_together, most))
 
     async def _on_compute(self, owner: str, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function on the compute thread, in its owner's turn."""

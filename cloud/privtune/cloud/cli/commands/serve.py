@@ -183,6 +183,16 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    batch_jobs: Annotated[
+        int,
+        typer.Option(
+            envvar=ENV + "BATCH_JOBS",
+            min=1,
+            max=64,
+            help="Compute waiting passes of up to this many jobs on one model as one. A job's numbers then change in "
+            "their last digits with what runs beside it.",
+        ),
+    ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -242,6 +252,7 @@ def serve(
         },
         max_teachings_per_owner=max_teachings,
         max_changes_per_minute=max_changes,
+        batch_jobs=batch_jobs,
         lease_s=lease_s,
         give_up_days=give_up_days,
         keep_jobs_days=keep_jobs_days,
