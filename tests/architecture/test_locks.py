@@ -12,7 +12,20 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = {
-    "lock": ("device", "cloud", "postgres", "s3", "tail", "serve", "gguf", "hub", "surrogates", "eval", "dev"),
+    "lock": (
+        "device",
+        "cloud",
+        "postgres",
+        "s3",
+        "tail",
+        "serve",
+        "gguf",
+        "quantised",
+        "hub",
+        "surrogates",
+        "eval",
+        "dev",
+    ),
     "lock-device": ("device", "surrogates", "gguf"),
     "lock-cloud": ("cloud", "postgres", "s3", "gguf"),
     "lock-demo": (),

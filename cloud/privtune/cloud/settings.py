@@ -66,6 +66,10 @@ class Settings(BaseModel):
         description="Passes over one base that are computed as one, of different jobs or micro-batches. 1: each alone, "
         "so that a job's numbers do not depend on what runs beside it.",
     )
+    base_weights: Literal["auto", "fp32", "bf16", "int8", "nf4"] = Field(
+        "auto",
+        description="How the frozen blocks are kept in memory. auto: bf16 on a GPU that computes in it, else fp32.",
+    )
     stream_idle_s: float = Field(
         3600.0, gt=0, description="Seconds for which a stream may say nothing while it waits for no answer."
     )

@@ -196,6 +196,7 @@ class Passes:
             key=key,
             together=together,
             shape=(begun.whole.mask_BT.shape[0], begun.whole.mask_BT.shape[1]),
+            most_rows=0 if self.company is None else self.company.top.most_rows,
             valid=lambda: era == self._era,
             about=(self, begun, more),
         )

@@ -326,7 +326,8 @@ class TopSession:
         if not self.spec.tail and (tuning.method != "lora" or tuning.gradient_checkpointing):
             return None
         spec = self.spec
-        return Company(key=(spec.model, spec.task, spec.cut, spec.tail, self._autocast), top=host.joint_top(spec))
+        key = (spec.model, spec.task, host.stored(spec), spec.cut, spec.tail, self._autocast)
+        return Company(key=key, top=host.joint_top(spec))
 
     def _counted(self, work: Work[Any], kind: Pass, mask_BT: Tensor | None = None) -> Work[Any]:
         """Count how long a part of a step takes. mask_BT: of positions that no earlier part has counted."""

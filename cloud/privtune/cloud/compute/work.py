@@ -29,6 +29,7 @@ class Work(Generic[T]):
     alone: computes it by itself.
     key: works of one key may be computed together by `together`; None: only alone.
     shape: records and positions, padding included.
+    most_rows: of a pass of several.
     valid: whether it is still wanted: a rewind of the top drops what was asked for before it.
     about: what `together` needs to know of it.
     counted: told the seconds that it took.
@@ -38,6 +39,7 @@ class Work(Generic[T]):
     key: Hashable = None
     together: Callable[[Sequence[Work[T]]], list[T]] | None = None
     shape: tuple[int, int] = (0, 0)
+    most_rows: int = 0
     valid: Callable[[], bool] = lambda: True
     about: Any = None
     counted: Callable[[float], None] = lambda seconds: None
@@ -105,13 +107,13 @@ def compute_together(works: Sequence[Work[Any]]) -> None:
 
 
 def _alike(works: Sequence[Work[Any]]) -> list[list[Work[Any]]]:
-    """Works in groups whose padding to the group's longest records is within `MOST_PADDED`."""
+    """Works in groups that are within `MOST_PADDED` and the most rows, padded to each group's longest records."""
     groups: list[list[Work[Any]]] = []
     for work in sorted(works, key=lambda work: -work.shape[1]):
         members = [*groups[-1], work] if groups else [work]
         own = sum(records * longest for records, longest in (member.shape for member in members))
         padded = sum(member.shape[0] for member in members) * members[0].shape[1]
-        if groups and padded <= MOST_PADDED * own:
+        if groups and padded <= min(MOST_PADDED * own, work.most_rows):
             groups[-1].append(work)
         else:
             groups.append([work])

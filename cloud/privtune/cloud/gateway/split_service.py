@@ -75,7 +75,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._compute = Turns()
         store = open_artifacts(settings.data_folder, settings.artifacts_url)
         self._artifacts = Artifacts(store)
-        self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
+        self._host = Host(teachings.catalog, settings.data_folder / "bottoms", settings.base_weights)
         self._classroom = Classroom(store, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes)
         teachings.packages = self._classroom
         self._school = School(teachings, self._classroom)

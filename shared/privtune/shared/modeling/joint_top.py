@@ -58,10 +58,11 @@ class JointTop:
 
     refused: a pass raised `NotJoint`, so the next one would.
     grouped: adapters of the same shape in one batched product: fewer kernels for a GPU, more copies for a CPU.
+    most_rows: from how many rows on further members gain nothing.
     """
 
-    def __init__(self, top: Top, *, grouped: bool) -> None:
-        self._top, self._grouped, self.refused = top, grouped, False
+    def __init__(self, top: Top, *, grouped: bool, most_rows: int = 8192) -> None:
+        self._top, self._grouped, self.most_rows, self.refused = top, grouped, most_rows, False
         self._pass: _Pass | None = None
         for name, layer in linear_layers(top).items():
             layer.register_forward_hook(self._adapting(name))

@@ -9,7 +9,7 @@ from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.compute.work import compute_together
 from privtune.shared.errors import JobConflict, NonFinite
 from privtune.shared.job_spec import JobSpec
-from tests.support.adapters import exported
+from tests.support.adapters import exported, held_tensors
 from tests.support.tiny_models import WIDTH, save_model
 
 JOBS = 4
@@ -192,6 +192,10 @@ def test_little_is_padded(host, tmp_path, monkeypatch):
     compute_together(works)
     assert widths == [3]
     assert all(work.result().shape == (1, WIDTH) for work in works)
+    monkeypatch.setattr(joint, "most_rows", 12)
+    widths.clear()
+    compute_together(begin(sessions(host, tmp_path / "few"), 0))  # of 10, 12, 10 and 12 rows
+    assert widths == []
 
 
 def test_jobs_share_one_base_and_keep_nothing_twice(host, tmp_path):
@@ -201,29 +205,8 @@ def test_jobs_share_one_base_and_keep_nothing_twice(host, tmp_path):
         top.backward(0, gradient(top.forward(0, *batch(0, 0), want_cut_gradient=False).now())).now()
         top.apply()
     base = {id(p): p for p in host.partition("enc", "classification").model.parameters()}
-    held = {id(t): t for top in tops for t in tensors_of(top)}
+    held = {id(t): t for top in tops for t in held_tensors(top)}
     own = sum(t.numel() for key, t in held.items() if key not in base and t.dim() > 0)
     adapters = sum(top.trainable_parameters for top in tops)
     assert sum(t.numel() for t in base.values()) > 0
     assert 3 * adapters <= own <= 1.01 * 3 * adapters + 32 * WIDTH * len(tops)
-
-
-def tensors_of(top):
-    """Every tensor that a session reaches by its attributes, modules and optimiser."""
-    seen, open_ends, found = set(), [vars(top)], []
-    skipped = ("Host", "Speeds", "JobSpec", "PosixPath", "JointTop")
-    while open_ends:
-        one = open_ends.pop()
-        if id(one) in seen or type(one).__name__ in skipped:
-            continue
-        seen.add(id(one))
-        if isinstance(one, torch.Tensor):
-            found += [one, *([one.grad] if one.grad is not None else [])]
-        elif isinstance(one, dict):
-            open_ends += one.values()
-        elif isinstance(one, list | tuple | set):
-            open_ends += one
-        elif hasattr(one, "__dict__") and not isinstance(one, type):
-            open_ends.append(vars(one))
-            open_ends.append(getattr(one, "state", None))
-    return found

@@ -193,6 +193,14 @@ def serve(
             "their last digits with what runs beside it.",
         ),
     ] = 1,
+    base_weights: Annotated[
+        str,
+        typer.Option(
+            envvar=ENV + "BASE_WEIGHTS",
+            help="How frozen blocks are kept in memory: fp32, bf16, int8, nf4 (4 bits); the last two need the extra "
+            "`quantised`. auto: bf16 on a GPU, else fp32.",
+        ),
+    ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -253,6 +261,7 @@ def serve(
         max_teachings_per_owner=max_teachings,
         max_changes_per_minute=max_changes,
         batch_jobs=batch_jobs,
+        base_weights=base_weights.lower(),
         lease_s=lease_s,
         give_up_days=give_up_days,
         keep_jobs_days=keep_jobs_days,
