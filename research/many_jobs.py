@@ -117,12 +117,13 @@ def resident() -> int:
 
 
 def seconds(what: Any, *arguments: Any) -> float:
-    """How long a call takes, with what it started on a GPU."""
-    began = time.perf_counter()
+    """How long a call takes: on a GPU with what it started there; else of the processor, which others may use too."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    began = clock()
     what(*arguments)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def main() -> None:
@@ -138,17 +139,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    speeds, sizes = [], []
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {arguments.threads} thread(s)"
+    found: dict[str, Any] = {"device": where, "torch": torch.__version__, "speeds": [], "memory": []}
     with tempfile.TemporaryDirectory() as scratch:
         for model in arguments.model:
             bench = Bench(model, Path(scratch))
-            sizes.append(memory(bench, arguments.memory_jobs))
-            print(sizes[-1], flush=True)
+            found["memory"].append(memory(bench, arguments.memory_jobs))
             for tokens in arguments.tokens or (8, 64):
-                speeds.append(speed(bench, arguments.jobs, arguments.batch, tokens, arguments.pairs))
-                print(speeds[-1], flush=True)
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {arguments.threads} thread(s)"
-    write(arguments.out, {"device": where, "torch": torch.__version__, "speeds": speeds, "memory": sizes})
+                found["speeds"].append(speed(bench, arguments.jobs, arguments.batch, tokens, arguments.pairs))
+                print(found["speeds"][-1], flush=True)
+                write(arguments.out, found)  # what there is, should the run be cut short
 
 
 def write(out: Path, found: dict[str, Any]) -> None:

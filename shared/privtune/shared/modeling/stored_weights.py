@@ -20,6 +20,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from privtune.shared.errors import ModelUnsupported
+from privtune.shared.modeling.hf_calls import without_hub_code
 from privtune.shared.packages import require
 
 Stored = Literal["fp32", "bf16", "int8", "nf4"]
@@ -52,7 +53,8 @@ def store_blocks(blocks: Iterable[nn.Module], stored: Stored, device: torch.devi
 
 
 def _quantised(layer: nn.Linear, stored: Stored, device: torch.device) -> nn.Module:
-    import bitsandbytes as bnb  # large; only who asked for it has it
+    with without_hub_code():
+        import bitsandbytes as bnb  # large; only who asked for it has it
 
     shape = layer.in_features, layer.out_features
     made: Any
