@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -122,6 +123,7 @@ async def serve(
             sweeper = asyncio.create_task(sweep_hourly(settings, plane.store, plane.jobs.deletions, gateway))
             try:
                 await _started(http_server, http_task)
+                _collect_less_often()
                 on_ready(addresses)
                 await _first(http_task, asyncio.create_task(stop.wait()))
             finally:
@@ -134,6 +136,17 @@ async def serve(
                 http_server.should_exit = True
                 await http_task
                 log.info("stopped")
+
+
+def _collect_less_often() -> None:
+    """Keep the collector of reference cycles from stopping everything for 0.4 s every few seconds.
+
+    What has been loaded stays, so it need not be looked at again; and all other old objects, which are those of the
+    jobs, are looked at a fifth as often as by default.
+    """
+    gc.freeze()
+    young, middle, old = gc.get_threshold()
+    gc.set_threshold(young, middle, 5 * old)
 
 
 def _end_at_last() -> None:
