@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -37,7 +35,6 @@ from privtune.shared.files import write_text
 log = logging.getLogger(__name__)
 
 _GRACE_S = 5
-_SWITCH_S = 0.0005  # of the interpreter between threads: a request waits for one of compute at each of its turns
 DRAIN_S = 25.0  # from the signal on; what has not ended then is cut off, as by a kill
 
 
@@ -94,7 +91,6 @@ async def serve(
     """
     check_exposure(settings)
     _allow_open_files()
-    sys.setswitchinterval(_SWITCH_S)
     with http_listener(settings.host, settings.http_port) as http_socket:
         build = build_gateway or _real_gateway()
         grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.devices, plane.teachings)
@@ -123,7 +119,6 @@ async def serve(
             sweeper = asyncio.create_task(sweep_hourly(settings, plane.store, plane.jobs.deletions, gateway))
             try:
                 await _started(http_server, http_task)
-                _collect_less_often()
                 on_ready(addresses)
                 await _first(http_task, asyncio.create_task(stop.wait()))
             finally:
@@ -136,17 +131,6 @@ async def serve(
                 http_server.should_exit = True
                 await http_task
                 log.info("stopped")
-
-
-def _collect_less_often() -> None:
-    """Keep the collector of reference cycles from stopping everything for 0.4 s every few seconds.
-
-    What has been loaded stays, so it need not be looked at again; and all other old objects, which are those of the
-    jobs, are looked at a fifth as often as by default.
-    """
-    gc.freeze()
-    young, middle, old = gc.get_threshold()
-    gc.set_threshold(young, middle, 5 * old)
 
 
 def _end_at_last() -> None:
