@@ -2,6 +2,9 @@
 
 Everything that touches a model runs on the compute thread, one message at a time, so owners take turns message by
 message (`privtune.cloud.compute.turns`).
+
+Streams write their answers: as generators they would be closed after their call, and gRPC frees a call when its handler
+has ended. What touches the context later ends the whole process.
 """
 
 from __future__ import annotations
@@ -163,7 +166,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 dropout_sha256=dropout,
             )
 
-    async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
+    async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> None:
         """One training stream; it ends when the device closes it, with an error, or with a newer session."""
         async with errors_as_status(context):
             session = await self._session(context, infer=False)
@@ -172,8 +175,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             try:
                 await self._on_compute(session.owner, self._desk.start, session, inbox)
                 self._training[session.job_id] = inbox
-                async for frame in self._answers(session, inbox, requests, context):
-                    yield frame
+                await self._converse(session, inbox, requests, context)
                 why = "the device closed its stream; the job continues when it reconnects"
             except SessionSuperseded:
                 await self._callers.owner(context)  # one that was revoked, and so lost the job, hears that
@@ -192,15 +194,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 ended = self._on_compute(session.owner, self._desk.stream_ended, session, inbox, why)
                 await asyncio.shield(ended)
 
-    async def Infer(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
+    async def Infer(self, requests: AsyncIterator[pb.Frame], context: Context) -> None:
         """Forward only, with the trained adapter."""
         async with errors_as_status(context):
             session = await self._session(context, infer=True)
             inbox = await self._inbox(session)
             await self._on_compute(session.owner, self._desk.start, session, inbox)
             try:
-                async for frame in self._answers(session, inbox, requests, context):
-                    yield frame
+                await self._converse(session, inbox, requests, context)
             finally:
                 await asyncio.shield(self._on_compute(session.owner, self._desk.inference_ended, session))
 
@@ -233,7 +234,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             renewed = await asyncio.to_thread(self._devices.renew, device_id(context) or "", own)
             return pb.RenewResponse(certificate=renewed.certificate, life_s=renewed.life_s)
 
-    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> None:
         """Stream a file of an artifact from an offset."""
         async with errors_as_status(context), self._callers.call(context) as owner:
             folder = await self._artifact(request, owner)
@@ -244,7 +245,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 try:
                     while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
                         with unread.offering():
-                            yield pb.FetchResponse(data=data)
+                            await context.write(pb.FetchResponse(data=data))
                 finally:
                     watcher.cancel()
 
@@ -268,9 +269,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             return await asyncio.to_thread(self._taught, job.spec.taught, owner, base)
         raise FrameCorrupt("the kind of artifact is not set")
 
-    async def _answers(
+    async def _converse(
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context
-    ) -> AsyncIterator[pb.Frame]:
+    ) -> None:
         reader = asyncio.create_task(inbox.fill(requests, self._settings.max_tensor_bytes))
         unread = Unread(self._settings.unread_s)
         watcher = watch(self._callers, context, unread, inbox)
@@ -289,7 +290,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                     async with inbox.answering(len(answer.payload)):
                         for frame in writer.frames(answer):
                             with unread.offering():
-                                yield frame
+                                await context.write(frame)
                     if answer.report is not None and self._desk.closing:
                         raise _closing()
         finally:
