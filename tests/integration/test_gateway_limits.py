@@ -14,6 +14,7 @@ import pytest
 
 from privtune.cloud import gateway
 from privtune.cloud.compute.desk import Desk
+from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.gateway import callers, first_message, split_service, stream_watch
 from privtune.device.link.download import artifact_of
 from privtune.device.link.gateway import GatewayAccess
@@ -203,6 +204,34 @@ def test_an_owner_with_one_job_gets_half_the_turns_beside_one_with_twenty(world)
         for thread in threads:
             thread.join()
     assert 0.35 < share < 0.65
+
+
+def test_an_owner_who_filled_the_memory_gives_some_up_to_another(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(TopSession, "weight_bytes", property(lambda _: 30 << 20))
+    cloud, spec = InProcessCloud(tmp_path / "cloud", world.models, max_memory_bytes=64 << 20), world.spec()
+    keys = cloud.api_key, cloud.keys.create("bob").secret
+    with contextlib.ExitStack() as stack:
+        stack.callback(cloud.stop)
+        alice, bob = (stack.enter_context(Link(GatewayAccess(address=cloud.grpc_address, api_key=key))) for key in keys)
+        mine = [cloud.jobs.create("alice", spec).id for _ in range(2)]
+        older, newer = [stack.enter_context(streaming(alice, request_for(world, job_id, spec))) for job_id in mine]
+        older.send(evaluation(0))
+        assert older.receive()
+        wait_until(lambda: cloud.status(mine[1])[0] == "running")
+        theirs = request_for(world, cloud.jobs.create("bob", spec).id, spec)
+        with pytest.raises(CloudUnreachable, match="memory for jobs"):
+            bob.open(theirs)
+        with pytest.raises(CloudUnreachable, match="more than an equal share"):
+            newer.receive()
+        wait_until(lambda: opens(bob, theirs))
+        older.send(evaluation(1))
+        assert older.receive()
+        assert cloud.status(mine[1])[0] == "paused"
+
+
+def opens(link, request):
+    with contextlib.suppress(CloudUnreachable):
+        return link.open(request)
 
 
 def ask(owner, stream, counts, stop):

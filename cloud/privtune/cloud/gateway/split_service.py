@@ -89,6 +89,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end)
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.create_task(self._drop_idle())
+        self._desk.end_stream = self._end_from_desk
         jobs.when_ended(self._job_ended)
         jobs.deletions.when_deleted = self._job_deleted
 
@@ -309,8 +310,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def _inbox(self, session: JobSession) -> Inbox:
         count = await asyncio.to_thread(self._jobs.limits.counting_bytes, session.owner)
-        make_room = partial(self._on_compute, session.owner, self._desk.budget.hold)
-        return Inbox(session, self._desk.budget, make_room, count, idle_s=self._settings.stream_idle_s)
+        budget = self._desk.budget.of(session.owner)
+        make_room = partial(self._on_compute, session.owner, budget.hold)
+        return Inbox(session, budget, make_room, count, idle_s=self._settings.stream_idle_s)
 
     async def _drop_idle(self) -> None:
         """Free what devices abandoned, until cancelled."""
@@ -348,6 +350,11 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         inbox = self._training.get(job_id)
         if inbox is not None and inbox.epoch == epoch:
             inbox.end(error)
+
+    def _end_from_desk(self, stream: object, error: PrivTuneError) -> None:
+        """Called on the compute thread."""
+        if isinstance(stream, Inbox):
+            self._loop.call_soon_threadsafe(stream.end, error)
 
     def _job_deleted(self, job_id: str) -> None:
         """Free all sessions of a job and end its streams. Called on a thread of REST, which waits for it.
