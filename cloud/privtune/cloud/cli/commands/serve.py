@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -252,6 +253,7 @@ def serve(
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
     configure_logging(settings.log_level, settings.log_format, log_file)
+    faulthandler.enable(2)  # a library that crashes leaves its stack on stderr
     from privtune.cloud.audit_log.record import record
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
