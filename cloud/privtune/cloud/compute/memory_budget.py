@@ -33,6 +33,12 @@ class MemoryBudget:
         self._held: WeakKeyDictionary[object, int] = WeakKeyDictionary()
         self._lock = threading.RLock()
 
+    @property
+    def held_bytes(self) -> int:
+        """What all holders hold together."""
+        with self._lock:
+            return sum(self._held.values())
+
     def fits(self, holder: object, size: int) -> bool:
         """Whether `holder` may hold `size` bytes in all."""
         with self._lock:
