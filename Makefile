@@ -26,6 +26,7 @@ FUZZ_EXAMPLES ?= 300
 FUZZ_S ?= 3600
 FUZZ_SEED ?= $(shell date +%s)
 DEMO_ARGS ?=
+SCREENSHOTS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
@@ -42,7 +43,7 @@ SYNC := $(PIP) install --quiet --no-compile --require-hashes --no-deps -r
 # Where it is set, every process that a test starts compiles all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lock test test-slow test-readers test-containers fuzz torture soak lint format protos demo \
+.PHONY: help env lock test test-browser test-slow test-readers test-containers fuzz torture soak lint format protos demo \
 	compose-sample bench wheel sbom vulnerabilities schemas clean
 
 help:  ## show this list
@@ -73,6 +74,10 @@ lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hash
 test: $(STAMP)  ## run all tests but the slow and the container ones
 	@scripts/install_test_services.sh
 	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-browser: $(STAMP)  ## the dashboard in Chromium; SCREENSHOTS=FOLDER leaves a picture of each page, light, dark and on a phone
+	@scripts/install_test_services.sh
+	PRIVTUNE_SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest tests/browser $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-trained model
 	$(PY) -m pytest -m 'slow and not container' $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
+from privtune.cloud.dashboard.front import add_dashboard
 from privtune.cloud.db.database import sqlite_url
 from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.job_files import JobFiles
@@ -61,6 +62,7 @@ class Plane:
             settings,
             check_ready=check_ready or self.store.ping,
         )
+        add_dashboard(app, on=settings.dashboard)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(http_config(app, settings))

@@ -85,6 +85,7 @@ class Settings(BaseModel):
     keep_audit_days: int | None = Field(
         None, ge=1, description="Days after which entries of the audit log are deleted; None: never."
     )
+    dashboard: bool = Field(True, description="Serve the dashboard at `/` beside REST.")
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: LogFormat = "text"

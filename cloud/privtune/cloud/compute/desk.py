@@ -21,7 +21,7 @@ from privtune.cloud.compute.turns import NOBODY
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
-from privtune.cloud.jobs.states import Job
+from privtune.cloud.jobs.states import Job, JobProgress
 from privtune.cloud.settings import Settings
 from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, PrivTuneError, SessionSuperseded
 from privtune.shared.modeling.checkpoint import checkpoint_steps
@@ -134,6 +134,11 @@ class Desk:
             self._step_done(session, answer.report)
         return answer
 
+    @property
+    def sessions(self) -> int:
+        """How many there are."""
+        return len(self._training) + len(self._inference)
+
     def drop(self, job_id: str, epoch: int) -> None:
         """Free the training session, up to this epoch, of a job that has ended or was taken from its device."""
         session = self._training.get(job_id)
@@ -155,13 +160,16 @@ class Desk:
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
-        self._jobs.progress(
-            session.job_id,
+        progress = JobProgress(
             step=session.top.step,
             total_steps=session.top.total_steps,
+            tokens=session.tokens,
             bytes_up=session.bytes_up,
-            grad_norm=report.grad_norm,
+            bytes_down=session.bytes_down,
+            loss=report.shared_loss if session.spec.labels == "shared" else None,
+            grad_norm=None if session.spec.tail else report.grad_norm,
         )
+        self._jobs.progress(session.job_id, progress)
         if report.checkpointed:
             self._artifacts.keep_checkpoints(session.job_id, session.holder)
             self._jobs.record_checkpoint(session.job_id, session.epoch, session.top.step)

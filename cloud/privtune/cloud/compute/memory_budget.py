@@ -54,6 +54,12 @@ class MemoryBudget:
         self._lock = threading.RLock()
         self.gives_up: Callable[[str, int], None] = lambda owner, size: None
 
+    @property
+    def held_bytes(self) -> int:
+        """What all holders hold together."""
+        with self._lock:
+            return self._totals().total()
+
     def of(self, owner: str) -> OwnersBudget:
         """The budget as the holders of an owner use it."""
         return OwnersBudget(self, owner)

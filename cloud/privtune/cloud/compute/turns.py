@@ -36,6 +36,12 @@ class Turns:
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
+    @property
+    def waiting(self) -> int:
+        """How much work waits, over all owners."""
+        with self._changed:
+            return sum(map(len, self._waiting.values()))
+
     def submit(self, owner: str, function: Callable[[], T]) -> Future[T]:
         """Run a function for an owner, in its turn. Raises RuntimeError after `close`."""
         future = Future[T]()

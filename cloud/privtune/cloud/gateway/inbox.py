@@ -62,6 +62,7 @@ class Inbox:
                 self._session.bytes_up = reader.bytes_received
                 if message is not None:
                     self._check(message)
+                    self._session.tokens += sum(message.forward.lengths) if message.forward is not None else 0
                     await self._queue.put(message)
             await self._queue.put(None)
         except PrivTuneError as error:

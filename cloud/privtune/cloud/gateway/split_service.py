@@ -21,6 +21,7 @@ from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.host_load import HostLoad
 from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
@@ -122,6 +123,21 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             )
         if self._keeper.ended:
             raise CloudUnreachable("nobody looks after the leases of jobs any more; restart the cloud: jobs resume")
+
+    def load(self) -> HostLoad:
+        """How busy this host is. Any thread."""
+        used, every = self._host.device_memory()
+        return HostLoad(
+            device=self._host.device_name,
+            jobs_bytes=self._desk.budget.held_bytes,
+            max_jobs_bytes=self._settings.max_memory_bytes,
+            gpu_bytes=used,
+            max_gpu_bytes=every,
+            models=self._host.models,
+            sessions=self._desk.sessions,
+            queue=self._compute.waiting,
+            busy_s=round(self._compute.busy_s, 3),
+        )
 
     def drop_packages(self, unused_since: float) -> int:
         """See `Host.drop_packages`."""
@@ -292,6 +308,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         for frame in writer.frames(answer):
                             with unread.offering():
                                 await context.write(frame)
+                    session.bytes_down = writer.bytes_sent
                     if answer.report is not None and self._desk.closing:
                         raise _closing()
         finally:

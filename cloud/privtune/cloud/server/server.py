@@ -20,6 +20,8 @@ import uvicorn
 
 from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys, Devices
+from privtune.cloud.compute.host_load import HostLoad
+from privtune.cloud.dashboard.front import add_dashboard
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.server.http_protocol import PatientProtocol
@@ -46,6 +48,9 @@ class Stoppable(Protocol):
 
     def check_ready(self) -> None:
         """Raises an error of the table while it can't take jobs."""
+
+    def load(self) -> HostLoad:
+        """How busy its host is."""
 
     def drop_packages(self, unused_since: float) -> int:
         """See `privtune.cloud.server.sweep.Packages`."""
@@ -111,7 +116,9 @@ async def serve(
             grpc_port=addresses.grpc_port,
             device_port=addresses.device_port,
             check_ready=readiness.check,
+            loads=lambda: [gateway.load()],
         )
+        add_dashboard(app, on=settings.dashboard)
         http_server = _HttpServer(http_config(app, settings))
         async with _stop_signal() as stop:
             await grpc_server.start()

@@ -184,6 +184,12 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard/--no-dashboard", envvar=ENV + "DASHBOARD", help="Serve the dashboard at / beside REST."
+        ),
+    ] = True,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -248,6 +254,7 @@ def serve(
         keep_jobs_days=keep_jobs_days,
         keep_packages_days=keep_packages_days,
         keep_audit_days=keep_audit_days,
+        dashboard=dashboard,
         log_level=log_level.lower(),
         log_format=log_format.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
@@ -325,6 +332,8 @@ def _print_start(settings: Settings, catalog: Catalog, addresses: Addresses, *, 
     offered = ", ".join(catalog.names) or ("any supported model of the hub" if catalog.allow_hub else "none")
     typer.echo(f"PrivTune cloud {__version__}")
     typer.echo(f"  REST    {addresses.url}   (documentation at {addresses.url}/docs)")
+    if settings.dashboard:
+        typer.echo(f"  Pages   {addresses.url}/   (log in with an API key)")
     typer.echo(f"  gRPC    {addresses.grpc}   ({'TLS' if addresses.tls else 'clear text, this machine only'})")
     if addresses.device_port is not None:
         typer.echo(
