@@ -67,7 +67,7 @@ $(STAMP): pyproject.toml requirements/lock.txt requirements/lock-demo.txt
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hashes, in requirements/
 	$(LOCK) --upgrade -o requirements/lock.txt --extra all --extra dev pyproject.toml requirements/torch.in
 	$(LOCK) --upgrade -o requirements/lock-demo.txt --no-deps requirements/demo.in
-	for extras in cloud,postgres,s3 device,surrogates; do $(LOCK) --upgrade -o requirements/lock-$${extras%%,*}.txt \
+	for extras in cloud,postgres,s3,traces device,surrogates,traces; do $(LOCK) --upgrade -o requirements/lock-$${extras%%,*}.txt \
 		-c requirements/lock.txt --extra $${extras//,/ --extra } --extra gguf pyproject.toml requirements/torch.in; done
 
 test: $(STAMP)  ## run all tests but the slow and the container ones

@@ -28,6 +28,7 @@ from privtune.cloud.server.plane import open_plane
 from privtune.cloud.server import server
 from privtune.cloud.server.server import serve, write_ready_file
 from privtune.cloud.settings import Settings
+from privtune.cloud.meters import Load
 
 class Gateway:
     def __init__(self, jobs): self.jobs = jobs
@@ -36,6 +37,7 @@ class Gateway:
         await asyncio.sleep(float(sys.argv[3]))
     def check_ready(self): pass
     def drop_packages(self, unused_since): return 0
+    def load(self): return Load(waiting={}, busy_s=0, streams=0, memory_used=0, memory_limit=1)
 
 def build(settings, jobs, keys, devices, teachings):
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Gateway(jobs)

@@ -23,7 +23,7 @@ from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.limits import OwnerLimits
-from privtune.cloud.server.server import http_config
+from privtune.cloud.server.http_server import http_config
 from privtune.cloud.settings import Limits, Settings
 from privtune.cloud.storage import ArtifactStore
 from tests.support.builders import least_spec

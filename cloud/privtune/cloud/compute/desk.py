@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from privtune.cloud import meters
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.job_session import JobSession
@@ -22,6 +23,7 @@ from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job
 from privtune.cloud.settings import Settings
+from privtune.shared import tracing
 from privtune.shared.errors import InvalidInput, JobConflict, SessionSuperseded
 from privtune.shared.modeling.checkpoint import checkpoint_steps
 from privtune.shared.wire import Message
@@ -120,7 +122,8 @@ class Desk:
         """
         if not session.infer:
             self._jobs.leases.check(session.job_id, session.epoch)
-        answer = next(answers, None)
+        with tracing.under(session.trace):
+            answer = next(answers, None)
         if answer is not None and answer.report is not None:
             self._step_done(session, answer.report)
         return answer
@@ -146,6 +149,7 @@ class Desk:
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
+        meters.stepped(session.owner)
         self._jobs.progress(
             session.job_id,
             step=session.top.step,

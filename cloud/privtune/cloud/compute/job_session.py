@@ -22,6 +22,7 @@ class JobSession:
     infer: for Infer, of which a job may have several; there is one session for training.
     stream: of the gateway, once it has begun; a session has one.
     bytes_up: bytes received on the session's stream.
+    trace: `traceparent` of the device's span; "": none came.
     opened: when, on the monotonic clock.
     """
 
@@ -36,6 +37,7 @@ class JobSession:
     infer: bool = False
     stream: object = None
     bytes_up: int = 0
+    trace: str = ""
     opened: float = field(default_factory=time.monotonic)
 
     @property

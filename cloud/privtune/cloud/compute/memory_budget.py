@@ -29,14 +29,20 @@ class MemoryBudget:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._held: WeakKeyDictionary[object, int] = WeakKeyDictionary()
         self._lock = threading.RLock()
+
+    @property
+    def used(self) -> int:
+        """Bytes of all holders together."""
+        with self._lock:
+            return sum(self._held.values())
 
     def fits(self, holder: object, size: int) -> bool:
         """Whether `holder` may hold `size` bytes in all."""
         with self._lock:
-            return sum(self._held.values()) - self._held.get(holder, 0) + size <= self._max_bytes
+            return self.used - self._held.get(holder, 0) + size <= self.max_bytes
 
     def hold_at_once(self, holder: object, size: int) -> bool:
         """Enter that `holder` holds `size` bytes in all, unless a cache would have to give way; whether it was."""
@@ -54,16 +60,16 @@ class MemoryBudget:
         """
         with self._lock:
             while not self.hold_at_once(holder, size):
-                if size > self._max_bytes:
+                if size > self.max_bytes:
                     raise CloudOutOfMemory(
                         f"the cloud is out of memory: this job needs {size / MIB:.0f} MiB at once, and all jobs have "
-                        f"{self._max_bytes / MIB:.0f}; lower --batch-size, or ask the operator to raise "
+                        f"{self.max_bytes / MIB:.0f}; lower --batch-size, or ask the operator to raise "
                         "--max-memory-mib"
                     )
                 caches = [one for one in self._held if isinstance(one, Cache) and one is not holder and self._held[one]]
                 if not caches:
                     raise CloudUnreachable(
-                        f"this cloud's memory for jobs ({self._max_bytes / MIB:.0f} MiB) is in use; lower "
+                        f"this cloud's memory for jobs ({self.max_bytes / MIB:.0f} MiB) is in use; lower "
                         "--batch-size, try again later, or ask the operator to raise --max-memory-mib"
                     )
                 max(caches, key=self._held.__getitem__).shed()

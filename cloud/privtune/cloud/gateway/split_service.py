@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from privtune.cloud import meters
 from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk
@@ -31,6 +32,7 @@ from privtune.cloud.gateway.calls import (
     errors_as_status,
     job_and_epoch,
     this_task,
+    traceparent,
     wanted_bottom,
 )
 from privtune.cloud.gateway.inbox import Inbox
@@ -118,6 +120,16 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             )
         if self._keeper.ended:
             raise CloudUnreachable("nobody looks after the leases of jobs any more; restart the cloud: jobs resume")
+
+    def load(self) -> meters.Load:
+        """What it is at now. Thread-safe."""
+        return meters.Load(
+            waiting=self._compute.waiting(),
+            busy_s=self._compute.busy_s,
+            streams=len(self._streams),
+            memory_used=self._desk.budget.used,
+            memory_limit=self._desk.budget.max_bytes,
+        )
 
     def drop_packages(self, unused_since: float) -> int:
         """See `Host.drop_packages`."""
@@ -243,6 +255,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 watcher = watch(self._callers, context, unread)
                 try:
                     while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
+                        meters.sent(owner, len(data))
                         with unread.offering():
                             yield pb.FetchResponse(data=data)
                 finally:
@@ -280,6 +293,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             while (message := await inbox.next()) is not None:
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("received", extra=message.facts | {"job": session.job_id})
+                if message.forward is not None:
+                    meters.asked(session.owner, sum(message.forward.lengths))
                 answers = session.machine.handle(message)
                 while (
                     answer := await self._on_compute(session.owner, self._desk.advance, session, answers)
@@ -288,6 +303,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         log.debug("answered", extra=answer.facts | {"job": session.job_id})
                     async with inbox.answering(len(answer.payload)):
                         for frame in writer.frames(answer):
+                            meters.sent(session.owner, frame.ByteSize())
                             with unread.offering():
                                 yield frame
                     if answer.report is not None and self._desk.closing:
@@ -321,7 +337,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         owner = await self._callers.begin(context)
         job_id, epoch = job_and_epoch(context)
         await asyncio.to_thread(self._jobs.get, job_id, owner)
-        return self._desk.current(job_id, epoch, infer=infer)
+        session = self._desk.current(job_id, epoch, infer=infer)
+        session.trace = traceparent(context)
+        return session
 
     @asynccontextmanager
     async def _failures_as_events(self, job_id: str, owner: str) -> AsyncIterator[None]:
