@@ -43,7 +43,7 @@ SYNC := $(PIP) install --quiet --no-compile --require-hashes --no-deps -r
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env lock test test-slow test-readers test-containers fuzz torture soak lint format protos demo \
-	compose-sample bench wheel sbom vulnerabilities schemas clean
+	compose-sample bench docs wheel sbom vulnerabilities schemas clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -125,6 +125,9 @@ compose-sample: $(STAMP)  ## put a real model, real sentences and a key where do
 
 bench: $(STAMP)  ## measure the speed of the split against an ordinary training loop
 	$(PY) -m tests.benchmarks $(BENCH_ARGS)
+
+docs: $(STAMP)  ## build the documentation's site into build/site; a link that leads nowhere fails
+	$(PY) scripts/build_site.py
 
 wheel: $(STAMP)  ## build the wheel into dist/
 	$(PY) -m build --wheel
