@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from privtune.cloud import meters
@@ -18,13 +18,14 @@ from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.session_maker import SessionMaker
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.compute.turns import NOBODY
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job
 from privtune.cloud.settings import Settings
 from privtune.shared import tracing
-from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, SessionSuperseded
+from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, PrivTuneError, SessionSuperseded
 from privtune.shared.modeling.checkpoint import checkpoint_steps
 from privtune.shared.wire import Message
 from privtune.shared.wording import counted
@@ -34,6 +35,7 @@ from privtune.split.v1 import split_pb2 as pb
 MAX_WAITING_SESSIONS = 4
 WAITING_S = 600.0  # for the stream of a session
 _HOLDER = re.compile(r"[0-9a-f]{32}")
+GAVE_UP = "this owner's jobs hold more than an equal share of the cloud's memory, and another owner needs some"
 MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
 
 
@@ -41,6 +43,7 @@ class Desk:
     """The sessions of this cloud: for each job at most one that trains, from its `open` to the end of its stream.
 
     closing: set when the cloud shuts down; every job then checkpoints with its next step.
+    end_stream: ends the stream of a session with an error.
     """
 
     def __init__(self, host: Host, jobs: Jobs, artifacts: Artifacts, settings: Settings) -> None:
@@ -48,12 +51,14 @@ class Desk:
         self.closing = False
         self._training: dict[str, JobSession] = {}
         self._inference: dict[tuple[str, int], JobSession] = {}
+        self.end_stream: Callable[[object, PrivTuneError], None] = lambda stream, error: None
         self.budget = MemoryBudget(settings.max_memory_bytes)
+        self.budget.gives_up = self._give_up
         self.texts = TextCache(
             max_bytes=settings.max_texts_bytes,
             max_texts=settings.max_texts,
             idle_s=settings.texts_idle_s,
-            budget=self.budget,
+            budget=self.budget.of(NOBODY),
         )
         self._maker = SessionMaker(
             host, jobs, artifacts, settings, budget=self.budget, texts=self.texts, closing=lambda: self.closing
@@ -265,8 +270,24 @@ class Desk:
         for session in waiting[: max(0, len(waiting) + 1 - MAX_WAITING_SESSIONS)]:
             self._drop_waiting(session)
 
+    def _give_up(self, owner: str, size: int) -> None:
+        """End the newest sessions, which hold so many bytes, of an owner beyond its share: another one needs them."""
+        mine = [one for one in self._sessions() if one.owner == owner]
+        for session in sorted(mine, key=lambda one: one.opened, reverse=True):
+            if size <= 0:
+                return
+            holders = session.top, session.releases, session.machine, session.stream
+            size -= sum(self.budget.held_by(one) for one in holders if one is not None)
+            if session.stream is None:
+                self._drop_waiting(session)
+            else:
+                self.end_stream(session.stream, CloudUnreachable(GAVE_UP))
+
+    def _sessions(self) -> list[JobSession]:
+        return [*self._training.values(), *self._inference.values()]
+
     def _waiting(self) -> list[JobSession]:
-        return [one for one in (*self._training.values(), *self._inference.values()) if one.stream is None]
+        return [one for one in self._sessions() if one.stream is None]
 
     def _drop_waiting(self, session: JobSession) -> None:
         if session.infer:

@@ -13,11 +13,12 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from privtune.cloud.compute.memory_budget import MemoryBudget
+from privtune.cloud.compute.memory_budget import MemoryBudget, OwnersBudget
 from privtune.cloud.compute.padding import together
 from privtune.cloud.compute.release_cache import NotHeld, PaddedBatch, ReleaseCache
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.compute.turns import NOBODY
 from privtune.cloud.jobs.states import Request
 from privtune.shared.errors import FrameCorrupt, PrivTuneError
 from privtune.shared.public_table import PublicTable
@@ -66,13 +67,13 @@ class StepMachine:
         *,
         texts: TextCache | None = None,
         closing: Callable[[], bool] = lambda: False,
-        budget: MemoryBudget | None = None,
+        budget: OwnersBudget | None = None,
         max_padded_bytes: int = MAX_PADDED_BYTES,
         keep_table: Callable[[PublicTable], None] = lambda table: None,
         show: ShowStates | None = None,
     ) -> None:
         self._keep_table, self._show = keep_table, show
-        self._budget, self._max_padded_bytes = budget or MemoryBudget(sys.maxsize), max_padded_bytes
+        self._budget, self._max_padded_bytes = budget or MemoryBudget(sys.maxsize).of(NOBODY), max_padded_bytes
         self._pending: dict[int, int] = {}  # bytes that the graph of a micro-batch holds, roughly
         self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
         self._closing = closing

@@ -37,6 +37,8 @@ async def errors_as_status(context: Context) -> AsyncIterator[None]:
     acting_from(context.peer())
     try:
         yield
+    except grpc.aio.BaseError:  # of gRPC: the call is over
+        raise
     except Exception as error:  # not a cancelled call
         await abort(context, _public(error))
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from privtune.cloud import meters
 from privtune.cloud.compute.job_session import JobSession
-from privtune.cloud.compute.memory_budget import MemoryBudget
+from privtune.cloud.compute.memory_budget import OwnersBudget
 from privtune.cloud.compute.step_machine import MAX_INFERENCE_RECORDS
 from privtune.shared.errors import CloudUnreachable, FrameCorrupt, PrivTuneError
 from privtune.shared.wire import FrameReader, Message
@@ -29,7 +29,7 @@ class Inbox:
     def __init__(
         self,
         session: JobSession,
-        budget: MemoryBudget,
+        budget: OwnersBudget,
         make_room: Callable[[object, int], Awaitable[None]],
         count: Callable[[int], float] = lambda _: 0.0,
         *,

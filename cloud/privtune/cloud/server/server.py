@@ -8,7 +8,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -35,7 +34,6 @@ from privtune.shared.files import write_text
 
 log = logging.getLogger(__name__)
 
-_SWITCH_S = 0.0005  # of the interpreter between threads: a request waits for one of compute at each of its turns
 DRAIN_S = 25.0  # from the signal on; what has not ended then is cut off, as by a kill
 
 
@@ -99,7 +97,6 @@ async def serve(
     """
     check_exposure(settings)
     _allow_open_files()
-    sys.setswitchinterval(_SWITCH_S)
     with http_listener(settings.host, settings.http_port) as http_socket:
         build = build_gateway or _real_gateway()
         grpc_server, gateway = build(settings, plane.jobs, plane.keys, plane.devices, plane.teachings)

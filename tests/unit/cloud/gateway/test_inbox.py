@@ -35,7 +35,9 @@ def test_what_comes_too_fast_waits():
 
     async def read():
         began = asyncio.get_running_loop().time()
-        await Inbox(session, MemoryBudget(1 << 30), lambda *_: asyncio.sleep(0), count).fill(requests(), 1 << 30)
+        await Inbox(session, MemoryBudget(1 << 30).of("alice"), lambda *_: asyncio.sleep(0), count).fill(
+            requests(), 1 << 30
+        )
         return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(read()) >= 0.05 * len(counted) > 0
@@ -53,7 +55,7 @@ def test_record_ids_without_end_are_not_queued():
             yield frame
 
     async def read():
-        inbox = Inbox(session, MemoryBudget(1 << 30), lambda holder, size: asyncio.sleep(0))
+        inbox = Inbox(session, MemoryBudget(1 << 30).of("alice"), lambda holder, size: asyncio.sleep(0))
         await inbox.fill(requests(), 1 << 30)
         return await inbox.next()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -271,11 +272,13 @@ def serve(
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
     configure_logging(settings.log_level, settings.log_format, log_file)
+    faulthandler.enable(2)  # a library that crashes leaves its stack on stderr
     tracing.configure("cloud")
     from privtune.cloud.audit_log.record import record
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
     from privtune.cloud.server.plane import open_plane
+    from privtune.cloud.server.process import answer_promptly
     from privtune.cloud.server.server import serve, write_ready_file
     from privtune.cloud.server.tls import check_exposure
 
@@ -295,6 +298,7 @@ def serve(
             plane.keys.ensure(bootstrap)
 
         def ready(addresses: Addresses) -> None:
+            answer_promptly()
             _print_start(
                 settings, catalog, addresses, has_keys=any(not key.ended(time.time()) for key in plane.keys.list())
             )
