@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from privtune.cloud import meters
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.job_session import JobSession
@@ -23,6 +24,7 @@ from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job, JobProgress
 from privtune.cloud.settings import Settings
+from privtune.shared import tracing
 from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, PrivTuneError, SessionSuperseded
 from privtune.shared.modeling.checkpoint import checkpoint_steps
 from privtune.shared.wire import Message
@@ -129,7 +131,8 @@ class Desk:
         """
         if not session.infer:
             self._jobs.leases.check(session.job_id, session.epoch)
-        answer = next(answers, None)
+        with tracing.under(session.trace):
+            answer = next(answers, None)
         if answer is not None and answer.report is not None:
             self._step_done(session, answer.report)
         return answer
@@ -160,6 +163,7 @@ class Desk:
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
+        meters.stepped(session.owner)
         progress = JobProgress(
             step=session.top.step,
             total_steps=session.top.total_steps,

@@ -26,6 +26,7 @@ from privtune.device.training.loop import (
     training_window,
 )
 from privtune.shared.errors import InternalError, JobConflict
+from privtune.shared.tracing import span
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
 
@@ -45,26 +46,27 @@ def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, floa
     for step in range(first_step, total):
         began, loss, tokens = time.monotonic(), 0.0, 0
         slopes: list[Tensor] = []
-        for batch in batches:
-            out_2ND = _both(session, window, batch)
-            slopes.append(slope_head.slopes(out_2ND, batch.targets_N))
-            place = {"step": step, "micro_batch": batch.number, "items": batch.items}
-            loss += head.loss(torch.stack(out_2ND.chunk(2)).mean(dim=0), batch.targets_N, **place)[0]
-            tokens += batch.released.rows()
-            if batch.last:
-                break
-        slope = job.slopes.released(step, torch.cat(slopes))
-        pausing = run.stop.is_set()
-        checkpoint = pausing or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-        control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope)
-        stream.send(Message(kind=STEP, step=step, control=control))
-        slope_head.learn(slope)
-        if not pausing:
-            window.fill()
-        head.step()
-        report = stream.expect(step, 0, STEP).report or pb.StepReport()
-        if report.checkpointed:
-            head.save(run.folder.checkpoints, step + 1)
+        with span("step", step=step):
+            for batch in batches:
+                out_2ND = _both(session, window, batch)
+                slopes.append(slope_head.slopes(out_2ND, batch.targets_N))
+                place = {"step": step, "micro_batch": batch.number, "items": batch.items}
+                loss += head.loss(torch.stack(out_2ND.chunk(2)).mean(dim=0), batch.targets_N, **place)[0]
+                tokens += batch.released.rows()
+                if batch.last:
+                    break
+            slope = job.slopes.released(step, torch.cat(slopes))
+            pausing = run.stop.is_set()
+            checkpoint = pausing or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
+            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope)
+            stream.send(Message(kind=STEP, step=step, control=control))
+            slope_head.learn(slope)
+            if not pausing:
+                window.fill()
+            head.step()
+            report = stream.expect(step, 0, STEP).report or pb.StepReport()
+            if report.checkpointed:
+                head.save(run.folder.checkpoints, step + 1)
         count_step(session, step, time.monotonic() - began, tokens, loss, report.grad_norm)
         stop_if_asked(report, step, total)
         if job.validation is not None and ((step + 1) % job.plan.steps_per_epoch == 0 or step + 1 == total):

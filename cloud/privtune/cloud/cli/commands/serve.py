@@ -21,7 +21,7 @@ from privtune.cloud.cli.shared_options import (
     DatabaseUrl,
     Models,
 )
-from privtune.shared import __version__
+from privtune.shared import __version__, tracing
 from privtune.shared.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -59,6 +59,23 @@ def serve(
             envvar=ENV + "DEVICE_PORT", min=0, max=65535, help="gRPC for enrolled devices, with TLS only; 0: any."
         ),
     ] = 8082,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "METRICS_PORT",
+            min=0,
+            max=65535,
+            help="GET /metrics for Prometheus, without a key; 0: any. Default: nowhere.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option(
+            envvar=ENV + "METRICS_HOST",
+            help="Its address, for your own machines only: it names owners. TLS, unless it is loopback.",
+        ),
+    ] = "127.0.0.1",
     require_enrolment: Annotated[
         bool,
         typer.Option(
@@ -232,6 +249,8 @@ def serve(
         http_port=http_port,
         grpc_port=grpc_port,
         device_port=device_port,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
         require_enrolment=require_enrolment,
         certificate_days=certificate_days,
         database_url=database_url,
@@ -261,6 +280,7 @@ def serve(
     )
     configure_logging(settings.log_level, settings.log_format, log_file)
     faulthandler.enable(2)  # a library that crashes leaves its stack on stderr
+    tracing.configure("cloud")
     from privtune.cloud.audit_log.record import record
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
@@ -293,6 +313,7 @@ def serve(
                 write_ready_file(ready_file, addresses)
 
         asyncio.run(serve(settings, plane, on_ready=ready))
+    tracing.end()
 
 
 def _settings(**values: object) -> Settings:
@@ -339,6 +360,8 @@ def _print_start(settings: Settings, catalog: Catalog, addresses: Addresses, *, 
         typer.echo(
             f"  Devices {host_port(addresses.host, addresses.device_port)}   (gRPC for those that have enrolled)"
         )
+    if addresses.metrics_url is not None:
+        typer.echo(f"  Metrics {addresses.metrics_url}   (for Prometheus; no key is asked for)")
     typer.echo(f"  Models  {offered}")
     typer.echo(f"  Data    {settings.data_folder.resolve()}")
     if (settings.tls_folder / "ca.pem").exists() and settings.tls_cert == settings.tls_folder / "server.pem":
