@@ -40,7 +40,7 @@ def _in(panel: str, **paths: str) -> dict[str, JobOption]:
 JOB_OPTIONS: dict[str, JobOption] = {
     "model": JobOption(path=("model",)),
     "task": JobOption(path=("task",)),
-    **_in(DATA, max_length="train.max_length"),
+    **_in(DATA, max_length="train.max_length", pad_to="train.pad_to"),
     **_in(
         NOISE,
         mechanism="mechanism.name",

@@ -140,7 +140,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
         statement = None
         if run.spec.label_epsilon is not None:
             data, statement = _randomise_labels(run, loaded, run.spec.label_epsilon, releasing, own, outgoing[0].source)
-        plan = BatchPlan(data.lengths, run.spec.train)
+        plan = BatchPlan(releasing.perturber.lengths(data), run.spec.train)
         with _slopes(run, plan, releasing, own, outgoing[0]) as slopes:
             yield Prepared(
                 state=loaded.state,
