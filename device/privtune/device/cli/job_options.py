@@ -81,6 +81,9 @@ JOB_OPTIONS: dict[str, JobOption] = {
         precision="train.precision",
         in_flight="train.in_flight",
         checkpoint_every="train.checkpoint_every",
+        evaluate_every="train.evaluate_every",
+        early_stopping="train.early_stopping",
+        best_by="train.best_by",
         seed="train.seed",
         suffix="suffix",
     ),
@@ -157,6 +160,10 @@ def build_spec(
     for needy in {"skip", "states"} & set(given):
         if not given.get("tail", fields["tail"]):
             raise InvalidInput(f"--{needy} needs a tail: give --tail as well.", param=needy)
+    if "early_stopping" in given and not validated:
+        raise InvalidInput(
+            "--early-stopping needs held-out records: give --validation or --holdout.", param="early_stopping"
+        )
     handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"
     fields |= {"training_file": handle, "num_labels": num_labels}
     if given.get("mechanism", fields["mechanism"]["name"]) != fields["mechanism"]["name"]:

@@ -5,7 +5,6 @@ R records.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,7 +120,7 @@ def workload_of(spec: JobSpec, train: Lengths, held_out: Lengths | None, sent: S
     if held_out is not None:
         scored = evaluation_batches(held_out.tokens_R, spec.train.batch_size)
         lengths = [held_out.tokens_R[batch] for batch in scored]
-        evaluation = _part(spec, held_out, sent, lengths, math.ceil(passes), gradients=False)
+        evaluation = _part(spec, held_out, sent, lengths, plan.evaluations, gradients=False)
         rows += int(held_out.tokens_R.sum())
     return Workload(
         steps=plan.total_steps,

@@ -149,8 +149,9 @@ def _facts(found: Plan) -> Iterator[tuple[str, str]]:
 
     times, room = found.times, found.room
     unknown = times.cloud is None
+    most = " at most" if found.spec.train.early_stopping else ""
     cut = f", {found.truncated:,} of them longer than the limit" if found.truncated else ""
-    yield "Records", f"{found.records:,}, about {found.tokens:,} tokens{cut}; {counted(found.work.steps, 'step')}"
+    yield "Records", f"{found.records:,}, about {found.tokens:,} tokens{cut}; {counted(found.work.steps, 'step')}{most}"
     yield "Picked", "; ".join(found.picks) or "nothing: cut, tail and batch size were given"
     yield "Time", f"{'at least ' if unknown else ''}{duration(found.seconds)}, of it {duration(times.total)} of steps"
     if found.prepare:
