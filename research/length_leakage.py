@@ -36,7 +36,7 @@ from privtune.device.model.head import HeadTrainer
 from privtune.device.noise.context import NoiseContext
 from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
-from privtune.device.release.padding import Padding
+from privtune.device.release.filler import Padding
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.codec import decode

@@ -11,7 +11,7 @@ from privtune.device.audit.jobs.transcript_audit import JobAudit, audit_job
 from privtune.device.audit.sizes import QUICK
 from privtune.device.data.encode import encode_classification
 from privtune.device.inference.predict import predict
-from privtune.device.release.padding import Padding
+from privtune.device.release.filler import Padding
 from privtune.shared.modeling.load import load_tokenizer
 from tests.support.running import Died, die_after, ledger_entries, run, transcript_folder
 from tests.support.transcripts import recorded_frames

@@ -13,7 +13,7 @@ from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import encode_causal_lm, encode_classification
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
-from privtune.device.release.padding import Padding
+from privtune.device.release.filler import Padding
 from privtune.device.release.perturber import pad
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.lora import adapter_state, attach_lora

@@ -12,8 +12,8 @@ from privtune.device.noise.importance import TokenImportance
 from privtune.device.noise.public_texts import PublicTexts
 from privtune.device.noise.randomness import NoiseSource, noise_source
 from privtune.device.noise.registry import build
+from privtune.device.release.filler import Padding
 from privtune.device.release.own_records import OwnRecords, importance_for
-from privtune.device.release.padding import Padding
 from privtune.device.release.release_store import release_fingerprint
 from privtune.shared.job_spec import JobSpec, MechanismSpec
 from privtune.shared.modeling.bottom_package import BottomPackage

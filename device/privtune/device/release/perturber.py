@@ -19,7 +19,7 @@ from privtune.device.noise.base import Mechanism
 from privtune.device.noise.importance import TokenImportance
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.release.beginnings import Beginnings
-from privtune.device.release.padding import Padding
+from privtune.device.release.filler import Padding
 from privtune.device.release.record_keys import RecordKey, record_keys
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode

@@ -10,7 +10,7 @@ from privtune.device.noise.randomness import noise_source
 from privtune.device.noise.registry import build
 from privtune.device.noise.tables.public_tables import PublicTables
 from privtune.device.privacy.statements import padded_statement
-from privtune.device.release.padding import Padding
+from privtune.device.release.filler import Padding
 from privtune.device.release.perturber import Perturber
 from privtune.device.release.release_store import ReleaseStore
 from privtune.shared.job_spec import MechanismSpec, TrainSpec
