@@ -17,6 +17,7 @@ LOCKS = {
         "cloud",
         "postgres",
         "s3",
+        "traces",
         "tail",
         "serve",
         "gguf",
@@ -26,8 +27,8 @@ LOCKS = {
         "eval",
         "dev",
     ),
-    "lock-device": ("device", "surrogates", "gguf"),
-    "lock-cloud": ("cloud", "postgres", "s3", "gguf"),
+    "lock-device": ("device", "surrogates", "traces", "gguf"),
+    "lock-cloud": ("cloud", "postgres", "s3", "traces", "gguf"),
     "lock-demo": (),
 }
 NOT_LOCKED = {"torch"}  # requirements/excluded.txt

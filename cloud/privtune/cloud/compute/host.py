@@ -25,7 +25,7 @@ from privtune.shared.modeling.stored_weights import Stored, check_stored
 
 log = logging.getLogger(__name__)
 # A CPU's arithmetic is in full use from a few hundred rows on, and larger products fall out of its caches.
-_CPU_ROWS, _GPU_ROWS = 512, 8192  # of a pass of several jobs
+_CPU_ROWS, _GPU_ROWS = 256, 8192  # of a pass of several jobs
 _REPLACED = "the files of {!r} have changed since this cloud loaded them; ask the operator to restart it"
 
 
@@ -100,6 +100,23 @@ class Host:
         if self._hashes.setdefault((model, task), found) != found:
             raise VersionMismatch(_REPLACED.format(model))
         return Partition(loaded)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that are in memory."""
+        return tuple(sorted({model for model, _, _ in self._partitions.copy()}))
+
+    @property
+    def device_name(self) -> str:
+        """What computes: `cpu`, or the GPU's name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    def device_memory(self) -> tuple[int | None, int | None]:
+        """Bytes in use on the GPU, also by others, and all that it has; None without one."""
+        if self.device.type != "cuda":
+            return None, None
+        free, every = torch.cuda.mem_get_info(self.device)
+        return every - free, every
 
     def hub_id(self, model: str) -> str | None:
         """Where others get a model: its hub id, or GGUF file of one; None for a file or folder of the operator."""

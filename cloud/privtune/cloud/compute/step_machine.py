@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 
-from privtune.cloud.compute.memory_budget import MemoryBudget
+from privtune.cloud.compute.memory_budget import MemoryBudget, OwnersBudget
 from privtune.cloud.compute.padding import together
 from privtune.cloud.compute.release_cache import NotHeld, PaddedBatch, ReleaseCache
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.compute.turns import NOBODY
 from privtune.cloud.compute.work import Work
 from privtune.cloud.jobs.states import Request
 from privtune.shared.errors import FrameCorrupt, PrivTuneError
 from privtune.shared.public_table import PublicTable
+from privtune.shared.tracing import span
 from privtune.shared.wire import (
     CUT_GRADIENT,
     END,
@@ -66,13 +70,13 @@ class StepMachine:
         *,
         texts: TextCache | None = None,
         closing: Callable[[], bool] = lambda: False,
-        budget: MemoryBudget | None = None,
+        budget: OwnersBudget | None = None,
         max_padded_bytes: int = MAX_PADDED_BYTES,
         keep_table: Callable[[PublicTable], None] = lambda table: None,
         show: ShowStates | None = None,
     ) -> None:
         self._keep_table, self._show = keep_table, show
-        self._budget, self._max_padded_bytes = budget or MemoryBudget(sys.maxsize), max_padded_bytes
+        self._budget, self._max_padded_bytes = budget or MemoryBudget(sys.maxsize).of(NOBODY), max_padded_bytes
         self._pending: dict[int, int] = {}  # bytes that the graph of a micro-batch holds, roughly
         self._top, self._releases, self._requested, self._texts = top, releases, requested, texts
         self._closing = closing
@@ -181,7 +185,8 @@ class StepMachine:
         if batch is None:
             yield resend(message)
             return
-        out_ND = yield from self._top.evaluating(batch.h_BTD, batch.mask_BT, batch.readout_N)
+        works = self._top.evaluating(batch.h_BTD, batch.mask_BT, batch.readout_N)
+        out_ND = yield from self._traced(works, message, batch)
         yield self._output(message, out_ND)
 
     def _extend(self, message: Message, header: pb.ForwardHeader, texts: TextCache) -> Message:
@@ -235,6 +240,7 @@ class StepMachine:
             learning = self._top.forward_loss(
                 message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
             )
+            learning.traced = partial(self._span, message, batch)
             yield learning
             self._top.shared_loss += learning.result()
             self._done.add(message.micro_batch)
@@ -249,6 +255,7 @@ class StepMachine:
             batch.readout_N,
             want_cut_gradient=header.want_cut_gradient,
         )
+        forward.traced = partial(self._span, message, batch)
         yield forward
         out_ND = forward.result()
         self._masks[message.micro_batch] = batch.mask_BT
@@ -258,6 +265,7 @@ class StepMachine:
         if message.micro_batch in self._done:
             return
         backward = self._top.backward(message.micro_batch, torch.from_numpy(message.tensor()))
+        backward.traced = partial(self._span, message)
         yield backward
         gradient_BTD = backward.result()
         self._done.add(message.micro_batch)
@@ -271,7 +279,8 @@ class StepMachine:
         control = message.control or pb.StepControl()
         shared_loss, in_parts = self._top.shared_loss, self._top.in_parts
         before = self._top.training_state() if control.show and self._show is not None else None
-        norm = self._top.apply()
+        with span("optimiser", step=message.step):
+            norm = self._top.apply()
         if before is not None and self._show is not None:
             self._show(before, self._top.training_state())
         self._done, self._masks = set(), {}
@@ -285,7 +294,8 @@ class StepMachine:
         }[request]
         checkpoint = control.checkpoint or self.outcome != pb.STEP_OUTCOME_APPLIED or self._closing()
         if checkpoint:
-            self._top.save()
+            with span("checkpoint", step=message.step):
+                self._top.save(candidate=control.candidate)
         report = _report(message.step, self.outcome, norm, checkpoint, shared_loss)
         if self._show is not None and report.report is not None:
             report.report.state_sha256, report.report.in_parts = self._top.state_sha256(), in_parts
@@ -307,6 +317,22 @@ class StepMachine:
         self._hold_bytes()
         for message in due:
             yield from self.steps(message)
+
+    def _traced(
+        self, works: Generator[Work[Any], None, torch.Tensor], message: Message, batch: PaddedBatch
+    ) -> Generator[Work[Any], None, torch.Tensor]:
+        while True:
+            try:
+                work = next(works)
+            except StopIteration as end:
+                found: torch.Tensor = end.value
+                return found
+            work.traced = partial(self._span, message, batch)
+            yield work
+
+    def _span(self, message: Message, batch: PaddedBatch | None = None) -> AbstractContextManager[None]:
+        rows = None if batch is None else int(batch.mask_BT.sum())
+        return span("top", step=message.step, micro_batch=message.micro_batch, rows=rows)
 
     def _unpack(self, message: Message) -> PaddedBatch | None:
         try:

@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from privtune.cloud import meters
 
 T = TypeVar("T")
 NOBODY = ""  # the cloud's own work
@@ -25,6 +27,7 @@ class _Turn:
 
     function: takes the items of all turns that are done with it.
     key: of turns that may be done together; None: none.
+    came: when, on the monotonic clock.
     most: how many may.
     """
 
@@ -34,6 +37,7 @@ class _Turn:
     item: Any = None
     key: Hashable = None
     most: int = 1
+    came: float = field(default_factory=time.monotonic)
 
 
 class Turns:
@@ -53,6 +57,11 @@ class Turns:
         """Seconds for which it has been at its present work; 0 while it waits."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
+
+    def waiting(self) -> dict[str, int]:
+        """Pieces of work that wait for their turn, by owner."""
+        with self._changed:
+            return {owner: len(queue) for owner, queue in self._waiting.items()}
 
     def submit(self, owner: str, function: Callable[[], T]) -> Future[T]:
         """Run a function for an owner, in its turn. Raises RuntimeError after `close`."""
@@ -103,11 +112,14 @@ class Turns:
                     for turn in wanted:
                         turn.future.set_result(result)
                     del result
-            owners = [turn.owner for turn in turns]
+            took = (time.monotonic() - began) / len(turns)
+            shares = [(turn.owner, began - turn.came) for turn in turns]
             del turns, wanted  # what they hold is not kept until the next turn
             with self._changed:
-                for owner in owners:
-                    self._used[owner] += (time.monotonic() - began) / len(owners)
+                for owner, _ in shares:
+                    self._used[owner] += took
+            for owner, waited in shares:
+                meters.turn(owner, waited, took)
 
     def _next(self) -> list[_Turn]:
         """The next turn and those taken along; none at the end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -33,6 +34,7 @@ class Work(Generic[T]):
     valid: whether it is still wanted: a rewind of the top drops what was asked for before it.
     about: what `together` needs to know of it.
     counted: told the seconds that it took.
+    traced: a span for the time that it takes.
     """
 
     alone: Callable[[], T]
@@ -43,6 +45,7 @@ class Work(Generic[T]):
     valid: Callable[[], bool] = lambda: True
     about: Any = None
     counted: Callable[[float], None] = lambda seconds: None
+    traced: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __post_init__(self) -> None:
         self._done: Callable[[], T] | None = None
@@ -53,7 +56,9 @@ class Work(Generic[T]):
         try:
             if not self.valid():
                 raise JobConflict("the job's step began anew meanwhile, so this message counts no more")
-            self.settle(within_memory(self.alone), time.perf_counter() - began)
+            with self.traced():
+                value = within_memory(self.alone)
+            self.settle(value, time.perf_counter() - began)
         except Exception as error:
             self._done = partial(_raise, error)
 
@@ -91,7 +96,10 @@ def compute_together(works: Sequence[Work[Any]]) -> None:
         if len(group) > 1 and together is not None:
             began = time.perf_counter()
             try:
-                found = within_memory(together, group)
+                with ExitStack() as spans:
+                    for work in group:
+                        spans.enter_context(work.traced())
+                    found = within_memory(together, group)
             except Exception as error:  # whose it is shows when they are computed alone
                 log.info("%d passes are computed alone: %r", len(group), error)
             else:
