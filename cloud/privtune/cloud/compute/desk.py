@@ -26,7 +26,7 @@ from privtune.cloud.jobs.states import Job, JobProgress
 from privtune.cloud.settings import Settings
 from privtune.shared import tracing
 from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, PrivTuneError, SessionSuperseded
-from privtune.shared.modeling.checkpoint import checkpoint_steps
+from privtune.shared.modeling.checkpoint import checkpoint_steps, keep_only
 from privtune.shared.wire import Message
 from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
@@ -200,6 +200,8 @@ class Desk:
     def commit(self, request: pb.CommitRequest) -> str:
         """Write the adapter of a job that has done all its steps, and mark the job as succeeded.
 
+        A job with early stopping may end at any step, with the state of any checkpoint, which its device chooses.
+
         Repeatable: a job that has succeeded answers the session that committed it, and newer ones, as before.
         Returns the SHA-256 of the adapter's weights; "" for a job with a tail, whose weights are on the device.
         Raises `InvalidInput` for an impossible number of tokens, `JobConflict` where steps are missing or the owner
@@ -217,15 +219,20 @@ class Desk:
                 raise JobConflict(f"job {job.id} has succeeded after {done['steps']} steps, not {final_step}")
             return job.adapter_sha256 or ""
         session = self.current(job.id, request.session_epoch)
-        if final_step != session.top.step or final_step != session.top.total_steps:
+        top, early = session.top, session.spec.train.early_stopping is not None
+        if early and final_step in checkpoint_steps(top.folder):
+            top.rewind(final_step)
+        elif final_step != top.step or final_step != top.total_steps:
             raise JobConflict(
                 f"the device ends the job at step {final_step}, but the cloud is at "
-                f"{session.top.step} of {session.top.total_steps}; open the job again to continue"
+                f"{top.step} of {top.total_steps}; open the job again to continue"
             )
         if job.status != "running":  # all steps were done, then the connection was lost
             self._jobs.start(job.id, session.epoch)
         self._jobs.leases.check(job.id, session.epoch)
-        session.top.save()
+        top.save()
+        if early:
+            keep_only(top.folder, final_step)
         self._artifacts.keep_checkpoints(session.job_id, session.holder)
         spec, base_sha256 = session.spec, self._host.base_sha256(session.spec)
         with self._artifacts.writing_adapter(
@@ -237,7 +244,7 @@ class Desk:
             steps=final_step,
             session_epoch=session.epoch,
         ) as folder:
-            session.top.export(folder)
+            top.export(folder)
         trained = None if spec.tail else self._artifacts.adapter_sha256(session.job_id)
         self._jobs.succeed(
             session.job_id, session.epoch, adapter_sha256=trained, tokens=request.tokens, steps=final_step
@@ -249,7 +256,8 @@ class Desk:
     def _open_done(self, job: Job, request: pb.OpenRequest) -> JobSession:
         """A session at the last step of a job that has succeeded; nothing but `commit` takes it."""
         done = self._artifacts.facts(job.id)["steps"]
-        if request.total_steps != done or done not in request.checkpoint_steps:
+        early = job.spec.train.early_stopping is not None
+        if done not in request.checkpoint_steps or (request.total_steps != done and not early):
             check_unfinished(job.id, job.status)
         top = self._new_top(job, done, request.holder)
         top.step = done

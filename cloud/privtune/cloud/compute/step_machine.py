@@ -278,7 +278,7 @@ class StepMachine:
         checkpoint = control.checkpoint or self.outcome != pb.STEP_OUTCOME_APPLIED or self._closing()
         if checkpoint:
             with span("checkpoint", step=message.step):
-                self._top.save()
+                self._top.save(candidate=control.candidate)
         report = _report(message.step, self.outcome, norm, checkpoint, shared_loss)
         if self._show is not None and report.report is not None:
             report.report.state_sha256, report.report.in_parts = self._top.state_sha256(), in_parts

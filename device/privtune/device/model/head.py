@@ -145,10 +145,18 @@ class HeadTrainer:
             self._schedule.step()
         return norm
 
-    def save(self, root: Path, step: int) -> None:
-        """Checkpoint the state after `step` steps."""
+    def save(self, root: Path, step: int, *, candidate: bool = False, candidates: int = 0) -> None:
+        """Checkpoint the state after `step` steps. candidate, candidates: see `save_checkpoint`."""
         with span("checkpoint", step=step):
-            save_checkpoint(root, step, self._state(), self._optimizer, self._schedule)
+            save_checkpoint(
+                root,
+                step,
+                self._state(),
+                self._optimizer,
+                self._schedule,
+                candidate=candidate,
+                candidates=candidates,
+            )
 
     def rewind(self, root: Path, step: int) -> None:
         """Go to the state after `step` steps: a checkpoint under `root`, or the beginning for 0."""

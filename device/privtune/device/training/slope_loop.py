@@ -25,6 +25,7 @@ from privtune.device.training.loop import (
     stop_if_asked,
     training_window,
 )
+from privtune.device.training.stopping import has_ended
 from privtune.shared.errors import InternalError, JobConflict
 from privtune.shared.tracing import span
 from privtune.shared.wire import STEP, Message
@@ -32,7 +33,7 @@ from privtune.split.v1 import split_pb2 as pb
 
 
 def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, float]:
-    """Train to the end of the job; the metrics of the last evaluation, empty without one.
+    """Train to the end of the job, or until early stopping; the metrics of the last evaluation, empty without one.
 
     Raises as `train_steps`, and JobConflict where slopes that were sent are missing.
     """
@@ -57,8 +58,10 @@ def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, floa
                     break
             slope = job.slopes.released(step, torch.cat(slopes))
             pausing = run.stop.is_set()
-            checkpoint = pausing or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope)
+            evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
+            candidate = evaluates and spec.early_stopping is not None
+            checkpoint = pausing or candidate or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
+            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope, candidate=candidate)
             stream.send(Message(kind=STEP, step=step, control=control))
             slope_head.learn(slope)
             if not pausing:
@@ -66,11 +69,13 @@ def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, floa
             head.step()
             report = stream.expect(step, 0, STEP).report or pb.StepReport()
             if report.checkpointed:
-                head.save(run.folder.checkpoints, step + 1)
+                head.save(run.folder.checkpoints, step + 1, candidate=candidate, candidates=spec.candidates)
         count_step(session, step, time.monotonic() - began, tokens, loss, report.grad_norm)
         stop_if_asked(report, step, total)
-        if job.validation is not None and ((step + 1) % job.plan.steps_per_epoch == 0 or step + 1 == total):
+        if evaluates and job.validation is not None:
             metrics = evaluate_session(session, job.validation, step + 1)
+            if has_ended(run.folder.evaluations(step + 1), spec):
+                break
     return metrics
 
 
