@@ -54,6 +54,7 @@ class HostObject(BaseModel):
     max_gpu_bytes: int | None
     models: list[str] = Field(description="Base models in memory.")
     sessions: int = Field(description="Of training and of generation.")
+    streams: int = Field(description="Open streams of devices.")
     queue: int = Field(description="Messages that wait for their turn.")
     busy_s: float = Field(description="How long the present work has taken; 0: it waits.")
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from privtune.cloud import meters
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.job_session import JobSession
@@ -17,13 +18,15 @@ from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.session_maker import SessionMaker
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.compute.turns import NOBODY
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import Job, JobProgress
 from privtune.cloud.settings import Settings
-from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, SessionSuperseded
-from privtune.shared.modeling.checkpoint import checkpoint_steps
+from privtune.shared import tracing
+from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, PrivTuneError, SessionSuperseded
+from privtune.shared.modeling.checkpoint import checkpoint_steps, keep_only
 from privtune.shared.wire import Message
 from privtune.shared.wording import counted
 from privtune.split.v1 import split_pb2 as pb
@@ -32,6 +35,7 @@ from privtune.split.v1 import split_pb2 as pb
 MAX_WAITING_SESSIONS = 4
 WAITING_S = 600.0  # for the stream of a session
 _HOLDER = re.compile(r"[0-9a-f]{32}")
+GAVE_UP = "this owner's jobs hold more than an equal share of the cloud's memory, and another owner needs some"
 MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
 
 
@@ -39,6 +43,7 @@ class Desk:
     """The sessions of this cloud: for each job at most one that trains, from its `open` to the end of its stream.
 
     closing: set when the cloud shuts down; every job then checkpoints with its next step.
+    end_stream: ends the stream of a session with an error.
     """
 
     def __init__(self, host: Host, jobs: Jobs, artifacts: Artifacts, settings: Settings) -> None:
@@ -46,12 +51,14 @@ class Desk:
         self.closing = False
         self._training: dict[str, JobSession] = {}
         self._inference: dict[tuple[str, int], JobSession] = {}
+        self.end_stream: Callable[[object, PrivTuneError], None] = lambda stream, error: None
         self.budget = MemoryBudget(settings.max_memory_bytes)
+        self.budget.gives_up = self._give_up
         self.texts = TextCache(
             max_bytes=settings.max_texts_bytes,
             max_texts=settings.max_texts,
             idle_s=settings.texts_idle_s,
-            budget=self.budget,
+            budget=self.budget.of(NOBODY),
         )
         self._maker = SessionMaker(
             host, jobs, artifacts, settings, budget=self.budget, texts=self.texts, closing=lambda: self.closing
@@ -124,7 +131,8 @@ class Desk:
         """
         if not session.infer:
             self._jobs.leases.check(session.job_id, session.epoch)
-        answer = next(answers, None)
+        with tracing.under(session.trace):
+            answer = next(answers, None)
         if answer is not None and answer.report is not None:
             self._step_done(session, answer.report)
         return answer
@@ -155,6 +163,7 @@ class Desk:
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
+        meters.stepped(session.owner)
         progress = JobProgress(
             step=session.top.step,
             total_steps=session.top.total_steps,
@@ -191,6 +200,8 @@ class Desk:
     def commit(self, request: pb.CommitRequest) -> str:
         """Write the adapter of a job that has done all its steps, and mark the job as succeeded.
 
+        A job with early stopping may end at any step, with the state of any checkpoint, which its device chooses.
+
         Repeatable: a job that has succeeded answers the session that committed it, and newer ones, as before.
         Returns the SHA-256 of the adapter's weights; "" for a job with a tail, whose weights are on the device.
         Raises `InvalidInput` for an impossible number of tokens, `JobConflict` where steps are missing or the owner
@@ -208,15 +219,20 @@ class Desk:
                 raise JobConflict(f"job {job.id} has succeeded after {done['steps']} steps, not {final_step}")
             return job.adapter_sha256 or ""
         session = self.current(job.id, request.session_epoch)
-        if final_step != session.top.step or final_step != session.top.total_steps:
+        top, early = session.top, session.spec.train.early_stopping is not None
+        if early and final_step in checkpoint_steps(top.folder):
+            top.rewind(final_step)
+        elif final_step != top.step or final_step != top.total_steps:
             raise JobConflict(
                 f"the device ends the job at step {final_step}, but the cloud is at "
-                f"{session.top.step} of {session.top.total_steps}; open the job again to continue"
+                f"{top.step} of {top.total_steps}; open the job again to continue"
             )
         if job.status != "running":  # all steps were done, then the connection was lost
             self._jobs.start(job.id, session.epoch)
         self._jobs.leases.check(job.id, session.epoch)
-        session.top.save()
+        top.save()
+        if early:
+            keep_only(top.folder, final_step)
         self._artifacts.keep_checkpoints(session.job_id, session.holder)
         spec, base_sha256 = session.spec, self._host.base_sha256(session.spec)
         with self._artifacts.writing_adapter(
@@ -228,7 +244,7 @@ class Desk:
             steps=final_step,
             session_epoch=session.epoch,
         ) as folder:
-            session.top.export(folder)
+            top.export(folder)
         trained = None if spec.tail else self._artifacts.adapter_sha256(session.job_id)
         self._jobs.succeed(
             session.job_id, session.epoch, adapter_sha256=trained, tokens=request.tokens, steps=final_step
@@ -240,7 +256,8 @@ class Desk:
     def _open_done(self, job: Job, request: pb.OpenRequest) -> JobSession:
         """A session at the last step of a job that has succeeded; nothing but `commit` takes it."""
         done = self._artifacts.facts(job.id)["steps"]
-        if request.total_steps != done or done not in request.checkpoint_steps:
+        early = job.spec.train.early_stopping is not None
+        if done not in request.checkpoint_steps or (request.total_steps != done and not early):
             check_unfinished(job.id, job.status)
         top = self._new_top(job, done, request.holder)
         top.step = done
@@ -269,8 +286,24 @@ class Desk:
         for session in waiting[: max(0, len(waiting) + 1 - MAX_WAITING_SESSIONS)]:
             self._drop_waiting(session)
 
+    def _give_up(self, owner: str, size: int) -> None:
+        """End the newest sessions, which hold so many bytes, of an owner beyond its share: another one needs them."""
+        mine = [one for one in self._sessions() if one.owner == owner]
+        for session in sorted(mine, key=lambda one: one.opened, reverse=True):
+            if size <= 0:
+                return
+            holders = session.top, session.releases, session.machine, session.stream
+            size -= sum(self.budget.held_by(one) for one in holders if one is not None)
+            if session.stream is None:
+                self._drop_waiting(session)
+            else:
+                self.end_stream(session.stream, CloudUnreachable(GAVE_UP))
+
+    def _sessions(self) -> list[JobSession]:
+        return [*self._training.values(), *self._inference.values()]
+
     def _waiting(self) -> list[JobSession]:
-        return [one for one in (*self._training.values(), *self._inference.values()) if one.stream is None]
+        return [one for one in self._sessions() if one.stream is None]
 
     def _drop_waiting(self, session: JobSession) -> None:
         if session.infer:

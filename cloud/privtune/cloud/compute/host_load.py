@@ -14,6 +14,7 @@ class HostLoad:
     gpu_bytes, max_gpu_bytes: of the whole GPU, also by others; None without one.
     models: base models in memory.
     sessions: of training and of generation.
+    streams: of devices, open now.
     queue: messages that wait for their turn.
     busy_s: how long the present work has taken; 0: it waits.
     """
@@ -25,5 +26,6 @@ class HostLoad:
     max_gpu_bytes: int | None
     models: tuple[str, ...]
     sessions: int
+    streams: int
     queue: int
     busy_s: float

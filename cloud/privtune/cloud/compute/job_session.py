@@ -23,6 +23,7 @@ class JobSession:
     stream: of the gateway, once it has begun; a session has one.
     tokens: released rows that its stream brought.
     bytes_up, bytes_down: bytes received and sent on the session's stream.
+    trace: `traceparent` of the device's span; "": none came.
     opened: when, on the monotonic clock.
     """
 
@@ -39,6 +40,7 @@ class JobSession:
     tokens: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    trace: str = ""
     opened: float = field(default_factory=time.monotonic)
 
     @property

@@ -23,11 +23,7 @@ def poller(request_path: str, parts: Mapping[str, str], every_s: float | None) -
 def changes(request: Request, parts: Mapping[str, str], every_s: float | None) -> HTMLResponse:
     """The answer to the poller: itself, and each part whose digest it did not name."""
     seen = request.query_params
-    new = [
-        f'<div id="part-{name}" hx-swap-oob="innerHTML">{part}</div>'
-        for name, part in parts.items()
-        if seen.get(name) != _digest(part)
-    ]
+    new = [f'<div id="part-{name}">{part}</div>' for name, part in parts.items() if seen.get(name) != _digest(part)]
     return HTMLResponse("".join([poller(request.url.path, parts, every_s), *new]))
 
 

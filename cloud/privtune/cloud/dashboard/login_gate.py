@@ -98,8 +98,8 @@ def cookie_name(request: Request) -> str:
 
 
 def _to_login(request: Request) -> Response:
-    if "hx-request" in request.headers:  # a part of an open page: the whole page has to go
-        return Response(headers={"hx-redirect": f"{ROOT}/login"})
+    if "x-part" in request.headers:  # a part of an open page: the whole page has to go
+        return Response(headers={"x-go": f"{ROOT}/login"})
     return RedirectResponse(f"{ROOT}/login", 303)
 
 

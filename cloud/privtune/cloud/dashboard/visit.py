@@ -32,7 +32,7 @@ _MAX_FIELDS = 100
 @cache
 def static_files() -> Mapping[str, bytes]:
     """What browsers load, by name."""
-    return {name: (STATIC / name).read_bytes() for name in ("look.css", "htmx.min.js")}
+    return {name: (STATIC / name).read_bytes() for name in ("look.css", "live.js")}
 
 
 @cache

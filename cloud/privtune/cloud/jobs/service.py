@@ -38,7 +38,7 @@ from privtune.cloud.jobs.job_rows import (
 )
 from privtune.cloud.jobs.lease_rows import check_free, check_token, extend, shorten
 from privtune.cloud.jobs.leases import CANCEL_S, LEASE_S, Leases
-from privtune.cloud.jobs.listings import list_checkpoints, list_events, list_jobs
+from privtune.cloud.jobs.listings import count_jobs, list_checkpoints, list_events, list_jobs
 from privtune.cloud.jobs.live import LiveState
 from privtune.cloud.jobs.notify import Notifier, Subscription
 from privtune.cloud.jobs.progress_curve import ProgressPoint
@@ -139,6 +139,11 @@ class Jobs:
         with self._store.read() as session:
             page = list_jobs(session, owner, after=after, limit=limit, status=status or (), metadata=metadata or {})
             return Page(items=[self._view(row) for row in page.items], has_more=page.has_more)
+
+    def count(self) -> dict[tuple[str, str], int]:
+        """Number of jobs by owner and status, of all owners."""
+        with self._store.read() as session:
+            return count_jobs(session)
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 20, newest_first: bool = False) -> Page[Event]:
         """Events after the one numbered `after` in the order asked for; 0: from that order's beginning."""

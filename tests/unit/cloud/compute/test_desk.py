@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -158,6 +159,35 @@ def test_what_a_job_trains_is_entered_in_the_budget(host, jobs, tmp_path):
     waits = jobs.create("c", spec)
     with pytest.raises(CloudUnreachable, match="memory for jobs"):
         desk.open("c", request(host, waits))
+
+
+def test_an_owner_who_filled_the_memory_gives_up_its_newest_session_to_another(host, jobs, tmp_path):
+    settings = Settings(data_folder=tmp_path).model_copy(update={"max_memory_bytes": 5 << 20})
+    desk, ended = Desk(host, jobs, Artifacts(ArtifactStore(tmp_path)), settings), []
+    desk.end_stream = lambda stream, error: ended.append((stream, error))
+    spec, streams, opened = JobSpec(model="enc", training_file="device://x"), [], []
+    with suppress(CloudUnreachable):
+        while len(opened) < 9:
+            opened.append(desk.open("alice", request(host, jobs.create("alice", spec))))
+            streams.append(Stream())
+            desk.start(opened[-1], streams[-1])
+    assert 2 < len(opened) < 9
+    theirs = jobs.create("bob", spec)
+    with pytest.raises(CloudUnreachable):
+        desk.open("bob", request(host, theirs))
+    ((stream, error),) = ended
+    assert stream is streams[-1]
+    assert "another owner needs" in error.message
+    desk.stream_ended(opened.pop(), stream, error.message)
+    gc.collect()
+    again = jobs.create("alice", spec)
+    with pytest.raises(CloudUnreachable):
+        desk.open("alice", request(host, again))
+    assert desk.open("bob", request(host, theirs)).epoch
+
+
+class Stream:
+    """What a session is answered on."""
 
 
 def test_a_number_of_tokens_that_no_job_has_is_refused(desk, jobs, job):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from privtune.cloud.cli.shared_options import (
     DatabaseUrl,
     Models,
 )
-from privtune.shared import __version__
+from privtune.shared import __version__, tracing
 from privtune.shared.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -58,6 +59,23 @@ def serve(
             envvar=ENV + "DEVICE_PORT", min=0, max=65535, help="gRPC for enrolled devices, with TLS only; 0: any."
         ),
     ] = 8082,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "METRICS_PORT",
+            min=0,
+            max=65535,
+            help="GET /metrics for Prometheus, without a key; 0: any. Default: nowhere.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option(
+            envvar=ENV + "METRICS_HOST",
+            help="Its address, for your own machines only: it names owners. TLS, unless it is loopback.",
+        ),
+    ] = "127.0.0.1",
     require_enrolment: Annotated[
         bool,
         typer.Option(
@@ -231,6 +249,8 @@ def serve(
         http_port=http_port,
         grpc_port=grpc_port,
         device_port=device_port,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
         require_enrolment=require_enrolment,
         certificate_days=certificate_days,
         database_url=database_url,
@@ -259,10 +279,13 @@ def serve(
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
     configure_logging(settings.log_level, settings.log_format, log_file)
+    faulthandler.enable(2)  # a library that crashes leaves its stack on stderr
+    tracing.configure("cloud")
     from privtune.cloud.audit_log.record import record
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
     from privtune.cloud.server.plane import open_plane
+    from privtune.cloud.server.process import answer_promptly
     from privtune.cloud.server.server import serve, write_ready_file
     from privtune.cloud.server.tls import check_exposure
 
@@ -282,6 +305,7 @@ def serve(
             plane.keys.ensure(bootstrap)
 
         def ready(addresses: Addresses) -> None:
+            answer_promptly()
             _print_start(
                 settings, catalog, addresses, has_keys=any(not key.ended(time.time()) for key in plane.keys.list())
             )
@@ -289,6 +313,7 @@ def serve(
                 write_ready_file(ready_file, addresses)
 
         asyncio.run(serve(settings, plane, on_ready=ready))
+    tracing.end()
 
 
 def _settings(**values: object) -> Settings:
@@ -335,6 +360,8 @@ def _print_start(settings: Settings, catalog: Catalog, addresses: Addresses, *, 
         typer.echo(
             f"  Devices {host_port(addresses.host, addresses.device_port)}   (gRPC for those that have enrolled)"
         )
+    if addresses.metrics_url is not None:
+        typer.echo(f"  Metrics {addresses.metrics_url}   (for Prometheus; no key is asked for)")
     typer.echo(f"  Models  {offered}")
     typer.echo(f"  Data    {settings.data_folder.resolve()}")
     if (settings.tls_folder / "ca.pem").exists() and settings.tls_cert == settings.tls_folder / "server.pem":
