@@ -35,6 +35,7 @@ from privtune.cloud.gateway.calls import (
     device_id,
     errors_as_status,
     job_and_epoch,
+    shared_figures,
     this_task,
     traceparent,
     wanted_bottom,
@@ -244,6 +245,15 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             refuse = partial(self._jobs.refuse, holder=request.holder, owner=owner)
             await asyncio.to_thread(refuse, request.job_id, reason, message)
             return pb.RefuseResponse()
+
+    async def Share(self, request: pb.ShareRequest, context: Context) -> pb.ShareResponse:
+        """What the owner of a device lets its watchers know of a job."""
+        async with errors_as_status(context), self._callers.call(context) as owner:
+            await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+            figures, said = shared_figures(request)
+            share = partial(self._jobs.share, figures=figures, said=said)
+            await asyncio.to_thread(share, request.job_id, request.session_epoch, request.step)
+            return pb.ShareResponse()
 
     async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
         """A device is about to draw, or has drawn, in this home."""

@@ -28,6 +28,7 @@ class RunRequest:
     validation: the held-out records; None without any.
     local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
     spot_checks: share of the cloud's work that is computed here as well.
+    share_figures: the cloud may know loss and figures.
     another_noise: the owner allows another noise distribution than the data had before.
     """
 
@@ -38,13 +39,14 @@ class RunRequest:
     local_model: str | None = None
     another_noise: bool = False
     spot_checks: float = 0.0
+    share_figures: bool = False
 
     def same_work(self, other: RunRequest) -> bool:
         """Whether both ask for the same training of the same data; handles are drawn at random each time."""
         unnamed = {"training_file": "device://any", "validation_file": None}
+        beside: dict[str, Any] = {"another_noise": False, "spot_checks": 0.0, "share_figures": False}
         one, two = (
-            replace(request, spec=request.spec.model_copy(update=unnamed), another_noise=False, spot_checks=0.0)
-            for request in (self, other)
+            replace(request, spec=request.spec.model_copy(update=unnamed), **beside) for request in (self, other)
         )
         return one == two
 

@@ -26,6 +26,7 @@ from privtune.device.surrogates.replacement import Replacement
 from privtune.device.training.loop import Totals, TrainingSession, evaluate_session, train_steps
 from privtune.device.training.prepare import Prepared, RunContext, prepared
 from privtune.device.training.progress import StartInfo, TrainingProgress
+from privtune.device.training.sharing import Sharing, check_sharing
 from privtune.device.training.slope_loop import train_by_slopes
 from privtune.device.training.spot_checks import SpotChecks
 from privtune.device.training.spot_report import SpotReport
@@ -168,6 +169,9 @@ def _public(error: PrivTuneError) -> PrivTuneError:
 
 def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> RunResult:
     """Prepare, train, and keep the result."""
+    if run.settings.shares:
+        check_sharing(run.spec, run.settings.policy)
+        run = replace(run, progress=Sharing(run.progress, run.link))
     totals = Totals()
     with prepared(run, train, validation) as job:
         table = job.releasing.noise.mechanism.table
@@ -321,6 +325,8 @@ def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.Op
         slopes=None if job.slopes is None else job.slopes.statement,
         tail=run.spec.tail,
         replacement=job.releasing.replacement,
+        session_epoch=opened.session_epoch,
+        verdict=job.verdict,
     )
 
 

@@ -24,6 +24,7 @@ from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates, check_recognisers
 from privtune.device.training.job import RunResult, refuse_job, run_job
 from privtune.device.training.progress import TrainingProgress
+from privtune.device.training.sharing import check_sharing
 from privtune.device.training.spot_checks import check_spot_checks
 from privtune.shared.errors import (
     CloudUnreachable,
@@ -78,6 +79,8 @@ def check_request(
     if rule is not None:
         rule.check(spec, request.local_model)
     check_packages(spec, request.local_model)
+    if request.share_figures:
+        check_sharing(spec, policy)
     if request.spot_checks:
         check_spot_checks(spec, request.local_model)
     classes = check_data(request.train, request.validation, spec, say)
@@ -215,7 +218,11 @@ def train(
     """
     allowed = settings.another_noise or request.another_noise
     settings = replace(
-        settings, local_model=request.local_model, another_noise=allowed, spot_checks=request.spot_checks
+        settings,
+        local_model=request.local_model,
+        another_noise=allowed,
+        spot_checks=request.spot_checks,
+        share_figures=request.share_figures,
     )
     with job_lock(settings.home, job_id):
         try:

@@ -86,6 +86,16 @@ class NoiseOptions(OptionGroup):
             "--record-frames",
         ),
     ] = False
+    share_figures: Annotated[
+        bool,
+        option(
+            "Let the cloud's dashboard show the loss, the figures on held-out records, the privacy statement and the "
+            "audit's verdict. They tell the cloud something of labels and texts, without a bound. Default: they stay "
+            "here.",
+            NOISE,
+            "--share-figures",
+        ),
+    ] = False
     audit: Annotated[
         bool,
         option(
@@ -164,7 +174,7 @@ def finetune(
         if job is None:
             blocks = _blocks(job_options, connection, protect)
             request = _request(data, job_options, columns, noise, connection, protect, blocks)
-            request = replace(request, spot_checks=spot_checks)
+            request = replace(request, spot_checks=spot_checks, share_figures=noise.share_figures)
             checked = check_request(request, home, consent, screen.message, rule)
         with connection.control() as control:
             settings = connection.settings(control)
