@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
+from collections.abc import Generator
 
 import pytest
 
@@ -34,6 +36,15 @@ def pytest_collection_finish() -> None:
     """From here on garbage is collected, but never searched for among torch, transformers and the tests."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What fails because its cloud has ended says how that ended."""
+    report = yield
+    if report.failed and (world := sys.modules.get("tests.support.world")) is not None:
+        report.sections += [("a cloud that has ended", told) for told in world.ended_clouds()]
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.service import Jobs
 from tests.support.builders import least_spec
 from tests.support.plane import read_stream
+from tests.support.world import ProcessCloud, ended_clouds
 
 MINIMAL = """
 import asyncio, sys
@@ -36,6 +37,8 @@ class Gateway:
         await asyncio.sleep(float(sys.argv[3]))
     def check_ready(self): pass
     def drop_packages(self, unused_since): return 0
+    def load(self): pass
+    def waiting(self): return {}
 
 def build(settings, jobs, keys, devices, teachings):
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Gateway(jobs)
@@ -228,3 +231,14 @@ def test_the_real_cloud_serves_both_doors_over_tls_from_environment_alone(tmp_pa
     assert secret not in out + err
     assert "No API key yet" not in out
     assert "ca.pem" in out
+
+
+def test_a_crash_in_a_library_leaves_its_stack_in_the_log(tmp_path):
+    """And a test that fails because its cloud has ended says so."""
+    cloud = ProcessCloud(tmp_path / "cloud", {})
+    cloud.process.send_signal(signal.SIGSEGV)
+    assert cloud.process.wait(10) == -signal.SIGSEGV
+    (told,) = [one for one in ended_clouds() if str(tmp_path) in one]
+    assert "ended with -11" in told
+    assert "Fatal Python error: Segmentation fault" in told
+    assert "server.py" in told

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.auth.authority import open_authority
@@ -150,6 +151,13 @@ class InProcessCloud:
         self._thread.join(30)
 
 
+def ended_clouds() -> Iterator[str]:
+    """Of each process that should serve and has ended: how, and the end of its log."""
+    for cloud in ProcessCloud.serving:
+        if (code := cloud.process.poll()) is not None:
+            yield f"{cloud.log} ended with {code}:\n{cloud.log.read_text(errors='replace')[-10_000:]}"
+
+
 class ProcessCloud:
     """`privtune-cloud serve` as a process of its own, driven over REST.
 
@@ -157,6 +165,8 @@ class ProcessCloud:
     options: more of the command's.
     tls: both servers speak TLS, with a certificate of the authority in the file `ca`.
     """
+
+    serving: ClassVar[weakref.WeakSet[ProcessCloud]] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -196,6 +206,7 @@ class ProcessCloud:
         self.grpc_address = addresses["grpc"]
         self.http_url = addresses["url"]
         self.control = ControlPlane(self.http_url, self.api_key, self.ca)
+        self.serving.add(self)
 
     def _wait(self, ready: Path) -> dict[str, str]:
         deadline = time.monotonic() + 180  # on a busy machine torch alone takes a minute to import
@@ -224,10 +235,12 @@ class ProcessCloud:
         self.control.resume(job_id)
 
     def kill(self) -> None:
+        self.serving.discard(self)
         self.process.kill()
         self.process.wait(10)
 
     def stop(self) -> None:
+        self.serving.discard(self)
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
 

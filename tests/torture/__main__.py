@@ -1,9 +1,10 @@
 """Every fault at every state of the protocol, then several at once, until the time is over (`make torture`).
 
     python -m tests.torture --seconds 1800 --seed 7 --out docs/results/torture
+    python -m tests.torture --sleep 600 --out docs/results/torture-sleep
 
 Prints its seed and each job that did not end as the undisturbed one; the exit code is 1 if there is any. With --out it
-writes FILE.json and FILE.md.
+writes FILE.json and FILE.md. With --sleep no fault comes but one: in the middle of a job one side sleeps for as long.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from privtune.shared.files import write_text
 from tests.support.relay import Fault, State
 from tests.torture.bench import JOBS, Bench, matrix, several
+from tests.torture.sleep import sleep
 
 
 def main() -> int:
@@ -33,7 +35,10 @@ def main() -> int:
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--only", help="faults whose name holds this, such as 'kill cloud'")
     parser.add_argument("--out", type=Path, help="FILE without its ending")
+    parser.add_argument("--sleep", type=float, help="seconds")
     arguments = parser.parse_args()
+    if arguments.sleep is not None:
+        return sleep(arguments.sleep, arguments.jobs, arguments.out)
     print(f"seed {arguments.seed}", flush=True)
     chance, until = random.Random(arguments.seed), time.monotonic() + arguments.seconds
     told: list[dict[str, Any]] = []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,10 @@ from tests.support.proxy import Proxy
 from tests.support.relay import Fault, Relay, State
 from tests.support.texts import write_sentences
 from tests.support.tiny_models import save_model
-from tests.torture.children import Cloud, Device, Ended
+from tests.torture.children import MIDDLE, Cloud, Device, Ended
 
-PATIENCE_S = 3.0  # of the device with a cloud that says nothing
 LATE_S = 4.0  # beyond every deadline
-HUNG_S = 90.0
+SLEEPERS = ("device", "laptop", "cloud")
 RUNS = 8  # of the device, which an agent starts again
 MENDED_BY_THE_NEXT_RUN = (None, "CLOUD_UNREACHABLE", "FRAME_CORRUPT", "SESSION_SUPERSEDED", "ARTIFACT_CORRUPT")
 
@@ -42,6 +43,20 @@ JOBS: dict[str, dict[str, Any]] = {
     "tail": {"mechanism": {"name": "dchi", "params": {"noise_ratio": 1.0}}, "tail": 1},
     "ids": {"mechanism": {"name": "codes", "params": {"codes": 8, "dims": 2}}, "tail": 1},
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """patience_s: of the device with a cloud that says nothing. call_s: deadline of a call; None: its own.
+
+    steps: of a job. hung_s: how long a run may take, beside a sleep.
+    """
+
+    patience_s: float = 3.0
+    call_s: float | None = 3.0
+    lease_s: int = 60
+    steps: int = 5
+    hung_s: float = 90.0
 
 
 class Broken(AssertionError):
@@ -62,14 +77,15 @@ class Story:
 class Bench:
     """One cloud, and a way to it on which everything can go wrong. Use as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, times: Times = Times()) -> None:
+        self._folder, self._times = folder, times
         models = {"enc": save_model(folder / "models" / "enc", "bert", "classification", num_labels=2)}
         self._train = DataSource(path=str(write_sentences(folder / "train.tsv", 48)))
         self._held_out = DataSource(path=str(write_sentences(folder / "dev.tsv", 16, seed=1)))
-        self._cloud = Cloud(folder / "cloud", models)
+        self._cloud = Cloud(folder / "cloud", models, lease_s=times.lease_s)
         self._relay = Relay(self._cloud.grpc_address, self._harm, late_s=LATE_S)
         self._proxy = Proxy(self._relay.address, record=False)
+        self._straight = Proxy(self._cloud.grpc_address, record=False)  # the relay would answer pings of either side
         self._device: Device | None = None
         self._restart: threading.Thread | None = None
 
@@ -79,6 +95,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._cloud_is_back()
         self._proxy.__exit__()
+        self._straight.__exit__()
         self._relay.__exit__()
         self._cloud.stop()
 
@@ -95,15 +112,50 @@ class Bench:
         first = self._create(job)
         ended = self._run(job, home, first, faults, story)
         story.unmet = [fault for fault in faults if fault not in self._relay.done]
-        left, cost = set(self._relay.releases), self._spent(home)
-        second = self._create(job)
+        left = set(self._relay.releases)
+        self._compare(job, home, first, ended)
+        self._hold(left <= self._relay.releases, "a release that left was drawn again: it was not on the disk")
+        self._hold(bool(left), "nothing left")
+        shutil.rmtree(home)
+        story.seconds = time.monotonic() - began
+        return story
+
+    def slept(self, job: str, who: str, seconds: float) -> Story:
+        """Run a job of which a side sleeps in the middle, beside its connection perhaps. Raises Broken.
+
+        who: `device`, `cloud`, or `laptop`: the device, whose connections are dead when it wakes up.
+        """
+        story, began, home = Story(job=job, faults=[]), time.monotonic(), self._home()
+        first = self._create(job)
+        with ThreadPoolExecutor(1) as beside:
+            slept = beside.submit(self._sleep, who, seconds, home)
+            ended = self._run(job, home, first, [], story, sleeps_s=seconds)
+            self._hold(slept.result(), "the job ended before anybody slept")
+        self._compare(job, home, first, ended)
+        shutil.rmtree(home)
+        story.seconds = time.monotonic() - began
+        return story
+
+    def _sleep(self, who: str, seconds: float, home: Path) -> bool:
+        """Put a side to sleep in the middle of the job; whether it had not ended."""
+        while not (home / MIDDLE).exists():
+            time.sleep(0.002)
+        sleeper = self._cloud if who == "cloud" else self._device
+        assert sleeper is not None
+        slept = sleeper.signal(signal.SIGSTOP)
+        if who == "laptop":
+            self._straight.silence()
+        time.sleep(seconds)
+        return sleeper.signal(signal.SIGCONT) and slept
+
+    def _compare(self, job: str, home: Path, first: str, ended: Ended) -> None:
+        """Run the same job in peace on the same home."""
+        cost, second = self._spent(home), self._create(job)
         state = JobFolder(home, first).load()
         JobFolder(home, second).save(replace(state, final_step=None))
         calm = self._run(job, home, second, [])
         self._hold(calm.adapter_sha256 == ended.adapter_sha256, "the adapter is not that of the undisturbed run")
         self._hold(calm.metrics == ended.metrics, f"the held-out figures differ: {calm.metrics}, {ended.metrics}")
-        self._hold(left <= self._relay.releases, "a release that left was drawn again: it was not on the disk")
-        self._hold(bool(left), "nothing left")
         now = self._spent(home)
         self._hold((now.releases, now.nats, now.jobs) == (cost.releases, cost.nats, 1), f"charged twice: {cost}, {now}")
         for job_id in (first, second):
@@ -112,24 +164,32 @@ class Bench:
                 found = check(job_id, home / "jobs" / job_id / TRANSCRIPT, ledger.entries(), home / "releases.sqlite")
             self._hold(not found.problems, f"the transcript is not sound: {found.problems}")
         self._hold(self._cloud.alive(), "the cloud ended")
-        shutil.rmtree(home)
-        story.seconds = time.monotonic() - began
-        return story
 
-    def _run(self, job: str, home: Path, job_id: str, faults: list[Fault], story: Story | None = None) -> Ended:
+    def _run(
+        self,
+        job: str,
+        home: Path,
+        job_id: str,
+        faults: list[Fault],
+        story: Story | None = None,
+        *,
+        sleeps_s: float = 0.0,
+    ) -> Ended:
         """Run a job to its end, as an agent does: again after each end that another run mends."""
         runs = Story(job=job, faults=faults).runs if story is None else story.runs
         settings = RunSettings(
-            grpc_address=self._proxy.address,
+            grpc_address=self._straight.address if sleeps_s else self._proxy.address,
             api_key=self._cloud.api_key,
             home=home,
             another_noise=True,
-            no_progress_timeout=PATIENCE_S,
+            no_progress_timeout=self._times.patience_s,
         )
         self._relay.plan(faults)
         for _ in range(RUNS):
-            self._device = Device(job_id, self._spec(job), self._train, self._held_out, settings)
-            ended = self._device.wait(HUNG_S)
+            self._device = Device(
+                job_id, self._spec(job), self._train, self._held_out, settings, call_s=self._times.call_s
+            )
+            ended = self._device.wait(self._times.hung_s + sleeps_s)
             runs.append(ended.reason or "killed")
             if ended.reason == "done":
                 return ended
@@ -171,8 +231,7 @@ class Bench:
         with Ledger(home) as ledger:
             return spent(ledger.entries(), source_of(self._train.path))
 
-    @staticmethod
-    def _spec(job: str) -> JobSpec:
+    def _spec(self, job: str) -> JobSpec:
         base: dict[str, Any] = {
             "model": "enc",
             "training_file": "device://sentences",
@@ -185,8 +244,8 @@ class Bench:
                 "batch_size": 4,
                 "accumulation": 2,
                 "max_length": 16,
-                "max_steps": 5,
-                "epochs": 10,
+                "max_steps": self._times.steps,
+                "epochs": 99,
                 "checkpoint_every": 2,
             },
         }

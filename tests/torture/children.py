@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.support.world import Watcher
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload([__name__])
-CALL_S = 3.0  # deadline of a call
+MIDDLE = "middle"  # a file of the home that a run makes after its step 2
 
 
 @dataclass(kw_only=True)
@@ -39,18 +40,31 @@ class Ended:
 
 
 class Device:
-    """One run of a job on the device."""
+    """One run of a job on the device. call_s: deadline of a call; None: its own."""
 
-    def __init__(self, job_id: str, spec: JobSpec, train: DataSource, held_out: DataSource, settings: RunSettings):
+    def __init__(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        train: DataSource,
+        held_out: DataSource,
+        settings: RunSettings,
+        *,
+        call_s: float | None,
+    ):
         self._ended = settings.home / f"ended-{time.monotonic_ns()}.json"
         settings.home.mkdir(parents=True, exist_ok=True)
-        values = (job_id, spec.model_dump(mode="json"), train, held_out, settings, self._ended)
+        values = (job_id, spec.model_dump(mode="json"), train, held_out, settings, call_s, self._ended)
         self._process = _FORKS.Process(target=_train, args=values, daemon=True)
         self._process.start()
 
     def kill(self) -> None:
         """As `kill -9`."""
         self._process.kill()
+
+    def signal(self, number: int) -> bool:
+        """Send it a signal; False if it has ended."""
+        return _signal(self._process, number)
 
     def wait(self, seconds: float) -> Ended:
         """Its end. Raises TimeoutError if it hangs."""
@@ -65,11 +79,19 @@ class Device:
 
 
 def _train(
-    job_id: str, spec: dict[str, Any], train: DataSource, held_out: DataSource, settings: RunSettings, ended: Path
+    job_id: str,
+    spec: dict[str, Any],
+    train: DataSource,
+    held_out: DataSource,
+    settings: RunSettings,
+    call_s: float | None,
+    ended: Path,
 ) -> None:
-    rpc.OPEN_TIMEOUT_S = rpc.CALL_TIMEOUT_S = CALL_S
+    if call_s is not None:
+        rpc.OPEN_TIMEOUT_S = rpc.CALL_TIMEOUT_S = call_s
+    watcher = Watcher(at_step=lambda info: (settings.home / MIDDLE).touch() if info.step == 2 else None)
     try:
-        done = run_job(job_id, JobSpec.model_validate(spec), train, held_out, settings, Watcher(), threading.Event())
+        done = run_job(job_id, JobSpec.model_validate(spec), train, held_out, settings, watcher, threading.Event())
         result = Ended(reason="done", adapter_sha256=done.adapter_sha256, metrics=done.metrics)
     except PrivTuneError as error:
         result = Ended(reason=error.reason, message=f"{error.message} {error.detail}")
@@ -81,8 +103,8 @@ def _train(
 class Cloud:
     """`privtune-cloud serve` on one data folder and the same ports, through any number of deaths."""
 
-    def __init__(self, folder: Path, models: dict[str, Path]) -> None:
-        self._folder, self._models = folder, models
+    def __init__(self, folder: Path, models: dict[str, Path], *, lease_s: int) -> None:
+        self._folder, self._models, self._lease_s = folder, models, lease_s
         self._ready, self.log = folder.with_name("cloud.ready"), folder.with_name("cloud.log")
         self.api_key = "pt-" + "k" * 40
         self._ports = (0, 0)
@@ -92,11 +114,12 @@ class Cloud:
         """Start it, and wait until it serves."""
         self._ready.unlink(missing_ok=True)
         options = ["serve", "--data", str(self._folder), "--ready-file", str(self._ready)]
+        options += ["--lease-s", str(self._lease_s)]
         options += ["--http-port", str(self._ports[0]), "--grpc-port", str(self._ports[1])]
         options += [part for name, path in self._models.items() for part in ("--model", f"{name}={path}")]
         self._process = _FORKS.Process(target=_serve, args=(options, self.api_key, self.log), daemon=True)
         self._process.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not self._ready.exists():
             assert time.monotonic() < deadline, f"the cloud did not start: {self.log.read_text()[-2000:]}"
             assert self._process.is_alive(), f"the cloud ended: {self.log.read_text()[-2000:]}"
@@ -110,6 +133,10 @@ class Cloud:
         self._process.kill()
         self._process.join(10)
 
+    def signal(self, number: int) -> bool:
+        """Send it a signal; False if it has ended."""
+        return _signal(self._process, number)
+
     def alive(self) -> bool:
         """Whether it has not ended by itself."""
         return self._process.is_alive()
@@ -118,6 +145,13 @@ class Cloud:
         """As SIGTERM."""
         self._process.terminate()
         self._process.join(30)
+
+
+def _signal(process: BaseProcess, number: int) -> bool:
+    if not process.is_alive() or process.pid is None:
+        return False
+    os.kill(process.pid, number)
+    return True
 
 
 def _serve(options: list[str], api_key: str, log: Path) -> None:

@@ -7,15 +7,18 @@ import json
 import os
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from privtune.device.home.encryption.conversion import unlock
+from privtune.device.home.encryption.vault_key import WrappedKey
 from privtune.shared.job_spec import JobSpec
+from privtune.shared.sqlite import connect
 from tests.support.losing_disk import Disk, Loss, write
 from tests.support.strace import Operation, finished, operations, under_strace
 from tests.support.texts import write_sentences
@@ -25,8 +28,8 @@ from tests.support.world import ProcessCloud
 RECORDS, HELD_OUT = 24, 8
 CHECKPOINT_EVERY = 2
 _PIECE = 64  # bytes of a release that are looked for among those that were sent
-# What trains where: the top in the cloud, or the tail here.
-JOBS: dict[str, dict[str, Any]] = {"top": {}, "tail": {"tail": 1}}
+# What trains where: the top in the cloud, or the tail here; there also on a home that is encrypted first.
+JOBS: dict[str, dict[str, Any]] = {"top": {}, "tail": {"tail": 1}, "encrypted": {"tail": 1}}
 
 
 @dataclass(kw_only=True)
@@ -37,6 +40,7 @@ class Recorded:
     operations: by side, in order.
     created: when the cloud had answered that it holds the job.
     sent: of each record's release its bytes, and how many operations of the device came before it left.
+    key: of the device's home, if it is encrypted; `WrappedKey.key` finds it by the passphrase in the environment.
     """
 
     folder: Path
@@ -45,6 +49,7 @@ class Recorded:
     job_id: str
     adapter_sha256: str
     created: float
+    key: bytes | None
     operations: dict[str, list[Operation]] = field(default_factory=dict)
     sent: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
 
@@ -85,8 +90,8 @@ def record(folder: Path, job: str) -> Recorded:
         spec = _spec(job)
         job_id, created = cloud.create_job(spec), time.time()
         settings = {"grpc_address": cloud.grpc_address, "api_key": cloud.api_key, "another_noise": True}
-        settings["record_frames"] = job == "tail"
-        facts = {"job": job_id, "spec": spec.model_dump(mode="json")}
+        settings["record_frames"] = job != "top"
+        facts = {"job": job_id, "encrypt": job == "encrypted", "spec": spec.model_dump(mode="json")}
         facts |= {"data": str(folder / "train.tsv"), "held_out": str(folder / "dev.tsv")}
         facts["settings"] = settings | {"home": str(folder / "device" / "home")}
         (folder / "facts.json").write_text(json.dumps(facts))
@@ -109,6 +114,7 @@ def record(folder: Path, job: str) -> Recorded:
         job_id=job_id,
         adapter_sha256=out.strip().splitlines()[-1],
         created=created,
+        key=vault.key() if (vault := WrappedKey.load(folder / "device" / "home")) else None,
         operations={side: list(operations(log, folder / side)) for side, log in logs.items()},
     )
     made.sent = _sent(made)
@@ -125,15 +131,24 @@ def _sent(made: Recorded) -> dict[bytes, tuple[bytes, int]]:
         starts.append(starts[-1] + len(data))
     found = {}
     shutil.copytree(made.folder / "device" / "home", made.folder / "end")
-    for record, data in sqlite3.connect(made.folder / "end" / "releases.sqlite").execute(
-        "SELECT record, data FROM releases"
-    ):
+    for record, data in stored_releases(made.folder / "end").items():
         pieces = (data[start : start + _PIECE] for start in range(0, len(data) - _PIECE + 1, _PIECE))
         at = min((place for piece in pieces if (place := everything.find(piece)) >= 0), default=-1)
         assert at >= 0, "a stored release is not among the bytes that were sent"
         found[record] = data, sends[bisect.bisect_right(starts, at) - 1][0]
     assert len(found) == RECORDS + HELD_OUT
     return found
+
+
+def stored_releases(home: Path) -> dict[bytes, bytes]:
+    """The releases of a home, unlocked if it is encrypted; none where it has no store yet."""
+    unlock(home)
+    if not (home / "releases.sqlite").exists():
+        return {}
+    with closing(connect(home / "releases.sqlite")) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'releases'").fetchone():
+            return {}
+        return dict(database.execute("SELECT record, data FROM releases").fetchall())
 
 
 def _spec(job: str) -> JobSpec:

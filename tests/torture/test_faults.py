@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.relay import Fault, State
-from tests.torture.bench import Bench
+from tests.torture.bench import Bench, Times
 
 GRADIENT, OUTPUT = State("device", "GRADIENT"), State("cloud", "OUTPUT")
 
@@ -43,3 +43,15 @@ def test_a_job_ends_as_if_nothing_had_happened(bench, job, faults):
     story = bench.disturbed(job, faults)
     assert not story.unmet
     assert "killed" in story.runs
+
+
+@pytest.fixture(scope="module")
+def bedside(tmp_path_factory):
+    with Bench(tmp_path_factory.mktemp("sleeps"), Times(lease_s=5, steps=40)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("who", ["laptop", "cloud"])
+def test_a_sleep_beyond_every_deadline_and_the_lease_changes_nothing(bedside, who):
+    """A small form of `python -m tests.torture --sleep 600`."""
+    assert bedside.slept("top", who, 6.0).runs[-1] == "done"

@@ -1,7 +1,8 @@
 """Power is lost on either side at any moment of a job: what had left is on the disk, and the job ends as it would have.
 
 Every file operation of both sides is recorded (strace), and each disk is rebuilt as it may be after any of them: all
-disks are read, and from some of them the job is run to its end. PRIVTUNE_TORTURE_S decides how many those are.
+disks are read, and from some of them the job is run to its end. PRIVTUNE_TORTURE_S decides how many those are. One of
+the jobs runs on a home that was encrypted just before.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +27,12 @@ from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.session.run_settings import RunSettings
 from privtune.device.training.job import RunResult, run_job
+from privtune.shared.at_rest import use_vault
 from tests.support.losing_disk import Loss
 from tests.support.strace import missing
 from tests.support.world import InProcessCloud, Watcher
-from tests.torture.recorded import CHECKPOINT_EVERY, HELD_OUT, JOBS, RECORDS, Recorded, record
+from tests.torture.recorded import CHECKPOINT_EVERY, HELD_OUT, JOBS, RECORDS, Recorded, record, stored_releases
+from tests.torture.sealing import PASSPHRASE, encrypt
 from tests.torture.survivors import Moment, Survivors
 
 SECONDS = float(os.environ.get("PRIVTUNE_TORTURE_S", "60"))
@@ -43,8 +47,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", params=sorted(JOBS))
-def made(request, tmp_path_factory) -> Recorded:
-    return record(tmp_path_factory.mktemp(request.param) / "recorded", request.param)
+def made(request, tmp_path_factory) -> Iterator[Recorded]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PASSPHRASE.items():
+            patch.setenv(name, value)
+        yield record(tmp_path_factory.mktemp(request.param) / "recorded", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +115,9 @@ def _resumed(made: Recorded, moment: Moment, other: Loss, folder: Path) -> None:
         else:
             made.after(side, made.at(side, moment.time), other, folder / side, moment.seed)
     home, data = folder / "device" / "home", folder / "cloud" / "data"
-    before = _releases(home)
+    if made.key is not None:
+        encrypt(home)  # as its owner does first; all but the earliest are encrypted already
+    before = stored_releases(home)
     with closing(sqlite3.connect(data / "cloud.sqlite")) as database:
         owner = database.execute("SELECT owner FROM jobs").fetchone()[0]
     cloud = InProcessCloud(data, made.models)
@@ -116,7 +125,7 @@ def _resumed(made: Recorded, moment: Moment, other: Loss, folder: Path) -> None:
         key = cloud.keys.create(owner).secret
         settings = RunSettings(grpc_address=cloud.grpc_address, api_key=key, home=home, another_noise=True)
         ended = _run(made, made.job_id, settings)
-        releases = _releases(home)
+        releases = stored_releases(home)
         assert before.items() <= releases.items(), "what was on the disk was drawn again"
         drawn = {record: data for record, (data, at) in made.sent.items() if record in before}
         assert drawn.items() <= releases.items(), "what had left was drawn again"
@@ -137,20 +146,12 @@ def _resumed(made: Recorded, moment: Moment, other: Loss, folder: Path) -> None:
             assert (cost.releases, cost.jobs) == (records, 1)
     finally:
         cloud.stop()
+        use_vault(home, None)
 
 
 def _run(made: Recorded, job_id: str, settings: RunSettings) -> RunResult:
     data, held_out = DataSource(path=str(made.data)), DataSource(path=str(made.held_out))
     return run_job(job_id, made.spec, data, held_out, settings, Watcher(), threading.Event())
-
-
-def _releases(home: Path) -> dict[bytes, bytes]:
-    if not (home / "releases.sqlite").exists():
-        return {}
-    with closing(sqlite3.connect(home / "releases.sqlite")) as database:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'releases'").fetchone():
-            return {}
-        return dict(database.execute("SELECT record, data FROM releases").fetchall())
 
 
 def _latest(moments: list[Moment], moment: float) -> Moment | None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from privtune.cloud import meters
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.job_session import JobSession
@@ -17,12 +18,14 @@ from privtune.cloud.compute.memory_budget import MemoryBudget
 from privtune.cloud.compute.session_maker import SessionMaker
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
+from privtune.cloud.compute.turns import NOBODY
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
-from privtune.cloud.jobs.states import Job
+from privtune.cloud.jobs.states import Job, JobProgress
 from privtune.cloud.settings import Settings
-from privtune.shared.errors import InvalidInput, JobConflict, SessionSuperseded
+from privtune.shared import tracing
+from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, PrivTuneError, SessionSuperseded
 from privtune.shared.modeling.checkpoint import checkpoint_steps, keep_only
 from privtune.shared.wire import Message
 from privtune.shared.wording import counted
@@ -32,6 +35,7 @@ from privtune.split.v1 import split_pb2 as pb
 MAX_WAITING_SESSIONS = 4
 WAITING_S = 600.0  # for the stream of a session
 _HOLDER = re.compile(r"[0-9a-f]{32}")
+GAVE_UP = "this owner's jobs hold more than an equal share of the cloud's memory, and another owner needs some"
 MOST_TOKENS = 1 << 53  # of a job: the database holds 63 bits, JSON numbers 53
 
 
@@ -39,6 +43,7 @@ class Desk:
     """The sessions of this cloud: for each job at most one that trains, from its `open` to the end of its stream.
 
     closing: set when the cloud shuts down; every job then checkpoints with its next step.
+    end_stream: ends the stream of a session with an error.
     """
 
     def __init__(self, host: Host, jobs: Jobs, artifacts: Artifacts, settings: Settings) -> None:
@@ -46,12 +51,14 @@ class Desk:
         self.closing = False
         self._training: dict[str, JobSession] = {}
         self._inference: dict[tuple[str, int], JobSession] = {}
+        self.end_stream: Callable[[object, PrivTuneError], None] = lambda stream, error: None
         self.budget = MemoryBudget(settings.max_memory_bytes)
+        self.budget.gives_up = self._give_up
         self.texts = TextCache(
             max_bytes=settings.max_texts_bytes,
             max_texts=settings.max_texts,
             idle_s=settings.texts_idle_s,
-            budget=self.budget,
+            budget=self.budget.of(NOBODY),
         )
         self._maker = SessionMaker(
             host, jobs, artifacts, settings, budget=self.budget, texts=self.texts, closing=lambda: self.closing
@@ -94,10 +101,14 @@ class Desk:
         return session
 
     def current(self, job_id: str, epoch: int, *, infer: bool = False) -> JobSession:
-        """The job's present session. Raises `JobConflict` when there is none, `SessionSuperseded` for another epoch."""
+        """The job's present session.
+
+        Raises `CloudUnreachable` when there is none (its stream was lost, or the cloud restarted): a device that opens
+        the job again learns why, or goes on. `SessionSuperseded` for another epoch.
+        """
         session = self._inference.get((job_id, epoch)) if infer else self._training.get(job_id)
         if session is None:
-            raise JobConflict("this job has no open session (the cloud may have restarted); open it again")
+            raise CloudUnreachable("the job's session ended with its connection or with the cloud; open the job again")
         if session.epoch != epoch:
             raise SessionSuperseded(SUPERSEDED)
         return session
@@ -120,10 +131,16 @@ class Desk:
         """
         if not session.infer:
             self._jobs.leases.check(session.job_id, session.epoch)
-        answer = next(answers, None)
+        with tracing.under(session.trace):
+            answer = next(answers, None)
         if answer is not None and answer.report is not None:
             self._step_done(session, answer.report)
         return answer
+
+    @property
+    def sessions(self) -> int:
+        """How many there are."""
+        return len(self._training) + len(self._inference)
 
     def drop(self, job_id: str, epoch: int) -> None:
         """Free the training session, up to this epoch, of a job that has ended or was taken from its device."""
@@ -146,13 +163,17 @@ class Desk:
 
     def _step_done(self, session: JobSession, report: pb.StepReport) -> None:
         """Report progress to the control plane; a step with a checkpoint is recorded durably."""
-        self._jobs.progress(
-            session.job_id,
+        meters.stepped(session.owner)
+        progress = JobProgress(
             step=session.top.step,
             total_steps=session.top.total_steps,
+            tokens=session.tokens,
             bytes_up=session.bytes_up,
-            grad_norm=report.grad_norm,
+            bytes_down=session.bytes_down,
+            loss=report.shared_loss if session.spec.labels == "shared" else None,
+            grad_norm=None if session.spec.tail else report.grad_norm,
         )
+        self._jobs.progress(session.job_id, progress)
         if report.checkpointed:
             self._artifacts.keep_checkpoints(session.job_id, session.holder)
             self._jobs.record_checkpoint(session.job_id, session.epoch, session.top.step)
@@ -184,7 +205,7 @@ class Desk:
         Repeatable: a job that has succeeded answers the session that committed it, and newer ones, as before.
         Returns the SHA-256 of the adapter's weights; "" for a job with a tail, whose weights are on the device.
         Raises `InvalidInput` for an impossible number of tokens, `JobConflict` where steps are missing or the owner
-        holds the job, `SessionSuperseded`.
+        holds the job, `CloudUnreachable` and `SessionSuperseded` as `current`.
         """
         final_step = request.final_step
         if request.tokens > MOST_TOKENS:
@@ -265,8 +286,24 @@ class Desk:
         for session in waiting[: max(0, len(waiting) + 1 - MAX_WAITING_SESSIONS)]:
             self._drop_waiting(session)
 
+    def _give_up(self, owner: str, size: int) -> None:
+        """End the newest sessions, which hold so many bytes, of an owner beyond its share: another one needs them."""
+        mine = [one for one in self._sessions() if one.owner == owner]
+        for session in sorted(mine, key=lambda one: one.opened, reverse=True):
+            if size <= 0:
+                return
+            holders = session.top, session.releases, session.machine, session.stream
+            size -= sum(self.budget.held_by(one) for one in holders if one is not None)
+            if session.stream is None:
+                self._drop_waiting(session)
+            else:
+                self.end_stream(session.stream, CloudUnreachable(GAVE_UP))
+
+    def _sessions(self) -> list[JobSession]:
+        return [*self._training.values(), *self._inference.values()]
+
     def _waiting(self) -> list[JobSession]:
-        return [one for one in (*self._training.values(), *self._inference.values()) if one.stream is None]
+        return [one for one in self._sessions() if one.stream is None]
 
     def _drop_waiting(self, session: JobSession) -> None:
         if session.infer:

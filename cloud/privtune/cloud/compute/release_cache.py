@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privtune.cloud.compute.memory_budget import MemoryBudget
+from privtune.cloud.compute.memory_budget import MemoryBudget, OwnersBudget
+from privtune.cloud.compute.turns import NOBODY
 from privtune.shared.codec import row_bytes
 from privtune.shared.errors import FrameCorrupt
 from privtune.shared.public_table import IdArray, PublicTable, released_vectors
@@ -52,9 +53,14 @@ class ReleaseCache:
     """
 
     def __init__(
-        self, width: int, codec: str, max_bytes: int, budget: MemoryBudget | None = None, table_sha256: str = ""
+        self,
+        width: int,
+        codec: str,
+        max_bytes: int,
+        budget: OwnersBudget | None = None,
+        table_sha256: str = "",
     ) -> None:
-        self._budget = budget or MemoryBudget(max_bytes)
+        self._budget = budget or MemoryBudget(max_bytes).of(NOBODY)
         self.width, self._codec, self._max_bytes = width, codec, max_bytes
         self.vector_bytes = row_bytes(width, codec)
         self.table_sha256 = table_sha256

@@ -47,7 +47,7 @@ class SessionMaker:
         """A job's top, entered in the budget. Raises as `MemoryBudget.hold`."""
         kind = ZerothOrderTop if job.spec.zeroth_order.on else TopSession
         top = kind(self._host, job.spec, total_steps, self._artifacts.checkpoints(job.id, holder))
-        self._budget.hold(top, top.weight_bytes)
+        self._budget.of(job.owner).hold(top, top.weight_bytes)
         return top
 
     def new_session(
@@ -78,7 +78,7 @@ class SessionMaker:
                 lambda: self._jobs.requested(job.id),
                 texts=self._texts if infer else None,
                 closing=self._closing,
-                budget=self._budget,
+                budget=self._budget.of(job.owner),
                 max_padded_bytes=2 * self._settings.max_tensor_bytes,
                 keep_table=partial(self._artifacts.keep_table, job.id),
                 show=partial(self._artifacts.keep_shown, job.id) if shows else None,
@@ -89,7 +89,7 @@ class SessionMaker:
     def new_cache(self, job: Job, request: pb.OpenRequest) -> ReleaseCache:
         """An empty cache of a job's releases, with the table that the job's ids stand for if it is stored."""
         announced, most = request.table_sha256, self._settings.max_release_bytes
-        releases = ReleaseCache(request.hidden_size, job.spec.codec, most, self._budget, announced)
+        releases = ReleaseCache(request.hidden_size, job.spec.codec, most, self._budget.of(job.owner), announced)
         table = self._artifacts.table(job.id) if announced else None
         if table is not None and table.sha256 == announced:
             releases.take_table(table)

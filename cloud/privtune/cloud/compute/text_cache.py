@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 
-from privtune.cloud.compute.memory_budget import MemoryBudget
+from privtune.cloud.compute.memory_budget import MemoryBudget, OwnersBudget
 from privtune.cloud.compute.release_cache import NotHeld
+from privtune.cloud.compute.turns import NOBODY
 from privtune.shared.errors import FrameCorrupt, MessageTooLarge, PrivTuneError
 from privtune.shared.modeling.kv_cache import TopCache
 from privtune.shared.wording import counted
@@ -43,9 +44,9 @@ class TextCache:
         max_texts: int,
         idle_s: float,
         clock: Callable[[], float] = time.monotonic,
-        budget: MemoryBudget | None = None,
+        budget: OwnersBudget | None = None,
     ) -> None:
-        self._budget = budget or MemoryBudget(max_bytes)
+        self._budget = budget or MemoryBudget(max_bytes).of(NOBODY)
         self.max_bytes, self._max_texts, self.idle_s, self._clock = max_bytes, max_texts, idle_s, clock
         self._kept: OrderedDict[tuple[Hashable, int], _Kept] = OrderedDict()
         self.size = 0

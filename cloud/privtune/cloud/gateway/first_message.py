@@ -32,9 +32,8 @@ class FirstMessage(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # has no 
 
             return grpc.stream_unary_rpc_method_handler(call, **forms)
 
-        async def stream(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            async for response in handler.unary_stream(await _first(requests, context), context):
-                yield response
+        async def stream(requests: AsyncIterator[Any], context: Context) -> None:
+            await handler.unary_stream(await _first(requests, context), context)
 
         return grpc.stream_stream_rpc_method_handler(stream, **forms)
 

@@ -2,6 +2,9 @@
 
 Everything that touches a model runs on the compute thread, one message at a time, so owners take turns message by
 message (`privtune.cloud.compute.turns`).
+
+Streams write their answers: as generators they would be closed after their call, and gRPC frees a call when its handler
+has ended. What touches the context later ends the whole process.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from privtune.cloud import meters
 from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.host_load import HostLoad
 from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
@@ -31,6 +36,7 @@ from privtune.cloud.gateway.calls import (
     errors_as_status,
     job_and_epoch,
     this_task,
+    traceparent,
     wanted_bottom,
 )
 from privtune.cloud.gateway.inbox import Inbox
@@ -86,6 +92,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end)
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.create_task(self._drop_idle())
+        self._desk.end_stream = self._end_from_desk
         jobs.when_ended(self._job_ended)
         jobs.deletions.when_deleted = self._job_deleted
 
@@ -118,6 +125,26 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             )
         if self._keeper.ended:
             raise CloudUnreachable("nobody looks after the leases of jobs any more; restart the cloud: jobs resume")
+
+    def load(self) -> HostLoad:
+        """How busy this host is. Any thread."""
+        used, every = self._host.device_memory()
+        return HostLoad(
+            device=self._host.device_name,
+            jobs_bytes=self._desk.budget.held_bytes,
+            max_jobs_bytes=self._settings.max_memory_bytes,
+            gpu_bytes=used,
+            max_gpu_bytes=every,
+            models=self._host.models,
+            sessions=self._desk.sessions,
+            streams=len(self._streams),
+            queue=sum(self._compute.waiting().values()),
+            busy_s=round(self._compute.busy_s, 3),
+        )
+
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait for their turn, by owner. Any thread."""
+        return self._compute.waiting()
 
     def drop_packages(self, unused_since: float) -> int:
         """See `Host.drop_packages`."""
@@ -163,7 +190,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 dropout_sha256=dropout,
             )
 
-    async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
+    async def Train(self, requests: AsyncIterator[pb.Frame], context: Context) -> None:
         """One training stream; it ends when the device closes it, with an error, or with a newer session."""
         async with errors_as_status(context):
             session = await self._session(context, infer=False)
@@ -172,8 +199,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             try:
                 await self._on_compute(session.owner, self._desk.start, session, inbox)
                 self._training[session.job_id] = inbox
-                async for frame in self._answers(session, inbox, requests, context):
-                    yield frame
+                await self._converse(session, inbox, requests, context)
                 why = "the device closed its stream; the job continues when it reconnects"
             except SessionSuperseded:
                 await self._callers.owner(context)  # one that was revoked, and so lost the job, hears that
@@ -192,15 +218,14 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 ended = self._on_compute(session.owner, self._desk.stream_ended, session, inbox, why)
                 await asyncio.shield(ended)
 
-    async def Infer(self, requests: AsyncIterator[pb.Frame], context: Context) -> AsyncIterator[pb.Frame]:
+    async def Infer(self, requests: AsyncIterator[pb.Frame], context: Context) -> None:
         """Forward only, with the trained adapter."""
         async with errors_as_status(context):
             session = await self._session(context, infer=True)
             inbox = await self._inbox(session)
             await self._on_compute(session.owner, self._desk.start, session, inbox)
             try:
-                async for frame in self._answers(session, inbox, requests, context):
-                    yield frame
+                await self._converse(session, inbox, requests, context)
             finally:
                 await asyncio.shield(self._on_compute(session.owner, self._desk.inference_ended, session))
 
@@ -233,7 +258,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             renewed = await asyncio.to_thread(self._devices.renew, device_id(context) or "", own)
             return pb.RenewResponse(certificate=renewed.certificate, life_s=renewed.life_s)
 
-    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.FetchResponse]:
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> None:
         """Stream a file of an artifact from an offset."""
         async with errors_as_status(context), self._callers.call(context) as owner:
             folder = await self._artifact(request, owner)
@@ -243,8 +268,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 watcher = watch(self._callers, context, unread)
                 try:
                     while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
+                        meters.sent(owner, len(data))
                         with unread.offering():
-                            yield pb.FetchResponse(data=data)
+                            await context.write(pb.FetchResponse(data=data))
                 finally:
                     watcher.cancel()
 
@@ -268,9 +294,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             return await asyncio.to_thread(self._taught, job.spec.taught, owner, base)
         raise FrameCorrupt("the kind of artifact is not set")
 
-    async def _answers(
+    async def _converse(
         self, session: JobSession, inbox: Inbox, requests: AsyncIterator[pb.Frame], context: Context
-    ) -> AsyncIterator[pb.Frame]:
+    ) -> None:
         reader = asyncio.create_task(inbox.fill(requests, self._settings.max_tensor_bytes))
         unread = Unread(self._settings.unread_s)
         watcher = watch(self._callers, context, unread, inbox)
@@ -280,6 +306,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             while (message := await inbox.next()) is not None:
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("received", extra=message.facts | {"job": session.job_id})
+                if message.forward is not None:
+                    meters.asked(session.owner, sum(message.forward.lengths))
                 answers = session.machine.handle(message)
                 while (
                     answer := await self._on_compute(session.owner, self._desk.advance, session, answers)
@@ -288,8 +316,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         log.debug("answered", extra=answer.facts | {"job": session.job_id})
                     async with inbox.answering(len(answer.payload)):
                         for frame in writer.frames(answer):
+                            meters.sent(session.owner, frame.ByteSize())
                             with unread.offering():
-                                yield frame
+                                await context.write(frame)
+                    session.bytes_down = writer.bytes_sent
                     if answer.report is not None and self._desk.closing:
                         raise _closing()
         finally:
@@ -308,8 +338,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     async def _inbox(self, session: JobSession) -> Inbox:
         count = await asyncio.to_thread(self._jobs.limits.counting_bytes, session.owner)
-        make_room = partial(self._on_compute, session.owner, self._desk.budget.hold)
-        return Inbox(session, self._desk.budget, make_room, count, idle_s=self._settings.stream_idle_s)
+        budget = self._desk.budget.of(session.owner)
+        make_room = partial(self._on_compute, session.owner, budget.hold)
+        return Inbox(session, budget, make_room, count, idle_s=self._settings.stream_idle_s)
 
     async def _drop_idle(self) -> None:
         """Free what devices abandoned, until cancelled."""
@@ -321,7 +352,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         owner = await self._callers.begin(context)
         job_id, epoch = job_and_epoch(context)
         await asyncio.to_thread(self._jobs.get, job_id, owner)
-        return self._desk.current(job_id, epoch, infer=infer)
+        session = self._desk.current(job_id, epoch, infer=infer)
+        session.trace = traceparent(context)
+        return session
 
     @asynccontextmanager
     async def _failures_as_events(self, job_id: str, owner: str) -> AsyncIterator[None]:
@@ -347,6 +380,11 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         inbox = self._training.get(job_id)
         if inbox is not None and inbox.epoch == epoch:
             inbox.end(error)
+
+    def _end_from_desk(self, stream: object, error: PrivTuneError) -> None:
+        """Called on the compute thread."""
+        if isinstance(stream, Inbox):
+            self._loop.call_soon_threadsafe(stream.end, error)
 
     def _job_deleted(self, job_id: str) -> None:
         """Free all sessions of a job and end its streams. Called on a thread of REST, which waits for it.

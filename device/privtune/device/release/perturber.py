@@ -24,6 +24,7 @@ from privtune.device.release.record_keys import RecordKey, record_keys
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
 from privtune.shared.modeling.partition import Bottom
+from privtune.shared.tracing import span
 from privtune.shared.wire import FORWARD, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
 
@@ -141,14 +142,17 @@ class Perturber:
         filled = records if padding is None else {key: padding.fill(ids_T, source) for key, ids_T in records.items()}
         ids_BT, mask_BT = pad(list(filled.values()))
         importance_BT = None if self._importance is None else self._importance.of(ids_BT, mask_BT)
-        clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
-        out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=source)
+        with span("bottom", rows=int(mask_BT.sum())):
+            clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
+        with span("noise", rows=int(mask_BT.sum())):
+            out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=source)
         sent_BTW = out.sent_BTW
         if self._beginnings is not None:  # what stands behind filler has it in its past, and begins no other text
             begun = {key: ids_T if padding is None else ids_T[: padding.place(ids_T)] for key, ids_T in records.items()}
             sent_BTW = self._beginnings.join(begun, sent_BTW)
         if self._mechanism.injection == "embedding":
-            sent_BTW = self._bottom.blocks(sent_BTW, out.mask_BT.long())
+            with span("bottom", rows=int(out.mask_BT.sum())):
+                sent_BTW = self._bottom.blocks(sent_BTW, out.mask_BT.long())
         encoded = []
         beside = zip(self._mechanism.own_rows(out).tolist(), out.fisher_B().tolist(), strict=True)
         for sent_TW, mask_T, (own_rows, fisher) in zip(sent_BTW, out.mask_BT.bool(), beside, strict=True):

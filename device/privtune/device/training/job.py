@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tenacity import stop_after_delay
 
@@ -51,6 +52,7 @@ from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import TaughtBlocks
 from privtune.shared.modeling.checkpoint import checkpoint_steps, keep_only
 from privtune.shared.retry import retrying
+from privtune.shared.tracing import span
 from privtune.split.v1 import split_pb2 as pb
 
 STATES_BYTES = 256 << 30  # of what the cloud computes for a job with a tail: a bound against nonsense, not a quota
@@ -212,12 +214,17 @@ def _train_to_the_end(run: RunContext, job: Prepared, totals: Totals, checks: Sp
     )
     trim()  # after reading, checking and encoding the data
     if job.tail is None:
-        trained = _patiently(lambda: _session(run, job, head, totals, checks, None), run, totals)
+        trained = _patiently(lambda: _traced(run, job, head, totals, checks, None), run, totals)
         checks.ended()
         return trained
     with _states(run, job.releasing.store.fingerprint) as kept:
-        _patiently(lambda: _session(run, job, head, totals, checks, kept), run, totals)
+        _patiently(lambda: _traced(run, job, head, totals, checks, kept), run, totals)
     return job.tail.sha256()
+
+
+def _traced(run: RunContext, *parts: Any) -> str:
+    with span("session", job=run.job_id):
+        return _session(run, *parts)
 
 
 def _session(

@@ -27,6 +27,7 @@ from privtune.device.training.loop import (
 )
 from privtune.device.training.stopping import has_ended
 from privtune.shared.errors import InternalError, JobConflict
+from privtune.shared.tracing import span
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
 
@@ -46,28 +47,29 @@ def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, floa
     for step in range(first_step, total):
         began, loss, tokens = time.monotonic(), 0.0, 0
         slopes: list[Tensor] = []
-        for batch in batches:
-            out_2ND = _both(session, window, batch)
-            slopes.append(slope_head.slopes(out_2ND, batch.targets_N))
-            place = {"step": step, "micro_batch": batch.number, "items": batch.items}
-            loss += head.loss(torch.stack(out_2ND.chunk(2)).mean(dim=0), batch.targets_N, **place)[0]
-            tokens += batch.released.rows()
-            if batch.last:
-                break
-        slope = job.slopes.released(step, torch.cat(slopes))
-        pausing = run.stop.is_set()
-        evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
-        candidate = evaluates and spec.early_stopping is not None
-        checkpoint = pausing or candidate or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-        control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope, candidate=candidate)
-        stream.send(Message(kind=STEP, step=step, control=control))
-        slope_head.learn(slope)
-        if not pausing:
-            window.fill()
-        head.step()
-        report = stream.expect(step, 0, STEP).report or pb.StepReport()
-        if report.checkpointed:
-            head.save(run.folder.checkpoints, step + 1, candidate=candidate, candidates=spec.candidates)
+        with span("step", step=step):
+            for batch in batches:
+                out_2ND = _both(session, window, batch)
+                slopes.append(slope_head.slopes(out_2ND, batch.targets_N))
+                place = {"step": step, "micro_batch": batch.number, "items": batch.items}
+                loss += head.loss(torch.stack(out_2ND.chunk(2)).mean(dim=0), batch.targets_N, **place)[0]
+                tokens += batch.released.rows()
+                if batch.last:
+                    break
+            slope = job.slopes.released(step, torch.cat(slopes))
+            pausing = run.stop.is_set()
+            evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
+            candidate = evaluates and spec.early_stopping is not None
+            checkpoint = pausing or candidate or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
+            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope, candidate=candidate)
+            stream.send(Message(kind=STEP, step=step, control=control))
+            slope_head.learn(slope)
+            if not pausing:
+                window.fill()
+            head.step()
+            report = stream.expect(step, 0, STEP).report or pb.StepReport()
+            if report.checkpointed:
+                head.save(run.folder.checkpoints, step + 1, candidate=candidate, candidates=spec.candidates)
         count_step(session, step, time.monotonic() - began, tokens, loss, report.grad_norm)
         stop_if_asked(report, step, total)
         if evaluates and job.validation is not None:

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from privtune.cloud.compute.desk import MAX_WAITING_SESSIONS, Desk
 from privtune.cloud.settings import Settings
 from privtune.cloud.storage import ArtifactStore
 from privtune.shared.codec import encode, probe
-from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
+from privtune.shared.errors import CloudUnreachable, InvalidInput, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.public_table import MAX_TABLE_BYTES, PublicTable
 from privtune.shared.wire import STEP, Message, codec_number
@@ -59,7 +60,7 @@ def test_a_newer_session_fences_off_the_older_one(desk, host, jobs, job):
 
 
 def test_a_job_that_was_not_opened_has_no_session(desk, job):
-    with pytest.raises(JobConflict, match="open it again"):
+    with pytest.raises(CloudUnreachable, match="open the job again"):
         desk.current(job.id, 1)
 
 
@@ -143,7 +144,7 @@ def test_an_owners_sessions_that_wait_for_their_stream_are_bounded(desk, host, j
         newest = desk.open("alice", request(host, jobs.create("alice", spec)))
     for kept in (mine[0], theirs, mine[2], newest):
         assert desk.current(kept.job_id, kept.epoch) is kept
-    with pytest.raises(JobConflict, match="open it again"):
+    with pytest.raises(CloudUnreachable, match="open the job again"):
         desk.current(mine[1].job_id, mine[1].epoch)
 
 
@@ -158,6 +159,35 @@ def test_what_a_job_trains_is_entered_in_the_budget(host, jobs, tmp_path):
     waits = jobs.create("c", spec)
     with pytest.raises(CloudUnreachable, match="memory for jobs"):
         desk.open("c", request(host, waits))
+
+
+def test_an_owner_who_filled_the_memory_gives_up_its_newest_session_to_another(host, jobs, tmp_path):
+    settings = Settings(data_folder=tmp_path).model_copy(update={"max_memory_bytes": 5 << 20})
+    desk, ended = Desk(host, jobs, Artifacts(ArtifactStore(tmp_path)), settings), []
+    desk.end_stream = lambda stream, error: ended.append((stream, error))
+    spec, streams, opened = JobSpec(model="enc", training_file="device://x"), [], []
+    with suppress(CloudUnreachable):
+        while len(opened) < 9:
+            opened.append(desk.open("alice", request(host, jobs.create("alice", spec))))
+            streams.append(Stream())
+            desk.start(opened[-1], streams[-1])
+    assert 2 < len(opened) < 9
+    theirs = jobs.create("bob", spec)
+    with pytest.raises(CloudUnreachable):
+        desk.open("bob", request(host, theirs))
+    ((stream, error),) = ended
+    assert stream is streams[-1]
+    assert "another owner needs" in error.message
+    desk.stream_ended(opened.pop(), stream, error.message)
+    gc.collect()
+    again = jobs.create("alice", spec)
+    with pytest.raises(CloudUnreachable):
+        desk.open("alice", request(host, again))
+    assert desk.open("bob", request(host, theirs)).epoch
+
+
+class Stream:
+    """What a session is answered on."""
 
 
 def test_a_number_of_tokens_that_no_job_has_is_refused(desk, jobs, job):
@@ -193,5 +223,5 @@ def test_a_session_whose_stream_never_begins_is_freed(desk, host, job, monkeypat
     assert desk.current(job.id, session.epoch) is session
     monkeypatch.setattr(desk_module, "WAITING_S", 0.0)
     desk.drop_idle()
-    with pytest.raises(JobConflict, match="open it again"):
+    with pytest.raises(CloudUnreachable, match="open the job again"):
         desk.current(job.id, session.epoch)

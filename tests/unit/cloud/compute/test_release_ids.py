@@ -61,7 +61,7 @@ def test_ids_become_the_vectors_of_their_positions(codec, past):
 
 
 def test_a_later_epoch_names_its_records_and_they_are_held_as_ids():
-    budget = MemoryBudget(1 << 20)
+    budget = MemoryBudget(1 << 20).of("alice")
     releases = ready(budget=budget)
     first = releases.unpack(as_ids())
     assert releases.unpack(as_ids(inlined=False)).h_BTD.equal(first.h_BTD)
@@ -106,7 +106,7 @@ def test_a_table_that_was_not_announced_is_refused():
 
 def test_a_table_counts_into_the_memory_of_all_jobs():
     with pytest.raises(CloudOutOfMemory):
-        cache(budget=MemoryBudget(PUBLIC.nbytes - 1)).take_table(PUBLIC)
+        cache(budget=MemoryBudget(PUBLIC.nbytes - 1).of("alice")).take_table(PUBLIC)
 
 
 def test_the_machine_takes_a_table_keeps_it_and_acknowledges_it(host, tmp_path):

@@ -329,7 +329,7 @@ def test_releases_of_failed_frames_are_bounded_too(host, tmp_path):
 
 
 def test_all_jobs_share_one_budget(host, tmp_path):
-    budget = MemoryBudget(160 << 10)
+    budget = MemoryBudget(160 << 10).of("alice")
     train = {"batch_size": 64, "accumulation": 1024, "in_flight": 16}
     first, second = (Bench(host, tmp_path / name, train=train, budget=budget) for name in "ab")
     first.tell(forward(0, 0, lengths=(7, 7)))
@@ -343,7 +343,7 @@ def test_all_jobs_share_one_budget(host, tmp_path):
 
 
 def test_a_full_budget_evicts_releases_before_it_refuses(host, tmp_path):
-    bench = Bench(host, tmp_path, budget=MemoryBudget(96 << 10), max_bytes=1 << 30)
+    bench = Bench(host, tmp_path, budget=MemoryBudget(96 << 10).of("alice"), max_bytes=1 << 30)
     for step in range(12):
         bench.whole_step(step, records=(2 * step, 2 * step + 1), lengths=(4, 4))
     assert bench.top.step == 12

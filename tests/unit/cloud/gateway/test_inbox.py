@@ -17,7 +17,8 @@ from privtune.split.v1 import split_pb2 as pb
 
 def test_what_comes_too_fast_waits():
     """A stream is read no faster than its owner's limit; the event loop and other streams go on."""
-    session = SimpleNamespace(spec=JobSpec(model="m", training_file="device://x"), epoch=1, max_message_bytes=None)
+    spec = JobSpec(model="m", training_file="device://x")
+    session = SimpleNamespace(spec=spec, epoch=1, owner="alice", max_message_bytes=None)
     counted = []
 
     def count(size):
@@ -34,7 +35,9 @@ def test_what_comes_too_fast_waits():
 
     async def read():
         began = asyncio.get_running_loop().time()
-        await Inbox(session, MemoryBudget(1 << 30), lambda *_: asyncio.sleep(0), count).fill(requests(), 1 << 30)
+        await Inbox(session, MemoryBudget(1 << 30).of("alice"), lambda *_: asyncio.sleep(0), count).fill(
+            requests(), 1 << 30
+        )
         return asyncio.get_running_loop().time() - began
 
     assert asyncio.run(read()) >= 0.05 * len(counted) > 0
@@ -43,7 +46,7 @@ def test_what_comes_too_fast_waits():
 def test_record_ids_without_end_are_not_queued():
     """Parsed, they take eight times their bytes, and more messages of them may wait while another job computes."""
     spec = JobSpec(model="m", training_file="device://x")
-    session = SimpleNamespace(spec=spec, epoch=1, max_message_bytes=None, bytes_up=0)
+    session = SimpleNamespace(spec=spec, epoch=1, owner="alice", max_message_bytes=None, bytes_up=0)
     header = pb.ForwardHeader(record_ids=[1] * 100_000)
     message = Message(kind=FORWARD, step=0, micro_batch=0, payload=b"", rows=0, width=4, codec="fp32", forward=header)
 
@@ -52,7 +55,7 @@ def test_record_ids_without_end_are_not_queued():
             yield frame
 
     async def read():
-        inbox = Inbox(session, MemoryBudget(1 << 30), lambda holder, size: asyncio.sleep(0))
+        inbox = Inbox(session, MemoryBudget(1 << 30).of("alice"), lambda holder, size: asyncio.sleep(0))
         await inbox.fill(requests(), 1 << 30)
         return await inbox.next()
 

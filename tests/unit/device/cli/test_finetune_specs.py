@@ -51,8 +51,19 @@ LEAST: dict[str, Any] = {
         "precision": "auto",
         "in_flight": 2,
         "checkpoint_every": 50,
+        "pad_to": [],
+        "evaluate_every": None,
+        "early_stopping": None,
+        "best_by": "loss",
     },
-    "zeroth_order": {"epsilon": None, "delta": 1e-05, "clip": 1.0, "scale": 0.01},
+    "zeroth_order": {
+        "epsilon": None,
+        "delta": 1e-05,
+        "clip": 1.0,
+        "scale": 0.01,
+        "support": "whole",
+        "support_ratio": 3.0,
+    },
 }
 REVIEWS = "--data reviews.csv"
 CHATS = "--data chats.jsonl --task causal-lm"

@@ -9,7 +9,8 @@ So a chunk or a segment that was changed, moved, repeated, left out, or put into
 comes twice under a key: whoever appends begins a segment with a new salt.
 
 A file that was written whole (kind W) has a last chunk, and without it is damaged. A file that grows (kind L) has none;
-what follows its last chunk that opens is what a killed process or a loss of power has torn, and is not part of it.
+what follows its last chunk that opens is what a killed process or a loss of power has torn, and is not part of it. Its
+first bytes may be torn as well, missing or zero; then it is empty.
 
 Not covered: an older version of the file in the place of the newer one; of a growing file, what is cut off at its end
 (the chain of a transcript, whose end the ledger holds, shows that); length and time of a file.
@@ -60,13 +61,20 @@ def is_sealed(file: BinaryIO) -> bool:
     return found
 
 
-class SealingWriter(io.RawIOBase):
-    """Encrypts what is written into a new file, whose last chunk `finish` writes."""
+def begins_torn(file: BinaryIO) -> bool:
+    """Whether nothing of an open file is whole: its first bytes did not reach the disk; then at its beginning again."""
+    head = file.read(len(MAGIC))
+    file.seek(0)
+    return head.startswith(b"\0") or (len(head) < len(MAGIC) and MAGIC.startswith(head))
 
-    def __init__(self, target: BinaryIO, key: FileKey) -> None:
+
+class SealingWriter(io.RawIOBase):
+    """Encrypts what is written into a new file, whose last chunk `finish` writes. kind: whether it may grow later."""
+
+    def __init__(self, target: BinaryIO, key: FileKey, kind: bytes = WHOLE) -> None:
         salt, self._target, self._number, self._kept = os.urandom(_SALT), target, 0, bytearray()
-        self._cipher = key.segment(WHOLE, salt, target.tell())
-        target.write(MAGIC + WHOLE + salt)
+        self._cipher, self._kind = key.segment(kind, salt, target.tell()), kind
+        target.write(MAGIC + kind + salt)
 
     def writable(self) -> bool:
         """As io asks."""
@@ -83,8 +91,8 @@ class SealingWriter(io.RawIOBase):
         return len(given)
 
     def finish(self) -> None:
-        """Write the last chunk; nothing may follow."""
-        self._chunk(bytes(self._kept), last=True)
+        """Write the last chunk; nothing more may be written here."""
+        self._chunk(bytes(self._kept), last=self._kind == WHOLE)
 
     def _chunk(self, data: bytes, *, last: bool) -> None:
         self._target.write(_sealed(self._cipher, self._number, data, last=last))
@@ -99,7 +107,7 @@ class SealingAppender:
         self._file = os.open(path, flags, 0o600)
         try:
             with open(path, "rb") as file:
-                begin = _Index.of(file, key).end  # what a killed process began is cut off
+                begin = SealedReader(file, key).whole()  # what follows would hide what is written now
             os.ftruncate(self._file, begin)
             salt, self._number = os.urandom(_SALT), 0
             self._cipher = key.segment(GROWING, salt, begin)
@@ -175,14 +183,20 @@ class _Index:
             found.chunks.append(_Chunk(cipher=cipher, kind=kind, last=last, **place))
             number, found.size, found.end = number + 1, found.size + size, after
         whole = kind == WHOLE and found.chunks and found.chunks[-1].last
-        if not whole and (kind != GROWING or (found.end == begin and length >= begin + _HEADER)):
+        if not whole and (kind != GROWING or (found.end == begin and _is_another(file, begin, length))):
             raise damaged()
         return found
 
     def cut(self, number: int) -> None:
         """Let the text end before this chunk."""
-        self.size = self.chunks[number].begin
+        self.size, self.end = self.chunks[number].begin, self.chunks[number].at - _LENGTH
         del self.chunks[number:]
+
+
+def _is_another(file: BinaryIO, begin: int, length: int) -> bool:
+    """Whether a file without any header is no torn one."""
+    file.seek(begin)
+    return length >= begin + _HEADER and file.read(1) != b"\0"
 
 
 def damaged() -> Damaged:
@@ -204,6 +218,13 @@ class SealedReader(io.RawIOBase):
     def size(self) -> int:
         """Bytes of the text."""
         return self._index.size
+
+    def whole(self) -> int:
+        """Up to which byte of the file every chunk opens; it is at least cut off there."""
+        for number in range(len(self._index.chunks)):
+            if number < len(self._index.chunks):
+                self._text(number)
+        return self._index.end
 
     def readable(self) -> bool:
         """As io asks."""

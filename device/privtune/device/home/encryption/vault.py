@@ -18,10 +18,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privtune.device.home.encryption.sealed_files import (
+    GROWING,
+    WHOLE,
     FileKey,
     SealedReader,
     SealingAppender,
     SealingWriter,
+    begins_torn,
     damaged,
     is_sealed,
 )
@@ -30,6 +33,7 @@ from privtune.shared.at_rest import Appender
 # At the top of a home. In clear stay parts of the public model and public texts, what the owner writes, locks, and the
 # certificates of clouds, which OpenSSL reads.
 PRIVATE = ("jobs", "fitted", "tables", "models", "audits", "identities", "privtune.log")
+LOGS = (".jsonl", ".frames", ".log")  # endings of files that grow: nothing else is appended to
 # A scratch name of `shared.files` or of an import, and what it will be called.
 _DATABASE = re.compile(r"[^/]+\.sqlite(-wal|-shm|-journal)?")
 _SCRATCH = re.compile(r"^\.(?P<name>.+?)(\.\d+)?\.part$")
@@ -54,7 +58,7 @@ class HomeVault:
         """What is in a file; one in clear has no place here."""
         file = path.open("rb")
         try:
-            if not is_sealed(file):
+            if not is_sealed(file) and not (path.suffix in LOGS and begins_torn(file)):
                 raise damaged()
             return cast(BinaryIO, io.BufferedReader(SealedReader(file, self.file_key(path)), 1 << 16))
         except BaseException:
@@ -73,7 +77,7 @@ class HomeVault:
 
     def seal(self, source: BinaryIO, target: BinaryIO, path: Path) -> None:
         """Encrypt a stream as the file at this path."""
-        writer = SealingWriter(target, self.file_key(path))
+        writer = SealingWriter(target, self.file_key(path), GROWING if path.suffix in LOGS else WHOLE)
         while block := source.read(1 << 20):
             writer.write(block)
         writer.finish()

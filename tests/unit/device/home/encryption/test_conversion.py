@@ -85,6 +85,25 @@ def test_there_and_back(home, kept):
         decrypt_home(home)
 
 
+def test_a_log_that_was_converted_goes_on(home):
+    encrypt_home(home, "keyring")
+    unlock(home)
+    log_failure(home, "the second")
+    assert PLANTED.decode() in (log := at_rest.read_text(home / "privtune.log"))
+    assert "the second" in log
+
+
+def test_a_log_or_transcript_that_a_kill_left_without_a_byte_is_empty(home):
+    encrypt_home(home, "keyring")
+    unlock(home)
+    (torn := home / "jobs/one/0001.frames").touch()
+    assert at_rest.size_of(torn) == 0
+    assert at_rest.read_bytes(torn) == b""
+    (home / "jobs/one/job.json").write_bytes(b"")
+    with pytest.raises(OSError, match="damaged"):
+        at_rest.read_bytes(home / "jobs/one/job.json")
+
+
 def test_without_its_key_nothing_is_read_or_written(home):
     encrypt_home(home, "keyring")
     for use in (

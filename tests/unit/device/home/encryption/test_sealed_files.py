@@ -10,6 +10,7 @@ from privtune.device.home.encryption.sealed_files import (
     SealedReader,
     SealingAppender,
     SealingWriter,
+    begins_torn,
     is_sealed,
 )
 
@@ -92,6 +93,28 @@ def test_a_file_grows_and_a_torn_end_is_cut_off(tmp_path):
     grow(path, b"four\n")
     assert opened(path.read_bytes()) == b"one\ntwo\nfour\n"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("torn", [b"", b"\x89Pri", bytes(10), bytes(200), bytes(51) + b"chunk"])
+def test_a_file_whose_beginning_is_torn_is_empty_and_grows_again(tmp_path, torn):
+    path = tmp_path / "log"
+    path.write_bytes(torn)
+    assert begins_torn(io.BytesIO(torn))
+    assert opened(torn) == b""
+    grow(path, b"one\n")
+    assert opened(path.read_bytes()) == b"one\n"
+
+
+def test_what_is_written_after_a_torn_part_can_be_read(tmp_path):
+    """A loss of power may leave a hole anywhere in what was not flushed, with lengths of zero in it."""
+    path = tmp_path / "log"
+    grow(path, b"one\n")
+    whole = path.stat().st_size
+    grow(path, b"two\n", b"three\n")
+    for begin in (whole, whole + 51, whole + 60):
+        path.write_bytes(path.read_bytes()[:begin] + bytes(90))
+        grow(path, b"four\n")
+        assert opened(path.read_bytes()) == b"one\nfour\n"
 
 
 def test_of_a_file_that_grew_the_segments_cant_be_swapped_nor_their_chunks(tmp_path):
