@@ -107,6 +107,10 @@ class Deletions:
         self._forget_copies()
         return count
 
+    def drop_unnamed(self, before: float) -> int:
+        """Remove what interrupted writes of artifacts have left; see `ArtifactStore.drop_unnamed`."""
+        return 0 if self._files is None else self._files.store.drop_unnamed(before)
+
     def _forget_copies(self) -> None:
         """Of jobs that have ended, or that another process on this database has deleted."""
         if self._files is not None and (here := self._files.copies()):

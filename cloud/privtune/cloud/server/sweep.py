@@ -1,8 +1,12 @@
-"""What ends by age: jobs, and packages that nobody fetches. Swept when the server starts and every hour after that."""
+"""What ends by age: jobs, and packages that nobody fetches. Swept when the server starts and every hour after that.
+
+Once a day also what interrupted writes have left in a bucket, which takes a request for each unit in it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from typing import Protocol
@@ -30,9 +34,11 @@ class Packages(Protocol):
 async def sweep_hourly(settings: Settings, store: Store, deletions: Deletions, packages: Packages) -> None:
     """Sweep until cancelled. What fails, such as a disk that is read-only for now, is logged and tried again."""
     acting_from("the hourly sweep", "cloud")
-    while True:
+    for hour in itertools.count():
         try:
             await asyncio.to_thread(sweep, settings, store, deletions, packages)
+            if hour % 24 == 0 and (count := await asyncio.to_thread(deletions.drop_unnamed, time.time() - _DAY_S)):
+                log.info("removed what interrupted writes left", extra={"files": count})
         except Exception as error:
             unknown = not isinstance(error, PrivTuneError | OSError)
             log.error("the sweep failed: %s", error, exc_info=unknown)
