@@ -10,8 +10,8 @@ right answers, minus that of the device alone, resampled over records. Beside it
 model (MiniLM) that a device trains by itself.
 
 `report` writes `cloud-gain.{md,json}` and `measured.json` of `privtune.device.protections`, from the cells of all
-models, the recovery of `frontier-MODEL-test.json`, the attacks of `surrogates-attacker.json` and the traffic of the
-jobs of `sst2.json`.
+models, the recovery of `frontier-MODEL-test.json`, the attacks of `surrogates-attacker.json`, the traffic of the jobs
+of `sst2.json` and what teachers added, from `teach-down.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privtune.device.audit.measurement_file import MeasurementFile
-from privtune.device.protections.measured import Interval, JobTraffic, MeasuredRow, points
+from privtune.device.protections.measured import Interval, JobTraffic, MeasuredRow, TaughtRow, points
 from privtune.device.protections.table import markdown
 from privtune.shared.files import write_text
 from privtune.shared.job_spec import SurrogateSpec
@@ -43,6 +43,7 @@ _TABLE = re.compile(r"^\| protection \| .*\n(?:\|.*\n)+", re.MULTILINE)
 ALONE = "alone-cut-{cut}-tuned"
 SMALL = ("minilm", "clean")  # the whole small model, trained without a cloud
 NAMES = {"minilm": "MiniLM", "mpnet": "MPNet"}
+TASKS = {"sst2": "SST-2", "ag_news": "AG News", "trec": "TREC"}
 # Which job of docs/results/sst2.json has the settings of a cell.
 JOBS = {
     "clean": "plain",
@@ -79,6 +80,7 @@ def report(results: Path, product: Path, pages: Sequence[Path] = ()) -> None:
     document = {
         "command": "python -m research.cloud_gain report",
         "rows": [row.model_dump(mode="json") for row in rows],
+        "teachings": [row.model_dump(mode="json") for row in taught_rows(results)],
     }
     text = json.dumps(document, indent=1) + "\n"
     write_text(product, text)
@@ -111,6 +113,24 @@ def measured_rows(results: Path) -> list[MeasuredRow]:
         _row(key, known[key[1]], facts[key], rights, reported, jobs, named)
         for key in facts
         if not known[key[1]].alone and (key[0] != SMALL[0] or (key[0], ALONE.format(cut=known[key[1]].cut)) in facts)
+    ]
+
+
+def taught_rows(results: Path) -> list[TaughtRow]:
+    """A row for each teaching that was measured on the test split against the same text and labels without it."""
+    return [
+        TaughtRow(
+            model=NAMES.get(row["model"], row["model"]),
+            data=TASKS[row["task"]],
+            cut=row["cut"],
+            pieces=row["setting"]["max_pieces"],
+            adds=row["differences"]["taught - labels"],
+            over_untaught=row["differences"]["taught - untaught"],
+            seeds=len(row["seeds"]["taught"]),
+            sources=("teach-down.json",),
+        )
+        for row in json.loads((results / "teach-down.json").read_text(encoding="utf-8"))["rows"]
+        if row["split"] == "test" and {"taught - labels", "taught - untaught"} <= row["differences"].keys()
     ]
 
 

@@ -14,7 +14,7 @@ from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, 
 from privtune.split.v1 import split_pb2 as pb
 from tests.support.lossy import lossy_links
 from tests.support.proxy import Proxy
-from tests.support.running import adapter_hash, once, run, same_order
+from tests.support.running import adapter_hash, once, run, same_order, wait_for
 from tests.support.world import Watcher
 
 
@@ -144,3 +144,20 @@ def test_a_connection_that_breaks_around_the_end_leaves_no_conflict(local_world)
         _, result = run(world, spec, settings=world.device(grpc_address=proxy.address), watcher=watcher, job_id=job_id)
     agrees(world, job_id, result)
     assert adapter_hash(world, job_id) == adapter_hash(world, calm_id)
+
+
+def test_a_session_that_ends_before_its_commit_arrives_is_opened_again(local_world):
+    """The cloud notices the cut before the device commits: nothing is wrong with the job, and it ends by itself."""
+    world, spec = local_world, short(local_world)
+    job_id = world.cloud.create_job(spec)
+    with Proxy(world.settings.grpc_address, record=False) as proxy:
+
+        def cut() -> None:
+            proxy.cut()
+            wait_for(world, job_id, "paused")
+
+        watcher = Watcher(at_step=once({4}, cut))
+        settings = world.device(grpc_address=proxy.address)
+        _, result = run(world, spec, validation=False, settings=settings, watcher=watcher, job_id=job_id)
+    agrees(world, job_id, result)
+    assert [info.start_step for info in watcher.starts] == [0, 4]

@@ -9,6 +9,7 @@ from research.cloud_gain import PRODUCT
 from research.cloud_gain import main as cloud_gain
 from research.frontier.__main__ import main as frontier
 from research.paper.__main__ import main as paper
+from research.teach_down.__main__ import main as teach_down
 from research.wire_bytes import page
 from tests.support.real import ROOT
 
@@ -41,13 +42,19 @@ def test_the_papers_are(tmp_path):
 
 
 def test_the_cloud_gains_are(tmp_path):
-    for pattern in ("frontier-*-test.*", "sst2.json", "surrogates-attacker.json"):
+    for pattern in ("frontier-*-test.*", "sst2.json", "surrogates-attacker.json", "teach-down.json"):
         copied(tmp_path, pattern)
     product = tmp_path / "product" / "measured.json"
     product.parent.mkdir()
     cloud_gain(["report", "--results", str(tmp_path), "--product", str(product)])
     assert same(tmp_path, "cloud-gain*") == 2  # JSON, markdown
     assert product.read_bytes() == (ROOT / PRODUCT).read_bytes()
+
+
+def test_what_teachers_added_is(tmp_path):
+    copied(tmp_path, "teach-down-*.cells.jsonl")
+    teach_down(["report", "--out", str(tmp_path)])
+    assert same(tmp_path, "teach-down*") == 2 + 2  # cells, JSON, markdown
 
 
 def test_the_bytes_on_the_wire_are(tmp_path):

@@ -182,6 +182,14 @@ class ZerothOrderSpec(Described):
     scale: float = Field(
         1e-2, gt=0, le=1, description="How far the parameters are moved either way along a standard normal direction."
     )
+    support: Literal["whole", "rectified", "truncated"] = Field(
+        "whole",
+        description="Which noised sums of slopes there are. whole: all. rectified: one outside a public box moves to "
+        "its edge. truncated: the noise is drawn so that the sum falls into the box. All have one worst case.",
+    )
+    support_ratio: float = Field(
+        3.0, gt=0, le=1000, description="Half the width of that box, in standard deviations of the noise."
+    )
 
     @property
     def on(self) -> bool:

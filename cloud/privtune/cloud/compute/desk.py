@@ -99,10 +99,14 @@ class Desk:
         return session
 
     def current(self, job_id: str, epoch: int, *, infer: bool = False) -> JobSession:
-        """The job's present session. Raises `JobConflict` when there is none, `SessionSuperseded` for another epoch."""
+        """The job's present session.
+
+        Raises `CloudUnreachable` when there is none (its stream was lost, or the cloud restarted): a device that opens
+        the job again learns why, or goes on. `SessionSuperseded` for another epoch.
+        """
         session = self._inference.get((job_id, epoch)) if infer else self._training.get(job_id)
         if session is None:
-            raise JobConflict("this job has no open session (the cloud may have restarted); open it again")
+            raise CloudUnreachable("the job's session ended with its connection or with the cloud; open the job again")
         if session.epoch != epoch:
             raise SessionSuperseded(SUPERSEDED)
         return session
@@ -187,7 +191,7 @@ class Desk:
         Repeatable: a job that has succeeded answers the session that committed it, and newer ones, as before.
         Returns the SHA-256 of the adapter's weights; "" for a job with a tail, whose weights are on the device.
         Raises `InvalidInput` for an impossible number of tokens, `JobConflict` where steps are missing or the owner
-        holds the job, `SessionSuperseded`.
+        holds the job, `CloudUnreachable` and `SessionSuperseded` as `current`.
         """
         final_step = request.final_step
         if request.tokens > MOST_TOKENS:

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.special import ndtr, ndtri
+from torch.special import log_ndtr, ndtr, ndtri
 
 from privtune.device.noise.params import AggregateNoise, Support
 from privtune.device.noise.randomness import NoiseSource
@@ -73,6 +73,23 @@ class GaussianNoise:
             return self._truncated(signal, source)
         noised = source.normal(*signal.shape).mul_(self.sigma).to(signal.device).add_(signal)
         return noised.clamp_(-self.half_width, self.half_width) if self.support == "rectified" else noised
+
+    def log_likelihood(self, released: Tensor, signal: Tensor) -> Tensor:
+        """How well each signal explains what was released, in nats and up to a constant; float64. They broadcast.
+
+        At an edge of a rectified support, the chance of falling beyond it.
+        """
+        off = (released.double() - signal.double()) / self.sigma
+        inside: Tensor = -0.5 * off.square()
+        if self.support == "whole":
+            return inside
+        to_low, to_high = ((end * self.half_width - signal.double()) / self.sigma for end in (-1, 1))
+        if self.support == "truncated":
+            mass: Tensor = log_ndtr(to_high) + torch.log1p(-torch.exp(log_ndtr(to_low) - log_ndtr(to_high)))
+            return inside - mass
+        at_edge = released.abs() >= self.half_width - 1e-3 * self.sigma  # what is sent may be rounded
+        beyond = torch.where(released > 0, log_ndtr(-to_high), log_ndtr(to_low))
+        return torch.where(at_edge, beyond, inside)
 
     def fisher(self, signal: Tensor) -> Tensor:
         """Fisher information of each coordinate at this signal, relative to whole noise; 0 to 1, float64."""

@@ -18,6 +18,7 @@ from privtune.shared.job_spec import JobSpec, MechanismSpec, SurrogateSpec
 
 NOT_MEASURED = "not measured"
 NO_GAIN = "Cloud gain: not measured for this setting (`privtune audit --gain` measures it on your records)."
+NO_TAUGHT_GAIN = "Cloud gain of what is sent: not measured on taught blocks."
 NO_TEXT_GAIN = "Cloud gain: not measured for language models."
 _HIDDEN = (0.2, 0.1)
 Interval = tuple[float, float, float]  # value, lower and upper end of the 95% interval
@@ -110,6 +111,38 @@ class MeasuredRow(BaseModel):
         return self.gain is not None and self.gain[1] <= 0
 
 
+class TaughtRow(BaseModel):
+    """What a cloud's teaching gives a device that then trains alone, for one model and data set.
+
+    cut: how many blocks the device has below the cut; it has the last one too.
+    pieces: of the public text.
+    adds: accuracy with the teacher, minus that with the same public text and labels and no teacher.
+    over_untaught: the same, minus that of the blocks as they were.
+    seeds: of both.
+    sources: files of docs/results.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    data: str
+    cut: int
+    pieces: int
+    adds: Interval
+    over_untaught: Interval
+    seeds: int
+    sources: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """What was gained, with its interval; a gain that may be none says so first."""
+        seeds = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        where = f"Measured on {self.model}, {self.data} (cut {self.cut}, {self.pieces:,} public pieces, {seeds})"
+        figures = f"{points(self.adds)} points over the same public text without a teacher"
+        if self.adds[1] <= 0:
+            return f"{where}: the teacher added nothing measurable, {figures}."
+        return f"{where}: the teacher added {figures}."
+
+
 def gain_sentence(gain: Interval, where: str) -> str:
     """A cloud gain that was measured there; one that may be none says so first."""
     figures = f"{points(gain)} points over the same device alone"
@@ -127,8 +160,19 @@ def points(interval: Interval) -> str:
 @cache
 def rows() -> tuple[MeasuredRow, ...]:
     """Every measured setting."""
-    text = files(__package__).joinpath("measured.json").read_text(encoding="utf-8")
-    return tuple(MeasuredRow.model_validate(row) for row in json.loads(text)["rows"])
+    return tuple(MeasuredRow.model_validate(row) for row in _document()["rows"])
+
+
+@cache
+def teachings() -> tuple[TaughtRow, ...]:
+    """Every measured teaching."""
+    return tuple(TaughtRow.model_validate(row) for row in _document()["teachings"])
+
+
+@cache
+def _document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(files(__package__).joinpath("measured.json").read_text(encoding="utf-8"))
+    return found
 
 
 def measured(settings: Mapping[str, Any]) -> MeasuredRow | None:
@@ -150,8 +194,11 @@ def cloud_gain(spec: JobSpec) -> str:
     """What the cloud adds under a job's settings, in a sentence."""
     if spec.task != "classification":
         return NO_TEXT_GAIN
+    if spec.taught is not None:
+        best = max(teachings(), key=lambda row: (row.seeds, row.pieces), default=None)
+        return NO_TAUGHT_GAIN if best is None else f"{NO_TAUGHT_GAIN} {best.sentence()}"
     # Gains were measured with gradients, on blocks as they were pre-trained.
-    row = measured_job(spec) if spec.taught is None and not spec.zeroth_order.on else None
+    row = None if spec.zeroth_order.on else measured_job(spec)
     return NO_GAIN if row is None else row.gain_sentence()
 
 

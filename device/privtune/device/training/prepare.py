@@ -315,13 +315,17 @@ def _slopes(
         delta=wanted.delta,
         clip=wanted.clip,
         times=plan.times(plan.total_steps),
+        support=wanted.support,
+        ratio=wanted.support_ratio,
         unsafe_seed=noise.unsafe,
     )
     with contextlib.closing(SlopeStore(run.folder.path)) as store:
+        slopes = Slopes(statement=statement, store=store, source=noise)
+        slopes.check(run.spec.train.batch_size * run.spec.train.accumulation)
         own.pin(store.identity, file="slopes.txt", what="the slopes of this job")
         admission = run.account.admit_slopes(run.spec, statement, store, records=len(plan.lengths_R), source=one.source)
         try:
-            yield Slopes(statement=statement, store=store, source=noise)
+            yield slopes
         finally:
             run.account.settle_slopes(admission, statement, store, plan, one)
 

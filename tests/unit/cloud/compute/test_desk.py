@@ -13,7 +13,7 @@ from privtune.cloud.compute.desk import MAX_WAITING_SESSIONS, Desk
 from privtune.cloud.settings import Settings
 from privtune.cloud.storage import ArtifactStore
 from privtune.shared.codec import encode, probe
-from privtune.shared.errors import CloudUnreachable, InvalidInput, JobConflict, SessionSuperseded, VersionMismatch
+from privtune.shared.errors import CloudUnreachable, InvalidInput, SessionSuperseded, VersionMismatch
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.public_table import MAX_TABLE_BYTES, PublicTable
 from privtune.shared.wire import STEP, Message, codec_number
@@ -60,7 +60,7 @@ def test_a_newer_session_fences_off_the_older_one(desk, host, jobs, job):
 
 
 def test_a_job_that_was_not_opened_has_no_session(desk, job):
-    with pytest.raises(JobConflict, match="open it again"):
+    with pytest.raises(CloudUnreachable, match="open the job again"):
         desk.current(job.id, 1)
 
 
@@ -144,7 +144,7 @@ def test_an_owners_sessions_that_wait_for_their_stream_are_bounded(desk, host, j
         newest = desk.open("alice", request(host, jobs.create("alice", spec)))
     for kept in (mine[0], theirs, mine[2], newest):
         assert desk.current(kept.job_id, kept.epoch) is kept
-    with pytest.raises(JobConflict, match="open it again"):
+    with pytest.raises(CloudUnreachable, match="open the job again"):
         desk.current(mine[1].job_id, mine[1].epoch)
 
 
@@ -223,5 +223,5 @@ def test_a_session_whose_stream_never_begins_is_freed(desk, host, job, monkeypat
     assert desk.current(job.id, session.epoch) is session
     monkeypatch.setattr(desk_module, "WAITING_S", 0.0)
     desk.drop_idle()
-    with pytest.raises(JobConflict, match="open it again"):
+    with pytest.raises(CloudUnreachable, match="open the job again"):
         desk.current(job.id, session.epoch)

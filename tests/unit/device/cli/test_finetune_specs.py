@@ -52,7 +52,14 @@ LEAST: dict[str, Any] = {
         "in_flight": 2,
         "checkpoint_every": 50,
     },
-    "zeroth_order": {"epsilon": None, "delta": 1e-05, "clip": 1.0, "scale": 0.01},
+    "zeroth_order": {
+        "epsilon": None,
+        "delta": 1e-05,
+        "clip": 1.0,
+        "scale": 0.01,
+        "support": "whole",
+        "support_ratio": 3.0,
+    },
 }
 REVIEWS = "--data reviews.csv"
 CHATS = "--data chats.jsonl --task causal-lm"

@@ -32,6 +32,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "precision": "bf16", "in_flight": 5, "checkpoint_every": 13, "task": "classification", "model": "m",
         "gradient_checkpointing": True, "mechanism": "dchi", "surrogates": "identifying", "surrogate_rank": 5000,
         "surrogate_language": "de", "zeroth_order_delta": 1e-6, "zeroth_order_clip": 3.0, "zeroth_order_scale": 0.1,
+        "zeroth_order_support": "rectified", "zeroth_order_support_ratio": 2.0,
     }  # fmt: skip
     # Shared labels can't be randomised ones, nor go with a tail or with slopes.
     assert set(values) | {"label_epsilon", "tail", "skip", "states", "taught", "zeroth_order_epsilon"} == set(

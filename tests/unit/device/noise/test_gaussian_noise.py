@@ -1,5 +1,7 @@
 """Gaussian noise of bounded support: drawn from its law, no worse than the whole one, and what it hides."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,17 @@ def test_word_counts_take_each_form_and_say_their_delta(bottom, tmp_path, kind):
     mechanism = build(MechanismSpec(name="shared", params=params), tiny_context(bottom, private_counts=own))
     assert (mechanism.statement().fitted_epsilon, mechanism.statement().fitted_delta) == (1.0, 1e-6)
     assert "except with probability 1e-06" in mechanism.statement().text
+
+
+@pytest.mark.parametrize("support", ["whole", "rectified", "truncated"])
+def test_the_likelihood_is_the_logarithm_of_the_law(support):
+    noise = GaussianNoise(sigma=2.0, support=support, ratio=1.5)
+    centre = torch.tensor([[-1.0], [0.5], [7.0]], dtype=torch.float64)
+    end = 30.0 if support == "whole" else 3.0 - 3e-3
+    inside = torch.linspace(-end, end, 20_001, dtype=torch.float64)
+    density = noise.log_likelihood(inside, centre).exp() / (2.0 * math.sqrt(2 * math.pi))
+    mass = torch.trapezoid(density, inside, dim=1)
+    if support == "rectified":  # at its edges there is a chance, no density
+        edges = noise.log_likelihood(torch.tensor([-3.0, 3.0], dtype=torch.float64), centre).exp()
+        mass += edges.sum(1)
+    assert mass.tolist() == pytest.approx([1, 1, 1], abs=2e-2)

@@ -8,7 +8,16 @@ from privtune.device.privacy.statements.shared_target import codes_statement
 from privtune.device.privacy.statements.statement import ATTENTION
 from privtune.device.protections import measured as module
 from privtune.device.protections.announce import announcement, departures
-from privtune.device.protections.measured import NO_GAIN, NO_TEXT_GAIN, MeasuredRow, cloud_gain, measured, rows
+from privtune.device.protections.measured import (
+    NO_GAIN,
+    NO_TAUGHT_GAIN,
+    NO_TEXT_GAIN,
+    MeasuredRow,
+    TaughtRow,
+    cloud_gain,
+    measured,
+    rows,
+)
 from privtune.device.protections.protection import PROTECTIONS, protection
 from privtune.device.protections.readable import what_the_cloud_reads
 from privtune.device.protections.table import HEADINGS, first_line, listing, markdown, table
@@ -185,3 +194,26 @@ def test_slopes_have_their_own_line_and_no_gain_that_was_measured_with_gradients
     _, labels, _ = what_the_cloud_reads(slopes)
     assert "slopes that train the cloud reveal at most epsilon 4" in labels
     assert labels.endswith("of a record beyond its vectors.")
+
+
+def test_a_taught_job_says_what_teachers_added_and_that_its_own_gain_is_not_measured(monkeypatch):
+    found = TaughtRow(
+        model="M",
+        data="D",
+        cut=2,
+        pieces=30_000,
+        adds=(0.017, 0.004, 0.03),
+        over_untaught=(0, 0, 0),
+        seeds=3,
+        sources=(),
+    )
+    monkeypatch.setattr(module, "teachings", lambda: (found,))
+    said = cloud_gain(job("words", tail=1, taught="teach-" + 24 * "a"))
+    assert said == (
+        f"{NO_TAUGHT_GAIN} Measured on M, D (cut 2, 30,000 public pieces, 3 seeds): "
+        "the teacher added 1.7 [0.4, 3.0] points over the same public text without a teacher."
+    )
+    maybe = found.model_copy(update={"adds": (0.001, -0.01, 0.01)})
+    assert "the teacher added nothing measurable, 0.1 [-1.0, 1.0] points" in maybe.sentence()
+    monkeypatch.setattr(module, "teachings", tuple)
+    assert cloud_gain(job("words", tail=1, taught="teach-" + 24 * "a")) == NO_TAUGHT_GAIN

@@ -1,6 +1,7 @@
 """The one number of a zeroth-order step: clipped, noised as the statement says, drawn once."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from privtune.device.privacy.bounds import gdp_epsilon
 from privtune.device.privacy.statements import SlopeStatement
 from privtune.device.release.slope_store import SlopeStore
 from privtune.device.release.slopes import Slopes
+from privtune.shared.errors import InvalidInput
 
 STATEMENT = SlopeStatement(epsilon=2.0, delta=1e-5, clip=0.5, times=3)
 
@@ -28,6 +30,31 @@ def test_the_noise_is_what_the_claim_needs_and_slopes_are_clipped(slopes):
     assert stats.kstest(noise, "norm").pvalue > 1e-6
     steps = 4 * np.array(sent) / STATEMENT.sigma * 1024
     assert np.abs(steps - steps.round()).max() < 1e-6, "low bits of the sum could be told from those of the noise"
+
+
+@pytest.mark.parametrize("support", ["rectified", "truncated"])
+def test_noise_of_bounded_support_has_the_law_of_its_name(tmp_path, support):
+    claim = replace(STATEMENT, support=support, ratio=1.5)
+    with contextlib.closing(SlopeStore(tmp_path)) as store:
+        slopes = Slopes(statement=claim, store=store, source=noise_source())
+        sent = np.array([2 * slopes.released(step, torch.full((2,), 0.5)) for step in range(300)]) / claim.sigma
+    assert np.abs(sent).max() <= 1.5 + 1e-3
+    centre = 1 / claim.sigma
+    inside = sent[np.abs(sent) < 1.5 - 1e-3]
+    assert stats.kstest(inside, stats.truncnorm(-1.5 - centre, 1.5 - centre, loc=centre).cdf).pvalue > 1e-7
+    mass = stats.norm.cdf(1.5 - centre) - stats.norm.cdf(-1.5 - centre)
+    share = len(inside) / 300
+    assert abs(share - (mass if support == "rectified" else 1)) < 5 * 0.5 / np.sqrt(300)
+
+
+def test_a_truncated_support_that_can_not_hold_the_sums_is_refused_before_any_slope(tmp_path):
+    with contextlib.closing(SlopeStore(tmp_path)) as store:
+        slopes = Slopes(statement=replace(STATEMENT, support="truncated"), store=store, source=noise_source())
+        slopes.check(16)
+        with pytest.raises(InvalidInput, match="raise support_ratio or use support=rectified"):
+            slopes.check(1000)
+        replace(slopes, statement=replace(STATEMENT, support="rectified")).check(1000)
+        assert store.size == 0
 
 
 def test_a_step_is_drawn_once_and_not_again_after_a_restart(slopes, tmp_path):
@@ -74,3 +101,4 @@ def test_a_fixed_seed_claims_nothing():
     unsafe = SlopeStatement(epsilon=2.0, delta=1e-5, clip=0.5, times=3, unsafe_seed=True)
     assert "FIXED SEED" in unsafe.lines()[0]
     assert "No gradient leaves" in STATEMENT.lines()[0]
+    assert "with rectified (within 3 deviations of 0) Gaussian" in replace(STATEMENT, support="rectified").lines()[0]

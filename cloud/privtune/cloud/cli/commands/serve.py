@@ -264,6 +264,7 @@ def serve(
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
     from privtune.cloud.server.plane import open_plane
+    from privtune.cloud.server.process import answer_promptly
     from privtune.cloud.server.server import serve, write_ready_file
     from privtune.cloud.server.tls import check_exposure
 
@@ -283,6 +284,7 @@ def serve(
             plane.keys.ensure(bootstrap)
 
         def ready(addresses: Addresses) -> None:
+            answer_promptly()
             _print_start(
                 settings, catalog, addresses, has_keys=any(not key.ended(time.time()) for key in plane.keys.list())
             )

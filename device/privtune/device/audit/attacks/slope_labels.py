@@ -4,7 +4,7 @@ The slopes of a step are released in aggregate, so this is their membership test
 is there with this label or with that one. The attacker is the one that the claim is about. It knows the text and the
 label of every other record, both outputs of each step and the head that took the slopes (only public seeds and sent
 slopes make it), and so the slope that this record would have had with each label; only the noise is left to hide in.
-The score is the likelihood ratio of normal noise, added over the steps.
+The score is the likelihood ratio under the noise's own law, added over the steps.
 
 B records, N of one step, C classes.
 """
@@ -22,6 +22,7 @@ from torch.special import ndtr
 from privtune.device.audit.attacks.channels import Finding, share_of
 from privtune.device.privacy.bounds import gaussian_mu
 from privtune.device.privacy.statements import SlopeStatement
+from privtune.device.release.slopes import noise_of
 
 NAME = "labels from slopes, those of all others known"
 
@@ -44,11 +45,13 @@ def labels_from_slopes(steps: Sequence[SlopeStep], labels_B: Tensor, claim: Slop
     counts_C = torch.bincount(labels_B, minlength=int(labels_B.max()) + 1).double()
     score_BC = (counts_C / len(labels_B)).clamp(min=1e-12).log().expand(len(labels_B), -1).clone()
     seen_B = torch.zeros(len(labels_B), dtype=torch.bool)
+    noise = noise_of(claim)
     for step in steps:
         slope_NC = step.slope_NC[:, : len(counts_C)]
         own_N1 = slope_NC.gather(1, labels_B[step.record_N].unsqueeze(1))
-        left_N1 = step.total - (own_N1.sum() - own_N1)  # of the sum, once all others are taken off
-        score_BC.index_add_(0, step.record_N, -0.5 * ((left_N1 - slope_NC) / claim.sigma).square())
+        others_N1 = own_N1.sum() - own_N1
+        likelihood_NC = noise.log_likelihood(torch.tensor(step.total, dtype=torch.float64), others_N1 + slope_NC)
+        score_BC.index_add_(0, step.record_N, likelihood_NC)
         seen_B[step.record_N] = True
     right_B = (score_BC.argmax(1) == labels_B)[seen_B].numpy()
     return Finding(

@@ -82,7 +82,14 @@ def slope_findings(
         return
     plan = BatchPlan(data.lengths[:trained], spec.train)
     times = plan.times(plan.total_steps)
-    claim = SlopeStatement(epsilon=wanted.epsilon, delta=wanted.delta, clip=wanted.clip, times=times)
+    claim = SlopeStatement(
+        epsilon=wanted.epsilon,
+        delta=wanted.delta,
+        clip=wanted.clip,
+        times=times,
+        support=wanted.support,
+        ratio=wanted.support_ratio,
+    )
     labels_B, replayed, seen = torch.from_numpy(data.labels[:trained]), SlopeHead(head, spec, plan.total_steps, []), []
     for step in range(steps):
         handles, outputs = zip(*found.both[step].values(), strict=True)

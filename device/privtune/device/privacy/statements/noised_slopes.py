@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +25,8 @@ class SlopeStatement:
     Gaussian mechanism: in each step that a record takes part in, its slope is clipped to [-clip, clip] and enters one
     sum with noise N(0, sigma^2), so replacing the record moves that sum by at most 2 * clip. Steps are adaptive: what
     they ask depends on earlier slopes. The composition of P Gaussian mechanisms is Gaussian with sensitivity
-    2 * clip * sqrt(P) (Dong, Roth & Su 2022, theorem 4 and corollary 2), so (epsilon, delta) is exact.
+    2 * clip * sqrt(P) (Dong, Roth & Su 2022, theorem 4 and corollary 2), so (epsilon, delta) is exact. Noise of bounded
+    support is as private, since each of its releases is mu-GDP with the same mu (`noise.gaussian_noise` has the proof).
 
     Everything that a slope depends on besides its own step's records is public or was sent before: the seed of the
     directions, the released vectors, and a head that only slopes have changed. So it holds whatever the cloud computes.
@@ -32,6 +34,7 @@ class SlopeStatement:
     epsilon, delta: of a record, for all steps of the job together.
     clip: largest slope that counts.
     times: steps that a record takes part in, at most.
+    support, ratio: of the noised sums, see `GaussianNoise`.
     unsafe_seed: the noise came from a fixed seed, so NOTHING is claimed.
     """
 
@@ -39,6 +42,8 @@ class SlopeStatement:
     delta: float
     clip: float
     times: int
+    support: Literal["whole", "rectified", "truncated"] = "whole"
+    ratio: float = 3.0
     unsafe_seed: bool = False
 
     @property
@@ -62,14 +67,18 @@ class SlopeStatement:
         bounds = [gdp_epsilon(gaussian_mu(moved, self.sigma), self.delta) for moved in different.tolist()]
         return np.array(bounds)[which_N]
 
+    @property
+    def _law(self) -> str:
+        return "" if self.support == "whole" else f"{self.support} (within {self.ratio:g} deviations of 0) "
+
     def lines(self) -> list[str]:
         """The claim, then what it does not cover."""
         if self.unsafe_seed:
             return ["Slopes: FIXED SEED, TESTS ONLY: whoever knows the seed removes the noise. Nothing is claimed."]
         return [
             f"Slopes: training sends one number a step, the sum of its records' slopes, each clipped to {self.clip:g}, "
-            f"with Gaussian noise of standard deviation {self.sigma:.4g}. A record takes part in {self.times} of them "
-            f"at most: replacing it, its label included, is ({self.epsilon:.4g}, {self.delta:.2g})-private for all of "
-            "them together, given the released vectors. No gradient leaves.",
+            f"with {self._law}Gaussian noise of standard deviation {self.sigma:.4g}. A record takes part in "
+            f"{self.times} of them at most: replacing it, its label included, is ({self.epsilon:.4g}, "
+            f"{self.delta:.2g})-private for all of them together, given the released vectors. No gradient leaves.",
             *(f"- {caveat}" for caveat in SLOPE_CAVEATS),
         ]

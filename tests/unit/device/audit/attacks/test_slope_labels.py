@@ -1,6 +1,7 @@
 """The slopes of a zeroth-order job name labels under next to no noise, and no more than the claim allows under some."""
 
 import contextlib
+import math
 
 import pytest
 import torch
@@ -11,14 +12,14 @@ from privtune.device.privacy.statements import SlopeStatement
 from privtune.device.release.slope_store import SlopeStore
 from privtune.device.release.slopes import Slopes
 
-RECORDS, TIMES = 200, 6
+RECORDS, TIMES = 800, 6
 
 
-def named(folder, epsilon, spread):
+def named(folder, epsilon, spread, **support):
     """The finding for a job whose records have random slopes, sampled by the device's own sampler."""
     generator = torch.Generator().manual_seed(0)
     labels_B = torch.arange(RECORDS) % 2
-    claim = SlopeStatement(epsilon=epsilon, delta=1e-5, clip=1.0, times=TIMES)
+    claim = SlopeStatement(epsilon=epsilon, delta=1e-5, clip=1.0, times=TIMES, **support)
     steps = []
     with contextlib.closing(SlopeStore(folder)) as store:
         slopes = Slopes(statement=claim, store=store, source=noise_source())
@@ -34,10 +35,13 @@ def test_next_to_no_noise_hides_no_label(tmp_path):
     assert named(tmp_path, 1000.0, 2.0).figure.value >= 0.95
 
 
+@pytest.mark.parametrize("support", ["whole", "rectified", "truncated"])
 @pytest.mark.parametrize("epsilon", [0.5, 4.0])
-def test_noise_keeps_to_the_claim_at_the_largest_slopes_that_count(tmp_path, epsilon):
-    found = named(tmp_path, epsilon, 1e6)  # every slope is at an end of the clipping interval
+def test_noise_keeps_to_the_claim_at_the_largest_slopes_that_count(tmp_path, epsilon, support):
+    # Every slope is at an end of the clipping interval.
+    found = named(tmp_path, epsilon, 1e6, support=support, ratio=2.0)
     claim = SlopeStatement(epsilon=epsilon, delta=1e-5, clip=1.0, times=TIMES)
     assert found.figure.floor == 0.5
     assert 0.5 < most_named(claim) < 0.9
-    assert found.figure.low < most_named(claim)
+    chance = 5 * math.sqrt(0.25 / RECORDS)  # of noise from the operating system: five standard errors
+    assert found.figure.value < most_named(claim) + chance
