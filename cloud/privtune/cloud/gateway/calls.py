@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import grpc
 from pydantic import ValidationError
 
-from privtune.cloud.audit_log.record import acting_from
+from privtune.cloud import meters
+from privtune.cloud.audit_log.record import acting_from, acting_owner
 from privtune.shared import metadata
 from privtune.shared.errors import (
     InternalError,
@@ -22,6 +23,7 @@ from privtune.shared.errors import (
     Unauthenticated,
 )
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.tracing import TRACEPARENT
 from privtune.shared.validation import first_problem
 from privtune.split.v1 import split_pb2 as pb
 
@@ -43,6 +45,7 @@ async def errors_as_status(context: Context) -> AsyncIterator[None]:
 
 async def abort(context: Context, error: PrivTuneError) -> None:
     """End the RPC with an error of the table. Raises grpc's own AbortError once the status is on its way."""
+    meters.failed("grpc", error.reason, acting_owner())
     status, reason = getattr(grpc.StatusCode, error.grpc_status), ((metadata.REASON, error.reason),)
     await context.abort(status, error.message, trailing_metadata=reason)
 
@@ -76,6 +79,11 @@ def job_and_epoch(context: Context) -> tuple[str, int]:
     if not job_id or not epoch.isdigit():
         raise JobConflict("open the job before streaming")
     return job_id, int(epoch)
+
+
+def traceparent(context: Context) -> str:
+    """The device's span that this call belongs to; "" for a device that exports none."""
+    return _metadata(context).get(TRACEPARENT, "")
 
 
 def wanted_bottom(request: pb.FetchRequest) -> JobSpec:

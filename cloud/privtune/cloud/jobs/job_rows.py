@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.db.tables import CheckpointRow, CurveRow, DeletionRow, EventRow, IdempotencyRow, JobRow
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
@@ -64,7 +64,7 @@ def drop_discarded(session: Session, owner: str) -> None:
 def forget(session: Session, row: JobRow, receipt: Mapping[str, Any] | None = None) -> None:
     """Delete a job's rows, and enter that its files have to go (`deletions`). receipt: see `DeletionRow`."""
     session.add(DeletionRow(job_id=row.id, owner=row.owner, receipt=receipt))
-    for table in (EventRow, CheckpointRow, IdempotencyRow):
+    for table in (EventRow, CheckpointRow, CurveRow, IdempotencyRow):
         session.execute(delete(table).where(table.job_id == row.id))
     session.delete(row)
 

@@ -35,7 +35,7 @@ def _in(panel: str, **paths: str) -> dict[str, JobOption]:
 JOB_OPTIONS: dict[str, JobOption] = {
     "model": JobOption(path=("model",)),
     "task": JobOption(path=("task",)),
-    **_in(DATA, max_length="train.max_length"),
+    **_in(DATA, max_length="train.max_length", pad_to="train.pad_to"),
     **_in(
         NOISE,
         mechanism="mechanism.name",
@@ -78,6 +78,9 @@ JOB_OPTIONS: dict[str, JobOption] = {
         precision="train.precision",
         in_flight="train.in_flight",
         checkpoint_every="train.checkpoint_every",
+        evaluate_every="train.evaluate_every",
+        early_stopping="train.early_stopping",
+        best_by="train.best_by",
         seed="train.seed",
         suffix="suffix",
     ),
@@ -133,6 +136,10 @@ def build_spec(
     for needy in {"skip", "states"} & set(given):
         if not given.get("tail", fields["tail"]):
             raise InvalidInput(f"--{needy} needs a tail: give --tail as well.", param=needy)
+    if "early_stopping" in given and not validated:
+        raise InvalidInput(
+            "--early-stopping needs held-out records: give --validation or --holdout.", param="early_stopping"
+        )
     handle = f"{DEVICE_SCHEME}{name or 'local-' + secrets.token_hex(4)}"
     fields |= {"training_file": handle, "num_labels": num_labels}
     if given.get("mechanism", fields["mechanism"]["name"]) != fields["mechanism"]["name"]:

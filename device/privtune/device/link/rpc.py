@@ -16,6 +16,7 @@ import grpc
 from privtune.device.account.home_identity import Claim
 from privtune.device.account.transcript import Transcript
 from privtune.device.link.gateway import GatewayAccess, Renewal, open_channel
+from privtune.shared import tracing
 from privtune.shared.errors import (
     CloudUnreachable,
     FrameCorrupt,
@@ -134,7 +135,7 @@ class Link:
             patience: longest wait for an answer, in seconds.
         """
         method = self._stub.Infer if infer else self._stub.Train
-        metadata = (*self._metadata, (JOB, job_id), (EPOCH, str(opened.session_epoch)))
+        metadata = (*self._metadata, (JOB, job_id), (EPOCH, str(opened.session_epoch)), *tracing.traceparent())
         return Stream(
             lambda frames: method(frames, metadata=metadata), opened, self._translate, patience, self._transcript
         )
@@ -207,8 +208,9 @@ class Stream:
             )
         if log.isEnabledFor(logging.DEBUG):
             log.debug("sent", extra=message.facts)
-        for frame in self._writer.frames(message):
-            self._outbox.put(frame)
+        with tracing.span("send", step=message.step, micro_batch=message.micro_batch, rows=message.rows):
+            for frame in self._writer.frames(message):
+                self._outbox.put(frame)
 
     def expect(self, step: int, micro_batch: int, *kinds: int) -> Message:
         """Wait for an answer of one of `kinds` to (step, micro-batch). Other answers are kept for later calls.
@@ -220,7 +222,8 @@ class Stream:
                 if (found := self._stash.pop((kind, step, micro_batch), None)) is not None:
                     self._count(-_size(found))
                     return found
-            item = self._next()
+            with tracing.span("wait", step=step, micro_batch=micro_batch):
+                item = self._next()
             key = (item.kind, item.step, item.micro_batch)
             if key in self._stash:
                 raise FrameCorrupt(f"the cloud answered micro-batch {item.micro_batch} of step {item.step} twice")

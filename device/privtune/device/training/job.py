@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tenacity import stop_after_delay
 
@@ -28,6 +29,7 @@ from privtune.device.training.progress import StartInfo, TrainingProgress
 from privtune.device.training.slope_loop import train_by_slopes
 from privtune.device.training.spot_checks import SpotChecks
 from privtune.device.training.spot_report import SpotReport
+from privtune.device.training.stopping import best_step, has_ended, kept_line
 from privtune.shared.errors import (
     AuditRefused,
     CloudCheated,
@@ -48,8 +50,9 @@ from privtune.shared.errors import (
 )
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import TaughtBlocks
-from privtune.shared.modeling.checkpoint import checkpoint_steps
+from privtune.shared.modeling.checkpoint import checkpoint_steps, keep_only
 from privtune.shared.retry import retrying
+from privtune.shared.tracing import span
 from privtune.split.v1 import split_pb2 as pb
 
 STATES_BYTES = 256 << 30  # of what the cloud computes for a job with a tail: a bound against nonsense, not a quota
@@ -63,7 +66,7 @@ class RunResult:
 
     job_id: the job.
     folder: what the device keeps of it.
-    steps: optimiser steps of the whole job.
+    steps: optimiser steps after which the model was trained.
     tokens: rows that trained.
     seconds: spent on steps.
     bytes_up, bytes_down: on the stream.
@@ -185,11 +188,15 @@ def ended(
     run: RunContext, job: Prepared, totals: Totals, trained: str, steps: int, checked: SpotReport | None = None
 ) -> RunResult:
     """Keep what came of a job that is done after `steps` steps. trained: SHA-256 of what was trained."""
-    run.folder.save(replace(job.state, final_step=steps))
+    state = run.folder.load()
+    final = state.kept_step or steps
+    run.folder.save(replace(state, final_step=final))
+    if state.kept_step is not None:
+        keep_only(run.folder.checkpoints, final)
     result = RunResult(
         job_id=run.job_id,
         folder=run.folder.path,
-        steps=steps,
+        steps=final,
         tokens=totals.tokens,
         seconds=totals.seconds,
         bytes_up=totals.bytes_up,
@@ -221,25 +228,31 @@ def _train_to_the_end(run: RunContext, job: Prepared, totals: Totals, checks: Sp
     )
     trim()  # after reading, checking and encoding the data
     if job.tail is None:
-        trained = _patiently(lambda: _session(run, job, head, totals, checks, None), run, totals)
+        trained = _patiently(lambda: _traced(run, job, head, totals, checks, None), run, totals)
         checks.ended()
         return trained
     with _states(run, job.releasing.store.fingerprint) as kept:
-        _patiently(lambda: _session(run, job, head, totals, checks, kept), run, totals)
+        _patiently(lambda: _traced(run, job, head, totals, checks, kept), run, totals)
     return job.tail.sha256()
+
+
+def _traced(run: RunContext, *parts: Any) -> str:
+    with span("session", job=run.job_id):
+        return _session(run, *parts)
 
 
 def _session(
     run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, checks: SpotChecks, kept: StateStore | None
 ) -> str:
     """One session, from the newest checkpoint that both sides hold to the commit; the adapter's SHA-256."""
+    kept_step, steps = run.folder.load().kept_step, checkpoint_steps(run.folder.checkpoints)
     request = open_request(
         job.package,
         run.job_id,
         run.spec,
         job.state.holder,
         total_steps=job.plan.total_steps,
-        checkpoint_steps=checkpoint_steps(run.folder.checkpoints),
+        checkpoint_steps=[kept_step] if kept_step in steps else steps,
         table=job.releasing.noise.mechanism.table,
         spot_checks=checks.of_steps,
     )
@@ -253,9 +266,15 @@ def _session(
         final_step=job.plan.total_steps,
         tokens=totals.tokens,
     )
-    only_to_end = opened.resume_step == job.plan.total_steps  # the answer to the last commit is missing, or less
+    done = opened.resume_step
+    if kept_step == done:  # chosen in a run before; the answer to its commit is missing
+        return _commit_best(run, job, head, commit, totals)
+    if kept_step is not None:  # the cloud has lost that state
+        run.folder.save(replace(run.folder.load(), kept_step=None))
+    # The answer to the last commit is missing, or less.
+    only_to_end = done == job.plan.total_steps and run.spec.train.early_stopping is None
     if only_to_end:
-        totals.metrics = run.folder.evaluation(opened.resume_step)
+        totals.metrics = run.folder.evaluation(done)
         if totals.metrics or job.validation is None or job.state.final_step is not None:
             return run.link.commit(commit).adapter_sha256
     stream = run.link.stream(opened, run.job_id, infer=False, patience=run.settings.no_progress_timeout)
@@ -270,17 +289,34 @@ def _session(
             totals=totals,
             checks=checks,
         )
-        if only_to_end and job.validation is not None:  # the run before ended before its last evaluation
-            totals.metrics = evaluate_session(session, job.validation, opened.resume_step)
-        else:
-            steps = train_by_slopes if run.spec.zeroth_order.on else train_steps
-            totals.metrics = steps(session, opened.resume_step)
+        evaluated = job.validation is None or not job.plan.evaluates_after(done) or run.folder.evaluation(done)
+        if not evaluated and job.validation is not None:  # the run before ended before this evaluation
+            totals.metrics = evaluate_session(session, job.validation, done)
+        if not has_ended(run.folder.evaluations(done), run.spec.train):
+            trained = train_by_slopes if run.spec.zeroth_order.on else train_steps
+            totals.metrics = trained(session, done) or totals.metrics
         commit.tokens = totals.tokens
+        if run.spec.train.early_stopping is not None:
+            return _commit_best(run, job, head, commit, totals)
         return run.link.commit(commit).adapter_sha256
     finally:
         stream.close()
         totals.bytes_up += stream.bytes_up
         totals.bytes_down += stream.bytes_down
+
+
+def _commit_best(run: RunContext, job: Prepared, head: HeadTrainer, commit: pb.CommitRequest, totals: Totals) -> str:
+    """End a job with early stopping in its best state, which is on disk before the cloud hears of it."""
+    evaluations, train = run.folder.evaluations(job.plan.total_steps), run.spec.train
+    best = best_step(evaluations, train)
+    state = run.folder.load()
+    if state.kept_step is None:
+        run.folder.save(replace(state, kept_step=best))
+        run.progress.message(kept_line(evaluations, train, job.plan.total_steps))
+    head.rewind(run.folder.checkpoints, best)
+    totals.metrics = dict(evaluations[best])
+    commit.final_step = best
+    return run.link.commit(commit).adapter_sha256
 
 
 def start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:

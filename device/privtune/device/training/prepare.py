@@ -29,7 +29,7 @@ from privtune.device.model.bottom import encode_records, load_bottom
 from privtune.device.model.tail import Tail
 from privtune.device.noise.base import Mechanism
 from privtune.device.noise.registry import check_job
-from privtune.device.privacy.statements import LabelStatement, SlopeStatement
+from privtune.device.privacy.statements import LabelStatement, SlopeStatement, stopped_statement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.slope_store import SlopeStore
@@ -133,6 +133,8 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
     own = OwnRecords(home=home, fingerprint=loaded.state.data_fingerprint, job=run.folder.path, data=data)
     announce, replacement = run.link.claim, loaded.replacement
     with open_releasing(run.account, loaded.package, loaded.state, home, own, announce, replacement) as releasing:
+        if run.spec.train.early_stopping is not None:
+            releasing = replace(releasing, statement=stopped_statement(releasing.statement))
         _check_mechanism(run, releasing.noise.mechanism)
         _audit(run, loaded, releasing)
         if loaded.package.taught is not None:
@@ -142,7 +144,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
         statement = None
         if run.spec.label_epsilon is not None:
             data, statement = _randomise_labels(run, loaded, run.spec.label_epsilon, releasing, own, outgoing[0].source)
-        plan = BatchPlan(data.lengths, run.spec.train)
+        plan = BatchPlan(releasing.perturber.lengths(data), run.spec.train)
         with _slopes(run, plan, releasing, own, outgoing[0]) as slopes:
             yield Prepared(
                 state=loaded.state,

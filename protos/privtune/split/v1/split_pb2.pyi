@@ -171,16 +171,18 @@ class ForwardHeader(_message.Message):
     def __init__(self, record_ids: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., inlined: _Optional[_Iterable[bool]] = ..., readout: _Optional[bytes] = ..., shared_labels: _Optional[_Iterable[int]] = ..., want_cut_gradient: bool = ..., forward_only: bool = ..., weight: _Optional[float] = ..., past: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepControl(_message.Message):
-    __slots__ = ("checkpoint", "pause", "slope", "show")
+    __slots__ = ("checkpoint", "pause", "slope", "show", "candidate")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     SLOPE_FIELD_NUMBER: _ClassVar[int]
     SHOW_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     checkpoint: bool
     pause: bool
     slope: float
     show: bool
-    def __init__(self, checkpoint: bool = ..., pause: bool = ..., slope: _Optional[float] = ..., show: bool = ...) -> None: ...
+    candidate: bool
+    def __init__(self, checkpoint: bool = ..., pause: bool = ..., slope: _Optional[float] = ..., show: bool = ..., candidate: bool = ...) -> None: ...
 
 class StepReport(_message.Message):
     __slots__ = ("outcome", "grad_norm", "checkpointed", "shared_loss", "state_sha256", "in_parts")

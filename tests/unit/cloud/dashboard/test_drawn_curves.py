@@ -1,0 +1,29 @@
+"""Curves from points: a rate leaves out pauses, and nothing is drawn that the cloud does not know."""
+
+from privtune.cloud.dashboard.drawn_curves import curves_of
+
+
+def point(step, at, **known):
+    return (
+        {"at": at, "step": step, "tokens": 100 * step, "bytes_up": 5 * step, "bytes_down": step}
+        | {
+            "loss": None,
+            "grad_norm": None,
+        }
+        | known
+    )
+
+
+def test_a_pause_is_no_slow_step():
+    points = [point(step, 1.0 * step + (86_400 if step > 5 else 0)) for step in range(1, 11)]
+    rates = curves_of(points, 10)[0]
+    assert {round(rate) for _, rate in rates.points} == {100}
+    assert rates.newest == "100 tokens/s"
+
+
+def test_only_what_is_known_is_drawn():
+    titles = [curve.title for curve in curves_of([point(1, 1.0)], 10)]
+    assert titles == ["Throughput", "Received", "Sent"]
+    titles = [curve.title for curve in curves_of([point(1, 1.0, loss=0.5, grad_norm=1.0)], 10)]
+    assert titles[3:] == ["Loss", "Gradient norm"]
+    assert [curve.newest for curve in curves_of([], 0)] == ["–"] * 3
