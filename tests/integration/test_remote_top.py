@@ -244,7 +244,8 @@ def test_a_language_model_has_an_output_for_each_predicted_token(client, rows):
 
 def test_what_a_loop_of_ones_own_can_not_have(client, rows, world, tmp_path, owner):
     before = len(client.jobs())
-    for more in ({"tail": 1}, {"label_epsilon": 2.0}, {"labels": "shared"}, {"zeroth_order_epsilon": 2.0}):
+    early = {"early_stopping": 1, "holdout": 0.25}
+    for more in ({"tail": 1}, {"label_epsilon": 2.0}, {"labels": "shared"}, {"zeroth_order_epsilon": 2.0}, early):
         with pytest.raises(InvalidInput, match=f"a loop of your own can't have {next(iter(more))}"):
             remote_top(client, rows, **more).__enter__()
     home = tmp_path / "home"

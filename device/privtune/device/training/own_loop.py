@@ -300,6 +300,7 @@ def check_own_loop(spec: JobSpec) -> None:
         (spec.tail, "tail", "with a tail the device trains by itself, and no gradient leaves"),
         (spec.zeroth_order.on, "zeroth_order_epsilon", "slopes are made by the built-in loop"),
         (spec.labels == "shared", "labels", "with shared labels the cloud computes the loss"),
+        (spec.train.early_stopping is not None, "early_stopping", "which step is best is for your own loop to say"),
         (
             spec.label_epsilon is not None,
             "label_epsilon",
