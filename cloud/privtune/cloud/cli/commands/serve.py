@@ -212,8 +212,8 @@ def serve(
             envvar=ENV + "BATCH_JOBS",
             min=1,
             max=64,
-            help="Compute waiting passes of up to this many jobs on one model as one. A job's numbers then change in "
-            "their last digits with what runs beside it.",
+            help="Compute waiting passes of up to this many jobs on one model as one: for GPUs. A job's numbers then "
+            "change in their last digits with what runs beside it.",
         ),
     ] = 1,
     base_weights: Annotated[
