@@ -106,8 +106,9 @@ def _convert(where: str, file: str, ref: str, target: Path) -> None:
         del config.quantization_config
     config.dtype = torch.float32
     with quiet():
-        clean = type(loaded)(config)
-        clean.load_state_dict(loaded.state_dict())
+        with torch.device("meta"):  # takes over the weights instead of holding them a second time
+            clean = type(loaded)(config)
+        clean.load_state_dict(loaded.state_dict(), assign=True)
         clean.tie_weights()
         clean.save_pretrained(target)
         tokenizer.save_pretrained(target)

@@ -3,11 +3,14 @@
 import gguf
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from privtune.device.export.gguf_file import write_gguf
 from privtune.shared.errors import ModelUnsupported
 from privtune.shared.modeling import gguf_source
 from privtune.shared.modeling.gguf_source import converted_gguf
+from privtune.shared.modeling.load import load_task_model
 from tests.support.gguf_models import RULES, byte_level, gguf_lm
 
 
@@ -49,3 +52,30 @@ def test_a_file_of_a_hub_is_converted_again_when_it_changes(tmp_path, monkeypatc
     assert converted_gguf("owner/model::file.gguf") == newer
     versions.pop()
     assert converted_gguf("owner/model::file.gguf") != newer
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_weights_are_in_memory_once_and_as_in_the_file(tmp_path, monkeypatch, tied):
+    tokenizer = byte_level(RULES["gpt-2"])
+    model = gguf_lm("llama", tokenizer, tie_word_embeddings=tied)
+    write_gguf(tmp_path / "tiny.gguf", model, tokenizer, "fp32", name="tiny", source=None)
+    read, held = PreTrainedModel.save_pretrained, []
+
+    def save(self, *args, **options):
+        held.extend(parameter.data_ptr() for parameter in self.parameters())
+        return read(self, *args, **options)
+
+    load, loaded = AutoModelForCausalLM.from_pretrained, []
+
+    def remembered(*args, **options):
+        loaded.append(load(*args, **options))
+        return loaded[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PreTrainedModel, "save_pretrained", save)
+        patched.setattr(AutoModelForCausalLM, "from_pretrained", remembered)
+        folder = converted_gguf(str(tmp_path / "tiny.gguf"))
+    assert set(held) == {parameter.data_ptr() for parameter in loaded[0].parameters()}
+    found = load_task_model(str(folder), "causal-lm").state_dict()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(found[name], value)
