@@ -64,8 +64,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1], help="of trainings; none: costs are left out")
     given = parser.parse_args()
     found = {
-        "command": f"python -m research.length_leakage --data ../shared/data --records {given.records} --seeds "
-        + " ".join(map(str, given.seeds)),
+        "command": " ".join(
+            ["python -m research.length_leakage --data ../shared/data", f"--records {given.records} --seeds"]
+            + [str(seed) for seed in given.seeds]
+        ),
         "hides": {name: hidden(given, spec) for name, spec in MECHANISMS.items()},
         "costs": {name: [trained(given, pad_to, seed) for seed in given.seeds] for name, pad_to in PADDED.items()},
     }

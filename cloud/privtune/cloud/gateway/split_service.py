@@ -90,7 +90,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
         self._callers = Callers(settings, keys, devices, jobs.limits, self._refuse_when_closing)
-        self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end)
+        self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end, self._used, self._end_streams)
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.create_task(self._drop_idle())
         self._desk.end_stream = self._end_from_desk
@@ -385,6 +385,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     def _held(self) -> dict[str, int]:
         return {job_id: inbox.epoch for job_id, inbox in self._training.items()}
+
+    def _used(self) -> set[str]:
+        return {inbox.job_id for inbox in self._streams.values()} - self._training.keys()
 
     def _end(self, job_id: str, epoch: int, error: PrivTuneError) -> None:
         inbox = self._training.get(job_id)

@@ -122,25 +122,32 @@ def run_job(
         PrivTuneError: any other of the table.
     """
     with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
-        try:
+        run = RunContext(
+            job_id=job_id,
+            spec=spec,
+            settings=settings,
+            link=link,
+            account=account,
+            progress=progress,
+            stop=stop,
+        )
+        with failing(run):
             if settings.policy is not None:
                 settings.policy.check(spec)
-            run = RunContext(
-                job_id=job_id,
-                spec=spec,
-                settings=settings,
-                link=link,
-                account=account,
-                progress=progress,
-                stop=stop,
-            )
             return _run(run, train, validation)
-        except _HOPELESS as error:
-            if ends_job(error, job_id, settings.home):
-                # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
-                with contextlib.suppress(PrivTuneError):
-                    link.refuse(job_id, _public(error), JobFolder(settings.home, job_id).holder())
-            raise
+
+
+@contextlib.contextmanager
+def failing(run: RunContext) -> Iterator[None]:
+    """An error in here that another try does not mend fails the job in the cloud, too."""
+    try:
+        yield
+    except _HOPELESS as error:
+        if ends_job(error, run.job_id, run.settings.home):
+            # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
+            with contextlib.suppress(PrivTuneError):
+                run.link.refuse(run.job_id, _public(error), run.folder.holder())
+        raise
 
 
 def ends_job(error: PrivTuneError, job_id: str, home: Path) -> bool:
@@ -180,13 +187,21 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         trained = _train_to_the_end(run, job, totals, checks)
     state = run.folder.load()
     final = state.kept_step or job.plan.total_steps
-    run.folder.save(replace(state, final_step=final))
+    result = ended(run, job, totals, trained, final, checks.report)
     if state.kept_step is not None:
         keep_only(run.folder.checkpoints, final)
+    return result
+
+
+def ended(
+    run: RunContext, job: Prepared, totals: Totals, trained: str, steps: int, checked: SpotReport | None = None
+) -> RunResult:
+    """Keep what came of a job that is done after `steps` steps. trained: SHA-256 of what was trained."""
+    run.folder.save(replace(run.folder.load(), final_step=steps))
     result = RunResult(
         job_id=run.job_id,
         folder=run.folder.path,
-        steps=final,
+        steps=steps,
         tokens=totals.tokens,
         seconds=totals.seconds,
         bytes_up=totals.bytes_up,
@@ -200,7 +215,7 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         exportable=not run.spec.tail or run.spec.skip == "none",
         replacement=job.releasing.replacement,
         taught=job.package.taught,
-        spot_checks=checks.report,
+        spot_checks=checked,
     )
     run.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
     return result
@@ -249,7 +264,7 @@ def _session(
     opened = run.link.open(request)
     checks.opened(opened)
     head.rewind(run.folder.checkpoints, opened.resume_step)
-    run.progress.started(_start_info(run, job, head, opened))
+    run.progress.started(start_info(run, job, head, opened))
     commit = pb.CommitRequest(
         job_id=run.job_id,
         session_epoch=opened.session_epoch,
@@ -309,7 +324,8 @@ def _commit_best(run: RunContext, job: Prepared, head: HeadTrainer, commit: pb.C
     return run.link.commit(commit).adapter_sha256
 
 
-def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:
+def start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:
+    """What is known before the first step of a session."""
     return StartInfo(
         job_id=run.job_id,
         statement=job.releasing.statement,

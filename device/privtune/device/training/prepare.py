@@ -80,6 +80,7 @@ class Prepared:
     tail: blocks that train here.
     plan: which records make up each micro-batch.
     train, validation: the records as token ids.
+    lines: where both are in their file.
     releasing: open until the job ends.
     label_statement: what may be claimed for randomised labels; None where labels are as they are.
     slopes: what releases the slopes of a zeroth-order job; None where gradients train.
@@ -92,6 +93,7 @@ class Prepared:
     plan: BatchPlan
     train: EncodedDataset
     validation: EncodedDataset | None
+    lines: tuple[RecordLines, RecordLines | None]
     releasing: Releasing
     label_statement: LabelStatement | None
     slopes: Slopes | None
@@ -153,6 +155,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
                 plan=plan,
                 train=data,
                 validation=loaded.validation,
+                lines=loaded.lines,
                 releasing=releasing,
                 label_statement=statement,
                 slopes=slopes,
