@@ -26,6 +26,7 @@ FUZZ_EXAMPLES ?= 300
 FUZZ_S ?= 3600
 FUZZ_SEED ?= $(shell date +%s)
 DEMO_ARGS ?=
+SCREENSHOTS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
@@ -42,8 +43,8 @@ SYNC := $(PIP) install --quiet --no-compile --require-hashes --no-deps -r
 # Where it is set, every process that a test starts compiles all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env lock test test-slow test-readers test-containers fuzz torture soak lint format protos demo \
-	compose-sample bench wheel sbom vulnerabilities schemas clean
+.PHONY: help env lock test test-browser test-slow test-readers test-containers fuzz torture soak lint format protos demo \
+	compose-sample bench docs wheel sbom vulnerabilities schemas clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -67,12 +68,16 @@ $(STAMP): pyproject.toml requirements/lock.txt requirements/lock-demo.txt
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows, with hashes, in requirements/
 	$(LOCK) --upgrade -o requirements/lock.txt --extra all --extra dev pyproject.toml requirements/torch.in
 	$(LOCK) --upgrade -o requirements/lock-demo.txt --no-deps requirements/demo.in
-	for extras in cloud,postgres,s3 device,surrogates; do $(LOCK) --upgrade -o requirements/lock-$${extras%%,*}.txt \
+	for extras in cloud,postgres,s3,traces device,surrogates,traces; do $(LOCK) --upgrade -o requirements/lock-$${extras%%,*}.txt \
 		-c requirements/lock.txt --extra $${extras//,/ --extra } --extra gguf pyproject.toml requirements/torch.in; done
 
 test: $(STAMP)  ## run all tests but the slow and the container ones
 	@scripts/install_test_services.sh
 	$(PY) -m pytest -m 'not slow and not container' -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-browser: $(STAMP)  ## the dashboard in Chromium; SCREENSHOTS=FOLDER leaves a picture of each page, light, dark and on a phone
+	@scripts/install_test_services.sh
+	PRIVTUNE_EVERY_LOOK=1 PRIVTUNE_SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest tests/browser $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-trained model
 	$(PY) -m pytest -m 'slow and not container' $(PYTEST_ARGS)
@@ -125,6 +130,9 @@ compose-sample: $(STAMP)  ## put a real model, real sentences and a key where do
 
 bench: $(STAMP)  ## measure the speed of the split against an ordinary training loop
 	$(PY) -m tests.benchmarks $(BENCH_ARGS)
+
+docs: $(STAMP)  ## build the documentation's site into build/site; a link that leads nowhere fails
+	$(PY) scripts/build_site.py
 
 wheel: $(STAMP)  ## build the wheel into dist/
 	$(PY) -m build --wheel

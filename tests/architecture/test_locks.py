@@ -12,9 +12,22 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = {
-    "lock": ("device", "cloud", "postgres", "s3", "tail", "serve", "gguf", "hub", "surrogates", "eval", "dev"),
-    "lock-device": ("device", "surrogates", "gguf"),
-    "lock-cloud": ("cloud", "postgres", "s3", "gguf"),
+    "lock": (
+        "device",
+        "cloud",
+        "postgres",
+        "s3",
+        "traces",
+        "tail",
+        "serve",
+        "gguf",
+        "hub",
+        "surrogates",
+        "eval",
+        "dev",
+    ),
+    "lock-device": ("device", "surrogates", "traces", "gguf"),
+    "lock-cloud": ("cloud", "postgres", "s3", "traces", "gguf"),
     "lock-demo": (),
 }
 NOT_LOCKED = {"torch"}  # requirements/excluded.txt

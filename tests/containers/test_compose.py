@@ -29,7 +29,10 @@ def test_services_run_without_privileges(composed: Composed):
 
 def test_each_image_has_its_own_extra_only(composed: Composed):
     probe = "import importlib.util as u; print([m for m in {} if u.find_spec(m)])"
-    foreign = {"cloud": ["pyarrow", "httpx", "pytest"], "device": ["fastapi", "sqlalchemy", "peft", "cryptography"]}
+    foreign = {
+        "cloud": ["pyarrow", "httpx", "pytest"],
+        "device": ["fastapi", "sqlalchemy", "peft"],
+    }
     for service, modules in foreign.items():
         assert composed.inside(service, "python", "-c", probe.format(modules)).strip() == "[]"
 

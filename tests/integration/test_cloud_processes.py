@@ -37,6 +37,8 @@ class Gateway:
         await asyncio.sleep(float(sys.argv[3]))
     def check_ready(self): pass
     def drop_packages(self, unused_since): return 0
+    def load(self): pass
+    def waiting(self): return {}
 
 def build(settings, jobs, keys, devices, teachings):
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Gateway(jobs)

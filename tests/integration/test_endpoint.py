@@ -127,6 +127,94 @@ def test_stop_and_seed(served, job):
     assert ended.finish_reason == "stop"
 
 
+def test_log_probabilities_whole_and_streamed(served, world, job):
+    asked = {"model": job, "messages": MESSAGES, "temperature": 0, "max_tokens": 6, "logprobs": True, "top_logprobs": 3}
+    choice = served.client.chat.completions.create(**asked).choices[0]
+    sampling = Sampling(max_new_tokens=6, alternatives=3)
+    expected = generate_texts(job, ["say it"], world.settings, sampling=sampling)[0].odds
+    said = choice.logprobs.content
+    assert [one.logprob for one in said] == pytest.approx([odds.logprob for odds in expected], abs=1e-5)
+    assert [len(one.top_logprobs) for one in said] == [3] * len(expected)
+    assert b"".join(bytes(one.bytes or one.token.encode()) for one in said)
+    whole = [one for one in said if one.bytes is not None]
+    assert all(bytes(one.bytes).decode() == one.token for one in whole)
+    pieces = [piece.choices[0] for piece in served.client.chat.completions.create(**asked, stream=True)]
+    streamed = [one for piece in pieces if piece.logprobs for one in piece.logprobs.content]
+    assert [one.token for one in streamed] == [one.token for one in said]
+    older = {"model": job, "prompt": "one", "temperature": 0, "max_tokens": 6}
+    assert served.client.completions.create(**older).choices[0].logprobs is None
+    found = served.client.completions.create(**older, logprobs=2).choices[0].logprobs
+    assert len(found.tokens) == len(found.token_logprobs) == len(found.text_offset) == len(found.top_logprobs)
+    assert found.text_offset[0] == 0
+    assert [max(top.values()) for top in found.top_logprobs] == found.token_logprobs  # written greedily
+
+
+def test_several_answers_to_one_prompt(served, world, job):
+    asked = {"model": job, "messages": MESSAGES, "max_tokens": 12, "n": 3, "seed": 5}
+    before = len(generations(world))
+    whole = served.client.chat.completions.create(**asked)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in whole.choices}) == 3  # one seed makes no answer twice
+    alone = served.client.chat.completions.create(**asked | {"n": 1})
+    assert alone.choices[0].message.content == whole.choices[0].message.content
+    assert alone.usage.prompt_tokens == whole.usage.prompt_tokens  # of one prompt
+    made = generations(world)[before:]
+    assert len(made) == 4  # each answer is entered: each tells something of the prompt
+    assert sum(row["rows"] for row in made[1:3]) < 3 * made[0]["rows"]  # whose rows are drawn once
+    both = served.client.completions.create(model=job, prompt=["one", "two"], n=2, max_tokens=4, temperature=0)
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
+    texts = [choice.text for choice in both.choices]
+    assert (texts[0], texts[2]) == (texts[1], texts[3])
+    with pytest.raises(openai.BadRequestError, match="at most 64"):
+        served.client.completions.create(model=job, prompt=["a"] * 8, n=9)
+
+
+def test_responses_whole_and_streamed(served, world, job):
+    asked = {"model": job, "input": "say it", "temperature": 0, "max_output_tokens": 12}
+    expected = generate_texts(job, ["say it"], world.settings, sampling=Sampling(max_new_tokens=12))[0]
+    whole = served.client.responses.create(**asked)
+    assert whole.output_text == expected.text
+    assert whole.status == ("incomplete" if expected.finish == "length" else "completed")
+    assert whole.store is False
+    assert (whole.usage.input_tokens, whole.usage.output_tokens) == (expected.prompt_tokens, len(expected.tokens))
+    parts = [{"role": "user", "content": [{"type": "input_text", "text": "say it"}]}]
+    assert served.client.responses.create(**asked | {"input": parts}).output_text == expected.text
+    more = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    events = list(served.client.responses.create(**asked, **more, stream=True))
+    final = events[-1].response
+    assert events[-1].type == f"response.{whole.status}"
+    assert final.output_text == expected.text
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == expected.text
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [event.type for event in events][:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert len(final.output[0].content[0].logprobs[0].top_logprobs) == 2
+    instructed = served.client.responses.create(**asked | {"instructions": "be brief"})
+    chat = [{"role": "system", "content": "be brief"}, *MESSAGES]
+    same = served.client.chat.completions.create(model=job, messages=chat, temperature=0, max_tokens=12)
+    assert instructed.output_text == same.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id is not supported"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "function_call_output"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "reads text alone"),
+        ({"tools": [{"type": "web_search"}]}, "tools is not supported"),
+        ({"input": []}, "at least 1"),
+    ],
+)
+def test_a_response_that_can_not_be_made_is_refused(served, job, changes, words):
+    with pytest.raises(openai.BadRequestError) as refused:
+        served.client.responses.create(**{"model": job, "input": "say it"} | changes)
+    assert words in refused.value.body["message"]
+
+
 def test_embeddings_are_made_here(served, world, job):
     before = len(generations(world))
     found = served.client.embeddings.create(model=job, input=["say it", "say it", "something else"])
@@ -189,7 +277,8 @@ def test_a_client_that_hangs_up_ends_the_writing(served, world, job):
     ("changes", "param", "words"),
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None, "tools is not supported"),
-        ({"n": 2}, None, "n is not supported"),
+        ({"n": 17}, "n", "less than or equal to 16"),
+        ({"top_logprobs": 2}, None, "top_logprobs needs logprobs: true"),
         ({"messages": [{"role": "user", "content": "x" * 600}]}, "prompt", "at most 512; shorten"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "role"),
         ({"messages": []}, "messages", "at least 1"),

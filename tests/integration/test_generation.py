@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.device.account.ledger import outcomes
@@ -57,6 +58,28 @@ def test_greedy_tokens_equal_plain_transformers_and_peft(local_world, cut):
     with model.disable_adapter():  # so that the adapter made a difference
         untouched = [plain_tokens(model, ids, NEW, eos_token_id=None) for ids in prompts]
     assert untouched != [answer.tokens for answer in found]
+
+
+def test_log_probabilities_equal_plain_transformers_and_peft(local_world):
+    world = local_world
+    job_id = tune(world)
+    sampling = Sampling(max_new_tokens=6, temperature=1.0, top_k=5, seed=3, ignore_end=True, alternatives=4)
+    answers = generate_texts(job_id, PROMPTS, world.settings, sampling=sampling)
+    model = plain_model(world, job_id)
+    with open_writer(job_id, world.settings) as writer:
+        prompts = [list(writer.prompts.asked(prompt).ids) for prompt in PROMPTS]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            logits_TV = model(torch.tensor([prompt + list(answer.tokens)])).logits[0, len(prompt) - 1 : -1]
+        logprobs_TV = logits_TV.log_softmax(-1)  # the model's own: temperature and cuts do not show
+        assert [odds.token for odds in answer.odds] == list(answer.tokens)
+        for odds, logprobs_V in zip(answer.odds, logprobs_TV, strict=True):
+            assert odds.logprob == pytest.approx(float(logprobs_V[odds.token]), abs=1e-5)
+            best = logprobs_V.topk(4)
+            assert [token for token, _ in odds.likeliest] == best.indices.tolist()
+            assert [logprob for _, logprob in odds.likeliest] == pytest.approx(best.values.tolist(), abs=1e-5)
+    with pytest.raises(InvalidInput, match="0 to 20"):
+        Sampling(alternatives=21)
 
 
 @pytest.mark.parametrize("kind", DECODERS)

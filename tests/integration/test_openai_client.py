@@ -5,6 +5,7 @@ import time
 import openai
 import pytest
 
+from privtune.cloud.jobs.states import JobProgress
 from privtune.shared.job_spec import JobSpec
 from tests.support.leases import HOLDER, begin
 
@@ -52,7 +53,7 @@ def test_openais_client_sees_how_a_job_ended(plane):
     client = plane.openai()
     good, bad = plane.make(), plane.make()
     token = begin(plane.jobs, good)
-    plane.jobs.progress(good, step=3, total_steps=6)
+    plane.jobs.progress(good, JobProgress(step=3, total_steps=6))
     plane.jobs.record_checkpoint(good, token, 3)
     running = client.fine_tuning.jobs.retrieve(good)
     assert (running.status, running.privtune["phase"], running.privtune["progress"]["step"]) == (

@@ -24,6 +24,7 @@ FORMS = {
     "shared labels": {"labels": "shared", "num_labels": 2},
     "slopes": {"zeroth_order": {"epsilon": 8.0}},
     "a language model": {"model": "dec", "task": "causal-lm"},
+    "padded lengths": {"train": TRAIN | {"pad_to": (8,)}, "tail": 1},
 }
 
 
@@ -41,12 +42,13 @@ def world(both):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_bytes_are_those_of_the_job(world, form):
-    spec = world.spec(train=TRAIN, **FORMS[form])
+    spec = world.spec(**{"train": TRAIN} | FORMS[form])
     _, result = run(world, spec)
     tokenizer = load_tokenizer(str(world.models[spec.model]))
     encode = encode_classification if spec.task == "classification" else encode_causal_lm
     train, held_out = (
-        Lengths.of(encode(source.load(spec.task), tokenizer, 16)) for source in (world.data, world.validation)
+        Lengths.of(encode(source.load(spec.task), tokenizer, 16), padded=spec.train.padded(None))
+        for source in (world.data, world.validation)
     )
     planned = workload_of(spec, train, held_out, Sent(hidden=32, width=32, codec=spec.codec))
     assert planned.steps == result.steps
@@ -73,6 +75,21 @@ def test_a_plan_knows_the_cloud_and_starts_nothing(owner, world):
     assert owner.jobs() == before
     assert not (owner.home / "ledger.jsonl").exists() or "plan" not in (owner.home / "ledger.jsonl").read_text()
     assert list(owner.home.glob("plan-*")) == []
+
+
+def test_padding_has_its_price_and_what_it_hides(owner, world):
+    given = ("plan", "--model", "enc", "--data", world.data.path, *TINY, "--protect", "none")
+    plain, padded = (plan_of(owner(*given, *more, "--json")) for more in ((), ("--pad-to", "16")))
+    assert plain["padding"] is None
+    assert padded["padding"]["without"] == plain["lengths"]
+    assert padded["lengths"] == {"different": 1, "bits": 0.0, "alone": 0}
+    assert plain["lengths"]["bits"] > 2
+    assert padded["bytes"]["up"] - plain["bytes"]["up"] == padded["padding"]["up"] > 0
+    shown = owner(*given, "--pad-to", "16").out
+    assert "1 different length of records: 0.0 bits" in shown
+    assert "--pad-to 16" in shown  # in the command that runs it
+    refused = owner(*given, "--pad-to", "64")
+    assert refused.line == "--pad-to [64]: 64 is not a length from 2 to max_length, 16."
 
 
 def test_nothing_of_the_data_leaves(owner, world, tmp_path):

@@ -1,5 +1,8 @@
 """Invariant 1: with the mechanism off, split training is ordinary training."""
 
+from dataclasses import replace
+
+import numpy as np
 import peft
 import pytest
 import torch
@@ -10,6 +13,7 @@ from privtune.device.data.batches import BatchPlan
 from privtune.device.data.encode import encode_causal_lm, encode_classification
 from privtune.device.data.source import DataSource
 from privtune.device.home.job_folder import JobFolder, JobState
+from privtune.device.release.filler import Padding
 from privtune.device.release.perturber import pad
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.lora import adapter_state, attach_lora
@@ -20,8 +24,11 @@ from tests.support.world import Watcher
 LLAMA_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def ordinary_loop(spec, ref, data, *, label_count):
-    """The same job as a plain transformers + peft loop: one model, one optimiser, the whole batch at once."""
+def ordinary_loop(spec, ref, data, *, label_count, planned=None):
+    """The same job as a plain transformers + peft loop: one model, one optimiser, the whole batch at once.
+
+    planned: lengths by which batches are made up; None: the records' own.
+    """
     lm = spec.task == "causal-lm"
     kind = AutoModelForCausalLM if lm else AutoModelForSequenceClassification
     model = kind.from_pretrained(ref) if lm else kind.from_pretrained(ref, num_labels=label_count)
@@ -50,7 +57,7 @@ def ordinary_loop(spec, ref, data, *, label_count):
     lora = [p for n, p in model.named_parameters() if "lora_" in n]
     assert sum(p.numel() for p in lora) == sum(v.numel() for v in initial.values())
     optimizer = torch.optim.AdamW([*lora, *head], lr=spec.optim.learning_rate, weight_decay=0.0)
-    plan = BatchPlan(data.lengths, spec.train)
+    plan = BatchPlan(data.lengths if planned is None else planned, spec.train)
     warmup = -(-plan.total_steps * 6 // 100)
     schedule = get_scheduler("linear", optimizer, num_warmup_steps=warmup, num_training_steps=plan.total_steps)
     losses, norms = [], []
@@ -114,6 +121,50 @@ def test_encoder_classifier(local_world, cut):
         torch.testing.assert_close(mine, value, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("tail", [0, 1])
+def test_padded_records_train_as_what_they_are_with_their_filler(local_world, monkeypatch, tail):
+    """An encoder's text is read together with its filler, without any mask: what hides a length is what it costs."""
+    world, original, filled = local_world, Padding.fill, {}
+
+    def fill(self, ids_T, source):
+        return filled.setdefault(ids_T.tobytes(), original(self, ids_T, source))
+
+    monkeypatch.setattr(Padding, "fill", fill)
+    spec = world.spec(tail=tail, skip="none", optim={"learning_rate": 3e-3}, train={"pad_to": (8,), "max_steps": 10})
+    data = encode_classification(world.data.load("classification"), load_tokenizer(str(world.models["enc"])), 16)
+    _, data, watcher = split(world, spec, world.data, data)
+    ids = [filled.get(ids_T.tobytes(), ids_T) for ids_T in data.ids]
+    assert {len(ids_T) for ids_T in ids} == {8, 16}
+    planned = np.array([8 if len(ids_T) <= 8 else 16 for ids_T in data.ids])
+    if not tail:
+        losses, norms, *_ = ordinary_loop(
+            spec, world.models["enc"], replace(data, ids=tuple(ids)), label_count=2, planned=planned
+        )
+        check_losses(watcher, losses, norms)
+        return
+    losses, _, *_ = ordinary_loop(spec, world.models["enc"], data, label_count=2, planned=planned)
+    assert watcher.losses != pytest.approx(losses, abs=1e-5)  # the cloud's blocks read the filler too
+
+
+def test_filler_costs_a_language_model_with_a_tail_nothing(local_world):
+    """What follows a text is not read by it, and the device drops it: the job is that of the records alone."""
+    world = local_world
+    spec = world.spec(
+        model="dec",
+        task="causal-lm",
+        tail=1,
+        skip="none",
+        optim={"learning_rate": 3e-3},
+        train={"pad_to": (8,), "max_steps": 6},
+    )
+    source, data = language_data(world)
+    job_id, data, watcher = split(world, spec, source, data)
+    planned = np.array([8 if len(ids_T) <= 8 else 16 for ids_T in data.ids])
+    losses, norms, adapter, _ = ordinary_loop(spec, world.models["dec"], data, label_count=2, planned=planned)
+    check_losses(watcher, losses, norms)
+    check_tail(world, job_id, adapter, step=6)
+
+
 @pytest.mark.parametrize("cut", [0, 1])
 def test_encoder_classifier_with_a_tail(local_world, cut):
     """What trains on the device, on states of the cloud, trains as the same blocks of the whole model do."""
@@ -134,9 +185,9 @@ def check_losses(watcher, losses, norms):
     )
 
 
-def check_tail(world, job_id, trained):
+def check_tail(world, job_id, trained, step=20):
     """The device's last checkpoint holds what the plain loop trained."""
-    state = load_file(world.settings.home / "jobs" / job_id / "checkpoints" / "step-00000020" / "state.safetensors")
+    state = load_file(world.settings.home / "jobs" / job_id / "checkpoints" / f"step-{step:08}" / "state.safetensors")
     mine = {name.removeprefix("param.").replace(".default.", "."): v for name, v in state.items() if "param." in name}
     for name, value in trained.items():
         torch.testing.assert_close(mine[name.removeprefix("base_model.model.")], value, atol=1e-5, rtol=0)
@@ -148,11 +199,7 @@ def test_decoder_language_model(local_world, tail):
     spec = world.spec(
         model="dec", task="causal-lm", cut=0 if tail == 2 else 1, tail=tail, skip="none", optim={"learning_rate": 3e-3}
     )
-    rows = world.folder / "lm.jsonl"
-    lines = (world.folder / "train.tsv").read_text().splitlines()[1:]
-    rows.write_text("".join(f'{{"text": "{line.split(chr(9))[0]}"}}\n' for line in lines))
-    source = DataSource(path=str(rows))
-    data = encode_causal_lm(source.load("causal-lm"), load_tokenizer(str(world.models["dec"])), 16)
+    source, data = language_data(world)
     job_id, data, watcher = split(world, spec, source, data)
     losses, norms, adapter, _ = ordinary_loop(spec, world.models["dec"], data, label_count=2)
     assert losses[-1] < losses[0]
@@ -161,6 +208,14 @@ def test_decoder_language_model(local_world, tail):
         check_tail(world, job_id, adapter)
     else:
         check_adapter(world, job_id, adapter)
+
+
+def language_data(world):
+    rows = world.folder / "lm.jsonl"
+    lines = (world.folder / "train.tsv").read_text().splitlines()[1:]
+    rows.write_text("".join(f'{{"text": "{line.split(chr(9))[0]}"}}\n' for line in lines))
+    source = DataSource(path=str(rows))
+    return source, encode_causal_lm(source.load("causal-lm"), load_tokenizer(str(world.models["dec"])), 16)
 
 
 def check_adapter(world, job_id, adapter):

@@ -15,7 +15,9 @@ from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.auth.authority import open_authority
 from privtune.cloud.catalog import Catalog
+from privtune.cloud.compute.host_load import HostLoad
 from privtune.cloud.corpora import Corpora
+from privtune.cloud.dashboard.front import add_dashboard
 from privtune.cloud.db.database import sqlite_url
 from privtune.cloud.db.store import Store
 from privtune.cloud.jobs.job_files import JobFiles
@@ -23,10 +25,23 @@ from privtune.cloud.jobs.notify import Notifier
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.limits import OwnerLimits
-from privtune.cloud.server.server import http_config
+from privtune.cloud.server.http_server import http_config
 from privtune.cloud.settings import Limits, Settings
 from privtune.cloud.storage import ArtifactStore
 from tests.support.builders import least_spec
+
+IDLE = HostLoad(
+    device="cpu",
+    jobs_bytes=0,
+    max_jobs_bytes=1,
+    gpu_bytes=None,
+    max_gpu_bytes=None,
+    models=(),
+    sessions=0,
+    streams=0,
+    queue=0,
+    busy_s=0.0,
+)
 
 
 class Plane:
@@ -61,6 +76,7 @@ class Plane:
             settings,
             check_ready=check_ready or self.store.ping,
         )
+        add_dashboard(app, on=settings.dashboard)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.server = uvicorn.Server(http_config(app, settings))

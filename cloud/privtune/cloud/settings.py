@@ -42,6 +42,8 @@ class Settings(BaseModel):
     artifacts_url: str | None = Field(None, description="s3://BUCKET/PREFIX; None: artifacts are in the data folder.")
     tls_cert: Path | None = Field(None, description="PEM: the server's certificate, then its chain.")
     tls_key: Path | None = Field(None, description="PEM: the private key.")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="For Prometheus; None: nowhere.")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address of the listener for Prometheus.")
     max_request_bytes: int = Field(MIB, ge=1024, description="Largest body of a REST request.")
     max_tensor_bytes: int = Field(256 * MIB, ge=MIB, description="Largest tensor that a device may send.")
     max_release_bytes: int = Field(
@@ -86,6 +88,7 @@ class Settings(BaseModel):
     keep_audit_days: int | None = Field(
         None, ge=1, description="Days after which entries of the audit log are deleted; None: never."
     )
+    dashboard: bool = Field(True, description="Serve the dashboard at `/` beside REST.")
     max_event_streams: int = Field(256, ge=1, description="Event streams open at once.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: LogFormat = "text"

@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from privtune.shared.validation import Strict, Typed, half_character
 
@@ -94,6 +94,15 @@ class TrainSpec(Described):
         description="Maximum tokens per record. Longer records are truncated, and counted. The default becomes the "
         "model's own limit where that is less.",
     )
+    pad_to: tuple[int, ...] = Field(
+        (),
+        strict=False,
+        max_length=16,
+        examples=[[32, 64]],
+        description="Lengths in tokens that records are padded to with random words, each record to the first that "
+        "holds it, and max_length after these: the cloud sees which of them a record has, and no other length. "
+        "max_length alone: all look alike. By default, every length is visible.",
+    )
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of data order, dropout and initial weights. It never seeds the noise."
     )
@@ -106,12 +115,46 @@ class TrainSpec(Described):
         2, ge=1, le=16, description="Micro-batches that the device sends ahead before it waits for an answer."
     )
     checkpoint_every: int = Field(50, ge=1, description="Optimiser steps between checkpoints.")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Optimiser steps between evaluations on held-out records. By default, once an epoch."
+    )
+    early_stopping: int | None = Field(
+        None,
+        ge=1,
+        le=20,
+        description="Stop after this many evaluations without a better one, and keep the state of the best. The device "
+        "evaluates and decides; the cloud learns at the end which state is kept. By default, all steps are trained and "
+        "the last state is kept.",
+    )
+    best_by: Literal["loss", "accuracy", "macro_f1"] = Field(
+        "loss",
+        description="With early_stopping: what says which evaluation is better (accuracy: of tokens for causal-lm).",
+    )
 
     def longest(self, positions: int | None) -> int:
         """`max_length` for a model of this many positions; None: no limit. Above them only if asked for."""
         if positions is None or self.max_length != DEFAULT_LENGTH:
             return self.max_length
         return min(self.max_length, positions)
+
+    @property
+    def candidates(self) -> int:
+        """Checkpoints of evaluations that both sides keep, since the best of them may become the model."""
+        return 0 if self.early_stopping is None else self.early_stopping + 1
+
+    def padded(self, positions: int | None) -> tuple[int, ...]:
+        """The lengths that records are padded to, ascending; none: records keep their own."""
+        longest = self.longest(positions)
+        return tuple(sorted({longest, *(min(length, longest) for length in self.pad_to)})) if self.pad_to else ()
+
+    @field_validator("pad_to")
+    @classmethod
+    def _within_the_limit(cls, lengths: tuple[int, ...], given: ValidationInfo) -> tuple[int, ...]:
+        longest = given.data.get("max_length", DEFAULT_LENGTH)
+        for length in lengths:
+            if not 2 <= length <= longest:
+                raise ValueError(f"{length} is not a length from 2 to max_length, {longest}")
+        return lengths
 
 
 class MechanismSpec(Described):
@@ -294,6 +337,15 @@ class JobSpec(Described):
             self._tail_keeps_everything_here()
         if self.zeroth_order.on:
             self._slopes_train_the_cloud()
+        if self.train.early_stopping is not None and self.validation_file is None:
+            raise ValueError("early_stopping needs held-out records to evaluate on")
+        if self.train.best_by == "macro_f1" and self.task == "causal-lm":
+            raise ValueError("best_by: macro_f1 is of classes; a language model has loss and accuracy")
+        if self.train.pad_to and self.task == "causal-lm" and not self.tail:
+            raise ValueError(
+                "pad_to hides nothing of a language model that trains in the cloud, whose gradients show where each "
+                "text ends: it needs a tail"
+            )
         if self.labels == "shared":
             if self.task == "causal-lm":
                 raise ValueError("labels: shared is refused for causal-lm: there the labels are the text itself")

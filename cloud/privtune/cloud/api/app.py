@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Security
@@ -29,9 +29,11 @@ from privtune.cloud.api.responses import (
     ModelPage,
 )
 from privtune.cloud.api.teaching_routes import add_teaching_routes
+from privtune.cloud.api.watch_routes import add_watch_routes
 from privtune.cloud.auth import ApiKeys, Devices, bearer
 from privtune.cloud.auth.key_rows import Scope
 from privtune.cloud.catalog import Catalog
+from privtune.cloud.compute.host_load import HostLoad
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.cloud.settings import Settings
@@ -93,12 +95,14 @@ def create_app(
     grpc_port: int | None = None,
     device_port: int | None = None,
     check_ready: Callable[[], None] | None = None,
+    loads: Callable[[], Sequence[HostLoad]] = tuple,
 ) -> FastAPI:
     """The control plane's application.
 
     grpc_port: where gRPC listens, if the settings leave the choice to the system.
     device_port: where it listens for enrolled devices; None: nowhere.
     check_ready: raises while the cloud can't accept jobs.
+    loads: how busy each host is.
     """
     app = FastAPI(
         title="PrivTune cloud",
@@ -133,6 +137,7 @@ def create_app(
     pace = Pace(settings.max_changes_per_minute)
     add_job_routes(router, jobs, teachings, caller, pace)
     add_deletion_routes(router, jobs, caller)
+    add_watch_routes(router, jobs, keys, caller, loads)
     add_teaching_routes(router, teachings, jobs.limits, caller, pace)
     add_key_routes(of_keys, keys, administrator, pace)
     add_device_routes(of_keys, devices, administrator)

@@ -15,6 +15,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
+from privtune.cloud import meters
+from privtune.cloud.audit_log.record import acting_owner
 from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, RateLimited
 from privtune.shared.validation import first_problem
 
@@ -48,6 +50,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def respond(request: Request, error: PrivTuneError) -> JSONResponse:
     """The response to an error of the table; its detail goes to the log only."""
+    meters.failed("rest", error.reason, acting_owner())
     level = logging.ERROR if error.http_status >= 500 else logging.INFO
     log.log(level, error.message, extra={"reason": error.reason, "detail": error.detail, "path": request.url.path})
     response = _json(request, error.http_status, error.message, error.reason, error.param)

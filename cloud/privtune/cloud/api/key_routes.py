@@ -48,6 +48,7 @@ class KeyObject(BaseModel):
 
     id: str = Field(examples=["key-5f0f6c2e9d7a4b1c"])
     object: Literal["privtune.api_key"]
+    owner: str
     label: str
     display: str = Field(description="The secret's beginning.")
     scopes: list[Scope]
@@ -81,13 +82,13 @@ def add_key_routes(router: APIRouter, keys: ApiKeys, administrator: Callable[...
     @routes.get("", summary="List API keys", response_model=KeyPage)
     def list_keys(owner: str = Depends(administrator)) -> dict[str, Any]:
         """All of yours, oldest first; of those that have ended, the newest."""
-        return list_object([_key_object(key) for key in keys.list(owner)], False)
+        return list_object([key_object(key) for key in keys.list(owner)], False)
 
     @routes.post("", summary="Create an API key", response_model=NewKeyObject, responses=FORBIDDEN | TOO_OFTEN)
     def create_key(request: CreateKeyRequest, owner: str = Depends(paced)) -> dict[str, Any]:
         """A key of yours; its secret is in the answer and nowhere else."""
         made = keys.create(owner, request.label, scopes=request.scopes, expires_in_s=request.expires_in_s)
-        return _key_object(made.key) | {"secret": made.secret}
+        return key_object(made.key) | {"secret": made.secret}
 
     @routes.post(
         "/{key_id}/rotate",
@@ -98,17 +99,18 @@ def add_key_routes(router: APIRouter, keys: ApiKeys, administrator: Callable[...
     def rotate_key(key_id: _Id, request: RotateKeyRequest, owner: str = Depends(paced)) -> dict[str, Any]:
         """A new key with the label and scopes of this one, which ends at once or after `overlap_s`."""
         made = keys.rotate(key_id, owner, overlap_s=request.overlap_s, expires_in_s=request.expires_in_s)
-        return _key_object(made.key) | {"secret": made.secret}
+        return key_object(made.key) | {"secret": made.secret}
 
     @routes.post("/{key_id}/revoke", summary="Revoke an API key", response_model=KeyObject, responses=_NOT_FOUND)
     def revoke_key(key_id: _Id, owner: str = Depends(administrator)) -> dict[str, Any]:
         """End it now; its open streams end within seconds."""
-        return _key_object(keys.revoke(key_id, owner))
+        return key_object(keys.revoke(key_id, owner))
 
     router.include_router(routes)
 
 
-def _key_object(key: ApiKey) -> dict[str, Any]:
-    names = ("id", "label", "display", "created_at", "last_used_at", "expires_at", "revoked_at", "replaced_by")
+def key_object(key: ApiKey) -> dict[str, Any]:
+    """`privtune.api_key`."""
+    names = ("id", "owner", "label", "display", "created_at", "last_used_at", "expires_at", "revoked_at", "replaced_by")
     fields = {name: getattr(key, name) for name in names}
     return fields | {"object": "privtune.api_key", "scopes": list(key.scopes)}

@@ -61,7 +61,7 @@ class Envelope:
                 "request": request_id,
                 "client": client,
             }
-            level = logging.DEBUG if scope["path"] in ("/healthz", "/readyz") else logging.INFO
+            level = logging.DEBUG if scope["path"] in ("/healthz", "/readyz", "/metrics") else logging.INFO
             log.log(level, "request", extra=facts)
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:

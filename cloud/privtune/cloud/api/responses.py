@@ -35,7 +35,6 @@ class ProgressObject(_Object):
     step: int = 0
     total_steps: int = 0
     tokens: int | None = None
-    tokens_per_second: float | None = None
     bytes_up: int | None = None
     bytes_down: int | None = None
     grad_norm: float | None = None

@@ -49,6 +49,7 @@ _ORIGIN_CHARACTERS = 128
 class _Actor:
     who: str
     origin: str
+    owner: str = ""
 
 
 # One object per request: the thread that authenticates names the actor, and others of the same request see it.
@@ -60,11 +61,17 @@ def acting_from(origin: str, who: str = "nobody") -> None:
     _actor.set(_Actor(who, origin[:_ORIGIN_CHARACTERS]))
 
 
-def acting_as(who: str) -> None:
+def acting_as(who: str, owner: str) -> None:
     """The actor of this task or thread is known now, for example by the id of its API key."""
     actor = _actor.get()
     if actor is not None:
-        actor.who = who
+        actor.who, actor.owner = who, owner
+
+
+def acting_owner() -> str:
+    """For whom this task or thread acts; "" where nobody has said."""
+    actor = _actor.get()
+    return "" if actor is None else actor.owner
 
 
 def record(session: Session, action: Action, *, owner: str = "", target: str = "", **detail: Any) -> None:

@@ -160,7 +160,7 @@ class ApiKeys:
         if row is None or not hmac.compare_digest(row.secret_sha256, digest):
             raise Unauthenticated("This API key is not known here. Check PRIVTUNE_API_KEY and the cloud's address.")
         key = key_view(row)
-        acting_as(key.id)
+        acting_as(key.id, key.owner)
         why = key.ended(now)
         if why is not None:
             raise Unauthenticated(f"The API key {key.display}… {why}. Ask the operator for another.")

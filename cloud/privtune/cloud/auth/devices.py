@@ -151,7 +151,7 @@ class Devices:
         """The device of a certificate. Raises Unauthenticated for one that is not known, was revoked or has expired."""
         with self._store.read() as session:
             device = self._in_force(session.get(DeviceRow, device_id))
-        acting_as(device.id)
+        acting_as(device.id, device.owner)
         self._touch(device)
         return device
 

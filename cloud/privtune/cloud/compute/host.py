@@ -55,6 +55,23 @@ class Host:
                 self._partitions[key] = Partition(base.to(self.device))
             return self._partitions[key]
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that are in memory."""
+        return tuple(sorted({model for model, _ in self._partitions.copy()}))
+
+    @property
+    def device_name(self) -> str:
+        """What computes: `cpu`, or the GPU's name."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    def device_memory(self) -> tuple[int | None, int | None]:
+        """Bytes in use on the GPU, also by others, and all that it has; None without one."""
+        if self.device.type != "cuda":
+            return None, None
+        free, every = torch.cuda.mem_get_info(self.device)
+        return every - free, every
+
     def hub_id(self, model: str) -> str | None:
         """Where others get a model: its hub id, or GGUF file of one; None for a file or folder of the operator."""
         ref = self._catalog.resolve(model)

@@ -21,7 +21,9 @@ class JobSession:
         of its lease.
     infer: for Infer, of which a job may have several; there is one session for training.
     stream: of the gateway, once it has begun; a session has one.
-    bytes_up: bytes received on the session's stream.
+    tokens: released rows that its stream brought.
+    bytes_up, bytes_down: bytes received and sent on the session's stream.
+    trace: `traceparent` of the device's span; "": none came.
     opened: when, on the monotonic clock.
     """
 
@@ -35,7 +37,10 @@ class JobSession:
     machine: StepMachine
     infer: bool = False
     stream: object = None
+    tokens: int = 0
     bytes_up: int = 0
+    bytes_down: int = 0
+    trace: str = ""
     opened: float = field(default_factory=time.monotonic)
 
     @property

@@ -49,11 +49,17 @@ class MemoryBudget:
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes, self._clock = max_bytes, clock
+        self.max_bytes, self._clock = max_bytes, clock
         self._held: WeakKeyDictionary[object, tuple[str, int]] = WeakKeyDictionary()
         self._asked: dict[str, _Asked] = {}
         self._lock = threading.RLock()
         self.gives_up: Callable[[str, int], None] = lambda owner, size: None
+
+    @property
+    def held_bytes(self) -> int:
+        """What all holders hold together."""
+        with self._lock:
+            return self._totals().total()
 
     def of(self, owner: str) -> OwnersBudget:
         """The budget as the holders of an owner use it."""
@@ -63,7 +69,7 @@ class MemoryBudget:
         """Whether `holder` may hold `size` bytes in all."""
         with self._lock:
             more = size - self.held_by(holder)
-            return self._totals().total() + more + self._kept_from(owner, more) <= self._max_bytes
+            return self.held_bytes + more + self._kept_from(owner, more) <= self.max_bytes
 
     def hold_at_once(self, holder: object, size: int, owner: str) -> bool:
         """Enter that `holder` holds `size` bytes in all, unless a cache would have to give way; whether it was."""
@@ -84,10 +90,10 @@ class MemoryBudget:
         with self._lock:
             searched = False
             while not self.hold_at_once(holder, size, owner):
-                if size > self._max_bytes:
+                if size > self.max_bytes:
                     raise CloudOutOfMemory(
                         f"the cloud is out of memory: this job needs {size / MIB:.0f} MiB at once, and all jobs have "
-                        f"{self._max_bytes / MIB:.0f}; lower --batch-size, or ask the operator to raise "
+                        f"{self.max_bytes / MIB:.0f}; lower --batch-size, or ask the operator to raise "
                         "--max-memory-mib"
                     )
                 caches = self._caches(holder, owner, size - self.held_by(holder))
@@ -97,7 +103,7 @@ class MemoryBudget:
                 elif not caches:
                     self._ask(owner, size - self.held_by(holder))
                     raise CloudUnreachable(
-                        f"this cloud's memory for jobs ({self._max_bytes / MIB:.0f} MiB) is in use; lower "
+                        f"this cloud's memory for jobs ({self.max_bytes / MIB:.0f} MiB) is in use; lower "
                         "--batch-size, try again later, or ask the operator to raise --max-memory-mib"
                     )
                 else:
@@ -116,7 +122,7 @@ class MemoryBudget:
     def _share(self, owner: str) -> int:
         """An equal share, if this owner asks too."""
         holding = {one for one, size in self._totals().items() if size}
-        return self._max_bytes // len((holding | self._asked.keys() | {owner}) - {NOBODY} or {owner})
+        return self.max_bytes // len((holding | self._asked.keys() | {owner}) - {NOBODY} or {owner})
 
     def _caches(self, holder: object, owner: str, more: int) -> list[Cache]:
         """Those that give way, the first one first: within its share an owner keeps them from one beyond its own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -21,6 +22,7 @@ from privtune.cloud.compute.turns import NOBODY
 from privtune.cloud.jobs.states import Request
 from privtune.shared.errors import FrameCorrupt, PrivTuneError
 from privtune.shared.public_table import PublicTable
+from privtune.shared.tracing import span
 from privtune.shared.wire import (
     CUT_GRADIENT,
     END,
@@ -172,7 +174,8 @@ class StepMachine:
         if batch is None:
             yield resend(message)
             return
-        out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
+        with self._span(message, batch):
+            out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
         yield self._output(message, out_ND)
 
     def _extend(self, message: Message, header: pb.ForwardHeader, texts: TextCache) -> Message:
@@ -223,28 +226,31 @@ class StepMachine:
             if len(labels_N) != len(batch.readout_N) or int(labels_N.max()) >= (self._top.spec.num_labels or 0):
                 raise FrameCorrupt("the labels of a micro-batch do not fit its records or the job's num_labels")
             self._admit(message, batch.mask_BT.numel())
-            self._top.forward_loss(
-                message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
-            )
+            with self._span(message, batch):
+                self._top.forward_loss(
+                    message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
+                )
             self._done.add(message.micro_batch)
             self._settle(message.micro_batch)
             yield Message(kind=OUTPUT, step=message.step, micro_batch=message.micro_batch)
             return
         self._admit(message, batch.mask_BT.numel())
-        out_ND = self._top.forward(
-            message.micro_batch,
-            batch.h_BTD,
-            batch.mask_BT,
-            batch.readout_N,
-            want_cut_gradient=header.want_cut_gradient,
-        )
+        with self._span(message, batch):
+            out_ND = self._top.forward(
+                message.micro_batch,
+                batch.h_BTD,
+                batch.mask_BT,
+                batch.readout_N,
+                want_cut_gradient=header.want_cut_gradient,
+            )
         self._masks[message.micro_batch] = batch.mask_BT
         yield self._output(message, out_ND)
 
     def _backward(self, message: Message) -> Iterator[Message]:
         if message.micro_batch in self._done:
             return
-        gradient_BTD = self._top.backward(message.micro_batch, torch.from_numpy(message.tensor()))
+        with self._span(message):
+            gradient_BTD = self._top.backward(message.micro_batch, torch.from_numpy(message.tensor()))
         self._done.add(message.micro_batch)
         mask_BT = self._masks.pop(message.micro_batch)
         self._settle(message.micro_batch)
@@ -256,7 +262,8 @@ class StepMachine:
         control = message.control or pb.StepControl()
         shared_loss, in_parts = self._top.shared_loss, self._top.in_parts
         before = self._top.training_state() if control.show and self._show is not None else None
-        norm = self._top.apply()
+        with span("optimiser", step=message.step):
+            norm = self._top.apply()
         if before is not None and self._show is not None:
             self._show(before, self._top.training_state())
         self._done, self._masks = set(), {}
@@ -270,7 +277,8 @@ class StepMachine:
         }[request]
         checkpoint = control.checkpoint or self.outcome != pb.STEP_OUTCOME_APPLIED or self._closing()
         if checkpoint:
-            self._top.save()
+            with span("checkpoint", step=message.step):
+                self._top.save(candidate=control.candidate)
         report = _report(message.step, self.outcome, norm, checkpoint, shared_loss)
         if self._show is not None and report.report is not None:
             report.report.state_sha256, report.report.in_parts = self._top.state_sha256(), in_parts
@@ -292,6 +300,10 @@ class StepMachine:
         self._hold_bytes()
         for message in due:
             yield from self.handle(message)
+
+    def _span(self, message: Message, batch: PaddedBatch | None = None) -> AbstractContextManager[None]:
+        rows = None if batch is None else int(batch.mask_BT.sum())
+        return span("top", step=message.step, micro_batch=message.micro_batch, rows=rows)
 
     def _unpack(self, message: Message) -> PaddedBatch | None:
         try:

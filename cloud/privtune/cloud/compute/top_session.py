@@ -222,10 +222,18 @@ class TopSession:
         self.shared_loss = 0.0
         self._optimizer.zero_grad(set_to_none=True)
 
-    def save(self) -> None:
-        """Write a checkpoint of the present step, once. Raises `StorageFull`."""
+    def save(self, *, candidate: bool = False) -> None:
+        """Write a checkpoint of the present step, once. candidate: it may become the model. Raises `StorageFull`."""
         if self._saved != self.step:
-            save_checkpoint(self.folder, self.step, self._state(), self._optimizer, self._schedule)
+            save_checkpoint(
+                self.folder,
+                self.step,
+                self._state(),
+                self._optimizer,
+                self._schedule,
+                candidate=candidate,
+                candidates=self.spec.train.candidates,
+            )
             self._saved = self.step
 
     def rewind(self, step: int) -> None:

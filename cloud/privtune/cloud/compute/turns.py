@@ -14,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from privtune.cloud import meters
+
 T = TypeVar("T")
 NOBODY = ""  # the cloud's own work
 
@@ -22,7 +24,8 @@ class Turns:
     """Runs functions on a thread of its own, one at a time; those of one owner in the order in which they came."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # of owners that have work
+        # Of owners that have work: the future, the function, and when it came.
+        self._waiting: dict[str, deque[tuple[Future[Any], Callable[[], Any], float]]] = {}
         self._used: dict[str, float] = {}  # seconds, by owner
         self._level = 0.0  # the clock of the owner whose turn it is
         self._since: float | None = None  # the present work began
@@ -36,6 +39,11 @@ class Turns:
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
+    def waiting(self) -> dict[str, int]:
+        """Pieces of work that wait for their turn, by owner."""
+        with self._changed:
+            return {owner: len(queue) for owner, queue in self._waiting.items()}
+
     def submit(self, owner: str, function: Callable[[], T]) -> Future[T]:
         """Run a function for an owner, in its turn. Raises RuntimeError after `close`."""
         future = Future[T]()
@@ -45,7 +53,7 @@ class Turns:
             if owner not in self._waiting:
                 self._waiting[owner] = deque()
                 self._used[owner] = max(self._used.get(owner, 0.0), self._level)
-            self._waiting[owner].append((future, function))
+            self._waiting[owner].append((future, function, time.monotonic()))
             self._changed.notify()
         return future
 
@@ -58,7 +66,7 @@ class Turns:
 
     def _run(self) -> None:
         while (turn := self._next()) is not None:
-            owner, future, function = turn
+            owner, future, function, came = turn
             began = time.monotonic()
             if future.set_running_or_notify_cancel():
                 self._since = began
@@ -72,10 +80,12 @@ class Turns:
                     future.set_result(result)
                     del result
             del turn, future, function  # what they hold is not kept until the next turn
+            took = time.monotonic() - began
             with self._changed:
-                self._used[owner] += time.monotonic() - began
+                self._used[owner] += took
+            meters.turn(owner, began - came, took)
 
-    def _next(self) -> tuple[str, Future[Any], Callable[[], Any]] | None:
+    def _next(self) -> tuple[str, Future[Any], Callable[[], Any], float] | None:
         with self._changed:
             while not self._waiting:
                 if self._closed:
@@ -84,7 +94,7 @@ class Turns:
             owner = min(self._waiting, key=self._used.__getitem__)
             self._level = self._used[owner]
             queue = self._waiting[owner]
-            future, function = queue.popleft()
+            future, function, came = queue.popleft()
             if not queue:
                 del self._waiting[owner]
-            return owner, future, function
+            return owner, future, function, came

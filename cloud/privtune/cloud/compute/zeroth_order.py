@@ -87,7 +87,8 @@ class ZerothOrderMachine(StepMachine):
         if batch is None:
             yield resend(message)
             return
-        out_2ND = self._perturbed.both(batch.h_BTD, batch.mask_BT, batch.readout_N)
+        with self._span(message, batch):
+            out_2ND = self._perturbed.both(batch.h_BTD, batch.mask_BT, batch.readout_N)
         self._done.add(message.micro_batch)
         yield tensor_message(OUTPUT, message.step, message.micro_batch, out_2ND.numpy(), "fp32")
 

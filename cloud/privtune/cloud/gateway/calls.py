@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -11,7 +12,8 @@ from typing import Any, TypeAlias
 import grpc
 from pydantic import ValidationError
 
-from privtune.cloud.audit_log.record import acting_from
+from privtune.cloud import meters
+from privtune.cloud.audit_log.record import acting_from, acting_owner
 from privtune.shared import metadata
 from privtune.shared.errors import (
     InternalError,
@@ -22,10 +24,13 @@ from privtune.shared.errors import (
     Unauthenticated,
 )
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.printable import printable
+from privtune.shared.tracing import TRACEPARENT
 from privtune.shared.validation import first_problem
 from privtune.split.v1 import split_pb2 as pb
 
 log = logging.getLogger(__name__)
+MAX_SAID = 2000  # characters of a statement or verdict that a device shares
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 
@@ -43,6 +48,7 @@ async def errors_as_status(context: Context) -> AsyncIterator[None]:
 
 async def abort(context: Context, error: PrivTuneError) -> None:
     """End the RPC with an error of the table. Raises grpc's own AbortError once the status is on its way."""
+    meters.failed("grpc", error.reason, acting_owner())
     status, reason = getattr(grpc.StatusCode, error.grpc_status), ((metadata.REASON, error.reason),)
     await context.abort(status, error.message, trailing_metadata=reason)
 
@@ -78,6 +84,11 @@ def job_and_epoch(context: Context) -> tuple[str, int]:
     return job_id, int(epoch)
 
 
+def traceparent(context: Context) -> str:
+    """The device's span that this call belongs to; "" for a device that exports none."""
+    return _metadata(context).get(TRACEPARENT, "")
+
+
 def wanted_bottom(request: pb.FetchRequest) -> JobSpec:
     """A job with the bottom that a request without a job asks for. Raises `InvalidInput`."""
     fields = {"model": request.model, "task": request.task, "cut": request.cut, "tail": request.tail}
@@ -85,6 +96,18 @@ def wanted_bottom(request: pb.FetchRequest) -> JobSpec:
         return JobSpec.model_validate({**fields, "training_file": f"{DEVICE_SCHEME}planned"})
     except ValidationError as error:
         raise InvalidInput(f"{first_problem(error.errors()).sentence}.") from None
+
+
+def shared_figures(request: pb.ShareRequest) -> tuple[dict[str, float], dict[str, str]]:
+    """The figures and the sentences that a device shares. Raises `InvalidInput` for what can't be ones."""
+    names = [name for name in ("loss", "held_out_loss", "accuracy") if request.HasField(name)]
+    figures = {name: float(getattr(request, name)) for name in names}
+    said = {name: str(getattr(request, name)) for name in ("statement", "verdict") if getattr(request, name)}
+    if not all(map(math.isfinite, figures.values())) or not 0 <= figures.get("accuracy", 0) <= 1:
+        raise InvalidInput("a shared figure is not finite, or an accuracy not from 0 to 1")
+    if any(len(text) > MAX_SAID for text in said.values()):
+        raise InvalidInput(f"a shared sentence has more than {MAX_SAID:,} characters")
+    return figures, {name: printable(text) for name, text in said.items()}
 
 
 def this_task() -> asyncio.Task[Any]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from privtune.cloud import meters
 from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.memory_budget import OwnersBudget
 from privtune.cloud.compute.step_machine import MAX_INFERENCE_RECORDS
@@ -55,6 +56,7 @@ class Inbox:
         reader = FrameReader(epoch=self._session.epoch, max_tensor_bytes=largest)
         try:
             while (frame := await self._frame(requests, reader)) is not None:
+                meters.received(self._session.owner, frame.ByteSize())
                 await self._hold(frame.ByteSize())
                 if wait_s := self._count(frame.ByteSize()):
                     await asyncio.sleep(wait_s)  # gRPC makes the device wait as well
@@ -62,6 +64,7 @@ class Inbox:
                 self._session.bytes_up = reader.bytes_received
                 if message is not None:
                     self._check(message)
+                    self._session.tokens += sum(message.forward.lengths) if message.forward is not None else 0
                     await self._queue.put(message)
             await self._queue.put(None)
         except PrivTuneError as error:

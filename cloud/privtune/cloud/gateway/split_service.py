@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from privtune.cloud import meters
 from privtune.cloud.auth import ApiKeys, Devices
 from privtune.cloud.compute.artifacts import Artifacts
 from privtune.cloud.compute.desk import Desk
 from privtune.cloud.compute.host import Host
+from privtune.cloud.compute.host_load import HostLoad
 from privtune.cloud.compute.job_session import JobSession
 from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
@@ -33,7 +35,9 @@ from privtune.cloud.gateway.calls import (
     device_id,
     errors_as_status,
     job_and_epoch,
+    shared_figures,
     this_task,
+    traceparent,
     wanted_bottom,
 )
 from privtune.cloud.gateway.inbox import Inbox
@@ -122,6 +126,26 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             )
         if self._keeper.ended:
             raise CloudUnreachable("nobody looks after the leases of jobs any more; restart the cloud: jobs resume")
+
+    def load(self) -> HostLoad:
+        """How busy this host is. Any thread."""
+        used, every = self._host.device_memory()
+        return HostLoad(
+            device=self._host.device_name,
+            jobs_bytes=self._desk.budget.held_bytes,
+            max_jobs_bytes=self._settings.max_memory_bytes,
+            gpu_bytes=used,
+            max_gpu_bytes=every,
+            models=self._host.models,
+            sessions=self._desk.sessions,
+            streams=len(self._streams),
+            queue=sum(self._compute.waiting().values()),
+            busy_s=round(self._compute.busy_s, 3),
+        )
+
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait for their turn, by owner. Any thread."""
+        return self._compute.waiting()
 
     def drop_packages(self, unused_since: float) -> int:
         """See `Host.drop_packages`."""
@@ -222,6 +246,15 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             await asyncio.to_thread(refuse, request.job_id, reason, message)
             return pb.RefuseResponse()
 
+    async def Share(self, request: pb.ShareRequest, context: Context) -> pb.ShareResponse:
+        """What the owner of a device lets its watchers know of a job."""
+        async with errors_as_status(context), self._callers.call(context) as owner:
+            await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+            figures, said = shared_figures(request)
+            share = partial(self._jobs.share, figures=figures, said=said)
+            await asyncio.to_thread(share, request.job_id, request.session_epoch, request.step)
+            return pb.ShareResponse()
+
     async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
         """A device is about to draw, or has drawn, in this home."""
         async with errors_as_status(context), self._callers.call(context) as owner:
@@ -245,6 +278,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                 watcher = watch(self._callers, context, unread)
                 try:
                     while data := await asyncio.to_thread(file.read, DEFAULT_CHUNK_BYTES):
+                        meters.sent(owner, len(data))
                         with unread.offering():
                             await context.write(pb.FetchResponse(data=data))
                 finally:
@@ -282,6 +316,8 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             while (message := await inbox.next()) is not None:
                 if log.isEnabledFor(logging.DEBUG):
                     log.debug("received", extra=message.facts | {"job": session.job_id})
+                if message.forward is not None:
+                    meters.asked(session.owner, sum(message.forward.lengths))
                 answers = session.machine.handle(message)
                 while (
                     answer := await self._on_compute(session.owner, self._desk.advance, session, answers)
@@ -290,8 +326,10 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                         log.debug("answered", extra=answer.facts | {"job": session.job_id})
                     async with inbox.answering(len(answer.payload)):
                         for frame in writer.frames(answer):
+                            meters.sent(session.owner, frame.ByteSize())
                             with unread.offering():
                                 await context.write(frame)
+                    session.bytes_down = writer.bytes_sent
                     if answer.report is not None and self._desk.closing:
                         raise _closing()
         finally:
@@ -324,7 +362,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         owner = await self._callers.begin(context)
         job_id, epoch = job_and_epoch(context)
         await asyncio.to_thread(self._jobs.get, job_id, owner)
-        return self._desk.current(job_id, epoch, infer=infer)
+        session = self._desk.current(job_id, epoch, infer=infer)
+        session.trace = traceparent(context)
+        return session
 
     @asynccontextmanager
     async def _failures_as_events(self, job_id: str, owner: str) -> AsyncIterator[None]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from privtune.cloud.db.store import Store
-from privtune.cloud.db.tables import JobRow, LeaseRow
+from privtune.cloud.db.tables import CurveRow, JobRow, LeaseRow
 from privtune.cloud.jobs.job_rows import MAX_MESSAGE, append_event, find_job, now, status_of
 from privtune.cloud.jobs.lease_rows import check_token
 from privtune.cloud.jobs.live import LiveState
@@ -69,7 +70,7 @@ class Changes:
             row.finished_at = now()
             row.held = False
             session.execute(delete(LeaseRow).where(LeaseRow.job_id == row.id))
-        self.store_progress(row)
+        self.store_progress(session, row)
         data = {"status": status, "phase": phase}
         append_event(session, row, level, message or f"The job is {status}: {reason}.", data)
 
@@ -102,10 +103,13 @@ class Changes:
         message = f"The job is {reason}." if request else "The pause was withdrawn; training continues."
         append_event(session, row, "info", message, {"phase": phase})
 
-    def store_progress(self, row: JobRow) -> None:
-        """Copy a job's progress from memory into its row."""
+    def store_progress(self, session: Session, row: JobRow) -> None:
+        """Copy a job's progress and its curve from memory into the database."""
         progress = self._live.progress(row.id)
         if progress is not None:
             row.progress = progress.as_dict()
+        if (curve := self._live.curve(row.id)) is not None:
+            points, said = curve
+            session.merge(CurveRow(job_id=row.id, points=[asdict(point) for point in points], said=said))
         if row.status in FINAL:
             self._live.drop_progress(row.id)

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from privtune.cloud.db.tables import CheckpointRow, DeletionRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.db.tables import CheckpointRow, CurveRow, DeletionRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.jobs.progress_curve import ProgressCurve
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
@@ -64,7 +65,7 @@ def drop_discarded(session: Session, owner: str) -> None:
 def forget(session: Session, row: JobRow, receipt: Mapping[str, Any] | None = None) -> None:
     """Delete a job's rows, and enter that its files have to go (`deletions`). receipt: see `DeletionRow`."""
     session.add(DeletionRow(job_id=row.id, owner=row.owner, receipt=receipt))
-    for table in (EventRow, CheckpointRow, IdempotencyRow):
+    for table in (EventRow, CheckpointRow, CurveRow, IdempotencyRow):
         session.execute(delete(table).where(table.job_id == row.id))
     session.delete(row)
 
@@ -144,6 +145,12 @@ def add_checkpoint(session: Session, job_id: str, step: int) -> None:
     steps = select(CheckpointRow.step).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
     if (last := session.scalar(steps.offset(MAX_CHECKPOINTS).limit(1))) is not None:
         session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == job_id, CheckpointRow.step <= last))
+
+
+def stored_curve(session: Session, job_id: str) -> ProgressCurve:
+    """The progress of a job over its steps, as of its last checkpoint or change of state; empty without one."""
+    row = session.get(CurveRow, job_id)
+    return ProgressCurve() if row is None else ProgressCurve(row.points, row.said)
 
 
 def event_view(row: EventRow) -> Event:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from privtune.cloud.db.tables import CheckpointRow, EventRow, JobRow
@@ -34,6 +34,12 @@ def list_jobs(
     if after is not None:
         query = query.where(JobRow.number < _number_of(session, after, owner))
     return _page(session, query, limit)
+
+
+def count_jobs(session: Session) -> dict[tuple[str, str], int]:
+    """Number of jobs by owner and status."""
+    query = select(JobRow.owner, JobRow.status, func.count()).group_by(JobRow.owner, JobRow.status)
+    return {(owner, status): count for owner, status, count in session.execute(query)}
 
 
 def list_events(session: Session, job_id: str, *, after: int, limit: int, newest_first: bool) -> Page[EventRow]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from privtune.cloud.db.store import Store
 from privtune.cloud.db.tables import IdempotencyRow, JobRow
@@ -33,12 +34,14 @@ from privtune.cloud.jobs.job_rows import (
     now,
     requested_of,
     status_of,
+    stored_curve,
 )
-from privtune.cloud.jobs.lease_rows import check_free, extend, shorten
+from privtune.cloud.jobs.lease_rows import check_free, check_token, extend, shorten
 from privtune.cloud.jobs.leases import CANCEL_S, LEASE_S, Leases
-from privtune.cloud.jobs.listings import list_checkpoints, list_events, list_jobs
+from privtune.cloud.jobs.listings import count_jobs, list_checkpoints, list_events, list_jobs
 from privtune.cloud.jobs.live import LiveState
 from privtune.cloud.jobs.notify import Notifier, Subscription
+from privtune.cloud.jobs.progress_curve import ProgressPoint
 from privtune.cloud.jobs.states import (
     Checkpoint,
     Event,
@@ -137,11 +140,25 @@ class Jobs:
             page = list_jobs(session, owner, after=after, limit=limit, status=status or (), metadata=metadata or {})
             return Page(items=[self._view(row) for row in page.items], has_more=page.has_more)
 
+    def count(self) -> dict[tuple[str, str], int]:
+        """Number of jobs by owner and status, of all owners."""
+        with self._store.read() as session:
+            return count_jobs(session)
+
     def events(self, job_id: str, *, after: int = 0, limit: int = 20, newest_first: bool = False) -> Page[Event]:
         """Events after the one numbered `after` in the order asked for; 0: from that order's beginning."""
         with self._store.read() as session:
             page = list_events(session, job_id, after=after, limit=limit, newest_first=newest_first)
             return Page(items=[event_view(row) for row in page.items], has_more=page.has_more)
+
+    def curve(self, job_id: str, owner: str | None = None) -> tuple[Sequence[ProgressPoint], Mapping[str, str]]:
+        """The progress of a job over its steps, and what its device says of it. Raises JobNotFound."""
+        with self._store.read() as session:
+            find_job(session, job_id, owner)
+            if (known := self._live.curve(job_id)) is not None:
+                return known
+            curve = stored_curve(session, job_id)
+            return curve.points, curve.said
 
     def checkpoints(self, job_id: str, *, after: int | None = None, limit: int = 20) -> Page[Checkpoint]:
         """Checkpoints, newest first; `after` is the last step of the page before."""
@@ -234,6 +251,7 @@ class Jobs:
             self._changes.move(session, row, "running", phase, "training", message=message)
             extend(session, row, now() + self.leases.lease_s)
             self._live.set_request(row.id, requested_of(row))
+            self._live.begin_curve(row.id, lambda: stored_curve(session, row.id))
         return self._view(row)
 
     def requested(self, job_id: str) -> Request | None:
@@ -243,26 +261,23 @@ class Jobs:
         except KeyError:
             return self.get(job_id).requested
 
-    def progress(
-        self,
-        job_id: str,
-        *,
-        step: int,
-        total_steps: int,
-        bytes_up: int | None = None,
-        grad_norm: float | None = None,
+    def progress(self, job_id: str, progress: JobProgress) -> None:
+        """Remember how far a job is, in memory only."""
+        self._live.set_progress(job_id, replace(progress, updated_at=now()))
+
+    def share(
+        self, job_id: str, token: int, step: int, *, figures: Mapping[str, float], said: Mapping[str, str]
     ) -> None:
-        """Remember how far a job is, in memory only. See `JobProgress`."""
-        self._live.set_progress(
-            job_id,
-            JobProgress(step=step, total_steps=total_steps, bytes_up=bytes_up, grad_norm=grad_norm, updated_at=now()),
-        )
+        """Remember what the owner of a job's device shares of it; see `ProgressCurve.share`."""
+        with self._store.read() as session:
+            check_token(session, find_job(session, job_id, None), token)
+            self._live.share(job_id, lambda: stored_curve(session, job_id), step, figures, said)
 
     def record_checkpoint(self, job_id: str, token: int, step: int) -> None:
         """A checkpoint of `step` is on disk: store it, and the progress with it."""
         with self._changes.begin(job_id, token=token) as (session, row):
             add_checkpoint(session, job_id, step)
-            self._changes.store_progress(row)
+            self._changes.store_progress(session, row)
             data = {"step": step} | row.progress
             append_event(session, row, "info", f"Checkpoint after step {step}.", data, kind="metrics")
 

@@ -50,14 +50,19 @@ class JobProgress:
 
     step: optimiser steps applied.
     total_steps: optimiser steps of the whole job.
-    bytes_up: bytes received on the present session's stream.
+    tokens: released rows that the present session received, evaluations included.
+    bytes_up, bytes_down: bytes received and sent on the present session's stream.
+    loss: mean of the last step; None where the cloud does not know it.
     grad_norm: of the top's parameters in the last step, before clipping.
     updated_at: seconds since 1970.
     """
 
     step: int = 0
     total_steps: int = 0
+    tokens: int | None = None
     bytes_up: int | None = None
+    bytes_down: int | None = None
+    loss: float | None = None
     grad_norm: float | None = None
     updated_at: int | None = None
 

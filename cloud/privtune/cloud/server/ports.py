@@ -15,9 +15,12 @@ from privtune.shared.errors import InvalidInput, PortInUse
 
 
 @contextmanager
-def http_listener(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening socket for REST; port 0 lets the system choose. Raises PortInUse and InvalidInput."""
-    with _listening(host, port, "--http-port") as listener:
+def http_listener(host: str, port: int, name: str = "http") -> Iterator[socket.socket]:
+    """A listening socket; port 0 lets the system choose. Raises PortInUse and InvalidInput.
+
+    name: of the options that choose the address.
+    """
+    with _listening(host, port, f"--{name}-port", "--metrics-host" if name == "metrics" else "--host") as listener:
         listener.setblocking(False)
         yield listener
 
@@ -73,13 +76,13 @@ def host_port(host: str, port: int) -> str:
 
 
 @contextmanager
-def _listening(host: str, port: int, flag: str) -> Iterator[socket.socket]:
+def _listening(host: str, port: int, flag: str, host_flag: str = "--host") -> Iterator[socket.socket]:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise InvalidInput(f"--host {host} is not an address of this machine.", detail=str(error)) from error
+        raise InvalidInput(f"{host_flag} {host} is not an address of this machine.", detail=str(error)) from error
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""One process, one event loop: REST (uvicorn) and gRPC (grpc.aio) side by side, until a signal ends both."""
+"""One process, one event loop: REST, metrics (uvicorn) and gRPC (grpc.aio) side by side, until a signal ends them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import uvicorn
-
 from privtune.cloud.api.app import create_app
 from privtune.cloud.auth import ApiKeys, Devices
+from privtune.cloud.compute.host_load import HostLoad
+from privtune.cloud.dashboard.front import add_dashboard
 from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.teachings import Teachings
-from privtune.cloud.server.http_protocol import PatientProtocol
+from privtune.cloud.server.http_server import GRACE_S, http_config, serving
+from privtune.cloud.server.metrics_server import CloudCollector, serving_metrics
 from privtune.cloud.server.plane import Plane
 from privtune.cloud.server.ports import bind_devices, bind_grpc, host_port, http_listener
 from privtune.cloud.server.readiness import Readiness, check_disk
 from privtune.cloud.server.sweep import sweep_hourly
 from privtune.cloud.server.tls import check_exposure
 from privtune.cloud.settings import Settings
-from privtune.shared.errors import InternalError, StorageFull
+from privtune.shared.errors import StorageFull
 from privtune.shared.files import write_text
 
 log = logging.getLogger(__name__)
 
-_GRACE_S = 5
 DRAIN_S = 25.0  # from the signal on; what has not ended then is cut off, as by a kill
 
 
@@ -47,19 +47,29 @@ class Stoppable(Protocol):
     def check_ready(self) -> None:
         """Raises an error of the table while it can't take jobs."""
 
+    def load(self) -> HostLoad:
+        """How busy its host is. Thread-safe."""
+
+    def waiting(self) -> Mapping[str, int]:
+        """Messages that wait for their turn, by owner. Thread-safe."""
+
     def drop_packages(self, unused_since: float) -> int:
         """See `privtune.cloud.server.sweep.Packages`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """Where both servers listen. Ports are the real ones, never 0; `device_port` is None without TLS."""
+    """Where the servers listen. Ports are the real ones, never 0; `device_port` is None without TLS.
+
+    metrics_url: what Prometheus scrapes; None: nothing.
+    """
 
     host: str
     http_port: int
     grpc_port: int
     device_port: int | None
     tls: bool
+    metrics_url: str | None = None
 
     @property
     def url(self) -> str:
@@ -84,7 +94,7 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then end gracefully within DRAIN_S.
 
-    Raises PortInUse and InvalidInput before anything listens.
+    Raises PortInUse and InvalidInput.
 
     on_ready: called once both servers listen.
     build_gateway: makes the gRPC server and its service; None: the real ones, which load torch.
@@ -111,15 +121,25 @@ async def serve(
             grpc_port=addresses.grpc_port,
             device_port=addresses.device_port,
             check_ready=readiness.check,
+            loads=lambda: [gateway.load()],
         )
-        http_server = _HttpServer(http_config(app, settings))
-        async with _stop_signal() as stop:
+        add_dashboard(app, on=settings.dashboard)
+        collector = CloudCollector(
+            jobs=plane.jobs.count,
+            load=gateway.load,
+            waiting=gateway.waiting,
+            check_ready=readiness.check,
+            folder=settings.data_folder,
+        )
+        async with (
+            _stop_signal() as stop,
+            serving_metrics(settings, collector) as metrics_url,
+            serving(http_config(app, settings), http_socket) as http_task,
+        ):
             await grpc_server.start()
-            http_task = asyncio.create_task(http_server.serve(sockets=[http_socket]))
             sweeper = asyncio.create_task(sweep_hourly(settings, plane.store, plane.jobs.deletions, gateway))
             try:
-                await _started(http_server, http_task)
-                on_ready(addresses)
+                on_ready(replace(addresses, metrics_url=metrics_url))
                 await _first(http_task, asyncio.create_task(stop.wait()))
             finally:
                 log.info("stopping")
@@ -127,10 +147,8 @@ async def serve(
                 sweeper.cancel()
                 plane.jobs.close()
                 await gateway.shutdown()
-                await grpc_server.stop(_GRACE_S)
-                http_server.should_exit = True
-                await http_task
-                log.info("stopped")
+                await grpc_server.stop(GRACE_S)
+        log.info("stopped")
 
 
 def _end_at_last() -> None:
@@ -162,6 +180,7 @@ def write_ready_file(path: Path, addresses: Addresses) -> None:
         "grpc_port": addresses.grpc_port,
         "device_port": addresses.device_port,
         "tls": addresses.tls,
+        "metrics_url": addresses.metrics_url,
         "pid": os.getpid(),
     }
     try:
@@ -174,36 +193,6 @@ def _real_gateway() -> GatewayBuilder:
     from privtune.cloud.gateway import build_server  # loads torch
 
     return build_server
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: one handler must stop both servers."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def http_config(app: Any, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves the control plane."""
-    return uvicorn.Config(
-        app,
-        http=PatientProtocol,
-        log_config=None,
-        access_log=False,  # privtune.cloud.api.middleware logs with the request's id
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE_S,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-
-
-async def _started(server: uvicorn.Server, task: asyncio.Task[None]) -> None:
-    while not server.started:
-        if task.done():
-            task.result()
-            raise InternalError("The HTTP server ended before it had started.")
-        await asyncio.sleep(0.01)
 
 
 async def _first(http_task: asyncio.Task[None], stop_task: asyncio.Task[Any]) -> None:

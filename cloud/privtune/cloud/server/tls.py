@@ -42,11 +42,13 @@ class Certificates:
 def check_exposure(settings: Settings) -> None:
     """Raises InvalidInput when a server would speak clear text to other machines, or its certificate is unusable."""
     if settings.tls_cert is None or settings.tls_key is None:
-        if not is_loopback(settings.host):
-            raise InvalidInput(
-                f"--host {settings.host} is open to other machines, so it needs TLS: add --tls-cert and --tls-key, "
-                "or --tls-auto --tls-name HOSTNAME."
-            )
+        metrics_host = settings.metrics_host if settings.metrics_port is not None else "localhost"
+        for flag, host in (("--host", settings.host), ("--metrics-host", metrics_host)):
+            if not is_loopback(host):
+                raise InvalidInput(
+                    f"{flag} {host} is open to other machines, so it needs TLS: add --tls-cert and --tls-key, "
+                    "or --tls-auto --tls-name HOSTNAME."
+                )
         return
     _check_pair(settings.tls_cert, settings.tls_key)
 

@@ -34,6 +34,7 @@ def conditions(spec: JobSpec) -> Json:
         "cut": spec.cut,
         "codec": spec.codec,
         "max_length": spec.train.max_length,
+        "pad_to": " ".join(map(str, sorted(spec.train.pad_to))) or "none",
     }
 
 

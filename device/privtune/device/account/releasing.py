@@ -17,7 +17,7 @@ from privtune.device.account.own_losses import OwnLosses
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.data.record_lines import RecordLines
 from privtune.device.home.job_folder import JobState
-from privtune.device.privacy.statements import Statement
+from privtune.device.privacy.statements import Statement, padded_statement
 from privtune.device.release.beginnings import Beginnings
 from privtune.device.release.label_store import LabelStore
 from privtune.device.release.noising import Noise, build_noise, release_scope
@@ -217,13 +217,15 @@ def _releasing(
     replacement: Replacement | None,
 ) -> Iterator[Releasing]:
     spec = state.spec
-    noise = build_noise(package, spec.mechanism, spec.cut, home, own)
+    noise = build_noise(package, spec.mechanism, spec.cut, home, own, job=spec)
     own.pin(noise.fingerprint)
     store = ReleaseStore(home / "releases.sqlite", release_scope(noise, package, spec), STORE_BYTES)
     mechanism = noise.mechanism
     _, codec = mechanism.sent_as(spec.codec)
     beginnings = Beginnings(store, codec, at_embedding=mechanism.injection == "embedding")
     statement = mechanism.statement(noise.source)
+    if noise.padding is not None:
+        statement = padded_statement(statement, noise.padding.lengths)
     with contextlib.closing(store), contextlib.closing(beginnings):
         if mechanism.table is not None:
             store.keep_table(mechanism.table.to_message())
@@ -235,6 +237,7 @@ def _releasing(
             spec.codec,
             noise.importance,
             beginnings if spec.task == "causal-lm" and mechanism.row_by_row else None,
+            noise.padding,
         )
         try:
             yield Releasing(

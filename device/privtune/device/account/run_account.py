@@ -88,7 +88,7 @@ class Account:
             deleted = sum(not found.bytes for found in stored.values())
             if deleted:
                 raise deleted_releases(deleted)
-            lengths = dict(zip(keys, one.data.lengths.tolist(), strict=True))
+            lengths = dict(zip(keys, how.perturber.lengths(one.data).tolist(), strict=True))
             missing = [key for key in keys if key not in stored]
             facts = {
                 **self._facts(how),

@@ -30,8 +30,9 @@ from privtune.device.cli.commands.push import push
 from privtune.device.cli.commands.serve import serve
 from privtune.device.cli.commands.tune import tune_noise
 from privtune.device.cli.error_report import report
-from privtune.device.cli.settings_file import settings_of, settings_path
+from privtune.device.client.settings_file import settings_of, settings_path
 from privtune.device.runtime.memory import keep_lean
+from privtune.shared import tracing
 from privtune.shared.errors import PrivTuneError
 
 DEBUG = "--debug"
@@ -123,8 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep_lean()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG in given or bool(os.environ.get("PRIVTUNE_DEBUG"))
+    tracing.configure("device")
     try:
         only_help = bool({"-h", "--help"} & set(given))  # shown whatever is wrong with a file
         app([argument for argument in given if argument != DEBUG], prog_name="privtune", obj=only_help)
     except PrivTuneError as error:
         sys.exit(report(error, debug=debug))
+    finally:
+        tracing.end()

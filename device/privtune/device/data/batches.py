@@ -42,6 +42,19 @@ class BatchPlan:
         planned = self.steps_per_epoch * self.train.epochs
         return min(planned, self.train.max_steps) if self.train.max_steps else planned
 
+    @property
+    def evaluations(self) -> int:
+        """How often held-out records are evaluated, where there are any."""
+        return -(-self.total_steps // self._between)
+
+    def evaluates_after(self, steps: int) -> bool:
+        """Whether held-out records are evaluated once so many steps are done."""
+        return steps > 0 and (steps % self._between == 0 or steps == self.total_steps)
+
+    @property
+    def _between(self) -> int:
+        return self.train.evaluate_every or self.steps_per_epoch
+
     def times(self, steps: int) -> int:
         """In how many of the first steps a record takes part, at most: once in each pass."""
         return -(-steps // self.steps_per_epoch)

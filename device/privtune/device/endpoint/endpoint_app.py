@@ -1,4 +1,4 @@
-"""The endpoint's routes: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`."""
+"""The endpoint's routes: chat and text completions, responses, embeddings, models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from privtune.device.endpoint import openai_answers
 from privtune.device.endpoint.guard import Guard
 from privtune.device.endpoint.openai_errors import install_error_handlers
+from privtune.device.endpoint.openai_logprobs import Logprobs
 from privtune.device.endpoint.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from privtune.device.endpoint.openai_responses import ResponseShape, ResponsesRequest
 from privtune.device.endpoint.pending_answers import ClientGone, PendingAnswers
 from privtune.device.endpoint.worker import Worker
 from privtune.device.inference.generation.prompt_builder import Prompt, Prompts
 from privtune.shared.errors import ModelNotFound, PrivTuneError
 
 Json = dict[str, Any]
+Shape = openai_answers.AnswerShape | ResponseShape
 
 
 def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only: bool) -> FastAPI:
@@ -54,14 +57,19 @@ def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only:
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Response:
-        messages = asked.conversation()
-        pending = PendingAnswers(worker_of(asked.model), [messages], asked.sampling(), raw=False)
-        return await _answer(asked, request, pending, openai_answers.AnswerShape(asked.model, chat=True))
+        return await _answer(asked, request, worker_of(asked.model), [asked.conversation()], chat=True)
 
     @app.post("/v1/completions")
     async def complete(asked: CompletionRequest, request: Request) -> Response:
-        pending = PendingAnswers(worker_of(asked.model), asked.prompts, asked.sampling(), raw=True)
-        return await _answer(asked, request, pending, openai_answers.AnswerShape(asked.model, chat=False))
+        return await _answer(asked, request, worker_of(asked.model), asked.prompts, chat=False)
+
+    @app.post("/v1/responses")
+    async def respond(asked: ResponsesRequest, request: Request) -> Response:
+        worker = worker_of(asked.model)
+        pending = PendingAnswers(worker, [asked.conversation()], asked.sampling(), raw=False)
+        return await _sent(
+            pending, request, ResponseShape(asked, Logprobs(worker.parts.tokenizer)), stream=asked.stream
+        )
 
     @app.post("/v1/embeddings")
     async def embed(asked: EmbeddingRequest) -> Json:
@@ -72,9 +80,20 @@ def create_app(workers: Mapping[str, Worker], key: str | None, *, loopback_only:
 
 
 async def _answer(
-    asked: ChatRequest | CompletionRequest, request: Request, pending: PendingAnswers, shape: openai_answers.AnswerShape
+    asked: ChatRequest | CompletionRequest, request: Request, worker: Worker, prompts: Sequence[Prompt], *, chat: bool
 ) -> Response:
-    if not asked.stream:
+    times = asked.n or 1
+    logprobs = None if asked.alternatives is None else Logprobs(worker.parts.tokenizer)
+    pending = PendingAnswers(worker, prompts, asked.sampling(), raw=not chat, times=times)
+    shape = openai_answers.AnswerShape(
+        asked.model, chat=chat, logprobs=logprobs, times=times, count=asked.stream_options.include_usage
+    )
+    return await _sent(pending, request, shape, stream=asked.stream)
+
+
+async def _sent(pending: PendingAnswers, request: Request, shape: Shape, *, stream: bool | None) -> Response:
+    """The answers as one document, or as events while they are written."""
+    if not stream:
         async with pending:
             try:
                 return JSONResponse(shape.whole(await pending.finished(request)))
@@ -85,27 +104,24 @@ async def _answer(
     except BaseException:
         await pending.__aexit__()
         raise
-    events = _events(pending, shape, count=asked.stream_options.include_usage)
-    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return StreamingResponse(
+        _events(pending, shape), media_type="text/event-stream", headers={"cache-control": "no-store"}
+    )
 
 
-async def _events(pending: PendingAnswers, shape: openai_answers.AnswerShape, *, count: bool) -> AsyncIterator[str]:
+async def _events(pending: PendingAnswers, shape: Shape) -> AsyncIterator[str]:
     async with pending:
-        begun: set[int] = set()
+        for event in shape.begun():
+            yield event
         try:
             async for index, update in pending.updates():
-                finish = update.done.finish if update.done is not None else None
-                if update.text or index not in begun:
-                    yield shape.piece(index, update.text, first=index not in begun)
-                    begun.add(index)
-                if finish is not None:
-                    yield shape.piece(index, "", finish)
+                for event in shape.updated(index, update):
+                    yield event
         except PrivTuneError as error:
-            yield openai_answers.failed(error)
+            yield shape.failed(error)
             return
-        if count:
-            yield shape.counted(pending.answers)
-        yield openai_answers.DONE
+        for event in shape.ended(pending.answers):
+            yield event
 
 
 def job_of(model: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from privtune.device.data.messages import ChatMessage, parse_messages
-from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.generation.sampling import MAX_ALTERNATIVES, Sampling
 from privtune.shared.errors import DataInvalid
 from privtune.shared.validation import half_character
 
@@ -25,11 +26,8 @@ _HARMLESS = {
 }
 # Values that ask for nothing but the default.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1, "1"),
     "best_of": (1, "1"),
     "echo": (False,),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "min_p": (0,),
@@ -50,11 +48,16 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
+    "text": ({"format": {"type": "text"}}, {}),
+    "truncation": ("disabled", "auto"),
+    "reasoning": ({}, {"effort": "none"}),
+    "background": (False,),
     "web_search_options": ({},),
 }
 # Fields of an earlier message that say nothing more to this model, and what others may hold.
 _MESSAGE_HARMLESS = {"name", "reasoning_content", "reasoning", "annotations", "refusal", "audio"}
 _MESSAGE_NEUTRAL: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "function_call": ({},)}
+MAX_QUESTIONS, MAX_ANSWERS = 64, 16  # of a request; to a prompt
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
@@ -101,6 +104,7 @@ class GenerationRequest(SupportedRequest):
     stop: str | list[str] | None = None
     stream: bool | None = False
     stream_options: StreamOptions = StreamOptions()
+    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     max_tokens: int | None = Field(None, ge=1)
 
     @field_validator("stream_options", mode="before")
@@ -113,6 +117,11 @@ class GenerationRequest(SupportedRequest):
         """Maximum number of tokens to generate."""
         return self.max_tokens
 
+    @property
+    def alternatives(self) -> int | None:
+        """Likeliest tokens to name beside each that is written; None: no log probabilities are wanted."""
+        return None
+
     def sampling(self) -> Sampling:
         """How the answer is sampled; OpenAI's default temperature is 1, and a top_p of 0 leaves one token."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -123,6 +132,7 @@ class GenerationRequest(SupportedRequest):
             top_k=max(self.top_k or 0, 0),
             seed=self.seed,
             stop=tuple(stop for stop in stops if stop),
+            alternatives=self.alternatives,
         )
 
 
@@ -131,6 +141,19 @@ class ChatRequest(GenerationRequest):
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
+
+    @model_validator(mode="after")
+    def _only_together(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """See `GenerationRequest`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def limit(self) -> int | None:
@@ -139,12 +162,17 @@ class ChatRequest(GenerationRequest):
 
     def conversation(self) -> tuple[ChatMessage, ...]:
         """The messages as the chat template expects them."""
-        plain = [_plain(message) for message in self.messages]
-        said = [message for message in plain if not (message.get("role") == "system" and _nothing(message))]
-        try:
-            return parse_messages(said, "messages", empty_answers=True)
-        except DataInvalid as error:
-            raise type(error)(error.message, param="messages") from None
+        return conversation_of(self.messages, "messages")
+
+
+def conversation_of(messages: Sequence[dict[str, Any]], param: str) -> tuple[ChatMessage, ...]:
+    """Messages of a request, whose field is `param`, as the chat template expects them. Raises DataInvalid."""
+    plain = [_plain(message) for message in messages]
+    said = [message for message in plain if not (message.get("role") == "system" and _nothing(message))]
+    try:
+        return parse_messages(said, param, empty_answers=True)
+    except DataInvalid as error:
+        raise type(error)(error.message, param=param) from None
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:
@@ -167,12 +195,29 @@ class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
     prompt: str | list[str] | Ids | list[Ids]
+    logprobs: int | None = Field(None, ge=0, le=MAX_ALTERNATIVES)
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _none_for_false(cls, value: Any) -> Any:
+        return None if value is False else value
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if len(self.prompts) * (self.n or 1) > MAX_QUESTIONS:
+            raise ValueError(f"prompts times n are at most {MAX_QUESTIONS}")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """See `GenerationRequest`."""
+        return self.logprobs
 
     @field_validator("prompt")
     @classmethod
     def _some(cls, value: Any) -> Any:
-        if not 0 < len(_several(value)) <= 64:
-            raise ValueError("give one to 64 prompts")
+        if not 0 < len(_several(value)) <= MAX_QUESTIONS:
+            raise ValueError(f"give one to {MAX_QUESTIONS} prompts")
         return value
 
     @property

@@ -21,23 +21,28 @@ class ClientGone(Exception):
 
 
 class PendingAnswers:
-    """The questions of one request and their answers.
+    """The questions of one request and their answers, several to each prompt where `times` says so.
 
     Use as an async context manager: leaving it cancels the answers that are not finished.
     """
 
-    def __init__(self, worker: Worker, prompts: Sequence[Prompt], sampling: Sampling, *, raw: bool) -> None:
+    def __init__(
+        self, worker: Worker, prompts: Sequence[Prompt], sampling: Sampling, *, raw: bool, times: int = 1
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._updates: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
-        self._answers: list[Generated | None] = [None] * len(prompts)
+        self._answers: list[Generated | None] = [None] * (len(prompts) * times)
 
         def question(index: int) -> PendingPrompt:
             def notify(update: Update) -> None:
                 loop.call_soon_threadsafe(self._updates.put_nowait, (index, update))
 
-            return PendingPrompt(prompt=prompts[index], raw=raw, sampling=sampling, notify=notify)
+            return PendingPrompt(
+                prompt=prompts[index // times], raw=raw, sampling=sampled[index % times], notify=notify
+            )
 
-        self._questions = [question(index) for index in range(len(prompts))]
+        sampled = [sampling.again(time) for time in range(times)]
+        self._questions = [question(index) for index in range(len(self._answers))]
         for one in self._questions:
             worker.ask(one)
 

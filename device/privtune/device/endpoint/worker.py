@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from privtune.device.home.paths import job_path
 from privtune.device.inference.generate import IN_FLIGHT, Generated, generated, open_writer
 from privtune.device.inference.generation.prompt_builder import Prompt
-from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.generation.sampling import Odds, Sampling
 from privtune.device.inference.generation.writer import Reply, Writer
 from privtune.device.session.run_settings import RunSettings
 from privtune.shared.errors import InternalError, JobConflict, PrivTuneError, is_failure
@@ -25,11 +25,13 @@ class Update:
     """News about a question.
 
     text: what was generated since the last update.
+    odds: of the tokens since then, where they were asked for.
     done: the finished answer; None while it is generated.
     error: why the question failed.
     """
 
     text: str = ""
+    odds: tuple[Odds, ...] = ()
     done: Generated | None = None
     error: PrivTuneError | None = None
 
@@ -45,6 +47,7 @@ class PendingPrompt:
     cancel: any thread may set it.
     reply: the answer so far; the worker's own.
     shown: characters of it that were reported; the worker's own.
+    counted: tokens whose odds were reported; the worker's own.
     """
 
     prompt: Prompt
@@ -54,6 +57,7 @@ class PendingPrompt:
     cancel: threading.Event = field(default_factory=threading.Event)
     reply: Reply | None = None
     shown: int = 0
+    counted: int = 0
 
 
 class Worker:
@@ -164,7 +168,9 @@ class Worker:
         if reply.finish is not None:
             del self._writing[reply.handle]
         if text or reply.finish is not None:
-            question.notify(Update(text=text, done=generated(reply) if reply.finish is not None else None))
+            odds, question.counted = tuple(reply.odds[question.counted :]), len(reply.odds)
+            done = generated(reply) if reply.finish is not None else None
+            question.notify(Update(text=text, odds=odds, done=done))
 
     def _end(self, writer: Writer, question: PendingPrompt) -> None:
         if question.reply is not None:

@@ -7,7 +7,7 @@ home/jobs/JOB/checkpoints/    head, tail and their optimiser
 home/jobs/JOB/states.sqlite   with a tail: what the cloud computed for each record, until the job is done
 home/jobs/JOB/slopes.sqlite   the noised slopes of a zeroth-order job (`release.slope_store`)
 home/jobs/JOB/losses/         what each released record really lost (`account.own_losses`)
-home/jobs/JOB/evaluation.json what the held-out records said last
+home/jobs/JOB/evaluations.json what the held-out records said, by step
 home/jobs/JOB/spot_checks.json what was checked of the cloud's work, and the states that it named
 home/jobs/JOB/evidence/       what shows that the cloud cheated
 home/jobs/JOB/report.json     figures of the finished run
@@ -52,7 +52,8 @@ class JobState:
     surrogate_fingerprint: of the rules that the records were replaced by; empty where nothing is replaced.
     taught_sha256: of the package with the taught blocks that the job began with; empty without.
     holder: random, for this job alone; it says to the cloud that the device which comes back is the one that holds it.
-    final_step: steps that the finished job trained; None before that.
+    kept_step: of a job with early stopping: the step whose state this device has chosen as the model; None before that.
+    final_step: steps after which the finished job's model was trained; None before that.
     """
 
     spec: JobSpec
@@ -66,6 +67,7 @@ class JobState:
     surrogate_fingerprint: str = ""
     taught_sha256: str = ""
     holder: str = field(default_factory=lambda: secrets.token_hex(16))
+    kept_step: int | None = None
     final_step: int | None = None
 
     def surrogates(self) -> Surrogates | None:
@@ -181,16 +183,21 @@ class JobFolder:
         self.write_json("job.json", facts)
 
     def keep_evaluation(self, step: int, metrics: dict[str, float]) -> None:
-        """Store what the held-out records said after a step, for a run that ends before its report."""
-        self.write_json("evaluation.json", {"step": step, "metrics": metrics})
+        """Store what the held-out records said after a step; what they said later on belongs to a run taken back."""
+        known = self.evaluations(step - 1) | {step: metrics}
+        self.write_json("evaluations.json", {str(at): figures for at, figures in known.items()})
+
+    def evaluations(self, steps: int) -> dict[int, dict[str, float]]:
+        """What they said during the first steps, as far as that is known, oldest first."""
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            kept = json.loads(read_text(self.path / "evaluations.json"))
+            known = {int(at): dict(figures) for at, figures in kept.items()}
+            return {at: known[at] for at in sorted(known) if at <= steps}
+        return {}
 
     def evaluation(self, step: int) -> dict[str, float]:
         """What they said after this step; empty if that is not known."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            kept = json.loads(read_text(self.path / "evaluation.json"))
-            if kept["step"] == step:
-                return dict(kept["metrics"])
-        return {}
+        return self.evaluations(step).get(step, {})
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file of the job. Raises StorageFull, which leaves the old one as it was."""

@@ -11,7 +11,7 @@ import numpy as np
 from privtune.device.data.encode import EncodedDataset
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.generation.prompt_builder import Asked, Prompt
-from privtune.device.inference.generation.sampling import Sampling
+from privtune.device.inference.generation.sampling import Odds, Sampling
 from privtune.device.inference.generation.writer import Finish, Reply, Writer
 from privtune.device.inference.tuned import open_tuned
 from privtune.device.session.run_settings import RunSettings
@@ -27,6 +27,7 @@ class Generated:
 
     text: without special tokens and stop texts, with the true words for surrogates.
     tokens: its ids as the model wrote them, with the one that ended it.
+    odds: of each of these tokens, where the sampling asked for them.
     prompt_tokens: length of the prompt.
     finish: why it ended.
     """
@@ -35,6 +36,7 @@ class Generated:
     tokens: tuple[int, ...]
     prompt_tokens: int
     finish: Finish
+    odds: tuple[Odds, ...] = ()
 
 
 @contextlib.contextmanager
@@ -107,4 +109,5 @@ def generated(reply: Reply) -> Generated:
         tokens=tuple(reply.new_ids),
         prompt_tokens=len(reply.prompt),
         finish=reply.finish or "cancelled",
+        odds=tuple(reply.odds),
     )

@@ -138,7 +138,8 @@ def _classify(data: EncodedDataset, tuned: TunedModel, batch_size: int) -> list[
 
 
 def _coming(data: EncodedDataset, tuned: TunedModel, batch_size: int) -> Iterator[PendingBatch]:
-    for number, indices in enumerate(evaluation_batches(data.lengths, batch_size)):
-        released = tuned.states.perturber.release(data, indices)
-        readout_N = pooled_positions(released.lengths_B, tuned.package.readout)
+    perturber = tuned.states.perturber
+    for number, indices in enumerate(evaluation_batches(perturber.lengths(data), batch_size)):
+        released = perturber.release(data, indices)
+        readout_N = pooled_positions(released.read_B, tuned.package.readout)
         yield PendingBatch(number=number, indices=indices, released=released, readout_N=readout_N, asks=True)

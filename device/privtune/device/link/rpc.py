@@ -16,6 +16,7 @@ import grpc
 from privtune.device.account.home_identity import Claim
 from privtune.device.account.transcript import Transcript
 from privtune.device.link.gateway import GatewayAccess, Renewal, open_channel
+from privtune.shared import tracing
 from privtune.shared.errors import (
     CloudUnreachable,
     FrameCorrupt,
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base model first
 CALL_TIMEOUT_S = 120.0
+SHARE_TIMEOUT_S = 5.0  # training waits for it
 _ATTEMPTS = 2  # of each call but a stream: the cloud answers a repeated call as it answered the first
 LEAST_PAYLOAD_BYTES = 4096
 MAX_TENSOR_BYTES = 1 << 30  # that this device takes in, whatever the cloud offers
@@ -105,6 +107,14 @@ class Link:
         request = pb.RefuseRequest(job_id=job_id, reason=error.reason, message=error.message[:500], holder=holder)
         self._call("Refuse", self._stub.Refuse, request, CALL_TIMEOUT_S)
 
+    def share(self, request: pb.ShareRequest) -> None:
+        """Let whoever watches the job at the cloud know figures of it; see the proto. Tried once, and briefly."""
+        self._note("Share", request)
+        try:
+            self._stub.Share(request, metadata=self._metadata, timeout=SHARE_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise self._translate(error) from None
+
     def claim(self, claim: Claim) -> None:
         """Tell the cloud that this copy of the device's home is the newest. Raises HomeOutdated if it is not."""
         request = pb.ClaimRequest(home_id=claim.home_id, count=claim.count, nonce=claim.nonce)
@@ -134,7 +144,7 @@ class Link:
             patience: longest wait for an answer, in seconds.
         """
         method = self._stub.Infer if infer else self._stub.Train
-        metadata = (*self._metadata, (JOB, job_id), (EPOCH, str(opened.session_epoch)))
+        metadata = (*self._metadata, (JOB, job_id), (EPOCH, str(opened.session_epoch)), *tracing.traceparent())
         return Stream(
             lambda frames: method(frames, metadata=metadata), opened, self._translate, patience, self._transcript
         )
@@ -207,8 +217,9 @@ class Stream:
             )
         if log.isEnabledFor(logging.DEBUG):
             log.debug("sent", extra=message.facts)
-        for frame in self._writer.frames(message):
-            self._outbox.put(frame)
+        with tracing.span("send", step=message.step, micro_batch=message.micro_batch, rows=message.rows):
+            for frame in self._writer.frames(message):
+                self._outbox.put(frame)
 
     def expect(self, step: int, micro_batch: int, *kinds: int) -> Message:
         """Wait for an answer of one of `kinds` to (step, micro-batch). Other answers are kept for later calls.
@@ -220,7 +231,8 @@ class Stream:
                 if (found := self._stash.pop((kind, step, micro_batch), None)) is not None:
                     self._count(-_size(found))
                     return found
-            item = self._next()
+            with tracing.span("wait", step=step, micro_batch=micro_batch):
+                item = self._next()
             key = (item.kind, item.step, item.micro_batch)
             if key in self._stash:
                 raise FrameCorrupt(f"the cloud answered micro-batch {item.micro_batch} of step {item.step} twice")

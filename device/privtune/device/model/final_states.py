@@ -6,8 +6,10 @@ B records, T tokens, D hidden width, N read-out positions, M rows without paddin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -64,7 +66,7 @@ class FinalStates:
 
     def states(self, data: EncodedDataset, indices: IndexArray, released: Released, answer: Message | None) -> States:
         """The input of the tail. answer: what just came, which is remembered; None where nothing was asked."""
-        z_BTD, mask_BT = padded(self._rows(data, indices, released, answer), released.lengths_B)
+        z_BTD, mask_BT = padded(self._rows(data, indices, released, answer), released.read_B)
         place = self.head.tail.begins_with if self.head.tail is not None else None
         clean_BTD = self.perturber.clean(data, indices, place) if place is not None else None
         return States(z_BTD=z_BTD, clean_BTD=clean_BTD, mask_BT=mask_BT)
@@ -96,7 +98,7 @@ class FinalStates:
         if self._kept is None:
             if answer is None:
                 raise InternalError("states that are kept nowhere were not asked for")
-            return torch.from_numpy(answer.tensor(rows=released.rows()))
+            return torch.from_numpy(np.concatenate(_read(answer.tensor(rows=released.rows()), released)))
         keys = self._keys(data, indices)
         if answer is not None:
             self._kept.put_many(dict(zip(keys, self._by_record(answer, released), strict=True)))
@@ -106,13 +108,19 @@ class FinalStates:
 
     def _by_record(self, answer: Message, released: Released) -> Iterator[EncodedRelease]:
         """The answer's bytes, cut into records."""
-        size, start = row_bytes(self._width, self._codec), 0
+        size = row_bytes(self._width, self._codec)
         if len(answer.payload) != released.rows() * size:
             raise FrameCorrupt(f"the cloud sent {counted(answer.rows, 'state')} for {counted(released.rows(), 'row')}")
-        for rows in released.lengths_B.tolist():
-            yield EncodedRelease(rows, bytes(answer.payload[start : start + rows * size]))
-            start += rows * size
+        every = np.frombuffer(answer.payload, dtype=np.uint8).reshape(-1, size)
+        for rows in _read(every, released):
+            yield EncodedRelease(len(rows), rows.tobytes())
 
     def _keys(self, data: EncodedDataset, indices: IndexArray) -> list[RecordKey]:
         every = self.perturber.keys(data)
         return [every[index] for index in indices.tolist()]
+
+
+def _read(rows_MX: npt.NDArray[Any], released: Released) -> list[npt.NDArray[Any]]:
+    """Of all rows that came back, those of each record, without its filler."""
+    records = np.split(rows_MX, np.cumsum(released.lengths_B)[:-1])
+    return records if released.own is None else [rows[own] for rows, own in zip(records, released.own, strict=True)]

@@ -20,6 +20,7 @@ from privtune.shared.modeling.checkpoint import load_checkpoint, load_parameters
 from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
 from privtune.shared.modeling.partition import Head
 from privtune.shared.modeling.seeding import seeded
+from privtune.shared.tracing import span
 
 # Logits in memory at a time, in rows and in bytes: a loss holds them three times, and a language model's batch would
 # have gigabytes.
@@ -135,17 +136,27 @@ class HeadTrainer:
 
     def step(self) -> float:
         """One optimiser step on what is trained here; the gradient norm before clipping (0 where nothing is)."""
-        norm = clip_gradients(self._trained, self._optim.max_grad_norm)
-        if not math.isfinite(norm):
-            raise NonFinite("the device's gradient is NaN or infinite; lower --learning-rate")
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
+        with span("optimiser"):
+            norm = clip_gradients(self._trained, self._optim.max_grad_norm)
+            if not math.isfinite(norm):
+                raise NonFinite("the device's gradient is NaN or infinite; lower --learning-rate")
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            self._schedule.step()
         return norm
 
-    def save(self, root: Path, step: int) -> None:
-        """Checkpoint the state after `step` steps."""
-        save_checkpoint(root, step, self._state(), self._optimizer, self._schedule)
+    def save(self, root: Path, step: int, *, candidate: bool = False, candidates: int = 0) -> None:
+        """Checkpoint the state after `step` steps. candidate, candidates: see `save_checkpoint`."""
+        with span("checkpoint", step=step):
+            save_checkpoint(
+                root,
+                step,
+                self._state(),
+                self._optimizer,
+                self._schedule,
+                candidate=candidate,
+                candidates=candidates,
+            )
 
     def rewind(self, root: Path, step: int) -> None:
         """Go to the state after `step` steps: a checkpoint under `root`, or the beginning for 0."""

@@ -26,7 +26,7 @@ def targets(
     data: EncodedDataset, indices: IndexArray, released: Released, readout: Readout
 ) -> tuple[IndexArray, Tensor]:
     """(readout_N, targets_N): the class of each record, or each token that the loss counts."""
-    lengths_B = released.lengths_B
+    lengths_B = released.read_B
     width = int(lengths_B.max())
     if data.labels is not None:
         return pooled_positions(lengths_B, readout), torch.from_numpy(data.labels[indices])

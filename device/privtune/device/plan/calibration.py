@@ -65,14 +65,15 @@ def calibrate(
     seconds: Counter[str] = Counter()
     positions = rows = tokens = 0
     with _bench(spec, package, noise, folder) as bench:
-        began, chosen = time.perf_counter(), _spread(data, spec)
+        lengths_R = bench.perturber.lengths(data)
+        began, chosen = time.perf_counter(), _spread(lengths_R, spec)
         for number, indices in enumerate(chosen):
             took, released = bench.micro_batch(data, indices, top)
             if number == 0 and len(chosen) > 1:  # a rehearsal: first calls allocate
                 continue
             seconds.update(took)
-            positions += len(indices) * int(data.lengths[indices].max())
-            rows, tokens = rows + released, tokens + int(data.lengths[indices].sum())
+            positions += len(indices) * int(lengths_R[indices].max())
+            rows, tokens = rows + released, tokens + int(lengths_R[indices].sum())
             if time.perf_counter() - began > _ENOUGH_S:
                 break
         measured = {name: seconds[name] / positions for name in ("draw", "again", "learn", "score")}
@@ -86,11 +87,11 @@ def calibrate(
         )
 
 
-def _spread(data: EncodedDataset, spec: JobSpec) -> list[IndexArray]:
+def _spread(lengths_R: IndexArray, spec: JobSpec) -> list[IndexArray]:
     """Micro-batches of all widths, each of other records; the first is for the rehearsal."""
-    plan = BatchPlan(data.lengths, spec.train)
+    plan = BatchPlan(lengths_R, spec.train)
     every = [batch for step in range(plan.steps_per_epoch) for batch in plan.micro_batches(step)]
-    every.sort(key=lambda batch: int(data.lengths[batch].max()))
+    every.sort(key=lambda batch: int(lengths_R[batch].max()))
     count = min(_BATCHES, len(every))
     places = [(2 * place + 1) * len(every) // (2 * count) for place in range(count)]
     rehearsed = next((place for place in range(len(every)) if place not in places), None)
@@ -112,7 +113,9 @@ class _Bench:
         self, spec: JobSpec, package: BottomPackage, noise: Noise, store: ReleaseStore, kept: StateStore | None
     ) -> None:
         self._spec, self._package, self.steps = spec, package, list[float]()
-        perturber = Perturber(package.bottom, noise.mechanism, noise.source, store, spec.codec, noise.importance)
+        self.perturber = Perturber(
+            package.bottom, noise.mechanism, noise.source, store, spec.codec, noise.importance, padding=noise.padding
+        )
         self.head = HeadTrainer(
             package.head,
             spec.optim,
@@ -121,7 +124,7 @@ class _Bench:
             total_steps=1000,
             label_epsilon=spec.label_epsilon,
         )
-        self._states = FinalStates(self.head, perturber, package, spec, kept)
+        self._states = FinalStates(self.head, self.perturber, package, spec, kept)
         self._uploader = Uploader(*noise.mechanism.sent_as(spec.codec))
         self._writer = FrameWriter(epoch=1)
 

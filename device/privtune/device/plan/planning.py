@@ -20,6 +20,7 @@ from privtune.device.link.rpc import Link
 from privtune.device.model.bottom import encode_records, planned_bottom, served_bottom
 from privtune.device.plan.calibration import calibrate
 from privtune.device.plan.forecast import HOUR_S, TRAINED_PASSES, CloudSpeed, Times, times_of
+from privtune.device.plan.lengths_seen import LengthsSeen, PaddingPrice
 from privtune.device.plan.line import Line, probe_line
 from privtune.device.plan.room import Room, room_of
 from privtune.device.plan.workload import Lengths, Sent, Workload, workload_of
@@ -81,6 +82,8 @@ class Plan:
     measured: what attackers read and what it costs, where that was measured of these settings.
     line: None: no cloud was asked.
     price: of an hour.
+    lengths: what the cloud sees of the training records' lengths.
+    padding: what it takes; None: the job has none.
     """
 
     spec: JobSpec
@@ -96,6 +99,8 @@ class Plan:
     line: Line | None
     measured: MeasuredRow | None
     price: float | None
+    lengths: LengthsSeen
+    padding: PaddingPrice | None
 
     @property
     def seconds(self) -> float:
@@ -129,6 +134,8 @@ class Plan:
             },
             "limits": self.times.limit,
             "bytes": {"up": self.work.up, "down": self.work.down},
+            "lengths": dataclasses.asdict(self.lengths),
+            "padding": None if self.padding is None else dataclasses.asdict(self.padding),
             "room": dataclasses.asdict(self.room),
             "cost": {"gpu_hour": self.price, "held": held, "computing": busy},
             "cloud": dataclasses.asdict(self.speed),
@@ -163,7 +170,9 @@ def plan_job(request: PlanRequest, say: Say) -> Plan:
         scratch = Path(folder)
         # What a mechanism learns from the records serves the plan only: none of it leaves or is kept.
         own = OwnRecords(home=scratch, fingerprint=data.fingerprint, job=scratch / "job", data=data)
-        noise = clock.of("tables", lambda: build_noise(package, spec.mechanism, spec.cut, request.settings.home, own))
+        noise = clock.of(
+            "tables", lambda: build_noise(package, spec.mechanism, spec.cut, request.settings.home, own, job=spec)
+        )
         top = _top(request) if speed is None else None
         here = calibrate(spec, package, noise, data, scratch, top)
         width, codec = noise.mechanism.sent_as(spec.codec)
@@ -175,16 +184,22 @@ def plan_job(request: PlanRequest, say: Say) -> Plan:
             table=0 if table is None else len(table.to_message().payload),
         )
     speed = speed or CloudSpeed.here(here.top, blocks, shared=_shared(request))
-    lengths = Lengths.of(data, swell * here.rows)
-    others = None if scored is None else Lengths.of(scored, swell * here.rows)
+    padded = () if noise.padding is None else noise.padding.lengths
+
+    def counted(planned: JobSpec, padded: tuple[int, ...]) -> tuple[Lengths, Workload]:
+        lengths = Lengths.of(data, swell, padded, here.rows)
+        others = None if scored is None else Lengths.of(scored, swell, padded, here.rows)
+        return lengths, workload_of(planned, lengths, others, sent)
 
     def at(batch: int) -> tuple[JobSpec, Workload, Times]:
         train = spec.train.model_copy(update={"batch_size": batch})
         planned = spec.model_copy(update={"train": train})
-        work = workload_of(planned, lengths, others, sent)
+        _, work = counted(planned, padded)
         return planned, work, times_of(planned, work, here, speed, line, blocks)
 
     (planned, work, times), picks = _picked(request, at)
+    lengths, plain = counted(planned, ())
+    seen = LengthsSeen.of(lengths.tokens_R)
     return Plan(
         spec=planned,
         picks=picks,
@@ -206,6 +221,8 @@ def plan_job(request: PlanRequest, say: Say) -> Plan:
         line=line,
         measured=measured_job(planned),
         price=request.price,
+        lengths=LengthsSeen.of(counted(planned, padded)[0].tokens_R),
+        padding=PaddingPrice.of(seen, plain, work) if padded else None,
     )
 
 

@@ -50,7 +50,7 @@ def room_of(
         work.widest, package.hidden_size, blocks, recomputed=spec.tuning.gradient_checkpointing or spec.tail > 0
     )
     states = work.rows * row_bytes(package.hidden_size, spec.output_codec) if spec.tail else 0
-    kept = _CHECKPOINTS * _MOMENTS
+    kept = (_CHECKPOINTS + spec.train.candidates) * _MOMENTS
     return Room(
         device_memory=_PROCESS + (_RECOGNISERS if spec.surrogates.on else 0) + max(here, base if whole else 0),
         device_disk=round(_SQLITE * (work.stored + states))

@@ -5,7 +5,7 @@ R records.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,17 @@ class Lengths:
     targets_R: Counts
 
     @classmethod
-    def of(cls, data: EncodedDataset, swell: float = 1.0) -> Lengths:
-        """swell: released rows for a token, where surrogates or the mechanism change their number."""
+    def of(cls, data: EncodedDataset, swell: float = 1.0, padded: Sequence[int] = (), rows: float = 1.0) -> Lengths:
+        """Of records as they are sent.
+
+        swell: tokens for a token, where surrogates change their number.
+        padded: lengths that they are padded to; none: they are not.
+        rows: released rows for a token, where the mechanism changes their number.
+        """
         tokens_R = np.maximum(1, np.rint(data.lengths * swell)).astype(np.int64)
+        if padded:
+            tokens_R = np.array(padded)[np.searchsorted(padded, np.minimum(tokens_R, padded[-1]))]
+        tokens_R = np.maximum(1, np.rint(tokens_R * rows)).astype(np.int64)
         if data.loss_masks is None:
             return cls(tokens_R=tokens_R, targets_R=np.ones_like(tokens_R))
         targets_R = np.array([mask_T[1:].sum() for mask_T in data.loss_masks], dtype=np.int64)
@@ -112,7 +120,7 @@ def workload_of(spec: JobSpec, train: Lengths, held_out: Lengths | None, sent: S
     if held_out is not None:
         scored = evaluation_batches(held_out.tokens_R, spec.train.batch_size)
         lengths = [held_out.tokens_R[batch] for batch in scored]
-        evaluation = _part(spec, held_out, sent, lengths, math.ceil(passes), gradients=False)
+        evaluation = _part(spec, held_out, sent, lengths, plan.evaluations, gradients=False)
         rows += int(held_out.tokens_R.sum())
     return Workload(
         steps=plan.total_steps,

@@ -12,6 +12,7 @@ from privtune.device.noise.importance import TokenImportance
 from privtune.device.noise.public_texts import PublicTexts
 from privtune.device.noise.randomness import NoiseSource, noise_source
 from privtune.device.noise.registry import build
+from privtune.device.release.filler import Padding
 from privtune.device.release.own_records import OwnRecords, importance_for
 from privtune.device.release.release_store import release_fingerprint
 from privtune.shared.job_spec import JobSpec, MechanismSpec
@@ -27,17 +28,20 @@ class Noise:
     mechanism: built on the job's bottom.
     importance: weights of tokens, where the mechanism uses them.
     source: the generator that it draws from.
+    padding: of the records' lengths; None: they keep them.
     """
 
     mechanism: Mechanism
     importance: TokenImportance | None
     source: NoiseSource
+    padding: Padding | None = None
 
     @property
     def fingerprint(self) -> str:
         """Identifies the noise distribution: equal only where the same would be drawn from the same distribution."""
         # What a fixed seed drew must never pass for a real release later on.
         named = self.mechanism.fingerprint() + ("-fixed-seed" if self.source.unsafe else "")
+        named += "" if self.padding is None else self.padding.fingerprint
         return named if self.importance is None else named + self.importance.fingerprint()
 
 
@@ -76,17 +80,20 @@ def build_noise(
     home: Path,
     own: OwnRecords | None = None,
     *,
+    job: JobSpec | None = None,
     progress: Callable[[str, float], None] = lambda what, share: None,
 ) -> Noise:
     """A mechanism on this bottom, seeded by the operating system.
 
     own: the job's records, for mechanisms that learn from them on this device.
+    job: whose records are padded as it says; None: they are not.
     """
     source = noise_source()
     context = noise_context(package, cut, home, own, source=source, progress=progress)
     built = build(mechanism, context)
     importance = importance_for(built.importance_from, context, own) if built.uses_importance else None
-    return Noise(mechanism=built, importance=importance, source=source)
+    padding = None if job is None else Padding.of(job, package, built)
+    return Noise(mechanism=built, importance=importance, source=source, padding=padding)
 
 
 def release_scope(noise: Noise, package: BottomPackage, spec: JobSpec) -> str:

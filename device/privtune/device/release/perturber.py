@@ -19,10 +19,12 @@ from privtune.device.noise.base import Mechanism
 from privtune.device.noise.importance import TokenImportance
 from privtune.device.noise.randomness import NoiseSource
 from privtune.device.release.beginnings import Beginnings
+from privtune.device.release.filler import Padding
 from privtune.device.release.record_keys import RecordKey, record_keys
 from privtune.device.release.release_store import EncodedRelease, ReleaseStore
 from privtune.shared.codec import encode
 from privtune.shared.modeling.partition import Bottom
+from privtune.shared.tracing import span
 from privtune.shared.wire import FORWARD, Message, pack_positions
 from privtune.split.v1 import split_pb2 as pb
 
@@ -33,15 +35,22 @@ class Released:
 
     handles: the record handles that the cloud sees, one per record.
     releases: one per record, in the same order.
+    own: of each record, the rows of its own tokens, where the device drops those of filler; None: it reads all rows.
     """
 
     handles: IndexArray
     releases: list[EncodedRelease]
+    own: list[IndexArray] | None = None
 
     @property
     def lengths_B(self) -> IndexArray:
         """Number of released rows of each record."""
         return np.array([release.rows for release in self.releases], dtype=np.int64)
+
+    @property
+    def read_B(self) -> IndexArray:
+        """Number of rows of each record that the device reads."""
+        return self.lengths_B if self.own is None else np.array([len(rows) for rows in self.own], dtype=np.int64)
 
     def rows(self) -> int:
         """Number of released rows of the whole micro-batch."""
@@ -59,6 +68,7 @@ class Perturber:
         codec: encoding of vectors on the wire; a mechanism with a public table sends ids.
         importance: weights of tokens, for a mechanism that uses them.
         beginnings: of a language model's texts, where their rows can be drawn one by one.
+        padding: filler that hides lengths; None: records keep theirs.
     """
 
     def __init__(
@@ -70,11 +80,12 @@ class Perturber:
         codec: str,
         importance: TokenImportance | None = None,
         beginnings: Beginnings | None = None,
+        padding: Padding | None = None,
     ) -> None:
         self._bottom, self._mechanism, self._source = bottom, mechanism, source
         self._store, self._importance = store, importance
         _, self._codec = mechanism.sent_as(codec)
-        self._beginnings = beginnings
+        self._beginnings, self._padding = beginnings, padding
         self._key_lists: list[tuple[EncodedDataset, list[RecordKey]]] = []
 
     def release(self, data: EncodedDataset, indices: IndexArray, first_handle: int = 0) -> Released:
@@ -89,7 +100,13 @@ class Perturber:
         if missing:
             drawn = self._draw(missing)
             known |= self._store.put_many(dict(zip(missing, drawn, strict=True)))
-        return Released(handles=indices + first_handle, releases=[known[key] for key in keys])
+        padding = self._padding
+        own = [padding.own(data.ids[i]) for i in indices.tolist()] if padding is not None and padding.dropped else None
+        return Released(handles=indices + first_handle, releases=[known[key] for key in keys], own=own)
+
+    def lengths(self, data: EncodedDataset) -> IndexArray:
+        """Tokens of each record as the bottom reads it, filler included: all that may order what is sent."""
+        return data.lengths if self._padding is None else self._padding.rows(data.lengths)
 
     @property
     def source(self) -> NoiseSource:
@@ -121,13 +138,21 @@ class Perturber:
 
     @torch.no_grad()
     def _draw(self, records: Mapping[RecordKey, IntArray]) -> list[EncodedRelease]:
-        ids_BT, mask_BT = pad(list(records.values()))
+        padding, source = self._padding, self._source
+        filled = records if padding is None else {key: padding.fill(ids_T, source) for key, ids_T in records.items()}
+        ids_BT, mask_BT = pad(list(filled.values()))
         importance_BT = None if self._importance is None else self._importance.of(ids_BT, mask_BT)
-        clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
-        out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=self._source)
-        sent_BTW = out.sent_BTW if self._beginnings is None else self._beginnings.join(records, out.sent_BTW)
+        with span("bottom", rows=int(mask_BT.sum())):
+            clean_BTD = vectors_for(self._mechanism, self._bottom, ids_BT, mask_BT)
+        with span("noise", rows=int(mask_BT.sum())):
+            out = self._mechanism.release(ids_BT, clean_BTD, mask_BT, importance_BT, generator=source)
+        sent_BTW = out.sent_BTW
+        if self._beginnings is not None:  # what stands behind filler has it in its past, and begins no other text
+            begun = {key: ids_T if padding is None else ids_T[: padding.place(ids_T)] for key, ids_T in records.items()}
+            sent_BTW = self._beginnings.join(begun, sent_BTW)
         if self._mechanism.injection == "embedding":
-            sent_BTW = self._bottom.blocks(sent_BTW, out.mask_BT.long())
+            with span("bottom", rows=int(out.mask_BT.sum())):
+                sent_BTW = self._bottom.blocks(sent_BTW, out.mask_BT.long())
         encoded = []
         beside = zip(self._mechanism.own_rows(out).tolist(), out.fisher_B().tolist(), strict=True)
         for sent_TW, mask_T, (own_rows, fisher) in zip(sent_BTW, out.mask_BT.bool(), beside, strict=True):

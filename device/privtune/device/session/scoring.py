@@ -63,7 +63,8 @@ class Scorer:
         return score.metrics()
 
     def _coming(self, data: EncodedDataset, step: int, first_number: int, first_handle: int) -> Iterator[ScoredBatch]:
-        for number, indices in enumerate(evaluation_batches(data.lengths, self.batch_size), first_number):
+        lengths_R = self.states.perturber.lengths(data)
+        for number, indices in enumerate(evaluation_batches(lengths_R, self.batch_size), first_number):
             released = self.states.perturber.release(data, indices, first_handle=first_handle)
             readout_N, targets_N = targets(data, indices, released, self.readout)
             yield ScoredBatch(

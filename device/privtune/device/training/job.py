@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tenacity import stop_after_delay
 
@@ -25,9 +26,11 @@ from privtune.device.surrogates.replacement import Replacement
 from privtune.device.training.loop import Totals, TrainingSession, evaluate_session, train_steps
 from privtune.device.training.prepare import Prepared, RunContext, prepared
 from privtune.device.training.progress import StartInfo, TrainingProgress
+from privtune.device.training.sharing import Sharing, check_sharing
 from privtune.device.training.slope_loop import train_by_slopes
 from privtune.device.training.spot_checks import SpotChecks
 from privtune.device.training.spot_report import SpotReport
+from privtune.device.training.stopping import best_step, has_ended, kept_line
 from privtune.shared.errors import (
     AuditRefused,
     CloudCheated,
@@ -48,8 +51,9 @@ from privtune.shared.errors import (
 )
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.modeling.bottom_package import TaughtBlocks
-from privtune.shared.modeling.checkpoint import checkpoint_steps
+from privtune.shared.modeling.checkpoint import checkpoint_steps, keep_only
 from privtune.shared.retry import retrying
+from privtune.shared.tracing import span
 from privtune.split.v1 import split_pb2 as pb
 
 STATES_BYTES = 256 << 30  # of what the cloud computes for a job with a tail: a bound against nonsense, not a quota
@@ -63,7 +67,7 @@ class RunResult:
 
     job_id: the job.
     folder: what the device keeps of it.
-    steps: optimiser steps of the whole job.
+    steps: optimiser steps after which the model was trained.
     tokens: rows that trained.
     seconds: spent on steps.
     bytes_up, bytes_down: on the stream.
@@ -118,25 +122,32 @@ def run_job(
         PrivTuneError: any other of the table.
     """
     with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
-        try:
+        run = RunContext(
+            job_id=job_id,
+            spec=spec,
+            settings=settings,
+            link=link,
+            account=account,
+            progress=progress,
+            stop=stop,
+        )
+        with failing(run):
             if settings.policy is not None:
                 settings.policy.check(spec)
-            run = RunContext(
-                job_id=job_id,
-                spec=spec,
-                settings=settings,
-                link=link,
-                account=account,
-                progress=progress,
-                stop=stop,
-            )
             return _run(run, train, validation)
-        except _HOPELESS as error:
-            if ends_job(error, job_id, settings.home):
-                # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
-                with contextlib.suppress(PrivTuneError):
-                    link.refuse(job_id, _public(error), JobFolder(settings.home, job_id).holder())
-            raise
+
+
+@contextlib.contextmanager
+def failing(run: RunContext) -> Iterator[None]:
+    """An error in here that another try does not mend fails the job in the cloud, too."""
+    try:
+        yield
+    except _HOPELESS as error:
+        if ends_job(error, run.job_id, run.settings.home):
+            # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
+            with contextlib.suppress(PrivTuneError):
+                run.link.refuse(run.job_id, _public(error), run.folder.holder())
+        raise
 
 
 def ends_job(error: PrivTuneError, job_id: str, home: Path) -> bool:
@@ -165,17 +176,32 @@ def _public(error: PrivTuneError) -> PrivTuneError:
 
 def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> RunResult:
     """Prepare, train, and keep the result."""
+    if run.settings.shares:
+        check_sharing(run.spec, run.settings.policy)
+        run = replace(run, progress=Sharing(run.progress, run.link))
     totals = Totals()
     with prepared(run, train, validation) as job:
         table = job.releasing.noise.mechanism.table
         checks = SpotChecks(run.settings, run.spec, run.folder, run.link, job.plan.total_steps, table)
         run.progress.message(checks.announcement())
         trained = _train_to_the_end(run, job, totals, checks)
-    run.folder.save(replace(job.state, final_step=job.plan.total_steps))
+    state = run.folder.load()
+    final = state.kept_step or job.plan.total_steps
+    result = ended(run, job, totals, trained, final, checks.report)
+    if state.kept_step is not None:
+        keep_only(run.folder.checkpoints, final)
+    return result
+
+
+def ended(
+    run: RunContext, job: Prepared, totals: Totals, trained: str, steps: int, checked: SpotReport | None = None
+) -> RunResult:
+    """Keep what came of a job that is done after `steps` steps. trained: SHA-256 of what was trained."""
+    run.folder.save(replace(run.folder.load(), final_step=steps))
     result = RunResult(
         job_id=run.job_id,
         folder=run.folder.path,
-        steps=job.plan.total_steps,
+        steps=steps,
         tokens=totals.tokens,
         seconds=totals.seconds,
         bytes_up=totals.bytes_up,
@@ -189,7 +215,7 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         exportable=not run.spec.tail or run.spec.skip == "none",
         replacement=job.releasing.replacement,
         taught=job.package.taught,
-        spot_checks=checks.report,
+        spot_checks=checked,
     )
     run.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
     return result
@@ -207,41 +233,53 @@ def _train_to_the_end(run: RunContext, job: Prepared, totals: Totals, checks: Sp
     )
     trim()  # after reading, checking and encoding the data
     if job.tail is None:
-        trained = _patiently(lambda: _session(run, job, head, totals, checks, None), run, totals)
+        trained = _patiently(lambda: _traced(run, job, head, totals, checks, None), run, totals)
         checks.ended()
         return trained
     with _states(run, job.releasing.store.fingerprint) as kept:
-        _patiently(lambda: _session(run, job, head, totals, checks, kept), run, totals)
+        _patiently(lambda: _traced(run, job, head, totals, checks, kept), run, totals)
     return job.tail.sha256()
+
+
+def _traced(run: RunContext, *parts: Any) -> str:
+    with span("session", job=run.job_id):
+        return _session(run, *parts)
 
 
 def _session(
     run: RunContext, job: Prepared, head: HeadTrainer, totals: Totals, checks: SpotChecks, kept: StateStore | None
 ) -> str:
     """One session, from the newest checkpoint that both sides hold to the commit; the adapter's SHA-256."""
+    kept_step, steps = run.folder.load().kept_step, checkpoint_steps(run.folder.checkpoints)
     request = open_request(
         job.package,
         run.job_id,
         run.spec,
         job.state.holder,
         total_steps=job.plan.total_steps,
-        checkpoint_steps=checkpoint_steps(run.folder.checkpoints),
+        checkpoint_steps=[kept_step] if kept_step in steps else steps,
         table=job.releasing.noise.mechanism.table,
         spot_checks=checks.of_steps,
     )
     opened = run.link.open(request)
     checks.opened(opened)
     head.rewind(run.folder.checkpoints, opened.resume_step)
-    run.progress.started(_start_info(run, job, head, opened))
+    run.progress.started(start_info(run, job, head, opened))
     commit = pb.CommitRequest(
         job_id=run.job_id,
         session_epoch=opened.session_epoch,
         final_step=job.plan.total_steps,
         tokens=totals.tokens,
     )
-    only_to_end = opened.resume_step == job.plan.total_steps  # the answer to the last commit is missing, or less
+    done = opened.resume_step
+    if kept_step == done:  # chosen in a run before; the answer to its commit is missing
+        return _commit_best(run, job, head, commit, totals)
+    if kept_step is not None:  # the cloud has lost that state
+        run.folder.save(replace(run.folder.load(), kept_step=None))
+    # The answer to the last commit is missing, or less.
+    only_to_end = done == job.plan.total_steps and run.spec.train.early_stopping is None
     if only_to_end:
-        totals.metrics = run.folder.evaluation(opened.resume_step)
+        totals.metrics = run.folder.evaluation(done)
         if totals.metrics or job.validation is None or job.state.final_step is not None:
             return run.link.commit(commit).adapter_sha256
     stream = run.link.stream(opened, run.job_id, infer=False, patience=run.settings.no_progress_timeout)
@@ -256,12 +294,15 @@ def _session(
             totals=totals,
             checks=checks,
         )
-        if only_to_end and job.validation is not None:  # the run before ended before its last evaluation
-            totals.metrics = evaluate_session(session, job.validation, opened.resume_step)
-        else:
-            steps = train_by_slopes if run.spec.zeroth_order.on else train_steps
-            totals.metrics = steps(session, opened.resume_step)
+        evaluated = job.validation is None or not job.plan.evaluates_after(done) or run.folder.evaluation(done)
+        if not evaluated and job.validation is not None:  # the run before ended before this evaluation
+            totals.metrics = evaluate_session(session, job.validation, done)
+        if not has_ended(run.folder.evaluations(done), run.spec.train):
+            trained = train_by_slopes if run.spec.zeroth_order.on else train_steps
+            totals.metrics = trained(session, done) or totals.metrics
         commit.tokens = totals.tokens
+        if run.spec.train.early_stopping is not None:
+            return _commit_best(run, job, head, commit, totals)
         return run.link.commit(commit).adapter_sha256
     finally:
         stream.close()
@@ -269,7 +310,22 @@ def _session(
         totals.bytes_down += stream.bytes_down
 
 
-def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:
+def _commit_best(run: RunContext, job: Prepared, head: HeadTrainer, commit: pb.CommitRequest, totals: Totals) -> str:
+    """End a job with early stopping in its best state, which is on disk before the cloud hears of it."""
+    evaluations, train = run.folder.evaluations(job.plan.total_steps), run.spec.train
+    best = best_step(evaluations, train)
+    state = run.folder.load()
+    if state.kept_step is None:
+        run.folder.save(replace(state, kept_step=best))
+        run.progress.message(kept_line(evaluations, train, job.plan.total_steps))
+    head.rewind(run.folder.checkpoints, best)
+    totals.metrics = dict(evaluations[best])
+    commit.final_step = best
+    return run.link.commit(commit).adapter_sha256
+
+
+def start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:
+    """What is known before the first step of a session."""
     return StartInfo(
         job_id=run.job_id,
         statement=job.releasing.statement,
@@ -285,6 +341,8 @@ def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.Op
         slopes=None if job.slopes is None else job.slopes.statement,
         tail=run.spec.tail,
         replacement=job.releasing.replacement,
+        session_epoch=opened.session_epoch,
+        verdict=job.verdict,
     )
 
 

@@ -27,7 +27,9 @@ from privtune.device.session.window import PendingBatch, SendAhead
 from privtune.device.training.prepare import Prepared, RunContext
 from privtune.device.training.progress import EvalInfo, StepInfo
 from privtune.device.training.spot_checks import SpotChecks
+from privtune.device.training.stopping import has_ended
 from privtune.shared.errors import JobCancelled, JobPaused
+from privtune.shared.tracing import span
 from privtune.shared.wire import GRADIENT, STEP, Message, tensor_message
 from privtune.split.v1 import split_pb2 as pb
 
@@ -80,7 +82,7 @@ class TrainingSession:
 
 
 def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
-    """Train to the end of the job; the metrics of the last evaluation, empty without one.
+    """Train to the end of the job, or until early stopping; the metrics of the last evaluation, empty without one.
 
     Raises JobPaused or JobCancelled at a step boundary, everything checkpointed.
     """
@@ -91,27 +93,32 @@ def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
     for step in range(first_step, total):
         began, loss, tokens = time.monotonic(), 0.0, 0
         show = session.checks.begins(step)
-        for batch in batches:
-            loss += _learn(session, window, batch)
-            tokens += batch.released.rows()
-            if batch.last:
-                break
-        pausing = run.stop.is_set()
-        checkpoint = pausing or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-        control = pb.StepControl(checkpoint=checkpoint, pause=pausing, show=show)
-        stream.send(Message(kind=STEP, step=step, control=control))
-        if not pausing:
-            window.fill()
-        norm = head.step()
-        report = stream.expect(step, 0, STEP).report or pb.StepReport()
-        session.checks.stepped(step, report)
-        if report.checkpointed:
-            head.save(run.folder.checkpoints, step + 1)
+        with span("step", step=step):
+            for batch in batches:
+                loss += _learn(session, window, batch)
+                tokens += batch.released.rows()
+                if batch.last:
+                    break
+            pausing = run.stop.is_set()
+            evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
+            candidate = evaluates and spec.early_stopping is not None
+            checkpoint = pausing or candidate or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
+            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, show=show, candidate=candidate)
+            stream.send(Message(kind=STEP, step=step, control=control))
+            if not pausing:
+                window.fill()
+            norm = head.step()
+            report = stream.expect(step, 0, STEP).report or pb.StepReport()
+            session.checks.stepped(step, report)
+            if report.checkpointed:
+                head.save(run.folder.checkpoints, step + 1, candidate=candidate, candidates=spec.candidates)
         loss = report.shared_loss if run.spec.labels == "shared" else loss
         count_step(session, step, time.monotonic() - began, tokens, loss, norm if run.spec.tail else report.grad_norm)
         stop_if_asked(report, step, total)
-        if job.validation is not None and ((step + 1) % job.plan.steps_per_epoch == 0 or step + 1 == total):
+        if evaluates and job.validation is not None:
             metrics = evaluate_session(session, job.validation, step + 1)
+            if has_ended(run.folder.evaluations(step + 1), spec):
+                break
     return metrics
 
 

@@ -29,7 +29,7 @@ from privtune.device.model.bottom import encode_records, load_bottom
 from privtune.device.model.tail import Tail
 from privtune.device.noise.base import Mechanism
 from privtune.device.noise.registry import check_job
-from privtune.device.privacy.statements import LabelStatement, SlopeStatement
+from privtune.device.privacy.statements import LabelStatement, SlopeStatement, stopped_statement
 from privtune.device.release.label_store import LabelStore, label_keys
 from privtune.device.release.own_records import OwnRecords
 from privtune.device.release.slope_store import SlopeStore
@@ -80,9 +80,11 @@ class Prepared:
     tail: blocks that train here.
     plan: which records make up each micro-batch.
     train, validation: the records as token ids.
+    lines: where both are in their file.
     releasing: open until the job ends.
     label_statement: what may be claimed for randomised labels; None where labels are as they are.
     slopes: what releases the slopes of a zeroth-order job; None where gradients train.
+    verdict: of the audit; "" without one.
     """
 
     state: JobState
@@ -91,9 +93,11 @@ class Prepared:
     plan: BatchPlan
     train: EncodedDataset
     validation: EncodedDataset | None
+    lines: tuple[RecordLines, RecordLines | None]
     releasing: Releasing
     label_statement: LabelStatement | None
     slopes: Slopes | None
+    verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +135,10 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
     own = OwnRecords(home=home, fingerprint=loaded.state.data_fingerprint, job=run.folder.path, data=data)
     announce, replacement = run.link.claim, loaded.replacement
     with open_releasing(run.account, loaded.package, loaded.state, home, own, announce, replacement) as releasing:
+        if run.spec.train.early_stopping is not None:
+            releasing = replace(releasing, statement=stopped_statement(releasing.statement))
         _check_mechanism(run, releasing.noise.mechanism)
-        _audit(run, loaded, releasing)
+        verdict = _audit(run, loaded, releasing)
         if loaded.package.taught is not None:
             run.progress.message(run.account.note_taught(str(run.spec.taught), loaded.package.taught))
         outgoing = _outgoing(run.spec, loaded, train, validation)
@@ -140,7 +146,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
         statement = None
         if run.spec.label_epsilon is not None:
             data, statement = _randomise_labels(run, loaded, run.spec.label_epsilon, releasing, own, outgoing[0].source)
-        plan = BatchPlan(data.lengths, run.spec.train)
+        plan = BatchPlan(releasing.perturber.lengths(data), run.spec.train)
         with _slopes(run, plan, releasing, own, outgoing[0]) as slopes:
             yield Prepared(
                 state=loaded.state,
@@ -149,9 +155,11 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
                 plan=plan,
                 train=data,
                 validation=loaded.validation,
+                lines=loaded.lines,
                 releasing=releasing,
                 label_statement=statement,
                 slopes=slopes,
+                verdict=verdict,
             )
 
 
@@ -269,11 +277,11 @@ def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
         )
 
 
-def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
-    """Attack the job's own data where a rule asks for it, before anything of it leaves or is entered."""
+def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> str:
+    """Attack the job's own data where a rule asks for it, before anything of it leaves or is entered; the verdict."""
     rule = run.settings.audit_rule
     if rule is None:
-        return
+        return ""
     from privtune.device.audit.jobs.gate import Gated, hold  # heavy, and few jobs ask for it
 
     job = Gated(
@@ -286,7 +294,7 @@ def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
         local_model=run.settings.local_model,
         own_words=loaded.own_words,
     )
-    hold(rule, job, run.settings.home, run.progress.message, run.stop)
+    return hold(rule, job, run.settings.home, run.progress.message, run.stop)
 
 
 def _outgoing(spec: JobSpec, loaded: _Loaded, train: DataSource, validation: DataSource | None) -> list[Outgoing]:

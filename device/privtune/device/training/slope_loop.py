@@ -25,13 +25,15 @@ from privtune.device.training.loop import (
     stop_if_asked,
     training_window,
 )
+from privtune.device.training.stopping import has_ended
 from privtune.shared.errors import InternalError, JobConflict
+from privtune.shared.tracing import span
 from privtune.shared.wire import STEP, Message
 from privtune.split.v1 import split_pb2 as pb
 
 
 def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, float]:
-    """Train to the end of the job; the metrics of the last evaluation, empty without one.
+    """Train to the end of the job, or until early stopping; the metrics of the last evaluation, empty without one.
 
     Raises as `train_steps`, and JobConflict where slopes that were sent are missing.
     """
@@ -45,30 +47,35 @@ def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, floa
     for step in range(first_step, total):
         began, loss, tokens = time.monotonic(), 0.0, 0
         slopes: list[Tensor] = []
-        for batch in batches:
-            out_2ND = _both(session, window, batch)
-            slopes.append(slope_head.slopes(out_2ND, batch.targets_N))
-            place = {"step": step, "micro_batch": batch.number, "items": batch.items}
-            loss += head.loss(torch.stack(out_2ND.chunk(2)).mean(dim=0), batch.targets_N, **place)[0]
-            tokens += batch.released.rows()
-            if batch.last:
-                break
-        slope = job.slopes.released(step, torch.cat(slopes))
-        pausing = run.stop.is_set()
-        checkpoint = pausing or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-        control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope)
-        stream.send(Message(kind=STEP, step=step, control=control))
-        slope_head.learn(slope)
-        if not pausing:
-            window.fill()
-        head.step()
-        report = stream.expect(step, 0, STEP).report or pb.StepReport()
-        if report.checkpointed:
-            head.save(run.folder.checkpoints, step + 1)
+        with span("step", step=step):
+            for batch in batches:
+                out_2ND = _both(session, window, batch)
+                slopes.append(slope_head.slopes(out_2ND, batch.targets_N))
+                place = {"step": step, "micro_batch": batch.number, "items": batch.items}
+                loss += head.loss(torch.stack(out_2ND.chunk(2)).mean(dim=0), batch.targets_N, **place)[0]
+                tokens += batch.released.rows()
+                if batch.last:
+                    break
+            slope = job.slopes.released(step, torch.cat(slopes))
+            pausing = run.stop.is_set()
+            evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
+            candidate = evaluates and spec.early_stopping is not None
+            checkpoint = pausing or candidate or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
+            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope, candidate=candidate)
+            stream.send(Message(kind=STEP, step=step, control=control))
+            slope_head.learn(slope)
+            if not pausing:
+                window.fill()
+            head.step()
+            report = stream.expect(step, 0, STEP).report or pb.StepReport()
+            if report.checkpointed:
+                head.save(run.folder.checkpoints, step + 1, candidate=candidate, candidates=spec.candidates)
         count_step(session, step, time.monotonic() - began, tokens, loss, report.grad_norm)
         stop_if_asked(report, step, total)
-        if job.validation is not None and ((step + 1) % job.plan.steps_per_epoch == 0 or step + 1 == total):
+        if evaluates and job.validation is not None:
             metrics = evaluate_session(session, job.validation, step + 1)
+            if has_ended(run.folder.evaluations(step + 1), spec):
+                break
     return metrics
 
 

@@ -64,6 +64,12 @@ def check_spot_checks(spec: JobSpec, local_model: str | None) -> None:
         raise InvalidInput(
             "Spot checks need your own copy of the model: name it with --local-model.", param="spot_checks"
         )
+    if spec.train.early_stopping is not None and not spec.tail:
+        raise InvalidInput(
+            "Spot checks compare the adapter with the state of the last step, and early stopping may keep an earlier "
+            "one: drop --spot-checks or --early-stopping, or train a tail here (--tail).",
+            param="spot_checks",
+        )
     if spec.zeroth_order.on or spec.labels == "shared":
         raise InvalidInput(
             "Spot checks are for jobs with a tail, and for those that train in the cloud by gradients of private "
@@ -90,7 +96,8 @@ class SpotChecks:
         total_steps: int,
         table: PublicTable | None,
     ) -> None:
-        possible = not spec.zeroth_order.on and spec.labels == "private"
+        known = spec.tail > 0 or spec.train.early_stopping is None  # which state becomes the model
+        possible = known and not spec.zeroth_order.on and spec.labels == "private"
         self._share = settings.spot_share if possible else 0.0
         self._local_model, self._spec, self._folder, self._link = settings.local_model, spec, folder, link
         self._total_steps, self._table = total_steps, table

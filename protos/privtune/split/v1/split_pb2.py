@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprivtune/split/v1/split.proto\x12\x11privtune.split.v1\"\x88\x03\n\x0bOpenRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x18\n\x10spec_fingerprint\x18\x04 \x01(\t\x12\x13\n\x0bhidden_size\x18\x05 \x01(\r\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\'\n\x05\x63odec\x18\x07 \x01(\x0e\x32\x18.privtune.split.v1.Codec\x12\x13\n\x0b\x63odec_probe\x18\x08 \x01(\x0c\x12\x18\n\x10\x63heckpoint_steps\x18\t \x03(\x04\x12\x13\n\x0btotal_steps\x18\n \x01(\x04\x12\r\n\x05infer\x18\x0b \x01(\x08\x12\x15\n\rbottom_sha256\x18\x0c \x01(\t\x12\x14\n\x0ctable_sha256\x18\r \x01(\t\x12\x0e\n\x06holder\x18\x0e \x01(\t\x12\x13\n\x0bspot_checks\x18\x0f \x01(\x08\x12\x1f\n\x17oldest_protocol_version\x18\x14 \x01(\r\"\x94\x02\n\x0cOpenResponse\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\x13\n\x0bresume_step\x18\x03 \x01(\x04\x12\x15\n\rmax_in_flight\x18\x04 \x01(\r\x12\x19\n\x11max_payload_bytes\x18\x05 \x01(\r\x12\x18\n\x10max_tensor_bytes\x18\x06 \x01(\x04\x12\x16\n\x0etop_parameters\x18\x07 \x01(\r\x12\x14\n\x0ctable_sha256\x18\x08 \x01(\t\x12\x14\n\x0cstate_sha256\x18\t \x01(\t\x12\x16\n\x0e\x64ropout_sha256\x18\n \x01(\t\x12\x18\n\x10protocol_version\x18\x14 \x01(\r\"R\n\nTensorMeta\x12\'\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x18.privtune.split.v1.Codec\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\">\n\x0bTableHeader\x12\x0e\n\x06placed\x18\x01 \x01(\r\x12\x0f\n\x07offsets\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xbc\x01\n\rForwardHeader\x12\x12\n\nrecord_ids\x18\x01 \x03(\x04\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x0f\n\x07inlined\x18\x03 \x03(\x08\x12\x0f\n\x07readout\x18\x04 \x01(\x0c\x12\x15\n\rshared_labels\x18\x05 \x03(\r\x12\x19\n\x11want_cut_gradient\x18\x06 \x01(\x08\x12\x14\n\x0c\x66orward_only\x18\x07 \x01(\x08\x12\x0e\n\x06weight\x18\x08 \x01(\x02\x12\x0c\n\x04past\x18\t \x03(\r\"\\\n\x0bStepControl\x12\x12\n\ncheckpoint\x18\x01 \x01(\x08\x12\r\n\x05pause\x18\x02 \x01(\x08\x12\x12\n\x05slope\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04show\x18\x04 \x01(\x08\x42\x08\n\x06_slope\"\xa3\x01\n\nStepReport\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.privtune.split.v1.StepOutcome\x12\x11\n\tgrad_norm\x18\x02 \x01(\x02\x12\x14\n\x0c\x63heckpointed\x18\x03 \x01(\x08\x12\x13\n\x0bshared_loss\x18\x04 \x01(\x02\x12\x14\n\x0cstate_sha256\x18\x05 \x01(\t\x12\x10\n\x08in_parts\x18\x06 \x01(\x08\"\xd0\x03\n\x05\x46rame\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x13\n\x0bmicro_batch\x18\x04 \x01(\r\x12*\n\x04kind\x18\x05 \x01(\x0e\x32\x1c.privtune.split.v1.FrameKind\x12\x13\n\x0b\x63hunk_index\x18\x06 \x01(\r\x12\x13\n\x0b\x63hunk_count\x18\x07 \x01(\r\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\t \x01(\x07\x12-\n\x06tensor\x18\n \x01(\x0b\x32\x1d.privtune.split.v1.TensorMeta\x12\x31\n\x07\x66orward\x18\x0b \x01(\x0b\x32 .privtune.split.v1.ForwardHeader\x12/\n\x07\x63ontrol\x18\x0c \x01(\x0b\x32\x1e.privtune.split.v1.StepControl\x12-\n\x06report\x18\r \x01(\x0b\x32\x1d.privtune.split.v1.StepReport\x12\x18\n\x10last_micro_batch\x18\x0e \x01(\x08\x12-\n\x05table\x18\x0f \x01(\x0b\x32\x1e.privtune.split.v1.TableHeader\"Z\n\rCommitRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rsession_epoch\x18\x02 \x01(\x04\x12\x12\n\nfinal_step\x18\x03 \x01(\x04\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\"(\n\x0e\x43ommitResponse\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x01 \x01(\t\"P\n\rRefuseRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\"\x10\n\x0eRefuseResponse\"=\n\x0c\x43laimRequest\x12\x0f\n\x07home_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\r\n\x05nonce\x18\x03 \x01(\t\"\x0f\n\rClaimResponse\"\x0e\n\x0cRenewRequest\"4\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0e\n\x06life_s\x18\x02 \x01(\x04\"\xa3\x01\n\x0c\x46\x65tchRequest\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.privtune.split.v1.ArtifactKind\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0c\n\x04\x66ile\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04task\x18\x06 \x01(\t\x12\x0b\n\x03\x63ut\x18\x07 \x01(\r\x12\x0c\n\x04tail\x18\x08 \x01(\r\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*o\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_FP32\x10\x01\x12\x0e\n\nCODEC_BF16\x10\x02\x12\x0e\n\nCODEC_IDS8\x10\x03\x12\x0f\n\x0b\x43ODEC_IDS16\x10\x04\x12\x0e\n\nCODEC_INT8\x10\x05*\xe2\x01\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46RAME_KIND_FORWARD\x10\x01\x12\x15\n\x11\x46RAME_KIND_OUTPUT\x10\x02\x12\x17\n\x13\x46RAME_KIND_GRADIENT\x10\x03\x12\x13\n\x0f\x46RAME_KIND_STEP\x10\x04\x12\x1b\n\x17\x46RAME_KIND_CUT_GRADIENT\x10\x05\x12\x15\n\x11\x46RAME_KIND_RESEND\x10\x06\x12\x12\n\x0e\x46RAME_KIND_END\x10\x07\x12\x14\n\x10\x46RAME_KIND_TABLE\x10\x08*\x95\x01\n\x0c\x41rtifactKind\x12\x1d\n\x19\x41RTIFACT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_KIND_BOTTOM\x10\x01\x12\x19\n\x15\x41RTIFACT_KIND_ADAPTER\x10\x02\x12\x18\n\x14\x41RTIFACT_KIND_TAUGHT\x10\x03\x12\x17\n\x13\x41RTIFACT_KIND_SHOWN\x10\x04*v\n\x0bStepOutcome\x12\x1c\n\x18STEP_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14STEP_OUTCOME_APPLIED\x10\x01\x12\x16\n\x12STEP_OUTCOME_PAUSE\x10\x02\x12\x17\n\x13STEP_OUTCOME_CANCEL\x10\x03\x32\xdd\x04\n\x0cSplitService\x12G\n\x04Open\x12\x1e.privtune.split.v1.OpenRequest\x1a\x1f.privtune.split.v1.OpenResponse\x12?\n\x05Train\x12\x18.privtune.split.v1.Frame\x1a\x18.privtune.split.v1.Frame(\x01\x30\x01\x12?\n\x05Infer\x12\x18.privtune.split.v1.Frame\x1a\x18.privtune.split.v1.Frame(\x01\x30\x01\x12M\n\x06\x43ommit\x12 .privtune.split.v1.CommitRequest\x1a!.privtune.split.v1.CommitResponse\x12M\n\x06Refuse\x12 .privtune.split.v1.RefuseRequest\x1a!.privtune.split.v1.RefuseResponse\x12J\n\x05\x43laim\x12\x1f.privtune.split.v1.ClaimRequest\x1a .privtune.split.v1.ClaimResponse\x12J\n\x05Renew\x12\x1f.privtune.split.v1.RenewRequest\x1a .privtune.split.v1.RenewResponse\x12L\n\x05\x46\x65tch\x12\x1f.privtune.split.v1.FetchRequest\x1a .privtune.split.v1.FetchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprivtune/split/v1/split.proto\x12\x11privtune.split.v1\"\x88\x03\n\x0bOpenRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x18\n\x10spec_fingerprint\x18\x04 \x01(\t\x12\x13\n\x0bhidden_size\x18\x05 \x01(\r\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\'\n\x05\x63odec\x18\x07 \x01(\x0e\x32\x18.privtune.split.v1.Codec\x12\x13\n\x0b\x63odec_probe\x18\x08 \x01(\x0c\x12\x18\n\x10\x63heckpoint_steps\x18\t \x03(\x04\x12\x13\n\x0btotal_steps\x18\n \x01(\x04\x12\r\n\x05infer\x18\x0b \x01(\x08\x12\x15\n\rbottom_sha256\x18\x0c \x01(\t\x12\x14\n\x0ctable_sha256\x18\r \x01(\t\x12\x0e\n\x06holder\x18\x0e \x01(\t\x12\x13\n\x0bspot_checks\x18\x0f \x01(\x08\x12\x1f\n\x17oldest_protocol_version\x18\x14 \x01(\r\"\x94\x02\n\x0cOpenResponse\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\x13\n\x0bresume_step\x18\x03 \x01(\x04\x12\x15\n\rmax_in_flight\x18\x04 \x01(\r\x12\x19\n\x11max_payload_bytes\x18\x05 \x01(\r\x12\x18\n\x10max_tensor_bytes\x18\x06 \x01(\x04\x12\x16\n\x0etop_parameters\x18\x07 \x01(\r\x12\x14\n\x0ctable_sha256\x18\x08 \x01(\t\x12\x14\n\x0cstate_sha256\x18\t \x01(\t\x12\x16\n\x0e\x64ropout_sha256\x18\n \x01(\t\x12\x18\n\x10protocol_version\x18\x14 \x01(\r\"R\n\nTensorMeta\x12\'\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x18.privtune.split.v1.Codec\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\">\n\x0bTableHeader\x12\x0e\n\x06placed\x18\x01 \x01(\r\x12\x0f\n\x07offsets\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xbc\x01\n\rForwardHeader\x12\x12\n\nrecord_ids\x18\x01 \x03(\x04\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x0f\n\x07inlined\x18\x03 \x03(\x08\x12\x0f\n\x07readout\x18\x04 \x01(\x0c\x12\x15\n\rshared_labels\x18\x05 \x03(\r\x12\x19\n\x11want_cut_gradient\x18\x06 \x01(\x08\x12\x14\n\x0c\x66orward_only\x18\x07 \x01(\x08\x12\x0e\n\x06weight\x18\x08 \x01(\x02\x12\x0c\n\x04past\x18\t \x03(\r\"o\n\x0bStepControl\x12\x12\n\ncheckpoint\x18\x01 \x01(\x08\x12\r\n\x05pause\x18\x02 \x01(\x08\x12\x12\n\x05slope\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04show\x18\x04 \x01(\x08\x12\x11\n\tcandidate\x18\x05 \x01(\x08\x42\x08\n\x06_slope\"\xa3\x01\n\nStepReport\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.privtune.split.v1.StepOutcome\x12\x11\n\tgrad_norm\x18\x02 \x01(\x02\x12\x14\n\x0c\x63heckpointed\x18\x03 \x01(\x08\x12\x13\n\x0bshared_loss\x18\x04 \x01(\x02\x12\x14\n\x0cstate_sha256\x18\x05 \x01(\t\x12\x10\n\x08in_parts\x18\x06 \x01(\x08\"\xd0\x03\n\x05\x46rame\x12\x15\n\rsession_epoch\x18\x01 \x01(\x04\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x13\n\x0bmicro_batch\x18\x04 \x01(\r\x12*\n\x04kind\x18\x05 \x01(\x0e\x32\x1c.privtune.split.v1.FrameKind\x12\x13\n\x0b\x63hunk_index\x18\x06 \x01(\r\x12\x13\n\x0b\x63hunk_count\x18\x07 \x01(\r\x12\x0f\n\x07payload\x18\x08 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\t \x01(\x07\x12-\n\x06tensor\x18\n \x01(\x0b\x32\x1d.privtune.split.v1.TensorMeta\x12\x31\n\x07\x66orward\x18\x0b \x01(\x0b\x32 .privtune.split.v1.ForwardHeader\x12/\n\x07\x63ontrol\x18\x0c \x01(\x0b\x32\x1e.privtune.split.v1.StepControl\x12-\n\x06report\x18\r \x01(\x0b\x32\x1d.privtune.split.v1.StepReport\x12\x18\n\x10last_micro_batch\x18\x0e \x01(\x08\x12-\n\x05table\x18\x0f \x01(\x0b\x32\x1e.privtune.split.v1.TableHeader\"Z\n\rCommitRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rsession_epoch\x18\x02 \x01(\x04\x12\x12\n\nfinal_step\x18\x03 \x01(\x04\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\"(\n\x0e\x43ommitResponse\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x01 \x01(\t\"P\n\rRefuseRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\"\x10\n\x0eRefuseResponse\"=\n\x0c\x43laimRequest\x12\x0f\n\x07home_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\r\n\x05nonce\x18\x03 \x01(\t\"\x0f\n\rClaimResponse\"\xd5\x01\n\x0cShareRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x15\n\rsession_epoch\x18\x02 \x01(\x04\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x11\n\x04loss\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rheld_out_loss\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x06 \x01(\x01H\x02\x88\x01\x01\x12\x11\n\tstatement\x18\x07 \x01(\t\x12\x0f\n\x07verdict\x18\x08 \x01(\tB\x07\n\x05_lossB\x10\n\x0e_held_out_lossB\x0b\n\t_accuracy\"\x0f\n\rShareResponse\"\x0e\n\x0cRenewRequest\"4\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0e\n\x06life_s\x18\x02 \x01(\x04\"\xa3\x01\n\x0c\x46\x65tchRequest\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.privtune.split.v1.ArtifactKind\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0c\n\x04\x66ile\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0c\n\x04task\x18\x06 \x01(\t\x12\x0b\n\x03\x63ut\x18\x07 \x01(\r\x12\x0c\n\x04tail\x18\x08 \x01(\r\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*o\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_FP32\x10\x01\x12\x0e\n\nCODEC_BF16\x10\x02\x12\x0e\n\nCODEC_IDS8\x10\x03\x12\x0f\n\x0b\x43ODEC_IDS16\x10\x04\x12\x0e\n\nCODEC_INT8\x10\x05*\xe2\x01\n\tFrameKind\x12\x1a\n\x16\x46RAME_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46RAME_KIND_FORWARD\x10\x01\x12\x15\n\x11\x46RAME_KIND_OUTPUT\x10\x02\x12\x17\n\x13\x46RAME_KIND_GRADIENT\x10\x03\x12\x13\n\x0f\x46RAME_KIND_STEP\x10\x04\x12\x1b\n\x17\x46RAME_KIND_CUT_GRADIENT\x10\x05\x12\x15\n\x11\x46RAME_KIND_RESEND\x10\x06\x12\x12\n\x0e\x46RAME_KIND_END\x10\x07\x12\x14\n\x10\x46RAME_KIND_TABLE\x10\x08*\x95\x01\n\x0c\x41rtifactKind\x12\x1d\n\x19\x41RTIFACT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41RTIFACT_KIND_BOTTOM\x10\x01\x12\x19\n\x15\x41RTIFACT_KIND_ADAPTER\x10\x02\x12\x18\n\x14\x41RTIFACT_KIND_TAUGHT\x10\x03\x12\x17\n\x13\x41RTIFACT_KIND_SHOWN\x10\x04*v\n\x0bStepOutcome\x12\x1c\n\x18STEP_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14STEP_OUTCOME_APPLIED\x10\x01\x12\x16\n\x12STEP_OUTCOME_PAUSE\x10\x02\x12\x17\n\x13STEP_OUTCOME_CANCEL\x10\x03\x32\xa9\x05\n\x0cSplitService\x12G\n\x04Open\x12\x1e.privtune.split.v1.OpenRequest\x1a\x1f.privtune.split.v1.OpenResponse\x12?\n\x05Train\x12\x18.privtune.split.v1.Frame\x1a\x18.privtune.split.v1.Frame(\x01\x30\x01\x12?\n\x05Infer\x12\x18.privtune.split.v1.Frame\x1a\x18.privtune.split.v1.Frame(\x01\x30\x01\x12M\n\x06\x43ommit\x12 .privtune.split.v1.CommitRequest\x1a!.privtune.split.v1.CommitResponse\x12M\n\x06Refuse\x12 .privtune.split.v1.RefuseRequest\x1a!.privtune.split.v1.RefuseResponse\x12J\n\x05\x43laim\x12\x1f.privtune.split.v1.ClaimRequest\x1a .privtune.split.v1.ClaimResponse\x12J\n\x05Share\x12\x1f.privtune.split.v1.ShareRequest\x1a .privtune.split.v1.ShareResponse\x12J\n\x05Renew\x12\x1f.privtune.split.v1.RenewRequest\x1a .privtune.split.v1.RenewResponse\x12L\n\x05\x46\x65tch\x12\x1f.privtune.split.v1.FetchRequest\x1a .privtune.split.v1.FetchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'privtune.split.v1.split_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEC']._serialized_start=2373
-  _globals['_CODEC']._serialized_end=2484
-  _globals['_FRAMEKIND']._serialized_start=2487
-  _globals['_FRAMEKIND']._serialized_end=2713
-  _globals['_ARTIFACTKIND']._serialized_start=2716
-  _globals['_ARTIFACTKIND']._serialized_end=2865
-  _globals['_STEPOUTCOME']._serialized_start=2867
-  _globals['_STEPOUTCOME']._serialized_end=2985
+  _globals['_CODEC']._serialized_start=2625
+  _globals['_CODEC']._serialized_end=2736
+  _globals['_FRAMEKIND']._serialized_start=2739
+  _globals['_FRAMEKIND']._serialized_end=2965
+  _globals['_ARTIFACTKIND']._serialized_start=2968
+  _globals['_ARTIFACTKIND']._serialized_end=3117
+  _globals['_STEPOUTCOME']._serialized_start=3119
+  _globals['_STEPOUTCOME']._serialized_end=3237
   _globals['_OPENREQUEST']._serialized_start=53
   _globals['_OPENREQUEST']._serialized_end=445
   _globals['_OPENRESPONSE']._serialized_start=448
@@ -50,31 +50,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORWARDHEADER']._serialized_start=875
   _globals['_FORWARDHEADER']._serialized_end=1063
   _globals['_STEPCONTROL']._serialized_start=1065
-  _globals['_STEPCONTROL']._serialized_end=1157
-  _globals['_STEPREPORT']._serialized_start=1160
-  _globals['_STEPREPORT']._serialized_end=1323
-  _globals['_FRAME']._serialized_start=1326
-  _globals['_FRAME']._serialized_end=1790
-  _globals['_COMMITREQUEST']._serialized_start=1792
-  _globals['_COMMITREQUEST']._serialized_end=1882
-  _globals['_COMMITRESPONSE']._serialized_start=1884
-  _globals['_COMMITRESPONSE']._serialized_end=1924
-  _globals['_REFUSEREQUEST']._serialized_start=1926
-  _globals['_REFUSEREQUEST']._serialized_end=2006
-  _globals['_REFUSERESPONSE']._serialized_start=2008
-  _globals['_REFUSERESPONSE']._serialized_end=2024
-  _globals['_CLAIMREQUEST']._serialized_start=2026
-  _globals['_CLAIMREQUEST']._serialized_end=2087
-  _globals['_CLAIMRESPONSE']._serialized_start=2089
-  _globals['_CLAIMRESPONSE']._serialized_end=2104
-  _globals['_RENEWREQUEST']._serialized_start=2106
-  _globals['_RENEWREQUEST']._serialized_end=2120
-  _globals['_RENEWRESPONSE']._serialized_start=2122
-  _globals['_RENEWRESPONSE']._serialized_end=2174
-  _globals['_FETCHREQUEST']._serialized_start=2177
-  _globals['_FETCHREQUEST']._serialized_end=2340
-  _globals['_FETCHRESPONSE']._serialized_start=2342
-  _globals['_FETCHRESPONSE']._serialized_end=2371
-  _globals['_SPLITSERVICE']._serialized_start=2988
-  _globals['_SPLITSERVICE']._serialized_end=3593
+  _globals['_STEPCONTROL']._serialized_end=1176
+  _globals['_STEPREPORT']._serialized_start=1179
+  _globals['_STEPREPORT']._serialized_end=1342
+  _globals['_FRAME']._serialized_start=1345
+  _globals['_FRAME']._serialized_end=1809
+  _globals['_COMMITREQUEST']._serialized_start=1811
+  _globals['_COMMITREQUEST']._serialized_end=1901
+  _globals['_COMMITRESPONSE']._serialized_start=1903
+  _globals['_COMMITRESPONSE']._serialized_end=1943
+  _globals['_REFUSEREQUEST']._serialized_start=1945
+  _globals['_REFUSEREQUEST']._serialized_end=2025
+  _globals['_REFUSERESPONSE']._serialized_start=2027
+  _globals['_REFUSERESPONSE']._serialized_end=2043
+  _globals['_CLAIMREQUEST']._serialized_start=2045
+  _globals['_CLAIMREQUEST']._serialized_end=2106
+  _globals['_CLAIMRESPONSE']._serialized_start=2108
+  _globals['_CLAIMRESPONSE']._serialized_end=2123
+  _globals['_SHAREREQUEST']._serialized_start=2126
+  _globals['_SHAREREQUEST']._serialized_end=2339
+  _globals['_SHARERESPONSE']._serialized_start=2341
+  _globals['_SHARERESPONSE']._serialized_end=2356
+  _globals['_RENEWREQUEST']._serialized_start=2358
+  _globals['_RENEWREQUEST']._serialized_end=2372
+  _globals['_RENEWRESPONSE']._serialized_start=2374
+  _globals['_RENEWRESPONSE']._serialized_end=2426
+  _globals['_FETCHREQUEST']._serialized_start=2429
+  _globals['_FETCHREQUEST']._serialized_end=2592
+  _globals['_FETCHRESPONSE']._serialized_start=2594
+  _globals['_FETCHRESPONSE']._serialized_end=2623
+  _globals['_SPLITSERVICE']._serialized_start=3240
+  _globals['_SPLITSERVICE']._serialized_end=3921
 # @@protoc_insertion_point(module_scope)

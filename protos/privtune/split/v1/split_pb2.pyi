@@ -171,16 +171,18 @@ class ForwardHeader(_message.Message):
     def __init__(self, record_ids: _Optional[_Iterable[int]] = ..., lengths: _Optional[_Iterable[int]] = ..., inlined: _Optional[_Iterable[bool]] = ..., readout: _Optional[bytes] = ..., shared_labels: _Optional[_Iterable[int]] = ..., want_cut_gradient: bool = ..., forward_only: bool = ..., weight: _Optional[float] = ..., past: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StepControl(_message.Message):
-    __slots__ = ("checkpoint", "pause", "slope", "show")
+    __slots__ = ("checkpoint", "pause", "slope", "show", "candidate")
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     PAUSE_FIELD_NUMBER: _ClassVar[int]
     SLOPE_FIELD_NUMBER: _ClassVar[int]
     SHOW_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     checkpoint: bool
     pause: bool
     slope: float
     show: bool
-    def __init__(self, checkpoint: bool = ..., pause: bool = ..., slope: _Optional[float] = ..., show: bool = ...) -> None: ...
+    candidate: bool
+    def __init__(self, checkpoint: bool = ..., pause: bool = ..., slope: _Optional[float] = ..., show: bool = ..., candidate: bool = ...) -> None: ...
 
 class StepReport(_message.Message):
     __slots__ = ("outcome", "grad_norm", "checkpointed", "shared_loss", "state_sha256", "in_parts")
@@ -277,6 +279,30 @@ class ClaimRequest(_message.Message):
     def __init__(self, home_id: _Optional[str] = ..., count: _Optional[int] = ..., nonce: _Optional[str] = ...) -> None: ...
 
 class ClaimResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShareRequest(_message.Message):
+    __slots__ = ("job_id", "session_epoch", "step", "loss", "held_out_loss", "accuracy", "statement", "verdict")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    session_epoch: int
+    step: int
+    loss: float
+    held_out_loss: float
+    accuracy: float
+    statement: str
+    verdict: str
+    def __init__(self, job_id: _Optional[str] = ..., session_epoch: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., held_out_loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., statement: _Optional[str] = ..., verdict: _Optional[str] = ...) -> None: ...
+
+class ShareResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,30 @@ def save_checkpoint(
     parameters: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    *,
+    candidate: bool = False,
+    candidates: int = 0,
 ) -> None:
     """Write the state after `step` applied steps under `root`; only this checkpoint and the one before it are kept.
+
+    candidate: this state may become the model; so many newest `candidates` are kept besides.
 
     Newer ones go too: they are of a run that was taken back to an earlier step, and until here it could be resumed.
     Raises `StorageFull` when it can't be written; earlier checkpoints then stay as they were.
     """
     try:
         with replacing_folder(_folder(root, step)) as scratch:
-            _write(scratch, step, parameters, optimizer, scheduler)
+            _write(scratch, step, parameters, optimizer, scheduler, candidate)
     except OSError as error:
         raise StorageFull(f"a checkpoint can't be written under {root.name}: {error.strerror}") from error
-    kept = [found for found in _written_steps(root) if found <= step][-_KEPT:]
-    for other in set(_written_steps(root)) - set(kept):
-        shutil.rmtree(_folder(root, other), ignore_errors=True)
+    past = [found for found in _written_steps(root) if found <= step]
+    chosen = [found for found in past if candidates and _is_candidate(root, found)][-candidates:]
+    _keep(root, {*past[-_KEPT:], *chosen})
+
+
+def keep_only(root: Path, step: int) -> None:
+    """Drop every checkpoint but that of `step`, which has become the model."""
+    _keep(root, {step})
 
 
 def training_state(parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -120,6 +131,7 @@ def _write(
     parameters: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
+    candidate: bool,
 ) -> None:
     save_tensors(training_state(parameters, optimizer), folder / _TENSORS)
     groups = optimizer.state_dict()["param_groups"]
@@ -129,8 +141,20 @@ def _write(
         "sha256": sha256_file(folder / _TENSORS),
         "param_groups": groups,
         "scheduler": {**schedule, "lr_lambdas": [None] * len(groups)},
+        "candidate": candidate,
     }
     write_bytes(folder / _MANIFEST, json.dumps(manifest).encode())
+
+
+def _keep(root: Path, steps: set[int]) -> None:
+    for other in set(_written_steps(root)) - steps:
+        shutil.rmtree(_folder(root, other), ignore_errors=True)
+
+
+def _is_candidate(root: Path, step: int) -> bool:
+    with suppress(OSError, ValueError, KeyError):
+        return bool(json.loads(read_text(_folder(root, step) / _MANIFEST))["candidate"])
+    return False
 
 
 def _written_steps(root: Path) -> list[int]:

@@ -5,6 +5,7 @@ from privtune.cloud.api.convert import job_object, number_of, to_spec
 from privtune.cloud.api.error_responses import explain
 from privtune.cloud.api.requests import CreateJobRequest
 from privtune.cloud.api.responses import JobObject
+from privtune.cloud.jobs.states import JobProgress
 from privtune.shared.errors import InvalidInput, JobNotFound
 from privtune.shared.job_spec import JobSpec, OptimSpec, TrainSpec
 from tests.support.leases import begin
@@ -159,7 +160,7 @@ def test_the_answer_fits_its_documented_shape_and_gives_the_spec_back(jobs):
     assert JobSpec.model_validate(job_object(job)["privtune"]["spec"]) == made
     assert answer.fine_tuned_model is None
     token = begin(jobs, job.id)
-    jobs.progress(job.id, step=5, total_steps=10)
+    jobs.progress(job.id, JobProgress(step=5, total_steps=10))
     assert job_object(jobs.get(job.id))["estimated_finish"] is not None
     jobs.succeed(job.id, token, adapter_sha256="a" * 64, tokens=99, steps=10)
     done = job_object(jobs.get(job.id))

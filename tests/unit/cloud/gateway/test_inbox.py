@@ -17,7 +17,8 @@ from privtune.split.v1 import split_pb2 as pb
 
 def test_what_comes_too_fast_waits():
     """A stream is read no faster than its owner's limit; the event loop and other streams go on."""
-    session = SimpleNamespace(spec=JobSpec(model="m", training_file="device://x"), epoch=1, max_message_bytes=None)
+    spec = JobSpec(model="m", training_file="device://x")
+    session = SimpleNamespace(spec=spec, epoch=1, owner="alice", max_message_bytes=None)
     counted = []
 
     def count(size):
@@ -45,7 +46,7 @@ def test_what_comes_too_fast_waits():
 def test_record_ids_without_end_are_not_queued():
     """Parsed, they take eight times their bytes, and more messages of them may wait while another job computes."""
     spec = JobSpec(model="m", training_file="device://x")
-    session = SimpleNamespace(spec=spec, epoch=1, max_message_bytes=None, bytes_up=0)
+    session = SimpleNamespace(spec=spec, epoch=1, owner="alice", max_message_bytes=None, bytes_up=0)
     header = pb.ForwardHeader(record_ids=[1] * 100_000)
     message = Message(kind=FORWARD, step=0, micro_batch=0, payload=b"", rows=0, width=4, codec="fp32", forward=header)
 

@@ -7,7 +7,7 @@ from sqlalchemy import event
 
 from privtune.cloud.jobs import job_rows
 from privtune.cloud.jobs.service import Jobs
-from privtune.cloud.jobs.states import FINAL, STATUSES
+from privtune.cloud.jobs.states import FINAL, STATUSES, JobProgress
 from privtune.cloud.limits import OwnerLimits
 from privtune.cloud.settings import Limits
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied, SessionSuperseded
@@ -137,7 +137,7 @@ def test_heartbeats_never_touch_the_database(store, jobs, spec):
     statements = []
     event.listen(store.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     for step in range(100):
-        jobs.progress(job_id, step=step, total_steps=100, bytes_up=5000, grad_norm=0.5)
+        jobs.progress(job_id, JobProgress(step=step, total_steps=100, bytes_up=5000, grad_norm=0.5))
         jobs.requested(job_id)
     assert statements == []
     assert jobs.get(job_id).progress.step == 99

@@ -25,6 +25,13 @@ def test_other_addresses_need_tls(tmp_path, host):
     check_exposure(Settings(data_folder=tmp_path, host=host, tls_cert=made.cert, tls_key=made.key))
 
 
+def test_metrics_need_tls_beyond_loopback_too(tmp_path):
+    settings = Settings(data_folder=tmp_path, metrics_host="0.0.0.0")
+    check_exposure(settings)  # nothing listens there
+    with pytest.raises(InvalidInput, match="--metrics-host"):
+        check_exposure(settings.model_copy(update={"metrics_port": 9464}))
+
+
 def test_certificate_and_key_go_together(tmp_path):
     with pytest.raises(ValidationError, match="go together"):
         Settings(data_folder=tmp_path, tls_cert=tmp_path / "x")

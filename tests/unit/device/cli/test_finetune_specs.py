@@ -51,6 +51,10 @@ LEAST: dict[str, Any] = {
         "precision": "auto",
         "in_flight": 2,
         "checkpoint_every": 50,
+        "pad_to": [],
+        "evaluate_every": None,
+        "early_stopping": None,
+        "best_by": "loss",
     },
     "zeroth_order": {
         "epsilon": None,

@@ -5,16 +5,17 @@ import inspect
 import pytest
 
 from privtune.device.cli.commands.finetune import finetune
-from privtune.device.cli.job_options import JOB_OPTIONS, JobOptions, build_spec
+from privtune.device.cli.job_flags import JobOptions
 from privtune.device.cli.mechanism_options import params_of
+from privtune.device.client.job_options import JOB_OPTIONS, build_spec
 from privtune.device.protections.protection import PROTECTIONS
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec
 
 
-def build(name=None, num_labels=None, protect="names", params=None, **options):
+def build(name=None, num_labels=None, protect="names", params=None, validated=False, **options):
     given = JobOptions(**{"model": "m"} | options).given
-    return build_spec(given, params or {}, protect=protect, name=name, num_labels=num_labels)
+    return build_spec(given, params or {}, protect=protect, name=name, validated=validated, num_labels=num_labels)
 
 
 def test_left_out_options_take_the_jobs_defaults():
@@ -33,6 +34,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
         "gradient_checkpointing": True, "mechanism": "dchi", "surrogates": "identifying", "surrogate_rank": 5000,
         "surrogate_language": "de", "zeroth_order_delta": 1e-6, "zeroth_order_clip": 3.0, "zeroth_order_scale": 0.1,
         "zeroth_order_support": "rectified", "zeroth_order_support_ratio": 2.0,
+        "pad_to": (32, 64), "evaluate_every": 3, "early_stopping": 2, "best_by": "accuracy",
     }  # fmt: skip
     # Shared labels can't be randomised ones, nor go with a tail or with slopes.
     assert set(values) | {"label_epsilon", "tail", "skip", "states", "taught", "zeroth_order_epsilon"} == set(
@@ -42,7 +44,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_lands_in_the_job():
     assert (build(tail=2).tail, build(tail=2, skip="tuned").skip) == (2, "tuned")
     assert (build(tail=2, states="int8").output_codec, build(tail=2).output_codec) == ("int8", "bf16")
     assert build(label_epsilon=2.0).label_epsilon == 2.0
-    spec = build(**values, num_labels=3)
+    spec = build(**values, num_labels=3, validated=True)
     assert spec.num_labels == 3
     facts = spec.model_dump()
     for option, value in values.items():

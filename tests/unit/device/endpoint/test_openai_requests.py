@@ -137,7 +137,7 @@ def test_what_real_clients_send_is_taken(client, name, route, fields):
 @pytest.mark.parametrize(
     ("route", "fields", "words"),
     [
-        ("chat", CHAT | {"n": 2}, "n is not supported"),
+        ("text", {"prompt": "a", "best_of": 2}, "best_of is not supported"),
         ("chat", CHAT | {"min_p": 0.1}, "min_p is not supported"),
         ("chat", CHAT | {"repetition_penalty": 1.2}, "repetition_penalty is not supported"),
         ("chat", CHAT | {"reasoning_effort": "high"}, "reasoning_effort is not supported"),

@@ -21,7 +21,7 @@ from privtune.cloud.cli.shared_options import (
     DatabaseUrl,
     Models,
 )
-from privtune.shared import __version__
+from privtune.shared import __version__, tracing
 from privtune.shared.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -59,6 +59,23 @@ def serve(
             envvar=ENV + "DEVICE_PORT", min=0, max=65535, help="gRPC for enrolled devices, with TLS only; 0: any."
         ),
     ] = 8082,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar=ENV + "METRICS_PORT",
+            min=0,
+            max=65535,
+            help="GET /metrics for Prometheus, without a key; 0: any. Default: nowhere.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option(
+            envvar=ENV + "METRICS_HOST",
+            help="Its address, for your own machines only: it names owners. TLS, unless it is loopback.",
+        ),
+    ] = "127.0.0.1",
     require_enrolment: Annotated[
         bool,
         typer.Option(
@@ -189,6 +206,12 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard/--no-dashboard", envvar=ENV + "DASHBOARD", help="Serve the dashboard at / beside REST."
+        ),
+    ] = True,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -231,6 +254,8 @@ def serve(
         http_port=http_port,
         grpc_port=grpc_port,
         device_port=device_port,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
         require_enrolment=require_enrolment,
         certificate_days=certificate_days,
         database_url=database_url,
@@ -254,12 +279,14 @@ def serve(
         keep_events_days=keep_events_days,
         keep_packages_days=keep_packages_days,
         keep_audit_days=keep_audit_days,
+        dashboard=dashboard,
         log_level=log_level.lower(),
         log_format=log_format.lower(),
         **_tls_files(data, tls_cert, tls_key, tls_auto, tls_name or [], tls_ca_out),
     )
     configure_logging(settings.log_level, settings.log_format, log_file)
     faulthandler.enable(2)  # a library that crashes leaves its stack on stderr
+    tracing.configure("cloud")
     from privtune.cloud.audit_log.record import record
     from privtune.cloud.catalog import Catalog
     from privtune.cloud.corpora import Corpora as Texts
@@ -292,6 +319,7 @@ def serve(
                 write_ready_file(ready_file, addresses)
 
         asyncio.run(serve(settings, plane, on_ready=ready))
+    tracing.end()
 
 
 def _settings(**values: object) -> Settings:
@@ -331,11 +359,15 @@ def _print_start(settings: Settings, catalog: Catalog, addresses: Addresses, *, 
     offered = ", ".join(catalog.names) or ("any supported model of the hub" if catalog.allow_hub else "none")
     typer.echo(f"PrivTune cloud {__version__}")
     typer.echo(f"  REST    {addresses.url}   (documentation at {addresses.url}/docs)")
+    if settings.dashboard:
+        typer.echo(f"  Pages   {addresses.url}/   (log in with an API key)")
     typer.echo(f"  gRPC    {addresses.grpc}   ({'TLS' if addresses.tls else 'clear text, this machine only'})")
     if addresses.device_port is not None:
         typer.echo(
             f"  Devices {host_port(addresses.host, addresses.device_port)}   (gRPC for those that have enrolled)"
         )
+    if addresses.metrics_url is not None:
+        typer.echo(f"  Metrics {addresses.metrics_url}   (for Prometheus; no key is asked for)")
     typer.echo(f"  Models  {offered}")
     typer.echo(f"  Data    {settings.data_folder.resolve()}")
     if (settings.tls_folder / "ca.pem").exists() and settings.tls_cert == settings.tls_folder / "server.pem":

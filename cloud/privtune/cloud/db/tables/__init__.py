@@ -4,6 +4,7 @@ from privtune.cloud.db.tables.audit_tables import AuditEndRow, AuditRow
 from privtune.cloud.db.tables.device_tables import DeviceJobRow, DeviceRow, EnrolmentRow
 from privtune.cloud.db.tables.job_tables import (
     CheckpointRow,
+    CurveRow,
     DeletionRow,
     EventRow,
     IdempotencyRow,
@@ -20,6 +21,7 @@ __all__ = [
     "AuditRow",
     "Base",
     "CheckpointRow",
+    "CurveRow",
     "DeletionRow",
     "DeviceJobRow",
     "DeviceRow",

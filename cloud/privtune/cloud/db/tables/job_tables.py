@@ -62,6 +62,20 @@ class CheckpointRow(Base):
     created_at: Mapped[int] = mapped_column(BigInteger)
 
 
+class CurveRow(Base):
+    """The progress of a job over its steps, as of its last checkpoint or change of state.
+
+    said: what its device says of the job, where its owner shares that.
+    points: see `privtune.cloud.jobs.progress_curve.ProgressPoint`; at most MAX_POINTS there.
+    """
+
+    __tablename__ = "job_curves"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    points: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    said: Mapped[dict[str, str]] = mapped_column(JSON)
+
+
 class LeaseRow(Base):
     """Which device holds a job.
 

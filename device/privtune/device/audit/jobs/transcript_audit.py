@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from privtune.device.account.hash_chain import digest
 from privtune.device.account.run_account import TRANSCRIPT
@@ -30,7 +31,7 @@ from privtune.device.audit.sizes import Size
 from privtune.device.audit.strengths import place
 from privtune.device.audit.suite import attack_gradients, attack_releases
 from privtune.device.data.batches import IndexArray
-from privtune.device.data.encode import EncodedDataset
+from privtune.device.data.encode import EncodedDataset, IntArray
 from privtune.device.home.job_folder import JobFolder, JobState
 from privtune.device.home.paths import check_job_id
 from privtune.device.home.run_request import RunRequest
@@ -42,6 +43,7 @@ from privtune.shared.errors import InvalidInput, JobConflict
 from privtune.shared.modeling.bottom_package import BottomPackage, bottom_from_model
 
 _LABEL_ROWS = 20_000  # most gradients that the label attack holds, over all epochs
+_PADDED = "Lengths: attackers were told which rows are filler; finding the end of a text was not tried."
 _SIMULATED = (
     "Fresh noise (averaging of fresh draws, links between jobs of different settings): none was sent. "
     "`privtune audit --data` simulates it."
@@ -79,7 +81,7 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
     keys = [key.packed() for key in (*record_keys(data.ids[:trained]), *record_keys(data.ids[trained:]))]
     traffic = Traffic(folder.path / TRANSCRIPT, request.job_id, digest(b"".join(keys)))
     own = OwnRecords(home=home, fingerprint=state.data_fingerprint, job=folder.path, data=data.pick(np.arange(trained)))
-    noise = build_noise(parts, state.spec.mechanism, state.spec.cut, home, own, progress=say)
+    noise = build_noise(parts, state.spec.mechanism, state.spec.cut, home, own, job=state.spec, progress=say)
     _check_noise(traffic, noise, parts, state)
     whole = whole_model(parts.name, state.spec.task, len(state.label_names))
     say("model, data and frames", 1.0)
@@ -103,7 +105,8 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
         hidden=hidden_words(material.own_words, data, longest, parts.tokenizer),
     )
     case = replace(case, skip=state.spec.tail > 0 and state.spec.skip != "none")
-    observed = case.victim.received(case.attacked.ids, [found.rows[handle] for handle in chosen.tolist()])
+    rows = [_of_text(noise, ids_T, found.rows[handle]) for ids_T, handle in zip(case.attacked.ids, chosen, strict=True)]
+    observed = case.victim.received(case.attacked.ids, rows)
     lab = Lab(case.public, case.victim, case.encoder)
     outcome = attack_releases(case, lab, request.size, [observed] * request.size.seeds, say=say, keep=keep)
     if found.words:
@@ -139,7 +142,18 @@ def audit_job(request: JobAudit, home: Path, say: Say, keep: Path | None = None)
             "notes": traffic.notes,
         },
     }
-    return audit_of(facts, case, outcome, (*not_kept(traffic), _SIMULATED, *NOT_TESTED))
+    padded = () if noise.padding is None else (_PADDED,)
+    return audit_of(facts, case, outcome, (*not_kept(traffic), *padded, _SIMULATED, *NOT_TESTED))
+
+
+def _of_text(noise: Noise, ids_T: IntArray, rows_MD: Tensor) -> Tensor:
+    """The rows of a record without those of its filler, which the attacker is told."""
+    if noise.padding is None or noise.mechanism.shortens:
+        return rows_MD
+    own_T = noise.padding.own(ids_T)
+    if len(rows_MD) <= own_T[-1]:
+        raise JobConflict("the kept frames carry records of other lengths than this job pads to; they are damaged")
+    return rows_MD[own_T]
 
 
 def _sources(request: JobAudit, home: Path) -> Sources:

@@ -12,11 +12,12 @@ import typer
 from privtune.device.cli.commands.finetune import TrainingData
 from privtune.device.cli.connection import ModelConnection
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import JobOptions, build_spec, flag_of
+from privtune.device.cli.job_flags import JobOptions
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, limit_threads, to_stderr
 from privtune.device.cli.printing import print_facts
+from privtune.device.client.job_options import build_spec, flag_of
 from privtune.device.protections.protection import DEFAULT, protection
 from privtune.shared.wording import counted
 
@@ -145,12 +146,13 @@ def _show(found: Plan) -> None:
 
 
 def _facts(found: Plan) -> Iterator[tuple[str, str]]:
-    from privtune.device.cli.training_screen import duration, megabytes
+    from privtune.device.client.training_screen import duration, megabytes
 
     times, room = found.times, found.room
     unknown = times.cloud is None
+    most = " at most" if found.spec.train.early_stopping else ""
     cut = f", {found.truncated:,} of them longer than the limit" if found.truncated else ""
-    yield "Records", f"{found.records:,}, about {found.tokens:,} tokens{cut}; {counted(found.work.steps, 'step')}"
+    yield "Records", f"{found.records:,}, about {found.tokens:,} tokens{cut}; {counted(found.work.steps, 'step')}{most}"
     yield "Picked", "; ".join(found.picks) or "nothing: cut, tail and batch size were given"
     yield "Time", f"{'at least ' if unknown else ''}{duration(found.seconds)}, of it {duration(times.total)} of steps"
     if found.prepare:
@@ -166,6 +168,8 @@ def _facts(found: Plan) -> Iterator[tuple[str, str]]:
             (f"{megabytes(line.up)}/s up, {megabytes(line.down)}/s down, {1000 * line.round_trip:.0f} ms round trip"),
         )
     yield "Bytes", f"{megabytes(found.work.up)} up, {megabytes(found.work.down)} down"
+    if found.padding is not None:
+        yield "  of padding", f"{megabytes(found.padding.up)} up, {megabytes(found.padding.down)} down"
     yield "Device", f"{megabytes(room.device_memory)} of memory, {megabytes(room.device_disk)} of disk"
     yield "Cloud", f"{megabytes(room.cloud_memory)} of memory, {megabytes(room.cloud_disk)} of disk"
     if found.cost is not None:
@@ -181,6 +185,7 @@ def _reads(found: Plan) -> Iterator[tuple[str, str]]:
     from privtune.device.protections.readable import what_the_cloud_reads
 
     row = found.measured
+    yield "Cloud sees", _lengths(found)
     for line in what_the_cloud_reads(found.spec):
         about, _, text = line.partition(": ")
         yield f"Cloud reads, {about.lower()}", text
@@ -190,6 +195,15 @@ def _reads(found: Plan) -> Iterator[tuple[str, str]]:
         yield "  strongest", f"{_percent(row.strong)} of all words, with {counted(row.strong_texts, 'public text')}"
     yield "Points it costs", NOT_MEASURED if row is None or row.drop is None else f"{points(row.drop)} ({row.where})"
     yield "Cloud gain", cloud_gain(found.spec).removeprefix("Cloud gain: ")
+
+
+def _lengths(found: Plan) -> str:
+    seen = found.lengths
+    text = f"{counted(seen.different, 'different length')} of records: {seen.bits:.1f} bits about each"
+    text += f", and {counted(seen.alone, 'record')} alone with theirs" if seen.alone else ""
+    if found.padding is None:
+        return f"{text} (--pad-to hides lengths)"
+    return f"{text} ({found.padding.without.bits:.1f} bits without padding)"
 
 
 def _percent(interval: Interval) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from transformers.generation.logits_process import (
 from privtune.shared.errors import InvalidInput
 
 MAX_STOPS = 16
+MAX_ALTERNATIVES = 20
 # Below this, dividing logits by the temperature leaves the range of fp32, and only the likeliest token is left anyway.
 LEAST_TEMPERATURE = 1e-5
 
@@ -32,6 +33,7 @@ class Sampling:
     seed: of the sampling, never of the noise; None: a fresh one.
     stop: texts at which the answer ends; they are left out of it.
     ignore_end: continue past the tokens that end a text.
+    alternatives: note each token's log probability, and so many of the likeliest tokens; None: note nothing.
     """
 
     max_new_tokens: int | None = None
@@ -41,6 +43,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_end: bool = False
+    alternatives: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -51,8 +54,35 @@ class Sampling:
             raise InvalidInput("top_p must be above 0 and at most 1", param="top_p")
         if self.top_k < 0:
             raise InvalidInput("top_k must be 0 (off) or more", param="top_k")
+        if self.alternatives is not None and not 0 <= self.alternatives <= MAX_ALTERNATIVES:
+            raise InvalidInput(f"alternatives takes 0 to {MAX_ALTERNATIVES} tokens", param="alternatives")
         if len(self.stop) > MAX_STOPS or not all(self.stop):
             raise InvalidInput(f"stop takes at most {MAX_STOPS} texts, none of them empty", param="stop")
+
+    def again(self, time: int) -> Sampling:
+        """For a further answer to the same prompt, which a seed must not make equal to the first."""
+        return self if self.seed is None else replace(self, seed=(self.seed + time) % 2**63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Odds:
+    """What the model said of a token that was written, before temperature and cuts, as OpenAI and vLLM have it.
+
+    logprob: natural logarithm of its probability.
+    likeliest: tokens and theirs, the likeliest first.
+    """
+
+    token: int
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of(cls, token: int, logits_V: Tensor, count: int) -> Odds:
+        """count: of the likeliest."""
+        logprobs_V = logits_V.float().log_softmax(-1)
+        best = logprobs_V.topk(min(count, len(logprobs_V)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return cls(token=token, logprob=float(logprobs_V[token]), likeliest=tuple(pairs))
 
 
 class Sampler:

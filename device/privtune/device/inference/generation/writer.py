@@ -21,7 +21,7 @@ from torch import Tensor
 from privtune.device.data.batches import IndexArray
 from privtune.device.inference.generation.growing_rows import GrowingText
 from privtune.device.inference.generation.prompt_builder import Asked, Prompts
-from privtune.device.inference.generation.sampling import Sampler, Sampling
+from privtune.device.inference.generation.sampling import Odds, Sampler, Sampling
 from privtune.device.inference.generation.tail_text import TailText
 from privtune.device.inference.generation.text_pieces import TextPieces
 from privtune.device.inference.tuned import TextReleases, TunedModel
@@ -48,6 +48,7 @@ class Reply:
     prompt: token ids that it follows.
     limit: most tokens that it may have.
     new_ids: its tokens so far.
+    odds: of each of them, where the sampling wants these.
     text: what may be shown so far, with the true words for surrogates.
     finish: why it ended; None until then.
     admission: its entry in the ledger.
@@ -66,12 +67,20 @@ class Reply:
     ) -> None:
         self.handle, self.prompt, self.limit = handle, tuple(prompt), limit
         self.new_ids: list[int] = []
+        self.odds: list[Odds] = []
         self.text = ""
         self.finish: Finish | None = None
         self.admission = ""
         self.growing, self.pieces, self.sampler = growing, pieces, Sampler(sampling)
         self.in_tail = in_tail
-        self.ignore_end = sampling.ignore_end
+        self.ignore_end, self._alternatives = sampling.ignore_end, sampling.alternatives
+
+    def choose(self, logits_V: Tensor) -> int:
+        """The next token, its odds noted."""
+        token = self.sampler.choose(logits_V)
+        if self._alternatives is not None:
+            self.odds.append(Odds.of(token, logits_V, self._alternatives))
+        return token
 
     def final_state(self, rows_MD: Tensor) -> Tensor:
         """out_D, from which the next token is chosen. rows_MD: the states that came back."""
@@ -222,7 +231,7 @@ class Writer:
         self._answers = True
         logits_NV = self._tuned.states.logits(torch.stack([reply.final_state(rows) for reply, rows in alive]))
         for (reply, _), logits_V in zip(alive, logits_NV, strict=True):
-            self._take(reply, reply.sampler.choose(logits_V))
+            self._take(reply, reply.choose(logits_V))
         advanced = [reply for reply, _ in alive]
         if unfinished := [reply for reply in advanced if reply.finish is None]:
             newest = [reply.new_ids[-1] for reply in unfinished]
@@ -234,6 +243,7 @@ class Writer:
         """Write a token; finish, if it is the last one."""
         reply.new_ids.append(token)
         if token in self._end_ids and not reply.ignore_end:
+            del reply.odds[len(reply.new_ids) - 1 :]  # it is no part of the answer
             self._finish(reply, "stop")
             return
         reply.text += reply.pieces.push(token)
