@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "teaching_leases"
-down_revision = "teaching_places"
+down_revision = "job_curves"
 branch_labels = None
 depends_on = None
 
