@@ -77,7 +77,7 @@ test: $(STAMP)  ## run all tests but the slow and the container ones
 
 test-browser: $(STAMP)  ## the dashboard in Chromium; SCREENSHOTS=FOLDER leaves a picture of each page, light, dark and on a phone
 	@scripts/install_test_services.sh
-	PRIVTUNE_SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest tests/browser $(PYTEST_ARGS)
+	PRIVTUNE_EVERY_LOOK=1 PRIVTUNE_SCREENSHOTS=$(SCREENSHOTS) $(PY) -m pytest tests/browser $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## run the tests that take minutes or need a real pre-trained model
 	$(PY) -m pytest -m 'slow and not container' $(PYTEST_ARGS)

@@ -28,7 +28,6 @@ def stage(out: Path) -> None:
     sources = out / "site-src"
     shutil.rmtree(sources, ignore_errors=True)
     sources.mkdir(parents=True)
-    shutil.copyfile(ROOT / "zensical.toml", out / "zensical.toml")
     listed = subprocess.run(
         ("git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.md"),
         cwd=ROOT,
@@ -36,6 +35,7 @@ def stage(out: Path) -> None:
         text=True,
         check=True,
     ).stdout.split()
+    (out / "zensical.toml").write_text(_menu(listed), encoding="utf-8")
     for page in map(Path, listed):
         text = (ROOT / page).read_text(encoding="utf-8")
         _write(sources / page, _FOLDER.sub(r"](\1index.md)", text))
@@ -61,12 +61,24 @@ def _write(target: Path, text: str) -> None:
     target.write_text(text, encoding="utf-8")
 
 
+def _menu(listed: list[str]) -> str:
+    """The settings, with the pages of docs/ that their menu does not name under "More"."""
+    settings = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    more = [page for page in listed if re.fullmatch(r"docs/[^/]+\.md", page) and f'"{page}"' not in settings]
+    entries = "".join(f'    {{ "{_title(page)}" = "{page}" }},\n' for page in more)
+    group = f'  {{ "More" = [\n{entries}  ] }},\n' if more else ""
+    return settings.replace("\n]\n\n[project.theme]", f"\n{group}]\n\n[project.theme]", 1)
+
+
+def _title(page: str) -> str:
+    title = _TITLE.search((ROOT / page).read_text(encoding="utf-8"))
+    return title[1] if title else Path(page).stem
+
+
 def _results(results: list[str]) -> str:
     lines = ["# Results", "", "For whoever wants to check a figure: every result with the command that made it.", ""]
     for page in sorted(results):
-        title = _TITLE.search((ROOT / page).read_text(encoding="utf-8"))
-        name = Path(page).name
-        lines.append(f"* [{title[1] if title else name}]({name})")
+        lines.append(f"* [{_title(page)}]({Path(page).name})")
     return "\n".join(lines) + "\n"
 
 

@@ -25,6 +25,7 @@ OTHERS = {
     "link/trust.py",
     "model/pinned_bottom.py",
     "training/job.py",
+    "training/own_loop.py",
 }
 
 

@@ -29,6 +29,9 @@ def test_every_page_is_there_and_the_menu_names_real_ones(out):
     assert all(
         (out / "site" / one.relative_to(ROOT).with_suffix(".html")).exists() or one.stem == "README" for one in pages
     )
+    home = (out / "site" / "index.html").read_text(encoding="utf-8")
+    named = {one.stem.replace("README", "index") for one in (ROOT / "docs").glob("*.md")}
+    assert [one for one in named if f"docs/{one}.html" not in home] == []
     menu = re.findall(r'= "([\w/.-]+\.md)"', (ROOT / "zensical.toml").read_text())
     assert len(menu) > 40
     assert [one for one in menu if not (out / "site-src" / one).exists()] == []

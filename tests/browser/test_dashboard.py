@@ -46,7 +46,7 @@ class Device:
     def _run(self, world, spec, job_id):
         watcher = Watcher(at_step=lambda info: self._allowed.acquire(timeout=120))
         try:
-            run(world, spec, job_id=job_id, watcher=watcher)
+            run(world, spec, job_id=job_id, watcher=watcher, settings=world.device(share_figures=True))
         except Exception as error:
             self.ended = error
 
@@ -85,6 +85,8 @@ def test_a_job_is_watched_and_steered(browser, world, key):
         device.may(5)
         expect(page.get_by_role("img", name="Received up to step 16")).to_be_visible()
         assert page.locator("#part-curves polyline").nth(1).get_attribute("points") != before
+        expect(page.get_by_role("img", name="Loss up to step").first).to_be_visible()
+        expect(page.locator("#part-claims")).to_contain_text("What the device claims")
         check_looks(page, "job")
 
         page.get_by_role("button", name="Pause").focus()

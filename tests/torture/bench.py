@@ -65,13 +65,14 @@ class Broken(AssertionError):
 
 @dataclass(kw_only=True)
 class Story:
-    """What became of one job. runs: of the device; unmet: faults whose message never came."""
+    """What became of one job. runs: of the device; unmet: faults whose message never came; awake_s: to its end."""
 
     job: str
     faults: list[Fault]
     unmet: list[Fault] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    awake_s: float = 0.0
 
 
 class Bench:
@@ -130,23 +131,26 @@ class Bench:
         with ThreadPoolExecutor(1) as beside:
             slept = beside.submit(self._sleep, who, seconds, home)
             ended = self._run(job, home, first, [], story, sleeps_s=seconds)
-            self._hold(slept.result(), "the job ended before anybody slept")
+            story.awake_s = time.monotonic() - slept.result()
         self._compare(job, home, first, ended)
         shutil.rmtree(home)
         story.seconds = time.monotonic() - began
         return story
 
-    def _sleep(self, who: str, seconds: float, home: Path) -> bool:
-        """Put a side to sleep in the middle of the job; whether it had not ended."""
+    def _sleep(self, who: str, seconds: float, home: Path) -> float:
+        """Put a side to sleep in the middle of the job; when it was woken up. Raises Broken if it had ended."""
+        until = time.monotonic() + self._times.hung_s
         while not (home / MIDDLE).exists():
+            self._hold(time.monotonic() < until, "the job did not come to its middle")
             time.sleep(0.002)
         sleeper = self._cloud if who == "cloud" else self._device
         assert sleeper is not None
-        slept = sleeper.signal(signal.SIGSTOP)
+        self._hold(sleeper.signal(signal.SIGSTOP), "the job ended before anybody slept")
         if who == "laptop":
             self._straight.silence()
         time.sleep(seconds)
-        return sleeper.signal(signal.SIGCONT) and slept
+        self._hold(sleeper.signal(signal.SIGCONT), "who slept has ended")
+        return time.monotonic()
 
     def _compare(self, job: str, home: Path, first: str, ended: Ended) -> None:
         """Run the same job in peace on the same home."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ def sleep(seconds: float, jobs: list[str], out: Path | None) -> int:
     if out is not None:
         about: dict[str, Any] = {"command": f"python -m tests.torture --sleep {seconds:.0f} --jobs {' '.join(jobs)}"}
         about |= {"sleep_s": seconds, "lease_s": IN_EARNEST.lease_s, "patience_s": IN_EARNEST.patience_s}
-        about |= {"machine": platform.platform()}
+        about |= {"machine": platform.platform(), "beside": f"{len(cases)} jobs at once on {os.cpu_count()} cores."}
         write_text(out.with_suffix(".json"), json.dumps(about | {"jobs": told}, indent=1) + "\n")
         write_text(out.with_suffix(".md"), _page(about, told))
     return 1 if broken else 0
@@ -40,7 +41,7 @@ def _one(folder: Path, job: str, who: str, seconds: float) -> dict[str, Any]:
     try:
         with Bench(folder, IN_EARNEST) as bench:
             story = bench.slept(job, who, seconds)
-        told |= {"runs": story.runs, "seconds": round(story.seconds, 1)}
+        told |= {"runs": story.runs, "awake_s": round(story.awake_s, 1)}
     except (AssertionError, TimeoutError) as error:
         told["broken"] = str(error)
     print(told, flush=True)
@@ -52,15 +53,15 @@ def _page(about: dict[str, Any], told: list[dict[str, Any]]) -> str:
         "# A side that sleeps",
         "",
         f"`{about['command']}`. In the middle of a job of {IN_EARNEST.steps} steps one side is stopped "
-        f" (SIGSTOP) for {about['sleep_s']:.0f} s; the lease is {about['lease_s']} s, the device's "
+        f"(SIGSTOP) for {about['sleep_s']:.0f} s; the lease is {about['lease_s']} s, the device's "
         f"patience {about['patience_s']:.0f} s. Laptop: the device, whose connections are dead when it wakes up. Each "
         "job is compared with the same job in peace: equal adapter and held-out figures, ledger charged once, sound "
-        "transcripts, status succeeded.",
+        f"transcripts, status succeeded. {about['beside']}",
         "",
-        "| job | sleeps | ends of the device's runs | seconds, both jobs | broken |",
+        "| job | sleeps | ends of the device's runs | seconds from waking up to the job's end | broken |",
         "|---|---|---|---|---|",
     ]
     for one in told:
-        runs, seconds = ", ".join(one.get("runs", [])), one.get("seconds", "")
+        runs, seconds = ", ".join(one.get("runs", [])), one.get("awake_s", "")
         lines.append(f"| {one['job']} | {one['sleeper']} | {runs} | {seconds} | {one['broken']} |")
     return "\n".join(lines) + "\n"

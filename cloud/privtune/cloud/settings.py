@@ -81,8 +81,9 @@ class Settings(BaseModel):
     keep_jobs_days: int | None = Field(
         None, ge=1, description="Days after which a job that has ended is deleted; None: never."
     )
-    keep_packages_days: int | None = Field(
-        None, ge=1, description="Days after which a bottom package that no device fetches is deleted; None: never."
+    keep_events_days: int = Field(90, ge=1, description="Days for which a job that has ended keeps its events.")
+    keep_packages_days: int = Field(
+        30, ge=1, description="Days after which a bottom package that no device fetches is deleted."
     )
     keep_audit_days: int | None = Field(
         None, ge=1, description="Days after which entries of the audit log are deleted; None: never."

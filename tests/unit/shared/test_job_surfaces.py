@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from privtune.cloud.api.requests import CreateJobRequest
 from privtune.device.cli import app
 from privtune.device.cli.commands.finetune import finetune
-from privtune.device.cli.job_options import JOB_OPTIONS, help_of
+from privtune.device.client.job_options import JOB_OPTIONS, help_of
 from privtune.shared.job_spec import JobSpec
 
 # Fields without an option of their own name, and why.

@@ -26,8 +26,10 @@ class PointObject(BaseModel):
     tokens: int = Field(description="Released rows that came, evaluations included.")
     bytes_up: int
     bytes_down: int
-    loss: float | None = Field(description="Only with `labels: shared`; otherwise the cloud doesn't know it.")
+    loss: float | None = Field(description="With `labels: shared`, or where the device's owner shares it.")
     grad_norm: float | None = Field(description="Of the cloud's parameters, before clipping; null where none train.")
+    held_out_loss: float | None = Field(description="Where the device's owner shares it.")
+    accuracy: float | None = Field(description="On held-out records, the same.")
 
 
 class CurveObject(BaseModel):
@@ -35,6 +37,8 @@ class CurveObject(BaseModel):
 
     object: Literal["privtune.curve"]
     job_id: str
+    statement: str | None = Field(description="What the device claims for its releases, where its owner shares that.")
+    verdict: str | None = Field(description="What the device's audit of its own data found, the same.")
     points: list[PointObject] = Field(description="At most 240, spread over the job.")
 
 
@@ -80,8 +84,9 @@ def add_watch_routes(
     )
     def get_progress(job_id: JobId, owner: str = Depends(caller)) -> dict[str, Any]:
         """Points to draw curves from; for a job that ended before, those of its last checkpoint or change of state."""
-        points = [asdict(point) for point in jobs.curve(job_id, owner)]
-        return {"object": "privtune.curve", "job_id": job_id, "points": points}
+        points, said = jobs.curve(job_id, owner)
+        about = {name: said.get(name) for name in ("statement", "verdict")}
+        return {"object": "privtune.curve", "job_id": job_id, "points": [asdict(point) for point in points]} | about
 
     @router.get("/privtune/hosts", tags=["PrivTune"], summary="How busy the hosts are", response_model=HostList)
     def list_hosts() -> dict[str, Any]:

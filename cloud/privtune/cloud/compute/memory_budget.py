@@ -10,6 +10,7 @@ gives up sessions.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import Counter
@@ -87,6 +88,7 @@ class MemoryBudget:
         else `CloudUnreachable`, which devices answer by trying again later.
         """
         with self._lock:
+            searched = False
             while not self.hold_at_once(holder, size, owner):
                 if size > self.max_bytes:
                     raise CloudOutOfMemory(
@@ -95,13 +97,17 @@ class MemoryBudget:
                         "--max-memory-mib"
                     )
                 caches = self._caches(holder, owner, size - self.held_by(holder))
-                if not caches:
+                if not caches and not searched:  # models refer to themselves: ended sessions wait for the collector
+                    gc.collect()
+                    searched = True
+                elif not caches:
                     self._ask(owner, size - self.held_by(holder))
                     raise CloudUnreachable(
                         f"this cloud's memory for jobs ({self.max_bytes / MIB:.0f} MiB) is in use; lower "
                         "--batch-size, try again later, or ask the operator to raise --max-memory-mib"
                     )
-                caches[0].shed()
+                else:
+                    caches[0].shed()
 
     def held_by(self, holder: object) -> int:
         """Bytes of a holder."""

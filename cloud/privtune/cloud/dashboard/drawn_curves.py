@@ -22,9 +22,13 @@ def curves_of(points: list[dict[str, Any]], total_steps: int) -> list[Curve]:
         _curve("Received", "b", "bytes_up", points, steps, size),
         _curve("Sent", "c", "bytes_down", points, steps, size),
     ]
-    loss = _curve("Loss", "d", "loss", points, steps, number)
-    norm = _curve("Gradient norm", "d", "grad_norm", points, steps, number)
-    return [*found, *(curve for curve in (loss, norm) if curve.points)]
+    known = (
+        _curve("Loss", "d", "loss", points, steps, number),
+        _curve("Held-out loss", "d", "held_out_loss", points, steps, number),
+        _curve("Held-out accuracy", "b", "accuracy", points, steps, lambda share: f"{number(100 * share)}%"),
+        _curve("Gradient norm", "d", "grad_norm", points, steps, number),
+    )
+    return [*found, *(curve for curve in known if curve.points)]
 
 
 def _curve(

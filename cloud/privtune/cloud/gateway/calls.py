@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -23,11 +24,13 @@ from privtune.shared.errors import (
     Unauthenticated,
 )
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
+from privtune.shared.printable import printable
 from privtune.shared.tracing import TRACEPARENT
 from privtune.shared.validation import first_problem
 from privtune.split.v1 import split_pb2 as pb
 
 log = logging.getLogger(__name__)
+MAX_SAID = 2000  # characters of a statement or verdict that a device shares
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 
@@ -93,6 +96,18 @@ def wanted_bottom(request: pb.FetchRequest) -> JobSpec:
         return JobSpec.model_validate({**fields, "training_file": f"{DEVICE_SCHEME}planned"})
     except ValidationError as error:
         raise InvalidInput(f"{first_problem(error.errors()).sentence}.") from None
+
+
+def shared_figures(request: pb.ShareRequest) -> tuple[dict[str, float], dict[str, str]]:
+    """The figures and the sentences that a device shares. Raises `InvalidInput` for what can't be ones."""
+    names = [name for name in ("loss", "held_out_loss", "accuracy") if request.HasField(name)]
+    figures = {name: float(getattr(request, name)) for name in names}
+    said = {name: str(getattr(request, name)) for name in ("statement", "verdict") if getattr(request, name)}
+    if not all(map(math.isfinite, figures.values())) or not 0 <= figures.get("accuracy", 0) <= 1:
+        raise InvalidInput("a shared figure is not finite, or an accuracy not from 0 to 1")
+    if any(len(text) > MAX_SAID for text in said.values()):
+        raise InvalidInput(f"a shared sentence has more than {MAX_SAID:,} characters")
+    return figures, {name: printable(text) for name, text in said.items()}
 
 
 def this_task() -> asyncio.Task[Any]:

@@ -1,10 +1,13 @@
-"""Keeps the leases of the jobs whose training streams live in this process, and ends the streams that lost theirs."""
+"""Keeps the leases of the jobs whose training streams live in this process, and ends the streams that lost theirs.
+
+It ends streams of inference as well, when their job was deleted through another process on the database.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -22,8 +25,10 @@ class LeaseKeeper:
     It has a thread of its own: neither a pass through a model nor a crowd of calls keeps it waiting.
 
     devices: those that were revoked lose their jobs.
-    held: tokens of the streams that live, by job.
-    end: ends a stream with an error, if it is still that of the token. Both are called on the loop.
+    held: tokens of the training streams that live, by job.
+    end: ends a stream with an error, if it is still that of the token.
+    used: jobs of the other streams that live.
+    end_used: ends those of a job that was deleted. All four are called on the loop.
     """
 
     def __init__(
@@ -32,8 +37,11 @@ class LeaseKeeper:
         devices: Devices,
         held: Callable[[], Mapping[str, int]],
         end: Callable[[str, int, PrivTuneError], None],
+        used: Callable[[], Collection[str]],
+        end_used: Callable[[str], None],
     ) -> None:
         self._leases, self._devices, self._held, self._end = leases, devices, held, end
+        self._used, self._end_used = used, end_used
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leases")
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         self._task = self._loop.create_task(self._run())
@@ -59,20 +67,22 @@ class LeaseKeeper:
             self._wake.clear()
             held = dict(self._held())
             try:
-                lost = await self._loop.run_in_executor(self._thread, self._look, held)
+                lost, deleted = await self._loop.run_in_executor(self._thread, self._look, held, set(self._used()))
             except Exception:  # a database that is away: streams go on as long as their leases do
                 log.exception("the leases can't be looked after")
-                lost = {}
+                lost, deleted = {}, set()
             for job_id, error in lost.items():
                 self._end(job_id, held[job_id], error)
+            for job_id in deleted:
+                self._end_used(job_id)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_S)
 
-    def _look(self, held: Mapping[str, int]) -> dict[str, PrivTuneError]:
+    def _look(self, held: Mapping[str, int], used: Collection[str]) -> tuple[dict[str, PrivTuneError], set[str]]:
         for job_id in self._devices.abandoned():
             with suppress(JobConflict, JobNotFound):  # it has ended
                 self._leases.release(job_id, why="taken from its device, which was revoked")
             self._devices.opened(None, job_id)
         lost = self._leases.keep(held)  # before `reap`: a process that slept still holds what nobody has claimed since
         self._leases.reap()
-        return lost
+        return lost, self._leases.deleted(used)

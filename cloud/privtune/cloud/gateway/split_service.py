@@ -35,6 +35,7 @@ from privtune.cloud.gateway.calls import (
     device_id,
     errors_as_status,
     job_and_epoch,
+    shared_figures,
     this_task,
     traceparent,
     wanted_bottom,
@@ -89,7 +90,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._training: dict[str, Inbox] = {}
         self._streams: dict[asyncio.Task[Any], Inbox] = {}
         self._callers = Callers(settings, keys, devices, jobs.limits, self._refuse_when_closing)
-        self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end)
+        self._keeper = LeaseKeeper(jobs.leases, devices, self._held, self._end, self._used, self._end_streams)
         self._loop = asyncio.get_running_loop()
         self._sweeper = self._loop.create_task(self._drop_idle())
         self._desk.end_stream = self._end_from_desk
@@ -245,6 +246,15 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
             await asyncio.to_thread(refuse, request.job_id, reason, message)
             return pb.RefuseResponse()
 
+    async def Share(self, request: pb.ShareRequest, context: Context) -> pb.ShareResponse:
+        """What the owner of a device lets its watchers know of a job."""
+        async with errors_as_status(context), self._callers.call(context) as owner:
+            await asyncio.to_thread(self._jobs.get, request.job_id, owner)
+            figures, said = shared_figures(request)
+            share = partial(self._jobs.share, figures=figures, said=said)
+            await asyncio.to_thread(share, request.job_id, request.session_epoch, request.step)
+            return pb.ShareResponse()
+
     async def Claim(self, request: pb.ClaimRequest, context: Context) -> pb.ClaimResponse:
         """A device is about to draw, or has drawn, in this home."""
         async with errors_as_status(context), self._callers.call(context) as owner:
@@ -375,6 +385,9 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
 
     def _held(self) -> dict[str, int]:
         return {job_id: inbox.epoch for job_id, inbox in self._training.items()}
+
+    def _used(self) -> set[str]:
+        return {inbox.job_id for inbox in self._streams.values()} - self._training.keys()
 
     def _end(self, job_id: str, epoch: int, error: PrivTuneError) -> None:
         inbox = self._training.get(job_id)

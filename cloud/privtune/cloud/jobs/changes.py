@@ -108,7 +108,8 @@ class Changes:
         progress = self._live.progress(row.id)
         if progress is not None:
             row.progress = progress.as_dict()
-        if points := self._live.points(row.id):
-            session.merge(CurveRow(job_id=row.id, points=[asdict(point) for point in points]))
+        if (curve := self._live.curve(row.id)) is not None:
+            points, said = curve
+            session.merge(CurveRow(job_id=row.id, points=[asdict(point) for point in points], said=said))
         if row.status in FINAL:
             self._live.drop_progress(row.id)

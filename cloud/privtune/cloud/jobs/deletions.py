@@ -107,6 +107,22 @@ class Deletions:
         self._forget_copies()
         return count
 
+    def drop_events(self, ended_before: int) -> None:
+        """Delete the events of jobs that ended before this time (seconds since 1970); jobs and models stay."""
+        old = select(JobRow.id).where(JobRow.status.in_(FINAL), JobRow.finished_at < ended_before)
+        query = select(EventRow.job_id).where(EventRow.job_id.in_(old)).distinct().limit(_AT_ONCE)
+        while True:
+            with self._store.read() as session:
+                jobs = list(session.scalars(query))
+            if not jobs:
+                return
+            with self._store.write() as session:
+                session.execute(delete(EventRow).where(EventRow.job_id.in_(jobs)))
+
+    def drop_unnamed(self, before: float) -> int:
+        """Remove what interrupted writes of artifacts have left; see `ArtifactStore.drop_unnamed`."""
+        return 0 if self._files is None else self._files.store.drop_unnamed(before)
+
     def _forget_copies(self) -> None:
         """Of jobs that have ended, or that another process on this database has deleted."""
         if self._files is not None and (here := self._files.copies()):

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from privtune.cloud.db.tables import CheckpointRow, CurveRow, DeletionRow, EventRow, IdempotencyRow, JobRow
+from privtune.cloud.jobs.progress_curve import ProgressCurve
 from privtune.cloud.jobs.states import FINAL, Event, Job, JobError, JobProgress, Level, Phase, Request, Status
 from privtune.shared.errors import InvalidInput, JobConflict, JobNotFound, PermissionDenied
 from privtune.shared.job_spec import JobSpec
@@ -144,6 +145,12 @@ def add_checkpoint(session: Session, job_id: str, step: int) -> None:
     steps = select(CheckpointRow.step).where(CheckpointRow.job_id == job_id).order_by(CheckpointRow.step.desc())
     if (last := session.scalar(steps.offset(MAX_CHECKPOINTS).limit(1))) is not None:
         session.execute(delete(CheckpointRow).where(CheckpointRow.job_id == job_id, CheckpointRow.step <= last))
+
+
+def stored_curve(session: Session, job_id: str) -> ProgressCurve:
+    """The progress of a job over its steps, as of its last checkpoint or change of state; empty without one."""
+    row = session.get(CurveRow, job_id)
+    return ProgressCurve() if row is None else ProgressCurve(row.points, row.said)
 
 
 def event_view(row: EventRow) -> Event:

@@ -11,7 +11,7 @@ this process's memory, for two thirds of a lease at most, so clocks of processes
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -146,6 +146,12 @@ class Leases:
                     renewed[job_id] = token
         for job_id, token in renewed.items():
             self._live.set_lease(job_id, token, began + 2 * self.lease_s / 3)
+
+    def deleted(self, job_ids: Collection[str]) -> set[str]:
+        """Which of these jobs are gone."""
+        with self._store.read() as session:
+            there = set(session.scalars(select(JobRow.id).where(JobRow.id.in_(job_ids)))) if job_ids else set()
+        return set(job_ids) - there
 
     def reap(self) -> None:
         """Let running jobs whose leases have run out wait for their devices, and give up those that waited too long.

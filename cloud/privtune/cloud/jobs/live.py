@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from privtune.cloud.jobs.progress_curve import ProgressCurve, ProgressPoint
 from privtune.cloud.jobs.states import JobProgress, Request
@@ -31,16 +31,33 @@ class LiveState:
             self._progress[job_id] = progress
             self._curves.setdefault(job_id, ProgressCurve()).add(progress)
 
-    def points(self, job_id: str) -> list[ProgressPoint] | None:
-        """The curve of a job; None where only the database has it."""
+    def curve(self, job_id: str) -> tuple[list[ProgressPoint], dict[str, str]] | None:
+        """The points of a job and what its device says of it; None where only the database has them."""
         with self._lock:
             curve = self._curves.get(job_id)
-            return None if curve is None else list(curve.points)
+            return None if curve is None else (list(curve.points), dict(curve.said))
 
-    def begin_curve(self, job_id: str, stored: list[dict[str, Any]]) -> None:
+    def begin_curve(self, job_id: str, stored: Callable[[], ProgressCurve]) -> None:
         """A session begins. stored: the curve as the database has it, for a job that is new to this process."""
         with self._lock:
-            self._curves.setdefault(job_id, ProgressCurve(stored)).begins()
+            self._known(job_id, stored).begins()
+
+    def share(
+        self,
+        job_id: str,
+        stored: Callable[[], ProgressCurve],
+        step: int,
+        figures: Mapping[str, float],
+        said: Mapping[str, str],
+    ) -> None:
+        """Add what a device shares to its job's curve. stored: as in `begin_curve`."""
+        with self._lock:
+            self._known(job_id, stored).share(step, figures, said)
+
+    def _known(self, job_id: str, stored: Callable[[], ProgressCurve]) -> ProgressCurve:
+        if job_id not in self._curves:
+            self._curves[job_id] = stored()
+        return self._curves[job_id]
 
     def request(self, job_id: str) -> Request | None:
         """What a running job was asked to do. Raises KeyError when only the database can say."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ class ProgressPoint:
     tokens: released rows that came, evaluations included.
     bytes_up, bytes_down: on the stream.
     loss, grad_norm: of the step; None where the cloud does not know it.
+    held_out_loss, accuracy: on held-out records, where the owner shares them.
     """
 
     at: float
@@ -30,15 +31,24 @@ class ProgressPoint:
     bytes_down: int = 0
     loss: float | None = None
     grad_norm: float | None = None
+    held_out_loss: float | None = None
+    accuracy: float | None = None
 
 
 class ProgressCurve:
     """The points of one job. Once there are MAX_POINTS, every second one goes and new ones come half as often.
 
     stored: points as the database has them.
+    said: what the device says of the job, by `statement` and `verdict`; empty where its owner does not share that.
     """
 
-    def __init__(self, stored: Sequence[dict[str, Any]] = (), clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        stored: Sequence[dict[str, Any]] = (),
+        said: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.said = dict(said or {})
         self._clock = clock
         self.points = [ProgressPoint(**one) for one in stored]
         self._counted = self.points[-1] if self.points else ProgressPoint(at=0, step=0)
@@ -65,6 +75,14 @@ class ProgressCurve:
         if len(self.points) >= MAX_POINTS:
             del self.points[-2::-2]  # the newest stays
             self._apart *= 2
+
+    def share(self, step: int, figures: Mapping[str, float], said: Mapping[str, str]) -> None:
+        """Add what the device shares to the newest point that is not after the step."""
+        self.said |= said
+        for place in range(len(self.points) - 1, -1, -1):
+            if self.points[place].step <= step:
+                self.points[place] = replace(self.points[place], **figures)  # type: ignore[arg-type]
+                return
 
     def _more(self, progress: JobProgress, name: str) -> int:
         return (getattr(progress, name) or 0) - (getattr(self._session, name) or 0)

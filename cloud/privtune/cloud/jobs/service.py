@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from privtune.cloud.db.store import Store
-from privtune.cloud.db.tables import CurveRow, IdempotencyRow, JobRow
+from privtune.cloud.db.tables import IdempotencyRow, JobRow
 from privtune.cloud.jobs.changes import Changes
 from privtune.cloud.jobs.deletions import Deletions
 from privtune.cloud.jobs.homes import Homes
@@ -34,8 +34,9 @@ from privtune.cloud.jobs.job_rows import (
     now,
     requested_of,
     status_of,
+    stored_curve,
 )
-from privtune.cloud.jobs.lease_rows import check_free, extend, shorten
+from privtune.cloud.jobs.lease_rows import check_free, check_token, extend, shorten
 from privtune.cloud.jobs.leases import CANCEL_S, LEASE_S, Leases
 from privtune.cloud.jobs.listings import count_jobs, list_checkpoints, list_events, list_jobs
 from privtune.cloud.jobs.live import LiveState
@@ -150,14 +151,14 @@ class Jobs:
             page = list_events(session, job_id, after=after, limit=limit, newest_first=newest_first)
             return Page(items=[event_view(row) for row in page.items], has_more=page.has_more)
 
-    def curve(self, job_id: str, owner: str | None = None) -> Sequence[ProgressPoint]:
-        """The progress of a job over its steps. Raises JobNotFound."""
+    def curve(self, job_id: str, owner: str | None = None) -> tuple[Sequence[ProgressPoint], Mapping[str, str]]:
+        """The progress of a job over its steps, and what its device says of it. Raises JobNotFound."""
         with self._store.read() as session:
             find_job(session, job_id, owner)
-            if (points := self._live.points(job_id)) is not None:
-                return points
-            row = session.get(CurveRow, job_id)
-            return [] if row is None else [ProgressPoint(**one) for one in row.points]
+            if (known := self._live.curve(job_id)) is not None:
+                return known
+            curve = stored_curve(session, job_id)
+            return curve.points, curve.said
 
     def checkpoints(self, job_id: str, *, after: int | None = None, limit: int = 20) -> Page[Checkpoint]:
         """Checkpoints, newest first; `after` is the last step of the page before."""
@@ -250,8 +251,7 @@ class Jobs:
             self._changes.move(session, row, "running", phase, "training", message=message)
             extend(session, row, now() + self.leases.lease_s)
             self._live.set_request(row.id, requested_of(row))
-            stored = session.get(CurveRow, row.id)
-            self._live.begin_curve(row.id, [] if stored is None else stored.points)
+            self._live.begin_curve(row.id, lambda: stored_curve(session, row.id))
         return self._view(row)
 
     def requested(self, job_id: str) -> Request | None:
@@ -264,6 +264,14 @@ class Jobs:
     def progress(self, job_id: str, progress: JobProgress) -> None:
         """Remember how far a job is, in memory only."""
         self._live.set_progress(job_id, replace(progress, updated_at=now()))
+
+    def share(
+        self, job_id: str, token: int, step: int, *, figures: Mapping[str, float], said: Mapping[str, str]
+    ) -> None:
+        """Remember what the owner of a job's device shares of it; see `ProgressCurve.share`."""
+        with self._store.read() as session:
+            check_token(session, find_job(session, job_id, None), token)
+            self._live.share(job_id, lambda: stored_curve(session, job_id), step, figures, said)
 
     def record_checkpoint(self, job_id: str, token: int, step: int) -> None:
         """A checkpoint of `step` is on disk: store it, and the progress with it."""

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from privtune.cloud.catalog import ModelCard
@@ -16,6 +16,7 @@ from privtune.shared.errors import JobNotFound
 from privtune.shared.teaching_spec import TeachingSpec
 
 TeachingStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Sources = tuple[str | None, str | None]  # names of a model's files and a corpus's; None: not on this disk
 ENDED = ("succeeded", "failed", "cancelled")
 MAX_DISCARDED = 200  # of an owner: failed and cancelled ones
 
@@ -91,3 +92,18 @@ def find(session: Session, teaching_id: str, owner: str | None) -> TeachingRow:
 def end(row: TeachingRow, status: TeachingStatus, reason: str) -> None:
     """It ends like this, now."""
     row.status, row.reason, row.finished_at = status, reason, now()
+
+
+def same(result: str, document: str) -> tuple[ColumnElement[bool], ...]:
+    """Succeeded teachings of this description with this result."""
+    return TeachingRow.status == "succeeded", TeachingRow.result == result, TeachingRow.spec == document
+
+
+def succeed(session: Session, row: TeachingRow, result: str, card: dict[str, Any], sources: Sources) -> None:
+    """Earlier ones with the same result are as good: of the weights, which name it, only the files are others."""
+    files = dict(zip(("model_files", "corpus_files"), sources, strict=True))
+    session.execute(update(TeachingRow).where(*same(result, row.spec)).values(**files))
+    row.started_at = row.started_at or row.created_at
+    row.result, row.card = result, card
+    row.model_files, row.corpus_files = sources
+    end(row, "succeeded", "the taught blocks are ready")

@@ -1,51 +1,44 @@
 """Teachings: the one place where their state changes.
 
-queued --> running --> succeeded | failed | cancelled; a cloud that ends makes a running one queued again.
-An ended one can be deleted; with the last one of a package goes the package.
+queued --> running --> succeeded | failed | cancelled; a cloud that ends makes a running one queued again
+(`teaching_queue`). An ended one can be deleted; with the last one of a package goes the package.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
 from privtune.cloud.db.store import Store
 from privtune.cloud.db.tables import JobRow, TeachingRow
-from privtune.cloud.jobs.job_rows import MAX_MESSAGE, now
 from privtune.cloud.jobs.states import FINAL, Page
+from privtune.cloud.jobs.teaching_queue import TeachingQueue
 from privtune.cloud.jobs.teaching_rows import (
     ENDED,
+    Sources,
     Teaching,
-    TeachingStatus,
     discard_oldest,
     end,
     find,
     new_row,
+    same,
     step_bytes,
+    succeed,
 )
 from privtune.shared.errors import (
-    InternalError,
     InvalidInput,
     JobConflict,
     ModelNotFound,
     PermissionDenied,
-    PrivTuneError,
 )
 from privtune.shared.job_spec import JobSpec
 from privtune.shared.teaching_spec import TeachingSpec
-
-Sources = tuple[str | None, str | None]  # names of a model's files and a corpus's; None: not on this disk
-_MOST_CRASHES = 3
-_LOOK_S = 1.0
 
 
 class TaughtPackages(Protocol):
@@ -58,14 +51,14 @@ class TaughtPackages(Protocol):
         """Delete what an interrupted teaching would continue from and, if `package`, the package."""
 
 
-class Teachings:
+class Teachings(TeachingQueue):
     """The service. Thread-safe.
 
     catalog, corpora: what may be named.
     max_active: unfinished teachings of an owner.
     max_kept: unfinished and succeeded ones of an owner.
     max_step_bytes: memory of a step.
-    place: names this process's data folder among those of all clouds on the database.
+    place: see `TeachingQueue`.
     """
 
     def __init__(
@@ -79,13 +72,9 @@ class Teachings:
         max_step_bytes: int = sys.maxsize,
         place: str = "",
     ) -> None:
-        self._store, self.catalog, self.corpora = store, catalog, corpora
+        super().__init__(store, place)
+        self.catalog, self.corpora = catalog, corpora
         self._max_active, self._max_kept, self._max_step_bytes = max_active, max_kept, max_step_bytes
-        self._place = place
-        self._live: dict[str, dict[str, Any]] = {}
-        self._cancelled: set[str] = set()
-        self._looked = -_LOOK_S  # when the database was last asked, on the monotonic clock
-        self._lock = threading.Lock()
         self.when_queued: Callable[[], None] = lambda: None
         self.packages: TaughtPackages | None = None  # where this process has them
 
@@ -117,7 +106,7 @@ class Teachings:
                 )
             row = new_row(owner, document)
             if taught:
-                _succeed(session, row, str(taught[0].result), dict(taught[0].card or {}), sources)
+                succeed(session, row, str(taught[0].result), dict(taught[0].card or {}), sources)
             session.add(row)
             discard_oldest(session, owner)
         self.when_queued()
@@ -131,9 +120,9 @@ class Teachings:
         """What has succeeded with this description from these sources, and is here, newest first."""
         if None in sources:
             return []
-        same = select(TeachingRow).where(TeachingRow.status == "succeeded", TeachingRow.spec == document)
-        same = same.where(TeachingRow.model_files == sources[0], TeachingRow.corpus_files == sources[1])
-        rows = session.scalars(same.order_by(TeachingRow.number.desc())).all()
+        found = select(TeachingRow).where(TeachingRow.status == "succeeded", TeachingRow.spec == document)
+        found = found.where(TeachingRow.model_files == sources[0], TeachingRow.corpus_files == sources[1])
+        rows = session.scalars(found.order_by(TeachingRow.number.desc())).all()
         return [row for row in rows if self.packages is None or self.packages.has(str(row.result))]
 
     def check(self, spec: TeachingSpec) -> None:
@@ -234,131 +223,21 @@ class Teachings:
                 param="privtune.taught",
             )
 
-    # ---- reports of the school
-
-    def claim(self) -> Teaching | None:
-        """The oldest queued teaching, which is running from here on; None if there is none."""
-        with self._store.write() as session:
-            query = select(TeachingRow).where(TeachingRow.status == "queued").order_by(TeachingRow.number).limit(1)
-            row = session.scalar(query)
-            if row is None:
-                return None
-            row.status, row.reason, row.started_at = "running", "teaching", row.started_at or now()
-            row.place = self._place
-        return self._view(row)
-
-    def began(self, teaching_id: str, result: str) -> None:
-        """It works in the folder of this result from here on."""
-        with self._store.write() as session:
-            find(session, teaching_id, None).result = result
-
-    def cancelling(self, teaching_id: str) -> bool:
-        """Whether its owner wants it to end, as of the last second where another process was told so."""
-        if teaching_id not in self._cancelled and time.monotonic() - self._looked >= _LOOK_S:
-            self._looked = time.monotonic()
-            with self._store.read() as session:
-                if find(session, teaching_id, None).cancelling:
-                    self._cancelled.add(teaching_id)
-        return teaching_id in self._cancelled
-
-    def progress(self, teaching_id: str, stage: str, step: int, steps: int, loss: float) -> None:
-        """Remember how far it is, in memory only."""
-        with self._lock:
-            facts = {"stage": stage, "step": step, "steps": steps, "loss": round(loss, 6), "updated_at": now()}
-            self._live[teaching_id] = facts
-
-    def succeed(self, teaching_id: str, result: str, card: dict[str, Any], sources: Sources) -> None:
-        """Its package is written. sources: what it was made from."""
-        with self._ending(teaching_id) as (session, row):
-            _succeed(session, row, result, card, sources)
-
-    def fail(self, teaching_id: str, error: PrivTuneError) -> None:
-        """It can't go on; the message is public."""
-        with self._ending(teaching_id) as (_, row):
-            row.error_code = error.reason
-            end(row, "failed", error.message[:MAX_MESSAGE])
-
-    def stopped(self, teaching_id: str) -> None:
-        """It ended between two steps: cancelled if its owner wanted that, else queued again."""
-        with self._ending(teaching_id) as (_, row):
-            if row.cancelling:
-                end(row, "cancelled", "cancelled by its owner")
-            else:
-                row.status, row.reason = "queued", "waiting: the cloud ended, and it continues from its last checkpoint"
-
-    def recover(self) -> None:
-        """At the start of a server: what a crash of it left running waits for its turn again.
-
-        One that ran in several crashes in a row has failed: it may be what ends the cloud, by its memory say.
-        """
-        with self._store.read() as session:
-            mine = (TeachingRow.place == self._place) | TeachingRow.place.is_(None)
-            ids = list(session.scalars(select(TeachingRow.id).where(TeachingRow.status == "running", mine)))
-        for teaching_id in ids:
-            self.stopped(teaching_id)
-            with self._store.write() as session:
-                row = find(session, teaching_id, None)
-                row.progress = row.progress | {"crashes": row.progress.get("crashes", 0) + 1}
-                if row.status == "queued" and row.progress["crashes"] >= _MOST_CRASHES:
-                    row.error_code = InternalError.reason
-                    end(row, "failed", f"the cloud ended {_MOST_CRASHES} times while it ran; begin it again to go on")
-
     def record(self, owner: str, spec: TeachingSpec, result: str, card: dict[str, Any], sources: Sources) -> Teaching:
         """A teaching of the operator's own that has succeeded, for an owner to use; the one that is known, if it is."""
         document = spec.model_dump_json()
         with self._store.write() as session:
-            known = select(TeachingRow).where(TeachingRow.owner == owner, *_same(result, document))
+            known = select(TeachingRow).where(TeachingRow.owner == owner, *same(result, document))
             row = session.scalar(known.limit(1)) or new_row(owner, document)
-            _succeed(session, row, result, card, sources)
+            succeed(session, row, result, card, sources)
             session.add(row)
         return self._view(row)
-
-    @contextmanager
-    def _ending(self, teaching_id: str) -> Iterator[tuple[Session, TeachingRow]]:
-        """The row of a teaching that no longer runs, with its last progress."""
-        with self._store.write() as session, self._lock:
-            row = find(session, teaching_id, None)
-            row.progress = self._live.pop(teaching_id, row.progress)
-            yield session, row
-            self._cancelled.discard(teaching_id)
 
     def _is_current(self, row: TeachingRow) -> bool:
         try:
             return row.model_files == self.catalog.files(TeachingSpec.model_validate_json(row.spec).model)
         except ModelNotFound:
             return False
-
-    def _view(self, row: TeachingRow) -> Teaching:
-        return Teaching(
-            id=row.id,
-            owner=row.owner,
-            spec=TeachingSpec.model_validate_json(row.spec),
-            status=cast(TeachingStatus, row.status),
-            reason=row.reason,
-            progress=dict(self._live.get(row.id, row.progress)),
-            result=row.result,
-            card=row.card,
-            current=row.status == "succeeded" and self._is_current(row),
-            error_code=row.error_code,
-            created_at=row.created_at,
-            started_at=row.started_at,
-            finished_at=row.finished_at,
-        )
-
-
-def _same(result: str, document: str) -> tuple[ColumnElement[bool], ...]:
-    """Succeeded teachings of this description with this result."""
-    return TeachingRow.status == "succeeded", TeachingRow.result == result, TeachingRow.spec == document
-
-
-def _succeed(session: Session, row: TeachingRow, result: str, card: dict[str, Any], sources: Sources) -> None:
-    """Earlier ones with the same result are as good: of the weights, which name it, only the files are others."""
-    files = dict(zip(("model_files", "corpus_files"), sources, strict=True))
-    session.execute(update(TeachingRow).where(*_same(result, row.spec)).values(**files))
-    row.started_at = row.started_at or row.created_at
-    row.result, row.card = result, card
-    row.model_files, row.corpus_files = sources
-    end(row, "succeeded", "the taught blocks are ready")
 
 
 def _count(session: Session, rows: Select[Any]) -> int:

@@ -1,8 +1,12 @@
-"""What ends by age: jobs, and packages that nobody fetches. Swept when the server starts and every hour after that."""
+"""What ends by age: jobs, events, packages that nobody fetches. Swept when the server starts and every hour after that.
+
+Once a day also what interrupted writes have left in a bucket, which takes a request for each unit in it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from typing import Protocol
@@ -30,9 +34,11 @@ class Packages(Protocol):
 async def sweep_hourly(settings: Settings, store: Store, deletions: Deletions, packages: Packages) -> None:
     """Sweep until cancelled. What fails, such as a disk that is read-only for now, is logged and tried again."""
     acting_from("the hourly sweep", "cloud")
-    while True:
+    for hour in itertools.count():
         try:
             await asyncio.to_thread(sweep, settings, store, deletions, packages)
+            if hour % 24 == 0 and (count := await asyncio.to_thread(deletions.drop_unnamed, time.time() - _DAY_S)):
+                log.info("removed what interrupted writes left", extra={"files": count})
         except Exception as error:
             unknown = not isinstance(error, PrivTuneError | OSError)
             log.error("the sweep failed: %s", error, exc_info=unknown)
@@ -43,7 +49,8 @@ def sweep(settings: Settings, store: Store, deletions: Deletions, packages: Pack
     """Complete deletions that a crash interrupted, then delete what is older than the settings keep."""
     now, jobs_days, packages_days = time.time(), settings.keep_jobs_days, settings.keep_packages_days
     jobs = deletions.sweep(None if jobs_days is None else int(now - jobs_days * _DAY_S))
-    dropped = 0 if packages_days is None else packages.drop_packages(now - packages_days * _DAY_S)
+    deletions.drop_events(int(now - settings.keep_events_days * _DAY_S))
+    dropped = packages.drop_packages(now - packages_days * _DAY_S)
     if dropped:
         with store.write() as session:
             record(session, "packages.dropped", count=dropped, unused_days=packages_days)

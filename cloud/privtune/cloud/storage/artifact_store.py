@@ -49,6 +49,13 @@ class ArtifactStore:
         """Remove all units in a folder, or one unit; nothing to do where nothing is. Raises OSError."""
         remove_folder(folder)
 
+    def drop_unnamed(self, before: float) -> int:
+        """Remove what interrupted pushes before this time (seconds since 1970) have left; returns how many files.
+
+        Raises CloudUnreachable. Here a push changes nothing.
+        """
+        return 0
+
     def copies(self, folder: Path) -> set[str]:
         """Names of what is in a folder of this disk as a copy only. Here nothing is."""
         return set()

@@ -35,6 +35,7 @@ from privtune.shared.wording import install
 log = logging.getLogger(__name__)
 
 _INDEX = "index.json"
+_BLOB = re.compile(r"/[0-9a-f]{64}$")
 _URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,62})(?P<prefix>(/[\w.-]+)*)/?", re.ASCII)
 # A server that hangs fails a call within a minute; s3fs itself tries again what may be tried again.
 _PATIENCE = {"connect_timeout": 5, "read_timeout": 20, "retries": {"mode": "standard", "total_max_attempts": 2}}
@@ -103,12 +104,12 @@ class BucketStore(ArtifactStore):
         self._seen.pop(key, None)  # if this fails, the next pull brings back what is kept
         with _told():
             before, there = self._index(key) or {}, self._names(key)
+            kept = {entry["sha256"] for entry in before.values()}
             for name, path in files.items():
-                if index[name]["sha256"] not in there:
+                if index[name]["sha256"] not in there & kept:  # what an interrupted push has left may be swept now
                     self._system.put_file(str(path), f"{key}/{index[name]['sha256']}")
             self._system.pipe_file(f"{key}/{_INDEX}", json.dumps(index).encode())
-            old = {entry["sha256"] for entry in before.values()} - wanted
-            if old:  # not all else that is there: another process may be writing it
+            if old := kept - wanted:  # not all else that is there: another process may be writing it
                 self._system.rm([f"{key}/{name}" for name in old & there])
         self._seen[key] = index
 
@@ -149,11 +150,31 @@ class BucketStore(ArtifactStore):
         """See `ArtifactStore`: indexes go first, so that nobody finds a part. Raises CloudUnreachable as well."""
         with _told():
             found = sorted(self._system.find(self._key(folder)), key=lambda path: not path.endswith(f"/{_INDEX}"))
-            for chunk in (found[start : start + 500] for start in range(0, len(found), 500)):
-                self._system.rm(chunk)
+            self._delete(found)
         for key in [key for key in self._seen if f"{key}/".startswith(f"{self._key(folder)}/")]:
             del self._seen[key]
         super().remove(folder)
+
+    def drop_unnamed(self, before: float) -> int:
+        """See `ArtifactStore`. Reads every index."""
+        count = 0
+        with _told():
+            units = {path.rpartition("/")[0] for path in self._old(self._root, before)}
+            for unit in sorted(units):
+                if left := self._unnamed(unit, before):
+                    self._delete(left)
+                    count += len(left)
+        return count
+
+    def _unnamed(self, unit: str, before: float) -> list[str]:
+        """Files of a unit, last written before this time, that its index does not name."""
+        old = self._old(unit, before)
+        named = {entry["sha256"] for entry in (self._index(unit) or {}).values()}
+        return [path for path in old if path.rpartition("/")[2] not in named]
+
+    def _old(self, below: str, before: float) -> list[str]:
+        found = self._system.find(below, detail=True).items()
+        return [path for path, about in found if _BLOB.search(path) and about["LastModified"].timestamp() < before]
 
     def copies(self, folder: Path) -> set[str]:
         """See `ArtifactStore`."""
@@ -166,6 +187,10 @@ class BucketStore(ArtifactStore):
 
     def _key(self, unit: Path) -> str:
         return f"{self._root}/{unit.relative_to(self.folder).as_posix()}"
+
+    def _delete(self, paths: list[str]) -> None:
+        for start in range(0, len(paths), 500):
+            self._system.rm(paths[start : start + 500])
 
     def _index(self, key: str) -> _Index | None:
         try:

@@ -30,7 +30,7 @@ from privtune.device.cli.commands.push import push
 from privtune.device.cli.commands.serve import serve
 from privtune.device.cli.commands.tune import tune_noise
 from privtune.device.cli.error_report import report
-from privtune.device.cli.settings_file import settings_of, settings_path
+from privtune.device.client.settings_file import settings_of, settings_path
 from privtune.device.runtime.memory import keep_lean
 from privtune.shared import tracing
 from privtune.shared.errors import PrivTuneError

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from privtune.device.cli.option_groups import OptionGroup
 from privtune.device.cli.options import CONNECTION, MACHINE, NOISE, Home, Threads, home_folder, option
+from privtune.device.client.access import Access
 
 if TYPE_CHECKING:
-    from privtune.device.home.policy import Policy
     from privtune.device.link.rest import ControlPlane
     from privtune.device.session.run_settings import RunSettings
 
@@ -46,41 +45,18 @@ class CloudOptions(OptionGroup):
     home: Home = None
 
     @property
+    def access(self) -> Access:
+        """The same, as what is done with it takes it."""
+        return Access(**{one.name: getattr(self, one.name) for one in fields(Access) if hasattr(self, one.name)})
+
+    @property
     def folder(self) -> Path:
-        """The device's home folder, absolute."""
+        """The device's home folder, absolute, open until the command ends."""
         return home_folder(self.home)
 
-    @property
-    def identity(self) -> Path | None:
-        """The file of this device's identity at the cloud; None where it has not enrolled."""
-        from privtune.device.home.paths import default_home
-        from privtune.device.link.identity import identity_file
-        from privtune.device.link.rest_client import checked_url
-
-        url = checked_url(self.cloud or "")
-        if url.scheme != "https":
-            return None
-        with suppress(RuntimeError):  # there is no home folder; whatever needs one says so
-            file = identity_file((self.home or default_home()).expanduser().absolute(), url.host, url.port)
-            return file if file.exists() else None
-        return None
-
-    @property
-    def trusted(self) -> Path | None:
-        """The file of whom to trust; None: the system decides."""
-        from privtune.device.link.identity import authority_file
-
-        kept = None if self.identity is None else authority_file(self.identity)
-        return self.ca_cert or (kept if kept is not None and kept.exists() else None)
-
     def control(self) -> ControlPlane:
-        """The REST client. Raises InvalidInput or Unauthenticated when the address or the key is not given."""
-        from privtune.device.link.rest import ControlPlane
-        from privtune.shared.errors import InvalidInput
-
-        if not self.cloud:
-            raise InvalidInput("Which cloud? Set PRIVTUNE_CLOUD or give --cloud https://host:port.", param="cloud")
-        return ControlPlane(self.cloud, self.api_key or "", self.trusted, enrolled=self.identity is not None)
+        """See `Access.control`."""
+        return self.access.control()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,34 +78,12 @@ class Connection(CloudOptions):
     threads: Threads = None
 
     def settings(self, control: ControlPlane | None = None) -> RunSettings:
-        """How to reach the gateway, with the device's own policy.
+        """See `Access.settings`."""
+        return replace(self.access, home=self.folder).settings(control)
 
-        control: an open REST client, which is asked for the gateway's address if need be; None opens one.
-
-        Raises InvalidInput, Unauthenticated, CloudUnreachable.
-        """
-        from privtune.device.home.policy_file import home_policy
-
-        policy = home_policy(self.folder)  # first: mistakes of this machine show before the cloud is asked
-        if control is None:
-            with self.control() as own:
-                return self.settings(own)
-        return self.local_settings(self.grpc_address or control.grpc_address(), policy=policy)
-
-    def local_settings(self, grpc_address: str, policy: Policy | None = None) -> RunSettings:
-        """The same for a gateway whose address is known, or not known yet."""
-        from privtune.device.session.run_settings import RunSettings
-
-        return RunSettings(
-            grpc_address=grpc_address,
-            api_key=(self.api_key or "").strip(),
-            ca_cert=self.trusted if self.cloud else self.ca_cert,
-            identity=self.identity if self.cloud else None,
-            tls=(self.cloud or "").lower().startswith("https:"),
-            home=self.folder,
-            no_progress_timeout=self.patience,
-            policy=policy,
-        )
+    def local_settings(self, grpc_address: str) -> RunSettings:
+        """See `Access.local_settings`."""
+        return replace(self.access, home=self.folder).local_settings(grpc_address)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +99,6 @@ class ModelConnection(Connection):
         ),
     ] = None
 
-    def settings(self, control: ControlPlane | None = None) -> RunSettings:
-        """See `Connection.settings`."""
-        from dataclasses import replace
-
-        return replace(super().settings(control), local_model=self.local_model)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasingConnection(ModelConnection):
@@ -165,9 +113,3 @@ class ReleasingConnection(ModelConnection):
             "--another-noise",
         ),
     ] = False
-
-    def settings(self, control: ControlPlane | None = None) -> RunSettings:
-        """See `Connection.settings`."""
-        from dataclasses import replace
-
-        return replace(super().settings(control), another_noise=self.another_noise)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from privtune.device.cli.connection import Connection
-from privtune.device.cli.settings_file import settings_path
+from privtune.device.client.settings_file import settings_path
 from privtune.shared.errors import CloudUnreachable, JobNotFound, PrivTuneError, StorageFull
 from privtune.shared.wording import install
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from privtune.device.cli.open_home import one_command
+from privtune.device.client.open_home import one_command
 from privtune.shared.errors import InternalError, InvalidInput, PrivTuneError, StorageFull, is_failure, missing_package
 from privtune.shared.printable import escaped, printable
 

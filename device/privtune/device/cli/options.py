@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-CONNECTION = "Connection"
-DATA = "Data"
-MACHINE = "This machine"
-NOISE = "Noise"
+from privtune.device.client.panels import CONNECTION as CONNECTION
+from privtune.device.client.panels import DATA as DATA
+from privtune.device.client.panels import MACHINE as MACHINE
+from privtune.device.client.panels import NOISE as NOISE
 
 
 def option(help_text: str, panel: str | None, *names: str, **more: Any) -> Any:
@@ -41,7 +40,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id; `privtune j
 
 def home_folder(home: Path | None) -> Path:
     """The device's folder (`closed_home`), in use and unlocked until this command ends. Raises HomeLocked."""
-    from privtune.device.cli.open_home import open_home
+    from privtune.device.client.open_home import open_home
 
     folder = closed_home(home)
     open_home(folder)
@@ -50,13 +49,10 @@ def home_folder(home: Path | None) -> Path:
 
 def closed_home(home: Path | None) -> Path:
     """The device's folder, absolute, made or closed to other users; a warning says so where that fails."""
-    from privtune.device.home.paths import default_home, private_folder
+    from privtune.device.client import open_home
+    from privtune.device.home.paths import default_home
 
-    folder = (home or default_home()).expanduser().absolute()
-    with contextlib.suppress(OSError):  # whatever needs it will say what is wrong with it
-        if not private_folder(folder):
-            to_stderr(f"Warning: other users can look into {folder}; give --home a folder of your own.")
-    return folder
+    return open_home.closed_home((home or default_home()).expanduser().absolute(), to_stderr)
 
 
 def limit_threads(threads: int | None) -> None:

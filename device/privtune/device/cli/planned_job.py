@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from privtune.device.cli.job_options import JobOptions, build_spec
+from privtune.device.cli.job_flags import JobOptions
+from privtune.device.client.job_options import build_spec
 from privtune.device.protections.protection import protection
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec

@@ -15,9 +15,9 @@ from privtune.device.audit.tuning.choice import Estimate, Setting, Words, naming
 from privtune.device.audit.tuning.request import TuneRequest
 from privtune.device.audit.tuning.tune import Tuned
 from privtune.device.audit.tuning.tune_report import NOTES, gain_of, headline, wished
-from privtune.device.cli.printing import console_of
-from privtune.device.cli.progress_bars import bars
-from privtune.device.cli.training_screen import duration
+from privtune.device.client.consoles import console_of
+from privtune.device.client.progress_bars import bars
+from privtune.device.client.training_screen import duration
 from privtune.shared.wording import counted
 
 _BAR = 28

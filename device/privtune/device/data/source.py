@@ -18,14 +18,21 @@ from privtune.device.data.table_files import read_table
 from privtune.shared.errors import DataInvalid, InvalidInput
 from privtune.shared.job_spec import SurrogateSpec, Task
 from privtune.shared.plain_text import read_text
+from privtune.shared.text_tables import RawTable
 from privtune.shared.wording import counted
+
+NOT_IN_MEMORY = (
+    "The records of this job were given in Python's memory: give the same ones again to `Client.finetune`, which "
+    "resumes it."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """A file or hub data set, its columns, and which part of it to use.
+    """A file, hub data set or table in memory, its columns, and which part of it to use.
 
-    path: a file (JSON, JSONL, CSV, TSV, Parquet) or a hub id `owner/name[:config][@split]`.
+    path: a file (JSON, JSONL, CSV, TSV, Parquet) or a hub id `owner/name[:config][@split]`; of a table in memory a name
+        that no file has, under which the ledger adds up what leaves of it.
     columns: which column holds what.
     limit: at most this many records, drawn at random with `seed`; applied before the held-out part is split off.
     holdout: share of records held out for validation (0 to below 1), stratified by label.
@@ -33,6 +40,8 @@ class DataSource:
     seed: of the sample and the held-out part.
     chat_template: a file with the owner's own template for conversations; None: the tokenizer's.
     own_terms: a file with words and phrases that surrogates always replace, one a line; None: none.
+    table: records in memory, which are never written; None: they are read from `path`.
+    sha256: of the table's contents; empty without one.
     """
 
     path: str
@@ -43,6 +52,8 @@ class DataSource:
     seed: int = 0
     chat_template: str | None = None
     own_terms: str | None = None
+    table: RawTable | None = field(default=None, compare=False, repr=False)
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -51,6 +62,11 @@ class DataSource:
             raise InvalidInput(f"--holdout must be from 0 to below 1, not {self.holdout}.", param="holdout")
         if self.part != "all" and self.holdout == 0:
             raise InvalidInput(f"The {self.part} part needs a --holdout above 0.", param="holdout")
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is anything to read; not where the records were in the memory of another process."""
+        return not self.sha256 or self.table is not None
 
     def load(self, task: Task, *, labelled: bool = True) -> Records:
         """Read, check, sample and split.
@@ -62,7 +78,9 @@ class DataSource:
         Raises:
             DataInvalid: names the file, the line and the column.
         """
-        table = read_table(self.path)
+        if not self.readable:
+            raise DataInvalid(NOT_IN_MEMORY)
+        table = self.table or read_table(self.path)
         columns = resolve_columns(table, self.columns, task, labelled=labelled)
         if task == "causal-lm":
             refuse_left_out(table, columns, self.columns)

@@ -77,7 +77,7 @@ def _read_parquet(file: Path) -> RawTable:
 
 def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> RawTable:
     require(f"{path}: no such file, and as a hub data set it needs", ("datasets",), "hub")
-    from datasets import ClassLabel, load_dataset
+    from datasets import load_dataset
 
     # each of its retries would print a warning; the error below says it all
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -87,16 +87,19 @@ def _read_hub(path: str, hub_id: str, config: str | None, split: str) -> RawTabl
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         hint = "Check the name (owner/name[:config][@split]) and the network, or give a local file."
         raise DataInvalid(f"{path}: no such file, and the hub does not provide it: {first} {hint}") from None
+    rows = list(enumerate(zip(*hub_cells(data), strict=True), start=1))
+    return RawTable(source=path, unit="row", columns=tuple(data.column_names), rows=rows)
+
+
+def hub_cells(data: Any) -> list[list[object]]:
+    """The columns of a `datasets.Dataset`, class numbers as the names of their classes."""
     cells: list[list[object]] = []
     for name in data.column_names:
-        column: list[object] = list(data[name])
-        feature = data.features[name]
-        if isinstance(feature, ClassLabel):
-            names = feature.names
+        column, names = list(data[name]), getattr(data.features[name], "names", None)  # of a ClassLabel
+        if names is not None:
             column = [names[value] if isinstance(value, int) and value >= 0 else None for value in column]
         cells.append(column)
-    rows = list(enumerate(zip(*cells, strict=True), start=1))
-    return RawTable(source=path, unit="row", columns=tuple(data.column_names), rows=rows)
+    return cells
 
 
 READERS: dict[str, Callable[[Path], RawTable]] = {**TEXT_READERS, ".parquet": _read_parquet}

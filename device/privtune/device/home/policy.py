@@ -170,6 +170,11 @@ class Policy(Strict):
     audit: AuditRule | None = Field(
         None, description="Attack every job's data before it is sent. By default, no job is audited."
     )
+    share_figures: bool = Field(
+        False,
+        description="Each job's loss, its figures on held-out records, its privacy statement and the audit's verdict "
+        "may go to the cloud, for its dashboard. They tell of labels and texts, without a bound.",
+    )
     spot_checks: float = Field(
         0.0,
         ge=0,

@@ -28,7 +28,9 @@ class RunRequest:
     validation: the held-out records; None without any.
     local_model: the owner's own copy of the model; None for the bottom that the cloud serves.
     spot_checks: share of the cloud's work that is computed here as well.
+    share_figures: the cloud may know loss and figures.
     another_noise: the owner allows another noise distribution than the data had before.
+    own_loop: it trains in a loop of the owner's (`privtune.device.client.remote_top`).
     """
 
     cloud: str
@@ -38,19 +40,23 @@ class RunRequest:
     local_model: str | None = None
     another_noise: bool = False
     spot_checks: float = 0.0
+    share_figures: bool = False
+    own_loop: bool = False
 
     def same_work(self, other: RunRequest) -> bool:
         """Whether both ask for the same training of the same data; handles are drawn at random each time."""
         unnamed = {"training_file": "device://any", "validation_file": None}
+        beside: dict[str, Any] = {"another_noise": False, "spot_checks": 0.0, "share_figures": False}
         one, two = (
-            replace(request, spec=request.spec.model_copy(update=unnamed), another_noise=False, spot_checks=0.0)
-            for request in (self, other)
+            replace(request, spec=request.spec.model_copy(update=unnamed), **beside) for request in (self, other)
         )
         return one == two
 
     def save(self, home: Path, job_id: str) -> None:
         """Store the request with its job. Raises StorageFull."""
-        facts = asdict(replace(self, spec=None)) | {"spec": self.spec.model_dump(mode="json")}  # type: ignore[arg-type]
+        train, validation = _stored(self.train), None if self.validation is None else _stored(self.validation)
+        rest = asdict(replace(self, spec=None, train=None, validation=None))  # type: ignore[arg-type]
+        facts = rest | {"spec": self.spec.model_dump(mode="json"), "train": train, "validation": validation}
         JobFolder(home, check_job_id(job_id)).write_json(REQUEST, facts)
 
     @classmethod
@@ -80,6 +86,13 @@ def unfinished(home: Path, request: RunRequest) -> list[str]:
         if before is not None and before.same_work(request) and not _finished(file.parent):
             found.append((file.stat().st_mtime, job_id))
     return [job_id for _, job_id in sorted(found, reverse=True)]
+
+
+def _stored(source: DataSource) -> dict[str, Any]:
+    """What describes a data set; records in memory stay there."""
+    facts = asdict(replace(source, table=None))
+    del facts["table"]
+    return facts
 
 
 def _source(facts: dict[str, Any]) -> DataSource:

@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 OPEN_TIMEOUT_S = 600.0  # the cloud may have to load a large base model first
 CALL_TIMEOUT_S = 120.0
+SHARE_TIMEOUT_S = 5.0  # training waits for it
 _ATTEMPTS = 2  # of each call but a stream: the cloud answers a repeated call as it answered the first
 LEAST_PAYLOAD_BYTES = 4096
 MAX_TENSOR_BYTES = 1 << 30  # that this device takes in, whatever the cloud offers
@@ -105,6 +106,14 @@ class Link:
         """Tell the cloud that this device will not do the job. holder: see the proto."""
         request = pb.RefuseRequest(job_id=job_id, reason=error.reason, message=error.message[:500], holder=holder)
         self._call("Refuse", self._stub.Refuse, request, CALL_TIMEOUT_S)
+
+    def share(self, request: pb.ShareRequest) -> None:
+        """Let whoever watches the job at the cloud know figures of it; see the proto. Tried once, and briefly."""
+        self._note("Share", request)
+        try:
+            self._stub.Share(request, metadata=self._metadata, timeout=SHARE_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise self._translate(error) from None
 
     def claim(self, claim: Claim) -> None:
         """Tell the cloud that this copy of the device's home is the newest. Raises HomeOutdated if it is not."""

@@ -27,6 +27,7 @@ class RunSettings:
     record_frames: keep the frames of both directions, for the audit.
     audit: attack the data first; the policy's rule, where it has one, takes precedence.
     spot_checks: share of the cloud's work that is computed here as well, from the local model; see `spot_share`.
+    share_figures: loss, held-out figures, statement and verdict may go to the cloud; see `shares`.
     tell_data: say what was read of a job's data; for an owner who did not see that when the job was made.
     """
 
@@ -43,12 +44,18 @@ class RunSettings:
     record_frames: bool = False
     audit: AuditRule | None = None
     spot_checks: float = 0.0
+    share_figures: bool = False
     tell_data: bool = False
 
     @property
     def audit_rule(self) -> AuditRule | None:
         """What a job's audit must stay within; None: no audit."""
         return (self.policy.audit if self.policy is not None else None) or self.audit
+
+    @property
+    def shares(self) -> bool:
+        """Whether figures of a job go to the cloud: by the policy, or without one as the owner asks."""
+        return self.share_figures if self.policy is None else self.policy.share_figures
 
     @property
     def spot_share(self) -> float:

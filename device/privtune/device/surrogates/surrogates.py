@@ -45,13 +45,13 @@ class Surrogates:
         check_recognisers()
         try:
             self._lexicon = Lexicon(spec.language)
-            recognisers = Recognisers(spec.language, self._lexicon.called)
-            self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
-            self._pools = Pools(self._lexicon)
         except LookupError:
             raise InvalidInput(
                 f"there are no word frequencies for the language {spec.language!r}", param="surrogates.language"
             ) from None
+        recognisers = Recognisers(spec.language, self._lexicon.called)
+        self._lexicon.learn_dictionary(recognisers.nouns, recognisers.other_words)
+        self._pools = Pools(self._lexicon)
         self._secret = secret
         self._finder = Finder(self._lexicon, recognisers, spec.rank, own_terms)
         self.recognisers = recognisers.names

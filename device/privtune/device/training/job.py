@@ -26,6 +26,7 @@ from privtune.device.surrogates.replacement import Replacement
 from privtune.device.training.loop import Totals, TrainingSession, evaluate_session, train_steps
 from privtune.device.training.prepare import Prepared, RunContext, prepared
 from privtune.device.training.progress import StartInfo, TrainingProgress
+from privtune.device.training.sharing import Sharing, check_sharing
 from privtune.device.training.slope_loop import train_by_slopes
 from privtune.device.training.spot_checks import SpotChecks
 from privtune.device.training.spot_report import SpotReport
@@ -121,25 +122,32 @@ def run_job(
         PrivTuneError: any other of the table.
     """
     with settings.account(job_id) as account, Link(settings.endpoint, account.transcript) as link:
-        try:
+        run = RunContext(
+            job_id=job_id,
+            spec=spec,
+            settings=settings,
+            link=link,
+            account=account,
+            progress=progress,
+            stop=stop,
+        )
+        with failing(run):
             if settings.policy is not None:
                 settings.policy.check(spec)
-            run = RunContext(
-                job_id=job_id,
-                spec=spec,
-                settings=settings,
-                link=link,
-                account=account,
-                progress=progress,
-                stop=stop,
-            )
             return _run(run, train, validation)
-        except _HOPELESS as error:
-            if ends_job(error, job_id, settings.home):
-                # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
-                with contextlib.suppress(PrivTuneError):
-                    link.refuse(job_id, _public(error), JobFolder(settings.home, job_id).holder())
-            raise
+
+
+@contextlib.contextmanager
+def failing(run: RunContext) -> Iterator[None]:
+    """An error in here that another try does not mend fails the job in the cloud, too."""
+    try:
+        yield
+    except _HOPELESS as error:
+        if ends_job(error, run.job_id, run.settings.home):
+            # The owner sees `error` in any case; the job may have failed in the cloud for the same reason already.
+            with contextlib.suppress(PrivTuneError):
+                run.link.refuse(run.job_id, _public(error), run.folder.holder())
+        raise
 
 
 def ends_job(error: PrivTuneError, job_id: str, home: Path) -> bool:
@@ -168,6 +176,9 @@ def _public(error: PrivTuneError) -> PrivTuneError:
 
 def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> RunResult:
     """Prepare, train, and keep the result."""
+    if run.settings.shares:
+        check_sharing(run.spec, run.settings.policy)
+        run = replace(run, progress=Sharing(run.progress, run.link))
     totals = Totals()
     with prepared(run, train, validation) as job:
         table = job.releasing.noise.mechanism.table
@@ -176,13 +187,21 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         trained = _train_to_the_end(run, job, totals, checks)
     state = run.folder.load()
     final = state.kept_step or job.plan.total_steps
-    run.folder.save(replace(state, final_step=final))
+    result = ended(run, job, totals, trained, final, checks.report)
     if state.kept_step is not None:
         keep_only(run.folder.checkpoints, final)
+    return result
+
+
+def ended(
+    run: RunContext, job: Prepared, totals: Totals, trained: str, steps: int, checked: SpotReport | None = None
+) -> RunResult:
+    """Keep what came of a job that is done after `steps` steps. trained: SHA-256 of what was trained."""
+    run.folder.save(replace(run.folder.load(), final_step=steps))
     result = RunResult(
         job_id=run.job_id,
         folder=run.folder.path,
-        steps=final,
+        steps=steps,
         tokens=totals.tokens,
         seconds=totals.seconds,
         bytes_up=totals.bytes_up,
@@ -196,7 +215,7 @@ def _run(run: RunContext, train: DataSource, validation: DataSource | None) -> R
         exportable=not run.spec.tail or run.spec.skip == "none",
         replacement=job.releasing.replacement,
         taught=job.package.taught,
-        spot_checks=checks.report,
+        spot_checks=checked,
     )
     run.folder.write_json("report.json", asdict(result) | {"folder": str(result.folder)})
     return result
@@ -245,7 +264,7 @@ def _session(
     opened = run.link.open(request)
     checks.opened(opened)
     head.rewind(run.folder.checkpoints, opened.resume_step)
-    run.progress.started(_start_info(run, job, head, opened))
+    run.progress.started(start_info(run, job, head, opened))
     commit = pb.CommitRequest(
         job_id=run.job_id,
         session_epoch=opened.session_epoch,
@@ -305,7 +324,8 @@ def _commit_best(run: RunContext, job: Prepared, head: HeadTrainer, commit: pb.C
     return run.link.commit(commit).adapter_sha256
 
 
-def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:
+def start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.OpenResponse) -> StartInfo:
+    """What is known before the first step of a session."""
     return StartInfo(
         job_id=run.job_id,
         statement=job.releasing.statement,
@@ -321,6 +341,8 @@ def _start_info(run: RunContext, job: Prepared, head: HeadTrainer, opened: pb.Op
         slopes=None if job.slopes is None else job.slopes.statement,
         tail=run.spec.tail,
         replacement=job.releasing.replacement,
+        session_epoch=opened.session_epoch,
+        verdict=job.verdict,
     )
 
 

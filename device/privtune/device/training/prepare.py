@@ -80,9 +80,11 @@ class Prepared:
     tail: blocks that train here.
     plan: which records make up each micro-batch.
     train, validation: the records as token ids.
+    lines: where both are in their file.
     releasing: open until the job ends.
     label_statement: what may be claimed for randomised labels; None where labels are as they are.
     slopes: what releases the slopes of a zeroth-order job; None where gradients train.
+    verdict: of the audit; "" without one.
     """
 
     state: JobState
@@ -91,9 +93,11 @@ class Prepared:
     plan: BatchPlan
     train: EncodedDataset
     validation: EncodedDataset | None
+    lines: tuple[RecordLines, RecordLines | None]
     releasing: Releasing
     label_statement: LabelStatement | None
     slopes: Slopes | None
+    verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +138,7 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
         if run.spec.train.early_stopping is not None:
             releasing = replace(releasing, statement=stopped_statement(releasing.statement))
         _check_mechanism(run, releasing.noise.mechanism)
-        _audit(run, loaded, releasing)
+        verdict = _audit(run, loaded, releasing)
         if loaded.package.taught is not None:
             run.progress.message(run.account.note_taught(str(run.spec.taught), loaded.package.taught))
         outgoing = _outgoing(run.spec, loaded, train, validation)
@@ -151,9 +155,11 @@ def prepared(run: RunContext, train: DataSource, validation: DataSource | None) 
                 plan=plan,
                 train=data,
                 validation=loaded.validation,
+                lines=loaded.lines,
                 releasing=releasing,
                 label_statement=statement,
                 slopes=slopes,
+                verdict=verdict,
             )
 
 
@@ -271,11 +277,11 @@ def _check_mechanism(run: RunContext, mechanism: Mechanism) -> None:
         )
 
 
-def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
-    """Attack the job's own data where a rule asks for it, before anything of it leaves or is entered."""
+def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> str:
+    """Attack the job's own data where a rule asks for it, before anything of it leaves or is entered; the verdict."""
     rule = run.settings.audit_rule
     if rule is None:
-        return
+        return ""
     from privtune.device.audit.jobs.gate import Gated, hold  # heavy, and few jobs ask for it
 
     job = Gated(
@@ -288,7 +294,7 @@ def _audit(run: RunContext, loaded: _Loaded, releasing: Releasing) -> None:
         local_model=run.settings.local_model,
         own_words=loaded.own_words,
     )
-    hold(rule, job, run.settings.home, run.progress.message, run.stop)
+    return hold(rule, job, run.settings.home, run.progress.message, run.stop)
 
 
 def _outgoing(spec: JobSpec, loaded: _Loaded, train: DataSource, validation: DataSource | None) -> list[Outgoing]:

@@ -27,6 +27,8 @@ class StartInfo:
     slopes: what may be claimed for the slopes of a zeroth-order job; None where gradients train.
     tail: blocks that train here.
     replacement: what surrogates did in the records; None without surrogates.
+    session_epoch: of the session that begins.
+    verdict: what the audit of the data found; "" without one.
     """
 
     job_id: str
@@ -43,6 +45,8 @@ class StartInfo:
     slopes: SlopeStatement | None = None
     tail: int = 0
     replacement: Replacement | None = None
+    session_epoch: int = 0
+    verdict: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

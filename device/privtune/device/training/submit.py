@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from privtune.device.account.early_refusal import refuse_early, refuse_slopes_early
 from privtune.device.account.run_account import source_of
-from privtune.device.data.source import DataSource, own_terms, read_for_training
+from privtune.device.data.source import NOT_IN_MEMORY, DataSource, own_terms, read_for_training
 from privtune.device.home.job_lock import job_lock
 from privtune.device.home.policy import AuditRule, Policy, budget_of
 from privtune.device.home.policy_file import home_policy
@@ -24,9 +24,11 @@ from privtune.device.session.run_settings import RunSettings
 from privtune.device.surrogates.surrogates import SECRET_BYTES, Surrogates, check_recognisers
 from privtune.device.training.job import RunResult, refuse_job, run_job
 from privtune.device.training.progress import TrainingProgress
+from privtune.device.training.sharing import check_sharing
 from privtune.device.training.spot_checks import check_spot_checks
 from privtune.shared.errors import (
     CloudUnreachable,
+    DataInvalid,
     InternalError,
     InvalidInput,
     JobConflict,
@@ -78,6 +80,8 @@ def check_request(
     if rule is not None:
         rule.check(spec, request.local_model)
     check_packages(spec, request.local_model)
+    if request.share_figures:
+        check_sharing(spec, policy)
     if request.spot_checks:
         check_spot_checks(spec, request.local_model)
     classes = check_data(request.train, request.validation, spec, say)
@@ -157,7 +161,7 @@ def submit(request: RunRequest, home: Path, control: ControlPlane, say: Say, *, 
         if before is not None and job["status"] in UNFINISHED:
             say(f"resuming the unfinished job {job_id} of the same data and settings (--new starts a new one)")
             _release_hold(job, control)
-            return job_id, before
+            return job_id, replace(before, train=request.train, validation=request.validation)  # with what is in memory
     job = control.create_job(request.spec)
     if job_spec(job) != request.spec:
         raise VersionMismatch(f"The cloud changed the description of job {job['id']}; nothing was sent. Upgrade it.")
@@ -200,10 +204,29 @@ def resume(
         )
         request.save(home, job_id)
     else:
+        if request.own_loop:
+            raise JobConflict(f"Job {job_id} trains in a loop of your own: open it with `Client.remote_top` again.")
+        request = _in_memory_again(request, data)
         check_packages(request.spec, request.local_model)
         _check_surrogates(request.spec, request.train, request.validation)
     _release_hold(job, control)
     return request
+
+
+def _in_memory_again(
+    request: RunRequest, data: Callable[[], tuple[DataSource, DataSource | None]] | None
+) -> RunRequest:
+    """The request with what was in memory. Raises DataInvalid where it is not given again."""
+    if all(one is None or one.readable for one in (request.train, request.validation)):
+        return request
+    given = {one.sha256: one.table for one in (() if data is None else data()) if one is not None}
+    train, validation = (
+        one if one is None or one.readable else replace(one, table=given.get(one.sha256))
+        for one in (request.train, request.validation)
+    )
+    if train is None or any(one is not None and not one.readable for one in (train, validation)):
+        raise DataInvalid(NOT_IN_MEMORY)
+    return replace(request, train=train, validation=validation)
 
 
 def train(
@@ -215,7 +238,11 @@ def train(
     """
     allowed = settings.another_noise or request.another_noise
     settings = replace(
-        settings, local_model=request.local_model, another_noise=allowed, spot_checks=request.spot_checks
+        settings,
+        local_model=request.local_model,
+        another_noise=allowed,
+        spot_checks=request.spot_checks,
+        share_figures=request.share_figures,
     )
     with job_lock(settings.home, job_id):
         try:

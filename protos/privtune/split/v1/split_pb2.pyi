@@ -282,6 +282,30 @@ class ClaimResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ShareRequest(_message.Message):
+    __slots__ = ("job_id", "session_epoch", "step", "loss", "held_out_loss", "accuracy", "statement", "verdict")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    session_epoch: int
+    step: int
+    loss: float
+    held_out_loss: float
+    accuracy: float
+    statement: str
+    verdict: str
+    def __init__(self, job_id: _Optional[str] = ..., session_epoch: _Optional[int] = ..., step: _Optional[int] = ..., loss: _Optional[float] = ..., held_out_loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., statement: _Optional[str] = ..., verdict: _Optional[str] = ...) -> None: ...
+
+class ShareResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class RenewRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

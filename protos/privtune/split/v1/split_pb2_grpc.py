@@ -64,6 +64,11 @@ class SplitServiceStub(object):
                 request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.SerializeToString,
                 response_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.FromString,
                 _registered_method=True)
+        self.Share = channel.unary_unary(
+                '/privtune.split.v1.SplitService/Share',
+                request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ShareRequest.SerializeToString,
+                response_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ShareResponse.FromString,
+                _registered_method=True)
         self.Renew = channel.unary_unary(
                 '/privtune.split.v1.SplitService/Renew',
                 request_serializer=privtune_dot_split_dot_v1_dot_split__pb2.RenewRequest.SerializeToString,
@@ -125,6 +130,14 @@ class SplitServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Share(self, request, context):
+        """Only where the device's owner shares them: figures and sentences about a job that its device trains, for whoever
+        watches the job. They change nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Renew(self, request, context):
         """A new certificate for the key of the one that an enrolled device has shown in the TLS handshake. Refused to callers
         without one.
@@ -172,6 +185,11 @@ def add_SplitServiceServicer_to_server(servicer, server):
                     servicer.Claim,
                     request_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.FromString,
                     response_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.SerializeToString,
+            ),
+            'Share': grpc.unary_unary_rpc_method_handler(
+                    servicer.Share,
+                    request_deserializer=privtune_dot_split_dot_v1_dot_split__pb2.ShareRequest.FromString,
+                    response_serializer=privtune_dot_split_dot_v1_dot_split__pb2.ShareResponse.SerializeToString,
             ),
             'Renew': grpc.unary_unary_rpc_method_handler(
                     servicer.Renew,
@@ -346,6 +364,33 @@ class SplitService(object):
             '/privtune.split.v1.SplitService/Claim',
             privtune_dot_split_dot_v1_dot_split__pb2.ClaimRequest.SerializeToString,
             privtune_dot_split_dot_v1_dot_split__pb2.ClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Share(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/privtune.split.v1.SplitService/Share',
+            privtune_dot_split_dot_v1_dot_split__pb2.ShareRequest.SerializeToString,
+            privtune_dot_split_dot_v1_dot_split__pb2.ShareResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,5 +1,7 @@
 """The memory of all jobs is shared by owners: who holds more than an equal share gives way to who is within it."""
 
+import gc
+
 import pytest
 
 from privtune.cloud.compute.memory_budget import KEPT_S, MemoryBudget
@@ -58,6 +60,19 @@ def test_who_holds_most_gives_up_what_an_owner_within_its_share_needs_and_gets_i
     assert alice.fits(mine[0], 25)
     bob.hold(theirs, 30)
     alice.hold(Holder(), 20)
+
+
+def test_what_has_ended_and_refers_to_itself_is_not_counted(budget):
+    gc.disable()
+    try:
+        ended = Holder()
+        ended.myself = ended
+        budget.of("alice").hold(ended, 90)
+        del ended
+        budget.of("bob").hold(Holder(), 40)
+    finally:
+        gc.enable()
+    assert not budget.gave_up
 
 
 def test_an_owner_who_never_comes_back_keeps_nothing_from_others_for_long(budget, clock):

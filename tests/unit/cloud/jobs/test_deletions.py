@@ -160,6 +160,18 @@ def test_jobs_go_by_age_and_only_those_that_ended(jobs, files, spec, monkeypatch
     assert jobs.deletions.receipt(old, "alice").why == "age"
 
 
+def test_events_go_by_age_and_the_job_and_its_model_stay(jobs, files, spec):
+    old, unfinished = trained(jobs, files, spec), trained(jobs, files, spec, end=False)
+    ended = jobs.get(old).finished_at
+    jobs.deletions.drop_events(ended)
+    assert jobs.events(old).items
+    jobs.deletions.drop_events(ended + 1)
+    assert not jobs.events(old).items
+    assert jobs.events(unfinished).items
+    assert jobs.get(old).status == "succeeded"
+    assert files.path(old).exists()
+
+
 def test_files_of_discarded_jobs_go_too(store, jobs, files, spec, monkeypatch):
     monkeypatch.setattr(job_rows, "MAX_DISCARDED", 1)
     ids = [jobs.create("alice", spec).id for _ in range(2)]

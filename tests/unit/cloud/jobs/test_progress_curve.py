@@ -5,10 +5,11 @@ from itertools import count, pairwise
 import pytest
 
 from privtune.cloud.jobs.progress_curve import MAX_POINTS, ProgressCurve
+from privtune.cloud.jobs.service import Jobs
 from privtune.cloud.jobs.states import JobProgress
-from privtune.shared.errors import JobNotFound
+from privtune.shared.errors import JobNotFound, SessionSuperseded
 from tests.support.builders import least_spec
-from tests.support.leases import begin
+from tests.support.leases import HOLDER, begin
 
 
 def progress(step, total=10_000, **known):
@@ -38,16 +39,35 @@ def test_sessions_add_up_and_undone_steps_go():
 
 def test_it_outlives_the_job_and_the_process_and_goes_with_the_job(jobs):
     job_id = jobs.create("alice", least_spec()).id
-    assert list(jobs.curve(job_id)) == []
+    assert jobs.curve(job_id) == ([], {})
     token = begin(jobs, job_id)
     jobs.progress(job_id, progress(1, 2, bytes_up=10))
     jobs.disconnected(job_id, token, "the laptop was closed")
     token = begin(jobs, job_id)
     jobs.progress(job_id, progress(2, 2, bytes_up=7))
     jobs.succeed(job_id, token, adapter_sha256=None, tokens=1, steps=2)
-    assert [(point.step, point.bytes_up) for point in jobs.curve(job_id, "alice")] == [(1, 10), (2, 17)]
+    assert [(point.step, point.bytes_up) for point in jobs.curve(job_id, "alice")[0]] == [(1, 10), (2, 17)]
     with pytest.raises(JobNotFound):
         jobs.curve(job_id, "bob")
     jobs.deletions.delete(job_id, "alice")
     with pytest.raises(JobNotFound):
         jobs.curve(job_id)
+
+
+def test_what_a_device_shares_joins_the_step_that_it_is_about(jobs, store):
+    job_id = jobs.create("alice", least_spec()).id
+    first = begin(jobs, job_id)
+    jobs.share(job_id, first, 0, figures={}, said={"statement": "a claim"})
+    for step in (1, 2):
+        jobs.progress(job_id, progress(step, 4))
+    jobs.share(job_id, first, 1, figures={"loss": 0.5}, said={})
+    jobs.record_checkpoint(job_id, first, 2)
+    second = jobs.leases.claim(job_id, HOLDER)
+    again = Jobs(store)  # the cloud restarts
+    again.share(job_id, second, 2, figures={"accuracy": 1.0}, said={"verdict": "found nothing"})
+    again.start(job_id, second)
+    points, said = again.curve(job_id)
+    assert [(point.step, point.loss, point.accuracy) for point in points] == [(1, 0.5, None), (2, None, 1.0)]
+    assert said == {"statement": "a claim", "verdict": "found nothing"}
+    with pytest.raises(SessionSuperseded):
+        jobs.share(job_id, first, 2, figures={"loss": 0.1}, said={})

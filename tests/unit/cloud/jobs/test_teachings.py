@@ -8,7 +8,9 @@ import pytest
 
 from privtune.cloud.catalog import Catalog
 from privtune.cloud.corpora import Corpora
+from privtune.cloud.jobs import teaching_queue
 from privtune.cloud.jobs.service import Jobs
+from privtune.cloud.jobs.teaching_queue import LEASE_S
 from privtune.cloud.jobs.teachings import Teachings
 from privtune.shared.errors import (
     CorpusNotFound,
@@ -192,6 +194,46 @@ def test_a_cloud_on_the_same_database_takes_up_its_own_only_and_learns_of_the_ow
         time.sleep(0.05)
     teachings.stopped(made.id)
     assert there.get(made.id).status == "cancelled"
+
+
+def test_what_a_cloud_that_never_came_back_worked_on_is_taken_up_by_another(teachings, another, monkeypatch):
+    there = Teachings(another, teachings.catalog, teachings.corpora, place="b" * 32)
+    made = teachings.create("alice", SPEC)
+    teachings.claim()
+    there.reap()
+    assert there.claim() is None, "it may be alive"
+    clock = time.time()
+    monkeypatch.setattr(teaching_queue, "now", lambda: int(clock + LEASE_S + 1))
+    teachings.renew()
+    there.reap()
+    assert there.claim() is None, "it said that it is alive"
+    clock += LEASE_S + 1
+    there.renew()  # has nothing of its own
+    there.reap()
+    assert there.claim().id == made.id
+    assert teachings.cancelling(made.id), "the first one stops when it is back"
+    for late in (
+        lambda: teachings.stopped(made.id),
+        lambda: teachings.fail(made.id, DataInvalid("no")),
+        lambda: teachings.succeed(made.id, "result", {}, teachings.sources(SPEC)),
+    ):
+        with pytest.raises(JobConflict, match="was taken from this cloud"):
+            late()
+    there.succeed(made.id, "result", {}, there.sources(SPEC))
+    assert teachings.get(made.id).status == "succeeded"
+
+
+def test_a_teaching_that_is_cancelled_while_its_cloud_is_gone_ends(teachings, another, monkeypatch):
+    there = Teachings(another, teachings.catalog, teachings.corpora, place="b" * 32)
+    made = teachings.create("alice", SPEC)
+    teachings.claim()
+    there.cancel(made.id, "alice")
+    monkeypatch.setattr(teaching_queue, "LEASE_S", -1)
+    there.reap()
+    assert there.get(made.id).status == "cancelled"
+    there.delete(made.id, "alice")
+    with pytest.raises(JobNotFound):
+        teachings.stopped(made.id)
 
 
 def test_what_runs_in_every_crash_is_not_tried_for_ever(teachings):

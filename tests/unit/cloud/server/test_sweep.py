@@ -19,21 +19,26 @@ DAY_S = 24 * 3600
 
 def test_settings_say_what_goes(tmp_path, store):
     calls = []
-    deletions = SimpleNamespace(sweep=lambda before: calls.append(before) or 0)
+    deletions = SimpleNamespace(sweep=lambda before: calls.append(before) or 0, drop_events=calls.append)
     packages = SimpleNamespace(drop_packages=lambda since: calls.append(since) or 0)
-    sweep(Settings(data_folder=tmp_path), store, deletions, packages)
-    assert calls == [None], "by default nothing goes for its age"
-    calls.clear()
-    sweep(Settings(data_folder=tmp_path, keep_jobs_days=2, keep_packages_days=3), store, deletions, packages)
-    assert [time.time() - when for when in calls] == [pytest.approx(2 * DAY_S, abs=5), pytest.approx(3 * DAY_S, abs=5)]
+
+    def days(**settings):
+        calls.clear()
+        sweep(Settings(data_folder=tmp_path, **settings), store, deletions, packages)
+        return [when and round((time.time() - when) / DAY_S, 3) for when in calls]
+
+    assert days() == [None, 90, 30], "by default no job goes for its age, but what nobody misses"
+    assert days(keep_jobs_days=2, keep_events_days=1, keep_packages_days=3) == [2, 1, 3]
 
 
 def test_packages_that_go_are_in_the_audit_log_which_ends_by_age_too(tmp_path, store):
-    nothing, three = SimpleNamespace(sweep=lambda before: 0), SimpleNamespace(drop_packages=lambda since: 3)
+    nothing = SimpleNamespace(sweep=lambda before: 0, drop_events=lambda before: None)
+    three = SimpleNamespace(drop_packages=lambda since: 3)
     sweep(Settings(data_folder=tmp_path, keep_packages_days=2), store, nothing, three)
     assert [(entry.action, entry.detail["count"]) for entry in entries(store)] == [("packages.dropped", 3)]
     with store.write() as session:
         session.execute(update(AuditRow).values(at=1))
+    three.drop_packages = lambda since: 0
     sweep(Settings(data_folder=tmp_path, keep_audit_days=1), store, nothing, three)
     assert [entry.action for entry in entries(store)] == ["log.pruned"]
 

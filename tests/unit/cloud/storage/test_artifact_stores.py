@@ -1,6 +1,7 @@
 """Artifacts in a folder and in a bucket: kept whole, found by every process, gone when removed."""
 
 import shutil
+import time
 
 import pytest
 
@@ -115,6 +116,25 @@ def test_what_an_interrupted_push_leaves_is_never_seen(bucket, elsewhere, monkey
     assert read(bucket, "c") == {"a": "1", "b": "2"}, "and here, too"
     bucket.push(write(bucket, "c", a="5", b="6"))
     assert read(elsewhere, "c") == {"a": "5", "b": "6"}
+
+
+def test_what_an_interrupted_push_left_is_swept_and_nothing_else(bucket, elsewhere, monkeypatch):
+    bucket.push(write(bucket, "c", a="1", b="2"))
+    bucket.push(write(bucket, "d", a="1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket._system, "pipe_file", lambda *_: (_ for _ in ()).throw(OSError("the machine is gone")))
+        with pytest.raises(CloudUnreachable):
+            bucket.push(write(bucket, "c", a="3", b="2"))
+        with pytest.raises(CloudUnreachable):
+            bucket.push(write(bucket, "never", a="4"))
+    assert len(bucket._names(bucket._key(bucket.folder / "c"))) == 4
+    assert elsewhere.drop_unnamed(time.time() - 3600) == 0, "somebody may be writing it right now"
+    assert elsewhere.drop_unnamed(time.time() + 3600) == 2
+    assert elsewhere.drop_unnamed(time.time() + 3600) == 0
+    assert read(elsewhere, "c") == {"a": "1", "b": "2"}
+    assert read(elsewhere, "d") == {"a": "1"}
+    bucket.push(write(bucket, "c", a="3", b="2"))
+    assert read(elsewhere, "c") == {"a": "3", "b": "2"}
 
 
 def test_old_contents_do_not_stay(bucket, s3, url):

@@ -5,8 +5,9 @@ import inspect
 import pytest
 
 from privtune.device.cli.commands.finetune import finetune
-from privtune.device.cli.job_options import JOB_OPTIONS, JobOptions, build_spec
+from privtune.device.cli.job_flags import JobOptions
 from privtune.device.cli.mechanism_options import params_of
+from privtune.device.client.job_options import JOB_OPTIONS, build_spec
 from privtune.device.protections.protection import PROTECTIONS
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import JobSpec

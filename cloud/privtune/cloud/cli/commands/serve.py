@@ -182,16 +182,21 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    keep_events_days: Annotated[
+        int,
+        typer.Option(
+            envvar=ENV + "KEEP_EVENTS_DAYS", min=1, help="Delete a job's events this many days after it ended."
+        ),
+    ] = 90,
     keep_packages_days: Annotated[
-        int | None,
+        int,
         typer.Option(
             envvar=ENV + "KEEP_PACKAGES_DAYS",
             min=1,
             help="Delete bottom packages that no device has fetched for this many days; they are made again on "
-            "request. Default: never.",
-            show_default=False,
+            "request.",
         ),
-    ] = None,
+    ] = 30,
     keep_audit_days: Annotated[
         int | None,
         typer.Option(
@@ -271,6 +276,7 @@ def serve(
         lease_s=lease_s,
         give_up_days=give_up_days,
         keep_jobs_days=keep_jobs_days,
+        keep_events_days=keep_events_days,
         keep_packages_days=keep_packages_days,
         keep_audit_days=keep_audit_days,
         dashboard=dashboard,

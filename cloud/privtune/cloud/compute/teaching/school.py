@@ -10,12 +10,13 @@ import threading
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.jobs.teaching_rows import Teaching
 from privtune.cloud.jobs.teachings import Teachings
-from privtune.shared.errors import InternalError, JobPaused, PrivTuneError
+from privtune.shared.errors import InternalError, JobConflict, JobNotFound, JobPaused, PrivTuneError
 
 log = logging.getLogger(__name__)
 
 _NICE = 10  # jobs come first: their devices wait
 _LOOK_S = 5.0  # for teachings that another process has put into the queue
+_RENEW_S = 20.0
 
 
 class School:
@@ -31,6 +32,7 @@ class School:
         self._teachings.recover()
         self._teachings.when_queued = self._work.set
         self._thread.start()
+        threading.Thread(target=self._keep, name="teaching-lease", daemon=True).start()
 
     def stop(self, wait_s: float) -> None:
         """End after the present step, or be left behind: a checkpoint is never torn."""
@@ -52,11 +54,23 @@ class School:
             if not busy:
                 self._work.wait(_LOOK_S)
 
+    def _keep(self) -> None:
+        """Say that this cloud lives, however long a step takes, and take up what others have left."""
+        while not self._closing.wait(_RENEW_S):
+            try:
+                self._teachings.renew()
+                self._teachings.reap()
+            except Exception as error:  # a database that is away
+                log.error("the leases of teachings can't be looked after: %s", error)
+
     def _next(self) -> bool:
         """Whether there was a teaching to work on."""
         teaching = self._teachings.claim()
         if teaching is not None:
-            self._teach(teaching)
+            try:
+                self._teach(teaching)
+            except (JobConflict, JobNotFound) as error:
+                log.warning(error.message, extra={"teaching": teaching.id, "reason": error.reason})
         return teaching is not None
 
     def _teach(self, teaching: Teaching) -> None:

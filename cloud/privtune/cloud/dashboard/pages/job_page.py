@@ -76,6 +76,7 @@ async def _parts(visit: Visit) -> tuple[dict[str, Any], dict[str, str]]:
         "said": visit.part("job_said.html", job=job),
         "status": visit.part("job_status.html", job=job),
         "actions": visit.part("job_actions.html", job=job),
+        "claims": visit.part("job_claims.html", job=job, curve=curve),
         "curves": visit.part("job_curves.html", curves=curves),
         "events": visit.part("job_events.html", events=events),
     }

@@ -65,6 +65,7 @@ class CheckpointRow(Base):
 class CurveRow(Base):
     """The progress of a job over its steps, as of its last checkpoint or change of state.
 
+    said: what its device says of the job, where its owner shares that.
     points: see `privtune.cloud.jobs.progress_curve.ProgressPoint`; at most MAX_POINTS there.
     """
 
@@ -72,6 +73,7 @@ class CurveRow(Base):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     points: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    said: Mapped[dict[str, str]] = mapped_column(JSON)
 
 
 class LeaseRow(Base):

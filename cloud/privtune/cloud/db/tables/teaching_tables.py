@@ -14,6 +14,7 @@ class TeachingRow(Base):
     """A teaching. `number` orders listings and the queue; `result` names its folder once that is known.
 
     place: the data folder of the cloud that works on it, which alone has what it would continue from.
+    seen_at: when that cloud was last heard of; None before it has begun.
     model_files, corpus_files: name the files that a succeeded one was made from.
     """
 
@@ -30,6 +31,7 @@ class TeachingRow(Base):
     progress: Mapped[dict[str, Any]] = mapped_column(JSON)
     result: Mapped[str | None] = mapped_column(String(64))
     place: Mapped[str | None] = mapped_column(String(32))
+    seen_at: Mapped[int | None] = mapped_column(BigInteger)
     model_files: Mapped[str | None] = mapped_column(String(64))
     corpus_files: Mapped[str | None] = mapped_column(String(64))
     card: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

@@ -95,8 +95,8 @@ class _Bar:
         return f"allowed: {100 * self.limit:g}%{beyond}"
 
 
-def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], stop: threading.Event) -> None:
-    """Return if the worst attack stays within the rule.
+def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], stop: threading.Event) -> str:
+    """Return the verdict if the worst attack stays within the rule.
 
     Raises AuditRefused with the figures if it does not, JobPaused if `stop` is set meanwhile (an interrupted audit is
     not kept), DataInvalid for too few records, InvalidInput for a language model without the owner's own copy,
@@ -128,16 +128,20 @@ def hold(rule: AuditRule, job: Gated, home: Path, tell: Callable[[str], None], s
             f"sent. {_remedies(bars, found)}"
         )
     passed = [f"{100 * bar.worst['high']:.1f}% of {bar.what} ({bar.allowed})" for bar in bars]
-    if passed:
-        tell(f"audit passed: the attacks name at most {' and '.join(passed)}")
+    verdict = [f"audit passed: the attacks name at most {' and '.join(passed)}"] if passed else []
     if job.spec.surrogates.on and found[FIGURE] is None:
-        tell(
+        verdict.append(
             f"{'' if passed else 'audit passed: '}surrogates replaced nothing in what leaves of "
             f"{counted(len(job.data), 'record')}, so max_replaced bounds nothing in this file; if something in it does "
             "identify, name it in your own terms (--own-terms)"
         )
     if job.clear:
-        tell("the audit does not count other words that surrogates leave in clear: the cloud can read all of them")
+        verdict.append(
+            "the audit does not count other words that surrogates leave in clear: the cloud can read all of them"
+        )
+    for line in verdict:
+        tell(line)
+    return "; ".join(verdict)
 
 
 def _remedies(bars: Sequence[_Bar], found: dict[str, Any]) -> str:

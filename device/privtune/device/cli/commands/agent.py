@@ -92,7 +92,7 @@ def agent(
         configure_logging(log_level.value, "json", log_file)
     settings = _configured(config, data or [], connection.folder, protect)
     from privtune.device.agent.agent import Agent
-    from privtune.device.cli.training_screen import make_screen
+    from privtune.device.client.training_screen import make_screen
 
     stop = threading.Event()
     with make_screen(as_json=as_json) as screen, connection.control() as control:

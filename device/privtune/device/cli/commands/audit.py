@@ -10,13 +10,13 @@ import typer
 
 from privtune.device.cli.data_options import OwnTerms, TextColumn
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import flag_of
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, NOISE, AsJson, Home, Threads, home_folder, limit_threads, option
 from privtune.device.cli.planned_job import Gain, PlannedJob
 from privtune.device.cli.printing import print_table
-from privtune.device.cli.progress_bars import Say, reported
+from privtune.device.client.job_options import flag_of
+from privtune.device.client.progress_bars import Say, reported
 
 if TYPE_CHECKING:
     from privtune.device.audit.report.document import Audit

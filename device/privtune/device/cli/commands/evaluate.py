@@ -77,21 +77,12 @@ def evaluate(
 
 def _source(job: str, data: str | None, columns: RecordColumns, limit: int | None, home: Path) -> DataSource:
     """The file that was given, or the job's own held-out records."""
-    from dataclasses import replace
-
+    from privtune.device.client.job_model import held_out_of
     from privtune.device.data.source import DataSource
-    from privtune.device.home.run_request import RunRequest
-    from privtune.shared.errors import InvalidInput
 
     if data is not None:
         return DataSource(path=data, columns=columns.columns(), limit=limit)
-    request = RunRequest.load(home, job)
-    if request is None or request.validation is None:
-        raise InvalidInput("This job has no held-out records here: name some with --data.", param="data")
-    # A held-out part is drawn after the limit on the whole: a smaller limit would draw other records.
-    if limit is not None and request.validation.part == "held-out":
-        raise InvalidInput("--limit needs --data here: the job's held-out part is fixed.", param="limit")
-    return request.validation if limit is None else replace(request.validation, limit=limit)
+    return held_out_of(job, home, limit)
 
 
 def summary(found: Evaluation) -> dict[str, Any]:

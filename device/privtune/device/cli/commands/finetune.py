@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from privtune.device.cli.connection import ReleasingConnection
 from privtune.device.cli.data_options import OwnTerms, RecordColumns
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import JobOptions, build_spec
+from privtune.device.cli.job_flags import JobOptions
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import OptionGroup, grouped
 from privtune.device.cli.options import DATA, MACHINE, NOISE, AsJson, limit_threads, option
@@ -21,8 +19,6 @@ from privtune.device.cli.signals import pausing
 
 if TYPE_CHECKING:
     from privtune.device.data.source import DataSource
-    from privtune.device.home.run_request import RunRequest
-    from privtune.shared.job_spec import JobSpec
 
 EPILOG = "Exit codes: docs/exit-codes.md. Ctrl-C pauses with exit code 130; the same command again resumes."
 
@@ -47,28 +43,18 @@ class TrainingData(RecordColumns):
 
         Raises InvalidInput.
         """
-        from dataclasses import replace
+        from privtune.device.client.sources import sources_of
 
-        from privtune.device.data.source import DataSource
-        from privtune.shared.errors import InvalidInput
-
-        if self.validation and self.holdout:
-            raise InvalidInput("Give --validation or --holdout, not both.", param="holdout")
-        template = _absolute(self.chat_template)
-        if template is not None and not Path(template).is_file():
-            raise InvalidInput(f"--chat-template {template}: no such file.", param="chat_template")
-        train = DataSource(
-            path=_absolute(data) or "",
-            columns=self.columns(),
+        return sources_of(
+            data,
+            self.validation,
+            holdout=self.holdout,
             limit=self.limit,
             seed=seed,
-            chat_template=template,
-            own_terms=_absolute(self.own_terms),
+            columns=self.columns(),
+            chat_template=self.chat_template,
+            own_terms=self.own_terms,
         )
-        if self.holdout:
-            return train.with_holdout(self.holdout)
-        validation = _absolute(self.validation)
-        return train, replace(train, path=validation, limit=None) if validation else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +70,16 @@ class NoiseOptions(OptionGroup):
             "as the job's traffic.",
             NOISE,
             "--record-frames",
+        ),
+    ] = False
+    share_figures: Annotated[
+        bool,
+        option(
+            "Let the cloud's dashboard show the loss, the figures on held-out records, the privacy statement and the "
+            "audit's verdict. They tell the cloud something of labels and texts, without a bound. Default: they stay "
+            "here.",
+            NOISE,
+            "--share-figures",
         ),
     ] = False
     audit: Annotated[
@@ -142,113 +138,39 @@ def finetune(
       privtune finetune --model smollm2 --task causal-lm --data chats.jsonl --messages-column messages
       privtune finetune --job ftjob-abc123
     """
-    from dataclasses import replace
+    from privtune.device.client.begin import Order, begin, begin_again
+    from privtune.device.client.training_screen import make_screen
 
-    from privtune.device.cli.training_screen import make_screen
-    from privtune.device.home.policy import AuditRule
-    from privtune.device.protections.announce import announcement
-    from privtune.device.protections.protection import DEFAULT, protection
-    from privtune.device.protections.readable import what_the_cloud_reads
-    from privtune.device.training.submit import Consent, check_request, resume, submit, train
-
-    protect = protection(noise.protect or DEFAULT).name
-    consent = Consent(
-        protection=protect,
-        shared_labels=job_options["labels"] == "shared",
-        another_noise=connection.another_noise or protect == "none",
+    order = Order(
+        given=job_options.given,
+        params=params_of(noise.param or ()),
+        protect=noise.protect,
+        name=columns.name,
+        audit=noise.audit,
+        spot_checks=spot_checks,
+        record_frames=noise.record_frames,
+        share_figures=noise.share_figures,
     )
-    rule = AuditRule() if noise.audit else None
-    home, stop = connection.folder, threading.Event()
+    access = replace(connection.access, home=connection.folder)
     with make_screen(as_json=as_json) as screen:
-        checked = None
         if job is None:
-            blocks = _blocks(job_options, connection, protect)
-            request = _request(data, job_options, columns, noise, connection, protect, blocks)
-            request = replace(request, spot_checks=spot_checks)
-            checked = check_request(request, home, consent, screen.message, rule)
-        with connection.control() as control:
-            settings = connection.settings(control)
-            if checked is not None:
-                control.check_model(checked.spec.model)  # and the key, before anything is said of a job
-                for line in announcement(checked.spec, protect, blocks):
-                    screen.message(line)
-                job_id, request = submit(checked, home, control, screen.message, new=new)
-            else:
-                job_id = job or ""
-                request = resume(
-                    job_id,
-                    home,
-                    control,
-                    (lambda: columns.sources(data, job_options["seed"])) if data else None,
-                    _absolute(connection.local_model),
-                    consent,
-                    screen.message,
-                )
-                for line in what_the_cloud_reads(request.spec):
-                    screen.message(line)
+            sources = columns.sources(_named(data, job_options), job_options["seed"])
+            begun = begin(order, access, sources, screen.message, new=new)
+        else:
+            sources_again = (lambda: columns.sources(data, job_options["seed"])) if data else None
+            begun = begin_again(job, order, access, sources_again, screen.message)
         limit_threads(connection.threads)
-        settings = replace(settings, record_frames=noise.record_frames, audit=rule)
+        stop = threading.Event()
         with pausing(stop, screen.message):
-            result = train(job_id, request, settings, screen, stop)
+            result = begun.train(screen, stop)
         screen.finished(result)
 
 
-def _blocks(job: JobOptions, connection: ReleasingConnection, protect: str) -> int | None:
-    """How many blocks the model has, where the protection depends on it: the cloud knows."""
-    from privtune.device.protections.protection import protection
-
-    if not protection(protect).half or "model" not in job.given or "cut" in job.given:
-        return None
-    with connection.control() as control:
-        return control.blocks(job["model"])
-
-
-def _request(
-    data: str | None,
-    job: JobOptions,
-    columns: TrainingData,
-    noise: NoiseOptions,
-    connection: ReleasingConnection,
-    protect: str,
-    blocks: int | None,
-) -> RunRequest:
-    """What the options ask for; the number of labels is a guess until the data are read."""
-    from privtune.device.home.run_request import RunRequest
-    from privtune.device.link.teaching_calls import AUTO, newest_for
+def _named(data: str | None, job: JobOptions) -> str:
+    """The data. Raises InvalidInput where they or the model are not given."""
     from privtune.shared.errors import InvalidInput
-    from privtune.shared.job_spec import TEACHING_ID
 
-    if not data or "model" not in job.given:
-        missing, hint = (
-            ("data", "") if "model" in job.given else ("model", "`privtune models` lists what there is, and ")
-        )
-        raise InvalidInput(f"--{missing} is missing; {hint}`privtune finetune --help` has examples.", param=missing)
-    train, validation = columns.sources(data, job["seed"])
-
-    def described(given: dict[str, Any]) -> JobSpec:
-        return build_spec(
-            given,
-            params_of(noise.param or ()),
-            protect=protect,
-            blocks=blocks,
-            name=columns.name,
-            validated=validation is not None,
-            num_labels=2 if job["labels"] == "shared" else None,
-        )
-
-    given = dict(job.given)
-    taught = given.get("taught")
-    if taught is not None and not re.fullmatch(TEACHING_ID, taught):
-        del given["taught"]
-        with connection.control() as control:
-            given["taught"] = newest_for(control, described(given), None if taught == AUTO else taught)
-    spec = described(given)
-    local_model = _absolute(connection.local_model)
-    return RunRequest(cloud="", spec=spec, train=train, validation=validation, local_model=local_model)
-
-
-def _absolute(path: str | None) -> str | None:
-    """An existing path made absolute, so that a resumed job finds it from anywhere; a hub id stays as it is."""
-    if path is None or not Path(path).expanduser().exists():
-        return path
-    return str(Path(path).expanduser().absolute())
+    if data and "model" in job.given:
+        return data
+    missing, hint = ("data", "") if "model" in job.given else ("model", "`privtune models` lists what there is, and ")
+    raise InvalidInput(f"--{missing} is missing; {hint}`privtune finetune --help` has examples.", param=missing)

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.open_home import check_packages
 from privtune.device.cli.options import AsJson, Home, closed_home, home_folder
 from privtune.device.cli.printing import print_result
+from privtune.device.client.open_home import check_packages
 from privtune.shared.at_rest import MARK, read_text
 from privtune.shared.errors import InvalidInput
 from privtune.shared.wording import counted

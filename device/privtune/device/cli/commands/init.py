@@ -13,7 +13,7 @@ from privtune.device.cli.error_report import guarded
 from privtune.device.cli.mechanism_options import Protect
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Threads
-from privtune.device.cli.settings_file import NAME
+from privtune.device.client.settings_file import NAME
 
 
 @guarded

@@ -12,11 +12,12 @@ import typer
 from privtune.device.cli.commands.finetune import TrainingData
 from privtune.device.cli.connection import ModelConnection
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import JobOptions, build_spec, flag_of
+from privtune.device.cli.job_flags import JobOptions
 from privtune.device.cli.mechanism_options import Params, Protect, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, limit_threads, to_stderr
 from privtune.device.cli.printing import print_facts
+from privtune.device.client.job_options import build_spec, flag_of
 from privtune.device.protections.protection import DEFAULT, protection
 from privtune.shared.wording import counted
 
@@ -145,7 +146,7 @@ def _show(found: Plan) -> None:
 
 
 def _facts(found: Plan) -> Iterator[tuple[str, str]]:
-    from privtune.device.cli.training_screen import duration, megabytes
+    from privtune.device.client.training_screen import duration, megabytes
 
     times, room = found.times, found.room
     unknown = times.cloud is None

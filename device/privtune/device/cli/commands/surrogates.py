@@ -12,10 +12,12 @@ import typer
 
 from privtune.device.cli.data_options import OwnTerms, RecordColumns
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import JobOptions, build_spec
+from privtune.device.cli.job_flags import JobOptions
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson
-from privtune.device.cli.printing import console_of, print_table
+from privtune.device.cli.printing import print_table
+from privtune.device.client.consoles import console_of
+from privtune.device.client.job_options import build_spec
 from privtune.shared.wording import counted
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import JobOptions
+from privtune.device.cli.job_flags import JobOptions
 from privtune.device.cli.mechanism_options import Params, params_of
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import AsJson, Home, Threads, home_folder, limit_threads
 from privtune.device.cli.printing import print_facts, print_result, print_table
-from privtune.device.cli.progress_bars import reported
+from privtune.device.client.progress_bars import reported
 from privtune.shared.wording import counted
 
 if TYPE_CHECKING:

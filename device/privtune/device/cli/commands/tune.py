@@ -11,11 +11,11 @@ import typer
 
 from privtune.device.cli.data_options import LabelledColumns, OwnTerms
 from privtune.device.cli.error_report import guarded
-from privtune.device.cli.job_options import default_of, flag_of
 from privtune.device.cli.mechanism_options import params_of, protect_option
 from privtune.device.cli.option_groups import grouped
 from privtune.device.cli.options import DATA, AsJson, Home, Threads, home_folder, limit_threads, option
 from privtune.device.cli.planned_job import Gain, PlannedTraining
+from privtune.device.client.job_options import default_of, flag_of
 
 if TYPE_CHECKING:
     from privtune.device.audit.tuning.choice import Value

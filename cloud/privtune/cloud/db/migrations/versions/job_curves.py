@@ -15,6 +15,7 @@ def upgrade() -> None:
         "job_curves",
         sa.Column("job_id", sa.String(40), nullable=False),
         sa.Column("points", sa.JSON(), nullable=False),
+        sa.Column("said", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("job_id", name="pk_job_curves"),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_job_curves_job_id", ondelete="CASCADE"),
     )

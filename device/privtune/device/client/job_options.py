@@ -1,26 +1,21 @@
-"""The job's fields as options of a command: names, types, defaults, bounds and help are those of `JobSpec`."""
+"""The job's fields as options, of commands and of Python alike: names, defaults, bounds and help are `JobSpec`'s."""
 
 from __future__ import annotations
 
-import inspect
 import secrets
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from privtune.device.cli.option_groups import OptionGroup
-from privtune.device.cli.options import DATA, NOISE, option
+from privtune.device.client.panels import DATA, NOISE, TRAINING
 from privtune.device.protections.protection import DEFAULT, protection
 from privtune.shared.errors import InvalidInput
 from privtune.shared.job_spec import DEVICE_SCHEME, JobSpec
 from privtune.shared.validation import first_problem
 
-TRAINING = "Training"
 Path = tuple[str, ...]
 
 
@@ -108,27 +103,6 @@ def default_of(name: str) -> Any:
     return field_at(JOB_OPTIONS[name].path).get_default(call_default_factory=True)
 
 
-class JobOptions(OptionGroup):
-    """The options that were given, by name; those that were not are left out.
-
-    names: the options of this group, all by default; a command that takes only some of them derives a class.
-    """
-
-    names: ClassVar[tuple[str, ...]] = tuple(JOB_OPTIONS)
-
-    def __init__(self, **values: Any) -> None:
-        self.given = {name: value for name, value in values.items() if value is not None and value != []}
-
-    def __getitem__(self, name: str) -> Any:
-        """The value that was given, or the job's default."""
-        return self.given[name] if name in self.given else default_of(name)
-
-    @classmethod
-    def options(cls) -> list[inspect.Parameter]:
-        """See `OptionGroup.options`."""
-        return [_parameter(name) for name in cls.names]
-
-
 def build_spec(
     given: Mapping[str, Any],
     params: Mapping[str, Any],
@@ -206,18 +180,6 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-@cache
-def _parameter(name: str) -> inspect.Parameter:
-    job_option = JOB_OPTIONS[name]
-    field = field_at(job_option.path)
-    kind = _type_of(field)
-    names = (flag_of(name),) if kind is bool else ()  # without typer's --no-...
-    info = option(help_of(field), job_option.panel, *names)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
-    )
-
-
 def help_of(field: FieldInfo) -> str:
     """The field's description, and its default unless the description says what is done without a value."""
     default = field.get_default(call_default_factory=True)
@@ -228,11 +190,3 @@ def help_of(field: FieldInfo) -> str:
         if isinstance(default, float)
         else (f"{field.description} Default: {default}.")
     )
-
-
-def _type_of(field: FieldInfo) -> Any:
-    """The type that the option parses: without None, and a list where the job has a tuple."""
-    kind: Any = field.annotation
-    if get_origin(kind) in (Union, types.UnionType):
-        (kind,) = (part for part in get_args(kind) if part is not type(None))
-    return types.GenericAlias(list, get_args(kind)[:1]) if get_origin(kind) is tuple else kind

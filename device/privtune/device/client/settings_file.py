@@ -1,7 +1,8 @@
 """`privtune.yaml`: the owner's own defaults for the options of every command.
 
 An option comes before the environment, that before this file, and the file before the built-in default: typer looks
-them up in this order once the file is the context's `default_map`.
+them up in this order once the file is the context's `default_map`. A `Client` of Python takes the settings of every
+command.
 
 The file is in the home folder, or where --config says; never simply in the folder that a command runs in. A file that
 came with somebody's data could name another cloud and a weaker protection, and the owner's text would go there.
@@ -40,6 +41,15 @@ def settings_path(given: Path | None) -> Path | None:
     except RuntimeError:  # no home folder: a command that needs one says so
         return None
     return usual if usual.is_file() else None
+
+
+def common_settings(path: Path | None) -> dict[str, Any]:
+    """The file's settings of every command; empty without a file. Raises DataInvalid, InvalidInput."""
+    if path is None:
+        return {}
+    from privtune.device.home.policy_file import read_mapping
+
+    return {_plain(key): value for key, value in read_mapping(path, "`cloud:`").items() if _plain(key) in COMMON}
 
 
 def settings_of(group: Any, path: Path | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from privtune.device.cli.printing import console_of
+from privtune.device.client.consoles import console_of
 
 if TYPE_CHECKING:
     from rich.console import Console

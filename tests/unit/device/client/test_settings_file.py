@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from privtune.device.cli import app, main
-from privtune.device.cli.settings_file import settings_of
+from privtune.device.client.settings_file import settings_of
 from privtune.shared.errors import DataInvalid, InvalidInput
 
 GROUP = typer.main.get_command(app)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TaskID, TextColumn
 
-from privtune.device.cli.printing import console_of
-from privtune.device.cli.progress_bars import bars
+from privtune.device.client.consoles import console_of
+from privtune.device.client.progress_bars import bars
 from privtune.shared.printable import printable_json
 from privtune.shared.wording import counted
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from privtune.device.cli.training_screen import (
+from privtune.device.client.training_screen import (
     JsonScreen,
     LiveScreen,
     PlainScreen,
@@ -73,7 +73,7 @@ RESULT = RunResult(
 class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr("privtune.device.cli.training_screen.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("privtune.device.client.training_screen.time.monotonic", lambda: self.now)
 
 
 def plain():

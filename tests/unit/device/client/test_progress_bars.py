@@ -3,10 +3,10 @@
 import ast
 from pathlib import Path
 
-import privtune.device.cli as cli
-from privtune.device.cli import progress_bars
-from privtune.device.cli.printing import console_of
-from privtune.device.cli.progress_bars import reported
+from privtune.device import cli, client
+from privtune.device.client import progress_bars
+from privtune.device.client.consoles import console_of
+from privtune.device.client.progress_bars import reported
 
 
 def test_a_log_has_a_line_for_each_finished_step(capsys):
@@ -38,8 +38,8 @@ def test_a_terminal_has_a_bar(capsys, monkeypatch):
 
 
 def test_every_bar_has_this_look():
-    folder, others = Path(cli.__file__).parent, []
-    for path in folder.rglob("*.py"):
+    others = []
+    for path in (path for room in (cli, client) for path in Path(room.__file__).parent.rglob("*.py")):
         names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         others += [path.name] if "BarColumn" in names else []
     assert others == ["progress_bars.py"]
