@@ -193,9 +193,9 @@ def train_job(
         batches = plan.micro_batches(step)
         items = sum(len(indices) for indices in batches)
         for index, indices in enumerate(batches):
-            out_ND = session.forward(index, *train.batch(indices), want_cut_gradient=False)
+            out_ND = session.forward(index, *train.batch(indices), want_cut_gradient=False).now()
             _, gradient_ND = head.loss(out_ND, given_B[indices], step=step, micro_batch=index, items=items)
-            session.backward(index, gradient_ND)
+            session.backward(index, gradient_ND).now()
             if gradients_EBD is None:
                 gradients_EBD = torch.zeros(spec.train.epochs, len(given_B), gradient_ND.shape[1])
             gradients_EBD[step // plan.steps_per_epoch, indices] = gradient_ND * items

@@ -188,9 +188,9 @@ def trained(given: argparse.Namespace, pad_to: tuple[int, ...], seed: int) -> di
             session.begin_step()
             (indices,) = plan.micro_batches(step)
             targets_N = torch.from_numpy(train.labels[indices])  # type: ignore[index]
-            out_ND = session.forward(0, *cloud_rows(perturber, train, indices), want_cut_gradient=False)
+            out_ND = session.forward(0, *cloud_rows(perturber, train, indices), want_cut_gradient=False).now()
             _, gradient_ND = head.loss(out_ND, targets_N, step=step, micro_batch=0, items=len(indices))
-            session.backward(0, gradient_ND)
+            session.backward(0, gradient_ND).now()
             session.apply()
             head.step()
         scores = {}

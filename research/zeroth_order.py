@@ -132,8 +132,8 @@ class Run:
         elif self.way == "head":
             self.head.loss(self.top.evaluate(*batch), labels_B, **place)
         else:
-            out_ND = self.top.forward(0, *batch, want_cut_gradient=False)
-            self.top.backward(0, self.head.loss(out_ND, labels_B, **place)[1])
+            out_ND = self.top.forward(0, *batch, want_cut_gradient=False).now()
+            self.top.backward(0, self.head.loss(out_ND, labels_B, **place)[1]).now()
             self.top.apply()
         self.head.step()
 

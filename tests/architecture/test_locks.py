@@ -21,6 +21,7 @@ LOCKS = {
         "tail",
         "serve",
         "gguf",
+        "quantised",
         "hub",
         "surrogates",
         "eval",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from safetensors.torch import load
@@ -32,3 +33,26 @@ def exported(session: TopSession) -> dict[str, Tensor]:
     """The adapter as the cloud hands it out, read as a whole: the next export replaces the file."""
     session.export(session.folder / "exported")
     return load((session.folder / "exported" / "adapter_model.safetensors").read_bytes())
+
+
+def held_tensors(top: Any) -> list[torch.Tensor]:
+    """Every tensor that a session reaches by its attributes, modules and optimiser."""
+    seen: set[int] = set()
+    open_ends: list[Any] = [vars(top)]
+    found: list[torch.Tensor] = []
+    skipped = ("Host", "Speeds", "JobSpec", "PosixPath", "JointTop")
+    while open_ends:
+        one = open_ends.pop()
+        if id(one) in seen or type(one).__name__ in skipped:
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            found += [one, *([one.grad] if one.grad is not None else [])]
+        elif isinstance(one, dict):
+            open_ends += one.values()
+        elif isinstance(one, list | tuple | set):
+            open_ends += one
+        elif hasattr(one, "__dict__") and not isinstance(one, type):
+            open_ends.append(vars(one))
+            open_ends.append(getattr(one, "state", None))
+    return found

@@ -61,6 +61,17 @@ class Settings(BaseModel):
     max_texts_bytes: int = Field(2048 * MIB, ge=MIB, description="Memory for keys and values of texts being generated.")
     max_texts: int = Field(1024, ge=1, description="Texts being generated at once, over all owners.")
     texts_idle_s: float = Field(900.0, gt=0, description="Seconds after which an abandoned text is freed.")
+    batch_jobs: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Passes over one base that are computed as one, of different jobs or micro-batches. 1: each alone, "
+        "so that a job's numbers do not depend on what runs beside it.",
+    )
+    base_weights: Literal["auto", "fp32", "bf16", "int8", "nf4"] = Field(
+        "auto",
+        description="How the frozen blocks are kept in memory. auto: bf16 on a GPU that computes in it, else fp32.",
+    )
     stream_idle_s: float = Field(
         3600.0, gt=0, description="Seconds for which a stream may say nothing while it waits for no answer."
     )

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import Any
 
 from privtune.cloud import meters
 from privtune.cloud.compute.artifacts import Artifacts
@@ -19,6 +21,7 @@ from privtune.cloud.compute.session_maker import SessionMaker
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.compute.turns import NOBODY
+from privtune.cloud.compute.work import Work
 from privtune.cloud.jobs.lease_rows import SUPERSEDED
 from privtune.cloud.jobs.leases import check_unfinished
 from privtune.cloud.jobs.service import Jobs
@@ -123,8 +126,12 @@ class Desk:
         if not session.infer:
             self._jobs.start(session.job_id, session.epoch)
 
-    def advance(self, session: JobSession, answers: Iterator[Message]) -> Message | None:
-        """Compute the next answer to a message of a session, None when there is no more.
+    def answers(self, session: JobSession, message: Message) -> Iterator[Message | Work[Any]]:
+        """What `advance` goes through for a message; passes are in it where those of several jobs become one."""
+        return session.machine.steps(message) if self._settings.batch_jobs > 1 else session.machine.handle(message)
+
+    def advance(self, session: JobSession, answers: Iterator[Message | Work[Any]]) -> Message | Work[Any] | None:
+        """The next answer to a message of a session, or the pass that it needs computed; None when there is no more.
 
         Raises as `Leases.keep` says for a training session that no longer holds its job, and what the step machine
         raises.
@@ -133,7 +140,9 @@ class Desk:
             self._jobs.leases.check(session.job_id, session.epoch)
         with tracing.under(session.trace):
             answer = next(answers, None)
-        if answer is not None and answer.report is not None:
+        if isinstance(answer, Work):
+            answer.traced = partial(_spanned, session.trace, answer.traced)
+        elif answer is not None and answer.report is not None:
             self._step_done(session, answer.report)
         return answer
 
@@ -310,3 +319,10 @@ class Desk:
             del self._inference[session.job_id, session.epoch]
         else:
             self.drop(session.job_id, session.epoch)
+
+
+@contextmanager
+def _spanned(trace: str, span: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """A span under another side's, wherever its pass is computed."""
+    with tracing.under(trace), span():
+        yield

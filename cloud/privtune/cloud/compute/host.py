@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,47 +18,93 @@ from privtune.shared.job_spec import JobSpec, Precision, Task
 from privtune.shared.manifest import MANIFEST
 from privtune.shared.modeling.adapter_folder import base_sha256
 from privtune.shared.modeling.bottom_package import bottom_sha256, texts_sha256, write_bottom_package
+from privtune.shared.modeling.joint_top import JointTop
 from privtune.shared.modeling.load import load_task_model, load_tokenizer
 from privtune.shared.modeling.partition import Head, Partition, Top
+from privtune.shared.modeling.stored_weights import Stored, check_stored
 
 log = logging.getLogger(__name__)
+# A CPU's arithmetic is in full use from a few hundred rows on, and larger products fall out of its caches.
+_CPU_ROWS, _GPU_ROWS = 256, 8192  # of a pass of several jobs
+_REPLACED = "the files of {!r} have changed since this cloud loaded them; ask the operator to restart it"
 
 
 class Host:
     """Loads each base once and builds tops that share its frozen weights. Tensors live on `device`.
 
+    base_weights: how blocks are kept; auto: bf16 where the GPU computes in it, else fp32. Raises `PackageMissing`.
     speeds: what steps on them take.
     """
 
-    def __init__(self, catalog: Catalog, packages: Path) -> None:
-        self._catalog, self.speeds = catalog, catalog.speeds
+    def __init__(self, catalog: Catalog, packages: Path, base_weights: Stored | Literal["auto"] = "auto") -> None:
+        if base_weights != "auto":
+            check_stored(base_weights)
+        self._catalog, self.speeds, self._base_weights = catalog, catalog.speeds, base_weights
         self._packages = packages
-        self._partitions: dict[tuple[str, Task], Partition] = {}
+        self._partitions: dict[tuple[str, Task, Stored], Partition] = {}
+        self._joint: dict[tuple[str, Task, Stored, int, int], JointTop] = {}
         self._tokenizers: dict[str, Any] = {}
         self._hashes: dict[tuple[str, Task], str] = {}
         self._bottoms: dict[tuple[str, Task, int, int], str] = {}
         self._lock = threading.RLock()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def partition(self, model: str, task: Task) -> Partition:
+    def partition(self, model: str, task: Task, stored: Stored | None = None) -> Partition:
         """The partition of a model that this cloud offers, loaded on first use and kept until the process ends.
 
-        Raises `ModelNotFound`.
+        stored: how its blocks are kept; None: any, for what does not depend on it.
+        Raises `ModelNotFound`, `PackageMissing`.
         """
         with self._lock:
-            key = (model, task)
+            if stored is None:
+                loaded = [one for one in self._partitions if one[:2] == (model, task)]
+                stored = loaded[0][2] if loaded else self._default
+            key = (model, task, stored)
             if key not in self._partitions:
-                log.info("loading a model", extra={"model": model, "task": task})
-                base = load_task_model(self._catalog.resolve(model), task)
+                log.info("loading a model", extra={"model": model, "task": task, "weights": stored})
+                base = self._whole(model, task)
                 # With the weights: the operator may replace the files under a name while this process serves.
-                self._tokenizers.setdefault(model, load_tokenizer(self._catalog.resolve(model)))
-                self._partitions[key] = Partition(base.to(self.device))
+                if model not in self._tokenizers:
+                    self._tokenizers[model] = load_tokenizer(self._catalog.resolve(model))
+                if stored == "fp32":
+                    base.model.to(self.device)
+                else:
+                    base.store_blocks(stored, self.device)
+                self._partitions[key] = base
             return self._partitions[key]
+
+    def stored(self, spec: JobSpec) -> Stored:
+        """How the blocks that a job runs on are kept: as they are where it trains them or computes in float32."""
+        exact = self.autocast_dtype(spec.train.precision) is None and self._default == "bf16"
+        return "fp32" if exact or spec.tuning.method == "full" else self._default
+
+    @property
+    def _default(self) -> Stored:
+        if self._base_weights == "auto":
+            return "bf16" if self._bf16 else "fp32"
+        return self._base_weights
+
+    @property
+    def _bf16(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+
+    def _whole(self, model: str, task: Task) -> Partition:
+        """The float32 weights of a model's files, on the CPU unless they are in use on the GPU.
+
+        Raises `VersionMismatch` when the operator has replaced the files since this process loaded them.
+        """
+        if (model, task, "fp32") in self._partitions:
+            return self._partitions[model, task, "fp32"]
+        loaded = load_task_model(self._catalog.resolve(model), task)
+        found = base_sha256(loaded, task)
+        if self._hashes.setdefault((model, task), found) != found:
+            raise VersionMismatch(_REPLACED.format(model))
+        return Partition(loaded)
 
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models that are in memory."""
-        return tuple(sorted({model for model, _ in self._partitions.copy()}))
+        return tuple(sorted({model for model, _, _ in self._partitions.copy()}))
 
     @property
     def device_name(self) -> str:
@@ -81,20 +127,29 @@ class Host:
         """Identifies the weights of a job's base, so that its adapter is never merged into others. Computed once."""
         key = (spec.model, spec.task)
         if key not in self._hashes:
-            self._hashes[key] = base_sha256(self.partition(*key).model, spec.task)
+            self.partition(*key)
         return self._hashes[key]
 
     def bottom_sha256(self, spec: JobSpec) -> str:
         """Identifies the weights that a job's device must run. Computed once per model, task, cut and tail."""
         key = (spec.model, spec.task, spec.cut, spec.tail)
         if key not in self._bottoms:
-            partition = self.partition(spec.model, spec.task)
+            partition = self._whole(spec.model, spec.task)
             self._bottoms[key] = bottom_sha256(partition, cut=spec.cut, task=spec.task, tail=spec.tail)
         return self._bottoms[key]
 
     def top(self, spec: JobSpec) -> Top:
         """A job's own top: new modules around the shared frozen weights. Raises `CutOutOfRange`."""
-        return self.partition(spec.model, spec.task).top(spec.cut, spec.tail)
+        return self.partition(spec.model, spec.task, self.stored(spec)).top(spec.cut, spec.tail)
+
+    def joint_top(self, spec: JobSpec) -> JointTop:
+        """Runs passes of several jobs over the slice that this one uses. Made once per model, task, cut and tail."""
+        key = (spec.model, spec.task, self.stored(spec), spec.cut, spec.tail)
+        if key not in self._joint:
+            on_cpu = self.device.type == "cpu"
+            rows = _CPU_ROWS if on_cpu else _GPU_ROWS
+            self._joint[key] = JointTop(self.top(spec), grouped=not on_cpu, most_rows=rows)
+        return self._joint[key]
 
     def head(self, spec: JobSpec) -> Head:
         """A job's own head, for `labels: shared` only, with the initial weights that the device would draw.
@@ -105,9 +160,7 @@ class Host:
             self._catalog.resolve(spec.model), spec.task, num_labels=spec.num_labels or 2, seed=spec.train.seed
         )
         if base_sha256(model, spec.task) != self.base_sha256(spec):
-            raise VersionMismatch(
-                f"the files of {spec.model!r} have changed since this cloud loaded them; ask the operator to restart it"
-            )
+            raise VersionMismatch(_REPLACED.format(spec.model))
         return Partition(model.to(self.device)).head()
 
     def bottom_package(self, spec: JobSpec) -> Path:
@@ -115,9 +168,9 @@ class Host:
 
         Its folder is named by all that goes into it, so a package of other weights or another tokenizer is never used.
         """
-        partition = self.partition(spec.model, spec.task)
+        self.partition(spec.model, spec.task)
         with self._lock:
-            tokenizer = self._tokenizers[spec.model]
+            partition, tokenizer = self._whole(spec.model, spec.task), self._tokenizers[spec.model]
             contents = (spec.model, spec.task, self.bottom_sha256(spec), texts_sha256(partition, tokenizer))
             name = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
             folder = self._packages / f"{name}-cut{spec.cut}-tail{spec.tail}"
@@ -150,5 +203,5 @@ class Host:
     def autocast_dtype(self, precision: Precision) -> torch.dtype | None:
         """The autocast type for a job, or None for float32 throughout."""
         if precision == "auto":
-            return torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+            return torch.bfloat16 if self._bf16 or self._base_weights == "bf16" else None
         return torch.bfloat16 if precision == "bf16" else None

@@ -62,6 +62,8 @@ class SessionMaker:
         shows: bool = False,
     ) -> JobSession:
         """A session of these parts. shows: the state before and after a step is kept for the device to ask for."""
+        if shows:  # the device repeats steps and compares hashes
+            top.compute_alone()
         trains_by_slopes = isinstance(top, ZerothOrderTop) and not infer
         machine: type[StepMachine] = ZerothOrderMachine if trains_by_slopes else StepMachine
         return JobSession(

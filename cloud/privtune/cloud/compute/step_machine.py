@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -19,6 +21,7 @@ from privtune.cloud.compute.release_cache import NotHeld, PaddedBatch, ReleaseCa
 from privtune.cloud.compute.text_cache import TextCache
 from privtune.cloud.compute.top_session import TopSession
 from privtune.cloud.compute.turns import NOBODY
+from privtune.cloud.compute.work import Work
 from privtune.cloud.jobs.states import Request
 from privtune.shared.errors import FrameCorrupt, PrivTuneError
 from privtune.shared.public_table import PublicTable
@@ -84,6 +87,14 @@ class StepMachine:
 
     def handle(self, message: Message) -> Iterator[Message]:
         """Yield the answers to one message as they are computed. Raises `FrameCorrupt`, `NonFinite`, `StorageFull`."""
+        for item in self.steps(message):
+            if isinstance(item, Work):
+                item.compute()
+            else:
+                yield item
+
+    def steps(self, message: Message) -> Iterator[Message | Work[Any]]:
+        """As `handle`, but yield a pass before its answer, to be computed before the next item is asked for."""
         header = message.forward
         if message.kind == FORWARD:
             self._check(message, header or pb.ForwardHeader())
@@ -169,13 +180,13 @@ class StepMachine:
     def _output(self, message: Message, out_ND: torch.Tensor) -> Message:
         return tensor_message(OUTPUT, message.step, message.micro_batch, out_ND.numpy(), self._top.spec.output_codec)
 
-    def _evaluate(self, message: Message) -> Iterator[Message]:
+    def _evaluate(self, message: Message) -> Iterator[Message | Work[Any]]:
         batch = self._unpack(message)
         if batch is None:
             yield resend(message)
             return
-        with self._span(message, batch):
-            out_ND = self._top.evaluate(batch.h_BTD, batch.mask_BT, batch.readout_N)
+        works = self._top.evaluating(batch.h_BTD, batch.mask_BT, batch.readout_N)
+        out_ND = yield from self._traced(works, message, batch)
         yield self._output(message, out_ND)
 
     def _extend(self, message: Message, header: pb.ForwardHeader, texts: TextCache) -> Message:
@@ -214,7 +225,7 @@ class StepMachine:
             for row, cache in zip(rows, caches, strict=True):
                 texts.put(self, header.record_ids[row], cache)
 
-    def _forward(self, message: Message) -> Iterator[Message]:
+    def _forward(self, message: Message) -> Iterator[Message | Work[Any]]:
         if message.micro_batch in self._done or message.micro_batch in self._masks:
             return
         batch, header = self._unpack(message), message.forward
@@ -226,31 +237,37 @@ class StepMachine:
             if len(labels_N) != len(batch.readout_N) or int(labels_N.max()) >= (self._top.spec.num_labels or 0):
                 raise FrameCorrupt("the labels of a micro-batch do not fit its records or the job's num_labels")
             self._admit(message, batch.mask_BT.numel())
-            with self._span(message, batch):
-                self._top.forward_loss(
-                    message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
-                )
+            learning = self._top.forward_loss(
+                message.micro_batch, batch.h_BTD, batch.mask_BT, batch.readout_N, labels_N, header.weight
+            )
+            learning.traced = partial(self._span, message, batch)
+            yield learning
+            self._top.shared_loss += learning.result()
             self._done.add(message.micro_batch)
             self._settle(message.micro_batch)
             yield Message(kind=OUTPUT, step=message.step, micro_batch=message.micro_batch)
             return
         self._admit(message, batch.mask_BT.numel())
-        with self._span(message, batch):
-            out_ND = self._top.forward(
-                message.micro_batch,
-                batch.h_BTD,
-                batch.mask_BT,
-                batch.readout_N,
-                want_cut_gradient=header.want_cut_gradient,
-            )
+        forward = self._top.forward(
+            message.micro_batch,
+            batch.h_BTD,
+            batch.mask_BT,
+            batch.readout_N,
+            want_cut_gradient=header.want_cut_gradient,
+        )
+        forward.traced = partial(self._span, message, batch)
+        yield forward
+        out_ND = forward.result()
         self._masks[message.micro_batch] = batch.mask_BT
         yield self._output(message, out_ND)
 
-    def _backward(self, message: Message) -> Iterator[Message]:
+    def _backward(self, message: Message) -> Iterator[Message | Work[Any]]:
         if message.micro_batch in self._done:
             return
-        with self._span(message):
-            gradient_BTD = self._top.backward(message.micro_batch, torch.from_numpy(message.tensor()))
+        backward = self._top.backward(message.micro_batch, torch.from_numpy(message.tensor()))
+        backward.traced = partial(self._span, message)
+        yield backward
+        gradient_BTD = backward.result()
         self._done.add(message.micro_batch)
         mask_BT = self._masks.pop(message.micro_batch)
         self._settle(message.micro_batch)
@@ -295,11 +312,23 @@ class StepMachine:
         self._held.append(message)
         self._hold_bytes()
 
-    def _release_held(self) -> Iterator[Message]:
+    def _release_held(self) -> Iterator[Message | Work[Any]]:
         due, self._held = self._held, deque()
         self._hold_bytes()
         for message in due:
-            yield from self.handle(message)
+            yield from self.steps(message)
+
+    def _traced(
+        self, works: Generator[Work[Any], None, torch.Tensor], message: Message, batch: PaddedBatch
+    ) -> Generator[Work[Any], None, torch.Tensor]:
+        while True:
+            try:
+                work = next(works)
+            except StopIteration as end:
+                found: torch.Tensor = end.value
+                return found
+            work.traced = partial(self._span, message, batch)
+            yield work
 
     def _span(self, message: Message, batch: PaddedBatch | None = None) -> AbstractContextManager[None]:
         rows = None if batch is None else int(batch.mask_BT.sum())

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,7 +23,8 @@ from torch import Tensor
 from privtune.cloud.compute.host import Host
 from privtune.cloud.compute.padding import together
 from privtune.cloud.compute.parts import Part
-from privtune.cloud.compute.passes import Passes
+from privtune.cloud.compute.passes import Company, Passes
+from privtune.cloud.compute.work import Work, finished
 from privtune.cloud.speeds import Pass
 from privtune.shared.errors import FrameCorrupt, InvalidInput, JobConflict, NonFinite
 from privtune.shared.job_spec import JobSpec
@@ -42,6 +45,7 @@ from privtune.shared.modeling.lora import (
     trainable_parameters,
 )
 from privtune.shared.modeling.optim import build_optimizer, build_schedule, clip_gradients
+from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.recompute import recompute_blocks
 from privtune.shared.modeling.seeding import seeded
 from privtune.shared.modeling.training_size import graph_bytes, weight_bytes
@@ -64,15 +68,15 @@ class TopSession:
     def __init__(self, host: Host, spec: JobSpec, total_steps: int, folder: Path) -> None:
         self.spec, self.folder, self.step = spec, folder, 0
         self.total_steps = total_steps
-        self.device, self._speeds = host.device, host.speeds
+        self._host, self.device, self._speeds = host, host.device, host.speeds
         self._autocast = host.autocast_dtype(spec.train.precision)
         self._top = host.top(spec)
         self._blocks = host.partition(spec.model, spec.task).n_layers - spec.cut - spec.tail
-        if not spec.tail:
-            self._make_trainable()
+        self._make_trainable(self._top)
         if spec.tuning.gradient_checkpointing:
             recompute_blocks(self._top)
         self._head = host.head(spec) if spec.labels == "shared" else None
+        self._first_head = {name: value.clone() for name, value in self._head_state().items()}
         self._passes = Passes(
             self._top,
             self._head,
@@ -80,10 +84,11 @@ class TopSession:
             self._autocast,
             self._seeded,
             recomputes=spec.tuning.gradient_checkpointing,
+            company=self._company(host),
         )
         self._saved = 0  # step of the checkpoint that is on the disk; none is needed of the beginning
-        self._initial = {name: value.clone() for name, value in self._state().items()}
-        self._start_over()
+        self._moved = False  # from what the seed gave
+        self._new_optimizer()
 
     @property
     def trainable_parameters(self) -> int:
@@ -105,7 +110,7 @@ class TopSession:
 
     @property
     def weight_bytes(self) -> int:
-        """What a job's own weights take beside the frozen base: as trained, as they began, gradient, two moments."""
+        """What a job's own weights take beside the frozen base: as trained, gradient, two moments."""
         return weight_bytes(self.trainable_parameters)
 
     def positions(self, most: int) -> int:
@@ -117,43 +122,54 @@ class TopSession:
         """At most what the graph of one forward pass over `rows` padded rows keeps, in bytes."""
         return graph_bytes(rows, width, self._blocks, recomputed=self.spec.tuning.gradient_checkpointing)
 
+    def compute_alone(self) -> None:
+        """From here on no pass is computed with other jobs': its numbers repeat bit by bit."""
+        self._passes.company = None
+
     def forward(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, *, want_cut_gradient: bool
-    ) -> Tensor:
-        """Run the top in training mode and keep its graph; returns out_ND (float32, CPU)."""
+    ) -> Work[Tensor]:
+        """Run the top in training mode and keep its graph; gives out_ND (float32, CPU)."""
         if self.spec.tail:
             raise FrameCorrupt("this job trains on its device: only forward-only frames are accepted")
         h_BTD.requires_grad_(want_cut_gradient)
-        with self._timed("train", mask_BT):
-            return self._passes.forward(micro_batch, Part.whole(micro_batch, h_BTD, mask_BT, readout_N))
+        whole = Part.whole(micro_batch, h_BTD, mask_BT, readout_N)
+        return self._counted(self._passes.forward(micro_batch, whole), "train", mask_BT)
 
     def forward_loss(
         self, micro_batch: int, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor, labels_N: Tensor, weight: float
-    ) -> None:
-        """With shared labels: loss and backward pass here. weight: the micro-batch's share of the step's mean loss."""
+    ) -> Work[float]:
+        """With shared labels: loss and backward pass here. weight: the micro-batch's share of the step's mean loss.
+
+        Gives the weighted loss; `shared_loss` is theirs added up by the caller.
+        """
         if self._head is None:
             raise FrameCorrupt("labels came for a job whose labels are private; they were not used")
         whole = Part.whole(micro_batch, h_BTD, mask_BT, readout_N)
-        with self._timed("train", mask_BT):
-            self.shared_loss += self._passes.learn(whole, labels_N, weight)
+        return self._counted(self._passes.learn(whole, labels_N, weight), "train", mask_BT)
 
-    def backward(self, micro_batch: int, dout_ND: Tensor) -> Tensor | None:
-        """Accumulate gradients from dout_ND; returns d loss / d h_BTD (CPU) if `forward` was asked for it."""
-        with self._timed("train"):
-            return self._passes.backward(micro_batch, dout_ND)
+    def backward(self, micro_batch: int, dout_ND: Tensor) -> Work[Tensor | None]:
+        """Accumulate gradients from dout_ND; gives d loss / d h_BTD (CPU) if `forward` was asked for it."""
+        return self._counted(self._passes.backward(micro_batch, dout_ND), "train")
 
-    def evaluate(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
-        """out_ND (float32, CPU) without dropout or graph; logits_NC with shared labels."""
-        longest, outputs, places = h_BTD.shape[1], [], []
+    def evaluating(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Generator[Work[Tensor], None, Tensor]:
+        """out_ND (float32, CPU) without dropout or graph; logits_NC with shared labels. Yields the passes for it."""
+        longest, works, places = h_BTD.shape[1], [], []
         for rows in together(mask_BT.sum(1).tolist()):
             T, which = int(mask_BT[rows].sum(1).max()), torch.full((len(h_BTD),), -1)
             which[rows] = torch.arange(len(rows))
             mine_N = which[readout_N // longest]
             readout = (mine_N * T + readout_N % longest)[mine_N >= 0]
-            with self._timed("forward", mask_BT[rows, :T]):
-                outputs.append(self._passes.evaluate(Part.whole(0, h_BTD[rows, :T], mask_BT[rows, :T], readout)))
+            part = Part.whole(0, h_BTD[rows, :T], mask_BT[rows, :T], readout)
+            work = self._counted(self._passes.evaluate(part), "forward", part.mask_BT)
+            yield work
+            works.append(work)
             places.append((mine_N >= 0).nonzero().flatten())
-        return torch.cat(outputs)[torch.cat(places).argsort()]
+        return torch.cat([work.result() for work in works])[torch.cat(places).argsort()]
+
+    def evaluate(self, h_BTD: Tensor, mask_BT: Tensor, readout_N: Tensor) -> Tensor:
+        """The same, at once."""
+        return finished(self.evaluating(h_BTD, mask_BT, readout_N))
 
     def new_text(self) -> TopCache:
         """An empty cache of keys and values for one text."""
@@ -211,6 +227,7 @@ class TopSession:
 
     def _advance(self) -> None:
         """The optimiser's step on the gradients that are there."""
+        self._moved = True
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -238,9 +255,11 @@ class TopSession:
 
     def rewind(self, step: int) -> None:
         """Restore the checkpoint of `step`, or the initial state for 0. Newer ones stay until the next is written."""
-        self._start_over()
+        self._new_optimizer()
         if step > 0:
             self._load(load_checkpoint(self.folder, step, self._optimizer, self._schedule))
+        elif self._moved:
+            self._load(self._first_state())
         self.step = self._saved = step
         self.begin_step()
 
@@ -266,14 +285,21 @@ class TopSession:
             head = {name: value.cpu().contiguous() for name, value in self._head.state_dict().items()}
             save_file(head, folder / HEAD_WEIGHTS)
 
-    def _make_trainable(self) -> None:
+    def _make_trainable(self, top: Top) -> None:
+        if self.spec.tail:
+            return
         if self.spec.tuning.method == "lora":
-            attach_lora(self._top, self.spec.tuning, self.spec.train.seed)
+            attach_lora(top, self.spec.tuning, self.spec.train.seed)
         else:
-            train_fully(self._top)
+            train_fully(top)
 
-    def _start_over(self) -> None:
-        self._load(self._initial)
+    def _first_state(self) -> dict[str, Tensor]:
+        """What training began with, made once more: kept, it would be as large as the adapter of each job."""
+        top = self._host.top(self.spec)
+        self._make_trainable(top)
+        return adapter_state(top) | self._first_head
+
+    def _new_optimizer(self) -> None:
         self.step = 0
         optim = self.spec.optim
         # A frozen top has nothing to train; the placeholder keeps optimiser and checkpoints in one form.
@@ -288,12 +314,13 @@ class TopSession:
         self.begin_step()
 
     def _state(self) -> dict[str, Tensor]:
-        state = dict(adapter_state(self._top))
-        if self._head is not None:
-            state |= {f"head.{name}": value for name, value in self._head.state_dict().items()}
-        return state
+        return adapter_state(self._top) | self._head_state()
+
+    def _head_state(self) -> dict[str, Tensor]:
+        return {} if self._head is None else {f"head.{name}": v for name, v in self._head.state_dict().items()}
 
     def _load(self, state: dict[str, Tensor]) -> None:
+        self._moved = True
         load_adapter_state(self._top, {k: v for k, v in state.items() if not k.startswith("head.")})
         if self._head is not None:
             self._head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
@@ -301,13 +328,26 @@ class TopSession:
     def _seeded(self, *part: int) -> contextlib.AbstractContextManager[None]:
         return seeded("top", self.spec.train.seed, self.step, *part)
 
-    @contextlib.contextmanager
-    def _timed(self, kind: Pass, mask_BT: Tensor | None = None) -> Iterator[None]:
+    def _company(self, host: Host) -> Company | None:
+        """Tops over the same slice in the same arithmetic, adapted by LoRA or not at all."""
+        tuning = self.spec.tuning
+        if not self.spec.tail and (tuning.method != "lora" or tuning.gradient_checkpointing):
+            return None
+        spec = self.spec
+        key = (spec.model, spec.task, host.stored(spec), spec.cut, spec.tail, self._autocast)
+        return Company(key=key, top=host.joint_top(spec))
+
+    def _counted(self, work: Work[Any], kind: Pass, mask_BT: Tensor | None = None) -> Work[Any]:
         """Count how long a part of a step takes. mask_BT: of positions that no earlier part has counted."""
+        tokens = 0 if mask_BT is None else mask_BT.numel() * self._blocks
+        work.counted = partial(self._speeds.add, self.spec.model, kind, tokens)
+        return work
+
+    @contextlib.contextmanager
+    def _timed(self, kind: Pass) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        tokens = 0 if mask_BT is None else mask_BT.numel() * self._blocks
-        self._speeds.add(self.spec.model, kind, tokens, time.perf_counter() - began)
+        self._speeds.add(self.spec.model, kind, 0, time.perf_counter() - began)
 
     def _mixed(self) -> contextlib.AbstractContextManager[object]:
         if self._autocast is None:

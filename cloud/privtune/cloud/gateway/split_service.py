@@ -1,7 +1,7 @@
 """The gRPC service: authenticates calls, ends the streams of older sessions, and runs jobs on one compute thread.
 
 Everything that touches a model runs on the compute thread, one message at a time, so owners take turns message by
-message (`privtune.cloud.compute.turns`).
+message (`privtune.cloud.compute.turns`). With `batch_jobs` the passes of messages that wait share a turn.
 
 Streams write their answers: as generators they would be closed after their call, and gRPC frees a call when its handler
 has ended. What touches the context later ends the whole process.
@@ -28,6 +28,7 @@ from privtune.cloud.compute.out_of_memory import within_memory
 from privtune.cloud.compute.teaching.classroom import Classroom
 from privtune.cloud.compute.teaching.school import School
 from privtune.cloud.compute.turns import NOBODY, Turns
+from privtune.cloud.compute.work import Work, compute_together
 from privtune.cloud.gateway.callers import Callers
 from privtune.cloud.gateway.calls import (
     Context,
@@ -81,7 +82,7 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
         self._compute = Turns()
         store = open_artifacts(settings.data_folder, settings.artifacts_url)
         self._artifacts = Artifacts(store)
-        self._host = Host(teachings.catalog, settings.data_folder / "bottoms")
+        self._host = Host(teachings.catalog, settings.data_folder / "bottoms", settings.base_weights)
         self._classroom = Classroom(store, teachings.catalog, teachings.corpora, max_bytes=settings.max_teacher_bytes)
         teachings.packages = self._classroom
         self._school = School(teachings, self._classroom)
@@ -318,10 +319,13 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
                     log.debug("received", extra=message.facts | {"job": session.job_id})
                 if message.forward is not None:
                     meters.asked(session.owner, sum(message.forward.lengths))
-                answers = session.machine.handle(message)
+                answers = self._desk.answers(session, message)
                 while (
                     answer := await self._on_compute(session.owner, self._desk.advance, session, answers)
                 ) is not None:
+                    if isinstance(answer, Work):
+                        await self._computed(session.owner, answer)
+                        continue
                     if log.isEnabledFor(logging.DEBUG):
                         log.debug("answered", extra=answer.facts | {"job": session.job_id})
                     async with inbox.answering(len(answer.payload)):
@@ -416,6 +420,11 @@ class Gateway(split_pb2_grpc.SplitServiceServicer):
     def _refuse_when_closing(self) -> None:
         if self._desk.closing:  # before the compute thread is gone, so that every device knows to come back
             raise _closing()
+
+    async def _computed(self, owner: str, work: Work[Any]) -> None:
+        """Compute a pass in its owner's turn, with those of its kind that wait by then."""
+        most = self._settings.batch_jobs
+        await asyncio.wrap_future(self._compute.submit_work(owner, work, work.key, compute_together, most))
 
     async def _on_compute(self, owner: str, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function on the compute thread, in its owner's turn."""

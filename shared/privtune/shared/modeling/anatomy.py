@@ -246,6 +246,9 @@ def clone_structure(
     """
     copied = {id(t) for module in own for t in _tensors(module)}
     memo: dict[int, Any] = {id(t): t for t in _tensors(root) if id(t) not in copied}
+    # What bitsandbytes' layers keep of their weights beside the parameter.
+    kept = [vars(module).get(name) for module in root.modules() for name in ("state", "quant_state")]
+    memo.update({id(one): one for one in kept if one is not None})
     memo.update({id(old): new for old, new in swaps.items()})
     return copy.deepcopy(root, memo)
 

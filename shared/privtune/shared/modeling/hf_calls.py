@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +28,22 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def without_hub_code() -> Iterator[None]:
+    """For imports that may bring bitsandbytes: it fetches compiled code from the hub where the package kernels is."""
+    there, log = sys.modules.get("kernels"), logging.getLogger("bitsandbytes")
+    level = log.level
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # as if it were not installed
+    log.setLevel(logging.ERROR)  # it would advise to install it
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        del sys.modules["kernels"]
+        if there is not None:
+            sys.modules["kernels"] = there
 
 
 @contextmanager

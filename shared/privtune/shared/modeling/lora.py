@@ -22,6 +22,7 @@ from privtune.shared.modeling.adapter_folder import (
     FULL_WEIGHTS,
     exported_name,
 )
+from privtune.shared.modeling.hf_calls import without_hub_code
 from privtune.shared.modeling.partition import Top
 from privtune.shared.modeling.seeding import started_at
 from privtune.shared.modeling.tensor_files import save_tensors
@@ -41,7 +42,8 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
     Raises `InvalidInput` for a target that no linear layer is called, naming those there are; `PackageMissing`.
     """
     check_lora()
-    from peft import LoraConfig, get_peft_model  # large; a device needs it only for a tail
+    with without_hub_code():  # peft imports bitsandbytes where that is installed, in part when it is first used
+        from peft import LoraConfig, get_peft_model  # large; a device needs it only for a tail
 
     linear = linear_layers(top)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
@@ -62,7 +64,7 @@ def attach_lora(top: Top, spec: TuningSpec, seed: int) -> None:
         bias="none",
         base_model_name_or_path=str(top.config.name_or_path) or None,
     )
-    with started_at(seed), warnings.catch_warnings():
+    with started_at(seed), warnings.catch_warnings(), without_hub_code():
         # peft reads a property that transformers 5.24 deprecates; no owner can do anything about that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         get_peft_model(top.task, config)  # changes the tree in place; the wrapper is not needed

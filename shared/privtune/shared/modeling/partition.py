@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 
 from privtune.shared.errors import CutOutOfRange
 from privtune.shared.modeling.anatomy import Absent, Anatomy, SkippedBlock, clone_structure, dissect
+from privtune.shared.modeling.stored_weights import Stored, store_blocks
 from privtune.shared.wording import counted
 
 # Settings that change what the same weights compute. Parameter shapes cover the rest.
@@ -219,6 +220,7 @@ class Partition:
         model.requires_grad_(False)
         model.eval()
         self._anatomy = dissect(model)
+        self._fingerprint: str | None = None
 
     @property
     def model(self) -> Any:
@@ -245,11 +247,29 @@ class Partition:
         """The token that a classifier reads: the first ([CLS]) in an encoder, the last in a decoder."""
         return self._anatomy.readout
 
+    def store_blocks(self, stored: Stored, device: torch.device) -> None:
+        """Keep the blocks' weights in another form, and move them and the final stage to `device`; before any cut.
+
+        The token table, which only bottoms and heads need, stays where it is. Raises as `store_blocks` of
+        `privtune.shared.modeling.stored_weights`.
+        """
+        self.fingerprint()  # which is of the shapes in the files
+        store_blocks(self.blocks, stored, device)
+        self.model.to(device)
+        for module in (self.model.get_input_embeddings(), self.model.get_output_embeddings()):
+            if module is not None:
+                module.to("cpu")
+
     def fingerprint(self) -> str:
         """SHA-256 over sizes, names and settings of the base, without weights, labels and head.
 
         The same for the whole model in the cloud and for a device that has only a bottom package.
         """
+        if self._fingerprint is None:
+            self._fingerprint = self._new_fingerprint()
+        return self._fingerprint
+
+    def _new_fingerprint(self) -> str:
         config = self.model.config.to_dict()
         shapes = {name: list(p.shape) for name, p in self._anatomy.base.named_parameters()}
         about = {"config": {key: config.get(key) for key in _CONFIG_KEYS}, "shapes": shapes}

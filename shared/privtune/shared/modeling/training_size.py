@@ -40,8 +40,8 @@ def trained_weights(top: Top, spec: TuningSpec) -> int:
 
 
 def weight_bytes(trained: int) -> int:
-    """What trained weights take: as they are, as they began, their gradient and two moments of the optimiser."""
-    return _MIB + 5 * FLOAT * trained
+    """What trained weights take: as they are, their gradient and two moments of the optimiser."""
+    return _MIB + 4 * FLOAT * trained
 
 
 def graph_bytes(positions: int, width: int, blocks: int, *, recomputed: bool) -> int:

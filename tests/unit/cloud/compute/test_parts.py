@@ -75,8 +75,8 @@ def adapter(top):
 
 def step(top):
     """Two micro-batches under way at once, then the step: outputs, gradients at the cut, adapter."""
-    outs = [top.forward(number, *batch(), want_cut_gradient=True) for number in range(2)]
-    cuts = [top.backward(number, out_ND.cos()) for number, out_ND in enumerate(outs)]
+    outs = [top.forward(number, *batch(), want_cut_gradient=True).now() for number in range(2)]
+    cuts = [top.backward(number, out_ND.cos()).now() for number, out_ND in enumerate(outs)]
     top.apply()
     return [*outs, *cuts, *adapter(top), top.evaluate(*batch())]
 
@@ -97,7 +97,8 @@ def test_the_gradients_of_a_step_add_up(host, tmp_path):
     for micro_batches in (1, 2):
         top = session(host, tmp_path)
         for number in range(micro_batches):
-            top.backward(number, top.forward(number, *batch(), want_cut_gradient=False).cos())
+            out_ND = top.forward(number, *batch(), want_cut_gradient=False).now()
+            top.backward(number, out_ND.cos()).now()
         norms.append(top.apply())
     assert norms[1] == pytest.approx(2 * norms[0], rel=1e-5)
 
@@ -107,8 +108,8 @@ def test_with_shared_labels_too(host, tmp_path, short, backward):
     def learn():
         top = session(host, tmp_path, model="enc", task="classification", labels="shared", num_labels=2)
         h_BTD, mask_BT, _ = batch()
-        top.forward_loss(0, h_BTD, mask_BT, torch.arange(RECORDS) * LONGEST, torch.tensor([0, 1, 1, 0, 1]), 1.0)
-        loss = top.shared_loss
+        labels_N = torch.tensor([0, 1, 1, 0, 1])
+        loss = top.forward_loss(0, h_BTD, mask_BT, torch.arange(RECORDS) * LONGEST, labels_N, 1.0).now()
         top.apply()
         return [torch.tensor(loss), *adapter(top)]
 
@@ -120,13 +121,13 @@ def test_with_shared_labels_too(host, tmp_path, short, backward):
 
 def test_one_record_that_is_too_much_says_so_and_leaves_no_gradient(host, tmp_path, short):
     top = session(host, tmp_path)
-    out_ND = top.forward(0, *batch(), want_cut_gradient=False)
+    out_ND = top.forward(0, *batch(), want_cut_gradient=False).now()
     sizes = short(0)
     with pytest.raises(CloudOutOfMemory, match="lower --batch-size"):
-        top.forward(1, *batch(), want_cut_gradient=False)
+        top.forward(1, *batch(), want_cut_gradient=False).now()
     assert sizes == [5, 3, 2, 1]
     short(5)
-    top.backward(0, out_ND)
+    top.backward(0, out_ND).now()
     top.apply()
     assert top.step == 1
 

@@ -99,3 +99,77 @@ def test_it_tells_how_long_it_has_been_at_its_present_work(turns):
     with pytest.raises(ZeroDivisionError):
         turns.submit("a", lambda: 1 // 0).result(10)
     assert turns.busy_s == 0
+
+
+class Held:
+    """Work that waits while the first turn runs, so that all of it is there when the next one begins."""
+
+    def __init__(self, turns):
+        self._turns, self._go, self.done = turns, threading.Event(), []
+        self._first = turns.submit("first", self._go.wait)
+        self.futures = []
+
+    def add(self, owner, item, key="k", most=3):
+        self.futures.append(self._turns.submit_work(owner, item, key, self.work, most))
+
+    def work(self, items):
+        self.done.append(list(items))
+        time.sleep(TURN_S)
+
+    def run(self):
+        self._go.set()
+        for future in self.futures:
+            if not future.cancelled():
+                future.result(5)
+        return self.done
+
+
+def test_work_of_one_key_is_done_together_one_of_each_owner_first(turns):
+    held = Held(turns)
+    for owner, item in [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1")]:
+        held.add(owner, item)
+    held.add("a", "other", key="another")
+    held.add("b", "alone", key=None)
+    held.add("c", "alone too", key=None)
+    done = held.run()
+    assert sorted(done[0]) == ["a1", "b1", "c1"]
+    assert sorted(map(sorted, done)) == sorted([["a1", "b1", "c1"], ["a2", "a3"], ["other"], ["alone"], ["alone too"]])
+
+
+def test_nobody_waits_for_a_partner(turns):
+    assert Held(turns).run() == []
+    alone = Held(turns)
+    alone.add("a", "only", most=64)
+    assert alone.run() == [["only"]]
+
+
+def test_what_was_cancelled_is_left_out_and_an_error_is_everyones(turns):
+    held = Held(turns)
+    for item in ("a", "b", "c"):
+        held.add(item, item)
+    held.futures[1].cancel()
+    assert sorted(held.run()[0]) == ["a", "c"]
+    with pytest.raises(ZeroDivisionError):
+        turns.submit_work("a", 0, "k", lambda items: 1 / items[0], 2).result(5)
+
+
+def test_each_owner_is_charged_its_share(turns):
+    """One that rides along with others gets as much as one that comes alone."""
+    counts, stop, go = Counter(), threading.Event(), threading.Event()
+    turns.submit("first", go.wait)
+
+    def ask(owner, key):
+        if not stop.is_set():
+            turns.submit_work(owner, owner, key, work, 4).add_done_callback(lambda _: ask(owner, key))
+
+    def work(items):
+        time.sleep(TURN_S * len(items))
+        counts.update(items)
+
+    for owner, key in (("a", "k"), ("b", "k"), ("alone", None)):
+        ask(owner, key)
+    go.set()
+    while counts.total() < 150:
+        time.sleep(TURN_S)
+    stop.set()
+    assert 0.8 < counts["a"] / counts["alone"] < 1.25

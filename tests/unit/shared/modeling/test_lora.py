@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import sys
+import types
 import warnings
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from peft import PeftModel
@@ -16,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from privtune.shared.errors import ArtifactCorrupt, InvalidInput
 from privtune.shared.job_spec import TuningSpec
 from privtune.shared.modeling.adapter_folder import add_head_to_adapter
+from privtune.shared.modeling.hf_calls import without_hub_code
 from privtune.shared.modeling.load import load_task_model
 from privtune.shared.modeling.lora import (
     adapter_state,
@@ -207,3 +212,15 @@ def test_only_lora_imports_peft():
     sources = {path.stem: path.read_text() for path in MODELING.glob("*.py")}
     peft = re.compile(r"^\s*(from|import) (peft|shared\.modeling\.lora)\b", re.M)
     assert {name for name, source in sources.items() if peft.search(source)} == {"lora"}
+
+
+def test_no_code_is_fetched_from_the_hub_when_peft_brings_bitsandbytes(monkeypatch):
+    there = types.ModuleType("kernels")
+    monkeypatch.setitem(sys.modules, "kernels", there)
+    with without_hub_code(), pytest.raises(ImportError):
+        importlib.import_module("kernels")
+    assert sys.modules["kernels"] is there
+    seen = []
+    monkeypatch.setattr(peft, "get_peft_model", lambda *_: seen.append(sys.modules["kernels"]))
+    attach_lora(Partition(tiny_lm("llama")).top(1), TuningSpec(), 0)
+    assert seen == [None]

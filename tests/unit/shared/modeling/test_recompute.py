@@ -119,10 +119,10 @@ def trained(host, folder, **changes):
     for _ in range(3):
         session.begin_step()
         for micro_batch in range(2):  # both forward passes come before the first backward pass
-            out_ND = session.forward(micro_batch, *batch(), want_cut_gradient=False)
+            out_ND = session.forward(micro_batch, *batch(), want_cut_gradient=False).now()
             assert out_ND.dtype == torch.float32
         for micro_batch in range(2):
-            session.backward(micro_batch, out_ND)
+            session.backward(micro_batch, out_ND).now()
         session.apply()
     return exported(session)
 

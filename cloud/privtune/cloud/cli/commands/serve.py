@@ -206,6 +206,24 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    batch_jobs: Annotated[
+        int,
+        typer.Option(
+            envvar=ENV + "BATCH_JOBS",
+            min=1,
+            max=64,
+            help="Compute waiting passes of up to this many jobs on one model as one: for GPUs. A job's numbers then "
+            "change in their last digits with what runs beside it.",
+        ),
+    ] = 1,
+    base_weights: Annotated[
+        str,
+        typer.Option(
+            envvar=ENV + "BASE_WEIGHTS",
+            help="How frozen blocks are kept in memory: fp32, bf16, int8, nf4 (4 bits); the last two need the extra "
+            "`quantised`. auto: bf16 on a GPU, else fp32.",
+        ),
+    ] = "auto",
     dashboard: Annotated[
         bool,
         typer.Option(
@@ -273,6 +291,8 @@ def serve(
         },
         max_teachings_per_owner=max_teachings,
         max_changes_per_minute=max_changes,
+        batch_jobs=batch_jobs,
+        base_weights=base_weights.lower(),
         lease_s=lease_s,
         give_up_days=give_up_days,
         keep_jobs_days=keep_jobs_days,

@@ -83,6 +83,8 @@ class PrivTune(DChi):
         """How well each goal is met (see `Solution`), and the mean of each term at the first and last step."""
         history_S4 = self._table["history"]
         out = dict(zip(_REPORT, self._table["report"].tolist(), strict=True))
+        if not self.params.table:
+            out["neighbour_recall"] = self.tables.recall(self.params.neighbours)
         for i, term in enumerate(TERMS):
             out |= {f"{term}_first": float(history_S4[0, i]), f"{term}_last": float(history_S4[-1, i])}
         return out

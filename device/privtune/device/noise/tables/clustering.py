@@ -14,7 +14,9 @@ from torch import Tensor
 from privtune.device.noise.context import OnProgress
 from privtune.shared.errors import InvalidInput
 
+WIDE = 60_000  # points: above it what takes U^2 D takes many minutes on a laptop
 _ROUNDS = 12
+_PROJECTED = 96  # principal directions in which so many points are clustered
 
 
 def make_clusters(
@@ -67,6 +69,8 @@ def _balance(points_NE: Tensor, frequency_N: NDArray[np.float64], size: int, max
 
 def kmeans(points_NE: Tensor, count: int) -> NDArray[np.int64]:
     """Cluster of each point by k-means from evenly spread seeds; empty clusters are dropped, so labels are dense."""
+    if len(points_NE) > WIDE and points_NE.shape[1] > _PROJECTED:
+        points_NE = points_NE @ torch.linalg.eigh(points_NE.T @ points_NE)[1][:, -_PROJECTED:]
     spread = np.unique(np.linspace(0, len(points_NE) - 1, count).round().astype(np.int64))
     centres_CE = points_NE[torch.from_numpy(spread)].clone()
     labels_N = torch.zeros(len(points_NE), dtype=torch.int64)

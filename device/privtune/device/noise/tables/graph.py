@@ -5,6 +5,7 @@ U usable ids (by their place in `NoiseContext.usable_ids`), D width, K neighbour
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from privtune.device.noise.context import OnProgress
+from privtune.device.noise.tables.clustering import WIDE, kmeans
 from privtune.shared.errors import InvalidInput
 
 IntArray = NDArray[np.int64]
-_EXACT_LIMIT = 60_000  # above it, candidates come from a projection: U^2 D takes many minutes on a laptop
-_PROJECTED = 96
+_ROWS = 512  # compared at once
+_LIST, _PROBED = 256, 32  # rows of a list, on average, and lists that a row is compared with
+_SAMPLE = 256  # rows whose true neighbours are found to measure the recall
 
 
 def centred(table_UD: Tensor) -> Tensor:
@@ -27,25 +30,58 @@ def centred(table_UD: Tensor) -> Tensor:
 
 
 def nearest(unit_UD: Tensor, k: int, progress: OnProgress = lambda what, share: None) -> Tensor:
-    """Indices (U, k) of the k most similar other rows, most similar first. Exact up to 60,000 rows."""
+    """Indices (U, k) of the k most similar other rows, most similar first. Exact up to 60,000 rows.
+
+    Above that a row is compared with the members of the lists nearest to its own (inverted lists, Jegou et al. 2011,
+    "Product quantization for nearest neighbor search"); `recall` measures what that misses. Equal tables give equal
+    neighbours on every device, so no library does this that may be absent or differ by version.
+    """
     total = len(unit_UD)
     if total <= k:
         raise InvalidInput(f"a vocabulary of {total} tokens has no {k} neighbours each", param="neighbours")
-    wide = total > _EXACT_LIMIT
-    search_UD = unit_UD @ torch.linalg.eigh(unit_UD.T @ unit_UD)[1][:, -_PROJECTED:] if wide else unit_UD
-    candidates = min(total - 1, 4 * k) if wide else k
-    out = torch.empty(total, k, dtype=torch.int64)
-    for start in range(0, total, 512):
-        own = torch.arange(start, min(start + 512, total))
-        similar = search_UD[own] @ search_UD.T
-        similar[torch.arange(len(own)), own] = -torch.inf
-        found = similar.topk(candidates, dim=-1).indices
-        if wide:
-            exact = torch.einsum("ud,ucd->uc", unit_UD[own], unit_UD[found])
-            found = found.gather(1, exact.topk(k, dim=-1).indices)
-        out[own] = found
-        progress("neighbours", min(1.0, (start + 512) / total))
-    return out
+    out_UK, done = torch.empty(total, k, dtype=torch.int64), 0
+    for own, others in _everyone(total) if total <= WIDE else _in_lists(unit_UD, k):
+        similar = unit_UD[own] @ unit_UD[others].T
+        similar[own[:, None] == others[None]] = -torch.inf
+        out_UK[own] = others[similar.topk(k, dim=-1).indices]
+        done += len(own)
+        progress("neighbours", done / total)
+    return out_UK
+
+
+def recall(unit_UD: Tensor, nearest_UK: Tensor) -> float:
+    """Share of the true nearest rows that are among those found, over rows spread evenly; 1 for an exact search."""
+    total, k = nearest_UK.shape
+    if total <= WIDE:
+        return 1.0
+    rows = torch.linspace(0, total - 1, _SAMPLE).round().long()
+    similar = unit_UD[rows] @ unit_UD.T
+    similar[torch.arange(len(rows)), rows] = -torch.inf
+    true_NK = similar.topk(k, dim=-1).indices
+    return float((true_NK[:, :, None] == nearest_UK[rows][:, None, :]).any(-1).float().mean())
+
+
+def _everyone(total: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows, some at a time, and whom they are compared with."""
+    everyone = torch.arange(total)
+    for own in torch.split(everyone, _ROWS):
+        yield own, everyone
+
+
+def _in_lists(unit_UD: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The rows of each list, and those of the lists nearest to it."""
+    list_U = torch.from_numpy(kmeans(unit_UD, len(unit_UD) // _LIST))
+    count = int(list_U.max()) + 1
+    centre_LD = normalize(torch.zeros(count, unit_UD.shape[1]).index_add_(0, list_U, unit_UD), dim=-1)
+    members = torch.split(list_U.argsort(stable=True), torch.bincount(list_U).tolist())
+    near_LL = (centre_LD @ centre_LD.T).argsort(dim=-1, descending=True, stable=True)
+    for own, near in zip(members, near_LL.tolist(), strict=True):
+        taken = _PROBED
+        while sum(len(members[other]) for other in near[:taken]) <= k:
+            taken += 1
+        others = torch.cat([members[other] for other in near[:taken]]).sort().values
+        for part in torch.split(own, _ROWS):
+            yield part, others
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from privtune.device.noise.context import Injection, NoiseContext
-from privtune.device.noise.tables.graph import Graph, centred, nearest
+from privtune.device.noise.tables.graph import Graph, centred, nearest, recall
 from privtune.device.noise.tables.table_cache import cached
 from privtune.device.noise.tables.word_frequency import FloatArray, frequencies
 from privtune.shared.public_table import PublicTable
 
+_SEARCH = "lists"  # how neighbours are found: part of the recipe
 _RARE = 3  # an id that occurs less often in the public text keeps its isolated state
 _TEXTS, _LENGTH = 32, 16  # made-up rows over which the state of a special token is averaged
 
@@ -84,11 +85,18 @@ class PublicTables:
     def graph(self, k: int) -> Graph:
         """The symmetric graph of each usable id's k nearest ids, by centred cosine."""
 
-        def make() -> dict[str, Tensor]:
-            return {"nearest": nearest(self.unit_UD, k, self.context.progress).to(torch.int32)}
+        return Graph.from_nearest(self._nearest(k)["nearest"].long())
 
-        table = cached(self.context, "nearest", {"injection": self.injection, "k": k}, make)
-        return Graph.from_nearest(table["nearest"].long())
+    def recall(self, k: int) -> float:
+        """Share of the true k nearest ids that the graph has: 1 unless the vocabulary is large."""
+        return float(self._nearest(k)["recall"])
+
+    def _nearest(self, k: int) -> dict[str, Tensor]:
+        def make() -> dict[str, Tensor]:
+            found = nearest(self.unit_UD, k, self.context.progress)
+            return {"nearest": found.to(torch.int32), "recall": torch.tensor(recall(self.unit_UD, found))}
+
+        return cached(self.context, "nearest", {"injection": self.injection, "k": k, "search": _SEARCH}, make)
 
     @cached_property
     def frequency_U(self) -> FloatArray:

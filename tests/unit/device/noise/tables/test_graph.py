@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from privtune.device.noise.tables import clustering
 from privtune.device.noise.tables import graph as g
-from privtune.device.noise.tables.graph import Graph, centred, nearest
+from privtune.device.noise.tables.graph import Graph, centred, nearest, recall
 from privtune.shared.errors import InvalidInput
 
 
@@ -32,16 +33,47 @@ def test_nearest_is_exact_and_never_oneself(unit_UD: torch.Tensor) -> None:
         nearest(unit_UD, 60)
 
 
-def test_wide_vocabularies_search_by_projection_and_rank_exactly(
-    unit_UD: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def wide(monkeypatch: pytest.MonkeyPatch, limit: int = 10) -> None:
+    """From here on even a small vocabulary is a large one."""
+    monkeypatch.setattr(g, "WIDE", limit)
+    monkeypatch.setattr(clustering, "WIDE", limit)
+
+
+def words(count: int, width: int) -> torch.Tensor:
+    """Points in groups, as words are."""
+    generator = torch.Generator().manual_seed(4)
+    groups = torch.randn(count // 20, width, generator=generator)
+    return centred(groups.repeat(20, 1) + 1.2 * torch.randn(count // 20 * 20, width, generator=generator))
+
+
+def test_a_large_vocabulary_is_searched_in_lists_and_its_recall_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit_UD = words(3000, 120)
     exact = nearest(unit_UD, 5)
-    monkeypatch.setattr(g, "_EXACT_LIMIT", 10)
-    monkeypatch.setattr(g, "_PROJECTED", 6)
-    found = nearest(unit_UD, 5)
-    assert torch.equal(found, nearest(unit_UD, 5))
-    shared = [len(set(a) & set(b)) / 5 for a, b in zip(exact.tolist(), found.tolist(), strict=True)]
-    assert np.mean(shared) > 0.9
+    assert recall(unit_UD, exact) == 1.0
+    wide(monkeypatch)
+    monkeypatch.setattr(g, "_LIST", 50)
+    monkeypatch.setattr(g, "_PROBED", 8)  # of 60 lists
+    shares: list[float] = []
+    found = nearest(unit_UD, 5, lambda what, share: shares.append(share))
+    missed = ~(found[:, :, None] == exact[:, None, :]).any(-1)
+    measured = recall(unit_UD, found)
+    assert 0.5 < measured < 1
+    assert abs(float(1 - missed.float().mean()) - measured) < 0.05
+    assert recall(unit_UD, exact) == 1.0
+    assert torch.equal(nearest(unit_UD, 5), found)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert not (found == torch.arange(len(found))[:, None]).any()
+
+
+def test_many_equal_points_still_have_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide(monkeypatch)
+    monkeypatch.setattr(g, "_LIST", 2)
+    monkeypatch.setattr(g, "_PROBED", 1)
+    points_UD = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
+    points_UD[:20] = points_UD[0]
+    found = nearest(points_UD, 6)
+    assert all(len(set(row)) == 6 for row in found.tolist())
 
 
 def test_the_graph_is_symmetric_and_its_shells_are_distances(unit_UD: torch.Tensor) -> None:
