@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from privtune.cloud.auth.key_rows import SCOPES
 from privtune.cloud.dashboard.front import PAGES
+from privtune.cloud.dashboard.inside_rest import Rest
 from privtune.cloud.db.tables import ApiKeyRow, DeviceRow, EventRow, JobRow
 from tests.support.enrolled import enrolled
 from tests.support.leases import begin
@@ -221,6 +222,16 @@ def test_every_answer_has_the_headers_that_keep_a_page_to_itself(plane):
         assert headers["x-frame-options"] == "DENY"
     assert "max-age" in headers["cache-control"]
     assert httpx.get(f"{plane.url}{ROOT}/static/..%2Flook.css").status_code == 404
+
+
+def test_a_defect_is_a_page_without_details(plane, monkeypatch):
+    with logged_in(plane, plane.key) as client:
+        monkeypatch.setattr(Rest, "get", lambda *_, **__: 1 / 0)
+        answer = client.get(f"{ROOT}/")
+        assert answer.status_code == 500
+        assert "An unexpected failure" in answer.text
+        assert "division" not in answer.text
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 def test_limits_are_those_of_rest(plane):

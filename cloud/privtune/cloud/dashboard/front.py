@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
-from privtune.cloud.dashboard.login_gate import Gate, Headers, Page, not_there
+from privtune.cloud.dashboard.login_gate import Gate, Headers, Page, broken, not_there
 from privtune.cloud.dashboard.pages import devices_page, job_page, keys_page, overview_page, submit_page
 from privtune.cloud.dashboard.visit import ROOT, static_files
 from privtune.shared.web.headers import STATIC_HEADERS
@@ -53,8 +52,8 @@ def add_dashboard(app: Starlette, *, on: bool = True) -> None:
         Route("/logout", gate.behind(gate.log_out), methods=["POST"]),
         Route("/static/{name}", _static),
     ]
-    pages = Starlette(routes=routes, middleware=[Middleware(Headers)], exception_handlers={HTTPException: not_there})
-    app.router.routes.append(Mount(ROOT, pages))
+    pages = Starlette(routes=routes, exception_handlers={HTTPException: not_there, Exception: broken})
+    app.router.routes.append(Mount(ROOT, Headers(pages)))
 
 
 def _static(request: Request) -> Response:

@@ -114,8 +114,13 @@ def shown(refused: Refused, session: Session | None) -> Response:
 
 async def not_there(request: Request, error: Exception) -> Response:
     """No page has this address."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
+    status = error.status_code if isinstance(error, HTTPException) else 404
     return shown(Refused(status, "There is no such page."), None)
+
+
+async def broken(request: Request, error: Exception) -> Response:
+    """A defect; Starlette raises it once more, for the log."""
+    return shown(Refused(500, "An unexpected failure in the cloud; its operator finds the details in the log."), None)
 
 
 class Headers:
