@@ -1,4 +1,4 @@
-"""One browser for all tests, and a cloud with a dashboard for each module."""
+"""A browser for each module, closed after it: while it is open, nothing else in this process may run an event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.support.browser import opened_browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     with opened_browser() as browser:
         from playwright.sync_api import expect

@@ -111,7 +111,7 @@ def test_a_question_that_needs_too_much_gets_the_reason(local_world, monkeypatch
     world, spec = local_world, local_world.spec(train={"max_steps": 2, "checkpoint_every": 1})
     job_id, _ = run(world, spec)
     with monkeypatch.context() as patch:
-        limited(patch, TopSession, "evaluate", on_a_cpu, lambda top: True)
+        limited(patch, TopSession, "evaluating", on_a_cpu, lambda top: True)
         with pytest.raises(CloudOutOfMemory):
             predict(job_id, ["w1 w2"], world.settings)
     assert predict(job_id, ["w1 w2"], world.settings)

@@ -20,7 +20,7 @@ from tests.support.world import ProcessCloud, World
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(600)
 PAGES = ("README.md", "docs/quickstart.md")
-BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # language, text
 INSTALLS = "installs: `make env`, tests/architecture/test_install_torch.py and the images do the same"
 NOT_RUN = {
     "make demo": "tests/e2e runs it at a small size",
@@ -38,10 +38,10 @@ NOT_RUN = {
 
 def lines(page):
     """Commands of a page's blocks without a language, comments cut; a picture has none."""
-    for block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
-        for line in block.splitlines():
-            if command := re.sub(r"\s+#.*", "", line).strip():
-                yield command
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    for line in [line for language, block in blocks if not language for line in block.splitlines()]:
+        if command := re.sub(r"\s+#.*", "", line).strip():
+            yield command
 
 
 def commands(page):

@@ -4,7 +4,7 @@ With torch 2.13 and transformers 5.24, on tiny models, the peak of `finetune`, w
 `generate` falls from 440-465 MB to 330-360 MB: 70 MB are torch's compiler with sympy, 37 MB are scipy.
 `tests/unit/device/runtime/test_memory.py` measures it and fails for other versions, to be measured again.
 
-Whatever is left out, scipy excepted, is loaded by its first use.
+Whatever is left out, scipy and bitsandbytes excepted, is loaded by its first use.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _frugal = False  # whether this process gives freed memory back at once
 
 
 def keep_lean() -> None:
-    """Leave out scipy, torch's compiler and its distributed tensors, and give freed memory back at once."""
+    """Leave out scipy, bitsandbytes, torch's compiler and distributed tensors, and give freed memory back at once."""
     if "transformers" not in sys.modules:
         sys.meta_path.insert(0, _BeforeTransformers())
 
@@ -43,8 +43,10 @@ class _BeforeTransformers(MetaPathFinder):
         """Never finds anything."""
         if name == "transformers":
             sys.meta_path.remove(self)
-            # transformers imports it, where it is installed, for losses of object detection. None: not installed.
-            sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+            # transformers and peft import them where they are installed, for losses of object detection and for frozen
+            # weights of few bits, which a device has none of. None: not installed.
+            for name in ("scipy", "bitsandbytes"):
+                sys.modules.setdefault(name, None)  # type: ignore[arg-type]
             _frugal_malloc()
             _postpone_compiler()
 

@@ -111,7 +111,7 @@ def test_an_actor_is_named_once_its_key_is_known(store):
 
     def request():
         acting_from("192.0.2.7")
-        contextvars.copy_context().run(acting_as, "key-1")  # as another thread of the same request does
+        contextvars.copy_context().run(acting_as, "key-1", "alice")  # as another thread of the same request does
         with store.write() as session:
             record(session, "key.revoked", owner="alice", target="key-2")
 
