@@ -99,23 +99,20 @@ def train_steps(session: TrainingSession, first_step: int) -> dict[str, float]:
                 tokens += batch.released.rows()
                 if batch.last:
                     break
-            pausing = run.stop.is_set()
-            evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
-            candidate = evaluates and spec.early_stopping is not None
-            checkpoint = pausing or candidate or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, show=show, candidate=candidate)
+            control = step_control(session, step)
+            control.show = show
             stream.send(Message(kind=STEP, step=step, control=control))
-            if not pausing:
+            if not control.pause:
                 window.fill()
             norm = head.step()
             report = stream.expect(step, 0, STEP).report or pb.StepReport()
             session.checks.stepped(step, report)
             if report.checkpointed:
-                head.save(run.folder.checkpoints, step + 1, candidate=candidate, candidates=spec.candidates)
+                head.save(run.folder.checkpoints, step + 1, candidate=control.candidate, candidates=spec.candidates)
         loss = report.shared_loss if run.spec.labels == "shared" else loss
         count_step(session, step, time.monotonic() - began, tokens, loss, norm if run.spec.tail else report.grad_norm)
         stop_if_asked(report, step, total)
-        if evaluates and job.validation is not None:
+        if job.validation is not None and job.plan.evaluates_after(step + 1):
             metrics = evaluate_session(session, job.validation, step + 1)
             if has_ended(run.folder.evaluations(step + 1), spec):
                 break
@@ -126,6 +123,16 @@ def training_window(session: TrainingSession, first_step: int) -> SendAhead[Trai
     """All micro-batches from a step on, sent ahead; each is released when its turn comes."""
     request = partial(_request, session)
     return SendAhead(session.stream, _coming(session, first_step), request, in_flight=session.run.spec.train.in_flight)
+
+
+def step_control(session: TrainingSession, step: int) -> pb.StepControl:
+    """What both sides do at the end of a step: checkpoint, pause, keep the state since it may be the best."""
+    run, job = session.run, session.job
+    spec, pausing = run.spec.train, run.stop.is_set()
+    evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
+    candidate = evaluates and spec.early_stopping is not None
+    usual = (step + 1) % spec.checkpoint_every == 0 or step + 1 == job.plan.total_steps
+    return pb.StepControl(checkpoint=pausing or candidate or usual, pause=pausing, candidate=candidate)
 
 
 def stop_if_asked(report: pb.StepReport, step: int, total: int) -> None:

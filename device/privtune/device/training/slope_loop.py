@@ -22,6 +22,7 @@ from privtune.device.training.loop import (
     TrainingSession,
     count_step,
     evaluate_session,
+    step_control,
     stop_if_asked,
     training_window,
 )
@@ -57,22 +58,19 @@ def train_by_slopes(session: TrainingSession, first_step: int) -> dict[str, floa
                 if batch.last:
                     break
             slope = job.slopes.released(step, torch.cat(slopes))
-            pausing = run.stop.is_set()
-            evaluates = job.validation is not None and job.plan.evaluates_after(step + 1)
-            candidate = evaluates and spec.early_stopping is not None
-            checkpoint = pausing or candidate or (step + 1) % spec.checkpoint_every == 0 or step + 1 == total
-            control = pb.StepControl(checkpoint=checkpoint, pause=pausing, slope=slope, candidate=candidate)
+            control = step_control(session, step)
+            control.slope = slope
             stream.send(Message(kind=STEP, step=step, control=control))
             slope_head.learn(slope)
-            if not pausing:
+            if not control.pause:
                 window.fill()
             head.step()
             report = stream.expect(step, 0, STEP).report or pb.StepReport()
             if report.checkpointed:
-                head.save(run.folder.checkpoints, step + 1, candidate=candidate, candidates=spec.candidates)
+                head.save(run.folder.checkpoints, step + 1, candidate=control.candidate, candidates=spec.candidates)
         count_step(session, step, time.monotonic() - began, tokens, loss, report.grad_norm)
         stop_if_asked(report, step, total)
-        if evaluates and job.validation is not None:
+        if job.validation is not None and job.plan.evaluates_after(step + 1):
             metrics = evaluate_session(session, job.validation, step + 1)
             if has_ended(run.folder.evaluations(step + 1), spec):
                 break
